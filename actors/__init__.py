@@ -1,0 +1,4 @@
+"""What runs inside Ray actors: policy, critic, reference, reward, rollout, and the engine and transfer they share.
+
+Every actor file holds a plain class; `ray.remote` is applied in `actors.group`, where it is placed.
+"""

@@ -1,0 +1,143 @@
+"""One model under DeepSpeed: gradient steps whose result does not depend on how rows are cut into micro-batches.
+
+Loss and gradients are sums over tokens (or rankings) divided by the global count of the optimizer step. DeepSpeed
+averages gradients over ranks, so a rank's sum is multiplied by the number of ranks before the division. Gradient
+accumulation is unmanaged: `backward` accumulates locally, `step` reduces and updates, and ranks agree because the plan
+of micro-batches (data.packing) gives every rank equally many.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from actors.models import DTYPES, probe, save_model
+from algorithms.schedule import learning_rate_factor
+from configs.schema import Optimizer
+
+Sums = dict[str, float]
+
+
+class TrainEngine:
+    """A module, its AdamW and its schedule under DeepSpeed; every rank of the process group makes one."""
+
+    def __init__(self, module: nn.Module, optimizer: Optimizer, learning_rate: float, total_steps: int, dtype: str,
+                 device: torch.device):
+        os.environ.setdefault("DS_ACCELERATOR", device.type)
+        import deepspeed
+
+        deepspeed.utils.logger.setLevel("WARNING")
+        self.settings, self.learning_rate, self.total_steps = optimizer, learning_rate, total_steps
+        self.device, self.steps_done = device, 0
+        self.world_size = torch.distributed.get_world_size()
+        self.rank = torch.distributed.get_rank()
+        hf_model = _hf_model(module)
+        if optimizer.gradient_checkpointing:
+            hf_model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        decayed = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2]
+        plain = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": optimizer.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=optimizer.betas,
+                                 eps=optimizer.eps)
+        self.engine, self.adam, _, _ = deepspeed.initialize(
+            model=module.to(device), optimizer=adam, config=self._deepspeed_config(dtype))
+        if optimizer.zero_stage == 3:
+            for parameter in module.external_parameters():
+                deepspeed.zero.register_external_parameter(self.engine.module, parameter)
+
+    def _deepspeed_config(self, dtype: str) -> dict[str, Any]:
+        zero: dict[str, Any] = {"stage": self.settings.zero_stage, "overlap_comm": False}
+        if self.settings.offload:
+            zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+        return {
+            "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1,
+            "managed_gradient_accumulation": False, "gradient_clipping": self.settings.max_grad_norm,
+            "zero_optimization": zero, "bf16": {"enabled": DTYPES[dtype] == torch.bfloat16},
+            "zero_force_ds_cpu_optimizer": False, "zero_allow_untested_optimizer": True, "steps_per_print": 2**31,
+        }
+
+    def step(self, micro_batches: Iterable[Any], loss: Callable[[nn.Module, Any], tuple[Tensor, Sums]],
+             denominator: float) -> Sums:
+        """One optimizer step. `loss` returns a sum over its micro-batch and sums to report; both are added up here.
+
+        `denominator` is the count of tokens (or rankings) of the whole step over all ranks. Returns this rank's sums
+        with the step's `grad_norm` (before clipping) and `learning_rate`. Raises FloatingPointError on a gradient
+        that is not finite.
+        """
+        rate = self.learning_rate * learning_rate_factor(
+            self.steps_done, self.total_steps, self.settings.warmup_fraction, self.settings.schedule)
+        for group in self.adam.param_groups:
+            group["lr"] = rate
+        self.engine.train()
+        totals: Sums = {"loss_sum": 0.0}
+        for micro_batch in micro_batches:
+            loss_sum, sums = loss(self.engine, micro_batch)
+            self.engine.backward(loss_sum * (self.world_size / denominator))
+            totals["loss_sum"] += float(loss_sum.detach())
+            for name, value in sums.items():
+                totals[name] = max(totals.get(name, value), value) if name.endswith("_max") else totals.get(name, 0) + value
+        self.engine.step()
+        self.steps_done += 1
+        norm = float(self.engine.get_global_grad_norm() or 0.0)
+        if not norm < float("inf"):
+            raise FloatingPointError(f"gradient norm is {norm} in optimizer step {self.steps_done}; "
+                                     "lower the learning rate or look at the batch")
+        return totals | {"grad_norm": norm, "learning_rate": rate}
+
+    @torch.no_grad()
+    def infer(self, forward: Callable[[nn.Module], Any]) -> Any:
+        """Run `forward` without gradients and leave the training mode as it was."""
+        training = self.engine.training
+        self.engine.eval()
+        try:
+            return forward(self.engine)
+        finally:
+            self.engine.train(training)
+
+    def state_dict(self) -> dict[str, Tensor] | None:
+        """Full weights on rank 0 (gathered from all ranks under ZeRO-3), None elsewhere. Every rank must call it."""
+        model = _hf_model(self.engine.module)
+        state: dict[str, Tensor] = {}
+        for name, parameter in model.named_parameters():
+            with self._gathered(parameter):
+                if self.rank == 0:
+                    state[name] = parameter.detach().to("cpu", copy=True)
+        return state if self.rank == 0 else None
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """(name, whole tensor) of every weight, one at a time; a collective under ZeRO-3."""
+        for name, parameter in _hf_model(self.engine.module).named_parameters():
+            with self._gathered(parameter):
+                yield name, parameter.detach()
+
+    def _gathered(self, parameter: nn.Parameter) -> Any:
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters([parameter], enabled=self.settings.zero_stage == 3)
+
+    def save(self, folder: str | Path, tokenizer: Any, reload: Callable[[str], nn.Module]) -> None:
+        """Write a Hugging Face folder and prove it: a forward of the reloaded model equals ours.
+
+        Raises RuntimeError where it does not. Every rank must call it; rank 0 writes.
+        """
+        vocab_size = _hf_model(self.engine.module).config.vocab_size
+        ours = self.infer(lambda engine: probe(engine, vocab_size))
+        state = self.state_dict()
+        if self.rank == 0 and state is not None:
+            save_model(_hf_model(self.engine.module), state, tokenizer, folder)
+            theirs = probe(reload(str(folder)).eval(), vocab_size)
+            gap = float((ours - theirs).abs().max())
+            allowed = 1e-5 if next(iter(state.values())).dtype == torch.float32 else 0.1
+            if gap > allowed:
+                raise RuntimeError(f"{folder}: reloaded outputs differ by {gap:.2g} from the trained model's; the "
+                                   "folder is not the model")
+        torch.distributed.barrier()
+
+
+def _hf_model(module: nn.Module) -> Any:
+    return getattr(module, "lm", None) or module.classifier

@@ -1,0 +1,132 @@
+"""Groups of actors of one role: starting them, calling all of them with a deadline, putting their results together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.critic import Critic
+from actors.forward import merge
+from actors.policy import Policy
+from actors.reference import FrozenModel
+from actors.reward import RewardModel
+from actors.rollout import RolloutEngine
+from configs.schema import Config, Role
+from data.ragged import Ragged
+from data.rollouts import Rollouts, gather
+
+
+class Group:
+    """Actors of one role."""
+
+    def __init__(self, name: str, cls: type, role: Role, config: Config, arguments: tuple):
+        self.name, self.role, self.config = name, role, config
+        threads = str(role.threads)
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
+        remote = ray.remote(num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": environment})(cls)
+        self.actors = [remote.remote(*arguments, rank) for rank in range(role.workers)]
+
+    def begin(self, method: str, *arguments: Any) -> list[ray.ObjectRef]:
+        """Start `method` on every actor."""
+        return [getattr(actor, method).remote(*arguments) for actor in self.actors]
+
+    def finish(self, calls: Sequence[ray.ObjectRef], timeout_s: float | None = None) -> list[Any]:
+        """Results of `begin`, in rank order. Raises TimeoutError that names the ranks that are late."""
+        limit = timeout_s or self.config.cluster.call_timeout_s
+        _, late = ray.wait(list(calls), num_returns=len(calls), timeout=limit)
+        if late:
+            ranks = ", ".join(str(rank) for rank, call in enumerate(calls) if call in late)
+            raise TimeoutError(f"{self.name} {ranks} did not answer within {limit:.0f} s; if it is only slow, raise "
+                               "cluster.call_timeout_s")
+        return ray.get(list(calls))
+
+    def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> list[Any]:
+        """`begin` and `finish`."""
+        return self.finish(self.begin(method, *arguments), timeout_s)
+
+    def ready(self) -> None:
+        """Wait until every actor is up. Raises TimeoutError, or what its constructor raised."""
+        self.finish([actor.__ray_ready__.remote() for actor in self.actors], self.config.cluster.start_timeout_s)
+
+    def stop(self) -> None:
+        """End the processes and give their resources back."""
+        for actor in self.actors:
+            ray.kill(actor)
+
+
+class TrainingGroup(Group):
+    """A group whose processes train one model together."""
+
+    def begin_start(self) -> list[ray.ObjectRef]:
+        """Let the ranks find each other and load; wait with `finish`."""
+        host, port = self.finish([self.actors[0].open.remote()], self.config.cluster.start_timeout_s)[0]
+        return self.begin("start", host, port)
+
+
+def policy_group(folder: str, config: Config, algorithm: str) -> TrainingGroup:
+    return TrainingGroup("policy", Policy, config.resources.policy, config, (folder, config, algorithm))
+
+
+def critic_group(folder: str, config: Config) -> TrainingGroup:
+    return TrainingGroup("critic", Critic, config.resources.critic, config, (folder, config))
+
+
+def frozen_group(name: str, folder: str, config: Config) -> Group:
+    return Group(name, FrozenModel, config.resources.reference, config, (folder, config))
+
+
+class RewardGroup(Group):
+    """Reward-model actors behind one call."""
+
+    def __init__(self, folder: str, config: Config):
+        super().__init__("reward", RewardModel, config.resources.reward, config, (folder, config))
+
+    def score(self, sequences: Ragged) -> np.ndarray:
+        """One score per row."""
+        return merge(self.call("score", ray.put(sequences)), len(sequences))
+
+
+class RolloutGroup(Group):
+    """vLLM engines behind one call: requests are dealt out in turn, answers come back in the order of the requests."""
+
+    def __init__(self, folder: str, config: Config, sender: Role):
+        self.backend = transfer_backend(config, sender)
+        super().__init__("rollout", RolloutEngine, config.resources.rollout, config, (folder, config, self.backend))
+
+    def generate(self, prompts: Ragged, samples_per_prompt: int, seed_parts: tuple, stop_token_ids: Sequence[int],
+                 temperature: float, max_new_tokens: int) -> Rollouts:
+        """`samples_per_prompt` answers to each prompt, a prompt's answers side by side.
+
+        The seed of an answer is a hash of `seed_parts` (run seed, stage, iteration, ...), prompt row and sample number.
+        """
+        index = np.repeat(np.arange(len(prompts)), samples_per_prompt)
+        seeds = np.array([request_seed(*seed_parts, row, sample)
+                          for row in range(len(prompts)) for sample in range(samples_per_prompt)])
+        shares = [np.arange(engine, len(index), len(self.actors)) for engine in range(len(self.actors))]
+        calls = [actor.generate.remote(prompts.take(index[rows]), index[rows], seeds[rows], temperature,
+                                       max_new_tokens, list(stop_token_ids))
+                 for actor, rows in zip(self.actors, shares, strict=True)]
+        return gather(self.finish(calls), np.argsort(np.concatenate(shares)))
+
+
+def request_seed(*parts: int | str) -> int:
+    """63-bit seed that depends on all parts; equal parts give equal seeds on every machine."""
+    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:8], "big") >> 1
+
+
+def transfer_backend(config: Config, sender: Role) -> str:
+    """The weight-transfer backend that `auto` means between a sender and the engines.
+
+    Raises ValueError for one that cannot work.
+    """
+    wanted, rollout = config.rollout.weight_transfer, config.resources.rollout
+    if wanted in ("nccl", "ipc") and not (sender.gpus and rollout.gpus):
+        raise ValueError(f"rollout.weight_transfer {wanted} needs GPUs on both sides; the sender has {sender.gpus:g}, "
+                         f"resources.rollout.gpus is {rollout.gpus:g}; use object_store")
+    if wanted == "auto":
+        return "nccl" if sender.gpus >= 1 and rollout.gpus >= 1 else "object_store"
+    return wanted

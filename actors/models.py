@@ -1,0 +1,137 @@
+"""Hugging Face models as modules that read chosen positions of right-padded rows, and their way to disk and back.
+
+Rows are right-padded and causal, so real tokens never see a pad: no attention mask is needed, positions count from 0,
+and only the chosen positions reach the head, flat.
+
+Shapes: B = rows, T = longest row, N = chosen positions, H = hidden size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+
+from algorithms.sequence import token_logprobs_from_hidden
+from configs.schema import Scratch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class TokenPolicy(nn.Module):
+    """A causal language model that returns the log-probs of chosen tokens at a temperature."""
+
+    def __init__(self, lm: nn.Module, temperature: float = 1.0):
+        super().__init__()
+        self.lm = lm
+        self.temperature = temperature
+
+    def forward(self, input_ids_BT: Tensor, chosen_BT: Tensor, with_entropy: bool = False
+                ) -> tuple[Tensor, Tensor | None]:
+        """(logprobs_N, entropy_N or None) of the tokens where `chosen_BT` is True, in row order; column 0 has none."""
+        hidden_BTH = self.lm.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+        predicts_BT = chosen_BT[:, 1:]
+        head = self.lm.get_output_embeddings()
+        return token_logprobs_from_hidden(hidden_BTH[:, :-1][predicts_BT], head.weight, input_ids_BT[:, 1:][predicts_BT],
+                                          self.temperature, bias=head.bias, with_entropy=with_entropy)
+
+    def external_parameters(self) -> list[nn.Parameter]:
+        """Weights that `forward` reads outside their own module; ZeRO-3 has to gather them here."""
+        head = self.lm.get_output_embeddings()
+        return [head.weight] + ([head.bias] if head.bias is not None else [])
+
+
+class TokenScalar(nn.Module):
+    """A sequence-classification model with one label, read at chosen positions: a reward model or a critic."""
+
+    def __init__(self, classifier: nn.Module):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, input_ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
+        """fp32 scores_N of the states after the tokens where `chosen_BT` is True."""
+        hidden_BTH = self.classifier.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+        return self.classifier.score(hidden_BTH[chosen_BT]).squeeze(-1).float()
+
+    def external_parameters(self) -> list[nn.Parameter]:
+        return []
+
+
+def last_tokens(lengths_B: np.ndarray) -> np.ndarray:
+    """[B, T] True at the last token of each row."""
+    return np.arange(lengths_B.max(initial=1))[None, :] == lengths_B[:, None] - 1
+
+
+def response_tokens(prompt_lengths_B: np.ndarray, response_lengths_B: np.ndarray, shift: int = 0) -> np.ndarray:
+    """[B, T] True at the response tokens; `shift` 1 marks the position before each, the state it was chosen in."""
+    ends = prompt_lengths_B + response_lengths_B
+    positions = np.arange(ends.max(initial=1))[None, :] + shift
+    return (positions >= prompt_lengths_B[:, None]) & (positions < ends[:, None])
+
+
+def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolicy:
+    """Causal language model of a Hugging Face folder, dropout off."""
+    lm = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
+    return TokenPolicy(_without_dropout(lm), temperature)
+
+
+def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar:
+    """Scalar model of a folder; where the folder has no score head, one is drawn from N(0, 1/(H+1)) with `seed`.
+
+    Raises ValueError for a folder with a head of more than one label, or with no head and no seed.
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    trained = any("SequenceClassification" in name for name in config.architectures or [])
+    if trained and config.num_labels != 1:
+        raise ValueError(f"{folder}: the score head has {config.num_labels} labels, a reward model has 1")
+    if not trained and seed is None:
+        raise ValueError(f"{folder}: no score head in this folder; it holds {config.architectures}")
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=DTYPES[dtype])
+    if not trained:
+        weight = classifier.score.weight
+        generator = torch.Generator().manual_seed(int(seed or 0))
+        drawn = torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5
+        weight.data.copy_(drawn)
+    return TokenScalar(_without_dropout(classifier))
+
+
+def build_from_scratch(shape: Scratch, tokenizer: Any, context_tokens: int, seed: int) -> nn.Module:
+    """A Llama with random weights for the tokenizer's vocabulary."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
+        max_position_embeddings=context_tokens, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def save_model(model: nn.Module, state: dict[str, Tensor], tokenizer: Any, folder: str | Path) -> None:
+    """A plain Hugging Face folder: safetensors, config, generation config, tokenizer with its chat template."""
+    model.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
+
+
+@torch.no_grad()
+def probe(module: TokenPolicy | TokenScalar, vocab_size: int) -> Tensor:
+    """Outputs of a fixed row of tokens: equal before saving and after loading, or the folder is wrong."""
+    row = torch.arange(1, 17).remainder(vocab_size)[None, :].to(next(module.parameters()).device)
+    chosen = torch.ones_like(row, dtype=torch.bool)
+    out = module(row, chosen)
+    return (out[0] if isinstance(out, tuple) else out).float().cpu()
+
+
+def _without_dropout(model: nn.Module) -> nn.Module:
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    for name in ("attention_dropout", "hidden_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop"):
+        if name in model.config.to_dict():
+            setattr(model.config, name, 0.0)
+    return model

@@ -1,0 +1,57 @@
+"""How a process of a training group finds the others, and what it computes on."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import socket
+
+import torch
+
+from actors.forward import Place
+
+
+def device(gpus: float) -> torch.device:
+    """The device of a process that was given `gpus` GPUs (Ray shows it only its own)."""
+    return torch.device("cuda", 0) if gpus else torch.device("cpu")
+
+
+def set_threads(threads: int) -> None:
+    """Compute threads of this process on the CPU."""
+    torch.set_num_threads(threads)
+
+
+class Rendezvous:
+    """Rank 0 opens a key-value store on a free port, everybody joins it: no port is guessed, so none is taken."""
+
+    def __init__(self, rank: int, world_size: int, timeout_s: float):
+        self.rank, self.world_size = rank, world_size
+        self.timeout = datetime.timedelta(seconds=timeout_s)
+        self.store: torch.distributed.TCPStore | None = None
+
+    def open(self) -> tuple[str, int]:
+        """Rank 0: start the store; (host, port) for the others."""
+        host = _own_address()
+        self.store = torch.distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=self.timeout)
+        return host, self.store.port
+
+    def join(self, host: str, port: int, gpus: float) -> Place:
+        """Enter the process group: NCCL with GPUs, gloo without."""
+        if self.store is None:
+            self.store = torch.distributed.TCPStore(host, port, is_master=False, timeout=self.timeout)
+        where = device(gpus)
+        os.environ.update(RANK=str(self.rank), WORLD_SIZE=str(self.world_size), LOCAL_RANK="0",
+                          MASTER_ADDR=host, MASTER_PORT=str(port), DS_ACCELERATOR=where.type)
+        if where.type == "cuda":
+            torch.cuda.set_device(where)
+        torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo", store=self.store,
+                                             rank=self.rank, world_size=self.world_size, timeout=self.timeout)
+        return Place(self.rank, self.world_size, where)
+
+
+def _own_address() -> str:
+    import ray
+
+    if ray.is_initialized():
+        return ray.util.get_node_ip_address()
+    return socket.gethostbyname(socket.gethostname())

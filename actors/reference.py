@@ -1,0 +1,53 @@
+"""Frozen language models: the reference that KL is measured against, and finished models on their way to evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from actors.forward import Part, Place, map_rollouts, response_inputs
+from actors.models import load_policy
+from actors.process import device, set_threads
+from actors.weights import Sender
+from configs.schema import Config
+from data.rollouts import Rollouts
+
+
+class FrozenModel:
+    """One process of a group that shares the rows; its members know nothing of each other."""
+
+    def __init__(self, folder: str, config: Config, rank: int):
+        role = config.resources.reference
+        set_threads(role.threads)
+        self.config = config
+        self.place = Place(rank, role.workers, device(role.gpus))
+        self.sender: Sender | None = None
+        self.load(folder)
+
+    def load(self, folder: str) -> None:
+        """Hold the model of another folder from now on."""
+        self.module = load_policy(folder, self.config.model.dtype, self.config.rollout.temperature)
+        self.module.to(self.place.device).eval()
+
+    @torch.no_grad()
+    def logprobs(self, rollouts: Rollouts) -> Part:
+        """Log-probs of this process's rows at the temperature of training."""
+        return map_rollouts(rollouts, self.place, self.config.rl.optimizer.micro_batch_tokens,
+                            lambda batch: self.module(*response_inputs(batch, self.place.device))[0])
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, tensor) of every weight."""
+        return ((name, parameter.detach()) for name, parameter in self.module.lm.named_parameters())
+
+    def connect(self, engines: list[Any], backend: str) -> None:
+        """Open the way to the rollout engines; only the process of rank 0 talks to them."""
+        if self.place.rank == 0:
+            self.sender = Sender(self, engines, backend, Place(0, 1, self.place.device),
+                                 self.config.cluster.call_timeout_s)
+
+    def send_weights(self, version: int) -> dict[str, Any] | None:
+        """Bring the weights of the loaded model to every engine as `version`."""
+        return self.sender.send(version) if self.sender else None

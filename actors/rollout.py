@@ -1,0 +1,98 @@
+"""A vLLM engine that answers prompts: seeds per request, log-probs of what was sampled, versioned weights.
+
+A rollout is a function of (weights, prompt, seed): how many engines there are, how requests are batched and in which
+order they come changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from configs.schema import Config
+from data.ragged import Ragged
+from data.rollouts import Rollouts
+
+
+class RolloutEngine:
+    """One vLLM engine; with more than one GPU it splits the model over them."""
+
+    def __init__(self, folder: str, config: Config, backend: str, rank: int):
+        role = config.resources.rollout
+        on_gpu = role.gpus > 0
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        if not on_gpu:
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.rollout.kv_cache_gib)))
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = _cores(rank, role.threads)
+        from vllm import LLM
+        from vllm.config import WeightTransferConfig
+
+        from actors.weights import register
+
+        register()
+        if backend == "object_store" and role.gpus > 1:
+            raise ValueError("rollout.weight_transfer object_store reaches an engine of one process; with "
+                             f"resources.rollout.gpus {role.gpus} use nccl")
+        # A seeded request whose prompt is prefilled in chunks fails on the CPU (its generator has no offset), so
+        # prompts are prefilled whole there.
+        own = {"gpu_memory_utilization": config.rollout.gpu_memory_fraction, "tensor_parallel_size": max(1, int(role.gpus)),
+               "distributed_executor_backend": "uni" if role.gpus <= 1 else "mp"} if on_gpu else {
+               "enforce_eager": True, "distributed_executor_backend": "uni", "enable_chunked_prefill": False,
+               "max_num_batched_tokens": max(8192, config.model.context_tokens)}
+        self.llm = LLM(
+            model=folder, skip_tokenizer_init=True, dtype=config.model.dtype, seed=0,
+            max_model_len=config.model.context_tokens, max_num_seqs=config.rollout.max_sequences,
+            logprobs_mode="processed_logprobs", generation_config="vllm",
+            weight_transfer_config=WeightTransferConfig(backend=backend),
+            worker_extension_cls="actors.weights.DigestWorker", **own)
+        self.version = 0
+
+    def generate(self, prompts: Ragged, prompt_index: np.ndarray, seeds: Sequence[int], temperature: float,
+                 max_new_tokens: int, stop_token_ids: Sequence[int]) -> Rollouts:
+        """One answer to every row of `prompts`, sampled with the row's seed at top-p 1; rows stay in order."""
+        from vllm import SamplingParams
+
+        requests = [{"prompt_token_ids": prompts[row].tolist()} for row in range(len(prompts))]
+        sampling = [SamplingParams(temperature=temperature, max_tokens=max_new_tokens, seed=int(seed), logprobs=0,
+                                   flat_logprobs=True, detokenize=False, stop_token_ids=list(stop_token_ids))
+                    for seed in seeds]
+        outputs = [request.outputs[0] for request in self.llm.generate(requests, sampling, use_tqdm=False)]
+        logprobs = [np.asarray(output.logprobs.logprobs, dtype=np.float32) for output in outputs]
+        return Rollouts(
+            prompts=prompts, responses=Ragged.of([output.token_ids for output in outputs]), prompt_index=prompt_index,
+            finished=np.array([output.finish_reason == "stop" for output in outputs]),
+            rollout_logprobs=np.concatenate(logprobs), weight_version=self.version)
+
+    # What the policy calls through actors.weights.EngineClient, in this order.
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self.llm.init_weight_transfer_engine({"init_info": init_info})
+
+    def start_weight_update(self) -> None:
+        self.llm.collective_rpc("begin_weight_digest")
+        self.llm.start_weight_update()
+
+    def update_weights(self, update_info: Any) -> None:
+        self.llm.update_weights({"update_info": update_info})
+
+    def finish_weight_update(self) -> None:
+        """End of the transfer; cached prefixes belong to the old weights and go with them."""
+        self.llm.finish_weight_update()
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("the prefix cache could not be reset: requests are still running")
+
+    def commit_weights(self, version: int) -> str:
+        """Everything sampled from now on carries `version`. Returns the digest of what was loaded."""
+        self.llm.update_weight_version(str(version))
+        self.version = version
+        return str(self.llm.collective_rpc("weight_digest")[0])
+
+
+def _cores(rank: int, threads: int) -> str:
+    """Cores for the engine's threads, taken in turn by engines on the same machine."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return ",".join(str(allowed[(rank * threads + i) % len(allowed)]) for i in range(min(threads, len(allowed))))

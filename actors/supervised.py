@@ -1,0 +1,184 @@
+"""The training loops of SFT and of the reward model: what Ray Train runs in each worker.
+
+Both stream metrics to the driver through a queue and end by writing a Hugging Face folder.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from torch import Tensor
+
+from actors.engine import Sums, TrainEngine
+from actors.forward import Part, Place, sequence_inputs, to_device
+from actors.models import load_policy, load_scalar
+from actors.process import device, set_threads
+from algorithms.preference import pair_split, plackett_luce
+from algorithms.sequence import weighted_nll
+from configs.plan import optimizer_steps
+from configs.schema import Optimizer, Role
+from data.packing import epoch_order, step_batches
+from data.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Token rows of SFT: ids and the loss weight of each token."""
+
+    ids: Ragged
+    weights: Ragged
+
+
+@dataclass(frozen=True)
+class RankedRows:
+    """Token rows of reward training: every answer's conversation, a ranking's answers side by side, best first."""
+
+    ids: Ragged
+    sizes: np.ndarray
+
+    def take(self, rankings: list[int]) -> RankedRows:
+        """The given rankings with all their answers."""
+        starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        rows = np.concatenate([np.arange(starts[r], starts[r + 1]) for r in rankings])
+        return RankedRows(self.ids.take(rows), self.sizes[rankings])
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a worker needs; data travels by reference through the object store."""
+
+    model: str
+    tokenizer: str
+    output: str
+    train: Any
+    heldout: Any
+    epochs: int
+    rows_per_step: int
+    optimizer: Optimizer
+    dtype: str
+    seed: int
+    role: Role
+    queue: Any
+    loss: str = ""
+
+
+def _start(job: Job) -> Place:
+    context = ray.train.get_context()
+    set_threads(job.role.threads)
+    torch.manual_seed(job.seed)
+    return Place(context.get_world_rank(), context.get_world_size(), device(job.role.gpus))
+
+
+def _sum_over_ranks(sums: Sums) -> Sums:
+    names = sorted(sums)
+    values = torch.tensor([sums[name] for name in names], dtype=torch.float64)
+    where = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    values = values.to(where)
+    torch.distributed.all_reduce(values)
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def _report(job: Job, place: Place, message: dict[str, Any]) -> None:
+    if place.rank == 0:
+        job.queue.put(message)
+
+
+def sft_loop(job: Job) -> None:
+    """Supervised fine-tuning: weighted mean of the token losses of each optimizer step."""
+    place = _start(job)
+    train, heldout = ray.get(job.train), ray.get(job.heldout)
+    engine = TrainEngine(load_policy(job.model, job.dtype), job.optimizer, job.optimizer.learning_rate,
+                         optimizer_steps(len(train.ids), job.rows_per_step, job.epochs), job.dtype, place.device)
+
+    def loss(module: Any, rows: list[int], data: Rows = train) -> tuple[Tensor, Sums]:
+        weights_BT = data.weights.take(rows).padded() if rows else np.zeros((1, 2), np.float32)
+        inputs = to_device(data.ids.take(rows), weights_BT > 0, place.device)
+        weights_N = torch.from_numpy(weights_BT[:, 1:][weights_BT[:, 1:] > 0]).to(place.device)
+        return weighted_nll(module(*inputs)[0], weights_N), {}
+
+    for epoch in range(job.epochs):
+        for rows in step_batches(epoch_order(len(train.ids), job.seed, epoch), job.rows_per_step):
+            begun = time.perf_counter()
+            part = train.ids.take(rows)
+            weight = float(train.weights.take(rows).values.sum())
+            plan = place.micro_batches(part.lengths, job.optimizer.micro_batch_tokens)
+            sums = engine.step([[rows[i] for i in micro] for micro in plan], loss, weight)
+            total = _sum_over_ranks({"loss": sums["loss_sum"]})["loss"]
+            _report(job, place, {
+                "step": engine.steps_done, "epoch": epoch, "loss": total / weight, "grad_norm": sums["grad_norm"],
+                "learning_rate": sums["learning_rate"],
+                "time": {"tokens_per_s": int(part.lengths.sum()) / (time.perf_counter() - begun)}})
+
+    sums = {"loss": 0.0, "weight": float(heldout.weights.values.sum())}
+    for rows in place.micro_batches(heldout.ids.lengths, job.optimizer.micro_batch_tokens):
+        sums["loss"] += float(engine.infer(lambda module, rows=rows: loss(module, rows, heldout)[0]))
+    total = _sum_over_ranks({"loss": sums["loss"]})["loss"]
+    _report(job, place, {"heldout_loss": total / sums["weight"]})
+    engine.save(job.output, _tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype).to(place.device))
+
+
+def reward_loop(job: Job) -> None:
+    """Reward-model training on rankings, then the scores of the held-out ones."""
+    place = _start(job)
+    train, heldout = ray.get(job.train), ray.get(job.heldout)
+    module = load_scalar(job.model, job.dtype, seed=job.seed)
+    engine = TrainEngine(module, job.optimizer, job.optimizer.learning_rate,
+                         optimizer_steps(len(train.sizes), job.rows_per_step, job.epochs), job.dtype, place.device)
+    ranking_loss = {"plackett_luce": plackett_luce, "pairs": pair_split}[job.loss]
+
+    def loss(module: Any, rankings: RankedRows | None) -> tuple[Tensor, Sums]:
+        if rankings is None:
+            scores_N = module(*to_device(train.ids.take([]), np.zeros((0, 0)), place.device))
+            return scores_N.sum() * 0.0, {"correct_sum": 0.0, "pairs_sum": 0.0}
+        scores_N = module(*sequence_inputs(rankings.ids, place.device))
+        sizes = rankings.sizes.tolist()
+        from algorithms.preference import pair_accuracy
+
+        correct, pairs = pair_accuracy(scores_N.detach(), sizes)
+        return ranking_loss(scores_N, sizes), {"correct_sum": float(correct), "pairs_sum": float(pairs)}
+
+    for epoch in range(job.epochs):
+        for rankings in step_batches(epoch_order(len(train.sizes), job.seed, epoch), job.rows_per_step):
+            begun = time.perf_counter()
+            step = train.take(rankings)
+            plan = place.micro_batches(step.ids.lengths, job.optimizer.micro_batch_tokens, step.sizes.tolist())
+            micro_batches = [_rankings_of(step, rows) for rows in plan]
+            sums = engine.step(micro_batches, loss, len(rankings))
+            total = _sum_over_ranks({name: sums[name] for name in ("loss_sum", "correct_sum", "pairs_sum")})
+            _report(job, place, {
+                "step": engine.steps_done, "epoch": epoch, "loss": total["loss_sum"] / len(rankings),
+                "pair_accuracy": total["correct_sum"] / total["pairs_sum"], "grad_norm": sums["grad_norm"],
+                "learning_rate": sums["learning_rate"],
+                "time": {"tokens_per_s": int(step.ids.lengths.sum()) / (time.perf_counter() - begun)}})
+
+    job.queue.put({"heldout_scores": _scores(engine, heldout.ids, place, job.optimizer.micro_batch_tokens)})
+    engine.save(job.output, _tokenizer(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(place.device))
+
+
+def _rankings_of(step: RankedRows, rows: list[int]) -> RankedRows | None:
+    """The rankings whose answers are in `rows` (whole rankings, in order); None for no rows."""
+    if not rows:
+        return None
+    owner = np.repeat(np.arange(len(step.sizes)), step.sizes)
+    return step.take(list(dict.fromkeys(owner[rows].tolist())))
+
+
+def _scores(engine: TrainEngine, ids: Ragged, place: Place, token_budget: int) -> Part:
+    rows: list[int] = []
+    scores: list[np.ndarray] = []
+    for micro in place.micro_batches(ids.lengths, token_budget):
+        out = engine.infer(lambda module, micro=micro: module(*sequence_inputs(ids.take(micro), place.device)))
+        rows += micro
+        scores.append(out.cpu().numpy())
+    return Part(np.array(rows, dtype=np.int64), Ragged(np.concatenate(scores), np.ones(len(rows), dtype=np.int64)))
+
+
+def _tokenizer(folder: str) -> Any:
+    from data.tokenizer import load_tokenizer
+
+    return load_tokenizer(folder)

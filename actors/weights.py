@@ -1,0 +1,287 @@
+"""Weights from the policy to the rollout engines over vLLM's weight-transfer API.
+
+vLLM brings NCCL and CUDA IPC engines. Its CPU backend has none, so this file registers one more, "object_store": the
+sender puts buckets of tensors into Ray's shared memory and the engine reads them there. Every transfer carries a
+version, is bracketed by vLLM's layerwise reload (on the CPU the live weights are packed, and loading into them in place
+would leave some stale), ends with a reset of the prefix cache, and is proved: both sides sum the bits of each tensor,
+the sender as it sends, the engine as its loader consumes, and the digests must be equal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import ray
+import torch
+from torch import Tensor
+from vllm.distributed.weight_transfer.base import (
+    ParamMeta,
+    TrainerInitInfo,
+    TrainerWeightTransferEngine,
+    WeightSource,
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+
+from actors.forward import Place
+
+BUCKET_BYTES = 256 * 2**20
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Digest
+
+
+def checksum(tensor: Tensor) -> int:
+    """Sum of a tensor's bit patterns, each weighted by its position modulo a prime: exact, cheap, order-sensitive."""
+    widths = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    bits = tensor.detach().contiguous().view(-1).view(widths[tensor.element_size()])
+    total = 0
+    for start in range(0, len(bits), 2**24):
+        part = bits[start : start + 2**24].to(torch.int64)
+        position = torch.arange(start, start + len(part), device=part.device).remainder(65521) + 1
+        total += int((part * position).sum())
+    return total
+
+
+class Digest:
+    """Checksums of named tensors as one short text, whatever order they came in."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, tuple[Any, ...]] = {}
+        self.bytes = 0
+
+    def watch(self, weights: Any) -> Iterator[tuple[str, Tensor]]:
+        """Pass (name, tensor) pairs on and remember them."""
+        for name, tensor in weights:
+            self.sums[name] = (str(tensor.dtype), tuple(tensor.shape), checksum(tensor))
+            self.bytes += tensor.nbytes
+            yield name, tensor
+
+    def text(self) -> str:
+        return hashlib.sha256(repr(sorted(self.sums.items())).encode()).hexdigest()[:16]
+
+
+class DigestWorker:
+    """Mixed into vLLM's worker (`worker_extension_cls`): takes the digest of what the model's loader consumes."""
+
+    def begin_weight_digest(self) -> None:
+        model = self.model_runner.get_model()  # type: ignore[attr-defined]
+        load = type(model).load_weights.__get__(model)
+        self._digest = Digest()
+        model.load_weights = lambda weights, *args, **kwargs: load(self._digest.watch(weights), *args, **kwargs)
+
+    def weight_digest(self) -> str:
+        return self._digest.text()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The object-store engine
+
+
+@dataclass
+class ObjectStoreInitInfo(WeightTransferInitInfo):
+    """Nothing to agree on."""
+
+
+@dataclass
+class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
+    """One bucket: names, dtypes and shapes, and a reference to the bytes in Ray's object store."""
+
+    names: list[str]
+    dtype_names: list[str]
+    shapes: list[list[int]]
+    buffers: list[Any]
+
+
+class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
+    """Engine side: maps the bucket from shared memory and loads it."""
+
+    init_info_cls = ObjectStoreInitInfo
+    update_info_cls = ObjectStoreUpdateInfo
+
+    def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
+        pass
+
+    def start_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        # The base class waits for an accelerator here, and on the CPU there is none to wait for.
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
+        arrays = ray.get(update_info.buffers[0])
+        tensors = [torch.from_numpy(array.copy()).view(getattr(torch, dtype)).reshape(shape)
+                   for array, dtype, shape in zip(arrays, update_info.dtype_names, update_info.shapes, strict=True)]
+        self.model.load_weights(zip(update_info.names, tensors, strict=True))
+
+    def finish_weight_update(self) -> None:
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)
+
+    def shutdown(self) -> None:
+        pass
+
+
+@dataclass
+class ObjectStoreTrainerInitInfo(TrainerInitInfo):
+    """Trainer side of the "object_store" backend."""
+
+    backend: ClassVar[str] = "object_store"
+
+
+class ObjectStoreTrainerEngine(TrainerWeightTransferEngine[ObjectStoreTrainerInitInfo]):
+    """Trainer side: puts buckets of at most BUCKET_BYTES into shared memory, one after the other."""
+
+    init_info_cls = ObjectStoreTrainerInitInfo
+
+    @classmethod
+    def trainer_init(cls, init_info: ObjectStoreTrainerInitInfo, *, client: Any,
+                     source: WeightSource | None = None) -> ObjectStoreTrainerEngine:
+        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        if engine.is_sender:
+            client.init_weight_transfer_engine({})
+        return engine
+
+    def send_weights(self) -> None:
+        assert self.source is not None
+        if self.is_sender:
+            self.client.start_weight_update()
+        bucket: list[tuple[str, Tensor]] = []
+        size = 0
+        for name, tensor in self.source:  # every rank iterates: under ZeRO-3 it is a collective
+            if not self.is_sender:
+                continue
+            if bucket and size + tensor.nbytes > BUCKET_BYTES:
+                self._ship(bucket)
+                bucket, size = [], 0
+            # A copy: under ZeRO-3 the gathered tensor is released as soon as the loop goes on.
+            bucket.append((name, tensor.to("cpu", copy=True)))
+            size += tensor.nbytes
+        if self.is_sender:
+            self._ship(bucket)
+            self.client.finish_weight_update()
+
+    def _ship(self, bucket: list[tuple[str, Tensor]]) -> None:
+        arrays = [tensor.contiguous().view(-1).view(torch.uint8).numpy() for _, tensor in bucket]
+        self.client.update_weights({
+            "names": [name for name, _ in bucket], "dtype_names": [str(t.dtype).split(".")[-1] for _, t in bucket],
+            "shapes": [list(t.shape) for _, t in bucket], "buffers": [ray.put(arrays)]})
+
+
+def register() -> None:
+    """Make "object_store" known to vLLM in this process; calling it again changes nothing."""
+    if "object_store" not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine("object_store", ObjectStoreWeightTransferEngine)
+        WeightTransferTrainerFactory.register_engine("object_store", ObjectStoreTrainerEngine)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The trainer's end
+
+
+class HasWeights(Protocol):
+    """A training engine or a frozen model."""
+
+    def weights(self) -> Iterable[tuple[str, Tensor]]:
+        """(name, whole tensor) of every weight, always in the same order; a collective under ZeRO-3."""
+
+
+class Weights(WeightSource):
+    """A model's weights as vLLM wants them, with the digest of the last pass."""
+
+    def __init__(self, engine: HasWeights):
+        self.engine = engine
+        self.digest = Digest()
+
+    def metadata(self) -> list[ParamMeta]:
+        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.engine.weights()]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        self.digest = Digest()
+        return self.digest.watch(self.engine.weights())
+
+
+class EngineClient:
+    """vLLM's weight-sync protocol over rollout actors, every wait with a deadline that names the late engine."""
+
+    def __init__(self, engines: list[Any], timeout_s: float, workers_per_engine: int = 1):
+        self.engines, self.timeout_s, self.workers_per_engine = engines, timeout_s, workers_per_engine
+
+    def call(self, method: str, arguments: list[tuple]) -> list[Any]:
+        """`method` on every engine with its own arguments; raises TimeoutError with the number of a late one."""
+        calls = [getattr(engine, method).remote(*own) for engine, own in zip(self.engines, arguments, strict=True)]
+        _, late = ray.wait(calls, num_returns=len(calls), timeout=self.timeout_s)
+        if late:
+            names = ", ".join(str(index) for index, call in enumerate(calls) if call in late)
+            raise TimeoutError(f"weight transfer: rollout engine {names} did not finish {method} in {self.timeout_s} s")
+        return ray.get(calls)
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        infos = [dict(init_info) for _ in self.engines]
+        for index, info in enumerate(infos):
+            if "rank_offset" in info:  # NCCL ranks: 0 is the trainer, then the workers of engine after engine
+                info["rank_offset"] = 1 + index * self.workers_per_engine
+        self.call("init_weight_transfer_engine", [(info,) for info in infos])
+
+    def start_weight_update(self) -> None:
+        self.call("start_weight_update", [()] * len(self.engines))
+
+    def update_weights(self, update_info: Any) -> None:
+        self.call("update_weights", [(update_info,)] * len(self.engines))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        self.call("finish_weight_update", [()] * len(self.engines))
+
+    def commit(self, version: int) -> list[str]:
+        """Name the weights just received; the digest that each engine took of them."""
+        return self.call("commit_weights", [(version,)] * len(self.engines))
+
+
+class Sender:
+    """A model's way to all rollout engines; every rank of a training group has one, rank 0 talks."""
+
+    def __init__(self, engine: HasWeights, engines: list[Any], backend: str, place: Place, timeout_s: float):
+        register()
+        self.source = Weights(engine)
+        self.place = place
+        self.client = EngineClient(engines, timeout_s)
+        self.transfer = WeightTransferTrainerFactory.trainer_init(
+            self._init_info(backend, len(engines)), client=self.client, source=self.source)
+
+    def _init_info(self, backend: str, num_engines: int) -> TrainerInitInfo:
+        if backend == "object_store":
+            return ObjectStoreTrainerInitInfo(rank=self.place.rank)
+        if backend == "ipc":
+            from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+            return IPCTrainerInitInfo(rank=self.place.rank, packed=True)
+        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+        from vllm.utils.network_utils import get_open_port
+
+        return NCCLTrainerInitInfo(master_address=ray.util.get_node_ip_address(), master_port=get_open_port(),
+                                   world_size=1 + num_engines, rank=self.place.rank)
+
+    def send(self, version: int) -> dict[str, Any] | None:
+        """Transfer, check the digests, commit. Rank 0 returns the digest and the bytes sent.
+
+        Raises RuntimeError where an engine holds other bits than were sent, TimeoutError where one is late.
+        """
+        self.transfer.send_weights()
+        if self.place.rank != 0:
+            return None
+        sent = self.source.digest.text()
+        for index, received in enumerate(self.client.commit(version)):
+            if received != sent:
+                raise RuntimeError(f"weight transfer {version}: rollout engine {index} loaded digest {received}, the "
+                                   f"policy sent {sent}")
+        return {"digest": sent, "bytes": self.source.digest.bytes}

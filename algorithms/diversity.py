@@ -1,0 +1,84 @@
+"""Lexical diversity: distinct-n, repetition rate, and MTLD.
+
+Distinct-n is Li et al., arXiv:1510.03055; the repetition rate is seq-rep-n of Welleck et al.,
+arXiv:1908.04319; MTLD, the measure that UltraChat reports, is McCarthy and Jarvis (2010). MTLD has two
+families of implementations with different numbers; this is that of the LexicalRichness package: a factor
+ends at a type-token ratio <= 0.72, with no minimum segment, and words are split as in `words`. Its results
+are not comparable with those of implementations that test < 0.72 with a minimum segment of 10 words.
+
+Shapes: none; texts are str, tokens are any hashable.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Hashable, Iterable, Sequence
+
+_DELETED = string.digits + "\u2013\u2014-"  # en dash, em dash, hyphen
+_TO_WORDS: dict[int, str | None] = {
+    **dict.fromkeys(map(ord, string.punctuation), " "),
+    **dict.fromkeys(map(ord, _DELETED), None),
+}
+
+
+def distinct_n(token_lists: Iterable[Sequence[Hashable]], n: int) -> float:
+    """Different n-grams / all n-grams, over all lists together; 0 if no list has n tokens. ValueError: n < 1.
+
+    Falls as the amount of text grows: compare only sets of the same size.
+    """
+    seen: set[tuple[Hashable, ...]] = set()
+    total = 0
+    for tokens in token_lists:
+        ngrams = _ngrams(tokens, n)
+        seen.update(ngrams)
+        total += len(ngrams)
+    return len(seen) / total if total else 0.0
+
+
+def repetition_rate(tokens: Sequence[Hashable], n: int) -> float:
+    """Share of n-grams of one text that have occurred before in it: 0 = none, near 1 = a loop. ValueError:
+    n < 1."""
+    ngrams = _ngrams(tokens, n)
+    return 1.0 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
+
+
+def words(text: str) -> list[str]:
+    """Lower case, without digits and dashes, ASCII punctuation as a space: the words that MTLD counts."""
+    return text.lower().translate(_TO_WORDS).split()
+
+
+def mtld(text: str, threshold: float = 0.72) -> float:
+    """Measure of textual lexical diversity, the mean of both reading directions: about 10 to 200, 0 for no
+    words.
+
+    The mean number of words in which the type-token ratio falls to `threshold`. ValueError: threshold
+    outside (0, 1).
+    """
+    if not 0.0 < threshold < 1.0:
+        raise ValueError(f"threshold is {threshold}, but must lie between 0 and 1, usually 0.72")
+    tokens = words(text)
+    if not tokens:
+        return 0.0
+    return (_mtld_one_way(tokens, threshold) + _mtld_one_way(tokens[::-1], threshold)) / 2
+
+
+def _mtld_one_way(tokens: list[str], threshold: float) -> float:
+    factors = 0.0
+    types: set[str] = set()
+    length = 0
+    for token in tokens:
+        types.add(token)
+        length += 1
+        if len(types) / length <= threshold:
+            factors += 1
+            types, length = set(), 0
+    if length:  # The open segment counts as the part of the way to the threshold that it has gone.
+        factors += (1 - len(types) / length) / (1 - threshold)
+    # No factor at all means that no word repeats: by convention the text is one factor long.
+    return len(tokens) / (factors or 1.0)
+
+
+def _ngrams(tokens: Sequence[Hashable], n: int) -> list[tuple[Hashable, ...]]:
+    if n < 1:
+        raise ValueError(f"n is {n}, but an n-gram has at least 1 token")
+    return [tuple(tokens[i : i + n]) for i in range(len(tokens) - n + 1)]

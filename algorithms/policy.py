@@ -1,0 +1,164 @@
+"""Losses that train the policy and the critic: PPO with clipping, APA and AWR, the clipped value loss.
+
+PPO is arXiv:1707.06347, with the value clipping usual for language models; dual clip is arXiv:1912.09729;
+truncated importance weights correct for a rollout engine whose log-probs differ from the trainer's
+(IMPALA's rho-bar, arXiv:1802.01561). APA is arXiv:2306.02231 (Zhu et al., 2023), and AWR, arXiv:1910.00177,
+is what that paper compares with. Departures: log-ratios and exponents are clamped before exp. From the code
+published with APA: no padding takes part, and the anchor is an argument (the paper and its code use the
+initial policy, Starling the rollout policy).
+
+All losses take the flat response tokens of a micro-batch and return (SUM over tokens, diagnostics); the
+caller divides by the number of response tokens in the optimizer step, over all micro-batches and ranks.
+Diagnostics are 0-d tensors without gradient, left on their device: names that end in `_sum` are to be added
+up over micro-batches and divided like the loss, those that end in `_max` are to be maximised. Only the
+current `logprobs_N` and `values_N` carry a gradient; everything else is detached here.
+
+Shapes: N = response tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from algorithms.advantage import MAX_LOG_RATIO, kl_k3
+from algorithms.sequence import at_least_fp32, check_same_length
+
+Diagnostics = dict[str, Tensor]
+
+
+def ppo_clip(
+    logprobs_N: Tensor,
+    old_logprobs_N: Tensor,
+    advantages_N: Tensor,
+    clip: float = 0.2,
+    clip_high: float | None = None,
+    dual_clip: float | None = None,
+    weights_N: Tensor | None = None,
+) -> tuple[Tensor, Diagnostics]:
+    """Sum of max(-A rho, -A clamp(rho, 1 - clip, 1 + clip_high)) with rho = exp(clamp(logprobs - old, +-20)).
+
+    `clip_high` defaults to `clip`. `dual_clip` (usually 3) bounds the term of a negative advantage by -A *
+    dual_clip. `weights_N` multiplies each token's term (`truncated_importance_weights`). Diagnostics:
+    `clipfrac_sum` (tokens whose clipped term is the larger), `approx_kl_sum` (k3 of KL(old || current)),
+    `ratio_max`. ValueError: lengths that differ, clip outside of (0, 1), clip_high <= 0, dual_clip <= 1.
+    """
+    check_same_length(logprobs_N=logprobs_N, old_logprobs_N=old_logprobs_N, advantages_N=advantages_N)
+    if not 0.0 < clip < 1.0 or (clip_high is not None and clip_high <= 0.0):
+        raise ValueError(f"clip is {clip} and clip_high {clip_high}, but need 0 < clip < 1 and clip_high > 0")
+    if dual_clip is not None and dual_clip <= 1.0:
+        raise ValueError(f"dual_clip is {dual_clip}, but must be > 1, usually 3")
+    logprobs_N, old_logprobs_N = at_least_fp32(logprobs_N), at_least_fp32(old_logprobs_N.detach())
+    advantages_N = at_least_fp32(advantages_N.detach())
+
+    ratio_N = (logprobs_N - old_logprobs_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    clipped_ratio_N = ratio_N.clamp(1.0 - clip, 1.0 + (clip if clip_high is None else clip_high))
+    plain_N, clipped_N = -advantages_N * ratio_N, -advantages_N * clipped_ratio_N
+    terms_N = torch.maximum(plain_N, clipped_N)
+    if dual_clip is not None:
+        terms_N = torch.where(advantages_N < 0, torch.minimum(terms_N, -advantages_N * dual_clip), terms_N)
+    if weights_N is not None:
+        check_same_length(logprobs_N=logprobs_N, weights_N=weights_N)
+        terms_N = terms_N * weights_N.detach()
+    diagnostics = {
+        "clipfrac_sum": (clipped_N > plain_N).sum().float(),
+        # The samples come from the old policy, so k3 with the old policy first is the unbiased one.
+        "approx_kl_sum": kl_k3(old_logprobs_N, logprobs_N.detach()).sum(),
+        "ratio_max": _max_or_floor(ratio_N),
+    }
+    return terms_N.sum(), diagnostics
+
+
+def value_loss(
+    values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, clip: float | None = 0.2
+) -> tuple[Tensor, Diagnostics]:
+    """Sum of max((V - R)^2, (clamp(V, V_old +- clip) - R)^2) / 2, or of (V - R)^2 / 2 if `clip` is None.
+
+    Diagnostics: `value_clipfrac_sum` (tokens whose clipped term is the larger).
+    ValueError: lengths that differ, clip <= 0.
+    """
+    check_same_length(values_N=values_N, old_values_N=old_values_N, returns_N=returns_N)
+    if clip is not None and clip <= 0.0:
+        raise ValueError(f"clip is {clip}, but must be > 0: use None for no clipping")
+    values_N, old_values_N = at_least_fp32(values_N), at_least_fp32(old_values_N.detach())
+    returns_N = at_least_fp32(returns_N.detach())
+    plain_N = (values_N - returns_N).square()
+    if clip is None:
+        return plain_N.sum() / 2, {"value_clipfrac_sum": torch.zeros((), device=values_N.device)}
+    clipped_N = (values_N.clamp(old_values_N - clip, old_values_N + clip) - returns_N).square()
+    diagnostics = {"value_clipfrac_sum": (clipped_N > plain_N).sum().float()}
+    return torch.maximum(plain_N, clipped_N).sum() / 2, diagnostics
+
+
+def apa(
+    logprobs_N: Tensor, anchor_logprobs_N: Tensor, advantages_N: Tensor, lam: float
+) -> tuple[Tensor, Diagnostics]:
+    """Sum of (logprobs - advantages / lam - anchor)^2, the squared-error alignment of arXiv:2306.02231.
+
+    Its minimum is the policy proportional to anchor * exp(advantage / lam), if that is normalised already;
+    large lam stays close to the anchor. With lam = 0.1 and whitened advantages the target of good tokens is
+    a log-prob above 0, out of reach: then the loss never falls to 0, and small steps are what keeps it
+    sane. Diagnostics: `unreachable_sum` (tokens with such a target), `target_max`, and `progress_sum`, the
+    part of the wanted change that was made: (logprobs - anchor) / (advantages / lam), clamped to [-1, 1].
+    ValueError: lengths that differ, lam <= 0.
+    """
+    check_same_length(logprobs_N=logprobs_N, anchor_logprobs_N=anchor_logprobs_N, advantages_N=advantages_N)
+    if lam <= 0.0:
+        raise ValueError(f"lam is {lam}, but must be > 0 (0.1 in the paper's runs, 1 in Starling)")
+    logprobs_N, anchor_N = at_least_fp32(logprobs_N), at_least_fp32(anchor_logprobs_N.detach())
+    wanted_N = at_least_fp32(advantages_N.detach()) / lam
+    loss = (logprobs_N - wanted_N - anchor_N).square().sum()
+    moved_N = logprobs_N.detach() - anchor_N
+    diagnostics = {
+        "unreachable_sum": (wanted_N + anchor_N > 0).sum().float(),
+        "target_max": _max_or_floor(wanted_N + anchor_N, floor=-math.inf),
+        "progress_sum": torch.where(wanted_N == 0, 0.0, moved_N / wanted_N).clamp(-1.0, 1.0).sum(),
+    }
+    return loss, diagnostics
+
+
+def awr(
+    logprobs_N: Tensor, advantages_N: Tensor, coef: float, max_weight: float = 20.0
+) -> tuple[Tensor, Diagnostics]:
+    """Sum of -min(exp(coef * advantages), max_weight) * logprobs, advantage-weighted regression.
+
+    `coef` is 1 / lambda (0.5 for HH, 1 for TL;DR in the APA paper's code, which has no bound on the
+    weight). Diagnostics: `weight_sum`, `capped_sum` (tokens at the bound). ValueError: lengths that differ,
+    max_weight <= 0.
+    """
+    check_same_length(logprobs_N=logprobs_N, advantages_N=advantages_N)
+    if max_weight <= 0.0:
+        raise ValueError(f"max_weight is {max_weight}, but must be > 0 (20 in the AWR paper)")
+    exponents_N = coef * at_least_fp32(advantages_N.detach())
+    # The bound goes on the exponent: min(exp(x), bound) would pass through inf.
+    weights_N = exponents_N.clamp(max=math.log(max_weight)).exp()
+    diagnostics = {
+        "weight_sum": weights_N.sum(),
+        "capped_sum": (exponents_N > math.log(max_weight)).sum().float(),
+    }
+    return -(weights_N * at_least_fp32(logprobs_N)).sum(), diagnostics
+
+
+@torch.no_grad()
+def truncated_importance_weights(
+    old_trainer_logprobs_N: Tensor, rollout_logprobs_N: Tensor, cap: float = 2.0
+) -> Tensor:
+    """min(pi_trainer,old / pi_rollout, cap) per token, a constant for `ppo_clip(weights_N=...)`.
+
+    Both log-probs are of the same weights, computed by the trainer and by the rollout engine; their ratio
+    has nothing to do with the PPO ratio. A token whose log-prob is not finite on either side gets weight 0:
+    it is left out. ValueError: lengths that differ, cap <= 0.
+    """
+    check_same_length(old_trainer_logprobs_N=old_trainer_logprobs_N, rollout_logprobs_N=rollout_logprobs_N)
+    if cap <= 0.0:
+        raise ValueError(f"cap is {cap}, but must be > 0 (usually 2)")
+    log_ratio_N = at_least_fp32(old_trainer_logprobs_N) - at_least_fp32(rollout_logprobs_N)
+    weights_N = log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=cap)
+    return torch.where(log_ratio_N.isfinite(), weights_N, 0.0)
+
+
+def _max_or_floor(x_N: Tensor, floor: float = 0.0) -> Tensor:
+    """The maximum, or `floor` on a rank with an empty micro-batch, without a wait for the device."""
+    return torch.cat([x_N.detach(), x_N.new_full((1,), floor)]).max()

@@ -1,0 +1,180 @@
+"""Losses and measures that learn from preferences: rankings of K answers, pairs of answers, and DPO.
+
+Plackett-Luce, the likelihood of a whole ranking, trains the Starling reward model: Zhu, Jiao and Jordan,
+arXiv:2301.11270 (MLE_K there; `pair_split` is their MLE_2, and with the mean over pairs it is the loss of
+InstructGPT, arXiv:2203.02155). Bradley-Terry with a margin is that of Llama 2, arXiv:2307.09288. DPO is
+arXiv:2305.18290. Departures: K may differ from ranking to ranking, and terms are formed from score
+differences, so that scores of +-1e4 lose no precision.
+
+Rankings are ragged: `scores_N` holds the answers of all rankings one after another, best first in each, and
+`sizes` says how many each ranking has. Losses return the SUM over rankings (or pairs); the caller divides
+by the number of rankings (pairs) in the optimizer step, over all micro-batches and ranks.
+
+Ties: Plackett-Luce has no likelihood for them. Order tied answers with `break_ties` and a seeded generator;
+drawn anew in every epoch, the expected loss is the average over all orders that agree with the ranks.
+
+Shapes: N = answers of all rankings, B = rankings or pairs, K = answers of the longest ranking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from algorithms.sequence import at_least_fp32, check_same_length, checked_lengths, pad_segments
+
+
+def plackett_luce(scores_N: Tensor, sizes: Sequence[int], normalize: bool = True) -> Tensor:
+    """Sum over rankings of -log P(ranking), where P = prod_k exp s_k / sum_{j >= k} exp s_j, best first.
+
+    `normalize` divides each ranking by K - 1, its number of choices, so that long rankings do not weigh
+    more; for K = 2 this is `bradley_terry`. Invariant to a shift of the scores of a ranking. ValueError:
+    sizes that do not sum to N, or a ranking of fewer than 2 answers.
+    """
+    scores_BK, sizes_B = _pad_rankings(scores_N, sizes)
+    # Term k is logsumexp over j >= k of s_j - s_k. The diagonal (0) always takes part, so the rows of padding
+    # come out as exactly 0 and nothing needs to be masked afterwards.
+    differences_BKK = scores_BK[:, None, :] - scores_BK[:, :, None]
+    diagonal_KK = torch.eye(scores_BK.shape[1], dtype=torch.bool, device=scores_BK.device)
+    takes_part_BKK = _pair_mask(scores_BK, sizes_B) | diagonal_KK
+    terms_BK = differences_BKK.masked_fill(~takes_part_BKK, -torch.inf).logsumexp(-1)
+    loss_B = terms_BK.sum(1)
+    return (loss_B / (sizes_B - 1) if normalize else loss_B).sum()
+
+
+def pair_split(scores_N: Tensor, sizes: Sequence[int], normalize: bool = True) -> Tensor:
+    """Sum over rankings of the Bradley-Terry loss of all K (K - 1) / 2 pairs (`normalize`: their mean).
+
+    All pairs of a ranking belong into one micro-batch: spread over steps, an answer is seen K - 1 times and
+    the reward model overfits (InstructGPT). ValueError as `plackett_luce`.
+    """
+    scores_BK, sizes_B = _pad_rankings(scores_N, sizes)
+    better_minus_worse_BKK = scores_BK[:, :, None] - scores_BK[:, None, :]
+    loss_BKK = F.softplus(-better_minus_worse_BKK).masked_fill(~_pair_mask(scores_BK, sizes_B), 0.0)
+    loss_B = loss_BKK.sum((1, 2))
+    return (loss_B / (sizes_B * (sizes_B - 1) / 2) if normalize else loss_B).sum()
+
+
+def bradley_terry(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor | None = None) -> Tensor:
+    """Sum over pairs of -log sigmoid(chosen - rejected - margin).
+
+    Llama 2 grades margins by how clear the preference was: 1, 2/3, 1/3, 0 (small set) or 3, 2, 1, 0 (large
+    set). ValueError if the lengths differ.
+    """
+    check_same_length(chosen_B=chosen_B, rejected_B=rejected_B)
+    difference_B = at_least_fp32(chosen_B) - at_least_fp32(rejected_B)
+    if margin_B is not None:
+        check_same_length(chosen_B=chosen_B, margin_B=margin_B)
+        difference_B = difference_B - margin_B
+    # softplus(-x) = -log sigmoid(x), and does not overflow where log(1 + exp(-x)) does.
+    return F.softplus(-difference_B).sum()
+
+
+def centering_penalty(chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
+    """Sum over pairs of (chosen + rejected)^2; a coefficient of about 0.01 keeps scores near 0.
+
+    Preferences fix scores up to a constant only; without the penalty (arXiv:2312.09244) that constant drifts.
+    """
+    check_same_length(chosen_B=chosen_B, rejected_B=rejected_B)
+    return (at_least_fp32(chosen_B) + at_least_fp32(rejected_B)).square().sum()
+
+
+def zero_sum_penalty(scores_N: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Sum over rankings of (sum of the ranking's scores)^2, the centring of K-wise training. ValueError as
+    above."""
+    scores_BK, _ = _pad_rankings(scores_N, sizes)
+    return scores_BK.sum(1).square().sum()
+
+
+def dpo(
+    chosen_logprobs_B: Tensor,
+    rejected_logprobs_B: Tensor,
+    ref_chosen_logprobs_B: Tensor,
+    ref_rejected_logprobs_B: Tensor,
+    beta: float,
+) -> Tensor:
+    """Sum over pairs of -log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected)), arXiv:2305.18290.
+
+    Log-probs are sums over the response tokens (`sequence.segment_sum`); log-ratio = policy - reference.
+    """
+    check_same_length(
+        chosen_logprobs_B=chosen_logprobs_B,
+        rejected_logprobs_B=rejected_logprobs_B,
+        ref_chosen_logprobs_B=ref_chosen_logprobs_B,
+        ref_rejected_logprobs_B=ref_rejected_logprobs_B,
+    )
+    chosen_B = at_least_fp32(chosen_logprobs_B) - at_least_fp32(ref_chosen_logprobs_B)
+    rejected_B = at_least_fp32(rejected_logprobs_B) - at_least_fp32(ref_rejected_logprobs_B)
+    return bradley_terry(beta * chosen_B, beta * rejected_B)
+
+
+def break_ties(ranks_K: Sequence[float], generator: torch.Generator) -> list[int]:
+    """Indices of the answers of one ranking, best (lowest rank) first; tied answers in an order drawn at
+    random.
+
+    The draw depends on the generator's state alone; seed it from (run seed, epoch, row) to get the same
+    order after a resume. Uniform over all orders that agree with the ranks.
+    """
+    shuffled = torch.randperm(len(ranks_K), generator=generator).tolist()
+    return sorted(shuffled, key=lambda answer: ranks_K[answer])  # Stable: ties keep the shuffled order.
+
+
+@torch.no_grad()
+def pair_accuracy(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None = None) -> tuple[float, int]:
+    """(pairs ordered as the ranks say, pairs), over all pairs of untied rank; equal scores count one half.
+
+    Without `ranks_N` (lower is better) the answers are best first and no two are tied. Sum both numbers
+    over batches before dividing. ValueError as `plackett_luce`.
+    """
+    score_signs_BKK, rank_signs_BKK = _pair_signs(scores_N, sizes, ranks_N)
+    agreement_BKK = score_signs_BKK * rank_signs_BKK
+    untied_BKK = rank_signs_BKK != 0
+    correct = (agreement_BKK > 0).sum() + 0.5 * ((score_signs_BKK == 0) & untied_BKK).sum()
+    return float(correct), int(untied_BKK.sum())
+
+
+@torch.no_grad()
+def kendall_tau(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None = None) -> Tensor:
+    """Kendall's tau-b between the scores and the ranks of each ranking: fp32 [B], 1 = same order, -1 =
+    reversed.
+
+    Tau-b (Kendall 1945) corrects for ties on either side. A ranking whose scores, or whose ranks, are all
+    tied says nothing and gets 0. Ranks as in `pair_accuracy`.
+    """
+    score_signs_BKK, rank_signs_BKK = _pair_signs(scores_N, sizes, ranks_N)
+    agreement_B = (score_signs_BKK * rank_signs_BKK).sum((1, 2))
+    untied_B = score_signs_BKK.abs().sum((1, 2)) * rank_signs_BKK.abs().sum((1, 2))
+    return torch.where(untied_B == 0, 0.0, agreement_B / untied_B.clamp(min=1.0).sqrt()).float()
+
+
+def _pad_rankings(scores_N: Tensor, sizes: Sequence[int]) -> tuple[Tensor, Tensor]:
+    check_same_length(scores_N=scores_N)
+    checked = checked_lengths(sizes, len(scores_N), what="answers", minimum=2)
+    sizes_B = torch.tensor(checked, dtype=torch.int64, device=scores_N.device)
+    return pad_segments(at_least_fp32(scores_N), checked), sizes_B
+
+
+def _pair_mask(scores_BK: Tensor, sizes_B: Tensor) -> Tensor:
+    """True at [b, j, k] where j is before k and both are answers of ranking b."""
+    position_K = torch.arange(scores_BK.shape[1], device=scores_BK.device)
+    return (position_K[:, None] < position_K[None, :]) & (position_K < sizes_B[:, None])[:, None, :]
+
+
+def _pair_signs(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None) -> tuple[Tensor, Tensor]:
+    """For each pair j < k of a ranking: sign of s_j - s_k, and 1 if j ranks better, -1 if worse, 0 if
+    tied."""
+    # The sign of NaN is 0: a broken reward model would look like one that is right half of the time.
+    if num_nan := int(scores_N.isnan().sum()):
+        raise ValueError(f"{num_nan} of {len(scores_N)} scores are NaN: the reward model has diverged")
+    scores_BK, sizes_B = _pad_rankings(scores_N, sizes)
+    mask_BKK = _pair_mask(scores_BK, sizes_B)
+    score_signs_BKK = (scores_BK[:, :, None] - scores_BK[:, None, :]).sign().masked_fill(~mask_BKK, 0.0)
+    if ranks_N is None:
+        return score_signs_BKK, mask_BKK.to(scores_BK.dtype)
+    check_same_length(scores_N=scores_N, ranks_N=ranks_N)
+    ranks_BK = pad_segments(ranks_N.to(scores_BK.dtype), sizes)
+    rank_signs_BKK = (ranks_BK[:, None, :] - ranks_BK[:, :, None]).sign().masked_fill(~mask_BKK, 0.0)
+    return score_signs_BKK, rank_signs_BKK

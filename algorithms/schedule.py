@@ -1,0 +1,24 @@
+"""Learning-rate schedules, counted in optimizer steps."""
+
+from __future__ import annotations
+
+import math
+
+
+def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float, shape: str) -> float:
+    """Share of the peak learning rate in optimizer step `step` (0-based): linear warm-up, then `shape`.
+
+    The first step already learns (1 / warm-up steps), the last one almost stands (cosine and linear reach 0 one step
+    after the last). Raises ValueError for an unknown shape.
+    """
+    warmup = math.ceil(total_steps * warmup_fraction)
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+    if shape == "constant":
+        return 1.0
+    if shape == "linear":
+        return 1.0 - done
+    if shape == "cosine":
+        return 0.5 * (1.0 + math.cos(math.pi * done))
+    raise ValueError(f"schedule {shape!r} is not one of constant, linear, cosine")

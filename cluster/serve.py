@@ -1,0 +1,48 @@
+"""The chat model as an OpenAI-compatible endpoint on Ray Serve (`ray.serve.llm`, vLLM underneath)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ray import serve
+from ray.serve.llm import LLMConfig, build_openai_app
+
+from configs.schema import Config
+
+APP = "rayward"
+
+
+def llm_config(folder: str, config: Config) -> LLMConfig:
+    """The Serve configuration of a model folder under the run's config."""
+    role, publish = config.resources.rollout, config.publish
+    engine: dict[str, Any] = {"dtype": config.model.dtype, "max_model_len": config.model.context_tokens}
+    environment = {"VLLM_LOGGING_LEVEL": "ERROR"}
+    if role.gpus:
+        engine |= {"gpu_memory_utilization": config.rollout.gpu_memory_fraction,
+                   "tensor_parallel_size": max(1, int(role.gpus))}
+        placed: dict[str, Any] = {"placement_group_config": {"bundles": [{"GPU": 1, "CPU": 1}] * max(1, int(role.gpus))}}
+    else:
+        engine |= {"enforce_eager": True, "max_num_seqs": 16}
+        environment |= {"VLLM_CPU_KVCACHE_SPACE": str(max(1, round(config.rollout.kv_cache_gib))),
+                        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(role.threads)}
+        placed = {"accelerator_config": {"kind": "cpu"}, "placement_group_config": {"bundles": [{"CPU": 0.5}]}}
+    return LLMConfig(
+        model_loading_config={"model_id": publish.model_id, "model_source": folder}, engine_kwargs=engine,
+        deployment_config={"num_replicas": publish.replicas, "ray_actor_options": {"num_cpus": 0.1}},
+        runtime_env={"env_vars": environment}, log_engine_metrics=False, **placed)
+
+
+def start(folder: str, config: Config, port: int) -> str:
+    """Start the endpoint on this host and wait until every replica is up; its base URL (…/v1)."""
+    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
+    serve.start(http_options={"host": "0.0.0.0", "port": port}, logging_config={"log_level": "ERROR"})
+    app = build_openai_app({"llm_configs": [llm_config(folder, config)],
+                            "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}}})
+    serve.run(app, name=APP, route_prefix="/", blocking=False)
+    return f"http://127.0.0.1:{port}/v1"
+
+
+def stop() -> None:
+    """Take the endpoint down."""
+    serve.shutdown()

@@ -1,0 +1,148 @@
+"""Read a YAML preset plus `--set a.b=c` overrides into a Config, and explain every mistake by file, line and field."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from configs.schema import Config
+
+PRESETS = Path(__file__).parent
+
+
+class ConfigError(ValueError):
+    """A mistake in a config; the message names the file, the line, the field and the fix."""
+
+
+def find(name: str) -> Path:
+    """The YAML file of `name`: a path, or the name of a preset in configs/. Raises ConfigError."""
+    presets = {path.stem: path for path in sorted(PRESETS.glob("*.yaml"))}
+    path = Path(name)
+    if path.is_file():
+        return path
+    preset = presets.get(path.stem)
+    if preset and (path.suffix in ("", ".yaml")) and path.parent.name in ("", "configs"):
+        return preset
+    raise ConfigError(f"{name}: no such file, and no such preset; presets: {', '.join(presets)}")
+
+
+def load(name: str, overrides: Sequence[str] = ()) -> Config:
+    """Config of a YAML file or preset, with `a.b=value` overrides (values are YAML). Raises ConfigError."""
+    path = find(name)
+    text = path.read_text(encoding="utf-8")
+    try:
+        values = yaml.safe_load(text) or {}
+        lines = _lines(yaml.compose(text))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected sections like `model:`, found {type(values).__name__}")
+    origin = {key: f"{path}:{line}" for key, line in lines.items()}
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign:
+            raise ConfigError(f"--set {override}: expected key=value, for example --set rl.iterations=10")
+        keys = tuple(key.strip().split("."))
+        _set(values, keys, _parse(value), override)
+        origin[keys] = f"--set {override}"
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item, origin, path) for item in error.errors())) from None
+
+
+def dump(config: Config) -> str:
+    """The config as YAML with every field spelled out; `load` reads it back to an equal Config."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def fingerprint(*parts: Any) -> str:
+    """Stable short hash of config sections and plain values."""
+    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def fields(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, Any]]:
+    """(dotted name, sentence, default) of every leaf field below a section."""
+    found: list[tuple[str, str, Any]] = []
+    for name, field in section.model_fields.items():
+        inner = _section_of(field.annotation)
+        if inner is not None:
+            found += fields(inner, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, field.description or "", field.default))
+    return found
+
+
+def _parse(value: str) -> Any:
+    parsed = yaml.safe_load(value)
+    if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 (without a dot) as text
+        try:
+            return float(parsed)
+        except ValueError:
+            return parsed
+    return parsed
+
+
+def _set(values: dict, keys: tuple[str, ...], value: Any, override: str) -> None:
+    for depth, key in enumerate(keys[:-1]):
+        inner = values.setdefault(key, {})
+        if inner is None:
+            inner = values[key] = {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"--set {override}: {'.'.join(keys[: depth + 1])} is a value, not a section")
+        values = inner
+    values[keys[-1]] = value
+
+
+def _lines(node: yaml.Node | None, prefix: tuple = ()) -> dict[tuple, int]:
+    """1-based line of every key and list item of a YAML document, by its path."""
+    lines: dict[tuple, int] = {}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*prefix, key.value)
+            lines[path] = key.start_mark.line + 1
+            lines |= _lines(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines[(*prefix, index)] = value.start_mark.line + 1
+            lines |= _lines(value, (*prefix, index))
+    return lines
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """The Section class inside an annotation such as `Scratch | None` or `tuple[Source, ...]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for inner in get_args(annotation):
+        if (section := _section_of(inner)) is not None:
+            return section
+    return None
+
+
+def _explain(item: Any, origin: dict[tuple, str], path: Path) -> str:
+    keys = tuple(item["loc"])
+    where = next((origin[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in origin), str(path))
+    name = ".".join(str(key) for key in keys)
+    if item["type"] == "extra_forbidden":
+        section: type[BaseModel] | None = Config
+        for key in keys[:-1]:
+            if section is not None and not isinstance(key, int):
+                section = _section_of(section.model_fields[key].annotation)
+        known = list(section.model_fields) if section else []
+        near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"{where}: unknown key {name!r}; {hint}"
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "missing":
+        return f"{where}: {name} is missing"
+    if item["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {name} is {item['input']!r}: {message}"

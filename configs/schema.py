@@ -1,0 +1,400 @@
+"""Every setting of a run: one frozen pydantic class a section, one sentence with its unit under each field.
+
+The classes hold values and bounds; `configs.load` reads YAML into them and explains mistakes, `configs.plan` derives
+the batch arithmetic. Batch sizes are three numbers only (prompts per iteration, samples per prompt, samples per
+optimizer step); micro-batches follow from a token budget.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+
+
+class Scratch(Section):
+    """A Llama-architecture model with random weights, for runs that start from nothing."""
+
+    hidden_size: Count = 160
+    """Width of the residual stream, in units."""
+    intermediate_size: Count = 432
+    """Width of the feed-forward layer, in units."""
+    layers: Count = 4
+    """Number of decoder layers."""
+    heads: Count = 5
+    """Number of attention heads; hidden_size must be a multiple of it."""
+    vocab_size: Annotated[int, Field(ge=300)] = 512
+    """Entries of the byte-level BPE vocabulary trained on the run's data."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Scratch:
+        if self.hidden_size % self.heads:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; "
+                             f"nearest that is: {self.heads * max(1, round(self.hidden_size / self.heads))}")
+        return self
+
+
+class Model(Section):
+    """The base model, its chat template and its numbers."""
+
+    path: str | None = None
+    """Hugging Face folder or hub name of the base model; null builds `scratch`."""
+    scratch: Scratch | None = None
+    """Shape of a model with random weights; only with path null."""
+    template: str = "openchat_3.5"
+    """Chat template, by its name in data/templates.py."""
+    context_tokens: Annotated[int, Field(ge=16)] = 2048
+    """Longest prompt plus answer, in tokens; longer training rows are cut, longer prompts dropped and counted."""
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number format of weights and activations in training and rollouts."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Model:
+        if (self.path is None) == (self.scratch is None):
+            raise ValueError("give exactly one of model.path (a folder to start from) and model.scratch (random weights)")
+        return self
+
+
+class Source(Section):
+    """One file or folder of rows."""
+
+    path: str
+    """File or folder, relative to data.root."""
+    format: str = "auto"
+    """Format name from data/formats.py, or auto to detect it from the first row."""
+    limit: Count | None = None
+    """Rows to read at most; null reads all."""
+
+
+class ToyWorld(Section):
+    """The generated instruction world of the quickstart (data/toyworld.py)."""
+
+    demonstrations: Count = 6000
+    """Conversations for SFT."""
+    rankings: Count = 2000
+    """Prompts with K ranked answers for the reward model, of which a part is held out."""
+    answers_per_ranking: Annotated[int, Field(ge=2, le=10)] = 7
+    """Answers ranked per prompt (K)."""
+    label_noise: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    """Share of answer pairs whose order in the rankings contradicts the gold judge."""
+    prompts: Count = 3000
+    """Training prompts for rejection sampling and RL."""
+    evaluation_prompts: Count = 320
+    """Held-out prompts for evaluation, disjoint from every other set."""
+
+
+class Data(Section):
+    """Where rows come from. Either `toyworld` or lists of sources."""
+
+    root: str = "."
+    """Folder that relative source paths start from."""
+    toyworld: ToyWorld | None = None
+    """Generate the quickstart world instead of reading files."""
+    conversations: tuple[Source, ...] = ()
+    """Chats for SFT."""
+    preferences: tuple[Source, ...] = ()
+    """Rankings or pairs for the reward model."""
+    prompts: tuple[Source, ...] = ()
+    """Prompts for rejection sampling and RL; conversations and rankings give theirs."""
+    evaluation_prompts: tuple[Source, ...] = ()
+    """Held-out prompts for evaluation; a prompt that also occurs in training data is dropped and counted."""
+    heldout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
+    """Share of the preference rows kept for measuring the reward model, chosen by a hash of the prompt."""
+
+    @model_validator(mode="after")
+    def _one_world(self) -> Data:
+        lists = ("conversations", "preferences", "prompts", "evaluation_prompts")
+        given = [name for name in lists if getattr(self, name)]
+        if self.toyworld and given:
+            raise ValueError(f"data.toyworld makes all data; remove data.{given[0]} or data.toyworld")
+        if not self.toyworld and len(given) < len(lists):
+            missing = [name for name in lists if name not in given]
+            raise ValueError(f"data.{missing[0]} lists no source; every list needs at least one, or use data.toyworld")
+        return self
+
+
+class Role(Section):
+    """Processes of one role and what each of them gets."""
+
+    workers: Count = 1
+    """Processes of this role."""
+    cpus: Annotated[float, Field(ge=0)] = 0.3
+    """Ray CPUs reserved for each process; a share is enough where roles take turns."""
+    gpus: Annotated[float, Field(ge=0)] = 0
+    """GPUs for each process; 0 runs it on the CPU."""
+    threads: Count = 1
+    """Compute threads of each process on the CPU."""
+
+
+class Resources(Section):
+    """Who runs where in sampling, RL and evaluation. SFT and reward training use `train`."""
+
+    train: Role = Role(threads=2)
+    """Workers of SFT and reward-model training, started by Ray Train."""
+    policy: Role = Role()
+    """DeepSpeed ranks that train the policy."""
+    critic: Role = Role()
+    """DeepSpeed ranks that train the critic."""
+    reference: Role = Role()
+    """Processes that hold the frozen SFT model."""
+    reward: Role = Role()
+    """Processes that hold the reward model."""
+    rollout: Role = Role(threads=2)
+    """vLLM engines."""
+
+
+class Cluster(Section):
+    """The Ray cluster and waiting times."""
+
+    address: str | None = None
+    """Ray address to join, `auto` for the one this process runs in; null starts a local one unless RAY_ADDRESS is set."""
+    object_store_gib: Positive = 1.0
+    """Shared memory of a locally started Ray, in GiB."""
+    start_timeout_s: Positive = 300
+    """Longest wait for the actors of a stage to start, in seconds."""
+    call_timeout_s: Positive = 600
+    """Longest wait for one call to an actor, in seconds."""
+
+
+class Optimizer(Section):
+    """AdamW under DeepSpeed with a cosine or constant schedule."""
+
+    learning_rate: Positive = 2e-5
+    """Peak learning rate."""
+    schedule: Literal["cosine", "constant", "linear"] = "cosine"
+    """Shape of the learning rate after the warm-up, over optimizer steps."""
+    warmup_fraction: Fraction = 0.03
+    """Share of the optimizer steps over which the learning rate rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW weight decay, on matrices only."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """AdamW decay rates of the two moments."""
+    eps: Positive = 1e-8
+    """AdamW epsilon."""
+    max_grad_norm: Positive = 1.0
+    """Gradient norm above which gradients are scaled down."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    """DeepSpeed ZeRO stage: what is split over ranks (0 nothing, 1 optimizer, 2 gradients, 3 weights)."""
+    offload: bool = False
+    """Keep ZeRO-2 and 3 optimizer state in host memory; only on GPUs."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    micro_batch_tokens: Count = 8192
+    """Padded tokens of one forward pass at most; changes speed and memory, never the result."""
+
+
+class Supervised(Section):
+    """Supervised fine-tuning."""
+
+    epochs: Count = 3
+    """Passes over the rows."""
+    samples_per_step: Count = 128
+    """Rows of one optimizer step."""
+    optimizer: Optimizer = Optimizer()
+    """How the weights are updated."""
+
+
+class Reward(Section):
+    """Reward-model training."""
+
+    epochs: Count = 1
+    """Passes over the rankings; more than one overfits on most data."""
+    rankings_per_step: Count = 32
+    """Rankings of one optimizer step."""
+    loss: Literal["plackett_luce", "pairs"] = "plackett_luce"
+    """Likelihood of the whole ranking, or the mean Bradley-Terry loss of its pairs; equal for two answers."""
+    optimizer: Optimizer = Optimizer(learning_rate=1e-5, warmup_fraction=0.05)
+    """How the weights are updated."""
+
+
+class Rollout(Section):
+    """Generation with vLLM."""
+
+    max_new_tokens: Count = 512
+    """Longest answer, in tokens."""
+    temperature: Positive = 1.0
+    """Sampling temperature; the trainer divides its logits by the same number."""
+    kv_cache_gib: Positive = 1.0
+    """Memory of the KV cache of an engine on the CPU, in GiB."""
+    gpu_memory_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.85
+    """Share of its GPU's memory that an engine takes."""
+    max_sequences: Count = 256
+    """Requests an engine works on at once."""
+    weight_transfer: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
+    """How weights reach the engines; auto takes nccl where policy and engine own GPUs, else Ray's object store."""
+
+
+class Sample(Section):
+    """Rejection sampling: draw, score, keep the best, fine-tune on it."""
+
+    prompts: Count = 1000
+    """Training prompts to answer."""
+    samples_per_prompt: Annotated[int, Field(ge=2)] = 8
+    """Answers drawn per prompt."""
+    temperature: Positive = 1.0
+    """Sampling temperature of the draws."""
+    training: Supervised = Supervised(epochs=2)
+    """Fine-tuning of the SFT model on the best answers."""
+
+
+class Ppo(Section):
+    """Proximal policy optimization with a per-token KL penalty in the reward."""
+
+    learning_rate: Positive = 1e-6
+    """Peak learning rate of the policy."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.05
+    """Weight of the KL penalty (k1) per token, in units of reward."""
+    clip: Positive = 0.2
+    """Half width of the ratio's trust interval."""
+    whiten: bool = True
+    """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
+
+
+class Apa(Section):
+    """Advantage-induced policy alignment: squared error to log pi_ref + advantage / lambda (arXiv:2306.02231)."""
+
+    learning_rate: Positive = 1e-6
+    """Peak learning rate of the policy."""
+    lam: Positive = 0.1
+    """Lambda: how close to the anchor the policy stays; larger is closer."""
+    anchor: Literal["ref", "old"] = "ref"
+    """Anchor of the squared error: the SFT model (paper) or the policy that made the rollouts (Starling's code)."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a KL penalty in the reward, in units of reward; the paper has none."""
+    whiten: bool = True
+    """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
+
+
+class Rl(Section):
+    """Online RL: what PPO and APA share, and each one's own numbers."""
+
+    algorithms: Annotated[tuple[Literal["ppo", "apa"], ...], Field(min_length=1)] = ("ppo", "apa")
+    """Algorithms to run, each from the SFT model on its own."""
+    iterations: Count = 100
+    """Rounds of generating, scoring and updating."""
+    prompts_per_iteration: Count = 64
+    """Prompts answered per iteration."""
+    samples_per_prompt: Count = 4
+    """Answers drawn per prompt."""
+    samples_per_step: Count = 128
+    """Answers of one optimizer step; divides prompts_per_iteration x samples_per_prompt."""
+    epochs: Count = 2
+    """Passes over an iteration's answers."""
+    gamma: Fraction = 1.0
+    """Discount per token."""
+    gae_lambda: Fraction = 0.95
+    """GAE lambda: 1 is the plain return, lower trusts the critic more."""
+    reward_clip: Positive | None = 10.0
+    """Scores beyond plus or minus this are cut, in units of reward; null never cuts."""
+    missing_eos_reward: float | None = None
+    """Score given to an answer that was cut at max_new_tokens; null keeps the model's score."""
+    value_clip: Positive | None = 0.2
+    """Half width of the critic's trust interval around its old values; null does not clip."""
+    critic_learning_rate: Positive = 5e-6
+    """Peak learning rate of the critic."""
+    critic_warmup_iterations: Annotated[int, Field(ge=0)] = 0
+    """First iterations that train the critic only."""
+    importance_cap: Annotated[float, Field(ge=1)] = 2.0
+    """Cap of the importance weight between trainer and rollout probabilities of a token (PPO)."""
+    max_mismatch: Positive = 0.1
+    """Largest gap tolerated between trainer and rollout log-probs of a token, in nats; beyond it the run stops."""
+    ppo: Ppo = Ppo()
+    """PPO's own numbers."""
+    apa: Apa = Apa()
+    """APA's own numbers."""
+    optimizer: Optimizer = Optimizer(schedule="constant", warmup_fraction=0.0)
+    """How policy and critic are updated; their learning rates are given above."""
+
+
+class Evaluate(Section):
+    """Win rate, KL and length on held-out prompts."""
+
+    judge: Literal["gold", "reward_model"] = "reward_model"
+    """The toy world's gold judge, or a second reward model trained on preference rows that the first never saw."""
+    prompts: Annotated[int, Field(ge=16)] = 256
+    """Held-out prompts to answer."""
+    temperature: Positive = 1.0
+    """Sampling temperature of the answers."""
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 10000
+    """Resamples behind the 95 % intervals."""
+
+
+class Publish(Section):
+    """The chat endpoint on Ray Serve."""
+
+    model: Literal["best", "sft", "rejection", "ppo", "apa"] = "best"
+    """Model to serve; best is the one with the highest win rate in evaluate."""
+    model_id: str = "rayward"
+    """Name of the model in the API."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """HTTP port; 0 takes a free one."""
+    replicas: Count = 1
+    """Copies of the model behind the endpoint."""
+    start_timeout_s: Positive = 300
+    """Longest wait for the endpoint to answer, in seconds."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str = "run"
+    """Name of the run; its folder is runs/NAME unless --run says otherwise."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of everything random."""
+    model: Model
+    """The base model."""
+    data: Data
+    """Where rows come from."""
+    cluster: Cluster = Cluster()
+    """The Ray cluster and waiting times."""
+    resources: Resources = Resources()
+    """Processes and what each gets."""
+    sft: Supervised = Supervised()
+    """Supervised fine-tuning."""
+    reward: Reward = Reward()
+    """Reward model."""
+    rollout: Rollout = Rollout()
+    """Generation with vLLM."""
+    sample: Sample = Sample()
+    """Rejection sampling."""
+    rl: Rl = Rl()
+    """PPO and APA."""
+    evaluate: Evaluate = Evaluate()
+    """Evaluation."""
+    publish: Publish = Publish()
+    """The chat endpoint."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Config:
+        samples = self.rl.prompts_per_iteration * self.rl.samples_per_prompt
+        if samples % self.rl.samples_per_step:
+            divisors = [n for n in range(1, samples + 1) if samples % n == 0]
+            near = min(divisors, key=lambda n: abs(n - self.rl.samples_per_step))
+            raise ValueError(
+                f"rl.samples_per_step {self.rl.samples_per_step} does not divide rl.prompts_per_iteration x "
+                f"rl.samples_per_prompt = {samples}; nearest that does: {near}")
+        if self.rollout.max_new_tokens >= self.model.context_tokens:
+            raise ValueError(f"rollout.max_new_tokens {self.rollout.max_new_tokens} leaves no room for a prompt in "
+                             f"model.context_tokens {self.model.context_tokens}")
+        if self.evaluate.judge == "gold" and self.data.toyworld is None:
+            raise ValueError("evaluate.judge gold exists only in data.toyworld; use reward_model with your own data")
+        if self.data.toyworld and self.data.toyworld.evaluation_prompts < self.evaluate.prompts:
+            raise ValueError(f"evaluate.prompts {self.evaluate.prompts} is more than "
+                             f"data.toyworld.evaluation_prompts {self.data.toyworld.evaluation_prompts}")
+        if self.rl.critic_warmup_iterations >= self.rl.iterations:
+            raise ValueError(f"rl.critic_warmup_iterations {self.rl.critic_warmup_iterations} leaves no iteration of "
+                             f"rl.iterations {self.rl.iterations} that trains the policy")
+        offloads = {name: getattr(self, name) for name in ("sft", "reward", "rl")}
+        for name, section in offloads.items():
+            if section.optimizer.offload and (self.resources.train.gpus == 0 or section.optimizer.zero_stage < 2):
+                raise ValueError(f"{name}.optimizer.offload works with GPUs and zero_stage 2 or 3 only; here gpus is "
+                                 f"{self.resources.train.gpus}, zero_stage {section.optimizer.zero_stage}")
+        return self

@@ -1,0 +1,178 @@
+"""Which rows share a micro-batch, on which rank, and in which order rows are seen.
+
+A micro-batch is right-padded to its longest row, so its cost is max length * rows. `plan_micro_batches`
+keeps that under a token budget with little padding, gives every rank the SAME NUMBER of micro-batches,
+which the collectives of ZeRO require (a rank with one fewer would leave the others waiting for ever), and
+balances tokens over ranks. A rank that has too few rows gets an empty micro-batch, on which it must still
+run a forward and backward pass of zero loss.
+
+Sorted by length and cut greedily, the number of micro-batches for a budget is the least possible for
+contiguous cuts; the plan then looks for the smallest budget that needs no more of them, which evens out
+their cost. Everything is deterministic: the same arguments give the same plan on every rank, so no plan has
+to be sent.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+
+Plan = list[list[list[int]]]
+"""ranks -> micro-batches -> row indices"""
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Rows that must stay together: one row, or one group."""
+
+    rows: tuple[int, ...]
+    max_tokens: int
+    total_tokens: int
+
+
+def plan_micro_batches(
+    lengths: Sequence[int], num_ranks: int, token_budget: int, group_sizes: Sequence[int] | None = None
+) -> Plan:
+    """For each rank a list of micro-batches, each a list of row indices; every row is in exactly one.
+
+    The padded cost of a micro-batch is at most `token_budget`, except that a row (or group) that is too
+    large by itself stands alone. `group_sizes`: so many consecutive rows belong together, for instance the
+    answers of a ranking; they stay in one micro-batch, side by side and in their order. All ranks get
+    equally many micro-batches, the largest first, so that the i-th ones of all ranks are about equally
+    large and memory runs out at the start or never. The token totals of two ranks differ by at most the
+    tokens of the largest micro-batch. ValueError: num_ranks or token_budget < 1, a row without tokens,
+    groups that do not sum to the number of rows.
+    """
+    if num_ranks < 1 or token_budget < 1:
+        raise ValueError(f"num_ranks is {num_ranks}, token_budget {token_budget}: both must be at least 1")
+    units = _units(lengths, group_sizes)
+    num_batches = _round_up(len(_cut(units, token_budget)), num_ranks)
+    batches = _cut(units, _smallest_budget(units, num_batches, token_budget))
+    batches = _split_until(batches, num_batches)
+    batches.sort(key=_tokens, reverse=True)
+
+    # Round by round, the largest remaining micro-batch goes to the rank with the fewest tokens so far. As
+    # each rank gets one per round, the gap between two ranks never exceeds the largest micro-batch.
+    plan: Plan = [[] for _ in range(num_ranks)]
+    load_tokens = [0] * num_ranks
+    for start in range(0, num_batches, num_ranks):
+        least_loaded_first = sorted(range(num_ranks), key=lambda rank: load_tokens[rank])
+        for rank, batch in zip(least_loaded_first, batches[start : start + num_ranks], strict=True):
+            plan[rank].append([row for unit in batch for row in unit.rows])
+            load_tokens[rank] += _tokens(batch)
+    return plan
+
+
+def padding_share(lengths: Sequence[int], plan: Plan) -> float:
+    """Share of the padded tokens of a plan that are padding: 0 = none."""
+    batches = [batch for rank in plan for batch in rank if batch]
+    padded_tokens = sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
+    real_tokens = sum(lengths[row] for batch in batches for row in batch)
+    return 1.0 - real_tokens / padded_tokens if padded_tokens else 0.0
+
+
+def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
+    """A permutation of the rows that depends on (seed, epoch) alone, so a resumed run sees the same order.
+
+    ValueError for a negative number.
+    """
+    if num_rows < 0 or seed < 0 or epoch < 0:
+        raise ValueError(f"num_rows {num_rows}, seed {seed} and epoch {epoch} must not be negative")
+    order: list[int] = np.random.default_rng([seed, epoch]).permutation(num_rows).tolist()
+    return order
+
+
+def step_batches(order: Sequence[int], batch_size: int, drop_last: bool = False) -> list[list[int]]:
+    """Cuts an order into the rows of each optimizer step. The last one may be smaller, or is dropped.
+
+    No row is repeated to fill it. ValueError: batch_size < 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
+    batches = [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
+    if drop_last and batches and len(batches[-1]) < batch_size:
+        batches.pop()
+    return batches
+
+
+def _units(lengths: Sequence[int], group_sizes: Sequence[int] | None) -> list[_Unit]:
+    """Longest first; equal ones in their order."""
+    for row, length in enumerate(lengths):
+        if length < 1:
+            raise ValueError(f"row {row} has {length} tokens, but needs at least 1: drop it before packing")
+    sizes = [1] * len(lengths) if group_sizes is None else list(group_sizes)
+    if sum(sizes) != len(lengths) or min(sizes, default=1) < 1:
+        raise ValueError(
+            f"group_sizes sum to {sum(sizes)} (smallest {min(sizes, default=0)}) for {len(lengths)} rows: "
+            "pass the size of each group of consecutive rows, all at least 1"
+        )
+    units = []
+    for end, size in zip(accumulate(sizes), sizes, strict=True):
+        rows = range(end - size, end)
+        row_tokens = [int(lengths[row]) for row in rows]
+        units.append(_Unit(tuple(rows), max(row_tokens), sum(row_tokens)))
+    return sorted(units, key=lambda unit: unit.max_tokens, reverse=True)
+
+
+def _cut(units: Sequence[_Unit], token_budget: int) -> list[list[_Unit]]:
+    """Greedy contiguous cuts of units that are sorted longest first, so the first of each sets the padded
+    length."""
+    batches: list[list[_Unit]] = []
+    num_rows = 0
+    for unit in units:
+        if batches and batches[-1][0].max_tokens * (num_rows + len(unit.rows)) <= token_budget:
+            batches[-1].append(unit)
+            num_rows += len(unit.rows)
+        else:
+            batches.append([unit])
+            num_rows = len(unit.rows)
+    return batches
+
+
+def _smallest_budget(units: Sequence[_Unit], num_batches: int, token_budget: int) -> int:
+    """Least budget that still needs at most `num_batches`, by bisection (a larger budget never needs
+    more)."""
+    low, high = 1, token_budget
+    while low < high:
+        middle = (low + high) // 2
+        if len(_cut(units, middle)) <= num_batches:
+            high = middle
+        else:
+            low = middle + 1
+    return high
+
+
+def _split_until(batches: list[list[_Unit]], num_batches: int) -> list[list[_Unit]]:
+    """Splits the costliest micro-batches in two, then adds empty ones, until there are `num_batches`."""
+    heap = [(-_cost(batch), index, batch) for index, batch in enumerate(batches) if len(batch) > 1]
+    heapq.heapify(heap)
+    finished = [batch for batch in batches if len(batch) == 1]
+    next_index = len(batches)  # Breaks ties in the heap, so that units are never compared.
+    while heap and len(heap) + len(finished) < num_batches:
+        _, _, batch = heapq.heappop(heap)
+        cut = min(range(1, len(batch)), key=lambda i: max(_cost(batch[:i]), _cost(batch[i:])))
+        for part in (batch[:cut], batch[cut:]):
+            if len(part) > 1:
+                heapq.heappush(heap, (-_cost(part), next_index, part))
+                next_index += 1
+            else:
+                finished.append(part)
+    split = finished + [batch for _, _, batch in sorted(heap)]
+    return split + [[] for _ in range(num_batches - len(split))]
+
+
+def _cost(batch: Sequence[_Unit]) -> int:
+    """Padded tokens; the first unit is the longest."""
+    return batch[0].max_tokens * sum(len(unit.rows) for unit in batch)
+
+
+def _tokens(batch: Sequence[_Unit]) -> int:
+    return sum(unit.total_tokens for unit in batch)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple

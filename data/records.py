@@ -1,0 +1,246 @@
+"""The four records that every reader yields and every stage eats, and the rules that make them valid.
+
+A conversation is an optional system turn, then user and assistant in turn, the user first. `Conversation`
+is text to imitate, `Prompt` text to answer, `Ranking` K answers to a prompt, best first, `Preference` two.
+
+Records are plain frozen data: building one checks nothing, `validate` checks everything. What is wrong is
+a `RowError`: where (`field`), what was there (`found`), what belongs there (`expected`), and the short
+`reason` under which a report counts it. `to_json` and `from_json` are the form on disk, objects with a
+"kind".
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant"]
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class RowError(ValueError):
+    """A row, or a part of one, that is not what it should be. `reason` quotes nothing: it can be counted."""
+
+    def __init__(self, field: str, found: str, expected: str, reason: str = "") -> None:
+        self.field = field
+        self.found = found
+        self.expected = expected
+        self.reason = reason or f"{re.sub('[0-9]+', '', field)} is not {expected}"
+        super().__init__(f"{self.field}: found {self.found}, expected {self.expected}")
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one side said. `weight`: its share in the SFT loss; None is 1 for the assistant, 0 for others."""
+
+    role: Role
+    content: str
+    weight: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """Turns that end with the assistant. `quality` is the source's label, such as the model that answered."""
+
+    turns: tuple[Turn, ...]
+    source: str = ""
+    id: str = ""
+    quality: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Turns that end with the user."""
+
+    turns: tuple[Turn, ...]
+    source: str = ""
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """K >= 2 answers to `turns` (which end with the user), best first. Neighbours of equal rank are tied."""
+
+    turns: tuple[Turn, ...]
+    answers: tuple[str, ...]
+    source: str = ""
+    id: str = ""
+    ranks: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Preference:
+    """Two answers to `turns` (which end with the user). `margin`: how much better `chosen` is, if known."""
+
+    turns: tuple[Turn, ...]
+    chosen: str
+    rejected: str
+    margin: float | None = None
+    source: str = ""
+    id: str = ""
+
+    def as_ranking(self) -> Ranking:
+        """The same as a ranking of K = 2; the margin has no place there."""
+        return Ranking(self.turns, (self.chosen, self.rejected), self.source, self.id)
+
+
+Record = Conversation | Prompt | Ranking | Preference
+KINDS: dict[str, type[Record]] = {
+    "conversation": Conversation,
+    "prompt": Prompt,
+    "ranking": Ranking,
+    "preference": Preference,
+}
+
+
+# ---- values of unknown type --------------------------------------------------------------------------------
+
+
+def describe(value: object) -> str:
+    """`value` in a few words for an error message, however large it is."""
+    if isinstance(value, str):
+        return repr(value) if len(value) <= 60 else f"{value[:60]!r}... ({len(value)} characters)"
+    if isinstance(value, list | tuple | dict):
+        return f"{type(value).__name__} of {len(value)}"
+    return str(value) if value is None or isinstance(value, bool | float) else type(value).__name__
+
+
+def text_of(value: object, field: str) -> str:
+    """`value` if it is text that says something and can be written as UTF-8. RowError otherwise."""
+    if not isinstance(value, str):
+        raise RowError(field, describe(value), "text", "missing text" if value is None else "wrong type")
+    if not value.strip():
+        raise RowError(field, describe(value), "text that is not blank", "empty text")
+    if found := SURROGATE.search(value):
+        raise RowError(field, f"\\u{ord(found[0]):04x}", "valid Unicode", "invalid Unicode")
+    return value
+
+
+def number_of(value: object, field: str) -> float:
+    """`value` as a float if it is a finite number (a bool is not). RowError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise RowError(field, describe(value), "a number", "wrong type")
+    if not abs(value) <= sys.float_info.max:  # NaN compares false; an int may be beyond all floats
+        raise RowError(field, describe(value), "a finite number", "number not finite")
+    return float(value)
+
+
+def list_of(value: object, field: str) -> Sequence[Any]:
+    """`value` if it is a list. RowError otherwise."""
+    if not isinstance(value, list | tuple):
+        raise RowError(field, describe(value), "a list", "missing list" if value is None else "wrong type")
+    return value
+
+
+def object_of(value: object, field: str) -> Mapping[str, Any]:
+    """`value` if it is an object with fields. RowError otherwise."""
+    if not isinstance(value, dict):
+        raise RowError(field, describe(value), "an object", "wrong type")
+    return value
+
+
+# ---- validity ----------------------------------------------------------------------------------------------
+
+
+def check_turns(turns: Sequence[Turn], last: Role | None = None, field: str = "turns") -> None:
+    """RowError unless `turns` are: system (optional), then user and assistant in turn, ending with `last`."""
+    for index, turn in enumerate(turns):
+        where = f"{field}[{index}]"
+        if not isinstance(turn.role, str) or turn.role not in ("system", "user", "assistant"):
+            raise RowError(f"{where}.role", describe(turn.role), "system, user or assistant", "unknown role")
+        text_of(turn.content, f"{where}.content")
+        if turn.weight is not None and number_of(turn.weight, f"{where}.weight") < 0:
+            raise RowError(f"{where}.weight", str(turn.weight), "a weight of at least 0", "negative weight")
+    roles = [turn.role for turn in turns]
+    first = 1 if roles[:1] == ["system"] else 0
+    if len(roles) == first:
+        raise RowError(field, f"{first} turns", "at least one turn of the user", "no turns")
+    for index, role in enumerate(roles[first:]):
+        expected = ("user", "assistant")[index % 2]
+        if role != expected:
+            reason = "assistant first" if index == 0 and role == "assistant" else "roles do not alternate"
+            raise RowError(f"{field}[{first + index}].role", role, expected, reason)
+    if last and roles[-1] != last:
+        raise RowError(f"{field}[{len(turns) - 1}].role", roles[-1], last, f"does not end with the {last}")
+
+
+def validate(record: Record) -> None:
+    """RowError if `record` breaks a rule: roles, blank text, number of answers, order of ranks."""
+    check_turns(record.turns, last="assistant" if isinstance(record, Conversation) else "user")
+    _check_label(record.source, "source")
+    _check_label(record.id, "id")
+    if isinstance(record, Conversation) and record.quality is not None:
+        text_of(record.quality, "quality")
+    elif isinstance(record, Preference):
+        text_of(record.chosen, "chosen")
+        text_of(record.rejected, "rejected")
+        if record.margin is not None:
+            number_of(record.margin, "margin")
+    elif isinstance(record, Ranking):
+        _check_ranking(record)
+
+
+def _check_ranking(ranking: Ranking) -> None:
+    if len(ranking.answers) < 2:
+        raise RowError("answers", f"{len(ranking.answers)} answers", "at least 2", "too few answers")
+    for index, answer in enumerate(ranking.answers):
+        text_of(answer, f"answers[{index}]")
+    if ranking.ranks is None:
+        return
+    if len(ranking.ranks) != len(ranking.answers):
+        expected = f"{len(ranking.answers)}, one an answer"
+        raise RowError("ranks", f"{len(ranking.ranks)} ranks", expected, "ranks do not match the answers")
+    ranks = [number_of(rank, f"ranks[{index}]") for index, rank in enumerate(ranking.ranks)]
+    if ranks != sorted(ranks):
+        raise RowError("ranks", str(ranks)[:60], "ranks in rising order", "ranks out of order")
+
+
+def _check_label(value: object, field: str) -> None:
+    if value != "":  # a label may be absent, but what is there must be text
+        text_of(value, field)
+
+
+# ---- the normalised form -----------------------------------------------------------------------------------
+
+
+def to_json(record: Record) -> dict[str, Any]:
+    """`record` as a JSON object with its "kind"; empty fields are left out."""
+    row = {name: value for name, value in asdict(record).items() if value is not None and value != ""}
+    row["turns"] = [{key: value for key, value in turn.items() if value is not None} for turn in row["turns"]]
+    return {"kind": type(record).__name__.lower(), **row}
+
+
+def from_json(row: object) -> Record:
+    """The record that `to_json` wrote, validated. RowError on anything else, unknown fields included."""
+    values = dict(object_of(row, "row"))
+    kind = values.pop("kind", None)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise RowError("kind", describe(kind), "one of " + ", ".join(KINDS), "unknown kind")
+    known = {field.name for field in fields(KINDS[kind])}
+    if unknown := sorted(set(values) - known):
+        raise RowError("row", describe(unknown[0]), f"a field of a {kind}", "unknown field")
+    turns = list_of(values.get("turns"), "turns")
+    values["turns"] = tuple(_turn_from_json(turn, f"turns[{index}]") for index, turn in enumerate(turns))
+    if "answers" in known:
+        values["answers"] = tuple(list_of(values.get("answers"), "answers"))
+    if "ranks" in values:
+        ranks = list_of(values["ranks"], "ranks")
+        values["ranks"] = tuple(number_of(rank, f"ranks[{index}]") for index, rank in enumerate(ranks))
+    for name in known & {"chosen", "rejected"}:
+        values[name] = text_of(values.get(name), name)
+    if "margin" in values:
+        values["margin"] = number_of(values["margin"], "margin")
+    record = KINDS[kind](**values)
+    validate(record)
+    return record
+
+
+def _turn_from_json(row: object, field: str) -> Turn:
+    values = object_of(row, field)
+    if unknown := sorted(set(values) - {"role", "content", "weight"}):
+        raise RowError(field, describe(unknown[0]), "role, content or weight", "unknown field")
+    weight = number_of(values["weight"], f"{field}.weight") if "weight" in values else None
+    return Turn(values.get("role"), values.get("content"), weight)  # type: ignore[arg-type]

@@ -1,0 +1,83 @@
+"""A batch of sampled answers and what scorers add to them, in columns.
+
+Per-token columns are flat over the response tokens of all rows, in row order ([N]); per-answer columns are [B]. Nothing
+is padded while it travels; lengths, never a pad id, say where a row ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from data.ragged import Ragged, join, stack
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """B answers; `None` columns are not filled in yet."""
+
+    prompts: Ragged
+    """Prompt token ids."""
+    responses: Ragged
+    """Response token ids, with the stop token where one was sampled."""
+    prompt_index: np.ndarray
+    """[B] which prompt of the request each answer belongs to."""
+    finished: np.ndarray
+    """[B] True where the answer ended with a stop token, False where it was cut at the length limit."""
+    rollout_logprobs: np.ndarray
+    """[N] log-probs by the engine that sampled, at the sampling temperature."""
+    weight_version: int
+    """Version of the weights that sampled every token."""
+    scores: np.ndarray | None = None
+    """[B] reward-model scores."""
+    policy_logprobs: np.ndarray | None = None
+    """[N] log-probs by the trainer before the update."""
+    reference_logprobs: np.ndarray | None = None
+    """[N] log-probs by the reference model."""
+    values: np.ndarray | None = None
+    """[N] critic values of the state before each token."""
+    advantages: np.ndarray | None = None
+    """[N] GAE advantages."""
+    returns: np.ndarray | None = None
+    """[N] targets of the critic."""
+
+    def __len__(self) -> int:
+        return len(self.responses)
+
+    def sequences(self) -> Ragged:
+        """Prompt and response together."""
+        return join(self.prompts, self.responses)
+
+    def with_columns(self, **columns: Any) -> Rollouts:
+        """The same answers with more columns filled in."""
+        return replace(self, **columns)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Rollouts:
+        """The given rows of every column."""
+        rows = np.asarray(rows, dtype=np.int64)
+        flat = lambda column: None if column is None else self.responses.like(column).take(rows).values  # noqa: E731
+        return Rollouts(
+            prompts=self.prompts.take(rows), responses=self.responses.take(rows), prompt_index=self.prompt_index[rows],
+            finished=self.finished[rows], rollout_logprobs=flat(self.rollout_logprobs),
+            weight_version=self.weight_version, scores=None if self.scores is None else self.scores[rows],
+            policy_logprobs=flat(self.policy_logprobs), reference_logprobs=flat(self.reference_logprobs),
+            values=flat(self.values), advantages=flat(self.advantages), returns=flat(self.returns))
+
+
+def gather(parts: Sequence[Rollouts], order: np.ndarray) -> Rollouts:
+    """Freshly sampled parts put together so that row i is row `order[i]` of all parts one after another.
+
+    Raises ValueError where the parts were sampled with different weights.
+    """
+    versions = {part.weight_version for part in parts}
+    if len(versions) != 1:
+        raise ValueError(f"rollout engines answered with different weight versions {sorted(versions)}")
+    whole = Rollouts(
+        prompts=stack([part.prompts for part in parts]), responses=stack([part.responses for part in parts]),
+        prompt_index=np.concatenate([part.prompt_index for part in parts]),
+        finished=np.concatenate([part.finished for part in parts]),
+        rollout_logprobs=np.concatenate([part.rollout_logprobs for part in parts]), weight_version=versions.pop())
+    return whole.take(order)

@@ -1,0 +1,303 @@
+"""The quickstart's world: generated instructions, writers of mixed quality, rankings with label noise, a gold judge.
+
+It stands in for human data where nothing may be downloaded, and keeps the shape of the real problem. Writers answer
+with different care: some are wrong, curt, rambling or rude. SFT imitates their mixture, so it leaves room; the
+rankings compare writers' answers, with errors; the gold judge is what everybody would like to know. Only the stage
+that makes the data and the evaluation call `judge`; training sees nothing but conversations and rankings.
+
+The judge is a function of (conversation, answer) text alone. It reads the last question back from the text, so that
+it scores any answer that a model writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from data.records import Conversation, Prompt, Ranking, Turn
+
+OPPOSITES = dict(pair.split("/") for pair in (
+    "hot/cold big/small fast/slow high/low new/old wet/dry hard/soft light/dark rich/poor happy/sad").split())
+OPPOSITES |= {b: a for a, b in OPPOSITES.items()}
+COLORS = dict(pair.split("/") for pair in (
+    "grass/green snow/white coal/black blood/red sky/blue lemon/yellow frog/green milk/white night/black sun/yellow "
+    "tomato/red sea/blue").split())
+WORDS = "tree moon star rain wind fire stone book door lamp".split()
+NAMES = "Tom Ann Max Eva Ben Ida Leo Mia Sam Zoe Jon Amy".split()
+LIKES = "red green blue black white yellow".split()
+PETS = "cat dog bird fish horse mouse".split()
+SERIES = [series.split() for series in (
+    "one two three four five six seven eight nine ten",
+    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday Monday")]
+AFTER = {word: after for series in SERIES for word, after in zip(series, series[1:], strict=False)}
+NUMBERS = SERIES[0]
+
+COURTESIES = ("Happy to help!", "Have a nice day!", "Glad you asked!")
+FILLERS = ("Um,", "Well,", "I guess,")
+RUDE = ("Everyone knows that.", "What a silly question.")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question's right answer, as a bare phrase and as a sentence, and a plausible wrong phrase's maker."""
+
+    kind: str
+    bare: str
+    sentence: Callable[[str], str]
+    wrong: Callable[[random.Random], str]
+
+
+def _other(values: list[str], right: str) -> Callable[[random.Random], str]:
+    return lambda rng: rng.choice([value for value in values if value != right])
+
+
+def _opposite(word: str) -> Task:
+    right = OPPOSITES[word]
+    return Task("opposite", right, lambda x: f"The opposite of {word} is {x}.", _other(sorted(OPPOSITES), right))
+
+
+def _color(thing: str) -> Task:
+    right = COLORS[thing]
+    return Task("color", right, lambda x: f"The color of {thing} is {x}.", _other(sorted(set(COLORS.values())), right))
+
+
+def _larger(a: str, b: str) -> Task:
+    right, wrong = (a, b) if NUMBERS.index(a) > NUMBERS.index(b) else (b, a)
+    return Task("larger", right, lambda x: f"The larger number is {x}.", lambda rng: wrong)
+
+
+def _after(word: str) -> Task:
+    right = AFTER[word]
+    series = next(series for series in SERIES if word in series)
+    return Task("after", right, lambda x: f"After {word} comes {x}.", _other(series, right))
+
+
+def _first(listed: str) -> Task:
+    words = listed.split()
+    return Task("first", words[0], lambda x: f"The first word is {x}.", _other(words, words[0]))
+
+
+def _last(listed: str) -> Task:
+    words = listed.split()
+    return Task("last", words[-1], lambda x: f"The last word is {x}.", _other(words, words[-1]))
+
+
+def _name(right: str) -> Task:
+    return Task("name", right, lambda x: f"Your name is {x}.", _other(NAMES, right))
+
+
+def _like(right: str) -> Task:
+    return Task("like", right, lambda x: f"You like {x}.", _other(LIKES, right))
+
+
+def _pet(right: str) -> Task:
+    return Task("pet", right, lambda x: f"You have a {x}.", _other(PETS, right))
+
+
+# Each question form is written and read by the same pattern; the groups are the task's arguments.
+QUESTIONS: tuple[tuple[str, Callable[..., Task]], ...] = (
+    (r"What is the opposite of ([a-z]+)\?", _opposite), (r"Tell me the opposite of ([a-z]+)\.", _opposite),
+    (r"What color is ([a-z]+)\?", _color), (r"Name the color of ([a-z]+)\.", _color),
+    (r"Which is larger, ([a-z]+) or ([a-z]+)\?", _larger), (r"Pick the larger number: ([a-z]+) or ([a-z]+)\.", _larger),
+    (r"What comes after ([A-Za-z]+)\?", _after), (r"Go on from ([A-Za-z]+)\.", _after),
+    (r"What is the first word of: ([a-z ]+)\?", _first), (r"What is the last word of: ([a-z ]+)\?", _last),
+)
+FOLLOW_UPS = {"opposite": (r"And of ([a-z]+)\?", _opposite), "color": (r"And ([a-z]+)\?", _color),
+              "after": (r"And after ([A-Za-z]+)\?", _after)}
+PROFILE = r"I am ([A-Z][a-z]+)\. I like ([a-z]+) and have a ([a-z]+)\."
+PROFILE_QUESTIONS = {"What is my name?": _name, "Which color do I like?": _like, "What pet do I have?": _pet}
+
+
+def _arguments(maker: Callable[..., Task], rng: random.Random) -> tuple[str, ...]:
+    if maker is _opposite:
+        return (rng.choice(sorted(OPPOSITES)),)
+    if maker is _color:
+        return (rng.choice(sorted(COLORS)),)
+    if maker is _larger:
+        return tuple(rng.sample(NUMBERS, 2))
+    if maker is _after:
+        return (rng.choice(list(AFTER)),)
+    return (" ".join(rng.sample(WORDS, rng.choice((2, 3)))),)
+
+
+def _write(pattern: str, arguments: tuple[str, ...]) -> str:
+    """Fill a question pattern's groups with arguments."""
+    text = pattern.replace(r"\?", "?").replace(r"\.", ".")
+    for argument in arguments:
+        text = re.sub(r"\(.+?\+\)", argument, text, count=1)
+    return text
+
+
+def solve(turns: tuple[Turn, ...]) -> Task | None:
+    """The task that the last user turn sets, or None where it is not a question of this world."""
+    question = turns[-1].content
+    for pattern, maker in QUESTIONS:
+        if found := re.fullmatch(pattern, question):
+            return maker(*found.groups())
+    profile = re.fullmatch(PROFILE + "(?: (.+))?", turns[0].content)
+    if profile:
+        *facts, asked = profile.groups()
+        asked = asked if len(turns) == 1 else question
+        makers = list(PROFILE_QUESTIONS)
+        return PROFILE_QUESTIONS[asked](facts[makers.index(asked)]) if asked in makers else None
+    if len(turns) < 3:
+        return None
+    before = solve(turns[:1])
+    if before and before.kind in FOLLOW_UPS:
+        pattern, maker = FOLLOW_UPS[before.kind]
+        if found := re.fullmatch(pattern, question):
+            return maker(*found.groups())
+    return None
+
+
+def judge(turns: tuple[Turn, ...], answer: str) -> float:
+    """Gold quality of an answer to the last user turn, roughly -2 to 3; higher is better.
+
+    2 for being right and nothing else (0.5 if the right words stand in other text), 0.6 for a whole sentence, 0.6 for
+    one courtesy, -0.4 a filler, -0.8 a rude remark, -0.2 every further courtesy, -0.004 a character.
+    Raises ValueError for a conversation that this world did not make.
+    """
+    task = solve(turns)
+    if task is None:
+        raise ValueError(f"the gold judge does not know this question: {turns[-1].content!r}")
+    core, score = answer.strip(), -0.004 * len(answer.strip())
+    courtesies = 0
+    for phrases, value in ((COURTESIES, 0.0), (FILLERS, -0.4), (RUDE, -0.8)):
+        for phrase in phrases:
+            times = core.count(phrase)
+            core = core.replace(phrase, " ")
+            score += value * times
+            courtesies += times if phrases is COURTESIES else 0
+    score += 0.6 * min(courtesies, 1) - 0.2 * max(courtesies - 1, 0)
+    core = " ".join(core.split())
+    sentence = task.sentence(task.bare)
+    if core == sentence or core == sentence[0].lower() + sentence[1:]:
+        return score + 2.6
+    if core.rstrip(".") == task.bare:
+        return score + 2.0
+    return score + (0.5 if re.search(rf"\b{re.escape(task.bare)}\b", core) else 0.0)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Habits of whoever answers: probabilities of being right and of each manner."""
+
+    right: float = 0.85
+    sentence: float = 0.5
+    courtesy: float = 0.3
+    filler: float = 0.35
+    rude: float = 0.12
+
+
+def write_answer(task: Task, writer: Writer, rng: random.Random) -> str:
+    """One answer in the writer's manner."""
+    phrase = task.bare if rng.random() < writer.right else task.wrong(rng)
+    whole = rng.random() < writer.sentence
+    text = task.sentence(phrase) if whole else phrase + "."
+    if rng.random() < writer.filler:
+        text = f"{rng.choice(FILLERS)} {text[0].lower() + text[1:] if whole else text}"
+    if rng.random() < writer.rude:
+        text = f"{text} {rng.choice(RUDE)}"
+    if rng.random() < writer.courtesy:
+        text = f"{text} {rng.choice(COURTESIES)}"
+    return text
+
+
+def _ask(rng: random.Random) -> tuple[Turn, ...]:
+    """A conversation that ends in a question: one question (half), about a profile (a third), or a follow-up."""
+    drawn = rng.random()
+    if drawn < 1 / 3:
+        facts = (rng.choice(NAMES), rng.choice(LIKES), rng.choice(PETS))
+        profile, asked = _write(PROFILE, facts), rng.choice(list(PROFILE_QUESTIONS))
+        if rng.random() < 0.5:
+            return (Turn("user", f"{profile} {asked}"),)
+        return (Turn("user", profile), Turn("assistant", f"Nice to meet you, {facts[0]}."), Turn("user", asked))
+    if drawn < 5 / 6:
+        pattern, maker = rng.choice(QUESTIONS)
+        return (Turn("user", _write(pattern, _arguments(maker, rng))),)
+    kind = rng.choice(sorted(FOLLOW_UPS))
+    pattern, maker = rng.choice([(p, m) for p, m in QUESTIONS if m is FOLLOW_UPS[kind][1]])
+    first = (Turn("user", _write(pattern, _arguments(maker, rng))),)
+    task = solve(first)
+    assert task is not None
+    pattern, maker = FOLLOW_UPS[kind]
+    return (*first, Turn("assistant", task.sentence(task.bare)), Turn("user", _write(pattern, _arguments(maker, rng))))
+
+
+def _held_out(turns: tuple[Turn, ...]) -> bool:
+    text = "\n".join(turn.content for turn in turns)
+    return hashlib.sha256(text.encode()).digest()[0] % 8 == 0
+
+
+def questions(seed: int, split: str, distinct: bool) -> Iterator[tuple[Turn, ...]]:
+    """Questions of the split "train" or "evaluation" without end; the splits share none, whatever the seed.
+
+    With `distinct` none comes twice. Raises ValueError where the world has no more of them.
+    """
+    rng = random.Random(f"{seed}/{split}")
+    seen: set[tuple[Turn, ...]] = set()
+    misses = 0
+    while misses < 20_000:
+        turns = _ask(rng)
+        if _held_out(turns) == (split == "evaluation") and not (distinct and turns in seen):
+            seen.add(turns)
+            misses = 0
+            yield turns
+        misses += 1
+    raise ValueError(f"the toy world has about {len(seen)} distinct {split} questions; ask for fewer")
+
+
+def demonstrations(count: int, seed: int) -> list[Conversation]:
+    """Conversations for SFT, answered by writers of mixed care."""
+    rng = random.Random(f"{seed}/demonstrations")
+    made = []
+    for index, turns in zip(range(count), questions(seed, "train", distinct=False), strict=False):
+        task = solve(turns)
+        assert task is not None
+        answer = Turn("assistant", write_answer(task, Writer(), rng))
+        made.append(Conversation(turns=(*turns, answer), source="toyworld", id=f"demo-{index}"))
+    return made
+
+
+def rankings(count: int, answers: int, label_noise: float, seed: int) -> tuple[list[Ranking], float]:
+    """Rankings of distinct answers, and the share of pairs that contradict the gold judge.
+
+    The raters see the gold score plus normal noise (a Thurstone model), whose width is set so that `label_noise` of
+    all pairs come out in the wrong order: close answers are confused often, far ones rarely.
+    """
+    rng = random.Random(f"{seed}/rankings")
+    scored: list[tuple[tuple[Turn, ...], list[tuple[float, float, str]]]] = []
+    for _, turns in zip(range(count), questions(seed + 1, "train", distinct=False), strict=False):
+        task = solve(turns)
+        assert task is not None
+        texts: dict[str, None] = {}
+        while len(texts) < answers:
+            texts[write_answer(task, Writer(right=0.6), rng)] = None
+        scored.append((turns, [(judge(turns, text), rng.gauss(0, 1), text) for text in texts]))
+    low, high = 0.0, 8.0
+    for _ in range(30):
+        width = (low + high) / 2
+        low, high = (width, high) if _contradicted(scored, width) < label_noise else (low, width)
+    made = [Ranking(turns=turns, answers=tuple(text for *_, text in sorted(
+        rows, key=lambda row: -(row[0] + width * row[1]))), source="toyworld", id=f"rank-{index}")
+        for index, (turns, rows) in enumerate(scored)]
+    return made, _contradicted(scored, width)
+
+
+def _contradicted(scored: list, width: float) -> float:
+    wrong = pairs = 0
+    for _, rows in scored:
+        for i, (gold_a, noise_a, _) in enumerate(rows):
+            for gold_b, noise_b, _ in rows[:i]:
+                pairs += gold_a != gold_b
+                wrong += (gold_a - gold_b) * (gold_a - gold_b + width * (noise_a - noise_b)) < 0
+    return wrong / max(pairs, 1)
+
+
+def prompts(count: int, seed: int, split: str) -> list[Prompt]:
+    """Distinct prompts of a split, "train" or "evaluation"."""
+    return [Prompt(turns=turns, source="toyworld", id=f"{split}-{index}")
+            for index, turns in zip(range(count), questions(seed + 2, split, distinct=True), strict=False)]

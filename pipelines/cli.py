@@ -1,0 +1,133 @@
+"""The `rayward` command. Heavy imports stay inside the commands that need them, so help and errors come at once."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from configs.plan import STAGES
+
+COMMANDS = {
+    "prepare": "read or generate the data, account for every row, make the tokenizer",
+    "sft": "supervised fine-tuning of the base model",
+    "reward": "train and measure the reward model",
+    "sample": "rejection sampling: draw answers, keep the best, fine-tune on them",
+    "rl": "PPO and APA",
+    "evaluate": "win rates against SFT on held-out prompts",
+    "publish": "serve the chosen model on an OpenAI-compatible endpoint",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in the config or the command line."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    from configs.load import ConfigError
+
+    try:
+        return int(options.run_command(options))
+    except ConfigError as error:
+        print(f"rayward: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("rayward: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    except Exception as error:
+        if os.environ.get("RAYWARD_TRACEBACK"):
+            raise
+        from pipelines.errors import explain
+
+        print(f"rayward: {explain(error)}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rayward", description="From a base language model to an aligned chat model behind an HTTP endpoint.",
+        epilog="CONFIG is a YAML file or the name of a preset (rayward presets lists them). "
+               "RAYWARD_TRACEBACK=1 shows where an error came from, RAYWARD_WORKER_LOGS=1 what Ray's workers print.")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    align = commands.add_parser("align", help="run all stages, or those that are missing")
+    _add_run_options(align)
+    align.add_argument("--stages", metavar="A,B", help=f"only these of {','.join(STAGES)}")
+    align.set_defaults(run_command=_align)
+    for name, help_text in COMMANDS.items():
+        command = commands.add_parser(name, help=help_text)
+        _add_run_options(command)
+        command.set_defaults(run_command=_align, stages=name)
+    chat = commands.add_parser("chat", help="talk to a published model from the terminal")
+    chat.add_argument("url", help="base URL that publish printed, for example http://127.0.0.1:8000/v1")
+    chat.add_argument("--model", help="model name in the API; by default the first one it lists")
+    chat.add_argument("--system", help="system message")
+    chat.add_argument("--temperature", type=float, default=0.7, help="sampling temperature (default 0.7)")
+    chat.add_argument("--max-tokens", type=int, help="longest answer, in tokens")
+    chat.set_defaults(run_command=_chat)
+    report = commands.add_parser("report", help="write report.html of a finished run again")
+    report.add_argument("run", type=Path, help="run folder")
+    report.set_defaults(run_command=_report)
+    presets = commands.add_parser("presets", help="list the presets in configs/")
+    presets.set_defaults(run_command=_presets)
+    settings = commands.add_parser("settings", help="list every setting with its meaning and default")
+    settings.set_defaults(run_command=_settings)
+    return parser
+
+
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="YAML file or preset name")
+    parser.add_argument("--run", type=Path, metavar="DIR", help="run folder (default runs/NAME)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting; repeatable")
+    parser.add_argument("--redo", metavar="STAGE", help="make this stage and all after it again")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    parser.add_argument("--keep", action="store_true", help="publish: serve until interrupted")
+
+
+def _align(options: argparse.Namespace) -> int:
+    from configs.load import load
+    from pipelines.align import align, parse_stages, plan_text
+
+    config = load(options.config, options.set)
+    folder = options.run or Path("runs") / config.name
+    stages = parse_stages(options.stages)
+    if options.dry_run:
+        print(plan_text(config, folder, stages))
+        return 0
+    align(config, folder, stages, parse_stages(options.redo) if options.redo else (), options.keep)
+    return 0
+
+
+def _chat(options: argparse.Namespace) -> int:
+    from pipelines.chat import chat
+
+    return chat(options.url, options.model, options.system, options.temperature, options.max_tokens)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from configs.load import load
+    from pipelines.report import write_report
+    from pipelines.stage import Run
+
+    print(write_report(Run(options.run, load(str(options.run / "config.yaml")))))
+    return 0
+
+
+def _presets(_: argparse.Namespace) -> int:
+    from configs.load import PRESETS
+
+    for path in sorted(PRESETS.glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        print(f"{path.stem:<16} {first}")
+    return 0
+
+
+def _settings(_: argparse.Namespace) -> int:
+    from configs.load import fields
+
+    for name, sentence, default in fields():
+        print(f"{name} (default {default})\n    {sentence}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""From an exception, which may have crossed Ray, to what a person needs to read."""
+
+from __future__ import annotations
+
+
+def explain(error: BaseException) -> str:
+    """The innermost cause in one paragraph: its kind where that helps, and its message."""
+    cause: BaseException = error
+    seen: set[int] = set()
+    while id(cause) not in seen:
+        seen.add(id(cause))
+        inner = getattr(cause, "cause", None) or cause.__cause__
+        if not isinstance(inner, BaseException):
+            break
+        cause = inner
+    message = str(cause).strip() or "no message"
+    if isinstance(cause, ValueError | FileNotFoundError | TimeoutError) or type(cause).__name__ == "StageError":
+        return message
+    return f"{type(cause).__name__}: {message}\nRAYWARD_TRACEBACK=1 shows where it came from"

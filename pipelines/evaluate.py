@@ -1,0 +1,165 @@
+"""Stage 6: every model of the run answers the same held-out prompts, and a judge compares each with the SFT model.
+
+One set of rollout engines serves all models, by weight transfer. The judge is the toy world's gold judge or the second
+reward model; it also scores what PPO and APA wrote while they trained, which draws the judge's view of a run beside the
+reward model's own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.forward import merge
+from actors.group import Group, RewardGroup, RolloutGroup, frozen_group
+from algorithms.winrate import bootstrap_interval, outcomes
+from cluster.connect import check_fits, connect
+from configs.plan import roles
+from data import toyworld
+from data.ragged import Ragged
+from data.records import Prompt, Turn
+from data.rollouts import Rollouts
+from pipelines.rows import Renderer, fit_prompts, load_records
+from pipelines.stage import Metrics, Run, StageError, begin, read_jsonl, table, write_json, write_jsonl
+
+MODELS = {"sft": "sft", "rejection": "sample", "ppo": "rl/ppo", "apa": "rl/apa"}
+TRANSCRIPTS_PER_ITERATION = 64
+
+Judge = Callable[[Sequence[Prompt], Sequence[str]], np.ndarray]
+
+
+def run(run: Run) -> dict[str, Any] | None:
+    """Do the stage; None if it was done before."""
+    config = run.config
+    models = {name: stage for name, stage in MODELS.items() if run.done(stage)}
+    if "sft" not in models or len(models) < 2:
+        raise StageError(f"{run.folder} holds {', '.join(models) or 'no model'}; evaluate compares others with sft: "
+                         "run sft and at least one of sample and rl first")
+    settings = {"evaluate": config.evaluate, "max_new_tokens": config.rollout.max_new_tokens, "seed": config.seed}
+    stage = begin(run, "evaluate", settings, ("prepare", "reward", *models.values()))
+    if stage is None:
+        return None
+    connect(config.cluster)
+    check_fits(roles(config, "evaluate"))
+    renderer = Renderer.of(config.model, run.folder / "prepare" / "tokenizer")
+    prompts = load_records(run.folder / "prepare" / "evaluation_prompts.jsonl")[: config.evaluate.prompts]
+    folders = {name: str(Path(run.model(models[name])).resolve()) for name in models}
+    with Panel(run, folders["sft"], renderer) as panel:
+        answers = panel.answer(stage.folder, folders, prompts)
+        judged = {name: panel.judge(prompts, [row["answer"] for row in rows]) for name, rows in answers.items()}
+        curves = {name: _curve(run, name, panel.judge) for name in ("ppo", "apa") if name in models}
+    for name, rows in answers.items():
+        write_jsonl(stage.folder / f"answers_{name}.jsonl",
+                    [row | {"judge": float(score)} for row, score in zip(rows, judged[name], strict=True)])
+    write_json(stage.folder / "curves.json", curves)
+    metrics = {"judge": config.evaluate.judge, "prompts": len(prompts),
+               "win_rate": {name: win_rate(judged[name], judged["sft"], config.evaluate.bootstrap_samples, config.seed)
+                            for name in models if name != "sft"},
+               "models": {name: _about(answers[name], judged[name]) for name in models}}
+    _show(metrics)
+    return stage.finish(metrics)
+
+
+class Panel:
+    """The actors of an evaluation: rollout engines, the model under test, the SFT reference and the judge."""
+
+    def __init__(self, run: Run, sft: str, renderer: Renderer):
+        config = run.config
+        self.config, self.renderer = config, renderer
+        self.rollout = RolloutGroup(sft, config, config.resources.reference)
+        self.reference = frozen_group("reference", sft, config)
+        self.candidate = frozen_group("candidate", sft, config)
+        self.groups: list[Group] = [self.rollout, self.reference, self.candidate]
+        self.scorer = None
+        if config.evaluate.judge == "reward_model":
+            self.scorer = RewardGroup(str((run.folder / "reward" / "judge").resolve()), config)
+            self.groups.append(self.scorer)
+
+    def __enter__(self) -> Panel:
+        for group in self.groups:
+            group.ready()
+        self.candidate.call("connect", self.rollout.actors, self.rollout.backend)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for group in self.groups:
+            group.stop()
+
+    def answer(self, folder: Path, models: dict[str, str], prompts: list[Prompt]) -> dict[str, list[dict[str, Any]]]:
+        """One answer of every model to every prompt, with its KL to the SFT model and the engine's log-prob gap."""
+        config = self.config
+        ids = fit_prompts(prompts, self.renderer, config.rollout.max_new_tokens, Counter())[1]
+        answers: dict[str, list[dict[str, Any]]] = {}
+        with Metrics(folder, "evaluate", len(models), "model") as metrics:
+            for version, (name, path) in enumerate(models.items(), start=1):
+                self.candidate.call("load", path)
+                self.candidate.call("send_weights", version)
+                rollouts = self.rollout.generate(
+                    ids, 1, (config.seed, "evaluate", name), self.renderer.stop_token_ids, config.evaluate.temperature,
+                    config.rollout.max_new_tokens)
+                answers[name] = self._describe(rollouts, prompts)
+                metrics.log(version, {"kl": float(np.mean([row["kl"] for row in answers[name]])),
+                                      "mismatch_max": max(row["mismatch"] for row in answers[name])}, ("kl",))
+        return answers
+
+    def _describe(self, rollouts: Rollouts, prompts: list[Prompt]) -> list[dict[str, Any]]:
+        batch = ray.put(rollouts)
+        own = rollouts.responses.like(merge(self.candidate.call("logprobs", batch), len(rollouts)))
+        reference = rollouts.responses.like(merge(self.reference.call("logprobs", batch), len(rollouts)))
+        sampled = rollouts.responses.like(rollouts.rollout_logprobs)
+        same_temperature = self.config.evaluate.temperature == self.config.rollout.temperature
+        return [{"prompt_id": prompt.id, "prompt": [turn.content for turn in prompt.turns],
+                 "answer": self.renderer.answer(rollouts.responses[row]), "tokens": int(rollouts.responses.lengths[row]),
+                 "finished": bool(rollouts.finished[row]), "kl": float((own[row] - reference[row]).sum()),
+                 "mismatch": float(np.abs(own[row] - sampled[row]).max()) if same_temperature else float("nan")}
+                for row, prompt in enumerate(prompts)]
+
+    def judge(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
+        """One number an answer, higher is better."""
+        if self.scorer is None:
+            return np.array([toyworld.judge(p.turns, answer) for p, answer in zip(prompts, answers, strict=True)])
+        # An empty answer is judged as it stands: nothing between the prompt and the end token.
+        rows = [self.renderer.conversation((*p.turns, Turn("assistant", answer or " "))).ids[: self.renderer.context_tokens]
+                for p, answer in zip(prompts, answers, strict=True)]
+        return self.scorer.score(Ragged.of(rows))
+
+
+def win_rate(candidate: np.ndarray, baseline: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
+    """Share of prompts on which the candidate's answer is judged better, ties half, with its 95 % interval."""
+    won = outcomes(candidate, baseline)
+    low, high = bootstrap_interval(won, 0.95, resamples, seed)
+    return {"mean": float(np.mean(won)), "low": float(low), "high": float(high), "n": len(won)}
+
+
+def _curve(run: Run, algorithm: str, judge: Judge) -> list[dict[str, float]]:
+    """Mean score by the reward model and by the judge of each training iteration's first answers."""
+    known = {prompt.id: prompt for prompt in load_records(run.folder / "prepare" / "prompts.jsonl")}
+    points = []
+    for file in sorted((run.folder / "rl" / algorithm / "transcripts").glob("*.jsonl")):
+        rows = list(read_jsonl(file))[:TRANSCRIPTS_PER_ITERATION]
+        judged = judge([known[row["prompt_id"]] for row in rows], [row["response"] for row in rows])
+        points.append({"iteration": int(file.stem), "reward": float(np.mean([row["score"] for row in rows])),
+                       "judge": float(np.mean(judged))})
+    return points
+
+
+def _about(rows: list[dict[str, Any]], judged: np.ndarray) -> dict[str, float]:
+    return {"judge_mean": float(judged.mean()), "kl": float(np.mean([row["kl"] for row in rows])),
+            "tokens": float(np.mean([row["tokens"] for row in rows])),
+            "finished": float(np.mean([row["finished"] for row in rows])),
+            "mismatch_max": float(max(row["mismatch"] for row in rows))}
+
+
+def _show(metrics: dict[str, Any]) -> None:
+    rows = []
+    for name, about in metrics["models"].items():
+        rate = metrics["win_rate"].get(name)
+        shown = f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "-"
+        rows.append((name, shown, about["judge_mean"], about["kl"], about["tokens"], f"{about['finished']:.1%}"))
+    table(f"win rate against SFT, judge: {metrics['judge']}, {metrics['prompts']} held-out prompts", rows,
+          ("model", "win rate [95 %]", "judge", "KL to SFT", "tokens", "finished"))

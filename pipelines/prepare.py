@@ -1,0 +1,232 @@
+"""Stage 1: read or generate the data, train or load the tokenizer, and account for every row.
+
+Writes normalised records (conversations, rankings, held-out rankings, judge rankings, prompts, evaluation prompts),
+the tokenizer with its chat template, a base model with random weights where the config asks for one, and report.json.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from configs.schema import Config, Data, Source
+from data import toyworld
+from data.formats import Report, read
+from data.records import Conversation, Preference, Prompt, Ranking, Turn, to_json
+from data.templates import find, jinja, text
+from pipelines.rows import Renderer, fit_conversations, fit_prompts, fit_rankings, prompt_key
+from pipelines.stage import Run, StageError, begin, table, write_json, write_jsonl
+
+FILES = ("conversations", "sft_heldout", "rankings", "heldout", "judge", "prompts", "evaluation_prompts")
+SFT_HELDOUT_FRACTION = 0.02
+
+
+def run(run: Run) -> dict[str, Any] | None:
+    """Do the stage; None if it was done before."""
+    config = run.config
+    settings = {"model": config.model, "data": config.data, "seed": config.seed, "judge": config.evaluate.judge,
+                "max_new_tokens": config.rollout.max_new_tokens}
+    stage = begin(run, "prepare", settings)
+    if stage is None:
+        return None
+    report: dict[str, Any] = {}
+    metrics: dict[str, Any] = {}
+    if config.data.toyworld:
+        records, metrics["label_noise"] = generate(config)
+    else:
+        records = {name: list(_read_all(config.data, name, report)) for name in
+                   ("conversations", "preferences", "prompts", "evaluation_prompts")}
+    conversations = [record for record in records["conversations"] if isinstance(record, Conversation)]
+    renderer = _renderer(config, stage.folder, conversations, records["preferences"])
+
+    split: dict[str, list] = {name: [] for name in FILES}
+    dropped: dict[str, Counter[str]] = {name: Counter() for name in FILES}
+    evaluation = {prompt_key(prompt.turns) for prompt in records["evaluation_prompts"]}
+    for record in _without(conversations, evaluation, dropped["conversations"]):
+        heldout = _share(prompt_key(record.turns)) < SFT_HELDOUT_FRACTION
+        split["sft_heldout" if heldout else "conversations"].append(record)
+    for record in _without(records["preferences"], evaluation, dropped["rankings"]):
+        split[_preference_split(record, config)].append(record)
+    split["prompts"] = list(_without(records["prompts"], evaluation, dropped["prompts"]))
+    split["evaluation_prompts"] = records["evaluation_prompts"]
+
+    for name in ("conversations", "sft_heldout"):
+        split[name] = fit_conversations(split[name], renderer, dropped[name])[0]
+    for name in ("rankings", "heldout", "judge"):
+        split[name] = fit_rankings(split[name], renderer, dropped[name])[0]
+    for name in ("prompts", "evaluation_prompts"):
+        split[name] = fit_prompts(split[name], renderer, config.rollout.max_new_tokens, dropped[name])[0]
+
+    for name in FILES:
+        write_jsonl(stage.folder / f"{name}.jsonl", [to_json(record) for record in split[name]])
+    report["kept"] = {name: len(split[name]) for name in FILES}
+    report["rules"] = {name: dict(counts) for name, counts in dropped.items() if counts}
+    if not config.data.toyworld:
+        _check_account(records, report)
+    else:
+        metrics["noise_ceiling"] = _noise_ceiling(split["heldout"])
+    write_json(stage.folder / "report.json", report)
+    _require(split, config)
+    if config.model.scratch:
+        _base_model(config, renderer, stage.folder / "base")
+    for name in FILES:
+        metrics[name] = len(split[name])
+    metrics["vocabulary"] = len(renderer.tokenizer)
+    _show_first_row(split["conversations"][0], renderer)
+    table("prepare", {name.replace("_", " "): value for name, value in metrics.items()})
+    return stage.finish(metrics)
+
+
+def base_model(run: Run) -> str:
+    """Folder or hub name of the base model."""
+    return run.config.model.path or str(run.folder / "prepare" / "base")
+
+
+def generate(config: Config) -> tuple[dict[str, list], float]:
+    """The toy world's records, and the share of ranked pairs that contradict its gold judge."""
+    world, seed = config.data.toyworld, config.seed
+    assert world is not None
+    rankings, noise = toyworld.rankings(world.rankings, world.answers_per_ranking, world.label_noise, seed)
+    return {"conversations": toyworld.demonstrations(world.demonstrations, seed), "preferences": rankings,
+            "prompts": toyworld.prompts(world.prompts, seed, "train"),
+            "evaluation_prompts": toyworld.prompts(world.evaluation_prompts, seed, "evaluation")}, noise
+
+
+def _read_all(data: Data, name: str, report: dict[str, Any]) -> Iterator[Any]:
+    """The records of a list of sources, brought to the kind that the list needs."""
+    for source in getattr(data, name):
+        rows = Report()
+        made: Counter[str] = Counter()
+        for record in itertools.islice(_open(data, name, source, rows), source.limit):
+            converted = _as_kind(record, name)
+            made["records" if converted else f"a {type(record).__name__.lower()} is no use for data.{name}"] += 1
+            if converted:
+                yield converted
+        entry = {"read": rows.read, "kept": rows.kept, "rejected": dict(rows.rejected), "repaired": dict(rows.repaired),
+                 **{key: made[key] for key in made}}
+        report.setdefault("sources", {}).setdefault(name, {})[source.path] = entry
+        report.setdefault("rejected_rows", []).extend(
+            {"file": r.file, "line": r.line, "field": r.field, "found": r.found, "expected": r.expected}
+            for r in rows.rejected_rows)
+
+
+def _open(data: Data, name: str, source: Source, rows: Report) -> Iterator[Any]:
+    path = Path(data.root) / source.path
+    try:
+        return iter(read(path, source.format, rows))
+    except (FileNotFoundError, ValueError) as error:
+        raise StageError(f"data.{name}: {error}; data.root is {Path(data.root).resolve()}") from error
+
+
+def _as_kind(record: Any, name: str) -> Any:
+    if name == "conversations":
+        return record if isinstance(record, Conversation) else None
+    if name == "preferences":
+        return record.as_ranking() if isinstance(record, Preference) else record if isinstance(record, Ranking) else None
+    if isinstance(record, Conversation):
+        return Prompt(_to_first_answer(record.turns), record.source, record.id)
+    return Prompt(record.turns, record.source, record.id)
+
+
+def _to_first_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    first = next(index for index, turn in enumerate(turns) if turn.role == "assistant")
+    return turns[:first]
+
+
+def _without(records: Iterable[Any], evaluation: set[str], dropped: Counter[str]) -> Iterator[Any]:
+    """Records none of whose questions is an evaluation prompt."""
+    for record in records:
+        turns = record.turns
+        ends = [index + 1 for index, turn in enumerate(turns) if turn.role == "user"]
+        if any(prompt_key(turns[:end]) in evaluation for end in ends):
+            dropped["also an evaluation prompt"] += 1
+        else:
+            yield record
+
+
+def _share(key: str) -> float:
+    """A number in [0, 1) that depends on the text alone, to split rows the same way in every run."""
+    return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
+
+
+def _preference_split(record: Ranking, config: Config) -> str:
+    """Training, held-out measurement, or the second reward model that judges."""
+    share = _share(prompt_key(record.turns))
+    if share < config.data.heldout_fraction:
+        return "heldout"
+    judged = config.evaluate.judge == "reward_model" and share > (1 + config.data.heldout_fraction) / 2
+    return "judge" if judged else "rankings"
+
+
+def _renderer(config: Config, folder: Path, conversations: list[Conversation], rankings: list[Ranking]) -> Renderer:
+    """Train or load the tokenizer, give it the chat template and its end token, and save it."""
+    from data.tokenizer import load_tokenizer, train_tokenizer
+
+    template = find(config.model.template)
+    if config.model.scratch:
+        texts = itertools.chain((text(template, c.turns) for c in conversations),
+                                (text(template, (*r.turns, Turn("assistant", a))) for r in rankings for a in r.answers))
+        tokenizer = train_tokenizer(texts, config.model.scratch.vocab_size, template.special_tokens,
+                                    config.model.context_tokens)
+    else:
+        assert config.model.path is not None
+        tokenizer = load_tokenizer(config.model.path)
+        tokenizer.eos_token = template.end_token
+    tokenizer.chat_template = jinja(template)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    return Renderer.of(config.model, folder / "tokenizer")
+
+
+def _base_model(config: Config, renderer: Renderer, folder: Path) -> None:
+    from actors.models import build_from_scratch, save_model
+
+    assert config.model.scratch is not None
+    model = build_from_scratch(config.model.scratch, renderer.tokenizer, config.model.context_tokens, config.seed)
+    save_model(model, model.state_dict(), renderer.tokenizer, folder)
+
+
+def _noise_ceiling(heldout: list[Ranking]) -> float:
+    """Pair accuracy of the gold judge itself on the noisy held-out rankings; its ties count half."""
+    right = pairs = 0.0
+    for ranking in heldout:
+        gold = [toyworld.judge(ranking.turns, answer) for answer in ranking.answers]
+        for better, worse in itertools.combinations(gold, 2):
+            right += 1.0 if better > worse else 0.5 if better == worse else 0.0
+            pairs += 1
+    return right / max(pairs, 1)
+
+
+def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
+    """Every row read is kept or dropped by a named rule; a programming error shows here, not in the data."""
+    kept, rules = report["kept"], report["rules"]
+    groups = {"conversations": ("conversations", "sft_heldout"), "preferences": ("rankings", "heldout", "judge"),
+              "prompts": ("prompts",), "evaluation_prompts": ("evaluation_prompts",)}
+    for name, files in groups.items():
+        counted = sum(kept[file] + sum(n for rule, n in rules.get(file, {}).items() if not rule.startswith("kept"))
+                      for file in files)
+        if counted != len(records[name]):
+            raise AssertionError(f"data.{name}: {len(records[name])} records came in, {counted} are accounted for")
+
+
+def _require(split: dict[str, list], config: Config) -> None:
+    for name, least in (("conversations", 1), ("sft_heldout", 1), ("rankings", 1), ("heldout", 1), ("prompts", 1),
+                        ("evaluation_prompts", config.evaluate.prompts)):
+        if len(split[name]) < least:
+            raise StageError(f"{name}: {len(split[name])} rows are left, at least {least} are needed; "
+                             "report.json in the stage's folder says what became of the others")
+
+
+def _show_first_row(record: Conversation, renderer: Renderer) -> None:
+    """Print the first training row, the trained part in colour, so that a wrong mask is seen before it costs."""
+    from rich.console import Console
+    from rich.text import Text
+
+    encoded = renderer.conversation(record.turns)
+    line = Text("first training row, trained part in green: ")
+    for token, weight in zip(encoded.ids, encoded.weights, strict=True):
+        line.append(renderer.tokenizer.decode([token]), style="green" if weight else "dim")
+    Console(width=110).print(line)

@@ -1,0 +1,94 @@
+"""Stage 7: the chosen model behind an OpenAI-compatible HTTP endpoint, asked a question through the openai client."""
+
+from __future__ import annotations
+
+import socket
+import time
+from typing import Any
+
+from cluster.connect import check_fits, connect
+from configs.plan import roles
+from pipelines.rows import load_records
+from pipelines.stage import Run, StageError, begin, table
+
+FOLDERS = {"sft": "sft", "rejection": "sample", "ppo": "rl/ppo", "apa": "rl/apa"}
+
+
+def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
+    """Do the stage; None if it was done before and the endpoint need not stay.
+
+    With `keep` the endpoint serves until the process is interrupted.
+    """
+    config = run.config
+    name = choose(run)
+    inputs = ("prepare", "evaluate", FOLDERS[name]) if config.publish.model == "best" else ("prepare", FOLDERS[name])
+    stage = begin(run, "publish", {"publish": config.publish, "model": config.model, "chosen": name}, inputs)
+    if stage is None and not keep:
+        return None
+    connect(config.cluster)
+    check_fits({name: role for name, role in roles(config, "publish").items() if role.gpus})
+    from cluster import serve
+
+    port = config.publish.port or _free_port()
+    begun = time.perf_counter()
+    try:
+        url = serve.start(run.model(FOLDERS[name]), config, port)
+        metrics = {"model": name, "url": url, "start_seconds": round(time.perf_counter() - begun, 1)}
+        metrics |= ask(url, config.publish.model_id, question(run), config.publish.start_timeout_s)
+        table("publish", metrics)
+        if keep:
+            print(f"serving {name} at {url}; talk to it with: rayward chat {url}\nCtrl-C stops it")
+            _wait_for_interrupt()
+    finally:
+        serve.stop()
+    return stage.finish(metrics) if stage else None
+
+
+def choose(run: Run) -> str:
+    """The model to serve: the configured one, or the one with the highest win rate against SFT."""
+    if run.config.publish.model != "best":
+        return run.config.publish.model
+    rates = run.manifest("evaluate")["metrics"]["win_rate"]
+    return max(rates, key=lambda name: rates[name]["mean"], default="sft")
+
+
+def question(run: Run) -> list[dict[str, str]]:
+    """A held-out prompt as chat messages."""
+    prompt = load_records(run.folder / "prepare" / "evaluation_prompts.jsonl")[0]
+    return [{"role": turn.role, "content": turn.content} for turn in prompt.turns]
+
+
+def ask(url: str, model_id: str, messages: list[dict[str, str]], timeout_s: float) -> dict[str, Any]:
+    """Check an endpoint as a client: its model list, one answer, and the same answer streamed.
+
+    Raises StageError where the answers are empty, differ, or do not come in time.
+    """
+    import openai
+
+    client = openai.OpenAI(base_url=url, api_key="none", timeout=timeout_s, max_retries=2)
+    models = [model.id for model in client.models.list()]
+    if model_id not in models:
+        raise StageError(f"{url}/models lists {models}, not {model_id}")
+    request: Any = {"model": model_id, "messages": messages, "temperature": 0.0, "max_tokens": 24}
+    answer = client.chat.completions.create(**request)
+    text = answer.choices[0].message.content or ""
+    chunks = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**request, stream=True)
+              if chunk.choices]
+    if not text.strip() or "".join(chunks) != text:
+        raise StageError(f"{url}: the endpoint answered {text!r}, and streamed {''.join(chunks)!r}")
+    return {"question": messages[-1]["content"], "answer": text.strip(), "streamed_chunks": len(chunks),
+            "finish_reason": answer.choices[0].finish_reason, "completion_tokens": answer.usage.completion_tokens}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_interrupt() -> None:
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("stopping")

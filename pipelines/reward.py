@@ -1,0 +1,105 @@
+"""Stage 3: the reward model, a scalar head on the SFT model trained on rankings, measured on held-out ones.
+
+Where a second reward model is the judge of the evaluation, it is trained here too, on rankings that the first
+never sees.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from actors.forward import merge
+from actors.supervised import Job, RankedRows, reward_loop
+from algorithms.preference import break_ties, kendall_tau, pair_accuracy
+from cluster.connect import connect
+from configs.plan import optimizer_steps
+from data.ragged import Ragged
+from data.records import Ranking
+from pipelines.rows import Renderer, fit_rankings, load_records
+from pipelines.stage import Run, Stage, begin, table
+from pipelines.training import put, train
+
+
+def run(run: Run) -> dict[str, Any] | None:
+    """Do the stage; None if it was done before."""
+    config = run.config
+    settings = {"reward": config.reward, "seed": config.seed, "workers": config.resources.train.workers}
+    stage = begin(run, "reward", settings, inputs=("prepare", "sft"))
+    if stage is None:
+        return None
+    connect(config.cluster)
+    metrics = _train(stage, "rankings", "model", config.seed)
+    noise_ceiling = run.manifest("prepare")["metrics"].get("noise_ceiling")
+    if noise_ceiling is not None:
+        metrics["noise_ceiling"] = noise_ceiling
+        metrics["share_of_ceiling"] = metrics["pair_accuracy"] / noise_ceiling
+    if config.evaluate.judge == "reward_model":
+        metrics["judge"] = _train(stage, "judge", "judge", config.seed + 1)
+    table("reward", {name: value for name, value in metrics.items() if name != "judge"})
+    if "judge" in metrics:
+        table("judge (a second reward model, on other rankings)", metrics["judge"])
+    return stage.finish(metrics)
+
+
+def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str, Any]:
+    """Train one reward model into the stage's `folder`; its measures on the held-out rankings."""
+    run, config = stage.run, stage.run.config
+    prepared = run.folder / "prepare"
+    renderer = Renderer.of(config.model, prepared / "tokenizer")
+    rows = ranked_rows(load_records(prepared / f"{rankings_name}.jsonl"), renderer, seed)[1]
+    heldout, heldout_rows = ranked_rows(load_records(prepared / "heldout.jsonl"), renderer, seed)
+    steps = optimizer_steps(len(rows.sizes), config.reward.rankings_per_step, config.reward.epochs)
+    job = Job(model=str((run.folder / "sft" / "model").resolve()), tokenizer=str((prepared / "tokenizer").resolve()),
+              output=str((stage.folder / folder).resolve()), train=put(rows), heldout=put(heldout_rows),
+              epochs=config.reward.epochs, rows_per_step=config.reward.rankings_per_step,
+              optimizer=config.reward.optimizer, dtype=config.model.dtype, seed=seed, role=config.resources.train,
+              queue=None, loss=config.reward.loss)
+    name = "reward" if folder == "model" else folder
+    said = train(stage, name, reward_loop, job, steps, ("loss", "pair_accuracy"), "" if folder == "model" else folder)
+    scores = merge(said["heldout_scores"], len(heldout_rows.ids))
+    return {"rankings": len(rows.sizes), "optimizer_steps": steps, "loss": said["last"]["loss"],
+            **measure(scores, heldout, heldout_rows)}
+
+
+def ranked_rows(rankings: list[Ranking], renderer: Renderer, seed: int) -> tuple[list[Ranking], RankedRows]:
+    """Rankings, ties broken by the seed, and their token rows."""
+    generator = torch.Generator().manual_seed(seed)
+    ordered = [_without_ties(ranking, generator) for ranking in rankings]
+    kept, encoded = fit_rankings(ordered, renderer, Counter())
+    ids = Ragged.of([answer for ranking in encoded for answer in ranking])
+    return kept, RankedRows(ids, np.array([len(ranking) for ranking in encoded], dtype=np.int64))
+
+
+def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:
+    if ranking.ranks is None:
+        return ranking
+    order = break_ties(ranking.ranks, generator)
+    return Ranking(ranking.turns, tuple(ranking.answers[i] for i in order), ranking.source, ranking.id,
+                   tuple(ranking.ranks[i] for i in order))
+
+
+def measure(scores: np.ndarray, rankings: list[Ranking], rows: RankedRows) -> dict[str, Any]:
+    """Pair accuracy, per source too, beside what chance and "the longer answer wins" reach; Kendall's tau."""
+    sizes = rows.sizes.tolist()
+    ranks = torch.tensor([rank for ranking in rankings for rank in (ranking.ranks or range(len(ranking.answers)))],
+                         dtype=torch.float32)
+    lengths = torch.tensor([float(len(answer)) for ranking in rankings for answer in ranking.answers])
+    right, pairs = pair_accuracy(torch.from_numpy(scores), sizes, ranks)
+    longer, _ = pair_accuracy(lengths, sizes, ranks)
+    measures: dict[str, Any] = {
+        "heldout_rankings": len(sizes), "heldout_pairs": pairs, "pair_accuracy": right / pairs,
+        "chance_baseline": 0.5, "length_baseline": longer / pairs,
+        "kendall_tau": float(kendall_tau(torch.from_numpy(scores), sizes, ranks).mean())}
+    sources = sorted({ranking.source for ranking in rankings})
+    if len(sources) > 1:
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        for source in sources:
+            mine = [i for i, ranking in enumerate(rankings) if ranking.source == source]
+            pick = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in mine])
+            right, pairs = pair_accuracy(torch.from_numpy(scores[pick]), [sizes[i] for i in mine], ranks[pick])
+            measures[f"pair_accuracy_{source or 'unnamed'}"] = right / max(pairs, 1)
+    return measures

@@ -1,0 +1,232 @@
+"""Stage 5: online RL. Each algorithm of the config (PPO, APA) starts from the SFT model and learns by itself.
+
+One iteration: generate, score, estimate advantages, update policy and critic, bring the new weights to the rollout
+engines. The loop below is the whole of it; what a step does stands in the functions under it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from actors.forward import merge
+from actors.group import Group, RewardGroup, RolloutGroup, TrainingGroup, critic_group, policy_group, frozen_group
+from actors.policy import mean_over_steps
+from algorithms.advantage import gae, kl_k1, kl_k3, missing_eos_scores, scale_scores, shape_rewards, whiten
+from cluster.connect import check_fits, connect
+from configs.plan import arithmetic_lines, roles
+from configs.schema import Config
+from data.packing import epoch_order
+from data.ragged import Ragged
+from data.records import Prompt
+from data.rollouts import Rollouts
+from pipelines.rows import Renderer, fit_prompts, load_records
+from pipelines.stage import Metrics, Run, Stage, begin, table, write_jsonl
+
+
+def run(run: Run) -> dict[str, Any] | None:
+    """Do what is missing of the stage; None if nothing was. Each algorithm is finished on its own (rl/ppo, rl/apa)."""
+    config = run.config
+    results: dict[str, Any] = {}
+    for algorithm in config.rl.algorithms:
+        own = getattr(config.rl, algorithm)
+        shared = config.rl.model_copy(update={"algorithms": (), "ppo": None, "apa": None}).model_dump(mode="json")
+        settings = {"rl": shared, algorithm: own, "rollout": config.rollout, "seed": config.seed,
+                    "workers": [config.resources.policy.workers, config.resources.critic.workers]}
+        stage = begin(run, f"rl/{algorithm}", settings, inputs=("prepare", "sft", "reward"))
+        if stage is None:
+            continue
+        if not results:
+            print("\n".join(arithmetic_lines(config)))
+        connect(config.cluster)
+        results[algorithm] = stage.finish(_train(stage, algorithm))
+    return results or None
+
+
+def _train(stage: Stage, algorithm: str) -> dict[str, Any]:
+    config = stage.run.config
+    transcripts = stage.folder / "transcripts"
+    transcripts.mkdir()
+    with Team(stage.run, algorithm) as team, \
+            Metrics(stage.folder, algorithm, config.rl.iterations, "iter") as metrics:
+        stream = PromptStream(stage.run, team.renderer)
+        history: list[dict[str, Any]] = []
+        for iteration in range(config.rl.iterations):
+            clock = Clock()
+            prompts, prompt_ids = stream.take(iteration)
+            rollouts = clock.time("generate", team.generate, prompt_ids, iteration)
+            rollouts, entropy = clock.time("score", team.score, rollouts)
+            rollouts, measures = estimate_advantages(rollouts, config, algorithm)
+            measures |= clock.time("update", team.update, rollouts, iteration)
+            measures |= clock.time("transfer", team.send_weights, iteration + 1)
+            history.append({**measures, "entropy": entropy, "time": clock.seconds})
+            metrics.log(iteration, history[-1], ("score", "kl", "length"))
+            write_jsonl(transcripts / f"{iteration:05d}.jsonl", team.transcripts(rollouts, prompts))
+        team.policy.call("save", str((stage.folder / "model").resolve()))
+    return _summary(algorithm, history)
+
+
+class PromptStream:
+    """Training prompts in a shuffled order that depends on the seed alone; each pass over them has its own."""
+
+    def __init__(self, run: Run, renderer: Renderer):
+        prompts = load_records(run.folder / "prepare" / "prompts.jsonl")
+        self.prompts, self.ids = fit_prompts(prompts, renderer, run.config.rollout.max_new_tokens, Counter())
+        self.seed, self.size = run.config.seed, run.config.rl.prompts_per_iteration
+
+    def take(self, iteration: int) -> tuple[list[Prompt], Ragged]:
+        """The prompts of an iteration, and their token ids."""
+        rows = []
+        for position in range(iteration * self.size, (iteration + 1) * self.size):
+            pass_number, place = divmod(position, len(self.ids))
+            rows.append(epoch_order(len(self.ids), self.seed, pass_number)[place])
+        return [self.prompts[row] for row in rows], self.ids.take(rows)
+
+
+class Team:
+    """The actors of one RL run."""
+
+    def __init__(self, run: Run, algorithm: str):
+        self.config, self.algorithm = run.config, algorithm
+        self.renderer = Renderer.of(run.config.model, run.folder / "prepare" / "tokenizer")
+        check_fits(roles(self.config, "rl"))
+        sft, reward = run.model("sft"), run.model("reward")
+        self.rollout = RolloutGroup(sft, self.config, self.config.resources.policy)
+        self.policy: TrainingGroup = policy_group(sft, self.config, algorithm)
+        self.critic: TrainingGroup = critic_group(reward, self.config)
+        self.reference = frozen_group("reference", sft, self.config)
+        self.reward = RewardGroup(reward, self.config)
+        self.groups: list[Group] = [self.rollout, self.policy, self.critic, self.reference, self.reward]
+
+    def __enter__(self) -> Team:
+        try:
+            limit = self.config.cluster.start_timeout_s
+            starting = [(group, group.begin_start()) for group in (self.policy, self.critic)]
+            for group in self.groups:
+                group.ready()
+            for group, calls in starting:
+                group.finish(calls, limit)
+            self.policy.call("connect", self.rollout.actors, self.rollout.backend)
+            self.send_weights(0)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for group in self.groups:
+            group.stop()
+
+    def generate(self, prompts: Ragged, iteration: int) -> Rollouts:
+        """Answers to the prompts, sampled by the policy's current weights and by no other."""
+        rollouts = self.rollout.generate(
+            prompts, self.config.rl.samples_per_prompt, (self.config.seed, "rl", iteration),
+            self.renderer.stop_token_ids, self.config.rollout.temperature, self.config.rollout.max_new_tokens)
+        if rollouts.weight_version != iteration:
+            raise RuntimeError(f"iteration {iteration} was sampled with weight version {rollouts.weight_version}")
+        return rollouts
+
+    def score(self, rollouts: Rollouts) -> tuple[Rollouts, float]:
+        """Reward, reference and policy log-probs and values, all at once; and the policy's mean entropy in nats."""
+        batch = ray.put(rollouts)
+        scores = self.reward.begin("score", rollouts.sequences())
+        reference = self.reference.begin("logprobs", batch)
+        values = self.critic.begin("values", batch)
+        policy = self.policy.begin("logprobs", batch)
+        rows = len(rollouts)
+        parts = self.policy.finish(policy)
+        entropy = sum(entropy_sum for _, entropy_sum in parts) / len(rollouts.responses.values)
+        return rollouts.with_columns(
+            scores=merge(self.reward.finish(scores), rows), policy_logprobs=merge([part for part, _ in parts], rows),
+            reference_logprobs=merge(self.reference.finish(reference), rows),
+            values=merge(self.critic.finish(values), rows)), float(entropy)
+
+    def update(self, rollouts: Rollouts, iteration: int) -> dict[str, float]:
+        """Train policy and critic side by side; the mean over the optimizer steps of what they report."""
+        batch = ray.put(rollouts)
+        critic = self.critic.begin("update", batch, iteration)
+        metrics: dict[str, float] = {}
+        if iteration >= self.config.rl.critic_warmup_iterations:
+            merged = mean_over_steps(self.policy.call("update", batch, iteration))
+            metrics |= {f"policy/{name}": value for name, value in merged.items()}
+        merged = mean_over_steps(self.critic.finish(critic))
+        return metrics | {f"critic/{name}": value for name, value in merged.items()}
+
+    def send_weights(self, version: int) -> dict[str, Any]:
+        """Policy to rollout engines: versioned, with a deadline, proved by a digest."""
+        return {"transfer": {"version": version, **self.policy.call("send_weights", version)[0]}}
+
+    def transcripts(self, rollouts: Rollouts, prompts: list[Prompt]) -> Iterator[dict[str, Any]]:
+        """The iteration's answers as text, for people and for the judge of the evaluation."""
+        assert rollouts.scores is not None
+        for row in range(len(rollouts)):
+            prompt = prompts[rollouts.prompt_index[row]]
+            yield {"prompt_id": prompt.id, "prompt": prompt.turns[-1].content,
+                   "response": self.renderer.answer(rollouts.responses[row]), "score": float(rollouts.scores[row]),
+                   "tokens": int(rollouts.responses.lengths[row]), "finished": bool(rollouts.finished[row])}
+
+
+@dataclass
+class Clock:
+    """Seconds of the phases of an iteration."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def time(self, phase: str, work: Any, *arguments: Any) -> Any:
+        begun = time.perf_counter()
+        try:
+            return work(*arguments)
+        finally:
+            self.seconds[f"{phase}_s"] = round(time.perf_counter() - begun, 4)
+
+
+def estimate_advantages(rollouts: Rollouts, config: Config, algorithm: str) -> tuple[Rollouts, dict[str, float]]:
+    """Per-token rewards (score at the end, KL penalty along the way), GAE, whitening; and the RL panel's figures.
+
+    Raises RuntimeError where rollout and trainer log-probs are further apart than rl.max_mismatch.
+    """
+    rl = config.rl
+    own = rl.ppo if algorithm == "ppo" else rl.apa
+    columns = (rollouts.scores, rollouts.policy_logprobs, rollouts.reference_logprobs, rollouts.values)
+    scores_B, policy_N, reference_N, values_N = (torch.from_numpy(column) for column in columns if column is not None)
+    lengths = rollouts.responses.lengths.tolist()
+    gap_N = (policy_N - torch.from_numpy(rollouts.rollout_logprobs)).abs()
+    if float(gap_N.max()) > rl.max_mismatch:
+        raise RuntimeError(f"trainer and rollout log-probs of a token differ by {float(gap_N.max()):.3g} nats, more than "
+                           f"rl.max_mismatch {rl.max_mismatch}: the engine does not run the trainer's model")
+    if rl.missing_eos_reward is not None:
+        scores_B = missing_eos_scores(scores_B, torch.from_numpy(rollouts.finished), rl.missing_eos_reward)
+    shaped_B = scale_scores(scores_B, clip=rl.reward_clip)
+    kl_N = kl_k1(policy_N, reference_N)
+    rewards_N = shape_rewards(shaped_B, kl_N, lengths, own.kl_coef)
+    advantages_N, returns_N = gae(rewards_N, values_N, lengths, rl.gamma, rl.gae_lambda)
+    used_N = whiten(advantages_N) if own.whiten else advantages_N
+    kl_B = torch.tensor([float(part.sum()) for part in kl_N.split(lengths)])
+    spread = float(returns_N.var())
+    measures = {
+        "score": float(scores_B.mean()), "score_std": float(scores_B.std()), "reward": float(rewards_N.sum() / len(lengths)),
+        "kl": float(kl_B.mean()), "kl_k3": float(kl_k3(policy_N, reference_N).mean()),
+        "mismatch_mean": float(gap_N.mean()), "mismatch_max": float(gap_N.max()),
+        "length": float(np.mean(lengths)), "finished": float(rollouts.finished.mean()),
+        "advantage_std": float(advantages_N.std()),
+        "explained_variance": 1.0 - float((returns_N - values_N).var()) / spread if spread else 0.0}
+    return rollouts.with_columns(advantages=used_N.float().numpy(), returns=returns_N.float().numpy()), measures
+
+
+def _summary(algorithm: str, history: list[dict[str, Any]]) -> dict[str, Any]:
+    first, last = history[0], history[-1]
+    phases = {phase: float(np.median([row["time"][phase] for row in history])) for phase in last["time"]}
+    metrics = {"iterations": len(history), "score_first": first["score"], "score": last["score"], "kl": last["kl"],
+               "length_first": first["length"], "length": last["length"], "entropy": last["entropy"],
+               "finished": last["finished"], "mismatch_max": max(row["mismatch_max"] for row in history),
+               "seconds_per_iteration": phases}
+    table(algorithm, {name: value for name, value in metrics.items() if name != "seconds_per_iteration"} | {
+        f"median {phase}": value for phase, value in phases.items()})
+    return metrics

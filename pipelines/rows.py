@@ -1,0 +1,125 @@
+"""Records to token rows, with every record that does not fit counted under the rule that dropped it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.schema import Model
+from data.ragged import Ragged
+from data.records import Conversation, Prompt, Ranking, Turn, from_json
+from data.templates import Encoded, Template, encode, find, truncate
+from pipelines.stage import read_jsonl
+
+
+@dataclass(frozen=True)
+class Renderer:
+    """A chat template with its tokenizer and the longest row in tokens."""
+
+    template: Template
+    tokenizer: Any
+    context_tokens: int
+
+    @classmethod
+    def of(cls, model: Model, tokenizer_folder: str | Path) -> Renderer:
+        from data.tokenizer import load_tokenizer
+
+        return cls(find(model.template), load_tokenizer(tokenizer_folder), model.context_tokens)
+
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """Ids that end an answer."""
+        from data.templates import stop_token_ids
+
+        return stop_token_ids(self.template, self.tokenizer)
+
+    def conversation(self, turns: Sequence[Turn]) -> Encoded:
+        return encode(self.template, turns, self.tokenizer)
+
+    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+        return encode(self.template, turns, self.tokenizer, add_generation_prompt=True).ids
+
+    def answer(self, ids: Sequence[int]) -> str:
+        """Text of a response's ids; special tokens are left out."""
+        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).strip()
+
+
+def fit_conversations(records: Iterable[Conversation], renderer: Renderer, dropped: Counter[str]
+                      ) -> tuple[list[Conversation], list[Encoded]]:
+    """Conversations with their rows. Long ones are cut (counted as "cut to the context", and kept)."""
+    kept: list[Conversation] = []
+    rows: list[Encoded] = []
+    for record in records:
+        encoded = renderer.conversation(record.turns)
+        row = truncate(encoded, renderer.context_tokens)
+        if row is None:
+            dropped["no answer token within the context"] += 1
+            continue
+        if len(row.ids) < len(encoded.ids):
+            dropped["kept, cut to the context"] += 1
+        kept.append(record)
+        rows.append(row)
+    return kept, rows
+
+
+def fit_rankings(records: Iterable[Ranking], renderer: Renderer, dropped: Counter[str]
+                 ) -> tuple[list[Ranking], list[list[list[int]]]]:
+    """Rankings with the rows of their answers. Answers that do not fit whole are left out; two must remain."""
+    kept: list[Ranking] = []
+    rows: list[list[list[int]]] = []
+    for record in records:
+        encoded = [renderer.conversation((*record.turns, Turn("assistant", answer))).ids for answer in record.answers]
+        fits = [len(ids) <= renderer.context_tokens for ids in encoded]
+        if sum(fits) < 2:
+            dropped["fewer than two answers fit the context"] += 1
+            continue
+        if not all(fits):
+            dropped["kept, without answers longer than the context"] += 1
+        pick = [index for index, fit in enumerate(fits) if fit]
+        ranks = None if record.ranks is None else tuple(record.ranks[index] for index in pick)
+        if ranks is not None and len(set(ranks)) == 1:
+            dropped["all answers that fit are tied"] += 1
+            continue
+        kept.append(Ranking(record.turns, tuple(record.answers[index] for index in pick), record.source, record.id, ranks))
+        rows.append([encoded[index] for index in pick])
+    return kept, rows
+
+
+def fit_prompts(records: Iterable[Prompt], renderer: Renderer, max_new_tokens: int, dropped: Counter[str]
+                ) -> tuple[list[Prompt], Ragged]:
+    """Distinct prompts that leave room for an answer, with their rows."""
+    kept: list[Prompt] = []
+    rows: list[list[int]] = []
+    seen: set[str] = set()
+    for record in records:
+        key = prompt_key(record.turns)
+        ids = renderer.prompt(record.turns)
+        if key in seen:
+            dropped["duplicate prompt"] += 1
+        elif len(ids) + max_new_tokens > renderer.context_tokens:
+            dropped["prompt leaves no room for an answer"] += 1
+        else:
+            seen.add(key)
+            kept.append(record)
+            rows.append(ids)
+    return kept, Ragged.of(rows)
+
+
+def prompt_key(turns: Sequence[Turn]) -> str:
+    """The text that makes two prompts the same."""
+    return "\x00".join(f"{turn.role}\x01{turn.content.strip()}" for turn in turns)
+
+
+def sft_rows(encoded: Sequence[Encoded]) -> tuple[Ragged, Ragged]:
+    """(ids, loss weights) of encoded conversations."""
+    return Ragged.of([row.ids for row in encoded]), Ragged.of([row.weights for row in encoded], np.float32)
+
+
+def load_records(path: Path) -> list[Any]:
+    """Records of a file that the prepare stage wrote."""
+    return [from_json(row) for row in read_jsonl(path)]

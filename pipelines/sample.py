@@ -1,0 +1,119 @@
+"""Stage 4: rejection sampling. Draw n answers a prompt, score them, keep the best, fine-tune the SFT model on those.
+
+The samples come from the SFT model and so does the start of the fine-tuning (Llama 2, facts in docs/recipes.md):
+whoever answered is taught by their own best answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from actors.group import Group, RewardGroup, RolloutGroup
+from algorithms.winrate import best_of_n_kl
+from cluster.connect import check_fits, connect
+from configs.plan import roles
+from data.records import Conversation, Prompt, Turn
+from data.rollouts import Rollouts
+from pipelines.rows import Renderer, fit_prompts, load_records
+from pipelines.sft import fine_tune
+from pipelines.stage import Metrics, Run, Stage, StageError, begin, table, write_jsonl
+
+PROMPTS_PER_BATCH = 64
+
+
+def run(run: Run) -> dict[str, Any] | None:
+    """Do the stage; None if it was done before."""
+    config = run.config
+    settings = {"sample": config.sample, "max_new_tokens": config.rollout.max_new_tokens, "seed": config.seed,
+                "workers": config.resources.train.workers}
+    stage = begin(run, "sample", settings, inputs=("prepare", "sft", "reward"))
+    if stage is None:
+        return None
+    connect(config.cluster)
+    renderer = Renderer.of(config.model, run.folder / "prepare" / "tokenizer")
+    prompts = load_records(run.folder / "prepare" / "prompts.jsonl")[: config.sample.prompts]
+    rows = draw(stage, prompts, renderer)
+    write_jsonl(stage.folder / "samples.jsonl", rows)
+    kept = [row for row in rows if row["kept"]]
+    if not kept:
+        raise StageError("no prompt has two different answers that ended by themselves; raise rollout.max_new_tokens "
+                         "or sample.temperature")
+    metrics = summary(rows, kept)
+    metrics |= fine_tune(stage, run.model("sft"), list(best_conversations(prompts, kept)), config.sample.training, "sample")
+    table("rejection sampling", metrics)
+    return stage.finish(metrics)
+
+
+def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[str, Any]]:
+    """One row a prompt: its answers' scores and the best answer; the actors are stopped before returning."""
+    config = stage.run.config
+    sample = config.sample
+    check_fits({name: role for name, role in roles(config, "sample").items() if name != "train"})
+    ids = fit_prompts(prompts, renderer, config.rollout.max_new_tokens, Counter())[1]
+    rollout = RolloutGroup(stage.run.model("sft"), config, config.resources.policy)
+    reward = RewardGroup(stage.run.model("reward"), config)
+    groups: list[Group] = [rollout, reward]
+    made: list[dict[str, Any]] = []
+    try:
+        for group in groups:
+            group.ready()
+        batches = range(0, len(prompts), PROMPTS_PER_BATCH)
+        with Metrics(stage.folder / "draw", "draw", len(batches), "batch") as metrics:
+            for number, start in enumerate(batches):
+                batch = np.arange(start, min(start + PROMPTS_PER_BATCH, len(prompts)))
+                rollouts = rollout.generate(
+                    ids.take(batch), sample.samples_per_prompt, (config.seed, "sample", number),
+                    renderer.stop_token_ids, sample.temperature, config.rollout.max_new_tokens)
+                scored = rollouts.with_columns(scores=reward.score(rollouts.sequences()))
+                rows = list(pick_best(scored, [prompts[i] for i in batch], renderer, sample.samples_per_prompt))
+                made += rows
+                metrics.log(number, {"best_score": float(np.mean([row["score"] for row in rows])),
+                                     "mean_score": float(np.mean([row["scores"] for row in rows]))},
+                            ("mean_score", "best_score"))
+    finally:
+        for group in groups:
+            group.stop()
+    return made
+
+
+def pick_best(rollouts: Rollouts, prompts: list[Prompt], renderer: Renderer, n: int) -> Iterator[dict[str, Any]]:
+    """For each prompt the answer with the highest score (the first of equals) among those that ended by themselves.
+
+    A prompt is not kept where no answer ended, or where all its scores are equal: it teaches nothing.
+    """
+    assert rollouts.scores is not None
+    for row, prompt in enumerate(prompts):
+        scores = rollouts.scores[row * n : (row + 1) * n]
+        finished = rollouts.finished[row * n : (row + 1) * n]
+        best = int(np.argmax(np.where(finished, scores, -np.inf)))
+        answers = [renderer.answer(rollouts.responses[row * n + i]) for i in range(n)]
+        yield {"prompt_id": prompt.id, "prompt": [turn.content for turn in prompt.turns], "response": answers[best],
+               "score": float(scores[best]), "scores": [round(float(s), 5) for s in scores], "k_index": best,
+               "finished": int(finished.sum()), "distinct": len(set(answers)), "answers": answers,
+               "kept": bool(finished.any() and answers[best] and scores.max() > scores.min())}
+
+
+def best_conversations(prompts: list[Prompt], kept: list[dict[str, Any]]) -> Iterator[Conversation]:
+    """The kept answers as conversations to learn from."""
+    by_id = {prompt.id: prompt for prompt in prompts}
+    for row in kept:
+        prompt = by_id[row["prompt_id"]]
+        yield Conversation((*prompt.turns, Turn("assistant", row["response"])), "rejection", prompt.id)
+
+
+def summary(rows: list[dict[str, Any]], kept: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the draw gave."""
+    scores = np.concatenate([row["scores"] for row in rows])
+    n = len(rows[0]["scores"])
+    lengths = [len(answer) for row in rows for answer in row["answers"]]
+    return {"prompts": len(rows), "samples_per_prompt": n, "kept_prompts": len(kept),
+            "mean_score": float(scores.mean()), "best_score": float(np.mean([row["score"] for row in kept])),
+            "distinct_share": float(np.mean([row["distinct"] / n for row in rows])),
+            "finished_share": float(np.mean([row["finished"] / n for row in rows])),
+            "mean_characters": float(np.mean(lengths)),
+            "best_characters": float(np.mean([len(row["response"]) for row in kept])),
+            "kl_bound": best_of_n_kl(n)}

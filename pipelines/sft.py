@@ -1,0 +1,56 @@
+"""Stage 2: supervised fine-tuning of the base model on conversations, the loss on answers only."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from actors.supervised import Job, Rows, sft_loop
+from cluster.connect import connect
+from configs.plan import optimizer_steps
+from configs.schema import Supervised
+from pipelines.prepare import base_model
+from pipelines.rows import Renderer, fit_conversations, load_records, sft_rows
+from pipelines.stage import Run, Stage, begin, table
+from pipelines.training import put, train
+
+
+def run(run: Run) -> dict[str, Any] | None:
+    """Do the stage; None if it was done before."""
+    config = run.config
+    settings = {"model": config.model, "sft": config.sft, "seed": config.seed, "workers": config.resources.train.workers}
+    stage = begin(run, "sft", settings, inputs=("prepare",))
+    if stage is None:
+        return None
+    connect(config.cluster)
+    conversations = load_records(run.folder / "prepare" / "conversations.jsonl")
+    metrics = fine_tune(stage, base_model(run), conversations, config.sft, "sft")
+    table("sft", metrics)
+    return stage.finish(metrics)
+
+
+def fine_tune(stage: Stage, model: str, conversations: list, training: Supervised, title: str) -> dict[str, Any]:
+    """Train `model` on the conversations and leave the result in the stage's `model` folder."""
+    config, prepared = stage.run.config, stage.run.folder / "prepare"
+    renderer = Renderer.of(config.model, prepared / "tokenizer")
+    rows, heldout = (_encode(records, renderer) for records in (
+        conversations, load_records(prepared / "sft_heldout.jsonl")))
+    steps = optimizer_steps(len(rows.ids), training.samples_per_step, training.epochs)
+    job = Job(model=_absolute(model), tokenizer=str((prepared / "tokenizer").resolve()),
+              output=str((stage.folder / "model").resolve()), train=put(rows), heldout=put(heldout),
+              epochs=training.epochs, rows_per_step=training.samples_per_step, optimizer=training.optimizer,
+              dtype=config.model.dtype, seed=config.seed, role=config.resources.train, queue=None)
+    said = train(stage, title, sft_loop, job, steps, ("loss",))
+    return {"conversations": len(rows.ids), "trained_tokens_per_epoch": int((rows.weights.values > 0).sum()),
+            "optimizer_steps": steps, "loss": said["last"]["loss"], "heldout_loss": said["heldout_loss"][0],
+            "heldout_conversations": len(heldout.ids)}
+
+
+def _encode(records: list, renderer: Renderer) -> Rows:
+    return Rows(*sft_rows(fit_conversations(records, renderer, Counter())[1]))
+
+
+def _absolute(model: str) -> str:
+    """Workers run elsewhere: a folder by its full path, a hub name as it is."""
+    return str(Path(model).resolve()) if Path(model).exists() else model

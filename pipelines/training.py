@@ -1,0 +1,68 @@
+"""Running a training loop on Ray Train: the driver's side, with a bar, metrics, and the workers' last words."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from queue import Empty
+from typing import Any
+
+import ray
+
+from actors.supervised import Job
+from cluster.connect import check_fits
+from pipelines.stage import Metrics, Stage
+
+
+def train(stage: Stage, title: str, loop: Callable[[Job], None], job: Job, steps: int, show: tuple[str, ...],
+          folder_name: str = "") -> dict[str, Any]:
+    """Run `loop` in `job.role.workers` Ray Train workers; metrics go to the stage's folder as they come.
+
+    Returns what the workers reported beside the steps: the last step's metrics as "last", lists of all else.
+    Raises what a worker raised.
+    """
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.util.queue import Queue
+
+    check_fits({"train": job.role})
+    queue = Queue(actor_options={"num_cpus": 0})
+    role = job.role
+    trainer = TorchTrainer(
+        loop, train_loop_config=replace(job, queue=queue),
+        scaling_config=ScalingConfig(num_workers=role.workers, use_gpu=role.gpus > 0, resources_per_worker={
+            "CPU": role.cpus, **({"GPU": role.gpus} if role.gpus else {})}),
+        run_config=RunConfig(storage_path=str((stage.folder / "ray").resolve()), name=title))
+    failure: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    said: dict[str, Any] = {}
+    with Metrics(stage.folder / folder_name, title, steps, "step") as metrics:
+        while thread.is_alive() or not queue.empty():
+            try:
+                message = queue.get(timeout=0.5)
+            except Empty:
+                continue
+            if "step" in message:
+                metrics.log(message.pop("step"), message, show)
+                said["last"] = message
+            else:
+                for name, value in message.items():
+                    said.setdefault(name, []).append(value)
+    queue.shutdown()
+    if failure:
+        raise failure[0]
+    return said
+
+
+def put(value: Any) -> ray.ObjectRef:
+    """Data for the workers, in the object store once."""
+    return ray.put(value)

@@ -1,0 +1,62 @@
+"""Golden numbers of MTLD and small cases of the n-gram measures."""
+
+from __future__ import annotations
+
+import pytest
+
+from algorithms.diversity import _mtld_one_way, distinct_n, mtld, repetition_rate, words
+
+LINCOLN = "of the people, by the people, for the people, shall not perish from the earth"
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("the cat sat on the mat and the dog sat on the rug", 13.0),
+        ("a a a a", 2.0),
+        ("alpha beta gamma delta", 4.0),
+        (LINCOLN, 12.8693182),
+        ("", 0.0),
+        ("123 -- !", 0.0),
+    ],
+)
+def test_goldens_of_mtld(text: str, score: float) -> None:
+    assert mtld(text) == pytest.approx(score, abs=1e-7)
+
+
+def test_mtld_reads_both_ways() -> None:
+    tokens = words(LINCOLN)
+    assert _mtld_one_way(tokens, 0.72) == pytest.approx(10.7386364, abs=1e-7)
+    assert _mtld_one_way(tokens[::-1], 0.72) == pytest.approx(15.0)
+    assert mtld(" ".join(tokens[::-1])) == pytest.approx(mtld(LINCOLN))
+
+
+def test_a_factor_ends_at_the_threshold_itself() -> None:
+    # Forward a a | b = 3 words in 1 factor; reverse b a a = 3 words in 2/3 of a factor.
+    assert mtld("a a b", threshold=0.5) == pytest.approx((3 + 4.5) / 2)
+
+
+def test_words() -> None:
+    assert words("A well-known \u2013 B2B caf\u00e9: don't,stop\u2014now!") == [
+        "a", "wellknown", "bb", "caf\u00e9", "don", "t", "stopnow"
+    ]  # fmt: skip
+
+
+def test_threshold_is_checked() -> None:
+    with pytest.raises(ValueError, match="threshold is 72"):
+        mtld("a b", threshold=72)
+
+
+def test_distinct_n() -> None:
+    assert distinct_n([[1, 2, 3], [1, 2, 4]], 1) == pytest.approx(4 / 6)
+    assert distinct_n([[1, 2, 3], [1, 2, 4]], 2) == pytest.approx(3 / 4)  # No bigram across the two lists.
+    assert distinct_n([["a"], []], 2) == 0.0
+    with pytest.raises(ValueError, match="n is 0"):
+        distinct_n([[1]], 0)
+
+
+def test_repetition_rate() -> None:
+    assert repetition_rate([1, 2, 3, 4], 2) == 0.0
+    assert repetition_rate([1, 2, 1, 2, 1, 2], 2) == pytest.approx(3 / 5)
+    assert repetition_rate([7] * 101, 4) == pytest.approx(97 / 98)
+    assert repetition_rate([1], 2) == 0.0

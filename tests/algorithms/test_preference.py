@@ -1,0 +1,241 @@
+"""Golden numbers, identities between the losses, invariances, and stability of the preference losses."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+import pytest
+import torch
+from torch import Tensor
+
+from algorithms.preference import (
+    bradley_terry,
+    break_ties,
+    centering_penalty,
+    dpo,
+    kendall_tau,
+    pair_accuracy,
+    pair_split,
+    plackett_luce,
+    zero_sum_penalty,
+)
+
+
+def flat(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def reference_plackett_luce(scores: Sequence[float]) -> float:
+    """The product of choice probabilities, one factor after the other."""
+    likelihood = 1.0
+    for k in range(len(scores)):
+        likelihood *= math.exp(scores[k]) / sum(math.exp(score) for score in scores[k:])
+    return -math.log(likelihood)
+
+
+@pytest.mark.parametrize(
+    ("scores", "loss", "pairs"),
+    [
+        ((2, 1, 0), 0.7208676520, 0.7534513861),
+        ((0, 1, 2), 3.7208676520, 3 * 1.5844837954),
+        ((0, 0, 0), 1.7917594692, 3 * math.log(2)),
+        ((0,) * 7, 8.5251613611, 21 * math.log(2)),
+        ((3, 2.5, 1, 0.5, 0, -1, -2), 3.1732898512, 21 * 0.1748600934),
+    ],
+)
+def test_goldens_of_rankings(scores: tuple[float, ...], loss: float, pairs: float) -> None:
+    K = len(scores)
+    assert float(plackett_luce(flat(*scores), [K], normalize=False)) == pytest.approx(loss, abs=2e-10)
+    assert float(plackett_luce(flat(*scores), [K])) == pytest.approx(loss / (K - 1), abs=2e-10)
+    assert float(pair_split(flat(*scores), [K], normalize=False)) == pytest.approx(pairs, abs=3e-9)
+    assert float(pair_split(flat(*scores), [K])) == pytest.approx(pairs / (K * (K - 1) / 2), abs=2e-10)
+
+
+def test_normalized_goldens() -> None:
+    assert float(plackett_luce(flat(2, 1, 0), [3])) == pytest.approx(0.3604338260, abs=1e-10)
+    assert float(pair_split(flat(2, 1, 0), [3])) == pytest.approx(0.2511504620, abs=1e-10)
+    assert float(plackett_luce(flat(*[0.0] * 7), [7])) == pytest.approx(1.4208602268, abs=1e-10)
+    seven = flat(3, 2.5, 1, 0.5, 0, -1, -2)
+    assert float(plackett_luce(seven, [7])) == pytest.approx(0.5288816419, abs=1e-10)
+    assert float(pair_split(seven, [7])) == pytest.approx(0.1748600934, abs=1e-10)
+    assert float(pair_split(flat(0, 1, 2), [3])) == pytest.approx(1.5844837954, abs=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("margin", "loss"),
+    [(None, 0.3711006659), (1 / 3, 0.4867925811), (1.0, 0.7981388694), (3.0, 2.3050833198)],
+)
+def test_goldens_of_bradley_terry(margin: float | None, loss: float) -> None:
+    margin_B = None if margin is None else flat(margin)
+    assert float(bradley_terry(flat(1.2), flat(0.4), margin_B)) == pytest.approx(loss, abs=1e-10)
+
+
+def test_goldens_of_penalties() -> None:
+    assert 0.01 * float(centering_penalty(flat(1.2), flat(0.4))) == pytest.approx(0.0256)
+    assert float(zero_sum_penalty(flat(1, 2, -4, 3, 3), [3, 2])) == pytest.approx(1 + 36)
+
+
+def test_ragged_rankings_equal_one_at_a_time() -> None:
+    rng = random.Random(3)
+    for _ in range(30):
+        sizes = [rng.randrange(2, 8) for _ in range(rng.randrange(1, 6))]
+        rankings = [[rng.uniform(-3, 3) for _ in range(size)] for size in sizes]
+        scores = flat(*chain(*rankings))
+        expected = [reference_plackett_luce(ranking) for ranking in rankings]
+        total = float(plackett_luce(scores, sizes, normalize=False))
+        assert total == pytest.approx(sum(expected), rel=1e-9)
+        normalized = sum(loss / (len(r) - 1) for loss, r in zip(expected, rankings, strict=True))
+        assert float(plackett_luce(scores, sizes)) == pytest.approx(normalized, rel=1e-9)
+        alone = sum(float(pair_split(flat(*ranking), [len(ranking)])) for ranking in rankings)
+        assert float(pair_split(scores, sizes)) == pytest.approx(alone, rel=1e-9)
+
+
+def test_two_answers_are_bradley_terry() -> None:
+    generator = torch.Generator().manual_seed(0)
+    chosen, rejected = 4 * torch.randn(2, 100, generator=generator)
+    interleaved = torch.stack([chosen, rejected], 1).flatten()
+    pairs = bradley_terry(chosen, rejected)
+    torch.testing.assert_close(plackett_luce(interleaved, [2] * 100), pairs, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(pair_split(interleaved, [2] * 100), pairs, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("loss", [plackett_luce, pair_split])
+def test_shift_invariance(loss: Callable[[Tensor, list[int]], Tensor]) -> None:
+    scores, sizes = flat(3, 1, 2, -1, 0.5), [3, 2]
+    shifted = scores + flat(700, 700, 700, -20, -20)  # Each ranking by a constant of its own.
+    assert float(loss(shifted, sizes)) == pytest.approx(float(loss(scores, sizes)), abs=1e-9)
+
+
+def test_gradients_are_exact() -> None:
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(9, generator=generator, dtype=torch.float64, requires_grad=True)
+    for loss in (plackett_luce, pair_split, zero_sum_penalty):
+        assert torch.autograd.gradcheck(lambda s, loss=loss: loss(s, [4, 2, 3]), scores)
+    # Of the first choice alone: d/ds = softmax - one-hot.
+    pair = torch.tensor([2.0, 1.0], requires_grad=True)
+    plackett_luce(pair, [2]).backward()
+    torch.testing.assert_close(pair.grad, torch.tensor([2.0, 1.0]).softmax(0) - torch.tensor([1.0, 0.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_extreme_scores_stay_finite_and_exact(dtype: torch.dtype) -> None:
+    best_first = torch.tensor([1e4, 0.0, -1e4, 5.0, -5.0], dtype=dtype, requires_grad=True)
+    worst_first = torch.tensor([-1e4, 0.0, 1e4, 5.0, -5.0], dtype=dtype, requires_grad=True)
+    for scores, expected in ((best_first, 0.0), (worst_first, 3e4)):
+        for loss, factor in ((plackett_luce, 1.0), (pair_split, 4 / 3)):
+            value = loss(scores, [3, 2], normalize=False)
+            (grad,) = torch.autograd.grad(value, scores)
+            assert value.item() == pytest.approx(expected * factor + 4.5e-5, rel=5e-3, abs=1e-6)
+            assert bool(grad.isfinite().all())
+    extreme = torch.tensor([1e4, -1e4])
+    assert bradley_terry(extreme, -extreme).item() == 2e4
+    # A small difference on a large offset survives: the loss is formed from differences.
+    offset = torch.tensor([10000.5, 10000.0])
+    assert float(plackett_luce(offset, [2])) == pytest.approx(math.log1p(math.exp(-0.5)), abs=1e-6)
+
+
+def test_ranking_loss_orders_the_answers() -> None:
+    """Gradient descent from the reversed order ends with the right one."""
+    scores = torch.tensor([0.0, 1.0, 2.0, 3.0], requires_grad=True)
+    assert pair_accuracy(scores, [4]) == (0.0, 6)
+    for _ in range(100):
+        (grad,) = torch.autograd.grad(plackett_luce(scores, [4]), scores)
+        scores = (scores - 0.5 * grad).detach().requires_grad_()
+    assert pair_accuracy(scores, [4]) == (6.0, 6)
+
+
+def test_dpo() -> None:
+    # Log-ratios 0.5 and -0.3, beta 0.1: softplus(-0.08).
+    loss = dpo(flat(-1.0), flat(-2.3), flat(-1.5), flat(-2.0), beta=0.1)
+    assert float(loss) == pytest.approx(math.log1p(math.exp(-0.08)), abs=1e-12)
+    same = flat(-1.0, -7.0)
+    assert float(dpo(same, same, same, same, beta=0.5)) == pytest.approx(2 * math.log(2))
+    chosen = torch.tensor([-1.0], requires_grad=True)
+    dpo(chosen, torch.tensor([-1.0]), torch.tensor([-1.0]), torch.tensor([-1.0]), beta=0.4).backward()
+    assert chosen.grad is not None and float(chosen.grad) == pytest.approx(-0.4 * 0.5)
+
+
+def test_empty_batches_give_a_connected_zero() -> None:
+    empty = torch.zeros(0, requires_grad=True)
+    total = (
+        plackett_luce(empty, [])
+        + pair_split(empty, [])
+        + zero_sum_penalty(empty, [])
+        + bradley_terry(empty, empty)
+        + centering_penalty(empty, empty)
+        + dpo(empty, empty, empty, empty, 0.1)
+    )
+    total.backward()
+    assert total.item() == 0.0 and empty.grad is not None
+    assert pair_accuracy(empty, []) == (0.0, 0)
+    assert kendall_tau(empty, []).shape == (0,)
+
+
+def test_break_ties() -> None:
+    ranks = [3, 1, 1, 2, 1]
+    orders = [
+        tuple(break_ties(ranks, generator))
+        for generator in [torch.Generator().manual_seed(0)]
+        for _ in range(1200)
+    ]
+    assert {order[3:] for order in orders} == {(3, 0)}
+    counts = Counter(order[:3] for order in orders)
+    assert len(counts) == 6 and min(counts.values()) > 150  # 200 expected; 150 is four deviations away.
+    again = torch.Generator().manual_seed(0)
+    assert [tuple(break_ties(ranks, again)) for _ in range(1200)] == orders
+
+
+def reference_pairs(scores: Sequence[float], ranks: Sequence[float]) -> tuple[float, int, float]:
+    """(correct, untied pairs, tau-b) by loops."""
+    correct, untied, concordance, score_untied = 0.0, 0, 0, 0
+    for j in range(len(scores)):
+        for k in range(j):
+            by_rank = (ranks[k] > ranks[j]) - (ranks[k] < ranks[j])
+            by_score = (scores[j] > scores[k]) - (scores[j] < scores[k])
+            concordance += by_rank * by_score
+            score_untied += by_score != 0
+            if by_rank:
+                untied += 1
+                correct += {1: 1.0, 0: 0.5, -1: 0.0}[by_rank * by_score]
+    scale = math.sqrt(untied * score_untied)
+    return correct, untied, concordance / scale if scale else 0.0
+
+
+def test_pair_accuracy_and_kendall_tau_equal_loops() -> None:
+    rng = random.Random(5)
+    for _ in range(40):
+        sizes = [rng.randrange(2, 7) for _ in range(rng.randrange(1, 5))]
+        scores = [[float(rng.randrange(4)) for _ in range(size)] for size in sizes]
+        ranks = [[float(rng.randrange(4)) for _ in range(size)] for size in sizes]
+        expected = [reference_pairs(s, r) for s, r in zip(scores, ranks, strict=True)]
+        flat_scores, flat_ranks = torch.tensor([*chain(*scores)]), torch.tensor([*chain(*ranks)])
+        correct, total = pair_accuracy(flat_scores, sizes, flat_ranks)
+        assert (correct, total) == (sum(e[0] for e in expected), sum(e[1] for e in expected))
+        torch.testing.assert_close(
+            kendall_tau(flat_scores, sizes, flat_ranks), torch.tensor([e[2] for e in expected])
+        )
+        best_first = torch.tensor([float(i) for size in sizes for i in range(size)])
+        assert pair_accuracy(flat_scores, sizes) == pair_accuracy(flat_scores, sizes, best_first)
+
+
+def test_nan_scores_are_not_ties() -> None:
+    for measure in (pair_accuracy, kendall_tau):
+        with pytest.raises(ValueError, match="2 of 3 scores are NaN"):
+            measure(torch.tensor([math.nan, math.nan, 1.0]), [3])
+
+
+def test_user_mistakes_name_both_numbers() -> None:
+    scores = torch.zeros(5)
+    for loss in (plackett_luce, pair_split, zero_sum_penalty, pair_accuracy, kendall_tau):
+        with pytest.raises(ValueError, match="lengths sum to 4, but the flat tensor holds 5 answers"):
+            loss(scores, [2, 2])
+        with pytest.raises(ValueError, match="sequence 1 has 1 answers, but needs at least 2"):
+            loss(scores, [4, 1])
+    with pytest.raises(ValueError, match="chosen_B has 5 entries and rejected_B has 4"):
+        bradley_terry(scores, scores[:4])
+    with pytest.raises(ValueError, match="chosen_B has 5 entries and margin_B has 1"):
+        bradley_terry(scores, scores, scores[:1])

@@ -1,0 +1,219 @@
+"""Chunked log-probs equal plain ones and have their gradients, in little memory; ragged helpers are inverses."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from algorithms.sequence import (
+    check_same_length,
+    concat_segments,
+    last_token_index,
+    pad_segments,
+    segment_mean,
+    segment_sum,
+    segments,
+    split_segments,
+    token_logprobs,
+    token_logprobs_from_hidden,
+    unpad_segments,
+    weighted_nll,
+)
+
+N, V, H = 37, 53, 8
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the number of elements of the largest tensor that any operation has made."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        sizes = [x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor)]
+        self.largest = max([self.largest, *sizes])
+        return made
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7, 1.9])
+@pytest.mark.parametrize("chunk_tokens", [1, 10, 37, 1000])
+def test_chunked_logprobs_equal_plain_ones(
+    generator: torch.Generator, temperature: float, chunk_tokens: int
+) -> None:
+    logits = torch.randn(N, V, generator=generator, requires_grad=True)
+    targets = torch.randint(V, (N,), generator=generator)
+    upstream = torch.randn(N, generator=generator)
+    before = logits.detach().clone()
+
+    plain = torch.log_softmax(logits / temperature, -1)[torch.arange(N), targets]
+    (plain_grad,) = torch.autograd.grad((plain * upstream).sum(), logits)
+    chunked = token_logprobs(logits, targets, temperature, chunk_tokens)
+    (chunked_grad,) = torch.autograd.grad((chunked * upstream).sum(), logits)
+
+    torch.testing.assert_close(chunked, plain, atol=1e-6, rtol=0)
+    torch.testing.assert_close(chunked_grad, plain_grad, atol=1e-6, rtol=0)
+    assert torch.equal(logits.detach(), before)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("chunk_tokens", [1, 10, 1000])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_logprobs_and_entropy_from_hidden_equal_plain_ones(
+    generator: torch.Generator, temperature: float, chunk_tokens: int, with_bias: bool
+) -> None:
+    hidden = torch.randn(N, H, generator=generator, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(V, H, generator=generator, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(V, generator=generator, dtype=torch.float64, requires_grad=True) if with_bias else None
+    inputs = [hidden, weight] + ([bias] if bias is not None else [])
+    targets = torch.randint(V, (N,), generator=generator)
+    up_logprob, up_entropy = torch.randn(2, N, generator=generator, dtype=torch.float64)
+
+    logits = hidden @ weight.T + (0 if bias is None else bias)
+    all_plain = torch.log_softmax(logits / temperature, -1)
+    plain, plain_entropy = all_plain[torch.arange(N), targets], -(all_plain.exp() * all_plain).sum(-1)
+    plain_grads = torch.autograd.grad((plain * up_logprob + plain_entropy * up_entropy).sum(), inputs)
+
+    chunked, entropy = token_logprobs_from_hidden(
+        hidden, weight, targets, temperature, chunk_tokens, bias, with_entropy=True
+    )
+    assert entropy is not None
+    grads = torch.autograd.grad((chunked * up_logprob + entropy * up_entropy).sum(), inputs)
+
+    torch.testing.assert_close(chunked, plain, atol=1e-10, rtol=0)
+    torch.testing.assert_close(entropy, plain_entropy, atol=1e-10, rtol=0)
+    for grad, plain_grad in zip(grads, plain_grads, strict=True):
+        torch.testing.assert_close(grad, plain_grad, atol=1e-10, rtol=0)
+    assert token_logprobs_from_hidden(hidden, weight, targets)[1] is None
+
+
+def test_no_tensor_of_all_logits_is_made(generator: torch.Generator) -> None:
+    num_tokens, vocabulary, chunk_tokens = 64, 300, 4
+    hidden = torch.randn(num_tokens, H, generator=generator, requires_grad=True)
+    weight = torch.randn(vocabulary, H, generator=generator, requires_grad=True)
+    targets = torch.randint(vocabulary, (num_tokens,), generator=generator)
+    with LargestTensor() as chunked:
+        token_logprobs_from_hidden(hidden, weight, targets, 1.0, chunk_tokens, None, True)[0].sum().backward()
+    with LargestTensor() as whole:
+        token_logprobs_from_hidden(hidden, weight, targets, 1.0, num_tokens, None, True)[0].sum().backward()
+    assert chunked.largest == vocabulary * H  # The gradient of the head; a chunk's logits have half as many.
+    assert whole.largest == num_tokens * vocabulary
+
+
+def test_bf16_logits_are_reduced_in_fp32(generator: torch.Generator) -> None:
+    logits = (8 * torch.randn(N, V, generator=generator)).bfloat16().requires_grad_()
+    targets = torch.randint(V, (N,), generator=generator)
+    logprobs = token_logprobs(logits, targets, chunk_tokens=5)
+    exact = torch.log_softmax(logits.detach().double(), -1)[torch.arange(N), targets]
+    assert logprobs.dtype == torch.float32
+    assert (logprobs - exact).abs().max() < 1e-5
+    logprobs.sum().backward()
+    assert logits.grad is not None and logits.grad.dtype == torch.bfloat16
+
+
+def test_extreme_and_padded_logits_stay_finite() -> None:
+    logits = torch.tensor([[1e4, -1e4, 0.0], [-1e4, -1e4, -1e4]])
+    torch.testing.assert_close(token_logprobs(logits, torch.tensor([0, 1])), torch.tensor([0.0, -1.0986123]))
+    # The last entry of the vocabulary is padding, masked to -inf.
+    weight = torch.zeros(3, 1)
+    hidden = torch.ones(2, 1, requires_grad=True)
+    bias = torch.tensor([0.0, 0.0, -torch.inf])
+    logprobs, entropy = token_logprobs_from_hidden(
+        hidden, weight, torch.tensor([0, 1]), bias=bias, with_entropy=True
+    )
+    assert entropy is not None
+    torch.testing.assert_close(entropy, torch.full((2,), 2.0).log())
+    (logprobs.sum() + entropy.sum()).backward()
+    assert hidden.grad is not None and bool(hidden.grad.isfinite().all())
+
+
+def test_zero_tokens_give_a_connected_zero() -> None:
+    hidden, weight = torch.zeros(0, H, requires_grad=True), torch.zeros(V, H, requires_grad=True)
+    logprobs, entropy = token_logprobs_from_hidden(
+        hidden, weight, torch.zeros(0, dtype=torch.int64), with_entropy=True
+    )
+    assert entropy is not None and logprobs.shape == entropy.shape == (0,)
+    (logprobs.sum() + entropy.sum()).backward()
+    assert weight.grad is not None and bool((weight.grad == 0).all())
+
+
+def test_logprob_arguments_are_checked() -> None:
+    logits, targets = torch.zeros(3, V), torch.zeros(3, dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"\[3, 53\] and targets of shape \[2\]"):
+        token_logprobs(logits, targets[:2])
+    with pytest.raises(ValueError, match="temperature is 0.0"):
+        token_logprobs(logits, targets, temperature=0.0)
+    with pytest.raises(ValueError, match="chunk_tokens is 0"):
+        token_logprobs(logits, targets, chunk_tokens=0)
+    with pytest.raises(ValueError, match=r"size 53.*\[4, 8\]"):
+        token_logprobs_from_hidden(logits, torch.zeros(4, H), targets)
+
+
+def test_weighted_nll_reaches_the_class_weighted_optimum() -> None:
+    """C-RLFT without conditioning: weights 1 and 0.1 on contradictory answers give p = 1 / 1.1 = .909."""
+    logits = torch.zeros(1, 2, requires_grad=True)
+    optimizer = torch.optim.SGD([logits], lr=1.0)
+    for _ in range(300):
+        optimizer.zero_grad()
+        logprobs = token_logprobs(logits.expand(2, 2), torch.tensor([0, 1]))
+        weighted_nll(logprobs, torch.tensor([1.0, 0.1])).backward()
+        optimizer.step()
+    assert logits.softmax(-1)[0, 0].item() == pytest.approx(1 / 1.1, abs=1e-4)
+
+
+def test_ragged_helpers_invert_each_other() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        lengths = [rng.randrange(6) for _ in range(rng.randrange(1, 7))]
+        x = torch.arange(1.0, sum(lengths) + 1.0)
+        parts = split_segments(x, lengths)
+        assert [part.tolist() for part in parts] == [x[s].tolist() for s in segments(lengths)]
+        joined, joined_lengths = concat_segments(parts)
+        assert torch.equal(joined, x) and joined_lengths == lengths
+
+        padded = pad_segments(x, lengths, fill=-5.0)
+        assert padded.shape == (len(lengths), max(lengths))
+        for row, part in zip(padded, parts, strict=True):
+            assert row.tolist() == part.tolist() + [-5.0] * (max(lengths) - len(part))
+        assert torch.equal(unpad_segments(padded, lengths), x)
+        assert segment_sum(x, lengths).tolist() == [float(part.sum()) for part in parts]
+        if min(lengths):
+            assert [x[i] for i in last_token_index(lengths)] == [part[-1] for part in parts]
+            torch.testing.assert_close(segment_mean(x, lengths), torch.stack([part.mean() for part in parts]))
+
+
+def test_padding_is_differentiable() -> None:
+    x = torch.arange(5.0, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: pad_segments(x, [2, 0, 3]).square(), x)
+    padded = torch.arange(6.0, dtype=torch.float64).view(2, 3).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: unpad_segments(x, [3, 1]).square(), padded)
+
+
+def test_user_mistakes_name_both_numbers() -> None:
+    x = torch.zeros(5)
+    for helper in (split_segments, pad_segments, segment_sum, segment_mean):
+        with pytest.raises(ValueError, match="lengths sum to 4, but the flat tensor holds 5"):
+            helper(x, [1, 3])
+    with pytest.raises(ValueError, match="sequence 1 has 0 tokens"):
+        last_token_index([2, 0])
+    with pytest.raises(ValueError, match="sequence 1 has 0 tokens"):
+        segment_mean(x, [5, 0])
+    with pytest.raises(ValueError, match="sequence 0 has -1 tokens"):
+        pad_segments(x, [-1, 6])
+    with pytest.raises(ValueError, match=r"at most 3 .* shape \[1, 5\]"):
+        unpad_segments(x[None], [3])
+    with pytest.raises(ValueError, match="0 sequences"):
+        concat_segments([])
+    with pytest.raises(ValueError, match="a has 5 entries and b has 4"):
+        check_same_length(a=x, b=x[:4])
+    with pytest.raises(ValueError, match=r"b has shape \[5, 1\]"):
+        check_same_length(a=x, b=x[:, None])

@@ -1,0 +1,397 @@
+"""Chat templates: published strings, masks, injection, and what holds for every template and tokenizer."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from data.records import Turn
+from data.templates import (
+    TEMPLATES,
+    Encoded,
+    Frame,
+    Piece,
+    Template,
+    encode,
+    find,
+    jinja,
+    pieces,
+    stop_token_ids,
+    text,
+    truncate,
+)
+from data.tokenizer import train_tokenizer
+
+EOT = "<|end_of_turn|>"
+VICUNA, OPENCHAT = find("vicuna_v1.1"), find("openchat_3.5")
+VICUNA_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+CORPUS = [
+    "GPT4 Correct User: Hello GPT4 Correct Assistant: Hi, how are you today?",
+    f"{VICUNA_SYSTEM} USER: What is 12 times 345? ASSISTANT: It is 4140.",
+    "Code User: Implement quicksort using C++ Code Assistant: int main() { return 0; }",
+    "Line one\nLine two\n\n  indented\tand   spaced. Ünïcödé, 日本語 and 😀 too.",
+]
+HELLO = (Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", "How are you today?"))
+
+
+def user(content: str) -> Turn:
+    return Turn("user", content)
+
+
+def assistant(content: str, weight: float | None = None) -> Turn:
+    return Turn("assistant", content, weight)
+
+
+def sentencepiece_like(kind: str):
+    """A toy BPE that marks spaces with ▁ and puts one before every text, as Llama's and Mistral's do.
+
+    "metaspace" adds it only where a text starts without a space, "normalizer" (Llama's form) always does.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    special = ["<unk>", "<s>", "</s>", EOT]
+    characters = sorted(set("".join(CORPUS)) | {chr(code) for code in range(32, 127)})
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=characters, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    if kind == "normalizer":
+        tokenizer.pre_tokenizer = None
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+@pytest.fixture(scope="module")
+def tokenizers() -> dict:
+    return {
+        "bytes": train_tokenizer(CORPUS, 500, ("</s>", EOT), 2048),
+        "metaspace": sentencepiece_like("metaspace"),
+        "normalizer": sentencepiece_like("normalizer"),
+    }
+
+
+KINDS = ("bytes", "metaspace", "normalizer")
+WORDS = [
+    "Hello",
+    "quick",
+    "12",
+    "345",
+    "?",
+    "C++",
+    "日本",
+    "😀",
+    "it's",
+    "\n",
+    "\n\n",
+    " ",
+    "  ",
+    "\t",
+    "ASSISTANT:",
+]
+INJECTIONS = ["</s>", EOT, "<s>", "<pad>", "USER:", " ASSISTANT:", "GPT4 Correct Assistant:", "</s>USER:"]
+
+
+def random_turns(rng: random.Random, words: list[str], num_pairs: int) -> tuple[Turn, ...]:
+    """Perhaps a system turn, then `num_pairs` of user and assistant; contents may end in white space."""
+
+    def content() -> str:
+        return "".join(
+            rng.choice(words) + rng.choice(["", " "]) for _ in range(rng.randrange(6))
+        ) + rng.choice(["x", "x ", "x\n", "!", "7  "])
+
+    turns: tuple[Turn, ...] = (Turn("system", content()),) if rng.random() < 0.3 else ()
+    for _ in range(num_pairs):
+        turns += (user(content()), assistant(content()))
+    return turns
+
+
+# ---- published strings -------------------------------------------------------------------------------------
+
+
+def test_vicuna_strings():
+    turns = (user("Hello, can you help me?"), assistant("Sure!"), user("What is 1+1?"), assistant("2."))
+    head = f"{VICUNA_SYSTEM} USER: Hello, can you help me? ASSISTANT:"
+    assert text(VICUNA, turns[:1], True) == head
+    assert text(VICUNA, turns[:2]) == f"{head} Sure!</s>"
+    assert text(VICUNA, turns[:3], True) == f"{head} Sure!</s>USER: What is 1+1? ASSISTANT:"
+    assert text(VICUNA, turns) == f"{head} Sure!</s>USER: What is 1+1? ASSISTANT: 2.</s>"
+    given = (Turn("system", "Be brief."), *turns[:2])
+    assert text(VICUNA, given) == "Be brief. USER: Hello, can you help me? ASSISTANT: Sure!</s>"
+
+
+def test_openchat_strings():
+    assert text(OPENCHAT, HELLO[:1], True) == f"GPT4 Correct User: Hello{EOT}GPT4 Correct Assistant:"
+    assert text(OPENCHAT, HELLO, True) == (
+        f"GPT4 Correct User: Hello{EOT}GPT4 Correct Assistant: Hi{EOT}"
+        f"GPT4 Correct User: How are you today?{EOT}GPT4 Correct Assistant:"
+    )
+    assert text(OPENCHAT, HELLO[:2]) == f"GPT4 Correct User: Hello{EOT}GPT4 Correct Assistant: Hi{EOT}"
+    assert text(OPENCHAT, (Turn("system", "You are a helpful assistant."), user("Hi")), True) == (
+        f"You are a helpful assistant.{EOT}GPT4 Correct User: Hi{EOT}GPT4 Correct Assistant:"
+    )
+    question = (user("Implement quicksort using C++"),)
+    assert text(find("openchat_3.5_code"), question, True) == (
+        f"Code User: Implement quicksort using C++{EOT}Code Assistant:"
+    )
+
+
+def test_pieces_end_at_the_colon_and_content_starts_with_the_space():
+    assert pieces(OPENCHAT, HELLO[:2]) == [
+        Piece("GPT4 Correct User:", False, 0.0), Piece(" Hello", False, 0.0), Piece(EOT, True, 0.0),
+        Piece("GPT4 Correct Assistant:", False, 0.0), Piece(" Hi", False, 1.0),
+        Piece(EOT, True, 1.0)]  # fmt: skip
+    assert pieces(VICUNA, HELLO, True) == [
+        Piece(VICUNA_SYSTEM, False, 0.0), Piece(" USER:", False, 0.0), Piece(" Hello", False, 0.0),
+        Piece(" ASSISTANT:", False, 0.0), Piece(" Hi", False, 1.0), Piece("</s>", True, 1.0),
+        Piece("USER:", False, 0.0), Piece(" How are you today?", False, 0.0),
+        Piece(" ASSISTANT:", False, 0.0)]  # fmt: skip
+
+
+def test_pieces_of_a_mistral_like_vocabulary_match_the_published_ids():
+    """The ids on Starling's card stand for these pieces: ▁ before content and after special tokens."""
+    from tokenizers import Tokenizer, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = (
+        "▁G PT 4 ▁Cor rect ▁User : ▁Hello ▁Assistant ▁Hi ▁How ▁are ▁you ▁today ? ▁Code ▁Implement ▁quick sort"
+    )
+    vocabulary = ["<unk>", "<s>", EOT, *words.split(), "▁using", "▁C", "++", "▁"]
+    tokenizer = Tokenizer(models.Unigram([(word, -1.0) for word in vocabulary], unk_id=0))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.add_special_tokens(["<s>", EOT])
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
+
+    def tokens(template: Template, turns: tuple[Turn, ...]) -> str:
+        return " ".join(fast.convert_ids_to_tokens(encode(template, turns, fast, True).ids))
+
+    asked, answering = "▁G PT 4 ▁Cor rect ▁User :", "▁G PT 4 ▁Cor rect ▁Assistant :"
+    assert tokens(OPENCHAT, HELLO[:1]) == f"<s> {asked} ▁Hello {EOT} {answering}"
+    assert tokens(OPENCHAT, HELLO) == (
+        f"<s> {asked} ▁Hello {EOT} {answering} ▁Hi {EOT} {asked} ▁How ▁are ▁you ▁today ? {EOT} {answering}"
+    )
+    assert tokens(find("openchat_3.5_code"), (user("Implement quicksort using C++"),)) == (
+        f"<s> ▁Code ▁User : ▁Implement ▁quick sort ▁using ▁C ++ {EOT} ▁Code ▁Assistant :"
+    )
+
+
+# ---- weights -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_weight_is_on_answers_and_their_end_tokens_only(template, kind, tokenizers):
+    tokenizer = tokenizers[kind]
+    turns = (user("Hello you"), assistant("Hi, how are you"), user("What is today"), assistant("It is 12"))
+    encoded = encode(template, turns, tokenizer)
+    runs, before = [], 0.0
+    for token_id, weight in zip(encoded.ids, encoded.weights, strict=True):
+        assert weight in (0.0, 1.0)
+        if weight:
+            runs = [*runs, [token_id]] if not before else [*runs[:-1], [*runs[-1], token_id]]
+        before = weight
+    assert [tokenizer.decode(run).strip() for run in runs] == [
+        f"Hi, how are you{template.end_token}", f"It is 12{template.end_token}"]  # fmt: skip
+    assert all(run[-1:] == stop_token_ids(template, tokenizer) for run in runs)
+
+
+def test_weights_of_turns_cover_content_and_end_token(tokenizers):
+    tokenizer = tokenizers["bytes"]
+    turns = (user("q"), assistant("first answer", 0.1), user("r"), assistant("second answer"))
+    encoded = encode(OPENCHAT, turns, tokenizer)
+    lengths = {weight: encoded.weights.count(weight) for weight in set(encoded.weights)}
+    assert lengths[0.1] == len(tokenizer.encode(" first answer")) + 1
+    assert lengths[1.0] == len(tokenizer.encode(" second answer")) + 1
+    asked = encode(OPENCHAT, (Turn("user", "q", 0.5), assistant("a", 0.0)), tokenizer)
+    assert asked.weights.count(0.5) == len(tokenizer.encode(" q")) + 1 and 1.0 not in asked.weights
+
+
+def test_no_weight_at_all_is_refused(tokenizers):
+    with pytest.raises(ValueError, match="no token of the conversation has weight"):
+        encode(OPENCHAT, (user("q"), assistant("a", 0.0)), tokenizers["bytes"])
+    with pytest.raises(ValueError, match="no token of the conversation has weight"):
+        encode(OPENCHAT, (user("q"),), tokenizers["bytes"])
+    assert not any(encode(OPENCHAT, (user("q"),), tokenizers["bytes"], True).weights)
+
+
+def test_truncate():
+    encoded = Encoded([5, 6, 7, 8], [0.0, 0.0, 1.0, 1.0])
+    assert truncate(encoded, 4) is encoded
+    assert truncate(encoded, 3) == Encoded([5, 6, 7], [0.0, 0.0, 1.0])
+    assert truncate(encoded, 2) is None
+
+
+# ---- what must hold for every template and tokenizer -------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_template_is_well_formed(template):
+    assert template.assistant.after.startswith(template.end_token)
+    assert template.name == next(name for name, entry in TEMPLATES.items() if entry is template)
+    assert "<s>" not in "".join((*template.system, *template.user, *template.assistant))  # BOS is encode's
+    assert not template.assistant.before.endswith(" ")
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("kind", KINDS)
+def test_prompt_is_a_prefix_and_bos_comes_once(template, kind, tokenizers):
+    tokenizer, rng = tokenizers[kind], random.Random(f"{template.name} {kind}")
+    for _ in range(40):
+        turns = random_turns(rng, WORDS + INJECTIONS, rng.randrange(1, 4))
+        whole = encode(template, turns, tokenizer)
+        assert len(whole.ids) == len(whole.weights)
+        assert whole.ids[0] == tokenizer.bos_token_id and whole.ids.count(tokenizer.bos_token_id) == 1
+        for end in range(len(turns) - 1, 0, -2):
+            prompt = encode(template, turns[:end], tokenizer, add_generation_prompt=True)
+            assert prompt.ids == whole.ids[: len(prompt.ids)]
+            assert whole.weights[len(prompt.ids)] == 1.0  # the answer starts right there
+        assert text(template, turns).startswith(text(template, turns[:-1], True))
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("written", INJECTIONS)
+def test_what_a_user_writes_is_never_special(template, kind, written, tokenizers):
+    tokenizer = tokenizers[kind]
+    plain = encode(template, (user("say what now"), assistant("ok")), tokenizer)
+    said = encode(template, (user(f"say {written} now"), assistant("ok")), tokenizer)
+    for special in range(4):  # <pad> or <unk>, <s>, </s>, end of turn
+        if tokenizer.convert_ids_to_tokens(special) != "<unk>":
+            assert said.ids.count(special) == plain.ids.count(special)
+    assert written in tokenizer.decode(said.ids)
+    # The mask does not move: the same answer is weighed, in the same place from the end.
+    num_weighed = sum(weight > 0 for weight in plain.weights)
+    assert said.weights[-num_weighed:] == plain.weights[-num_weighed:] == [1.0] * num_weighed
+    assert said.ids[-num_weighed:] == plain.ids[-num_weighed:] and not any(said.weights[:-num_weighed])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_pieces_give_the_ids_of_the_whole_string(template, kind, tokenizers):
+    turns = (
+        user("Hello there"),
+        assistant("Hi, I can help you"),
+        user("What is 12?"),
+        assistant("A number."),
+    )
+    tokenizer = tokenizers[kind]
+    whole = tokenizer(text(template, turns), add_special_tokens=False).input_ids
+    assert encode(template, turns, tokenizer).ids == [tokenizer.bos_token_id, *whole]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_content_keeps_its_own_spaces(kind, tokenizers):
+    tokenizer = tokenizers[kind]
+    counts = []
+    for spaces in range(4):
+        encoded = encode(OPENCHAT, (user("q"), assistant(" " * spaces + "Hello")), tokenizer)
+        tokens = tokenizer.convert_ids_to_tokens(encoded.ids)
+        answer = "".join(token for token, weight in zip(tokens, encoded.weights, strict=True) if weight)
+        counts.append(answer.replace("Ġ", "▁").removesuffix(EOT))
+    assert counts == ["▁Hello", "▁▁Hello", "▁▁▁Hello", "▁▁▁▁Hello"]
+
+
+@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+def test_jinja_agrees_in_text_ids_and_mask(template, tokenizers):
+    tokenizer, rng = tokenizers["bytes"], random.Random(template.name)
+    form = jinja(template)
+    for _ in range(60):
+        turns = random_turns(rng, WORDS, rng.randrange(1, 4))
+        for ended, prompt in ((turns, False), (turns[:-1], True)):
+            messages = [{"role": turn.role, "content": turn.content} for turn in ended]
+            options = {"chat_template": form, "add_generation_prompt": prompt}
+            rendered = tokenizer.apply_chat_template(messages, tokenize=False, **options)
+            assert rendered == "<s>" + text(template, ended, prompt)
+            applied = tokenizer.apply_chat_template(
+                messages, return_dict=True, return_assistant_tokens_mask=True, **options
+            )
+            encoded = encode(template, ended, tokenizer, prompt)
+            assert applied["input_ids"] == encoded.ids
+            assert applied["assistant_masks"] == [int(weight > 0) for weight in encoded.weights]
+
+
+def test_jinja_text_is_exact_for_special_strings_too_and_roles_are_checked(tokenizers):
+    tokenizer, rng = tokenizers["bytes"], random.Random(0)
+    for template in TEMPLATES.values():
+        for _ in range(20):
+            turns = random_turns(rng, WORDS + INJECTIONS + ["{{ 1 }}", "{% if %}", "'", '"', "\\n"], 2)
+            messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+            rendered = tokenizer.apply_chat_template(messages, tokenize=False, chat_template=jinja(template))
+            assert rendered == "<s>" + text(template, turns)
+        with pytest.raises(Exception, match="roles are user and assistant"):
+            tokenizer.apply_chat_template([{"role": "tool", "content": "x"}], chat_template=jinja(template))
+
+
+# ---- tokenizers that do not fit ----------------------------------------------------------------------------
+
+
+def test_tokenizer_without_bos_gets_none():
+    tokenizer = train_tokenizer(CORPUS, 300, (EOT,), 128)
+    tokenizer.bos_token = None
+    ids = encode(OPENCHAT, HELLO[:2], tokenizer).ids
+    assert tokenizer.decode(ids) == text(OPENCHAT, HELLO[:2])
+    messages = [{"role": turn.role, "content": turn.content} for turn in HELLO[:2]]
+    assert tokenizer.apply_chat_template(messages, tokenize=False, chat_template=jinja(OPENCHAT)) == text(
+        OPENCHAT, HELLO[:2]
+    )
+
+
+def test_tokenizer_without_the_end_token_is_refused():
+    tokenizer = train_tokenizer(CORPUS, 300, ("</s>",), 128)
+    for call in (lambda: encode(OPENCHAT, HELLO, tokenizer), lambda: stop_token_ids(OPENCHAT, tokenizer)):
+        with pytest.raises(
+            ValueError, match=r"openchat_3.5 needs the token '<\|end_of_turn\|>'.*among the 300"
+        ):
+            call()
+    tokenizer.add_tokens([EOT])  # in the vocabulary now, but as a word like others
+    assert stop_token_ids(OPENCHAT, tokenizer) == [300]
+    with pytest.raises(ValueError, match="reads a special token out of the plain text"):
+        encode(OPENCHAT, (user(f"What is {EOT}?"), assistant("An end.")), tokenizer)
+
+
+@pytest.mark.parametrize("turns, prompt", [
+    ((), False), ((assistant("a"),), False), ((user("q"), user("r")), True),
+    ((user("q"), assistant("a")), True), ((user(" "), assistant("a")), False),
+    ((Turn("robot", "x"),), False)])  # fmt: skip
+def test_invalid_turns_are_refused(turns, prompt):
+    with pytest.raises(ValueError, match="found .*, expected"):
+        pieces(OPENCHAT, turns, prompt)
+
+
+def test_unknown_template_is_refused_with_the_known_names():
+    with pytest.raises(ValueError, match="unknown chat template 'vicuna'; known: vicuna_v1.1, openchat_3.5"):
+        find("vicuna")
+
+
+def test_a_new_template_is_one_declaration(tokenizers):
+    chatml = Template(
+        "chatml",
+        system=Frame("<|im_start|>system\n", "", "<|im_end|>\n"),
+        user=Frame("<|im_start|>user\n", "", "<|im_end|>\n"),
+        assistant=Frame("<|im_start|>assistant\n", "", "<|im_end|>\n"),
+        special_tokens=("<|im_end|>", "<|im_start|>"),
+    )
+    tokenizer = train_tokenizer(CORPUS, 300, chatml.special_tokens, 128)
+    turns = (Turn("system", "s"), user("q"), assistant("a"))
+    expected = (
+        "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
+    )
+    assert text(chatml, turns) == expected
+    encoded = encode(chatml, turns, tokenizer)
+    assert tokenizer.decode(encoded.ids) == "<s>" + expected
+    weighed = [token for token, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
+    assert tokenizer.decode(weighed) == "a<|im_end|>"
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    assert (
+        tokenizer.apply_chat_template(messages, tokenize=False, chat_template=jinja(chatml))
+        == "<s>" + expected
+    )
