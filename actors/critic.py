@@ -33,14 +33,23 @@ class Critic:
         """Join the group and load the model."""
         config, rl = self.config, self.config.rl
         self.place = self.rendezvous.join(host, port, config.resources.critic.gpus)
-        self.engine = TrainEngine(load_scalar(self.folder, config.model.dtype), rl.optimizer, rl.critic_learning_rate,
-                                  rl_arithmetic(config).critic_steps, config.model.dtype, self.place.device)
+        self.engine = TrainEngine(
+            load_scalar(self.folder, config.model.dtype),
+            rl.optimizer,
+            rl.critic_learning_rate,
+            rl_arithmetic(config).critic_steps,
+            config.model.dtype,
+            self.place.device,
+        )
 
     def values(self, rollouts: Rollouts) -> Part:
         """V(state before each response token) of this rank's rows."""
         return map_rollouts(
-            rollouts, self.place, self.config.rl.optimizer.micro_batch_tokens, lambda batch: self.engine.infer(
-                lambda engine: engine(*response_inputs(batch, self.place.device, shift=1))))
+            rollouts,
+            self.place,
+            self.config.rl.optimizer.micro_batch_tokens,
+            lambda batch: self.engine.infer(lambda engine: engine(*response_inputs(batch, self.place.device, shift=1))),
+        )
 
     def update(self, rollouts: Rollouts, iteration: int) -> list[Sums]:
         """Train on one iteration's answers; this rank's sums of every optimizer step."""

@@ -26,8 +26,15 @@ Sums = dict[str, float]
 class TrainEngine:
     """A module, its AdamW and its schedule under DeepSpeed; every rank of the process group makes one."""
 
-    def __init__(self, module: nn.Module, optimizer: Optimizer, learning_rate: float, total_steps: int, dtype: str,
-                 device: torch.device):
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        learning_rate: float,
+        total_steps: int,
+        dtype: str,
+        device: torch.device,
+    ):
         os.environ.setdefault("DS_ACCELERATOR", device.type)
         import deepspeed
 
@@ -42,10 +49,12 @@ class TrainEngine:
         decayed = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2]
         plain = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": optimizer.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        adam = torch.optim.AdamW([g for g in groups if g["params"]], lr=learning_rate, betas=optimizer.betas,
-                                 eps=optimizer.eps)
+        adam = torch.optim.AdamW(
+            [g for g in groups if g["params"]], lr=learning_rate, betas=optimizer.betas, eps=optimizer.eps
+        )
         self.engine, self.adam, _, _ = deepspeed.initialize(
-            model=module.to(device), optimizer=adam, config=self._deepspeed_config(dtype))
+            model=module.to(device), optimizer=adam, config=self._deepspeed_config(dtype)
+        )
         if optimizer.zero_stage == 3:
             for parameter in module.external_parameters():
                 deepspeed.zero.register_external_parameter(self.engine.module, parameter)
@@ -55,14 +64,20 @@ class TrainEngine:
         if self.settings.offload:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
         return {
-            "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1,
-            "managed_gradient_accumulation": False, "gradient_clipping": self.settings.max_grad_norm,
-            "zero_optimization": zero, "bf16": {"enabled": DTYPES[dtype] == torch.bfloat16},
-            "zero_force_ds_cpu_optimizer": False, "zero_allow_untested_optimizer": True, "steps_per_print": 2**31,
+            "train_micro_batch_size_per_gpu": 1,
+            "gradient_accumulation_steps": 1,
+            "managed_gradient_accumulation": False,
+            "gradient_clipping": self.settings.max_grad_norm,
+            "zero_optimization": zero,
+            "bf16": {"enabled": DTYPES[dtype] == torch.bfloat16},
+            "zero_force_ds_cpu_optimizer": False,
+            "zero_allow_untested_optimizer": True,
+            "steps_per_print": 2**31,
         }
 
-    def step(self, micro_batches: Iterable[Any], loss: Callable[[nn.Module, Any], tuple[Tensor, Sums]],
-             denominator: float) -> Sums:
+    def step(
+        self, micro_batches: Iterable[Any], loss: Callable[[nn.Module, Any], tuple[Tensor, Sums]], denominator: float
+    ) -> Sums:
         """One optimizer step. `loss` returns a sum over its micro-batch and sums to report; both are added up here.
 
         `denominator` is the count of tokens (or rankings) of the whole step over all ranks. Returns this rank's sums
@@ -70,7 +85,8 @@ class TrainEngine:
         that is not finite.
         """
         rate = self.learning_rate * learning_rate_factor(
-            self.steps_done, self.total_steps, self.settings.warmup_fraction, self.settings.schedule)
+            self.steps_done, self.total_steps, self.settings.warmup_fraction, self.settings.schedule
+        )
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.engine.train()
@@ -80,13 +96,17 @@ class TrainEngine:
             self.engine.backward(loss_sum * (self.world_size / denominator))
             totals["loss_sum"] += float(loss_sum.detach())
             for name, value in sums.items():
-                totals[name] = max(totals.get(name, value), value) if name.endswith("_max") else totals.get(name, 0) + value
+                totals[name] = (
+                    max(totals.get(name, value), value) if name.endswith("_max") else totals.get(name, 0) + value
+                )
         self.engine.step()
         self.steps_done += 1
         norm = float(self.engine.get_global_grad_norm() or 0.0)
         if not norm < float("inf"):
-            raise FloatingPointError(f"gradient norm is {norm} in optimizer step {self.steps_done}; "
-                                     "lower the learning rate or look at the batch")
+            raise FloatingPointError(
+                f"gradient norm is {norm} in optimizer step {self.steps_done}; "
+                "lower the learning rate or look at the batch"
+            )
         return totals | {"grad_norm": norm, "learning_rate": rate}
 
     @torch.no_grad()
@@ -134,8 +154,10 @@ class TrainEngine:
             gap = float((ours - theirs).abs().max())
             allowed = 1e-5 if next(iter(state.values())).dtype == torch.float32 else 0.1
             if gap > allowed:
-                raise RuntimeError(f"{folder}: reloaded outputs differ by {gap:.2g} from the trained model's; the "
-                                   "folder is not the model")
+                raise RuntimeError(
+                    f"{folder}: reloaded outputs differ by {gap:.2g} from the trained model's; the "
+                    "folder is not the model"
+                )
         torch.distributed.barrier()
 
 

@@ -26,8 +26,9 @@ class Place:
     world_size: int
     device: torch.device
 
-    def micro_batches(self, lengths: Sequence[int] | np.ndarray, token_budget: int,
-                      group_sizes: Sequence[int] | None = None) -> list[list[int]]:
+    def micro_batches(
+        self, lengths: Sequence[int] | np.ndarray, token_budget: int, group_sizes: Sequence[int] | None = None
+    ) -> list[list[int]]:
         """This rank's micro-batches as row indices."""
         plan = plan_micro_batches([int(n) for n in lengths], self.world_size, token_budget, group_sizes)
         return plan[self.rank]
@@ -60,8 +61,7 @@ class Part:
     values: Ragged
 
 
-def map_rollouts(rollouts: Rollouts, place: Place, token_budget: int,
-                 score: Callable[[Rollouts], Tensor]) -> Part:
+def map_rollouts(rollouts: Rollouts, place: Place, token_budget: int, score: Callable[[Rollouts], Tensor]) -> Part:
     """Per-token values of this rank's share of the answers. `score` returns them flat for a micro-batch."""
     rows: list[int] = []
     flat: list[np.ndarray] = []
@@ -70,7 +70,9 @@ def map_rollouts(rollouts: Rollouts, place: Place, token_budget: int,
         rows += micro_batch
         flat.append(values_N.float().cpu().numpy())
     values = np.concatenate(flat) if flat else np.zeros(0, np.float32)
-    return Part(np.array(rows, dtype=np.int64), Ragged(values, rollouts.responses.lengths[np.array(rows, dtype=np.int64)]))
+    return Part(
+        np.array(rows, dtype=np.int64), Ragged(values, rollouts.responses.lengths[np.array(rows, dtype=np.int64)])
+    )
 
 
 def merge(parts: Sequence[Part], num_rows: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from actors.calls import wait_for
 from actors.critic import Critic
 from actors.forward import merge
 from actors.policy import Policy
@@ -37,12 +38,13 @@ class Group:
     def finish(self, calls: Sequence[ray.ObjectRef], timeout_s: float | None = None) -> list[Any]:
         """Results of `begin`, in rank order. Raises TimeoutError that names the ranks that are late."""
         limit = timeout_s or self.config.cluster.call_timeout_s
-        _, late = ray.wait(list(calls), num_returns=len(calls), timeout=limit)
-        if late:
-            ranks = ", ".join(str(rank) for rank, call in enumerate(calls) if call in late)
-            raise TimeoutError(f"{self.name} {ranks} did not answer within {limit:.0f} s; if it is only slow, raise "
-                               "cluster.call_timeout_s")
-        return ray.get(list(calls))
+        return wait_for(
+            calls,
+            limit,
+            lambda late: TimeoutError(
+                f"{self.name} {late} did not answer within {limit:.0f} s; if only slow, raise cluster.call_timeout_s"
+            ),
+        )
 
     def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> list[Any]:
         """`begin` and `finish`."""
@@ -97,19 +99,34 @@ class RolloutGroup(Group):
         self.backend = transfer_backend(config, sender)
         super().__init__("rollout", RolloutEngine, config.resources.rollout, config, (folder, config, self.backend))
 
-    def generate(self, prompts: Ragged, samples_per_prompt: int, seed_parts: tuple, stop_token_ids: Sequence[int],
-                 temperature: float, max_new_tokens: int) -> Rollouts:
+    def generate(
+        self,
+        prompts: Ragged,
+        samples_per_prompt: int,
+        seed_parts: tuple,
+        stop_token_ids: Sequence[int],
+        temperature: float,
+        max_new_tokens: int,
+    ) -> Rollouts:
         """`samples_per_prompt` answers to each prompt, a prompt's answers side by side.
 
         The seed of an answer is a hash of `seed_parts` (run seed, stage, iteration, ...), prompt row and sample number.
         """
         index = np.repeat(np.arange(len(prompts)), samples_per_prompt)
-        seeds = np.array([request_seed(*seed_parts, row, sample)
-                          for row in range(len(prompts)) for sample in range(samples_per_prompt)])
+        seeds = np.array(
+            [
+                request_seed(*seed_parts, row, sample)
+                for row in range(len(prompts))
+                for sample in range(samples_per_prompt)
+            ]
+        )
         shares = [np.arange(engine, len(index), len(self.actors)) for engine in range(len(self.actors))]
-        calls = [actor.generate.remote(prompts.take(index[rows]), index[rows], seeds[rows], temperature,
-                                       max_new_tokens, list(stop_token_ids))
-                 for actor, rows in zip(self.actors, shares, strict=True)]
+        calls = [
+            actor.generate.remote(
+                prompts.take(index[rows]), index[rows], seeds[rows], temperature, max_new_tokens, list(stop_token_ids)
+            )
+            for actor, rows in zip(self.actors, shares, strict=True)
+        ]
         return gather(self.finish(calls), np.argsort(np.concatenate(shares)))
 
 
@@ -125,8 +142,10 @@ def transfer_backend(config: Config, sender: Role) -> str:
     """
     wanted, rollout = config.rollout.weight_transfer, config.resources.rollout
     if wanted in ("nccl", "ipc") and not (sender.gpus and rollout.gpus):
-        raise ValueError(f"rollout.weight_transfer {wanted} needs GPUs on both sides; the sender has {sender.gpus:g}, "
-                         f"resources.rollout.gpus is {rollout.gpus:g}; use object_store")
+        raise ValueError(
+            f"rollout.weight_transfer {wanted} needs GPUs on both sides; the sender has {sender.gpus:g}, "
+            f"resources.rollout.gpus is {rollout.gpus:g}; use object_store"
+        )
     if wanted == "auto":
         return "nccl" if sender.gpus >= 1 and rollout.gpus >= 1 else "object_store"
     return wanted

@@ -30,14 +30,21 @@ class TokenPolicy(nn.Module):
         self.lm = lm
         self.temperature = temperature
 
-    def forward(self, input_ids_BT: Tensor, chosen_BT: Tensor, with_entropy: bool = False
-                ) -> tuple[Tensor, Tensor | None]:
+    def forward(
+        self, input_ids_BT: Tensor, chosen_BT: Tensor, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """(logprobs_N, entropy_N or None) of the tokens where `chosen_BT` is True, in row order; column 0 has none."""
         hidden_BTH = self.lm.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
         predicts_BT = chosen_BT[:, 1:]
         head = self.lm.get_output_embeddings()
-        return token_logprobs_from_hidden(hidden_BTH[:, :-1][predicts_BT], head.weight, input_ids_BT[:, 1:][predicts_BT],
-                                          self.temperature, bias=head.bias, with_entropy=with_entropy)
+        return token_logprobs_from_hidden(
+            hidden_BTH[:, :-1][predicts_BT],
+            head.weight,
+            input_ids_BT[:, 1:][predicts_BT],
+            self.temperature,
+            bias=head.bias,
+            with_entropy=with_entropy,
+        )
 
     def external_parameters(self) -> list[nn.Parameter]:
         """Weights that `forward` reads outside their own module; ZeRO-3 has to gather them here."""
@@ -105,10 +112,17 @@ def build_from_scratch(shape: Scratch, tokenizer: Any, context_tokens: int, seed
     """A Llama with random weights for the tokenizer's vocabulary."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=shape.hidden_size, intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.heads,
-        max_position_embeddings=context_tokens, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=context_tokens,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
 
 

@@ -1,8 +1,8 @@
-"""The policy that learns: log-probs of rollouts, PPO and APA updates under DeepSpeed, weights to the rollout engines."""
+"""The policy that learns: log-probs of rollouts, PPO and APA updates under DeepSpeed, weights to rollout engines."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,12 +11,14 @@ from actors.engine import Sums, TrainEngine
 from actors.forward import Part, map_rollouts, response_inputs
 from actors.models import load_policy
 from actors.process import Rendezvous, set_threads
-from actors.weights import Sender
 from algorithms.policy import apa, ppo_clip, truncated_importance_weights
 from configs.plan import rl_arithmetic
 from configs.schema import Config
 from data.packing import epoch_order, step_batches
 from data.rollouts import Rollouts
+
+if TYPE_CHECKING:
+    from actors.weights import Sender
 
 # Largest |log-ratio| of the first optimizer step, where old and new weights are the same: beyond it old log-probs,
 # masks or dropout are wrong. bf16 sums differ with the padding of a micro-batch.
@@ -42,8 +44,9 @@ class Policy:
         self.place = self.rendezvous.join(host, port, config.resources.policy.gpus)
         rate = rl.ppo.learning_rate if self.algorithm == "ppo" else rl.apa.learning_rate
         module = load_policy(self.folder, config.model.dtype, config.rollout.temperature)
-        self.engine = TrainEngine(module, rl.optimizer, rate, rl_arithmetic(config).policy_steps, config.model.dtype,
-                                  self.place.device)
+        self.engine = TrainEngine(
+            module, rl.optimizer, rate, rl_arithmetic(config).policy_steps, config.model.dtype, self.place.device
+        )
 
     def logprobs(self, rollouts: Rollouts) -> tuple[Part, float]:
         """(log-probs of this rank's rows, sum of the entropies of their tokens in nats)."""
@@ -52,7 +55,8 @@ class Policy:
         def score(batch: Rollouts) -> torch.Tensor:
             nonlocal entropy_sum
             logprobs_N, entropy_N = self.engine.infer(
-                lambda engine: engine(*response_inputs(batch, self.place.device), with_entropy=True))
+                lambda engine: engine(*response_inputs(batch, self.place.device), with_entropy=True)
+            )
             entropy_sum += float(entropy_N.sum())
             return logprobs_N
 
@@ -92,17 +96,21 @@ class Policy:
             loss, sums = apa(logprobs_N, anchor_N, advantages_N, rl.apa.lam)
         gap_N = (logprobs_N.detach() - old_N).abs()
         return loss, {name: float(value) for name, value in sums.items()} | {
-            "log_ratio_max": float(gap_N.max()) if len(gap_N) else 0.0}
+            "log_ratio_max": float(gap_N.max()) if len(gap_N) else 0.0
+        }
 
     def _assert_ratio_is_one(self, log_ratio_max: float) -> None:
         tolerance = RATIO_TOLERANCE[self.config.model.dtype]
         if log_ratio_max > tolerance:
             raise RuntimeError(
                 f"the policy ratio must be 1 before the first update, but a log-ratio is {log_ratio_max:.3g} (allowed "
-                f"{tolerance}): old log-probs and training forward disagree")
+                f"{tolerance}): old log-probs and training forward disagree"
+            )
 
     def connect(self, engines: list[Any], backend: str) -> None:
         """Open the way to the rollout engines."""
+        from actors.weights import Sender  # brings in vLLM, which drivers that import this file do not need
+
         self.sender = Sender(self.engine, engines, backend, self.place, self.config.cluster.call_timeout_s)
 
     def send_weights(self, version: int) -> dict[str, Any] | None:
@@ -114,8 +122,13 @@ class Policy:
         """The model as a Hugging Face folder, reloaded and checked. Every rank must call it."""
         from data.tokenizer import load_tokenizer
 
-        self.engine.save(folder, load_tokenizer(self.folder), lambda path: load_policy(
-            path, self.config.model.dtype, self.config.rollout.temperature).to(self.place.device))
+        self.engine.save(
+            folder,
+            load_tokenizer(self.folder),
+            lambda path: load_policy(path, self.config.model.dtype, self.config.rollout.temperature).to(
+                self.place.device
+            ),
+        )
 
 
 def mean_over_steps(ranks: list[list[Sums]]) -> dict[str, float]:

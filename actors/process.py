@@ -40,12 +40,23 @@ class Rendezvous:
         if self.store is None:
             self.store = torch.distributed.TCPStore(host, port, is_master=False, timeout=self.timeout)
         where = device(gpus)
-        os.environ.update(RANK=str(self.rank), WORLD_SIZE=str(self.world_size), LOCAL_RANK="0",
-                          MASTER_ADDR=host, MASTER_PORT=str(port), DS_ACCELERATOR=where.type)
+        os.environ.update(
+            RANK=str(self.rank),
+            WORLD_SIZE=str(self.world_size),
+            LOCAL_RANK="0",
+            MASTER_ADDR=host,
+            MASTER_PORT=str(port),
+            DS_ACCELERATOR=where.type,
+        )
         if where.type == "cuda":
             torch.cuda.set_device(where)
-        torch.distributed.init_process_group("nccl" if where.type == "cuda" else "gloo", store=self.store,
-                                             rank=self.rank, world_size=self.world_size, timeout=self.timeout)
+        torch.distributed.init_process_group(
+            "nccl" if where.type == "cuda" else "gloo",
+            store=self.store,
+            rank=self.rank,
+            world_size=self.world_size,
+            timeout=self.timeout,
+        )
         return Place(self.rank, self.world_size, where)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,9 +11,11 @@ from torch import Tensor
 from actors.forward import Part, Place, map_rollouts, response_inputs
 from actors.models import load_policy
 from actors.process import device, set_threads
-from actors.weights import Sender
 from configs.schema import Config
 from data.rollouts import Rollouts
+
+if TYPE_CHECKING:
+    from actors.weights import Sender
 
 
 class FrozenModel:
@@ -35,8 +37,12 @@ class FrozenModel:
     @torch.no_grad()
     def logprobs(self, rollouts: Rollouts) -> Part:
         """Log-probs of this process's rows at the temperature of training."""
-        return map_rollouts(rollouts, self.place, self.config.rl.optimizer.micro_batch_tokens,
-                            lambda batch: self.module(*response_inputs(batch, self.place.device))[0])
+        return map_rollouts(
+            rollouts,
+            self.place,
+            self.config.rl.optimizer.micro_batch_tokens,
+            lambda batch: self.module(*response_inputs(batch, self.place.device))[0],
+        )
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every weight."""
@@ -44,9 +50,12 @@ class FrozenModel:
 
     def connect(self, engines: list[Any], backend: str) -> None:
         """Open the way to the rollout engines; only the process of rank 0 talks to them."""
+        from actors.weights import Sender  # brings in vLLM, which drivers that import this file do not need
+
         if self.place.rank == 0:
-            self.sender = Sender(self, engines, backend, Place(0, 1, self.place.device),
-                                 self.config.cluster.call_timeout_s)
+            self.sender = Sender(
+                self, engines, backend, Place(0, 1, self.place.device), self.config.cluster.call_timeout_s
+            )
 
     def send_weights(self, version: int) -> dict[str, Any] | None:
         """Bring the weights of the loaded model to every engine as `version`."""

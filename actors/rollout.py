@@ -35,37 +35,76 @@ class RolloutEngine:
 
         register()
         if backend == "object_store" and role.gpus > 1:
-            raise ValueError("rollout.weight_transfer object_store reaches an engine of one process; with "
-                             f"resources.rollout.gpus {role.gpus} use nccl")
+            raise ValueError(
+                "rollout.weight_transfer object_store reaches an engine of one process; with "
+                f"resources.rollout.gpus {role.gpus} use nccl"
+            )
         # A seeded request whose prompt is prefilled in chunks fails on the CPU (its generator has no offset), so
         # prompts are prefilled whole there.
-        own = {"gpu_memory_utilization": config.rollout.gpu_memory_fraction, "tensor_parallel_size": max(1, int(role.gpus)),
-               "distributed_executor_backend": "uni" if role.gpus <= 1 else "mp"} if on_gpu else {
-               "enforce_eager": True, "distributed_executor_backend": "uni", "enable_chunked_prefill": False,
-               "max_num_batched_tokens": max(8192, config.model.context_tokens)}
+        own = (
+            {
+                "gpu_memory_utilization": config.rollout.gpu_memory_fraction,
+                "tensor_parallel_size": max(1, int(role.gpus)),
+                "distributed_executor_backend": "uni" if role.gpus <= 1 else "mp",
+            }
+            if on_gpu
+            else {
+                "enforce_eager": True,
+                "distributed_executor_backend": "uni",
+                "enable_chunked_prefill": False,
+                "max_num_batched_tokens": max(8192, config.model.context_tokens),
+            }
+        )
         self.llm = LLM(
-            model=folder, skip_tokenizer_init=True, dtype=config.model.dtype, seed=0,
-            max_model_len=config.model.context_tokens, max_num_seqs=config.rollout.max_sequences,
-            logprobs_mode="processed_logprobs", generation_config="vllm",
+            model=folder,
+            skip_tokenizer_init=True,
+            dtype=config.model.dtype,
+            seed=0,
+            max_model_len=config.model.context_tokens,
+            max_num_seqs=config.rollout.max_sequences,
+            logprobs_mode="processed_logprobs",
+            generation_config="vllm",
             weight_transfer_config=WeightTransferConfig(backend=backend),
-            worker_extension_cls="actors.weights.DigestWorker", **own)
+            worker_extension_cls="actors.weights.DigestWorker",
+            **own,
+        )
         self.version = 0
 
-    def generate(self, prompts: Ragged, prompt_index: np.ndarray, seeds: Sequence[int], temperature: float,
-                 max_new_tokens: int, stop_token_ids: Sequence[int]) -> Rollouts:
+    def generate(
+        self,
+        prompts: Ragged,
+        prompt_index: np.ndarray,
+        seeds: Sequence[int],
+        temperature: float,
+        max_new_tokens: int,
+        stop_token_ids: Sequence[int],
+    ) -> Rollouts:
         """One answer to every row of `prompts`, sampled with the row's seed at top-p 1; rows stay in order."""
         from vllm import SamplingParams
 
         requests = [{"prompt_token_ids": prompts[row].tolist()} for row in range(len(prompts))]
-        sampling = [SamplingParams(temperature=temperature, max_tokens=max_new_tokens, seed=int(seed), logprobs=0,
-                                   flat_logprobs=True, detokenize=False, stop_token_ids=list(stop_token_ids))
-                    for seed in seeds]
+        sampling = [
+            SamplingParams(
+                temperature=temperature,
+                max_tokens=max_new_tokens,
+                seed=int(seed),
+                logprobs=0,
+                flat_logprobs=True,
+                detokenize=False,
+                stop_token_ids=list(stop_token_ids),
+            )
+            for seed in seeds
+        ]
         outputs = [request.outputs[0] for request in self.llm.generate(requests, sampling, use_tqdm=False)]
         logprobs = [np.asarray(output.logprobs.logprobs, dtype=np.float32) for output in outputs]
         return Rollouts(
-            prompts=prompts, responses=Ragged.of([output.token_ids for output in outputs]), prompt_index=prompt_index,
+            prompts=prompts,
+            responses=Ragged.of([output.token_ids for output in outputs]),
+            prompt_index=prompt_index,
             finished=np.array([output.finish_reason == "stop" for output in outputs]),
-            rollout_logprobs=np.concatenate(logprobs), weight_version=self.version)
+            rollout_logprobs=np.concatenate(logprobs),
+            weight_version=self.version,
+        )
 
     # What the policy calls through actors.weights.EngineClient, in this order.
 

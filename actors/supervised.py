@@ -18,7 +18,7 @@ from actors.engine import Sums, TrainEngine
 from actors.forward import Part, Place, sequence_inputs, to_device
 from actors.models import load_policy, load_scalar
 from actors.process import device, set_threads
-from algorithms.preference import pair_split, plackett_luce
+from algorithms.preference import pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
 from algorithms.sequence import weighted_nll
 from configs.plan import optimizer_steps
 from configs.schema import Optimizer, Role
@@ -65,6 +65,7 @@ class Job:
     role: Role
     queue: Any
     loss: str = ""
+    zero_sum: float = 0.0
 
 
 def _start(job: Job) -> Place:
@@ -92,8 +93,14 @@ def sft_loop(job: Job) -> None:
     """Supervised fine-tuning: weighted mean of the token losses of each optimizer step."""
     place = _start(job)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
-    engine = TrainEngine(load_policy(job.model, job.dtype), job.optimizer, job.optimizer.learning_rate,
-                         optimizer_steps(len(train.ids), job.rows_per_step, job.epochs), job.dtype, place.device)
+    engine = TrainEngine(
+        load_policy(job.model, job.dtype),
+        job.optimizer,
+        job.optimizer.learning_rate,
+        optimizer_steps(len(train.ids), job.rows_per_step, job.epochs),
+        job.dtype,
+        place.device,
+    )
 
     def loss(module: Any, rows: list[int], data: Rows = train) -> tuple[Tensor, Sums]:
         weights_BT = data.weights.take(rows).padded() if rows else np.zeros((1, 2), np.float32)
@@ -109,10 +116,18 @@ def sft_loop(job: Job) -> None:
             plan = place.micro_batches(part.lengths, job.optimizer.micro_batch_tokens)
             sums = engine.step([[rows[i] for i in micro] for micro in plan], loss, weight)
             total = _sum_over_ranks({"loss": sums["loss_sum"]})["loss"]
-            _report(job, place, {
-                "step": engine.steps_done, "epoch": epoch, "loss": total / weight, "grad_norm": sums["grad_norm"],
-                "learning_rate": sums["learning_rate"],
-                "time": {"tokens_per_s": int(part.lengths.sum()) / (time.perf_counter() - begun)}})
+            _report(
+                job,
+                place,
+                {
+                    "step": engine.steps_done,
+                    "epoch": epoch,
+                    "loss": total / weight,
+                    "grad_norm": sums["grad_norm"],
+                    "learning_rate": sums["learning_rate"],
+                    "time": {"tokens_per_s": int(part.lengths.sum()) / (time.perf_counter() - begun)},
+                },
+            )
 
     sums = {"loss": 0.0, "weight": float(heldout.weights.values.sum())}
     for rows in place.micro_batches(heldout.ids.lengths, job.optimizer.micro_batch_tokens):
@@ -127,8 +142,14 @@ def reward_loop(job: Job) -> None:
     place = _start(job)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     module = load_scalar(job.model, job.dtype, seed=job.seed)
-    engine = TrainEngine(module, job.optimizer, job.optimizer.learning_rate,
-                         optimizer_steps(len(train.sizes), job.rows_per_step, job.epochs), job.dtype, place.device)
+    engine = TrainEngine(
+        module,
+        job.optimizer,
+        job.optimizer.learning_rate,
+        optimizer_steps(len(train.sizes), job.rows_per_step, job.epochs),
+        job.dtype,
+        place.device,
+    )
     ranking_loss = {"plackett_luce": plackett_luce, "pairs": pair_split}[job.loss]
 
     def loss(module: Any, rankings: RankedRows | None) -> tuple[Tensor, Sums]:
@@ -137,10 +158,11 @@ def reward_loop(job: Job) -> None:
             return scores_N.sum() * 0.0, {"correct_sum": 0.0, "pairs_sum": 0.0}
         scores_N = module(*sequence_inputs(rankings.ids, place.device))
         sizes = rankings.sizes.tolist()
-        from algorithms.preference import pair_accuracy
-
         correct, pairs = pair_accuracy(scores_N.detach(), sizes)
-        return ranking_loss(scores_N, sizes), {"correct_sum": float(correct), "pairs_sum": float(pairs)}
+        value = ranking_loss(scores_N, sizes)
+        if job.zero_sum:
+            value = value + job.zero_sum * zero_sum_penalty(scores_N, sizes)
+        return value, {"correct_sum": float(correct), "pairs_sum": float(pairs)}
 
     for epoch in range(job.epochs):
         for rankings in step_batches(epoch_order(len(train.sizes), job.seed, epoch), job.rows_per_step):
@@ -150,11 +172,19 @@ def reward_loop(job: Job) -> None:
             micro_batches = [_rankings_of(step, rows) for rows in plan]
             sums = engine.step(micro_batches, loss, len(rankings))
             total = _sum_over_ranks({name: sums[name] for name in ("loss_sum", "correct_sum", "pairs_sum")})
-            _report(job, place, {
-                "step": engine.steps_done, "epoch": epoch, "loss": total["loss_sum"] / len(rankings),
-                "pair_accuracy": total["correct_sum"] / total["pairs_sum"], "grad_norm": sums["grad_norm"],
-                "learning_rate": sums["learning_rate"],
-                "time": {"tokens_per_s": int(step.ids.lengths.sum()) / (time.perf_counter() - begun)}})
+            _report(
+                job,
+                place,
+                {
+                    "step": engine.steps_done,
+                    "epoch": epoch,
+                    "loss": total["loss_sum"] / len(rankings),
+                    "pair_accuracy": total["correct_sum"] / total["pairs_sum"],
+                    "grad_norm": sums["grad_norm"],
+                    "learning_rate": sums["learning_rate"],
+                    "time": {"tokens_per_s": int(step.ids.lengths.sum()) / (time.perf_counter() - begun)},
+                },
+            )
 
     job.queue.put({"heldout_scores": _scores(engine, heldout.ids, place, job.optimizer.micro_batch_tokens)})
     engine.save(job.output, _tokenizer(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(place.device))

@@ -28,6 +28,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
 
+from actors.calls import wait_for
 from actors.forward import Place
 
 BUCKET_BYTES = 256 * 2**20
@@ -119,8 +120,10 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
 
     def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
         arrays = ray.get(update_info.buffers[0])
-        tensors = [torch.from_numpy(array.copy()).view(getattr(torch, dtype)).reshape(shape)
-                   for array, dtype, shape in zip(arrays, update_info.dtype_names, update_info.shapes, strict=True)]
+        tensors = [
+            torch.from_numpy(array.copy()).view(getattr(torch, dtype)).reshape(shape)
+            for array, dtype, shape in zip(arrays, update_info.dtype_names, update_info.shapes, strict=True)
+        ]
         self.model.load_weights(zip(update_info.names, tensors, strict=True))
 
     def finish_weight_update(self) -> None:
@@ -145,8 +148,9 @@ class ObjectStoreTrainerEngine(TrainerWeightTransferEngine[ObjectStoreTrainerIni
     init_info_cls = ObjectStoreTrainerInitInfo
 
     @classmethod
-    def trainer_init(cls, init_info: ObjectStoreTrainerInitInfo, *, client: Any,
-                     source: WeightSource | None = None) -> ObjectStoreTrainerEngine:
+    def trainer_init(
+        cls, init_info: ObjectStoreTrainerInitInfo, *, client: Any, source: WeightSource | None = None
+    ) -> ObjectStoreTrainerEngine:
         engine = cls(client=client, source=source, is_sender=init_info.is_sender)
         if engine.is_sender:
             client.init_weight_transfer_engine({})
@@ -173,9 +177,14 @@ class ObjectStoreTrainerEngine(TrainerWeightTransferEngine[ObjectStoreTrainerIni
 
     def _ship(self, bucket: list[tuple[str, Tensor]]) -> None:
         arrays = [tensor.contiguous().view(-1).view(torch.uint8).numpy() for _, tensor in bucket]
-        self.client.update_weights({
-            "names": [name for name, _ in bucket], "dtype_names": [str(t.dtype).split(".")[-1] for _, t in bucket],
-            "shapes": [list(t.shape) for _, t in bucket], "buffers": [ray.put(arrays)]})
+        self.client.update_weights(
+            {
+                "names": [name for name, _ in bucket],
+                "dtype_names": [str(t.dtype).split(".")[-1] for _, t in bucket],
+                "shapes": [list(t.shape) for _, t in bucket],
+                "buffers": [ray.put(arrays)],
+            }
+        )
 
 
 def register() -> None:
@@ -220,11 +229,13 @@ class EngineClient:
     def call(self, method: str, arguments: list[tuple]) -> list[Any]:
         """`method` on every engine with its own arguments; raises TimeoutError with the number of a late one."""
         calls = [getattr(engine, method).remote(*own) for engine, own in zip(self.engines, arguments, strict=True)]
-        _, late = ray.wait(calls, num_returns=len(calls), timeout=self.timeout_s)
-        if late:
-            names = ", ".join(str(index) for index, call in enumerate(calls) if call in late)
-            raise TimeoutError(f"weight transfer: rollout engine {names} did not finish {method} in {self.timeout_s} s")
-        return ray.get(calls)
+        return wait_for(
+            calls,
+            self.timeout_s,
+            lambda late: TimeoutError(
+                f"weight transfer: rollout engine {late} did not finish {method} within {self.timeout_s:.0f} s"
+            ),
+        )
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         infos = [dict(init_info) for _ in self.engines]
@@ -256,7 +267,8 @@ class Sender:
         self.place = place
         self.client = EngineClient(engines, timeout_s)
         self.transfer = WeightTransferTrainerFactory.trainer_init(
-            self._init_info(backend, len(engines)), client=self.client, source=self.source)
+            self._init_info(backend, len(engines)), client=self.client, source=self.source
+        )
 
     def _init_info(self, backend: str, num_engines: int) -> TrainerInitInfo:
         if backend == "object_store":
@@ -268,8 +280,12 @@ class Sender:
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
         from vllm.utils.network_utils import get_open_port
 
-        return NCCLTrainerInitInfo(master_address=ray.util.get_node_ip_address(), master_port=get_open_port(),
-                                   world_size=1 + num_engines, rank=self.place.rank)
+        return NCCLTrainerInitInfo(
+            master_address=ray.util.get_node_ip_address(),
+            master_port=get_open_port(),
+            world_size=1 + num_engines,
+            rank=self.place.rank,
+        )
 
     def send(self, version: int) -> dict[str, Any] | None:
         """Transfer, check the digests, commit. Rank 0 returns the digest and the bytes sent.
@@ -282,6 +298,8 @@ class Sender:
         sent = self.source.digest.text()
         for index, received in enumerate(self.client.commit(version)):
             if received != sent:
-                raise RuntimeError(f"weight transfer {version}: rollout engine {index} loaded digest {received}, the "
-                                   f"policy sent {sent}")
+                raise RuntimeError(
+                    f"weight transfer {version}: rollout engine {index} loaded digest {received}, the "
+                    f"policy sent {sent}"
+                )
         return {"digest": sent, "bytes": self.source.digest.bytes}

@@ -65,9 +65,7 @@ def kl_k3(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
 # Rewards
 
 
-def scale_scores(
-    scores_B: Tensor, std: float = 1.0, clip: float | None = None, clip_first: bool = True
-) -> Tensor:
+def scale_scores(scores_B: Tensor, std: float = 1.0, clip: float | None = None, clip_first: bool = True) -> Tensor:
     """Scores divided by the running `std` and clamped to +-`clip`: trlx and Starling clip first, APA
     divides first.
 
@@ -223,9 +221,7 @@ def whiten(x_N: Tensor, shift_mean: bool = True) -> Tensor:
 
 
 @torch.no_grad()
-def group_baseline(
-    scores_B: Tensor, group_sizes: Sequence[int], kind: Literal["rloo", "grpo", "dr_grpo"]
-) -> Tensor:
+def group_baseline(scores_B: Tensor, group_sizes: Sequence[int], kind: Literal["rloo", "grpo", "dr_grpo"]) -> Tensor:
     """Advantage of each sample over the others of its prompt: fp32 [B], one number per sequence.
 
     "rloo": score - mean of the OTHER samples; "dr_grpo": score - mean of the group; "grpo": that divided by

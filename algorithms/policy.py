@@ -92,9 +92,7 @@ def value_loss(
     return torch.maximum(plain_N, clipped_N).sum() / 2, diagnostics
 
 
-def apa(
-    logprobs_N: Tensor, anchor_logprobs_N: Tensor, advantages_N: Tensor, lam: float
-) -> tuple[Tensor, Diagnostics]:
+def apa(logprobs_N: Tensor, anchor_logprobs_N: Tensor, advantages_N: Tensor, lam: float) -> tuple[Tensor, Diagnostics]:
     """Sum of (logprobs - advantages / lam - anchor)^2, the squared-error alignment of arXiv:2306.02231.
 
     Its minimum is the policy proportional to anchor * exp(advantage / lam), if that is normalised already;
@@ -119,9 +117,7 @@ def apa(
     return loss, diagnostics
 
 
-def awr(
-    logprobs_N: Tensor, advantages_N: Tensor, coef: float, max_weight: float = 20.0
-) -> tuple[Tensor, Diagnostics]:
+def awr(logprobs_N: Tensor, advantages_N: Tensor, coef: float, max_weight: float = 20.0) -> tuple[Tensor, Diagnostics]:
     """Sum of -min(exp(coef * advantages), max_weight) * logprobs, advantage-weighted regression.
 
     `coef` is 1 / lambda (0.5 for HH, 1 for TL;DR in the APA paper's code, which has no bound on the

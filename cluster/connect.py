@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 import ray
 
@@ -23,9 +25,18 @@ def connect(cluster: Cluster) -> None:
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     environment |= {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_V2_ENABLED": "1"}
     address = cluster.address or os.environ.get("RAY_ADDRESS")
-    local = {} if address else {"object_store_memory": int(cluster.object_store_gib * 2**30), "include_dashboard": False}
-    ray.init(address=address, runtime_env={"env_vars": environment}, logging_level=logging.WARNING,
-             log_to_driver=bool(os.environ.get("RAYWARD_WORKER_LOGS")), **local)
+    if not address:  # DeepSpeed compiles with the ninja of this environment, which may not be activated
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    local = (
+        {} if address else {"object_store_memory": int(cluster.object_store_gib * 2**30), "include_dashboard": False}
+    )
+    ray.init(
+        address=address,
+        runtime_env={"env_vars": environment},
+        logging_level=logging.ERROR,
+        log_to_driver=bool(os.environ.get("RAYWARD_WORKER_LOGS")),
+        **local,
+    )
 
 
 def check_fits(roles: Mapping[str, Role]) -> None:
@@ -38,7 +49,19 @@ def check_fits(roles: Mapping[str, Role]) -> None:
             short.append(f"{resource}: asked for {asked:g}, the cluster has {have.get(resource, 0):g}")
     if short:
         lines = [f"  {name}: {role.workers} x ({role.cpus:g} CPU, {role.gpus:g} GPU)" for name, role in roles.items()]
-        nodes = [f"  node {node['NodeManagerAddress']}: " + ", ".join(
-            f"{key} {node['Resources'].get(key, 0):g}" for key in ("CPU", "GPU")) for node in ray.nodes() if node["Alive"]]
-        raise ValueError("\n".join(["the actors do not fit the cluster; " + "; ".join(short), *lines, *nodes,
-                                    "lower resources.ROLE.cpus, .gpus or .workers, or add nodes"]))
+        nodes = [
+            f"  node {node['NodeManagerAddress']}: "
+            + ", ".join(f"{key} {node['Resources'].get(key, 0):g}" for key in ("CPU", "GPU"))
+            for node in ray.nodes()
+            if node["Alive"]
+        ]
+        raise ValueError(
+            "\n".join(
+                [
+                    "the actors do not fit the cluster; " + "; ".join(short),
+                    *lines,
+                    *nodes,
+                    "lower resources.ROLE.cpus, .gpus or .workers, or add nodes",
+                ]
+            )
+        )

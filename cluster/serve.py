@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 from typing import Any
 
 from ray import serve
@@ -19,30 +19,49 @@ def llm_config(folder: str, config: Config) -> LLMConfig:
     engine: dict[str, Any] = {"dtype": config.model.dtype, "max_model_len": config.model.context_tokens}
     environment = {"VLLM_LOGGING_LEVEL": "ERROR"}
     if role.gpus:
-        engine |= {"gpu_memory_utilization": config.rollout.gpu_memory_fraction,
-                   "tensor_parallel_size": max(1, int(role.gpus))}
-        placed: dict[str, Any] = {"placement_group_config": {"bundles": [{"GPU": 1, "CPU": 1}] * max(1, int(role.gpus))}}
+        engine |= {
+            "gpu_memory_utilization": config.rollout.gpu_memory_fraction,
+            "tensor_parallel_size": max(1, int(role.gpus)),
+        }
+        placed: dict[str, Any] = {
+            "placement_group_config": {"bundles": [{"GPU": 1, "CPU": 1}] * max(1, int(role.gpus))}
+        }
     else:
         engine |= {"enforce_eager": True, "max_num_seqs": 16}
-        environment |= {"VLLM_CPU_KVCACHE_SPACE": str(max(1, round(config.rollout.kv_cache_gib))),
-                        "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(role.threads)}
+        environment |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(config.rollout.kv_cache_gib))),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(role.threads),
+        }
         placed = {"accelerator_config": {"kind": "cpu"}, "placement_group_config": {"bundles": [{"CPU": 0.5}]}}
     return LLMConfig(
-        model_loading_config={"model_id": publish.model_id, "model_source": folder}, engine_kwargs=engine,
+        model_loading_config={"model_id": publish.model_id, "model_source": folder},
+        engine_kwargs=engine,
         deployment_config={"num_replicas": publish.replicas, "ray_actor_options": {"num_cpus": 0.1}},
-        runtime_env={"env_vars": environment}, log_engine_metrics=False, **placed)
+        runtime_env={"env_vars": environment},
+        log_engine_metrics=False,
+        **placed,
+    )
 
 
 def start(folder: str, config: Config, port: int) -> str:
     """Start the endpoint on this host and wait until every replica is up; its base URL (…/v1)."""
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    serve.start(http_options={"host": "0.0.0.0", "port": port}, logging_config={"log_level": "ERROR"})
-    app = build_openai_app({"llm_configs": [llm_config(folder, config)],
-                            "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}}})
+    serve.start(
+        http_options={"host": "0.0.0.0", "port": port},
+        logging_config={"log_level": "ERROR", "enable_access_log": False},
+    )
+    for name in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
+        logging.getLogger(name).setLevel(logging.ERROR)
+    app = build_openai_app(
+        {
+            "llm_configs": [llm_config(folder, config)],
+            "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}},
+        }
+    )
     serve.run(app, name=APP, route_prefix="/", blocking=False)
     return f"http://127.0.0.1:{port}/v1"
 
 
 def stop() -> None:
-    """Take the endpoint down."""
-    serve.shutdown()
+    """Take the endpoint down and leave other applications of the cluster alone."""
+    serve.delete(APP)

@@ -1,1 +1,1 @@
-"""The typed configuration of a run and the YAML presets. Imports neither torch nor Ray, so every command answers at once."""
+"""The typed configuration of a run and the YAML presets; imports neither torch nor Ray, so commands answer at once."""

@@ -28,8 +28,14 @@ def rl_arithmetic(config: Config) -> RlArithmetic:
     answers = rl.prompts_per_iteration * rl.samples_per_prompt
     steps_per_epoch = answers // rl.samples_per_step
     steps = steps_per_epoch * rl.epochs
-    return RlArithmetic(answers, steps_per_epoch, steps, steps * (rl.iterations - rl.critic_warmup_iterations),
-                        steps * rl.iterations, answers * rl.iterations)
+    return RlArithmetic(
+        answers,
+        steps_per_epoch,
+        steps,
+        steps * (rl.iterations - rl.critic_warmup_iterations),
+        steps * rl.iterations,
+        answers * rl.iterations,
+    )
 
 
 def optimizer_steps(rows: int, rows_per_step: int, epochs: int) -> int:
@@ -44,7 +50,7 @@ def arithmetic_lines(config: Config) -> list[str]:
         f"prompts per iteration {rl.prompts_per_iteration} x samples per prompt {rl.samples_per_prompt} "
         f"= {numbers.answers_per_iteration} answers per iteration",
         f"{numbers.answers_per_iteration} answers / {rl.samples_per_step} samples per optimizer step "
-        f"= {numbers.steps_per_epoch} steps per epoch x {rl.epochs} epochs = {numbers.steps_per_iteration} per iteration",
+        f"= {numbers.steps_per_epoch} steps per epoch x {rl.epochs} epochs = {numbers.steps_per_iteration} a round",
         f"x {rl.iterations} iterations = {numbers.answers} answers, {numbers.policy_steps} policy steps, "
         f"{numbers.critic_steps} critic steps, for each of: {', '.join(rl.algorithms)}",
         f"micro-batches of at most {rl.optimizer.micro_batch_tokens} padded tokens a rank",
@@ -59,10 +65,19 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
         "sft": {"train": resources.train},
         "reward": {"train": resources.train},
         "sample": {"rollout": resources.rollout, "reward": resources.reward, "train": resources.train},
-        "rl": {"policy": resources.policy, "critic": resources.critic, "reference": resources.reference,
-               "reward": resources.reward, "rollout": resources.rollout},
-        "evaluate": {"rollout": resources.rollout, "reference": resources.reference, "candidate": resources.reference,
-                     **({"judge": resources.reward} if config.evaluate.judge == "reward_model" else {})},
+        "rl": {
+            "policy": resources.policy,
+            "critic": resources.critic,
+            "reference": resources.reference,
+            "reward": resources.reward,
+            "rollout": resources.rollout,
+        },
+        "evaluate": {
+            "rollout": resources.rollout,
+            "reference": resources.reference,
+            "candidate": resources.reference,
+            **({"judge": resources.reward} if config.evaluate.judge == "reward_model" else {}),
+        },
         "publish": {"serve": Role(workers=config.publish.replicas, cpus=1, gpus=resources.rollout.gpus)},
     }[stage]
 
@@ -72,12 +87,14 @@ def stage_summary(config: Config, stage: str) -> str:
     world = config.data.toyworld
     epochs = config.sft.epochs
     return {
-        "prepare": "generate the toy world" if world else f"read and check {len(config.data.conversations)} chat, "
-                   f"{len(config.data.preferences)} preference and {len(config.data.prompts)} prompt sources",
-        "sft": f"{epochs} epochs, {config.sft.samples_per_step} samples per step, ZeRO-{config.sft.optimizer.zero_stage}",
-        "reward": f"{config.reward.loss}, {config.reward.epochs} epoch, {config.reward.rankings_per_step} rankings per step",
+        "prepare": "generate the toy world"
+        if world
+        else f"read and check {len(config.data.conversations)} chat, "
+        f"{len(config.data.preferences)} preference and {len(config.data.prompts)} prompt sources",
+        "sft": f"{epochs} epochs, {config.sft.samples_per_step} samples a step, ZeRO-{config.sft.optimizer.zero_stage}",
+        "reward": f"{config.reward.loss}, epochs: {config.reward.epochs}, rankings a step: {config.reward.rankings_per_step}",
         "sample": f"{config.sample.prompts} prompts x {config.sample.samples_per_prompt} answers, best kept, "
-                  f"then {config.sample.training.epochs} epochs of SFT",
+        f"then {config.sample.training.epochs} epochs of SFT",
         "rl": f"{', '.join(config.rl.algorithms)}: {config.rl.iterations} iterations",
         "evaluate": f"{config.evaluate.prompts} held-out prompts, judge: {config.evaluate.judge}",
         "publish": f"Ray Serve, model: {config.publish.model}, port {config.publish.port}",

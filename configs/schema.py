@@ -37,8 +37,10 @@ class Scratch(Section):
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Scratch:
         if self.hidden_size % self.heads:
-            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; "
-                             f"nearest that is: {self.heads * max(1, round(self.hidden_size / self.heads))}")
+            raise ValueError(
+                f"hidden_size {self.hidden_size} is not a multiple of heads {self.heads}; "
+                f"nearest that is: {self.heads * max(1, round(self.hidden_size / self.heads))}"
+            )
         return self
 
 
@@ -59,7 +61,9 @@ class Model(Section):
     @model_validator(mode="after")
     def _one_source(self) -> Model:
         if (self.path is None) == (self.scratch is None):
-            raise ValueError("give exactly one of model.path (a folder to start from) and model.scratch (random weights)")
+            raise ValueError(
+                "give exactly one of model.path (a folder to start from) and model.scratch (random weights)"
+            )
         return self
 
 
@@ -155,7 +159,7 @@ class Cluster(Section):
     """The Ray cluster and waiting times."""
 
     address: str | None = None
-    """Ray address to join, `auto` for the one this process runs in; null starts a local one unless RAY_ADDRESS is set."""
+    """Ray address to join, `auto` for this machine's; null starts a local one unless RAY_ADDRESS is set."""
     object_store_gib: Positive = 1.0
     """Shared memory of a locally started Ray, in GiB."""
     start_timeout_s: Positive = 300
@@ -211,6 +215,8 @@ class Reward(Section):
     """Rankings of one optimizer step."""
     loss: Literal["plackett_luce", "pairs"] = "plackett_luce"
     """Likelihood of the whole ranking, or the mean Bradley-Terry loss of its pairs; equal for two answers."""
+    zero_sum: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the squared sum of a ranking's scores, which fixes the constant that rankings leave open."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-5, warmup_fraction=0.05)
     """How the weights are updated."""
 
@@ -380,21 +386,30 @@ class Config(Section):
             near = min(divisors, key=lambda n: abs(n - self.rl.samples_per_step))
             raise ValueError(
                 f"rl.samples_per_step {self.rl.samples_per_step} does not divide rl.prompts_per_iteration x "
-                f"rl.samples_per_prompt = {samples}; nearest that does: {near}")
+                f"rl.samples_per_prompt = {samples}; nearest that does: {near}"
+            )
         if self.rollout.max_new_tokens >= self.model.context_tokens:
-            raise ValueError(f"rollout.max_new_tokens {self.rollout.max_new_tokens} leaves no room for a prompt in "
-                             f"model.context_tokens {self.model.context_tokens}")
+            raise ValueError(
+                f"rollout.max_new_tokens {self.rollout.max_new_tokens} leaves no room for a prompt in "
+                f"model.context_tokens {self.model.context_tokens}"
+            )
         if self.evaluate.judge == "gold" and self.data.toyworld is None:
             raise ValueError("evaluate.judge gold exists only in data.toyworld; use reward_model with your own data")
         if self.data.toyworld and self.data.toyworld.evaluation_prompts < self.evaluate.prompts:
-            raise ValueError(f"evaluate.prompts {self.evaluate.prompts} is more than "
-                             f"data.toyworld.evaluation_prompts {self.data.toyworld.evaluation_prompts}")
+            raise ValueError(
+                f"evaluate.prompts {self.evaluate.prompts} is more than "
+                f"data.toyworld.evaluation_prompts {self.data.toyworld.evaluation_prompts}"
+            )
         if self.rl.critic_warmup_iterations >= self.rl.iterations:
-            raise ValueError(f"rl.critic_warmup_iterations {self.rl.critic_warmup_iterations} leaves no iteration of "
-                             f"rl.iterations {self.rl.iterations} that trains the policy")
+            raise ValueError(
+                f"rl.critic_warmup_iterations {self.rl.critic_warmup_iterations} leaves no iteration of "
+                f"rl.iterations {self.rl.iterations} that trains the policy"
+            )
         offloads = {name: getattr(self, name) for name in ("sft", "reward", "rl")}
         for name, section in offloads.items():
             if section.optimizer.offload and (self.resources.train.gpus == 0 or section.optimizer.zero_stage < 2):
-                raise ValueError(f"{name}.optimizer.offload works with GPUs and zero_stage 2 or 3 only; here gpus is "
-                                 f"{self.resources.train.gpus}, zero_stage {section.optimizer.zero_stage}")
+                raise ValueError(
+                    f"{name}.optimizer.offload works with GPUs and zero_stage 2 or 3 only; here gpus is "
+                    f"{self.resources.train.gpus}, zero_stage {section.optimizer.zero_stage}"
+                )
         return self

@@ -314,9 +314,7 @@ def _rayward(row: Row, repairs: list[str]) -> list[Record]:
     return [from_json(row)]
 
 
-def _format(
-    name: str, convert: Callable[[Row, list[str]], list[Record]], *keys: str, never: str = ""
-) -> Format:
+def _format(name: str, convert: Callable[[Row, list[str]], list[Record]], *keys: str, never: str = "") -> Format:
     return Format(name, tuple(frozenset(some.split()) for some in keys), frozenset(never.split()), convert)
 
 
@@ -334,12 +332,8 @@ FORMATS: dict[str, Format] = {
             "instruction",
             never="input instances completions response response1 output_1",
         ),
-        _format(
-            "hh_rlhf", _hh_rlhf, "chosen rejected", never="prompt messages conversations instruction question"
-        ),
+        _format("hh_rlhf", _hh_rlhf, "chosen rejected", never="prompt messages conversations instruction question"),
         _format("nectar", _nectar, "prompt answers", never="ranking_order model_ranking"),
-        _format(
-            "openai", _openai, "messages", "prompt chosen rejected", "messages chosen rejected", never="label"
-        ),
+        _format("openai", _openai, "messages", "prompt chosen rejected", "messages chosen rejected", never="label"),
     )
 }

@@ -27,7 +27,7 @@ class Ragged:
     @classmethod
     def of(cls, rows: Iterable[Sequence], dtype: type = np.int32) -> Ragged:
         """Rows of any sequences."""
-        arrays = [np.asarray(row, dtype=dtype) for row in rows]
+        arrays: list[np.ndarray] = [np.asarray(row, dtype=dtype) for row in rows]
         values = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
         return cls(values.astype(dtype, copy=False), np.array([len(row) for row in arrays], dtype=np.int64))
 

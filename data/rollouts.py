@@ -14,6 +14,8 @@ import numpy as np
 
 from data.ragged import Ragged, join, stack
 
+PER_TOKEN = ("rollout_logprobs", "policy_logprobs", "reference_logprobs", "values", "advantages", "returns")
+
 
 @dataclass(frozen=True)
 class Rollouts:
@@ -58,13 +60,19 @@ class Rollouts:
     def take(self, rows: Sequence[int] | np.ndarray) -> Rollouts:
         """The given rows of every column."""
         rows = np.asarray(rows, dtype=np.int64)
-        flat = lambda column: None if column is None else self.responses.like(column).take(rows).values  # noqa: E731
-        return Rollouts(
-            prompts=self.prompts.take(rows), responses=self.responses.take(rows), prompt_index=self.prompt_index[rows],
-            finished=self.finished[rows], rollout_logprobs=flat(self.rollout_logprobs),
-            weight_version=self.weight_version, scores=None if self.scores is None else self.scores[rows],
-            policy_logprobs=flat(self.policy_logprobs), reference_logprobs=flat(self.reference_logprobs),
-            values=flat(self.values), advantages=flat(self.advantages), returns=flat(self.returns))
+        columns = {name: getattr(self, name) for name in PER_TOKEN}
+        per_token: dict[str, Any] = {
+            name: self.responses.like(column).take(rows).values for name, column in columns.items() if column is not None
+        }
+        return replace(
+            self,
+            prompts=self.prompts.take(rows),
+            responses=self.responses.take(rows),
+            prompt_index=self.prompt_index[rows],
+            finished=self.finished[rows],
+            scores=None if self.scores is None else self.scores[rows],
+            **per_token,
+        )
 
 
 def gather(parts: Sequence[Rollouts], order: np.ndarray) -> Rollouts:
@@ -76,8 +84,11 @@ def gather(parts: Sequence[Rollouts], order: np.ndarray) -> Rollouts:
     if len(versions) != 1:
         raise ValueError(f"rollout engines answered with different weight versions {sorted(versions)}")
     whole = Rollouts(
-        prompts=stack([part.prompts for part in parts]), responses=stack([part.responses for part in parts]),
+        prompts=stack([part.prompts for part in parts]),
+        responses=stack([part.responses for part in parts]),
         prompt_index=np.concatenate([part.prompt_index for part in parts]),
         finished=np.concatenate([part.finished for part in parts]),
-        rollout_logprobs=np.concatenate([part.rollout_logprobs for part in parts]), weight_version=versions.pop())
+        rollout_logprobs=np.concatenate([part.rollout_logprobs for part in parts]),
+        weight_version=versions.pop(),
+    )
     return whole.take(order)

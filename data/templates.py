@@ -150,9 +150,7 @@ def text(template: Template, turns: Sequence[Turn], add_generation_prompt: bool 
     return "".join(piece.text for piece in pieces(template, turns, add_generation_prompt))
 
 
-def encode(
-    template: Template, turns: Sequence[Turn], tokenizer: Any, add_generation_prompt: bool = False
-) -> Encoded:
+def encode(template: Template, turns: Sequence[Turn], tokenizer: Any, add_generation_prompt: bool = False) -> Encoded:
     """Token ids and weights; BOS comes first if the tokenizer has one.
 
     `tokenizer`: of transformers. ValueError: invalid turns (see `pieces`), a special token that the tokenizer

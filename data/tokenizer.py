@@ -18,9 +18,7 @@ BOS, PAD = "<s>", "<pad>"
 NUM_BYTES = 256
 
 
-def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], context_tokens: int
-) -> Any:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], context_tokens: int) -> Any:
     """A `PreTrainedTokenizerFast` of at most `vocab_size` tokens: same texts in same order, same tokenizer.
 
     `special_tokens`: those of the chat template, its end token first, which becomes EOS. "<pad>" gets id 0,

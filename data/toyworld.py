@@ -16,23 +16,35 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from data.records import Conversation, Prompt, Ranking, Turn
 
-OPPOSITES = dict(pair.split("/") for pair in (
-    "hot/cold big/small fast/slow high/low new/old wet/dry hard/soft light/dark rich/poor happy/sad").split())
+OPPOSITES = dict(
+    pair.split("/")
+    for pair in (
+        "hot/cold big/small fast/slow high/low new/old wet/dry hard/soft light/dark rich/poor happy/sad"
+    ).split()
+)
 OPPOSITES |= {b: a for a, b in OPPOSITES.items()}
-COLORS = dict(pair.split("/") for pair in (
-    "grass/green snow/white coal/black blood/red sky/blue lemon/yellow frog/green milk/white night/black sun/yellow "
-    "tomato/red sea/blue").split())
-WORDS = "tree moon star rain wind fire stone book door lamp".split()
+COLORS = dict(
+    pair.split("/")
+    for pair in (
+        "grass/green snow/white coal/black blood/red sky/blue lemon/yellow frog/green milk/white night/black "
+        "sun/yellow tomato/red sea/blue"
+    ).split()
+)
 NAMES = "Tom Ann Max Eva Ben Ida Leo Mia Sam Zoe Jon Amy".split()
 LIKES = "red green blue black white yellow".split()
 PETS = "cat dog bird fish horse mouse".split()
-SERIES = [series.split() for series in (
-    "one two three four five six seven eight nine ten",
-    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday Monday")]
-AFTER = {word: after for series in SERIES for word, after in zip(series, series[1:], strict=False)}
+SERIES = [
+    series.split()
+    for series in (
+        "one two three four five six seven eight nine ten",
+        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday Monday",
+    )
+]
+AFTER = {word: after for series in SERIES for word, after in pairwise(series)}
 NUMBERS = SERIES[0]
 
 COURTESIES = ("Happy to help!", "Have a nice day!", "Glad you asked!")
@@ -75,16 +87,6 @@ def _after(word: str) -> Task:
     return Task("after", right, lambda x: f"After {word} comes {x}.", _other(series, right))
 
 
-def _first(listed: str) -> Task:
-    words = listed.split()
-    return Task("first", words[0], lambda x: f"The first word is {x}.", _other(words, words[0]))
-
-
-def _last(listed: str) -> Task:
-    words = listed.split()
-    return Task("last", words[-1], lambda x: f"The last word is {x}.", _other(words, words[-1]))
-
-
 def _name(right: str) -> Task:
     return Task("name", right, lambda x: f"Your name is {x}.", _other(NAMES, right))
 
@@ -99,14 +101,20 @@ def _pet(right: str) -> Task:
 
 # Each question form is written and read by the same pattern; the groups are the task's arguments.
 QUESTIONS: tuple[tuple[str, Callable[..., Task]], ...] = (
-    (r"What is the opposite of ([a-z]+)\?", _opposite), (r"Tell me the opposite of ([a-z]+)\.", _opposite),
-    (r"What color is ([a-z]+)\?", _color), (r"Name the color of ([a-z]+)\.", _color),
-    (r"Which is larger, ([a-z]+) or ([a-z]+)\?", _larger), (r"Pick the larger number: ([a-z]+) or ([a-z]+)\.", _larger),
-    (r"What comes after ([A-Za-z]+)\?", _after), (r"Go on from ([A-Za-z]+)\.", _after),
-    (r"What is the first word of: ([a-z ]+)\?", _first), (r"What is the last word of: ([a-z ]+)\?", _last),
+    (r"What is the opposite of ([a-z]+)\?", _opposite),
+    (r"Tell me the opposite of ([a-z]+)\.", _opposite),
+    (r"What color is ([a-z]+)\?", _color),
+    (r"Name the color of ([a-z]+)\.", _color),
+    (r"Which is larger, ([a-z]+) or ([a-z]+)\?", _larger),
+    (r"Pick the larger number: ([a-z]+) or ([a-z]+)\.", _larger),
+    (r"What comes after ([A-Za-z]+)\?", _after),
+    (r"Go on from ([A-Za-z]+)\.", _after),
 )
-FOLLOW_UPS = {"opposite": (r"And of ([a-z]+)\?", _opposite), "color": (r"And ([a-z]+)\?", _color),
-              "after": (r"And after ([A-Za-z]+)\?", _after)}
+FOLLOW_UPS = {
+    "opposite": (r"And of ([a-z]+)\?", _opposite),
+    "color": (r"And ([a-z]+)\?", _color),
+    "after": (r"And after ([A-Za-z]+)\?", _after),
+}
 PROFILE = r"I am ([A-Z][a-z]+)\. I like ([a-z]+) and have a ([a-z]+)\."
 PROFILE_QUESTIONS = {"What is my name?": _name, "Which color do I like?": _like, "What pet do I have?": _pet}
 
@@ -118,9 +126,7 @@ def _arguments(maker: Callable[..., Task], rng: random.Random) -> tuple[str, ...
         return (rng.choice(sorted(COLORS)),)
     if maker is _larger:
         return tuple(rng.sample(NUMBERS, 2))
-    if maker is _after:
-        return (rng.choice(list(AFTER)),)
-    return (" ".join(rng.sample(WORDS, rng.choice((2, 3)))),)
+    return (rng.choice(list(AFTER)),)
 
 
 def _write(pattern: str, arguments: tuple[str, ...]) -> str:
@@ -281,9 +287,15 @@ def rankings(count: int, answers: int, label_noise: float, seed: int) -> tuple[l
     for _ in range(30):
         width = (low + high) / 2
         low, high = (width, high) if _contradicted(scored, width) < label_noise else (low, width)
-    made = [Ranking(turns=turns, answers=tuple(text for *_, text in sorted(
-        rows, key=lambda row: -(row[0] + width * row[1]))), source="toyworld", id=f"rank-{index}")
-        for index, (turns, rows) in enumerate(scored)]
+    made = [
+        Ranking(
+            turns=turns,
+            answers=tuple(text for *_, text in sorted(rows, key=lambda row: -(row[0] + width * row[1]))),
+            source="toyworld",
+            id=f"rank-{index}",
+        )
+        for index, (turns, rows) in enumerate(scored)
+    ]
     return made, _contradicted(scored, width)
 
 
@@ -299,5 +311,7 @@ def _contradicted(scored: list, width: float) -> float:
 
 def prompts(count: int, seed: int, split: str) -> list[Prompt]:
     """Distinct prompts of a split, "train" or "evaluation"."""
-    return [Prompt(turns=turns, source="toyworld", id=f"{split}-{index}")
-            for index, turns in zip(range(count), questions(seed + 2, split, distinct=True), strict=False)]
+    return [
+        Prompt(turns=turns, source="toyworld", id=f"{split}-{index}")
+        for index, turns in zip(range(count), questions(seed + 2, split, distinct=True), strict=False)
+    ]

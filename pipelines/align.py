@@ -74,16 +74,21 @@ def summarize(run: Run, peak_bytes: int) -> None:
 
 def plan_text(config: Config, folder: Path, stages: Sequence[str]) -> str:
     """What a command would do: stages, actors, resources and batch arithmetic, without starting anything."""
-    lines = [f"run {config.name} -> {folder}", f"base model: {config.model.path or 'from scratch'}, "
-             f"template {config.model.template}, {config.model.dtype}", "", "stages"]
+    lines = [
+        f"run {config.name} -> {folder}",
+        f"base model: {config.model.path or 'from scratch'}, template {config.model.template}, {config.model.dtype}",
+        "",
+        "stages",
+    ]
     for stage in stages:
         state = "done" if all(Run(folder, config).done(p) for p in _parts(config, stage)) else "to do"
         lines.append(f"  {stage:<9} {state:<6} {stage_summary(config, stage)}")
     lines += ["", "actors (of a stage, all at once)"]
     for stage in stages:
         for name, role in roles(config, stage).items():
-            lines.append(f"  {stage:<9} {name:<10} {role.workers} x {role.cpus:g} CPU, {role.gpus:g} GPU, "
-                         f"{role.threads} threads")
+            lines.append(
+                f"  {stage:<9} {name:<10} {role.workers} x {role.cpus:g} CPU, {role.gpus:g} GPU, {role.threads} threads"
+            )
     if "rl" in stages:
         lines += ["", "batch arithmetic of rl", *(f"  {line}" for line in arithmetic_lines(config))]
     return "\n".join(lines)

@@ -14,8 +14,10 @@ def chat(url: str, model: str | None, system: str | None, temperature: float, ma
     try:
         model = model or next(iter(client.models.list())).id
     except openai.APIConnectionError:
-        print(f"rayward: nothing answers at {url}; is the model published? (rayward publish CONFIG --keep)",
-              file=sys.stderr)
+        print(
+            f"rayward: nothing answers at {url}; is the model published? (rayward publish CONFIG --keep)",
+            file=sys.stderr,
+        )
         return 1
     opening: list[Any] = [{"role": "system", "content": system}] if system else []
     messages = list(opening)
@@ -42,8 +44,12 @@ def _answer(client: Any, model: str, messages: list[Any], temperature: float, ma
     parts: list[str] = []
     try:
         stream = client.chat.completions.create(
-            model=model, messages=messages, temperature=temperature, stream=True,
-            **({"max_tokens": max_tokens} if max_tokens else {}))
+            model=model,
+            messages=messages,
+            temperature=temperature,
+            stream=True,
+            **({"max_tokens": max_tokens} if max_tokens else {}),
+        )
         for chunk in stream:
             text = (chunk.choices[0].delta.content or "") if chunk.choices else ""
             parts.append(text)

@@ -24,6 +24,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in the config or the command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if not os.environ.get("RAYWARD_WORKER_LOGS"):
+        _quiet()
     from configs.load import ConfigError
 
     try:
@@ -43,11 +45,22 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
+def _quiet() -> None:
+    """Keep the terminal for what the person asked: library chatter below an error is off, theirs to turn on."""
+    for name in ("VLLM_LOGGING_LEVEL", "RAY_LOG_LEVEL"):
+        os.environ.setdefault(name, "ERROR")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="rayward", description="From a base language model to an aligned chat model behind an HTTP endpoint.",
+        prog="rayward",
+        description="From a base language model to an aligned chat model behind an HTTP endpoint.",
         epilog="CONFIG is a YAML file or the name of a preset (rayward presets lists them). "
-               "RAYWARD_TRACEBACK=1 shows where an error came from, RAYWARD_WORKER_LOGS=1 what Ray's workers print.")
+        "RAYWARD_TRACEBACK=1 shows where an error came from, RAYWARD_WORKER_LOGS=1 what Ray's workers print.",
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     align = commands.add_parser("align", help="run all stages, or those that are missing")
     _add_run_options(align)

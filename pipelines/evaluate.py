@@ -28,7 +28,7 @@ from pipelines.rows import Renderer, fit_prompts, load_records
 from pipelines.stage import Metrics, Run, StageError, begin, read_jsonl, table, write_json, write_jsonl
 
 MODELS = {"sft": "sft", "rejection": "sample", "ppo": "rl/ppo", "apa": "rl/apa"}
-TRANSCRIPTS_PER_ITERATION = 64
+TRANSCRIPTS_PER_ITERATION = 256
 
 Judge = Callable[[Sequence[Prompt], Sequence[str]], np.ndarray]
 
@@ -38,8 +38,10 @@ def run(run: Run) -> dict[str, Any] | None:
     config = run.config
     models = {name: stage for name, stage in MODELS.items() if run.done(stage)}
     if "sft" not in models or len(models) < 2:
-        raise StageError(f"{run.folder} holds {', '.join(models) or 'no model'}; evaluate compares others with sft: "
-                         "run sft and at least one of sample and rl first")
+        raise StageError(
+            f"{run.folder} holds {', '.join(models) or 'no model'}; evaluate compares others with sft: "
+            "run sft and at least one of sample and rl first"
+        )
     settings = {"evaluate": config.evaluate, "max_new_tokens": config.rollout.max_new_tokens, "seed": config.seed}
     stage = begin(run, "evaluate", settings, ("prepare", "reward", *models.values()))
     if stage is None:
@@ -54,13 +56,21 @@ def run(run: Run) -> dict[str, Any] | None:
         judged = {name: panel.judge(prompts, [row["answer"] for row in rows]) for name, rows in answers.items()}
         curves = {name: _curve(run, name, panel.judge) for name in ("ppo", "apa") if name in models}
     for name, rows in answers.items():
-        write_jsonl(stage.folder / f"answers_{name}.jsonl",
-                    [row | {"judge": float(score)} for row, score in zip(rows, judged[name], strict=True)])
+        write_jsonl(
+            stage.folder / f"answers_{name}.jsonl",
+            [row | {"judge": float(score)} for row, score in zip(rows, judged[name], strict=True)],
+        )
     write_json(stage.folder / "curves.json", curves)
-    metrics = {"judge": config.evaluate.judge, "prompts": len(prompts),
-               "win_rate": {name: win_rate(judged[name], judged["sft"], config.evaluate.bootstrap_samples, config.seed)
-                            for name in models if name != "sft"},
-               "models": {name: _about(answers[name], judged[name]) for name in models}}
+    metrics = {
+        "judge": config.evaluate.judge,
+        "prompts": len(prompts),
+        "win_rate": {
+            name: win_rate(judged[name], judged["sft"], config.evaluate.bootstrap_samples, config.seed)
+            for name in models
+            if name != "sft"
+        },
+        "models": {name: _about(answers[name], judged[name]) for name in models},
+    }
     _show(metrics)
     return stage.finish(metrics)
 
@@ -100,11 +110,22 @@ class Panel:
                 self.candidate.call("load", path)
                 self.candidate.call("send_weights", version)
                 rollouts = self.rollout.generate(
-                    ids, 1, (config.seed, "evaluate", name), self.renderer.stop_token_ids, config.evaluate.temperature,
-                    config.rollout.max_new_tokens)
+                    ids,
+                    1,
+                    (config.seed, "evaluate", name),
+                    self.renderer.stop_token_ids,
+                    config.evaluate.temperature,
+                    config.rollout.max_new_tokens,
+                )
                 answers[name] = self._describe(rollouts, prompts)
-                metrics.log(version, {"kl": float(np.mean([row["kl"] for row in answers[name]])),
-                                      "mismatch_max": max(row["mismatch"] for row in answers[name])}, ("kl",))
+                metrics.log(
+                    version,
+                    {
+                        "kl": float(np.mean([row["kl"] for row in answers[name]])),
+                        "mismatch_max": _mismatch(answers[name]),
+                    },
+                    ("kl",),
+                )
         return answers
 
     def _describe(self, rollouts: Rollouts, prompts: list[Prompt]) -> list[dict[str, Any]]:
@@ -113,19 +134,28 @@ class Panel:
         reference = rollouts.responses.like(merge(self.reference.call("logprobs", batch), len(rollouts)))
         sampled = rollouts.responses.like(rollouts.rollout_logprobs)
         same_temperature = self.config.evaluate.temperature == self.config.rollout.temperature
-        return [{"prompt_id": prompt.id, "prompt": [turn.content for turn in prompt.turns],
-                 "answer": self.renderer.answer(rollouts.responses[row]), "tokens": int(rollouts.responses.lengths[row]),
-                 "finished": bool(rollouts.finished[row]), "kl": float((own[row] - reference[row]).sum()),
-                 "mismatch": float(np.abs(own[row] - sampled[row]).max()) if same_temperature else float("nan")}
-                for row, prompt in enumerate(prompts)]
+        return [
+            {
+                "prompt_id": prompt.id,
+                "prompt": [turn.content for turn in prompt.turns],
+                "answer": self.renderer.answer(rollouts.responses[row]),
+                "tokens": int(rollouts.responses.lengths[row]),
+                "finished": bool(rollouts.finished[row]),
+                "kl": float((own[row] - reference[row]).sum()),
+                "mismatch": float(np.abs(own[row] - sampled[row]).max()) if same_temperature else None,
+            }
+            for row, prompt in enumerate(prompts)
+        ]
 
     def judge(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
         """One number an answer, higher is better."""
         if self.scorer is None:
             return np.array([toyworld.judge(p.turns, answer) for p, answer in zip(prompts, answers, strict=True)])
         # An empty answer is judged as it stands: nothing between the prompt and the end token.
-        rows = [self.renderer.conversation((*p.turns, Turn("assistant", answer or " "))).ids[: self.renderer.context_tokens]
-                for p, answer in zip(prompts, answers, strict=True)]
+        rows = [
+            self.renderer.conversation((*p.turns, Turn("assistant", answer or " "))).ids[: self.renderer.context_tokens]
+            for p, answer in zip(prompts, answers, strict=True)
+        ]
         return self.scorer.score(Ragged.of(rows))
 
 
@@ -143,16 +173,30 @@ def _curve(run: Run, algorithm: str, judge: Judge) -> list[dict[str, float]]:
     for file in sorted((run.folder / "rl" / algorithm / "transcripts").glob("*.jsonl")):
         rows = list(read_jsonl(file))[:TRANSCRIPTS_PER_ITERATION]
         judged = judge([known[row["prompt_id"]] for row in rows], [row["response"] for row in rows])
-        points.append({"iteration": int(file.stem), "reward": float(np.mean([row["score"] for row in rows])),
-                       "judge": float(np.mean(judged))})
+        points.append(
+            {
+                "iteration": int(file.stem),
+                "reward": float(np.mean([row["score"] for row in rows])),
+                "judge": float(np.mean(judged)),
+            }
+        )
     return points
 
 
-def _about(rows: list[dict[str, Any]], judged: np.ndarray) -> dict[str, float]:
-    return {"judge_mean": float(judged.mean()), "kl": float(np.mean([row["kl"] for row in rows])),
-            "tokens": float(np.mean([row["tokens"] for row in rows])),
-            "finished": float(np.mean([row["finished"] for row in rows])),
-            "mismatch_max": float(max(row["mismatch"] for row in rows))}
+def _about(rows: list[dict[str, Any]], judged: np.ndarray) -> dict[str, float | None]:
+    return {
+        "judge_mean": float(judged.mean()),
+        "kl": float(np.mean([row["kl"] for row in rows])),
+        "tokens": float(np.mean([row["tokens"] for row in rows])),
+        "finished": float(np.mean([row["finished"] for row in rows])),
+        "mismatch_max": _mismatch(rows),
+    }
+
+
+def _mismatch(rows: list[dict[str, Any]]) -> float | None:
+    """Largest gap between engine and trainer log-probs; None where they were taken at different temperatures."""
+    gaps = [row["mismatch"] for row in rows if row["mismatch"] is not None]
+    return max(gaps) if gaps else None
 
 
 def _show(metrics: dict[str, Any]) -> None:
@@ -161,5 +205,8 @@ def _show(metrics: dict[str, Any]) -> None:
         rate = metrics["win_rate"].get(name)
         shown = f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "-"
         rows.append((name, shown, about["judge_mean"], about["kl"], about["tokens"], f"{about['finished']:.1%}"))
-    table(f"win rate against SFT, judge: {metrics['judge']}, {metrics['prompts']} held-out prompts", rows,
-          ("model", "win rate [95 %]", "judge", "KL to SFT", "tokens", "finished"))
+    table(
+        f"win rate against SFT, judge: {metrics['judge']}, {metrics['prompts']} held-out prompts",
+        rows,
+        ("model", "win rate [95 %]", "judge", "KL to SFT", "tokens", "finished"),
+    )

@@ -19,7 +19,7 @@ from data.formats import Report, read
 from data.records import Conversation, Preference, Prompt, Ranking, Turn, to_json
 from data.templates import find, jinja, text
 from pipelines.rows import Renderer, fit_conversations, fit_prompts, fit_rankings, prompt_key
-from pipelines.stage import Run, StageError, begin, table, write_json, write_jsonl
+from pipelines.stage import Metrics, Run, StageError, begin, table, write_json, write_jsonl
 
 FILES = ("conversations", "sft_heldout", "rankings", "heldout", "judge", "prompts", "evaluation_prompts")
 SFT_HELDOUT_FRACTION = 0.02
@@ -28,8 +28,13 @@ SFT_HELDOUT_FRACTION = 0.02
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    settings = {"model": config.model, "data": config.data, "seed": config.seed, "judge": config.evaluate.judge,
-                "max_new_tokens": config.rollout.max_new_tokens}
+    settings = {
+        "model": config.model,
+        "data": config.data,
+        "seed": config.seed,
+        "judge": config.evaluate.judge,
+        "max_new_tokens": config.rollout.max_new_tokens,
+    }
     stage = begin(run, "prepare", settings)
     if stage is None:
         return None
@@ -38,8 +43,10 @@ def run(run: Run) -> dict[str, Any] | None:
     if config.data.toyworld:
         records, metrics["label_noise"] = generate(config)
     else:
-        records = {name: list(_read_all(config.data, name, report)) for name in
-                   ("conversations", "preferences", "prompts", "evaluation_prompts")}
+        records = {
+            name: list(_read_all(config.data, name, report))
+            for name in ("conversations", "preferences", "prompts", "evaluation_prompts")
+        }
     conversations = [record for record in records["conversations"] if isinstance(record, Conversation)]
     renderer = _renderer(config, stage.folder, conversations, records["preferences"])
 
@@ -54,12 +61,21 @@ def run(run: Run) -> dict[str, Any] | None:
     split["prompts"] = list(_without(records["prompts"], evaluation, dropped["prompts"]))
     split["evaluation_prompts"] = records["evaluation_prompts"]
 
-    for name in ("conversations", "sft_heldout"):
-        split[name] = fit_conversations(split[name], renderer, dropped[name])[0]
-    for name in ("rankings", "heldout", "judge"):
-        split[name] = fit_rankings(split[name], renderer, dropped[name])[0]
-    for name in ("prompts", "evaluation_prompts"):
-        split[name] = fit_prompts(split[name], renderer, config.rollout.max_new_tokens, dropped[name])[0]
+    fit = {
+        "conversations": fit_conversations,
+        "sft_heldout": fit_conversations,
+        "rankings": fit_rankings,
+        "heldout": fit_rankings,
+        "judge": fit_rankings,
+    }
+    with Metrics(stage.folder, "prepare", len(FILES), "set") as progress:
+        for number, name in enumerate(FILES):
+            given = len(split[name])
+            if name in fit:
+                split[name] = fit[name](split[name], renderer, dropped[name])[0]
+            else:
+                split[name] = fit_prompts(split[name], renderer, config.rollout.max_new_tokens, dropped[name])[0]
+            progress.log(number, {"set": name, "rows": given, "kept": len(split[name])}, ("kept",))
 
     for name in FILES:
         write_jsonl(stage.folder / f"{name}.jsonl", [to_json(record) for record in split[name]])
@@ -91,9 +107,12 @@ def generate(config: Config) -> tuple[dict[str, list], float]:
     world, seed = config.data.toyworld, config.seed
     assert world is not None
     rankings, noise = toyworld.rankings(world.rankings, world.answers_per_ranking, world.label_noise, seed)
-    return {"conversations": toyworld.demonstrations(world.demonstrations, seed), "preferences": rankings,
-            "prompts": toyworld.prompts(world.prompts, seed, "train"),
-            "evaluation_prompts": toyworld.prompts(world.evaluation_prompts, seed, "evaluation")}, noise
+    return {
+        "conversations": toyworld.demonstrations(world.demonstrations, seed),
+        "preferences": rankings,
+        "prompts": toyworld.prompts(world.prompts, seed, "train"),
+        "evaluation_prompts": toyworld.prompts(world.evaluation_prompts, seed, "evaluation"),
+    }, noise
 
 
 def _read_all(data: Data, name: str, report: dict[str, Any]) -> Iterator[Any]:
@@ -106,12 +125,18 @@ def _read_all(data: Data, name: str, report: dict[str, Any]) -> Iterator[Any]:
             made["records" if converted else f"a {type(record).__name__.lower()} is no use for data.{name}"] += 1
             if converted:
                 yield converted
-        entry = {"read": rows.read, "kept": rows.kept, "rejected": dict(rows.rejected), "repaired": dict(rows.repaired),
-                 **{key: made[key] for key in made}}
+        entry = {
+            "read": rows.read,
+            "kept": rows.kept,
+            "rejected": dict(rows.rejected),
+            "repaired": dict(rows.repaired),
+            **{key: made[key] for key in made},
+        }
         report.setdefault("sources", {}).setdefault(name, {})[source.path] = entry
         report.setdefault("rejected_rows", []).extend(
             {"file": r.file, "line": r.line, "field": r.field, "found": r.found, "expected": r.expected}
-            for r in rows.rejected_rows)
+            for r in rows.rejected_rows
+        )
 
 
 def _open(data: Data, name: str, source: Source, rows: Report) -> Iterator[Any]:
@@ -126,7 +151,9 @@ def _as_kind(record: Any, name: str) -> Any:
     if name == "conversations":
         return record if isinstance(record, Conversation) else None
     if name == "preferences":
-        return record.as_ranking() if isinstance(record, Preference) else record if isinstance(record, Ranking) else None
+        return (
+            record.as_ranking() if isinstance(record, Preference) else record if isinstance(record, Ranking) else None
+        )
     if isinstance(record, Conversation):
         return Prompt(_to_first_answer(record.turns), record.source, record.id)
     return Prompt(record.turns, record.source, record.id)
@@ -168,10 +195,13 @@ def _renderer(config: Config, folder: Path, conversations: list[Conversation], r
 
     template = find(config.model.template)
     if config.model.scratch:
-        texts = itertools.chain((text(template, c.turns) for c in conversations),
-                                (text(template, (*r.turns, Turn("assistant", a))) for r in rankings for a in r.answers))
-        tokenizer = train_tokenizer(texts, config.model.scratch.vocab_size, template.special_tokens,
-                                    config.model.context_tokens)
+        texts = itertools.chain(
+            (text(template, c.turns) for c in conversations),
+            (text(template, (*r.turns, Turn("assistant", a))) for r in rankings for a in r.answers),
+        )
+        tokenizer = train_tokenizer(
+            texts, config.model.scratch.vocab_size, template.special_tokens, config.model.context_tokens
+        )
     else:
         assert config.model.path is not None
         tokenizer = load_tokenizer(config.model.path)
@@ -203,21 +233,35 @@ def _noise_ceiling(heldout: list[Ranking]) -> float:
 def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
     """Every row read is kept or dropped by a named rule; a programming error shows here, not in the data."""
     kept, rules = report["kept"], report["rules"]
-    groups = {"conversations": ("conversations", "sft_heldout"), "preferences": ("rankings", "heldout", "judge"),
-              "prompts": ("prompts",), "evaluation_prompts": ("evaluation_prompts",)}
+    groups = {
+        "conversations": ("conversations", "sft_heldout"),
+        "preferences": ("rankings", "heldout", "judge"),
+        "prompts": ("prompts",),
+        "evaluation_prompts": ("evaluation_prompts",),
+    }
     for name, files in groups.items():
-        counted = sum(kept[file] + sum(n for rule, n in rules.get(file, {}).items() if not rule.startswith("kept"))
-                      for file in files)
+        counted = sum(
+            kept[file] + sum(n for rule, n in rules.get(file, {}).items() if not rule.startswith("kept"))
+            for file in files
+        )
         if counted != len(records[name]):
             raise AssertionError(f"data.{name}: {len(records[name])} records came in, {counted} are accounted for")
 
 
 def _require(split: dict[str, list], config: Config) -> None:
-    for name, least in (("conversations", 1), ("sft_heldout", 1), ("rankings", 1), ("heldout", 1), ("prompts", 1),
-                        ("evaluation_prompts", config.evaluate.prompts)):
+    for name, least in (
+        ("conversations", 1),
+        ("sft_heldout", 1),
+        ("rankings", 1),
+        ("heldout", 1),
+        ("prompts", 1),
+        ("evaluation_prompts", config.evaluate.prompts),
+    ):
         if len(split[name]) < least:
-            raise StageError(f"{name}: {len(split[name])} rows are left, at least {least} are needed; "
-                             "report.json in the stage's folder says what became of the others")
+            raise StageError(
+                f"{name}: {len(split[name])} rows are left, at least {least} are needed; "
+                "report.json in the stage's folder says what became of the others"
+            )
 
 
 def _show_first_row(record: Conversation, renderer: Renderer) -> None:

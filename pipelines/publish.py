@@ -9,7 +9,7 @@ from typing import Any
 from cluster.connect import check_fits, connect
 from configs.plan import roles
 from pipelines.rows import load_records
-from pipelines.stage import Run, StageError, begin, table
+from pipelines.stage import Metrics, Run, StageError, begin, table
 
 FOLDERS = {"sft": "sft", "rejection": "sample", "ppo": "rl/ppo", "apa": "rl/apa"}
 
@@ -31,10 +31,15 @@ def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
 
     port = config.publish.port or _free_port()
     begun = time.perf_counter()
+    folder = stage.folder if stage else run.folder / "publish" / "again"
     try:
-        url = serve.start(run.model(FOLDERS[name]), config, port)
-        metrics = {"model": name, "url": url, "start_seconds": round(time.perf_counter() - begun, 1)}
-        metrics |= ask(url, config.publish.model_id, question(run), config.publish.start_timeout_s)
+        with Metrics(folder, "publish", 2, "step") as progress:
+            url = serve.start(run.model(FOLDERS[name]), config, port)
+            metrics: dict[str, Any] = {"model": name, "url": url}
+            metrics["start_seconds"] = round(time.perf_counter() - begun, 1)
+            progress.log(0, {"up": 1, "time": {"start_s": metrics["start_seconds"]}}, ("up",))
+            metrics |= ask(url, config.publish.model_id, question(run), config.publish.start_timeout_s)
+            progress.log(1, {"answered": 1, "completion_tokens": metrics["completion_tokens"]}, ("answered",))
         table("publish", metrics)
         if keep:
             print(f"serving {name} at {url}; talk to it with: rayward chat {url}\nCtrl-C stops it")
@@ -72,12 +77,20 @@ def ask(url: str, model_id: str, messages: list[dict[str, str]], timeout_s: floa
     request: Any = {"model": model_id, "messages": messages, "temperature": 0.0, "max_tokens": 24}
     answer = client.chat.completions.create(**request)
     text = answer.choices[0].message.content or ""
-    chunks = [chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**request, stream=True)
-              if chunk.choices]
+    chunks = [
+        chunk.choices[0].delta.content or ""
+        for chunk in client.chat.completions.create(**request, stream=True)
+        if chunk.choices
+    ]
     if not text.strip() or "".join(chunks) != text:
         raise StageError(f"{url}: the endpoint answered {text!r}, and streamed {''.join(chunks)!r}")
-    return {"question": messages[-1]["content"], "answer": text.strip(), "streamed_chunks": len(chunks),
-            "finish_reason": answer.choices[0].finish_reason, "completion_tokens": answer.usage.completion_tokens}
+    return {
+        "question": messages[-1]["content"],
+        "answer": text.strip(),
+        "streamed_chunks": len(chunks),
+        "finish_reason": answer.choices[0].finish_reason,
+        "completion_tokens": answer.usage.completion_tokens,
+    }
 
 
 def _free_port() -> int:

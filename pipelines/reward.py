@@ -53,16 +53,31 @@ def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str
     rows = ranked_rows(load_records(prepared / f"{rankings_name}.jsonl"), renderer, seed)[1]
     heldout, heldout_rows = ranked_rows(load_records(prepared / "heldout.jsonl"), renderer, seed)
     steps = optimizer_steps(len(rows.sizes), config.reward.rankings_per_step, config.reward.epochs)
-    job = Job(model=str((run.folder / "sft" / "model").resolve()), tokenizer=str((prepared / "tokenizer").resolve()),
-              output=str((stage.folder / folder).resolve()), train=put(rows), heldout=put(heldout_rows),
-              epochs=config.reward.epochs, rows_per_step=config.reward.rankings_per_step,
-              optimizer=config.reward.optimizer, dtype=config.model.dtype, seed=seed, role=config.resources.train,
-              queue=None, loss=config.reward.loss)
+    job = Job(
+        model=str((run.folder / "sft" / "model").resolve()),
+        tokenizer=str((prepared / "tokenizer").resolve()),
+        output=str((stage.folder / folder).resolve()),
+        train=put(rows),
+        heldout=put(heldout_rows),
+        epochs=config.reward.epochs,
+        rows_per_step=config.reward.rankings_per_step,
+        optimizer=config.reward.optimizer,
+        dtype=config.model.dtype,
+        seed=seed,
+        role=config.resources.train,
+        queue=None,
+        loss=config.reward.loss,
+        zero_sum=config.reward.zero_sum,
+    )
     name = "reward" if folder == "model" else folder
     said = train(stage, name, reward_loop, job, steps, ("loss", "pair_accuracy"), "" if folder == "model" else folder)
     scores = merge(said["heldout_scores"], len(heldout_rows.ids))
-    return {"rankings": len(rows.sizes), "optimizer_steps": steps, "loss": said["last"]["loss"],
-            **measure(scores, heldout, heldout_rows)}
+    return {
+        "rankings": len(rows.sizes),
+        "optimizer_steps": steps,
+        "loss": said["last"]["loss"],
+        **measure(scores, heldout, heldout_rows),
+    }
 
 
 def ranked_rows(rankings: list[Ranking], renderer: Renderer, seed: int) -> tuple[list[Ranking], RankedRows]:
@@ -78,22 +93,32 @@ def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:
     if ranking.ranks is None:
         return ranking
     order = break_ties(ranking.ranks, generator)
-    return Ranking(ranking.turns, tuple(ranking.answers[i] for i in order), ranking.source, ranking.id,
-                   tuple(ranking.ranks[i] for i in order))
+    return Ranking(
+        ranking.turns,
+        tuple(ranking.answers[i] for i in order),
+        ranking.source,
+        ranking.id,
+        tuple(ranking.ranks[i] for i in order),
+    )
 
 
 def measure(scores: np.ndarray, rankings: list[Ranking], rows: RankedRows) -> dict[str, Any]:
     """Pair accuracy, per source too, beside what chance and "the longer answer wins" reach; Kendall's tau."""
     sizes = rows.sizes.tolist()
-    ranks = torch.tensor([rank for ranking in rankings for rank in (ranking.ranks or range(len(ranking.answers)))],
-                         dtype=torch.float32)
+    ranks = torch.tensor(
+        [rank for ranking in rankings for rank in (ranking.ranks or range(len(ranking.answers)))], dtype=torch.float32
+    )
     lengths = torch.tensor([float(len(answer)) for ranking in rankings for answer in ranking.answers])
     right, pairs = pair_accuracy(torch.from_numpy(scores), sizes, ranks)
     longer, _ = pair_accuracy(lengths, sizes, ranks)
     measures: dict[str, Any] = {
-        "heldout_rankings": len(sizes), "heldout_pairs": pairs, "pair_accuracy": right / pairs,
-        "chance_baseline": 0.5, "length_baseline": longer / pairs,
-        "kendall_tau": float(kendall_tau(torch.from_numpy(scores), sizes, ranks).mean())}
+        "heldout_rankings": len(sizes),
+        "heldout_pairs": pairs,
+        "pair_accuracy": right / pairs,
+        "chance_baseline": 0.5,
+        "length_baseline": longer / pairs,
+        "kendall_tau": float(kendall_tau(torch.from_numpy(scores), sizes, ranks).mean()),
+    }
     sources = sorted({ranking.source for ranking in rankings})
     if len(sources) > 1:
         starts = np.concatenate([[0], np.cumsum(sizes)])

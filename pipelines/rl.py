@@ -17,7 +17,7 @@ import ray
 import torch
 
 from actors.forward import merge
-from actors.group import Group, RewardGroup, RolloutGroup, TrainingGroup, critic_group, policy_group, frozen_group
+from actors.group import Group, RewardGroup, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
 from actors.policy import mean_over_steps
 from algorithms.advantage import gae, kl_k1, kl_k3, missing_eos_scores, scale_scores, shape_rewards, whiten
 from cluster.connect import check_fits, connect
@@ -38,8 +38,13 @@ def run(run: Run) -> dict[str, Any] | None:
     for algorithm in config.rl.algorithms:
         own = getattr(config.rl, algorithm)
         shared = config.rl.model_copy(update={"algorithms": (), "ppo": None, "apa": None}).model_dump(mode="json")
-        settings = {"rl": shared, algorithm: own, "rollout": config.rollout, "seed": config.seed,
-                    "workers": [config.resources.policy.workers, config.resources.critic.workers]}
+        settings = {
+            "rl": shared,
+            algorithm: own,
+            "rollout": config.rollout,
+            "seed": config.seed,
+            "workers": [config.resources.policy.workers, config.resources.critic.workers],
+        }
         stage = begin(run, f"rl/{algorithm}", settings, inputs=("prepare", "sft", "reward"))
         if stage is None:
             continue
@@ -54,8 +59,7 @@ def _train(stage: Stage, algorithm: str) -> dict[str, Any]:
     config = stage.run.config
     transcripts = stage.folder / "transcripts"
     transcripts.mkdir()
-    with Team(stage.run, algorithm) as team, \
-            Metrics(stage.folder, algorithm, config.rl.iterations, "iter") as metrics:
+    with Team(stage.run, algorithm) as team, Metrics(stage.folder, algorithm, config.rl.iterations, "iter") as metrics:
         stream = PromptStream(stage.run, team.renderer)
         history: list[dict[str, Any]] = []
         for iteration in range(config.rl.iterations):
@@ -65,7 +69,8 @@ def _train(stage: Stage, algorithm: str) -> dict[str, Any]:
             rollouts, entropy = clock.time("score", team.score, rollouts)
             rollouts, measures = estimate_advantages(rollouts, config, algorithm)
             measures |= clock.time("update", team.update, rollouts, iteration)
-            measures |= clock.time("transfer", team.send_weights, iteration + 1)
+            if iteration + 1 < config.rl.iterations:  # the last weights have nobody to sample for
+                measures |= clock.time("transfer", team.send_weights, iteration + 1)
             history.append({**measures, "entropy": entropy, "time": clock.seconds})
             metrics.log(iteration, history[-1], ("score", "kl", "length"))
             write_jsonl(transcripts / f"{iteration:05d}.jsonl", team.transcripts(rollouts, prompts))
@@ -127,8 +132,13 @@ class Team:
     def generate(self, prompts: Ragged, iteration: int) -> Rollouts:
         """Answers to the prompts, sampled by the policy's current weights and by no other."""
         rollouts = self.rollout.generate(
-            prompts, self.config.rl.samples_per_prompt, (self.config.seed, "rl", iteration),
-            self.renderer.stop_token_ids, self.config.rollout.temperature, self.config.rollout.max_new_tokens)
+            prompts,
+            self.config.rl.samples_per_prompt,
+            (self.config.seed, "rl", iteration),
+            self.renderer.stop_token_ids,
+            self.config.rollout.temperature,
+            self.config.rollout.max_new_tokens,
+        )
         if rollouts.weight_version != iteration:
             raise RuntimeError(f"iteration {iteration} was sampled with weight version {rollouts.weight_version}")
         return rollouts
@@ -144,9 +154,11 @@ class Team:
         parts = self.policy.finish(policy)
         entropy = sum(entropy_sum for _, entropy_sum in parts) / len(rollouts.responses.values)
         return rollouts.with_columns(
-            scores=merge(self.reward.finish(scores), rows), policy_logprobs=merge([part for part, _ in parts], rows),
+            scores=merge(self.reward.finish(scores), rows),
+            policy_logprobs=merge([part for part, _ in parts], rows),
             reference_logprobs=merge(self.reference.finish(reference), rows),
-            values=merge(self.critic.finish(values), rows)), float(entropy)
+            values=merge(self.critic.finish(values), rows),
+        ), float(entropy)
 
     def update(self, rollouts: Rollouts, iteration: int) -> dict[str, float]:
         """Train policy and critic side by side; the mean over the optimizer steps of what they report."""
@@ -168,9 +180,14 @@ class Team:
         assert rollouts.scores is not None
         for row in range(len(rollouts)):
             prompt = prompts[rollouts.prompt_index[row]]
-            yield {"prompt_id": prompt.id, "prompt": prompt.turns[-1].content,
-                   "response": self.renderer.answer(rollouts.responses[row]), "score": float(rollouts.scores[row]),
-                   "tokens": int(rollouts.responses.lengths[row]), "finished": bool(rollouts.finished[row])}
+            yield {
+                "prompt_id": prompt.id,
+                "prompt": prompt.turns[-1].content,
+                "response": self.renderer.answer(rollouts.responses[row]),
+                "score": float(rollouts.scores[row]),
+                "tokens": int(rollouts.responses.lengths[row]),
+                "finished": bool(rollouts.finished[row]),
+            }
 
 
 @dataclass
@@ -199,8 +216,10 @@ def estimate_advantages(rollouts: Rollouts, config: Config, algorithm: str) -> t
     lengths = rollouts.responses.lengths.tolist()
     gap_N = (policy_N - torch.from_numpy(rollouts.rollout_logprobs)).abs()
     if float(gap_N.max()) > rl.max_mismatch:
-        raise RuntimeError(f"trainer and rollout log-probs of a token differ by {float(gap_N.max()):.3g} nats, more than "
-                           f"rl.max_mismatch {rl.max_mismatch}: the engine does not run the trainer's model")
+        raise RuntimeError(
+            f"trainer and rollout log-probs of a token differ by {float(gap_N.max()):.3g} nats, more than "
+            f"rl.max_mismatch {rl.max_mismatch}: the engine does not run the trainer's model"
+        )
     if rl.missing_eos_reward is not None:
         scores_B = missing_eos_scores(scores_B, torch.from_numpy(rollouts.finished), rl.missing_eos_reward)
     shaped_B = scale_scores(scores_B, clip=rl.reward_clip)
@@ -211,22 +230,42 @@ def estimate_advantages(rollouts: Rollouts, config: Config, algorithm: str) -> t
     kl_B = torch.tensor([float(part.sum()) for part in kl_N.split(lengths)])
     spread = float(returns_N.var())
     measures = {
-        "score": float(scores_B.mean()), "score_std": float(scores_B.std()), "reward": float(rewards_N.sum() / len(lengths)),
-        "kl": float(kl_B.mean()), "kl_k3": float(kl_k3(policy_N, reference_N).mean()),
-        "mismatch_mean": float(gap_N.mean()), "mismatch_max": float(gap_N.max()),
-        "length": float(np.mean(lengths)), "finished": float(rollouts.finished.mean()),
+        "score": float(scores_B.mean()),
+        "score_std": float(scores_B.std()),
+        "reward": float(rewards_N.sum() / len(lengths)),
+        "kl": float(kl_B.mean()),
+        "kl_k3": float(kl_k3(policy_N, reference_N).mean()),
+        "mismatch_mean": float(gap_N.mean()),
+        "mismatch_max": float(gap_N.max()),
+        "length": float(np.mean(lengths)),
+        "finished": float(rollouts.finished.mean()),
         "advantage_std": float(advantages_N.std()),
-        "explained_variance": 1.0 - float((returns_N - values_N).var()) / spread if spread else 0.0}
+        "explained_variance": 1.0 - float((returns_N - values_N).var()) / spread if spread else 0.0,
+    }
     return rollouts.with_columns(advantages=used_N.float().numpy(), returns=returns_N.float().numpy()), measures
 
 
 def _summary(algorithm: str, history: list[dict[str, Any]]) -> dict[str, Any]:
     first, last = history[0], history[-1]
-    phases = {phase: float(np.median([row["time"][phase] for row in history])) for phase in last["time"]}
-    metrics = {"iterations": len(history), "score_first": first["score"], "score": last["score"], "kl": last["kl"],
-               "length_first": first["length"], "length": last["length"], "entropy": last["entropy"],
-               "finished": last["finished"], "mismatch_max": max(row["mismatch_max"] for row in history),
-               "seconds_per_iteration": phases}
-    table(algorithm, {name: value for name, value in metrics.items() if name != "seconds_per_iteration"} | {
-        f"median {phase}": value for phase, value in phases.items()})
+    phases = {
+        phase: float(np.median([row["time"][phase] for row in history if phase in row["time"]]))
+        for phase in first["time"]
+    }
+    metrics = {
+        "iterations": len(history),
+        "score_first": first["score"],
+        "score": last["score"],
+        "kl": last["kl"],
+        "length_first": first["length"],
+        "length": last["length"],
+        "entropy": last["entropy"],
+        "finished": last["finished"],
+        "mismatch_max": max(row["mismatch_max"] for row in history),
+        "seconds_per_iteration": phases,
+    }
+    table(
+        algorithm,
+        {name: value for name, value in metrics.items() if name != "seconds_per_iteration"}
+        | {f"median {phase}": value for phase, value in phases.items()},
+    )
     return metrics

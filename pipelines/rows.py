@@ -49,8 +49,9 @@ class Renderer:
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).strip()
 
 
-def fit_conversations(records: Iterable[Conversation], renderer: Renderer, dropped: Counter[str]
-                      ) -> tuple[list[Conversation], list[Encoded]]:
+def fit_conversations(
+    records: Iterable[Conversation], renderer: Renderer, dropped: Counter[str]
+) -> tuple[list[Conversation], list[Encoded]]:
     """Conversations with their rows. Long ones are cut (counted as "cut to the context", and kept)."""
     kept: list[Conversation] = []
     rows: list[Encoded] = []
@@ -67,8 +68,9 @@ def fit_conversations(records: Iterable[Conversation], renderer: Renderer, dropp
     return kept, rows
 
 
-def fit_rankings(records: Iterable[Ranking], renderer: Renderer, dropped: Counter[str]
-                 ) -> tuple[list[Ranking], list[list[list[int]]]]:
+def fit_rankings(
+    records: Iterable[Ranking], renderer: Renderer, dropped: Counter[str]
+) -> tuple[list[Ranking], list[list[list[int]]]]:
     """Rankings with the rows of their answers. Answers that do not fit whole are left out; two must remain."""
     kept: list[Ranking] = []
     rows: list[list[list[int]]] = []
@@ -85,13 +87,16 @@ def fit_rankings(records: Iterable[Ranking], renderer: Renderer, dropped: Counte
         if ranks is not None and len(set(ranks)) == 1:
             dropped["all answers that fit are tied"] += 1
             continue
-        kept.append(Ranking(record.turns, tuple(record.answers[index] for index in pick), record.source, record.id, ranks))
+        kept.append(
+            Ranking(record.turns, tuple(record.answers[index] for index in pick), record.source, record.id, ranks)
+        )
         rows.append([encoded[index] for index in pick])
     return kept, rows
 
 
-def fit_prompts(records: Iterable[Prompt], renderer: Renderer, max_new_tokens: int, dropped: Counter[str]
-                ) -> tuple[list[Prompt], Ragged]:
+def fit_prompts(
+    records: Iterable[Prompt], renderer: Renderer, max_new_tokens: int, dropped: Counter[str]
+) -> tuple[list[Prompt], Ragged]:
     """Distinct prompts that leave room for an answer, with their rows."""
     kept: list[Prompt] = []
     rows: list[list[int]] = []

@@ -28,8 +28,12 @@ PROMPTS_PER_BATCH = 64
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    settings = {"sample": config.sample, "max_new_tokens": config.rollout.max_new_tokens, "seed": config.seed,
-                "workers": config.resources.train.workers}
+    settings = {
+        "sample": config.sample,
+        "max_new_tokens": config.rollout.max_new_tokens,
+        "seed": config.seed,
+        "workers": config.resources.train.workers,
+    }
     stage = begin(run, "sample", settings, inputs=("prepare", "sft", "reward"))
     if stage is None:
         return None
@@ -40,10 +44,14 @@ def run(run: Run) -> dict[str, Any] | None:
     write_jsonl(stage.folder / "samples.jsonl", rows)
     kept = [row for row in rows if row["kept"]]
     if not kept:
-        raise StageError("no prompt has two different answers that ended by themselves; raise rollout.max_new_tokens "
-                         "or sample.temperature")
+        raise StageError(
+            "no prompt has two different answers that ended by themselves; raise rollout.max_new_tokens "
+            "or sample.temperature"
+        )
     metrics = summary(rows, kept)
-    metrics |= fine_tune(stage, run.model("sft"), list(best_conversations(prompts, kept)), config.sample.training, "sample")
+    metrics |= fine_tune(
+        stage, run.model("sft"), list(best_conversations(prompts, kept)), config.sample.training, "sample"
+    )
     table("rejection sampling", metrics)
     return stage.finish(metrics)
 
@@ -66,14 +74,24 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
             for number, start in enumerate(batches):
                 batch = np.arange(start, min(start + PROMPTS_PER_BATCH, len(prompts)))
                 rollouts = rollout.generate(
-                    ids.take(batch), sample.samples_per_prompt, (config.seed, "sample", number),
-                    renderer.stop_token_ids, sample.temperature, config.rollout.max_new_tokens)
+                    ids.take(batch),
+                    sample.samples_per_prompt,
+                    (config.seed, "sample", number),
+                    renderer.stop_token_ids,
+                    sample.temperature,
+                    config.rollout.max_new_tokens,
+                )
                 scored = rollouts.with_columns(scores=reward.score(rollouts.sequences()))
                 rows = list(pick_best(scored, [prompts[i] for i in batch], renderer, sample.samples_per_prompt))
                 made += rows
-                metrics.log(number, {"best_score": float(np.mean([row["score"] for row in rows])),
-                                     "mean_score": float(np.mean([row["scores"] for row in rows]))},
-                            ("mean_score", "best_score"))
+                metrics.log(
+                    number,
+                    {
+                        "best_score": float(np.mean([row["score"] for row in rows])),
+                        "mean_score": float(np.mean([row["scores"] for row in rows])),
+                    },
+                    ("mean_score", "best_score"),
+                )
     finally:
         for group in groups:
             group.stop()
@@ -91,10 +109,18 @@ def pick_best(rollouts: Rollouts, prompts: list[Prompt], renderer: Renderer, n: 
         finished = rollouts.finished[row * n : (row + 1) * n]
         best = int(np.argmax(np.where(finished, scores, -np.inf)))
         answers = [renderer.answer(rollouts.responses[row * n + i]) for i in range(n)]
-        yield {"prompt_id": prompt.id, "prompt": [turn.content for turn in prompt.turns], "response": answers[best],
-               "score": float(scores[best]), "scores": [round(float(s), 5) for s in scores], "k_index": best,
-               "finished": int(finished.sum()), "distinct": len(set(answers)), "answers": answers,
-               "kept": bool(finished.any() and answers[best] and scores.max() > scores.min())}
+        yield {
+            "prompt_id": prompt.id,
+            "prompt": [turn.content for turn in prompt.turns],
+            "response": answers[best],
+            "score": float(scores[best]),
+            "scores": [round(float(s), 5) for s in scores],
+            "k_index": best,
+            "finished": int(finished.sum()),
+            "distinct": len(set(answers)),
+            "answers": answers,
+            "kept": bool(finished.any() and answers[best] and scores.max() > scores.min()),
+        }
 
 
 def best_conversations(prompts: list[Prompt], kept: list[dict[str, Any]]) -> Iterator[Conversation]:
@@ -110,10 +136,15 @@ def summary(rows: list[dict[str, Any]], kept: list[dict[str, Any]]) -> dict[str,
     scores = np.concatenate([row["scores"] for row in rows])
     n = len(rows[0]["scores"])
     lengths = [len(answer) for row in rows for answer in row["answers"]]
-    return {"prompts": len(rows), "samples_per_prompt": n, "kept_prompts": len(kept),
-            "mean_score": float(scores.mean()), "best_score": float(np.mean([row["score"] for row in kept])),
-            "distinct_share": float(np.mean([row["distinct"] / n for row in rows])),
-            "finished_share": float(np.mean([row["finished"] / n for row in rows])),
-            "mean_characters": float(np.mean(lengths)),
-            "best_characters": float(np.mean([len(row["response"]) for row in kept])),
-            "kl_bound": best_of_n_kl(n)}
+    return {
+        "prompts": len(rows),
+        "samples_per_prompt": n,
+        "kept_prompts": len(kept),
+        "mean_score": float(scores.mean()),
+        "best_score": float(np.mean([row["score"] for row in kept])),
+        "distinct_share": float(np.mean([row["distinct"] / n for row in rows])),
+        "finished_share": float(np.mean([row["finished"] / n for row in rows])),
+        "mean_characters": float(np.mean(lengths)),
+        "best_characters": float(np.mean([len(row["response"]) for row in kept])),
+        "kl_bound": best_of_n_kl(n),
+    }

@@ -19,7 +19,12 @@ from pipelines.training import put, train
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    settings = {"model": config.model, "sft": config.sft, "seed": config.seed, "workers": config.resources.train.workers}
+    settings = {
+        "model": config.model,
+        "sft": config.sft,
+        "seed": config.seed,
+        "workers": config.resources.train.workers,
+    }
     stage = begin(run, "sft", settings, inputs=("prepare",))
     if stage is None:
         return None
@@ -34,17 +39,33 @@ def fine_tune(stage: Stage, model: str, conversations: list, training: Supervise
     """Train `model` on the conversations and leave the result in the stage's `model` folder."""
     config, prepared = stage.run.config, stage.run.folder / "prepare"
     renderer = Renderer.of(config.model, prepared / "tokenizer")
-    rows, heldout = (_encode(records, renderer) for records in (
-        conversations, load_records(prepared / "sft_heldout.jsonl")))
+    rows, heldout = (
+        _encode(records, renderer) for records in (conversations, load_records(prepared / "sft_heldout.jsonl"))
+    )
     steps = optimizer_steps(len(rows.ids), training.samples_per_step, training.epochs)
-    job = Job(model=_absolute(model), tokenizer=str((prepared / "tokenizer").resolve()),
-              output=str((stage.folder / "model").resolve()), train=put(rows), heldout=put(heldout),
-              epochs=training.epochs, rows_per_step=training.samples_per_step, optimizer=training.optimizer,
-              dtype=config.model.dtype, seed=config.seed, role=config.resources.train, queue=None)
+    job = Job(
+        model=_absolute(model),
+        tokenizer=str((prepared / "tokenizer").resolve()),
+        output=str((stage.folder / "model").resolve()),
+        train=put(rows),
+        heldout=put(heldout),
+        epochs=training.epochs,
+        rows_per_step=training.samples_per_step,
+        optimizer=training.optimizer,
+        dtype=config.model.dtype,
+        seed=config.seed,
+        role=config.resources.train,
+        queue=None,
+    )
     said = train(stage, title, sft_loop, job, steps, ("loss",))
-    return {"conversations": len(rows.ids), "trained_tokens_per_epoch": int((rows.weights.values > 0).sum()),
-            "optimizer_steps": steps, "loss": said["last"]["loss"], "heldout_loss": said["heldout_loss"][0],
-            "heldout_conversations": len(heldout.ids)}
+    return {
+        "conversations": len(rows.ids),
+        "trained_tokens_per_epoch": int((rows.weights.values > 0).sum()),
+        "optimizer_steps": steps,
+        "loss": said["last"]["loss"],
+        "heldout_loss": said["heldout_loss"][0],
+        "heldout_conversations": len(heldout.ids),
+    }
 
 
 def _encode(records: list, renderer: Renderer) -> Rows:

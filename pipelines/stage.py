@@ -41,8 +41,10 @@ class Run:
         """The manifest of a finished stage (or part of one, `rl/ppo`). Raises StageError where there is none."""
         path = self.folder / stage / "manifest.json"
         if not path.is_file():
-            raise StageError(f"{stage} has not run yet in {self.folder}; run it first: rayward {stage.split('/')[0]} "
-                             f"CONFIG --run {self.folder}")
+            raise StageError(
+                f"{stage} has not run yet in {self.folder}; run it first: rayward {stage.split('/')[0]} "
+                f"CONFIG --run {self.folder}"
+            )
         return read_json(path)
 
     def done(self, stage: str) -> bool:
@@ -78,8 +80,14 @@ class Stage:
         """Write the manifest; from now on the stage counts as done. Returns the manifest."""
         seconds = time.perf_counter() - self.begun
         manifest = {
-            "stage": self.name, "fingerprint": self.fingerprint, "settings": self.settings, "metrics": dict(metrics),
-            "seconds": round(seconds, 3), "seed": self.run.config.seed, "versions": versions()}
+            "stage": self.name,
+            "fingerprint": self.fingerprint,
+            "settings": self.settings,
+            "metrics": dict(metrics),
+            "seconds": round(seconds, 3),
+            "seed": self.run.config.seed,
+            "versions": versions(),
+        }
         write_json(self.folder / "manifest.json", manifest)
         return manifest
 
@@ -90,8 +98,9 @@ def begin(run: Run, name: str, settings: Mapping[str, Any], inputs: tuple[str, .
     `settings` are the config sections that decide its result, `inputs` the stages it reads. Raises StageError where
     the folder holds the stage made with other settings.
     """
-    plain = {key: value.model_dump(mode="json") if hasattr(value, "model_dump") else value
-             for key, value in settings.items()}
+    plain = {
+        key: value.model_dump(mode="json") if hasattr(value, "model_dump") else value for key, value in settings.items()
+    }
     plain["inputs"] = {stage: run.manifest(stage)["fingerprint"] for stage in inputs}
     stage = Stage(run, name, fingerprint(plain), plain)
     if not run.done(name):
@@ -101,8 +110,10 @@ def begin(run: Run, name: str, settings: Mapping[str, Any], inputs: tuple[str, .
     if old["fingerprint"] == stage.fingerprint:
         return None
     changes = "; ".join(_differences(old["settings"], plain)) or "its settings"
-    raise StageError(f"{stage.folder} was made with other settings: {changes}. Nothing was overwritten. Choose another "
-                     f"folder with --run, or make it again, with all that follows from it, with --redo {name.split('/')[0]}")
+    raise StageError(
+        f"{stage.folder} was made with other settings: {changes}. Nothing was overwritten. Choose another "
+        f"folder with --run, or make it again, with all that follows from it, with --redo {name.split('/')[0]}"
+    )
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
@@ -168,9 +179,14 @@ class Metrics:
         self.file = (folder / "metrics.jsonl").open("w", encoding="utf-8")
         self.board = SummaryWriter(str(folder / "tensorboard"))
         terminal = sys.stderr.isatty()
-        self.bar = tqdm(total=total, desc=f"{title:<9}", unit=unit, mininterval=0.3 if terminal else 15, ncols=110,
-                        bar_format="{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {rate_fmt} "
-                                   "ETA {remaining}{postfix}")
+        self.bar = tqdm(
+            total=total,
+            desc=f"{title:<9}",
+            unit=unit,
+            mininterval=0.3 if terminal else 15,
+            ncols=110,
+            bar_format="{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}",
+        )
 
     def log(self, step: int, values: Mapping[str, Any], show: tuple[str, ...] = ()) -> None:
         """One line of metrics; `show` names those that stand beside the bar."""
@@ -179,8 +195,9 @@ class Metrics:
         for name, value in flatten(values):
             if isinstance(value, int | float):
                 self.board.add_scalar(name, value, step)
-        self.bar.set_postfix({name.split("/")[-1]: f"{values[name]:.3g}" for name in show if name in values},
-                             refresh=False)
+        self.bar.set_postfix(
+            {name.split("/")[-1]: f"{values[name]:.3g}" for name in show if name in values}, refresh=False
+        )
         self.bar.update(1)
 
     def __enter__(self) -> Metrics:

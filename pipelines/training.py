@@ -15,8 +15,15 @@ from cluster.connect import check_fits
 from pipelines.stage import Metrics, Stage
 
 
-def train(stage: Stage, title: str, loop: Callable[[Job], None], job: Job, steps: int, show: tuple[str, ...],
-          folder_name: str = "") -> dict[str, Any]:
+def train(
+    stage: Stage,
+    title: str,
+    loop: Callable[[Job], None],
+    job: Job,
+    steps: int,
+    show: tuple[str, ...],
+    folder_name: str = "",
+) -> dict[str, Any]:
     """Run `loop` in `job.role.workers` Ray Train workers; metrics go to the stage's folder as they come.
 
     Returns what the workers reported beside the steps: the last step's metrics as "last", lists of all else.
@@ -30,10 +37,15 @@ def train(stage: Stage, title: str, loop: Callable[[Job], None], job: Job, steps
     queue = Queue(actor_options={"num_cpus": 0})
     role = job.role
     trainer = TorchTrainer(
-        loop, train_loop_config=replace(job, queue=queue),
-        scaling_config=ScalingConfig(num_workers=role.workers, use_gpu=role.gpus > 0, resources_per_worker={
-            "CPU": role.cpus, **({"GPU": role.gpus} if role.gpus else {})}),
-        run_config=RunConfig(storage_path=str((stage.folder / "ray").resolve()), name=title))
+        loop,
+        train_loop_config=replace(job, queue=queue),
+        scaling_config=ScalingConfig(
+            num_workers=role.workers,
+            use_gpu=role.gpus > 0,
+            resources_per_worker={"CPU": role.cpus, **({"GPU": role.gpus} if role.gpus else {})},
+        ),
+        run_config=RunConfig(storage_path=str((stage.folder / "ray").resolve()), name=title),
+    )
     failure: list[BaseException] = []
 
     def fit() -> None:

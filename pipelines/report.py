@@ -1,0 +1,173 @@
+"""report.html and curves.png of a run: figures, curves, transcripts and settings on one page that needs no network."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.load import dump
+from pipelines.stage import Run, read_json, read_jsonl, versions
+
+EXAMPLES = 8
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --accent: #2a7d4f; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 0 auto; padding: 1rem; }
+h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; border-bottom: 1px solid var(--line); }
+table { border-collapse: collapse; } .wide { overflow-x: auto; }
+td, th { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.n { font-variant-numeric: tabular-nums; white-space: nowrap; } b.best { color: var(--accent); }
+img { max-width: 100%; background: #fff; } pre { overflow-x: auto; font-size: 13px; }
+.prompt { opacity: .75; } .answer { white-space: pre-wrap; overflow-wrap: anywhere; }
+"""
+
+
+def write_report(run: Run) -> Path:
+    """Write curves.png and report.html into the run folder; the path of the page."""
+    summary = read_json(run.folder / "summary.json")
+    png = plot(run)
+    (run.folder / "curves.png").write_bytes(png)
+    evaluation = summary["evaluate"]
+    body = [
+        f"<h1>{html.escape(summary['name'])}</h1>",
+        f"<p>Seed {summary['seed']}, {summary['seconds']['total']:.0f} s in all, peak memory "
+        f"{summary['peak_memory_bytes'] / 2**30:.1f} GiB.</p>",
+        "<h2>Win rate against SFT</h2>",
+        _win_rates(evaluation),
+        f"<p>Judge: {html.escape(evaluation['judge'].replace('_', ' '))}; {evaluation['prompts']} held-out prompts, "
+        "95 % bootstrap intervals, ties count half. KL is that of the answers to the SFT model, in nats an answer.</p>",
+        "<h2>While learning</h2>",
+        f'<img alt="reward-model score and judge score over the iterations" src="data:image/png;base64,'
+        f'{base64.b64encode(png).decode()}">',
+        "<h2>Same prompts, every model</h2>",
+        _answers(run, list(evaluation["models"])),
+        "<h2>Stages</h2>",
+        *(
+            _stage(name, summary[name], summary["seconds"].get(name))
+            for name in summary
+            if isinstance(summary[name], dict) and name not in ("seconds", "evaluate")
+        ),
+        "<h2>Settings</h2>",
+        f"<details><summary>config.yaml</summary><pre>{html.escape(dump(run.config))}</pre></details>",
+        _table(versions().items()),
+    ]
+    page = (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,"
+        f"initial-scale=1'><title>{html.escape(summary['name'])} - Rayward</title><style>{STYLE}</style>"
+        + "".join(body)
+        + "</html>\n"
+    )
+    path = run.folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def plot(run: Run) -> bytes:
+    """PNG with, for each algorithm, the reward model's and the judge's mean score, and the KL, over iterations."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    curves = read_json(run.folder / "evaluate" / "curves.json")
+    judge = run.manifest("evaluate")["metrics"]["judge"].replace("_", " ")
+    names = list(curves)
+    figure, axes = pyplot.subplots(1, len(names) + 1, figsize=(4.2 * (len(names) + 1), 3.4), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=False):
+        steps = [point["iteration"] for point in curves[name]]
+        axis.plot(steps, [point["reward"] for point in curves[name]], label="reward model")
+        label = "gold judge" if judge == "gold" else "held-out judge"
+        axis.plot(steps, [point["judge"] for point in curves[name]], label=label)
+        axis.set(title=name.upper(), xlabel="iteration", ylabel="mean score of the answers")
+        axis.legend()
+    for name in names:
+        rows = list(read_jsonl(run.folder / "rl" / name / "metrics.jsonl"))
+        axes[0][-1].plot([row["step"] for row in rows], [row["kl"] for row in rows], label=name.upper())
+    axes[0][-1].set(title="KL to the SFT model", xlabel="iteration", ylabel="nats an answer")
+    if names:
+        axes[0][-1].legend()
+    for axis in axes[0]:
+        axis.grid(alpha=0.3)
+    figure.tight_layout()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    pyplot.close(figure)
+    return buffer.getvalue()
+
+
+def _win_rates(evaluation: dict[str, Any]) -> str:
+    rates = evaluation["win_rate"]
+    best = max(rates, key=lambda name: rates[name]["mean"], default="")
+    rows = []
+    for name, about in evaluation["models"].items():
+        rate = rates.get(name)
+        shown = f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "-"
+        label = f'<b class="best">{html.escape(name)}</b>' if name == best else html.escape(name)
+        rows.append(
+            [
+                label,
+                shown,
+                f"{about['judge_mean']:.3f}",
+                f"{about['kl']:.2f}",
+                f"{about['tokens']:.1f}",
+                f"{about['finished']:.1%}",
+            ]
+        )
+    return _rows(["model", "win rate", "judge's mean", "KL", "tokens", "finished"], rows)
+
+
+def _answers(run: Run, models: Sequence[str]) -> str:
+    answers = {name: list(read_jsonl(run.folder / "evaluate" / f"answers_{name}.jsonl"))[:EXAMPLES] for name in models}
+    rows = []
+    for index, first in enumerate(answers[models[0]]):
+        prompt = "<br>".join(html.escape(turn) for turn in first["prompt"])
+        cells = [
+            f'<span class="answer">{html.escape(answers[name][index]["answer"])}</span><br>'
+            f"<small>{answers[name][index]['judge']:.2f}</small>"
+            for name in models
+        ]
+        rows.append([f'<span class="prompt">{prompt}</span>', *cells])
+    return _rows(["prompt", *models], rows)
+
+
+def _stage(name: str, metrics: dict[str, Any], seconds: float | None) -> str:
+    took = f" ({seconds:.0f} s)" if seconds is not None else ""
+    plain = [(key, value) for key, value in metrics.items() if not isinstance(value, dict)]
+    nested = [
+        (f"{key}.{inner}", value)
+        for key, values in metrics.items()
+        if isinstance(values, dict)
+        for inner, value in values.items()
+        if not isinstance(value, dict)
+    ]
+    return f"<h3>{html.escape(name)}{took}</h3>{_table([*plain, *nested])}"
+
+
+def _table(pairs: Iterable[tuple[str, Any]]) -> str:
+    return _rows(
+        [],
+        [
+            [
+                html.escape(str(key).replace("_", " ")),
+                f"{value:.4g}" if isinstance(value, float) else html.escape(str(value)),
+            ]
+            for key, value in pairs
+        ],
+    )
+
+
+def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    top = "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>" if head else ""
+    lines = (
+        "<tr>"
+        + "".join(
+            f"<td{' class=n' if index else ''}>{cell}</td>" if "answer" not in cell else f"<td>{cell}</td>"
+            for index, cell in enumerate(row)
+        )
+        + "</tr>"
+        for row in rows
+    )
+    return f'<div class="wide"><table>{top}{"".join(lines)}</table></div>'

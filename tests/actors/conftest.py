@@ -1,0 +1,61 @@
+"""Rollouts of made-up tokens, and one compute thread: with more, tensors of a few elements wait for the busiest core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from actors.models import load_policy
+from data.ragged import Ragged
+from data.rollouts import Rollouts
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def made_rollouts(tiny_models) -> Callable[..., Rollouts]:
+    """`made_rollouts(rows, seed)`: answers of random tokens of very different lengths, every column filled in."""
+
+    def make(rows: int, seed: int = 0) -> Rollouts:
+        rng = np.random.default_rng(seed)
+        vocab_size = len(tiny_models.tokenizer)
+        prompt_lengths, response_lengths = rng.integers(1, 30, rows), rng.integers(1, 16, rows)
+        prompts, responses = (
+            Ragged.of([rng.integers(3, vocab_size, n) for n in lengths]) for lengths in (prompt_lengths, response_lengths))
+        tokens = len(responses.values)
+        near = plain_logprobs(load_policy(tiny_models.policy, "float32").lm, prompts, responses)
+        noise = lambda width: (width * rng.standard_normal(tokens)).astype(np.float32)  # noqa: E731
+        return Rollouts(
+            prompts=prompts, responses=responses, prompt_index=np.arange(rows), finished=rng.random(rows) < 0.5,
+            rollout_logprobs=near + noise(0.1), weight_version=0, scores=rng.standard_normal(rows).astype(np.float32),
+            policy_logprobs=near, reference_logprobs=near + noise(0.1), values=noise(1.0), advantages=noise(1.0),
+            returns=noise(1.0))
+
+    return make
+
+
+@torch.no_grad()
+def plain_logprobs(lm: torch.nn.Module, prompts: Ragged, responses: Ragged, temperature: float = 1.0) -> np.ndarray:
+    """Log-probs of the response tokens, one unpadded row at a time through transformers' own forward."""
+    flat = []
+    for row in range(len(prompts)):
+        ids_T = torch.from_numpy(np.concatenate([prompts[row], responses[row]]).astype(np.int64))
+        logits_TV = lm.eval()(ids_T[None]).logits[0]
+        logprobs_TV = torch.log_softmax(logits_TV[:-1] / temperature, -1)
+        flat.append(logprobs_TV.gather(1, ids_T[1:, None])[len(prompts[row]) - 1 :, 0])
+    return torch.cat(flat).numpy()
+
+
+@pytest.fixture(scope="session")
+def plain() -> Callable[..., np.ndarray]:
+    """`plain(lm, prompts, responses, temperature)`: log-probs without any code of ours."""
+    return plain_logprobs

@@ -1,0 +1,265 @@
+"""TrainEngine on one and two gloo ranks, against a plain torch loop and against itself under every ZeRO stage."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from actors.engine import TrainEngine
+from actors.forward import response_inputs
+from actors.group import TrainingGroup
+from actors.models import load_policy, load_scalar
+from actors.process import Rendezvous, set_threads
+from configs.schema import Optimizer, Role
+from data.tokenizer import load_tokenizer
+
+PEAK = 1e-3
+TOTAL_STEPS = 4
+# Warm-up of 2 steps, then a cosine over the other 2, by hand.
+RATES = [PEAK / 2, PEAK, PEAK, PEAK / 2]
+# eps is far above the rounding noise of gradients, which Adam would otherwise blow up to whole steps; clipping bites.
+BASE = {"schedule": "cosine", "warmup_fraction": 0.5, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-4,
+        "max_grad_norm": 0.5, "zero_stage": 0, "micro_batch_tokens": 10_000}
+
+
+class Rank:
+    """One process that trains with TrainEngine; `reload` of its save() can be made to tamper with what was written."""
+
+    def __init__(self, world_size: int, rank: int):
+        set_threads(1)
+        self.rendezvous = Rendezvous(rank, world_size, timeout_s=60)
+
+    def open(self):
+        return self.rendezvous.open()
+
+    def start(self, host, port):
+        self.place = self.rendezvous.join(host, port, gpus=0)
+
+    def make(self, folder, optimizer, dtype="float32"):
+        module = load_policy(folder, dtype)
+        self.engine = TrainEngine(module, optimizer, PEAK, TOTAL_STEPS, dtype, self.place.device)
+
+    def train(self, rollouts, steps, factor=1.0, poisoned_row=None):
+        """Optimizer steps on the token mean of -log p of `steps`' rows; (weights on rank 0, sums of every step).
+
+        The loss is multiplied by `factor`, everywhere or only in the micro-batch that holds `poisoned_row`.
+        """
+        history = []
+        for rows in steps:
+            step = rollouts.take(rows)
+            micro_batches = self.place.micro_batches(step.sequences().lengths, self.engine.settings.micro_batch_tokens)
+
+            def loss(engine, batch):
+                logprobs_N, _ = engine(*response_inputs(batch, self.place.device))
+                times = factor if poisoned_row is None or poisoned_row in batch.prompt_index else 1.0
+                return -logprobs_N.sum() * times, {"count_sum": float(len(logprobs_N)),
+                                                   "longest_max": float(batch.responses.lengths.max(initial=0))}
+
+            sums = self.engine.step([step.take(rows) for rows in micro_batches], loss, int(step.responses.lengths.sum()))
+            history.append(sums | {"micro_batches": len(micro_batches)})
+        return self.engine.state_dict(), history
+
+    def save(self, folder, tokenizer_folder, tamper=None):
+        def reload(path):
+            module = load_policy(path, "float32")
+            if tamper is not None:
+                name, change = tamper
+                with torch.no_grad():
+                    module.lm.get_parameter(name).view(-1)[-1] += change
+            return module
+
+        self.engine.save(folder, load_tokenizer(tokenizer_folder), reload)
+
+    def save_scalar(self, start, folder, optimizer):
+        engine = TrainEngine(load_scalar(start, "float32"), optimizer, PEAK, TOTAL_STEPS, "float32", self.place.device)
+        engine.save(folder, load_tokenizer(start), lambda path: load_scalar(path, "float32"))
+
+    def weights(self):
+        return [(name, tensor.clone()) for name, tensor in self.engine.weights()]
+
+    def logprobs(self, rollouts):
+        return self.engine.infer(lambda engine: engine(*response_inputs(rollouts, self.place.device))[0]).numpy()
+
+
+@pytest.fixture(scope="module")
+def ranks(local_ray, tiny_config):
+    """Process groups of 1 and of 2 ranks."""
+    groups = {n: TrainingGroup("trainer", Rank, Role(workers=n, cpus=0.1), tiny_config(), (n,)) for n in (1, 2)}
+    for calls, group in [(group.begin_start(), group) for group in groups.values()]:
+        group.finish(calls, 120)
+    yield groups
+    for group in groups.values():
+        group.stop()
+
+
+@pytest.fixture(scope="module")
+def rollouts(made_rollouts):
+    return made_rollouts(12, seed=3)
+
+
+STEPS = [[0, 1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11]]
+
+
+def trained(ranks, tiny_models, rollouts, world_size=1, steps=STEPS, dtype="float32", factor=1.0, poisoned_row=None,
+            **settings):
+    group = ranks[world_size]
+    group.call("make", tiny_models.policy, Optimizer(**{**BASE, **settings}), dtype)
+    results = group.call("train", rollouts, steps, factor, poisoned_row)
+    assert all(state is None for state, _ in results[1:])
+    return results[0][0], [history for _, history in results]
+
+
+def reference(folder, rollouts, steps, weight_decay=BASE["weight_decay"]):
+    """The same training in ten lines of torch: unpadded rows, one backward of the global token mean, AdamW by hand."""
+    lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    matrices, vectors = ([p for p in lm.parameters() if (p.ndim >= 2) == wanted] for wanted in (True, False))
+    adam = torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0}],
+                             lr=PEAK, betas=BASE["betas"], eps=BASE["eps"])
+    losses, norms = [], []
+    for rate, rows in zip(RATES, steps, strict=False):
+        total, tokens = 0.0, 0
+        for row in rows:
+            ids_T = torch.from_numpy(rollouts.sequences()[row].astype(np.int64))
+            first = int(rollouts.prompts.lengths[row])
+            logits_TV = lm(ids_T[None]).logits[0, first - 1 : -1]
+            total = total + torch.nn.functional.cross_entropy(logits_TV, ids_T[first:], reduction="sum")
+            tokens += len(ids_T) - first
+        (total / tokens).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(lm.parameters(), BASE["max_grad_norm"])))
+        for group in adam.param_groups:
+            group["lr"] = rate
+        adam.step()
+        adam.zero_grad()
+        losses.append(float(total))
+    return {name: p.detach() for name, p in lm.named_parameters()}, losses, norms
+
+
+def assert_equal_weights(ours, theirs, atol=1e-6):
+    assert ours.keys() == theirs.keys()
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_models, rollouts):
+    weights, losses, norms = reference(tiny_models.policy, rollouts, STEPS)
+    assert min(norms) > BASE["max_grad_norm"], "clipping has to bite for the comparison to mean anything"
+    return weights, losses, norms
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize(("world_size", "micro_batch_tokens"), [(1, 10_000), (1, 60), (2, 10_000), (2, 60)])
+def test_steps_are_those_of_a_plain_torch_loop(ranks, tiny_models, rollouts, expected, zero_stage, world_size,
+                                               micro_batch_tokens):
+    weights, losses, norms = expected
+    ours, histories = trained(ranks, tiny_models, rollouts, world_size, zero_stage=zero_stage,
+                              micro_batch_tokens=micro_batch_tokens)
+    assert_equal_weights(ours, weights)
+    for step in range(len(STEPS)):
+        parts = [history[step] for history in histories]
+        assert parts[0]["micro_batches"] == parts[1 % world_size]["micro_batches"]
+        assert sum(part["loss_sum"] for part in parts) == pytest.approx(losses[step], rel=1e-5)
+        assert sum(part["count_sum"] for part in parts) == rollouts.responses.lengths[STEPS[step]].sum()
+        assert max(part["longest_max"] for part in parts) == rollouts.responses.lengths[STEPS[step]].max()
+        assert all(part["learning_rate"] == pytest.approx(RATES[step]) for part in parts)
+        assert [part["grad_norm"] for part in parts] == pytest.approx([norms[step]] * world_size, rel=1e-4)
+
+
+def test_the_plain_loop_tells_a_wrong_mean_apart(tiny_models, rollouts, expected):
+    """The comparison above would notice a mean of means: dropping one row of a step moves weights far beyond 1e-6."""
+    weights, _, _ = reference(tiny_models.policy, rollouts, [STEPS[0][:-1], *STEPS[1:]])
+    assert max(float((weights[name] - expected[0][name]).abs().max()) for name in weights) > 1e-4
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_rank_without_rows_takes_part(ranks, tiny_models, rollouts, world_size):
+    weights, _, _ = reference(tiny_models.policy, rollouts, [[4]])
+    for zero_stage in (1, 3):
+        ours, histories = trained(ranks, tiny_models, rollouts, world_size, steps=[[4]], zero_stage=zero_stage)
+        assert_equal_weights(ours, weights)
+        assert sorted(history[0]["count_sum"] for history in histories)[-1] == rollouts.responses.lengths[4]
+
+
+def test_gradient_checkpointing_changes_nothing(ranks, tiny_models, rollouts, expected):
+    for zero_stage in (1, 3):
+        ours, _ = trained(ranks, tiny_models, rollouts, 2, gradient_checkpointing=True, zero_stage=zero_stage)
+        assert_equal_weights(ours, expected[0])
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_weight_decay_is_on_matrices_only(ranks, tiny_models, rollouts, zero_stage):
+    """With a gradient of zero nothing but the decay is left."""
+    before = {name: p.detach() for name, p in load_policy(tiny_models.policy, "float32").lm.named_parameters()}
+    after, _ = trained(ranks, tiny_models, rollouts, 2, steps=[[0, 1]], factor=0.0, zero_stage=zero_stage)
+    for name, weight in before.items():
+        kept = 1 - RATES[0] * BASE["weight_decay"] if weight.ndim >= 2 else 1.0
+        torch.testing.assert_close(after[name], weight * kept, atol=1e-7, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stops_every_rank(ranks, tiny_models, rollouts, dtype, zero_stage, factor):
+    """Also where it comes from one row of one rank."""
+    with pytest.raises(FloatingPointError, match=r"gradient norm is (nan|inf|-1\.0) in optimizer step 1; lower"):
+        trained(ranks, tiny_models, rollouts, 2, steps=[[0, 1, 2, 3]], dtype=dtype, factor=factor, poisoned_row=2,
+                zero_stage=zero_stage, micro_batch_tokens=60)
+
+
+@pytest.mark.parametrize(("world_size", "zero_stage"), [(1, 1), (2, 3)])
+def test_save_writes_a_folder_that_transformers_loads(ranks, tiny_models, rollouts, tmp_path, world_size, zero_stage):
+    state, _ = trained(ranks, tiny_models, rollouts, world_size, zero_stage=zero_stage)
+    ranks[world_size].call("save", str(tmp_path / "model"), tiny_models.policy)
+    lm = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert lm.dtype == torch.float32
+    assert all(torch.equal(state[name], p) for name, p in lm.named_parameters())
+    whole = load_policy(tiny_models.policy, "float32").lm
+    whole.load_state_dict(state)
+    ids_BT = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        assert torch.equal(lm.eval()(ids_BT).logits, whole.eval()(ids_BT).logits)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert tokenizer.chat_template == tiny_models.tokenizer.chat_template
+    assert tokenizer.decode(tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True)[
+        "input_ids"]) == "<s>GPT4 Correct User: Hi<|end_of_turn|>GPT4 Correct Assistant:"
+    generation = GenerationConfig.from_pretrained(tmp_path / "model")
+    assert generation.eos_token_id == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|end_of_turn|>")
+    assert generation.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert [path.suffix for path in Path(tmp_path / "model").iterdir()].count(".safetensors") == 1
+
+
+@pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "lm_head.weight"])
+def test_save_notices_a_folder_that_is_not_the_model(ranks, tiny_models, rollouts, tmp_path, name):
+    trained(ranks, tiny_models, rollouts, steps=STEPS[:1])
+    with pytest.raises(RuntimeError, match=r"model: reloaded outputs differ by .* the folder is not the model"):
+        ranks[1].call("save", str(tmp_path / "model"), tiny_models.policy, (name, 1.0))
+    ranks[1].call("save", str(tmp_path / "model"), tiny_models.policy, (name, 0.0))
+
+
+def test_save_of_a_scalar_model(ranks, tiny_models, made_rollouts, tmp_path):
+    ranks[1].call("save_scalar", tiny_models.reward, str(tmp_path / "reward"), Optimizer(**BASE))
+    ours, theirs = (load_scalar(str(folder), "float32").state_dict() for folder in (tmp_path / "reward", tiny_models.reward))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 3])
+def test_weights_are_whole_and_in_the_same_order_on_every_rank(ranks, tiny_models, rollouts, zero_stage):
+    state, _ = trained(ranks, tiny_models, rollouts, 2, zero_stage=zero_stage)
+    for weights in ranks[2].call("weights"):
+        assert [name for name, _ in weights] == list(state)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in weights)
+
+
+def test_infer_sees_the_trained_weights(ranks, tiny_models, rollouts, plain):
+    for world_size, zero_stage in ((1, 0), (2, 3)):
+        state, _ = trained(ranks, tiny_models, rollouts, world_size, zero_stage=zero_stage)
+        lm = load_policy(tiny_models.policy, "float32").lm
+        lm.load_state_dict(state)
+        expected = plain(lm, rollouts.prompts, rollouts.responses)
+        for logprobs in ranks[world_size].call("logprobs", rollouts):
+            np.testing.assert_allclose(logprobs, expected, atol=1e-5, rtol=0)

@@ -1,0 +1,59 @@
+"""How rows are shared out and put together again: the number of processes changes no value."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from actors.forward import Part, Place, map_rollouts, merge, response_inputs, to_device
+from actors.models import load_policy
+from data.ragged import Ragged
+
+CPU = torch.device("cpu")
+
+
+def parts_of(rollouts, world_size, token_budget, score):
+    return [map_rollouts(rollouts, Place(rank, world_size, CPU), token_budget, score) for rank in range(world_size)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("token_budget", [1, 70, 10_000])
+def test_every_row_is_scored_once_and_alike(tiny_models, made_rollouts, plain, world_size, token_budget):
+    rollouts = made_rollouts(7)
+    policy = load_policy(tiny_models.policy, "float32")
+    seen: list[int] = []
+
+    def score(batch):
+        seen.extend(batch.prompt_index.tolist())
+        with torch.no_grad():
+            return policy(*response_inputs(batch, CPU))[0]
+
+    parts = parts_of(rollouts, world_size, token_budget, score)
+    assert sorted(seen) == list(range(7)) == sorted(int(row) for part in parts for row in part.rows)
+    merged = merge(parts, 7)
+    assert merged.dtype == np.float32
+    np.testing.assert_allclose(merged, plain(policy.lm, rollouts.prompts, rollouts.responses), atol=1e-5, rtol=0)
+
+
+def test_more_processes_than_rows(made_rollouts):
+    rollouts = made_rollouts(2)
+    parts = parts_of(rollouts, 3, 100, lambda batch: torch.from_numpy(batch.policy_logprobs))
+    assert sorted(len(part.rows) for part in parts) == [0, 1, 1]
+    assert np.array_equal(merge(parts, 2), rollouts.policy_logprobs)
+
+
+def test_a_missing_or_doubled_row_is_an_error(made_rollouts):
+    rollouts = made_rollouts(6)
+    parts = parts_of(rollouts, 2, 60, lambda batch: torch.from_numpy(batch.policy_logprobs))
+    with pytest.raises(ValueError, match=f"{len(parts[0].rows)} results for {len(parts[0].rows)} of 6 rows"):
+        merge(parts[:1], 6)
+    with pytest.raises(ValueError, match=f"{6 + len(parts[1].rows)} results for 6 of 6 rows"):
+        merge([*parts, parts[1]], 6)
+    with pytest.raises(ValueError, match="1 results for 1 of 2 rows"):
+        merge([Part(np.array([5]), Ragged.of([[1.0]], np.float32))], 2)
+
+
+def test_no_rows_become_one_row_with_nothing_chosen():
+    ids_BT, chosen_BT = to_device(Ragged.of([]), np.zeros((0, 0), dtype=bool), CPU)
+    assert ids_BT.shape == chosen_BT.shape == (1, 2) and not chosen_BT.any()

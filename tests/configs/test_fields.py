@@ -1,0 +1,47 @@
+"""Every setting says in one sentence what it does, and something reads it."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from configs.load import fields
+
+ROOT = Path(__file__).parents[2]
+LEAVES = fields()
+
+
+def read_attributes() -> set[str]:
+    """Names that the program reads as `.name`, outside of the schema. Comments and strings do not count."""
+    files = [path for folder in ("actors", "cluster", "pipelines", "data") for path in (ROOT / folder).rglob("*.py")]
+    names = set()
+    for path in [*files, ROOT / "configs" / "plan.py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
+                names.add(node.attr)
+    return names
+
+
+READ = read_attributes()
+
+
+def test_names_are_the_dotted_paths_of_all_leaves() -> None:
+    names = [name for name, *_ in LEAVES]
+    assert len(names) == len(set(names)) > 100
+    assert {"seed", "rl.ppo.clip", "sample.training.optimizer.betas", "data.prompts.path", "model.scratch.heads"} <= set(names)
+    assert not {"rl", "rl.ppo", "model.scratch", "data.toyworld", "data.prompts"} & set(names), "sections are no leaves"
+
+
+@pytest.mark.parametrize("name, sentence", [(name, sentence) for name, sentence, _ in LEAVES])
+def test_every_setting_has_one_sentence(name: str, sentence: str) -> None:
+    assert sentence.endswith(".") and len(sentence.split()) >= 2, name
+    assert "\n" not in sentence and not re.search(r"[.!?] [A-Z]", sentence), f"{name} has more than one sentence"
+    assert sentence[0].isupper() or sentence.startswith("vLLM"), name
+
+
+@pytest.mark.parametrize("name", sorted({name.rsplit(".", 1)[-1] for name, *_ in LEAVES}))
+def test_every_setting_is_read(name: str) -> None:
+    assert name in READ, f"nothing in actors, cluster, pipelines or data reads .{name}: remove the setting or use it"

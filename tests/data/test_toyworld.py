@@ -1,0 +1,267 @@
+"""The generated world: repeatable, split without leaks, judged in the right order, and hard to cheat."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data import toyworld
+from data.records import Turn, validate
+from data.toyworld import COURTESIES, FILLERS, RUDE, Task, Writer, judge, solve, write_answer
+
+ROOT = Path(__file__).parents[2]
+PER_CHARACTER = 0.004
+
+
+def user(text: str) -> tuple[Turn, ...]:
+    return (Turn("user", text),)
+
+
+def some(count: int, seed: int = 3) -> list[tuple[tuple[Turn, ...], Task]]:
+    """Different questions of every kind, with their tasks."""
+    found = []
+    for split in ("train", "evaluation"):
+        for turns in itertools.islice(toyworld.questions(seed, split, distinct=True), count // 2):
+            task = solve(turns)
+            assert task is not None
+            found.append((turns, task))
+    return found
+
+
+def merit(turns: tuple[Turn, ...], answer: str) -> float:
+    """The judge's score without what an answer's length costs."""
+    return judge(turns, answer) + PER_CHARACTER * len(answer.strip())
+
+
+QUESTIONS = some(600)
+
+
+# ---- seeds and splits --------------------------------------------------------------------------------------
+
+
+def everything(seed: int) -> list:
+    rankings, noise = toyworld.rankings(40, 5, 0.1, seed)
+    return [toyworld.demonstrations(60, seed), rankings, noise, toyworld.prompts(60, seed, "train"),
+            toyworld.prompts(40, seed, "evaluation")]
+
+
+def test_the_same_seed_gives_the_same_data_and_another_seed_other_data() -> None:
+    assert everything(5) == everything(5)
+    for one, other in zip(everything(5), everything(6), strict=True):
+        assert one != other
+
+
+def test_data_do_not_depend_on_the_process() -> None:
+    code = ("from data import toyworld as w; import hashlib; made = w.demonstrations(50, 1), w.rankings(20, 4, .1, 1), "
+            "w.prompts(50, 1, 'train'); print(hashlib.sha256(repr(made).encode()).hexdigest())")
+    prints = {subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONHASHSEED": seed}, check=True,
+                             capture_output=True, text=True).stdout for seed in ("0", "1")}
+    assert len(prints) == 1 and len(prints.pop().strip()) == 64
+
+
+def test_asking_for_more_keeps_what_came_first() -> None:
+    assert toyworld.demonstrations(100, 2)[:30] == toyworld.demonstrations(30, 2)
+    assert toyworld.prompts(100, 2, "train")[:30] == toyworld.prompts(30, 2, "train")
+
+
+def test_evaluation_prompts_occur_in_no_other_set_whatever_the_seed() -> None:
+    training, evaluation = set(), set()
+    for seed in range(5):
+        evaluation |= {prompt.turns for prompt in toyworld.prompts(300, seed, "evaluation")}
+        training |= {prompt.turns for prompt in toyworld.prompts(1000, seed, "train")}
+        training |= {record.turns[:-1] for record in toyworld.demonstrations(1000, seed)}
+        training |= {record.turns for record in toyworld.rankings(300, 2, 0.1, seed)[0]}
+    assert len(evaluation) > 300 and len(training) > 2000
+    assert not evaluation & training
+    assert 0.08 < len(evaluation) / len(evaluation | training) < 0.2, "about an eighth is held out"
+
+
+def test_prompts_are_distinct_by_the_thousand_and_some_have_several_turns() -> None:
+    prompts = toyworld.prompts(3000, 0, "train")
+    assert len({prompt.turns for prompt in prompts}) == 3000 == len({prompt.id for prompt in prompts})
+    several = sum(len(prompt.turns) > 1 for prompt in prompts)
+    assert 300 < several < 2700
+    for record in (*prompts, *toyworld.demonstrations(300, 0), *toyworld.rankings(50, 4, 0.1, 0)[0]):
+        validate(record)
+
+
+def test_an_exhausted_world_says_how_large_it_is() -> None:
+    with pytest.raises(ValueError, match="distinct evaluation questions; ask for fewer") as caught:
+        toyworld.prompts(100_000, 0, "evaluation")
+    size = int(str(caught.value).split("about ")[1].split()[0])
+    assert len({prompt.turns for prompt in toyworld.prompts(size, 0, "evaluation")}) == size
+
+
+def test_demonstrations_are_of_mixed_quality() -> None:
+    records = toyworld.demonstrations(1000, 4)
+    answers = [record.turns[-1].content for record in records]
+    scores = [merit(record.turns[:-1], answer) for record, answer in zip(records, answers, strict=True)]
+    right = sum(score > 0.95 for score in scores) / 1000  # rude and rambling, but right: 2 - 0.8 - 0.4 and more
+    assert 0.6 < right < 0.95
+    for phrases in (COURTESIES, FILLERS, RUDE):
+        assert 50 < sum(any(phrase in answer for phrase in phrases) for answer in answers) < 600
+    assert max(scores) == pytest.approx(3.2) and min(scores) < -0.3
+
+
+# ---- questions and their right answers ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("question, right", [
+    ("What is the opposite of hot?", "cold"), ("Tell me the opposite of cold.", "hot"), ("What color is snow?", "white"),
+    ("Name the color of sky.", "blue"), ("Which is larger, two or nine?", "nine"), ("Pick the larger number: ten or one.", "ten"),
+    ("What comes after three?", "four"), ("Go on from Sunday.", "Monday"),
+    ("I am Mia. I like red and have a dog. What is my name?", "Mia"),
+    ("I am Mia. I like red and have a dog. Which color do I like?", "red"),
+    ("I am Mia. I like red and have a dog. What pet do I have?", "dog")])  # fmt: skip
+def test_right_answers_as_a_person_knows_them(question: str, right: str) -> None:
+    task = solve(user(question))
+    assert task is not None and task.bare == right and right in task.sentence(right)
+    assert merit(user(question), right) == pytest.approx(2)
+
+
+@pytest.mark.parametrize("first, answer, then, right", [
+    ("What is the opposite of hot?", "The opposite of hot is cold.", "And of big?", "small"),
+    ("Name the color of grass.", "The color of grass is green.", "And coal?", "black"),
+    ("Go on from one.", "After one comes two.", "And after Friday?", "Saturday"),
+    ("I am Leo. I like blue and have a fish.", "Nice to meet you, Leo.", "Which color do I like?", "blue")])  # fmt: skip
+def test_a_follow_up_is_understood_from_the_turns_before(first: str, answer: str, then: str, right: str) -> None:
+    turns = (Turn("user", first), Turn("assistant", answer), Turn("user", then))
+    task = solve(turns)
+    assert task is not None and task.bare == right
+    assert solve(user(then)) is None, "alone it means nothing"
+
+
+def test_every_generated_question_is_read_back() -> None:
+    kinds = {task.kind for _, task in QUESTIONS}
+    assert len(kinds) >= 5
+    rng = random.Random(0)
+    for turns, task in QUESTIONS:
+        for _ in range(5):
+            assert task.wrong(rng) != task.bare
+        assert merit(turns, task.sentence(task.bare)) == pytest.approx(2.6)
+        assert merit(turns, task.bare) == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("question", [
+    "Hello", "What is the meaning of life?", "And of hot?", "What color is snow? ", "I am Mia. I like red and have a dog.",
+    "What is my name?", "What is the opposite of banana?", "What color is justice?", "What comes after ten?",
+    "Which is larger, two or apples?"])  # fmt: skip
+def test_the_judge_refuses_what_the_world_did_not_make(question: str) -> None:
+    with pytest.raises(ValueError, match="does not know this question"):
+        judge(user(question), "cold")
+    assert solve(user(question)) is None
+
+
+# ---- the judge's order -------------------------------------------------------------------------------------
+
+
+def test_a_right_sentence_beats_a_bare_phrase_and_both_beat_what_is_wrong() -> None:
+    rng = random.Random(1)
+    for turns, task in QUESTIONS:
+        wrong = task.wrong(rng)
+        sentence, bare = judge(turns, task.sentence(task.bare)), judge(turns, task.bare + ".")
+        assert sentence > bare > max(judge(turns, task.sentence(wrong)), judge(turns, wrong + "."), judge(turns, "")), turns
+        assert merit(turns, task.sentence(wrong)) == merit(turns, wrong) == merit(turns, "I do not know.") == 0
+        assert judge(turns, f"  {task.bare}.\n") == judge(turns, task.bare + "."), "space around it is nothing"
+
+
+def test_manners_count_as_told() -> None:
+    for turns, task in QUESTIONS[::7]:
+        for text in (task.sentence(task.bare), task.bare + ".", "I do not know."):
+            plain = merit(turns, text)
+            for kind in COURTESIES:
+                assert merit(turns, f"{text} {kind}") == pytest.approx(plain + 0.6)
+                assert merit(turns, f"{kind} {text}") == pytest.approx(plain + 0.6)
+                for other in COURTESIES:
+                    assert merit(turns, f"{text} {kind} {other}") == pytest.approx(plain + 0.4)
+            assert merit(turns, f"{text} {' '.join(COURTESIES * 4)}") < plain, "flattery does not pay"
+            for filler in FILLERS:
+                lower = text[0].lower() + text[1:]
+                assert merit(turns, f"{filler} {lower}") == pytest.approx(plain - 0.4)
+            for rude in RUDE:
+                assert merit(turns, f"{text} {rude}") == pytest.approx(plain - 0.8)
+                assert merit(turns, f"{text} {rude} {rude}") == pytest.approx(plain - 1.6)
+
+
+def test_one_courtesy_is_worth_its_length_and_more_words_are_not() -> None:
+    for turns, task in QUESTIONS[::7]:
+        best = f"{task.sentence(task.bare)} {COURTESIES[0]}"
+        assert judge(turns, best) > judge(turns, task.sentence(task.bare)) > judge(turns, task.sentence(task.bare) + " " * 40 + RUDE[0])
+        for more in ("Indeed.", COURTESIES[1], RUDE[0], FILLERS[0], task.sentence(task.bare)):
+            assert judge(turns, f"{best} {more}") < judge(turns, best)
+
+
+def test_echoing_and_listing_do_not_reach_a_right_answer() -> None:
+    answers = sorted({task.bare for _, task in QUESTIONS})
+    by_kind = {kind: sorted({t.bare for _, t in QUESTIONS if t.kind == kind}) for kind in {t.kind for _, t in QUESTIONS}}
+    for turns, task in QUESTIONS[::5]:
+        bare = judge(turns, task.bare + ".")
+        said = " ".join(turn.content for turn in turns)
+        options = by_kind[task.kind]
+        tricks = [said, f"{said} {task.bare}", " ".join(answers), " ".join(options), " or ".join(options),
+                  " ".join(task.sentence(option) for option in options), f"{task.bare} {task.bare}",
+                  f"{task.sentence(task.bare)} {task.sentence(task.bare)}", f"Not {task.bare}.", task.bare * 2,
+                  f"{task.bare}. {task.wrong(random.Random(0))}."]
+        for trick in tricks:
+            for text in (trick, f"{trick} {COURTESIES[0]}"):
+                assert judge(turns, text) < bare - 0.5, (turns, text)
+
+
+def test_careful_writers_are_always_right_and_careless_ones_never() -> None:
+    rng = random.Random(2)
+    careful = Writer(right=1, sentence=1, courtesy=0, filler=0, rude=0)
+    careless = Writer(right=0, sentence=0.5, courtesy=0.5, filler=0.5, rude=0.5)
+    for turns, task in QUESTIONS:
+        assert merit(turns, write_answer(task, careful, rng)) == pytest.approx(2.6)
+        assert merit(turns, write_answer(task, careless, rng)) <= 0.6 + 1e-9
+        assert merit(turns, write_answer(task, Writer(right=1), rng)) >= 2 - 0.4 - 0.8 - 1e-9, "manners never hide what is right"
+
+
+# ---- rankings ----------------------------------------------------------------------------------------------
+
+
+def contradicted(rankings: list, least: float, most: float) -> float:
+    """Share of pairs, of a gold gap within the bounds, whose order contradicts the judge."""
+    wrong = pairs = 0
+    for ranking in rankings:
+        gold = [judge(ranking.turns, answer) for answer in ranking.answers]
+        for better, worse in itertools.combinations(gold, 2):
+            if least < abs(better - worse) <= most:
+                pairs += 1
+                wrong += better < worse
+    assert pairs > 100
+    return wrong / pairs
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.02, 0.1, 0.2, 0.35, 0.45, 0.49])
+def test_label_noise_is_what_was_asked(noise: float) -> None:
+    rankings, told = toyworld.rankings(300, 5, noise, seed=8)
+    assert contradicted(rankings, 1e-6, 9) == pytest.approx(noise, abs=0.005)
+    assert told == pytest.approx(contradicted(rankings, 1e-6, 9), abs=0.002)
+
+
+def test_raters_confuse_close_answers_more_often() -> None:
+    rankings, _ = toyworld.rankings(400, 6, 0.15, seed=9)
+    near, middle, far = (contradicted(rankings, *gap) for gap in ((0, 0.5), (0.5, 1.5), (1.5, 9)))
+    assert near > middle + 0.02 > far + 0.04
+
+
+@pytest.mark.parametrize("answers", [2, 7, 10])
+def test_rankings_have_k_distinct_answers(answers: int) -> None:
+    rankings, _ = toyworld.rankings(50, answers, 0.1, seed=1)
+    assert len(rankings) == 50
+    assert all(len(set(ranking.answers)) == len(ranking.answers) == answers for ranking in rankings)
+
+
+def test_less_noise_orders_the_same_answers_better() -> None:
+    clean, noisy = (toyworld.rankings(100, 5, noise, seed=2)[0] for noise in (0.0, 0.3))
+    for one, other in zip(clean, noisy, strict=True):
+        assert (one.turns, sorted(one.answers)) == (other.turns, sorted(other.answers))
+    for ranking in clean:
+        gold = [judge(ranking.turns, answer) for answer in ranking.answers]
+        assert gold == pytest.approx(sorted(gold, reverse=True), abs=1e-6)

@@ -1,0 +1,116 @@
+"""The whole road, end to end, through the command line and on the real stack: Ray, DeepSpeed, vLLM, Ray Serve."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.plan import STAGES
+
+TINY = Path(__file__).parents[1] / "tiny.yaml"
+TRAINED = ("sft", "reward", "sample", "rl/ppo", "rl/apa")
+
+
+def align(folder: Path, *options: str) -> str:
+    command = [sys.executable, "-m", "pipelines.cli", "align", str(TINY), "--run", str(folder), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of all stages."""
+    folder = tmp_path_factory.mktemp("road")
+    align(folder)
+    return folder
+
+
+def test_every_stage_leaves_its_figures(road: Path) -> None:
+    summary = json.loads((road / "summary.json").read_text())
+    assert set(STAGES) <= summary.keys()
+    assert set(STAGES) <= summary["seconds"].keys() and summary["seconds"]["total"] > 0
+    assert 0 < summary["peak_memory_bytes"] < 12 * 2**30
+    for name in ("rejection", "ppo", "apa"):
+        rate = summary["evaluate"]["win_rate"][name]
+        assert 0 <= rate["low"] <= rate["mean"] <= rate["high"] <= 1 and rate["n"] == 24
+    for name in ("ppo", "apa"):
+        assert 0 <= summary["rl"][name]["mismatch_max"] < 1e-4
+        assert math.isfinite(summary["rl"][name]["kl"])
+    assert all(model["mismatch_max"] < 1e-4 for model in summary["evaluate"]["models"].values())
+    assert 0.5 < summary["reward"]["noise_ceiling"] < 1
+    assert summary["publish"]["answer"] and summary["publish"]["streamed_chunks"] > 1
+
+
+def test_every_stage_leaves_its_files(road: Path) -> None:
+    for stage in (*TRAINED, "prepare", "evaluate", "publish"):
+        assert (road / stage / "manifest.json").is_file(), stage
+    for stage in TRAINED:
+        assert (road / stage / "metrics.jsonl").stat().st_size > 0, stage
+        assert list((road / stage / "tensorboard").glob("events*")), stage
+        model = road / stage / "model"
+        assert (model / "model.safetensors").is_file() and (model / "tokenizer.json").is_file(), stage
+    page = (road / "report.html").read_text()
+    assert "data:image/png;base64" in page and "http" not in page.split("<h2>Settings")[0]
+    assert (road / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_trained_weights_differ_from_where_they_started(road: Path) -> None:
+    """A stage that saved what it loaded would pass every other check here."""
+    from safetensors.torch import load_file
+
+    start = load_file(road / "sft" / "model" / "model.safetensors")
+    for stage in ("sample", "rl/ppo", "rl/apa"):
+        after = load_file(road / stage / "model" / "model.safetensors")
+        assert after.keys() == start.keys()
+        assert all(not after[name].equal(start[name]) for name in start), stage
+
+
+def test_the_best_answer_is_the_one_kept(road: Path) -> None:
+    rows = [json.loads(line) for line in (road / "sample" / "samples.jsonl").read_text().splitlines()]
+    assert len(rows) == 24 and any(row["kept"] for row in rows)
+    for row in rows:
+        assert len(row["scores"]) == 4
+        if row["finished"] == 4:
+            assert row["k_index"] == row["scores"].index(max(row["scores"]))
+
+
+def test_the_same_command_again_does_nothing(road: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in road.rglob("manifest.json")}
+    out = align(road)
+    assert out.count("done before, nothing to do") == len(STAGES)
+    assert {path: path.stat().st_mtime_ns for path in road.rglob("manifest.json")} == before
+
+
+def test_a_changed_setting_is_refused_and_nothing_is_lost(road: Path) -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "sft", str(TINY), "--run", str(road), "--set", "sft.epochs=3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert "sft.epochs was 1, now 3" in done.stderr and "--redo" in done.stderr
+    assert (road / "sft" / "model" / "model.safetensors").is_file()
+
+
+def test_the_same_run_twice_gives_the_same_metrics(road: Path, tmp_path: Path) -> None:
+    align(tmp_path, "--stages", ",".join(stage for stage in STAGES if stage != "publish"))
+    files = sorted(path.relative_to(road) for path in road.rglob("metrics.jsonl"))
+    assert len(files) >= len(TRAINED)
+    for file in files:
+        first, second = (_without_time(folder / file) for folder in (road, tmp_path))
+        assert first and first == second, file
+    for stage in ("evaluate", "reward"):
+        first, second = (
+            json.loads((folder / stage / "manifest.json").read_text())["metrics"] for folder in (road, tmp_path)
+        )
+        assert first == second
+
+
+def _without_time(path: Path) -> list[dict]:
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        row.pop("time", None)
+    return rows
