@@ -25,6 +25,8 @@ from configs.schema import Optimizer, Role
 from data.packing import epoch_order, step_batches
 from data.ragged import Ragged
 
+REPORT_EVERY_S = 0.5
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -84,14 +86,32 @@ def _sum_over_ranks(sums: Sums) -> Sums:
     return dict(zip(names, values.tolist(), strict=True))
 
 
-def _report(job: Job, place: Place, message: dict[str, Any]) -> None:
-    if place.rank == 0:
-        job.queue.put(message)
+class Reporter:
+    """What rank 0 tells the driver, in few messages: a call to the queue costs as much as a small training step."""
+
+    def __init__(self, job: Job, place: Place):
+        self.queue, self.silent = job.queue, place.rank != 0
+        self.waiting: list[dict[str, Any]] = []
+        self.sent = time.monotonic()
+
+    def tell(self, message: dict[str, Any]) -> None:
+        """Send now and then."""
+        if not self.silent:
+            self.waiting.append(message)
+        if time.monotonic() - self.sent > REPORT_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self.waiting:
+            self.queue.put(self.waiting)
+        self.waiting, self.sent = [], time.monotonic()
 
 
 def sft_loop(job: Job) -> None:
     """Supervised fine-tuning: weighted mean of the token losses of each optimizer step."""
     place = _start(job)
+    reporter = Reporter(job, place)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     engine = TrainEngine(
         load_policy(job.model, job.dtype),
@@ -116,9 +136,7 @@ def sft_loop(job: Job) -> None:
             plan = place.micro_batches(part.lengths, job.optimizer.micro_batch_tokens)
             sums = engine.step([[rows[i] for i in micro] for micro in plan], loss, weight)
             total = _sum_over_ranks({"loss": sums["loss_sum"]})["loss"]
-            _report(
-                job,
-                place,
+            reporter.tell(
                 {
                     "step": engine.steps_done,
                     "epoch": epoch,
@@ -133,13 +151,15 @@ def sft_loop(job: Job) -> None:
     for rows in place.micro_batches(heldout.ids.lengths, job.optimizer.micro_batch_tokens):
         sums["loss"] += float(engine.infer(lambda module, rows=rows: loss(module, rows, heldout)[0]))
     total = _sum_over_ranks({"loss": sums["loss"]})["loss"]
-    _report(job, place, {"heldout_loss": total / sums["weight"]})
+    reporter.tell({"heldout_loss": total / sums["weight"]})
+    reporter.flush()
     engine.save(job.output, _tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype).to(place.device))
 
 
 def reward_loop(job: Job) -> None:
     """Reward-model training on rankings, then the scores of the held-out ones."""
     place = _start(job)
+    reporter = Reporter(job, place)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     module = load_scalar(job.model, job.dtype, seed=job.seed)
     engine = TrainEngine(
@@ -172,9 +192,7 @@ def reward_loop(job: Job) -> None:
             micro_batches = [_rankings_of(step, rows) for rows in plan]
             sums = engine.step(micro_batches, loss, len(rankings))
             total = _sum_over_ranks({name: sums[name] for name in ("loss_sum", "correct_sum", "pairs_sum")})
-            _report(
-                job,
-                place,
+            reporter.tell(
                 {
                     "step": engine.steps_done,
                     "epoch": epoch,
@@ -186,7 +204,8 @@ def reward_loop(job: Job) -> None:
                 },
             )
 
-    job.queue.put({"heldout_scores": _scores(engine, heldout.ids, place, job.optimizer.micro_batch_tokens)})
+    reporter.flush()
+    job.queue.put([{"heldout_scores": _scores(engine, heldout.ids, place, job.optimizer.micro_batch_tokens)}])
     engine.save(job.output, _tokenizer(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(place.device))
 
 

@@ -60,10 +60,10 @@ class Rollouts:
     def take(self, rows: Sequence[int] | np.ndarray) -> Rollouts:
         """The given rows of every column."""
         rows = np.asarray(rows, dtype=np.int64)
-        columns = {name: getattr(self, name) for name in PER_TOKEN}
-        per_token: dict[str, Any] = {
-            name: self.responses.like(column).take(rows).values for name, column in columns.items() if column is not None
-        }
+        per_token: dict[str, Any] = {}
+        for name in PER_TOKEN:
+            if (column := getattr(self, name)) is not None:
+                per_token[name] = self.responses.like(column).take(rows).values
         return replace(
             self,
             prompts=self.prompts.take(rows),

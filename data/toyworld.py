@@ -23,7 +23,7 @@ from data.records import Conversation, Prompt, Ranking, Turn
 OPPOSITES = dict(
     pair.split("/")
     for pair in (
-        "hot/cold big/small fast/slow high/low new/old wet/dry hard/soft light/dark rich/poor happy/sad"
+        "hot/cold big/small fast/slow high/low new/old wet/dry hard/soft happy/sad"
     ).split()
 )
 OPPOSITES |= {b: a for a, b in OPPOSITES.items()}
@@ -34,9 +34,9 @@ COLORS = dict(
         "sun/yellow tomato/red sea/blue"
     ).split()
 )
-NAMES = "Tom Ann Max Eva Ben Ida Leo Mia Sam Zoe Jon Amy".split()
-LIKES = "red green blue black white yellow".split()
-PETS = "cat dog bird fish horse mouse".split()
+NAMES = "Tom Ann Max Eva Ben Ida Leo Mia Sam Zoe Jon Amy Kai Lea Tim Ada".split()
+LIKES = "red green blue black white".split()
+PETS = "cat dog bird fish horse".split()
 SERIES = [
     series.split()
     for series in (
@@ -163,15 +163,15 @@ def judge(turns: tuple[Turn, ...], answer: str) -> float:
     """Gold quality of an answer to the last user turn, roughly -2 to 3; higher is better.
 
     2 for being right and nothing else (0.5 if the right words stand in other text), 0.6 for a whole sentence, 0.6 for
-    one courtesy, -0.4 a filler, -0.8 a rude remark, -0.2 every further courtesy, -0.004 a character.
+    one courtesy, -0.5 a filler, -0.8 a rude remark, -0.2 every further courtesy, -0.002 a character.
     Raises ValueError for a conversation that this world did not make.
     """
     task = solve(turns)
     if task is None:
         raise ValueError(f"the gold judge does not know this question: {turns[-1].content!r}")
-    core, score = answer.strip(), -0.004 * len(answer.strip())
+    core, score = answer.strip(), -0.002 * len(answer.strip())
     courtesies = 0
-    for phrases, value in ((COURTESIES, 0.0), (FILLERS, -0.4), (RUDE, -0.8)):
+    for phrases, value in ((COURTESIES, 0.0), (FILLERS, -0.5), (RUDE, -0.8)):
         for phrase in phrases:
             times = core.count(phrase)
             core = core.replace(phrase, " ")
@@ -191,7 +191,7 @@ def judge(turns: tuple[Turn, ...], answer: str) -> float:
 class Writer:
     """Habits of whoever answers: probabilities of being right and of each manner."""
 
-    right: float = 0.85
+    right: float = 0.9
     sentence: float = 0.5
     courtesy: float = 0.3
     filler: float = 0.35

@@ -42,7 +42,7 @@ def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
             progress.log(1, {"answered": 1, "completion_tokens": metrics["completion_tokens"]}, ("answered",))
         table("publish", metrics)
         if keep:
-            print(f"serving {name} at {url}; talk to it with: rayward chat {url}\nCtrl-C stops it")
+            print(f"serving {name} at {url}; talk to it with: rayward chat {url}\nCtrl-C stops it", flush=True)
             _wait_for_interrupt()
     finally:
         serve.stop()

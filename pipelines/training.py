@@ -60,15 +60,16 @@ def train(
     with Metrics(stage.folder / folder_name, title, steps, "step") as metrics:
         while thread.is_alive() or not queue.empty():
             try:
-                message = queue.get(timeout=0.5)
+                messages = queue.get(timeout=0.5)
             except Empty:
                 continue
-            if "step" in message:
-                metrics.log(message.pop("step"), message, show)
-                said["last"] = message
-            else:
-                for name, value in message.items():
-                    said.setdefault(name, []).append(value)
+            for message in messages:
+                if "step" in message:
+                    metrics.log(message.pop("step"), message, show)
+                    said["last"] = message
+                else:
+                    for name, value in message.items():
+                        said.setdefault(name, []).append(value)
     queue.shutdown()
     if failure:
         raise failure[0]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from configs.load import fields
+from configs.schema import Config
 
 ROOT = Path(__file__).parents[2]
 LEAVES = fields()
@@ -31,7 +33,7 @@ READ = read_attributes()
 def test_names_are_the_dotted_paths_of_all_leaves() -> None:
     names = [name for name, *_ in LEAVES]
     assert len(names) == len(set(names)) > 100
-    assert {"seed", "rl.ppo.clip", "sample.training.optimizer.betas", "data.prompts.path", "model.scratch.heads"} <= set(names)
+    assert {"seed", "rl.ppo.clip", "sample.training.optimizer.betas", "data.prompts.path"} <= set(names)
     assert not {"rl", "rl.ppo", "model.scratch", "data.toyworld", "data.prompts"} & set(names), "sections are no leaves"
 
 
@@ -40,6 +42,22 @@ def test_every_setting_has_one_sentence(name: str, sentence: str) -> None:
     assert sentence.endswith(".") and len(sentence.split()) >= 2, name
     assert "\n" not in sentence and not re.search(r"[.!?] [A-Z]", sentence), f"{name} has more than one sentence"
     assert sentence[0].isupper() or sentence.startswith("vLLM"), name
+
+
+def test_the_default_shown_is_the_one_that_holds() -> None:
+    """`rayward settings` must tell what a config without the setting gets."""
+    sources = ("data.conversations.", "data.preferences.", "data.prompts.", "data.evaluation_prompts.")
+    given = {name for name, *_ in LEAVES if name.startswith(sources)}
+    bare = Config.model_validate({"model": {"scratch": {}}, "data": {"toyworld": {}}})
+    wrong = {}
+    for name, _, default in LEAVES:
+        if name not in given:
+            value: Any = bare
+            for key in name.split("."):
+                value = getattr(value, key)
+            if value != default:
+                wrong[name] = f"shown {default}, holds {value}"
+    assert not wrong
 
 
 @pytest.mark.parametrize("name", sorted({name.rsplit(".", 1)[-1] for name, *_ in LEAVES}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Iterator
@@ -45,9 +46,16 @@ def leaves(values: Any, prefix: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 # ---- what loads --------------------------------------------------------------------------------------------
 
 
-def test_the_quickstart_is_a_preset() -> None:
+def test_a_preset_is_found_from_anywhere_and_a_file_of_its_name_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     assert "quickstart" in NAMES
-    assert find("quickstart") == find("configs/quickstart.yaml") == find("quickstart.yaml")
+    for name in ("quickstart", "quickstart.yaml", "configs/quickstart.yaml"):
+        assert find(name) == PRESETS / "quickstart.yaml"
+    own = tmp_path / "quickstart.yaml"
+    own.write_text(dump(load("quickstart", ["seed=123"])), encoding="utf-8")
+    assert load("quickstart.yaml").seed == load(str(own)).seed == 123
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -60,7 +68,10 @@ def test_every_preset_loads_and_comes_back_from_its_dump(name: str, tmp_path: Pa
     assert first.startswith("# ") and first.endswith("."), "`rayward presets` shows the first line"
 
 
-@pytest.mark.parametrize("text", ["1e3", "yes", "null", "a: b # c", "17", "ö ü 日本語", "two\nlines", "'\"", "", "~", "0x1F"])
+TEXTS = ["1e3", "yes", "null", "a: b # c", "17", "ö ü 日本語", "two\nlines", "'\"", "", "~", "0x1F", "2024-01-01"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
 def test_any_text_comes_back_from_a_dump(text: str, tmp_path: Path) -> None:
     plain = load("quickstart").model_dump()
     config = Config.model_validate({**plain, "name": text, "cluster": {"address": text}})
@@ -78,14 +89,33 @@ def test_set_reaches_every_field() -> None:
     """Each leaf written by --set over another preset's value gives back the config it was taken from."""
     config = load("quickstart")
     other = load("quickstart", ["rl.gamma=0.5", "name=other", "resources.critic.workers=3", "rl.value_clip=null"])
-    overrides = [f"{'.'.join(keys)}={yaml.safe_dump(value, default_flow_style=True).removesuffix('...' + chr(10)).strip()}"
-                 for keys, value in leaves(config.model_dump(mode="json"))]
+    overrides = [f"{'.'.join(keys)}={json.dumps(value)}" for keys, value in leaves(other.model_dump(mode="json"))]
     assert len(overrides) > 100
-    for override in overrides:
-        assert load("quickstart", [override]) == config, override
-    changed = load("quickstart", [f"{'.'.join(keys)}={yaml.safe_dump(value).removesuffix('...' + chr(10)).strip()}"
-                                  for keys, value in leaves(other.model_dump(mode="json"))])
-    assert changed == other != config
+    assert load("quickstart", overrides) == other != config
+
+
+def test_saying_a_default_changes_nothing() -> None:
+    """Also where a section's own default differs from its class's, and the others of the section are not said."""
+    config = load("quickstart")
+    changed = [
+        ".".join(keys)
+        for keys, value in leaves(config.model_dump(mode="json"))
+        if load("quickstart", [f"{'.'.join(keys)}={json.dumps(value)}"]) != config
+    ]
+    assert not changed
+
+
+@pytest.mark.parametrize("override, stays", [
+    ("rl.optimizer.max_grad_norm=0.5", "rl.optimizer.schedule"), ("resources.train.cpus=1", "resources.train.threads"),
+    ("sample.training.samples_per_step=8", "sample.training.epochs"),
+    ("reward.optimizer.weight_decay=0.1", "reward.optimizer.learning_rate"),
+])  # fmt: skip
+def test_a_section_given_in_part_keeps_its_other_defaults(override: str, stays: str, tmp_path: Path) -> None:
+    path = write(tmp_path, OWN_DATA)
+    before, after = dict(leaves(load(str(path)).model_dump())), dict(leaves(load(str(path), [override]).model_dump()))
+    keys = tuple(stays.split("."))
+    assert after[keys] == before[keys]
+    assert {key for key in before if before[key] != after[key]} == {tuple(override.split("=")[0].split("."))}
 
 
 def test_set_makes_sections_that_the_file_lacks_and_the_last_one_counts(tmp_path: Path) -> None:
@@ -141,7 +171,8 @@ def test_an_unknown_section_names_the_nearest_one(section: str, tmp_path: Path) 
 
 def test_a_key_unlike_any_other_lists_the_known_ones() -> None:
     assert mistakes("quickstart", "rl.ppo.zzzz=1") == [
-        "--set rl.ppo.zzzz=1: unknown key 'rl.ppo.zzzz'; known keys: learning_rate, kl_coef, clip, whiten"]
+        "--set rl.ppo.zzzz=1: unknown key 'rl.ppo.zzzz'; known keys: learning_rate, kl_coef, clip, whiten"
+    ]
 
 
 def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
@@ -157,20 +188,24 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field, wrong, right", [
     ("seed", "-1", "0"), ("seed", "2147483648", "2147483647"), ("seed", "1.5", "1"), ("rl.iterations", "0", "1"),
     ("rl.iterations", "many", "20"), ("rl.iterations", "null", "20"), ("rl.gamma", "1.01", "1"),
-    ("rl.gamma", "-0.01", "0"), ("rl.gamma", "nan", "0.5"), ("rl.reward_clip", "0", "null"), ("rl.value_clip", "-1", "0.1"),
+    ("rl.gamma", "-0.01", "0"), ("rl.gamma", "nan", "0.5"), ("rl.reward_clip", "0", "null"),
+    ("rl.value_clip", "-1", "0.1"),
     ("rl.importance_cap", "0.99", "1"), ("rl.ppo.clip", "0", "0.1"), ("rl.ppo.kl_coef", "-0.1", "0"),
     ("rl.apa.anchor", "new", "old"), ("rl.algorithms", "[]", "[apa]"), ("rl.algorithms", "[dpo]", "[ppo]"),
     ("rl.algorithms", "ppo", "[ppo]"), ("rl.ppo.whiten", "perhaps", "false"), ("rl.ppo", "3", "{clip: 0.1}"),
-    ("model.dtype", "float16", "bfloat16"), ("model.scratch.vocab_size", "299", "300"), ("model.context_tokens", "15", "64"),
-    ("data.toyworld.label_noise", "0.5", "0.49"), ("data.toyworld.answers_per_ranking", "1", "2"),
+    ("model.dtype", "float16", "bfloat16"), ("model.scratch.vocab_size", "299", "300"),
+    ("model.context_tokens", "15", "64"),
+    ("data.toyworld.label_noise", "0.5", "0.3"), ("data.toyworld.answers_per_ranking", "1", "2"),
     ("data.heldout_fraction", "0", "0.5"), ("sft.optimizer.betas", "[0.9]", "[0.9, 0.99]"),
     ("sft.optimizer.betas", "[0.9, 1.1]", "[0, 1]"), ("sft.optimizer.zero_stage", "4", "3"),
-    ("sft.optimizer.learning_rate", "0", "1e-5"), ("reward.loss", "hinge", "pairs"), ("sample.samples_per_prompt", "1", "2"),
-    ("rollout.gpu_memory_fraction", "1", "0.99"), ("rollout.weight_transfer", "ssh", "nccl"), ("evaluate.prompts", "15", "16"),
+    ("sft.optimizer.learning_rate", "0", "1e-5"), ("reward.loss", "hinge", "pairs"),
+    ("sample.samples_per_prompt", "1", "2"),
+    ("rollout.gpu_memory_fraction", "1", "0.99"), ("rollout.weight_transfer", "ssh", "nccl"),
+    ("evaluate.prompts", "15", "16"),
     ("publish.port", "65536", "65535"), ("publish.port", "-1", "0"), ("resources.policy.gpus", "-1", "1"),
     ("resources.policy.workers", "0", "2"), ("cluster.call_timeout_s", "0", "1"), ("name", "[a]", "a"),
 ])  # fmt: skip
-def test_values_out_of_bounds_are_refused_and_bounds_are_not(field: str, wrong: str, right: str, tmp_path: Path) -> None:
+def test_values_out_of_bounds_are_refused_and_others_not(field: str, wrong: str, right: str, tmp_path: Path) -> None:
     load("quickstart", [f"{field}={right}"])
     told = mistakes("quickstart", f"{field}={wrong}")
     assert all(line.startswith(f"--set {field}={wrong}: {field}") for line in told), told
@@ -185,7 +220,8 @@ def test_values_out_of_bounds_are_refused_and_bounds_are_not(field: str, wrong: 
     for line in mistakes(path):
         found = re.fullmatch(rf"{re.escape(str(path))}:(\d+): (.+) is (.+)", line)
         assert found and found[2].startswith(field), line
-        assert f"{last}:" in text.splitlines()[int(found[1]) - 1] or text.splitlines()[int(found[1]) - 1].strip()[0] == "-"
+        at = text.splitlines()[int(found[1]) - 1].strip()
+        assert at.startswith((f"{last}:", "- ")), "the line of the key, or of an item of its list"
 
 
 def test_a_missing_section_is_named(tmp_path: Path) -> None:
@@ -201,7 +237,7 @@ def test_a_missing_section_is_named(tmp_path: Path) -> None:
 def test_a_step_that_does_not_divide_names_the_nearest_that_does() -> None:
     rng = random.Random(0)
     refused = 0
-    for _ in range(60):
+    for _ in range(30):
         prompts, samples, step = rng.randint(1, 40), rng.randint(1, 8), rng.randint(1, 200)
         shape = [f"rl.prompts_per_iteration={prompts}", f"rl.samples_per_prompt={samples}"]
         answers = prompts * samples
@@ -215,7 +251,7 @@ def test_a_step_that_does_not_divide_names_the_nearest_that_does() -> None:
         best = min(abs(n - step) for n in range(1, answers + 1) if answers % n == 0)
         assert answers % near == 0 and abs(near - step) == best
         load("quickstart", [*shape, f"rl.samples_per_step={near}"])
-    assert refused > 30
+    assert refused > 15
 
 
 def test_a_width_that_heads_do_not_divide_names_one_that_they_do() -> None:
@@ -230,7 +266,7 @@ def test_a_width_that_heads_do_not_divide_names_one_that_they_do() -> None:
     (["model.scratch=null"], "exactly one of model.path .* and model.scratch"),
     (["data.prompts=[{path: a}]"], r"remove data\.prompts or data\.toyworld"),
     (["data.toyworld=null", "evaluate.judge=reward_model"], r"data\.conversations lists no source"),
-    (["model.context_tokens=40", "rollout.max_new_tokens=40"], "max_new_tokens 40 leaves no room .* context_tokens 40"),
+    (["model.context_tokens=40", "rollout.max_new_tokens=40"], r"max_new_tokens 40 leaves no room .*context_tokens 40"),
     (["data.toyworld.evaluation_prompts=20", "evaluate.prompts=21"], "prompts 21 is more than .*evaluation_prompts 20"),
     (["rl.iterations=3", "rl.critic_warmup_iterations=3"], "critic_warmup_iterations 3 leaves no iteration of .* 3"),
     (["sft.optimizer.offload=true"], r"sft\.optimizer\.offload works with GPUs and zero_stage 2 or 3 .* gpus is 0"),
@@ -292,9 +328,20 @@ def test_a_fingerprint_tells_any_change_of_a_section_and_nothing_else() -> None:
     assert fingerprint(config) == fingerprint(load("quickstart")) != fingerprint(config.rl)
     assert fingerprint({"a": 1, "b": [2]}) == fingerprint({"b": [2], "a": 1}) != fingerprint({"a": 1, "b": [3]})
     seen = {fingerprint(config)}
-    changes = ["seed=99", "rl.gamma=0.5", "rl.value_clip=null", "rl.ppo.whiten=false", "sft.optimizer.betas=[0.5, 0.95]",
-               "rl.algorithms=[apa]", "rl.algorithms=[ppo]", "model.dtype=bfloat16", "data.toyworld.label_noise=0.2",
-               "resources.rollout.workers=2", "rl.ppo.clip=0.25", "rl.apa.kl_coef=0.25"]
+    changes = [
+        "seed=99",
+        "rl.gamma=0.5",
+        "rl.value_clip=null",
+        "rl.ppo.whiten=false",
+        "rl.algorithms=[apa]",
+        "rl.algorithms=[ppo]",
+        "sft.optimizer.betas=[0.5, 0.95]",
+        "model.dtype=bfloat16",
+        "data.toyworld.label_noise=0.2",
+        "resources.rollout.workers=2",
+        "rl.ppo.clip=0.25",
+        "rl.apa.kl_coef=0.25",
+    ]
     for change in changes:
         seen.add(fingerprint(load("quickstart", [change])))
     assert len(seen) == 1 + len(changes)

@@ -15,9 +15,17 @@ NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 def shaped(iterations: int, prompts: int, samples: int, step: int, epochs: int, warmup: int) -> Config:
-    return load("quickstart", [
-        f"rl.iterations={iterations}", f"rl.prompts_per_iteration={prompts}", f"rl.samples_per_prompt={samples}",
-        f"rl.samples_per_step={step}", f"rl.epochs={epochs}", f"rl.critic_warmup_iterations={warmup}"])
+    return load(
+        "quickstart",
+        [
+            f"rl.iterations={iterations}",
+            f"rl.prompts_per_iteration={prompts}",
+            f"rl.samples_per_prompt={samples}",
+            f"rl.samples_per_step={step}",
+            f"rl.epochs={epochs}",
+            f"rl.critic_warmup_iterations={warmup}",
+        ],
+    )
 
 
 def test_arithmetic_by_hand() -> None:

@@ -16,7 +16,8 @@ def cases() -> list[Rows]:
     rng = random.Random(0)
     made: list[Rows] = [[], [[]], [[1]], [[], [], []], [[], [5, 6], []], [[1, 2, 3], [4]]]
     for _ in range(30):
-        made.append([[rng.randrange(1, 100) for _ in range(rng.choice((0, 1, 2, 7)))] for _ in range(rng.randrange(1, 9))])
+        lengths = rng.choices((0, 1, 2, 7), k=rng.randrange(1, 9))
+        made.append([[rng.randrange(1, 100) for _ in range(length)] for length in lengths])
     return made
 
 

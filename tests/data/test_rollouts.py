@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,9 +19,13 @@ def made(rows: int, seed: int = 0, version: int = 3, first: int = 0) -> Rollouts
     rng = np.random.default_rng(seed)
     responses = Ragged.of([rng.integers(1, 99, rng.integers(0, 6)) for _ in range(rows)])
     return Rollouts(
-        prompts=Ragged.of([rng.integers(1, 99, rng.integers(1, 5)) for _ in range(rows)]), responses=responses,
-        prompt_index=np.arange(first, first + rows), finished=rng.random(rows) < 0.5,
-        rollout_logprobs=rng.normal(size=len(responses.values)), weight_version=version)
+        prompts=Ragged.of([rng.integers(1, 99, rng.integers(1, 5)) for _ in range(rows)]),
+        responses=responses,
+        prompt_index=np.arange(first, first + rows),
+        finished=rng.random(rows) < 0.5,
+        rollout_logprobs=rng.normal(size=len(responses.values)),
+        weight_version=version,
+    )
 
 
 def full(rows: int, seed: int = 0) -> Rollouts:
@@ -33,10 +38,15 @@ def full(rows: int, seed: int = 0) -> Rollouts:
 
 def row_of(rollouts: Rollouts, row: int) -> dict:
     """All that is known of one answer."""
-    told = {"prompt": rollouts.prompts[row].tolist(), "response": rollouts.responses[row].tolist(),
-            "sequence": rollouts.sequences()[row].tolist(), "index": int(rollouts.prompt_index[row]),
-            "finished": bool(rollouts.finished[row]), "version": rollouts.weight_version,
-            "score": None if rollouts.scores is None else float(rollouts.scores[row])}
+    told = {
+        "prompt": rollouts.prompts[row].tolist(),
+        "response": rollouts.responses[row].tolist(),
+        "sequence": rollouts.sequences()[row].tolist(),
+        "index": int(rollouts.prompt_index[row]),
+        "finished": bool(rollouts.finished[row]),
+        "version": rollouts.weight_version,
+        "score": None if rollouts.scores is None else float(rollouts.scores[row]),
+    }
     for name in PER_TOKEN:
         column = getattr(rollouts, name)
         told[name] = None if column is None else rollouts.responses.like(column)[row].tolist()
@@ -79,7 +89,7 @@ def test_the_number_of_engines_does_not_change_the_answers(cuts: list[int]) -> N
     """However 9 answers were shared out, and in whatever order, they come back in the order of the requests."""
     whole = made(9)
     shuffled = np.random.default_rng(1).permutation(9)
-    parts = [whole.take(shuffled[start:end]) for start, end in zip(cuts, cuts[1:], strict=False)]
+    parts = [whole.take(shuffled[start:end]) for start, end in pairwise(cuts)]
     back = gather(parts, np.argsort(shuffled))
     assert [row_of(back, row) for row in range(9)] == [row_of(whole, row) for row in range(9)]
     assert back.prompt_index.tolist() == list(range(9)) and back.weight_version == 3

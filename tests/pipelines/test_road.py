@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,35 @@ def test_a_changed_setting_is_refused_and_nothing_is_lost(road: Path) -> None:
     assert done.returncode == 1
     assert "sft.epochs was 1, now 3" in done.stderr and "--redo" in done.stderr
     assert (road / "sft" / "model" / "model.safetensors").is_file()
+
+
+def test_a_published_model_stays_up_and_chats(road: Path) -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "publish", str(TINY), "--run", str(road), "--keep"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+        try:
+            assert server.stdout is not None
+            told = next(line for line in server.stdout if line.startswith("serving"))
+            url = told.split(" at ")[1].split(";")[0]
+            chat = subprocess.run(
+                [sys.executable, "-m", "pipelines.cli", "chat", url, "--max-tokens", "8", "--temperature", "0"],
+                input="What color is grass?\n/new\nWhat color is grass?\n",
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(timeout=120) == 0
+    answers = [line for line in chat.stdout.splitlines() if line.strip()]
+    assert chat.returncode == 0, chat.stderr
+    assert len(answers) == 2 and answers[0] == answers[1]  # greedy, and /new forgets the first turn
+
+
+def test_chat_says_when_nothing_answers() -> None:
+    command = [sys.executable, "-m", "pipelines.cli", "chat", "http://127.0.0.1:9/v1"]
+    done = subprocess.run(command, input="hi\n", capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "nothing answers at http://127.0.0.1:9/v1" in done.stderr
 
 
 def test_the_same_run_twice_gives_the_same_metrics(road: Path, tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""The road as a whole: which stages, in which order, what is made again, and the summary."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from configs.load import ConfigError, dump, load
+from configs.plan import STAGES
+from configs.schema import Config
+from pipelines.align import align, forget, parse_stages, plan_text, summarize
+from pipelines.stage import Run, StageError, begin, read_json
+
+PARTS = ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa", "evaluate", "publish")
+
+
+def finish(run: Run, *names: str) -> None:
+    for name in names:
+        stage = begin(run, name, {"seed": run.config.seed})
+        assert stage is not None
+        stage.begun -= 10 * (1 + PARTS.index(name))  # as if it had taken so long
+        stage.finish({"figure": PARTS.index(name)})
+
+
+@pytest.fixture
+def run(tmp_path: Path, tiny_config: Callable[..., Config]) -> Run:
+    return Run(tmp_path, tiny_config())
+
+
+def test_stages_are_run_in_the_order_of_the_road() -> None:
+    rng = random.Random(0)
+    assert parse_stages(None) == STAGES
+    for count in range(1, len(STAGES) + 1):
+        for names in itertools.combinations(STAGES, count):
+            said = [*names, rng.choice(names)]
+            rng.shuffle(said)
+            assert parse_stages(rng.choice((",", " , ", ",,")).join(said)) == names
+
+
+@pytest.mark.parametrize("text", ["stf", "sft,reword", "rl/ppo", "SFT"])
+def test_an_unknown_stage_lists_the_known_ones(text: str) -> None:
+    with pytest.raises((StageError, ConfigError), match=f"unknown stage '{text.split(',')[-1]}'; stages: {', '.join(STAGES)}"):
+        parse_stages(text)
+
+
+@pytest.mark.parametrize("redo", [("prepare",), ("reward",), ("rl",), ("publish",), ("evaluate", "sample")])
+def test_redo_removes_that_stage_and_all_after_it_and_no_other(redo: tuple[str, ...], run: Run) -> None:
+    finish(run, *PARTS)
+    for name in ("config.yaml", "summary.json", "notes.txt"):
+        (run.folder / name).write_text("{}")
+    forget(run, redo)
+    first = min(STAGES.index(name) for name in redo)
+    assert {name for name in STAGES if (run.folder / name).exists()} == set(STAGES[:first])
+    assert all((run.folder / name).is_file() for name in ("config.yaml", "summary.json", "notes.txt"))
+    forget(run, redo)  # what is gone already is no error
+
+
+def test_without_redo_nothing_is_removed(run: Run) -> None:
+    finish(run, *PARTS)
+    forget(run, ())
+    assert all(run.done(part) for part in PARTS)
+
+
+def test_the_summary_has_each_stage_that_is_done(run: Run) -> None:
+    finish(run, "prepare", "sft", "rl/apa")
+    summarize(run, peak_bytes=100)
+    summary = read_json(run.folder / "summary.json")
+    assert set(summary) == {"name", "seed", "prepare", "sft", "rl", "seconds", "peak_memory_bytes"}
+    assert (summary["name"], summary["seed"]) == (run.config.name, run.config.seed)
+    assert summary["sft"] == {"figure": 1} and summary["rl"] == {"apa": {"figure": 5}}
+    finish(run, "rl/ppo", "evaluate")
+    summarize(run, peak_bytes=100)
+    summary = read_json(run.folder / "summary.json")
+    assert summary["rl"] == {"ppo": {"figure": 4}, "apa": {"figure": 5}} and summary["evaluate"] == {"figure": 6}
+    seconds = summary["seconds"]
+    assert set(seconds) == {"prepare", "sft", "rl", "evaluate", "total"}
+    assert seconds["prepare"] == pytest.approx(10, abs=1) and seconds["rl"] == pytest.approx(50 + 60, abs=2)
+    assert seconds["total"] == pytest.approx(sum(value for name, value in seconds.items() if name != "total"), abs=0.01)
+
+
+def test_the_summary_keeps_the_highest_peak_of_all_commands(run: Run) -> None:
+    finish(run, "prepare")
+    for peak, kept in ((100, 100), (50, 100), (170, 170), (0, 170)):
+        summarize(run, peak)
+        assert read_json(run.folder / "summary.json")["peak_memory_bytes"] == kept
+
+
+def test_the_plan_tells_what_is_done(run: Run) -> None:
+    def states() -> dict[str, bool]:
+        lines = plan_text(run.config, run.folder, STAGES).split("actors")[0].splitlines()
+        return {name: " done " in line for name in STAGES for line in lines if line.split()[:1] == [name]}
+
+    assert states() == dict.fromkeys(STAGES, False)
+    finish(run, "prepare", "rl/ppo")
+    assert states() == dict.fromkeys(STAGES, False) | {"prepare": True}, "rl is done when both algorithms are"
+    finish(run, "rl/apa")
+    assert states() == dict.fromkeys(STAGES, False) | {"prepare": True, "rl": True}
+
+
+def test_the_plan_shows_only_the_stages_asked_for(run: Run, tiny_config: Callable[..., Config]) -> None:
+    text = plan_text(tiny_config(resources={"train": {"workers": 3}}), run.folder, ("sft",))
+    assert "3 x 0.1 CPU" in text and "policy" not in text and "batch arithmetic" not in text and "publish" not in text
+    assert "batch arithmetic" in plan_text(run.config, run.folder, ("rl",))
+
+
+def test_a_finished_stage_is_skipped_and_its_config_stays(
+    run: Run, tiny_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command that is refused must leave the run as it was, its config.yaml too: `rayward report` reads it."""
+    align(run.config, run.folder, ("prepare",))
+    assert load(str(run.folder / "config.yaml")) == run.config
+    assert read_json(run.folder / "summary.json")["prepare"]["evaluation_prompts"] == 16
+    capsys.readouterr()
+    align(run.config, run.folder, ("prepare",))
+    assert "done before, nothing to do" in capsys.readouterr().out
+    with pytest.raises(StageError, match="seed was 0, now 9"):
+        align(tiny_config(seed=9), run.folder, ("prepare",))
+    assert (run.folder / "config.yaml").read_text() == dump(run.config)

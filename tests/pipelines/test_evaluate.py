@@ -1,0 +1,50 @@
+"""Win rates with their intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipelines.evaluate import win_rate
+
+SCORES = np.random.default_rng(0).normal(size=400)
+
+
+def test_a_model_against_itself_wins_half_exactly() -> None:
+    for size in (1, 16, 400):
+        rate = win_rate(SCORES[:size], SCORES[:size], 500, seed=0)
+        assert rate == {"mean": 0.5, "low": 0.5, "high": 0.5, "n": size}
+
+
+def test_a_known_case() -> None:
+    rate = win_rate(np.array([3.0, 1.0, 2.0, 5.0]), np.array([1.0, 3.0, 2.0, 4.0]), 2000, seed=0)
+    assert (rate["mean"], rate["n"]) == ((1 + 0 + 0.5 + 1) / 4, 4)
+    assert 0 <= rate["low"] < rate["mean"] < rate["high"] <= 1
+    assert win_rate(SCORES + 1, SCORES, 500, seed=0) == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 400}
+
+
+def test_swapping_the_models_mirrors_the_rate() -> None:
+    other = np.random.default_rng(1).normal(size=400) + 0.3
+    one, two = win_rate(SCORES, other, 4000, seed=0), win_rate(other, SCORES, 4000, seed=0)
+    assert one["mean"] + two["mean"] == 1
+    assert one["low"] + two["high"] == pytest.approx(1, abs=0.005) == two["low"] + one["high"]
+
+
+@pytest.mark.parametrize("shift", [-1.0, -0.1, 0.0, 0.2, 2.0])
+def test_the_interval_holds_the_mean_and_has_the_width_of_theory(shift: float) -> None:
+    other = np.random.default_rng(2).normal(size=400) + shift
+    rate = win_rate(SCORES, other, 5000, seed=3)
+    assert 0 <= rate["low"] <= rate["mean"] <= rate["high"] <= 1
+    width = 2 * 1.96 * np.sqrt(rate["mean"] * (1 - rate["mean"]) / 400)
+    assert rate["high"] - rate["low"] == pytest.approx(width, rel=0.12)
+    assert rate == win_rate(SCORES, other, 5000, seed=3), "the same seed gives the same interval"
+
+
+def test_only_the_order_of_two_scores_counts() -> None:
+    other = np.random.default_rng(4).normal(size=400)
+    assert win_rate(np.exp(SCORES), np.exp(other), 500, seed=0) == win_rate(SCORES, other, 500, seed=0)
+
+
+def test_answers_of_different_prompts_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="3 scores of a but 4 of b"):
+        win_rate(SCORES[:3], SCORES[:4], 100, seed=0)

@@ -1,0 +1,433 @@
+"""Files as people bring them, bad rows and all: every row is accounted for, and nothing of the evaluation leaks."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from configs.schema import Config
+from data.records import Conversation, Prompt, Ranking, validate
+from data.tokenizer import load_tokenizer
+from pipelines import prepare
+from pipelines.prepare import FILES, base_model
+from pipelines.rows import Renderer, load_records, prompt_key
+from pipelines.stage import Run, StageError, read_json
+
+REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+LISTS = {
+    "conversations": ("conversations", "sft_heldout"), "preferences": ("rankings", "heldout", "judge"),
+    "prompts": ("prompts",), "evaluation_prompts": ("evaluation_prompts",)}  # fmt: skip
+TRAINING = ("conversations", "sft_heldout", "rankings", "heldout", "judge", "prompts")
+LONG = "very " * 300 + "long?"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+# ---- rows --------------------------------------------------------------------------------------------------
+
+
+def chat(*said: str) -> dict[str, Any]:
+    return {"conversations": [{"from": ("human", "gpt")[i % 2], "value": text} for i, text in enumerate(said)]}
+
+
+def alpaca(question: str, answer: Any = "An answer.") -> dict[str, Any]:
+    return {"instruction": question, "input": "", "output": answer}
+
+
+def hh(question: str, better: str = "good", worse: str = "bad") -> dict[str, Any]:
+    start = f"\n\nHuman: {question}\n\nAssistant: "
+    return {"chosen": start + better, "rejected": start + worse}
+
+
+def nectar(question: str, answers: int = 3, **more: Any) -> dict[str, Any]:
+    ranked = [{"answer": f"answer {rank}", "rank": rank} for rank in range(1, answers + 1)]
+    return {"prompt": f"\n\nHuman: {question}\n\nAssistant: ", "answers": ranked, **more}
+
+
+def asked(question: str, answer: str | None = None) -> dict[str, Any]:
+    messages = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": messages if answer else messages[:1]}
+
+
+EVALUATION = [f"Evaluation question {i}?" for i in range(20)]
+SOURCES: dict[str, dict[str, list[Any]]] = {
+    "conversations": {
+        "sharegpt.jsonl": [
+            *(chat(f"Chat {i}?", f"Reply {i}.", "And then?", "Then this.") for i in range(100)),
+            "{broken",
+            {"conversations": [{"from": "alien", "value": "x"}]},
+            chat("alone"),
+            chat("q", " "),
+            {"conversations": [{"from": "gpt", "value": "...so"}, *chat("Piece?", "Yes.")["conversations"]]},
+            chat("First?", "Yes.", "Second?", "No."),  # its first question is an evaluation prompt below
+            chat("Long?", "word " * 300),
+            chat(f"Too {LONG}", "Too late."),
+        ],
+        "alpaca.json": [
+            *(alpaca(f"Instruction {i}.") for i in range(60)), alpaca("No output", None), alpaca("Wrong type", 3),
+            alpaca(f"  {EVALUATION[3]}\n"), alpaca(EVALUATION[4]),
+        ],
+        "openai.jsonl": [*(asked(f"Message {i}?", "Fine.") for i in range(20)), asked("No answer?"), asked("None?")],
+    },
+    "preferences": {
+        "hh.jsonl": [*(hh(f"Human {i}?") for i in range(60)), hh("a") | {"rejected": hh("b")["rejected"]},
+                     {"chosen": "x", "rejected": "y"}, hh(EVALUATION[5]), hh("Short?", "word " * 300, "b")],
+        "nectar.jsonl": [*(nectar(f"Ranked {i}?") for i in range(60)), nectar("One?", 1),
+                         nectar("Number?", num_responses=7), nectar(EVALUATION[5]), nectar(f"Too {LONG}")],
+    },
+    "prompts": {
+        "openai.jsonl": [*(asked(f"Prompt {i}?") for i in range(40)), asked("Prompt 0?"), asked(" Prompt 1? "),
+                         asked(f"Too {LONG}"), asked(EVALUATION[6]), asked(""), asked("Chat?", "Yes.")],
+        "hh.jsonl": [hh(f"Human {i}?") for i in range(5)],
+    },
+    "evaluation_prompts": {
+        "alpaca_eval.json": [*({"instruction": text, "dataset": "own"} for text in EVALUATION),
+                             {"instruction": EVALUATION[0], "dataset": "own"}, {"instruction": None, "dataset": "own"},
+                             {"instruction": LONG, "dataset": "own"}, {"instruction": "First?", "dataset": "own"}],
+    },
+}  # fmt: skip
+
+
+def write(folder: Path, sources: dict[str, dict[str, list[Any]]]) -> dict[str, list[dict[str, str]]]:
+    """Write the rows in folders by list; the lists of sources for a config."""
+    for name, files in sources.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for file, rows in files.items():
+            lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+            text = "[" + ",\n".join(lines) + "]" if file.endswith(".json") else "\n".join(lines)
+            (folder / name / file).write_text(text, encoding="utf-8")
+    return {name: [{"path": f"{name}/{file}"} for file in files] for name, files in sources.items()}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., Config]) -> Callable[..., Config]:
+    """A config that reads SOURCES; sections given are merged over it."""
+    root = tmp_path_factory.mktemp("data")
+    lists = write(root, SOURCES)
+
+    def config(**overrides: Any) -> Config:
+        data = {"toyworld": None, "root": str(root), "heldout_fraction": 0.3, **lists, **overrides.pop("data", {})}
+        return tiny_config(**{
+            "model": {"context_tokens": 128, "scratch": {"vocab_size": 320}}, "data": data,
+            "evaluate": {"judge": "reward_model", "prompts": 16}, **overrides})  # fmt: skip
+
+    return config
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, own: Callable[..., Config]) -> Run:
+    """A finished prepare stage on SOURCES."""
+    run = Run(tmp_path_factory.mktemp("run"), own())
+    assert prepare.run(run) is not None
+    return run
+
+
+def records(run: Run, name: str) -> list[Any]:
+    return load_records(run.folder / "prepare" / f"{name}.jsonl")
+
+
+def prompt_of(record: Conversation | Ranking | Prompt) -> str:
+    """The key of a record's first prompt, whatever its kind."""
+    end = next((i for i, turn in enumerate(record.turns) if turn.role == "assistant" and i), len(record.turns))
+    return prompt_key(record.turns[: end if isinstance(record, Conversation) else None])
+
+
+def prefixes(record: Conversation | Ranking | Prompt) -> set[str]:
+    return {prompt_key(record.turns[: i + 1]) for i, turn in enumerate(record.turns) if turn.role == "user"}
+
+
+# ---- the account -------------------------------------------------------------------------------------------
+
+
+def check_account(run: Run) -> dict[str, Any]:
+    """Every row read is a record, or rejected, or of no use; every record is in a file, or dropped by a rule."""
+    report = read_json(run.folder / "prepare" / "report.json")
+    for name, files in LISTS.items():
+        made = 0
+        for source in getattr(run.config.data, name):
+            entry = report["sources"][name][source.path]
+            assert entry["read"] == entry["kept"] + sum(entry["rejected"].values()) > 0
+            of_no_use = sum(count for rule, count in entry.items() if "is no use" in rule)
+            assert entry["kept"] == entry["records"] + of_no_use
+            made += entry["records"]
+        lost = sum(
+            count for file in files for rule, count in report["rules"].get(file, {}).items() if rule[:5] != "kept,"
+        )
+        assert made == lost + sum(report["kept"][file] for file in files), name
+    manifest = run.manifest("prepare")["metrics"]
+    for file in FILES:
+        assert len(records(run, file)) == report["kept"][file] == manifest[file]
+    rejected = sum(sum(entry["rejected"].values()) for files in report["sources"].values() for entry in files.values())
+    assert len(report["rejected_rows"]) == rejected
+    return report
+
+
+def test_every_row_is_accounted_for(done: Run) -> None:
+    report = check_account(done)
+    read = {
+        name: {Path(path).name: entry["read"] for path, entry in files.items()}
+        for name, files in report["sources"].items()
+    }
+    assert read == {name: {file: len(rows) for file, rows in files.items()} for name, files in SOURCES.items()}
+    kept = report["kept"]
+    # Good rows, less those that ask what the evaluation asks (three) and the one that has no room for its answer.
+    assert kept["conversations"] + kept["sft_heldout"] == 100 + 60 + 20 + 1 + 1
+    assert kept["rankings"] + kept["heldout"] + kept["judge"] == 120, "two evaluation prompts, two that do not fit"
+    assert kept["prompts"] == 40 + 1 + 5 and kept["evaluation_prompts"] == 20 + 1
+
+
+def test_every_rule_has_its_count(done: Run) -> None:
+    report = read_json(done.folder / "prepare" / "report.json")
+    rules: Counter[str] = Counter()
+    for name in ("conversations", "sft_heldout"):
+        rules.update(report["rules"].get(name, {}))
+    assert rules == {
+        "also an evaluation prompt": 3,
+        "no answer token within the context": 1,
+        "kept, cut to the context": 1,
+    }
+    rules = Counter()
+    for name in ("rankings", "heldout", "judge"):
+        rules.update(report["rules"].get(name, {}))
+    assert rules == {"also an evaluation prompt": 2, "fewer than two answers fit the context": 2}
+    assert report["rules"]["prompts"] == {
+        "also an evaluation prompt": 1, "duplicate prompt": 2, "prompt leaves no room for an answer": 1}  # fmt: skip
+    assert report["rules"]["evaluation_prompts"] == {"duplicate prompt": 1, "prompt leaves no room for an answer": 1}
+    conversations = report["sources"]["conversations"]
+    assert conversations["conversations/openai.jsonl"]["a prompt is no use for data.conversations"] == 2
+    assert conversations["conversations/sharegpt.jsonl"]["repaired"] == {"dropped leading assistant turn": 1}
+
+
+def test_every_rejected_row_is_named_by_file_and_line(done: Run) -> None:
+    rows = read_json(done.folder / "prepare" / "report.json")["rejected_rows"]
+    places = {(Path(row["file"]).parent.name, Path(row["file"]).name, row["line"]) for row in rows}
+    assert places == {
+        ("conversations", "sharegpt.jsonl", 101), ("conversations", "sharegpt.jsonl", 102),
+        ("conversations", "sharegpt.jsonl", 103), ("conversations", "sharegpt.jsonl", 104),
+        ("conversations", "alpaca.json", 61), ("conversations", "alpaca.json", 62),
+        ("preferences", "hh.jsonl", 61), ("preferences", "hh.jsonl", 62),
+        ("preferences", "nectar.jsonl", 61), ("preferences", "nectar.jsonl", 62),
+        ("prompts", "openai.jsonl", 45), ("evaluation_prompts", "alpaca_eval.json", 22),
+    }  # fmt: skip
+    assert all(row["field"] and row["found"] and row["expected"] for row in rows)
+
+
+# ---- splits ------------------------------------------------------------------------------------------------
+
+
+def check_splits(run: Run) -> None:
+    """No training row asks an evaluation prompt, at its start or after, and no two splits share a prompt."""
+    evaluation = {prompt_key(prompt.turns) for prompt in records(run, "evaluation_prompts")}
+    assert len(evaluation) == len(records(run, "evaluation_prompts"))
+    for name in TRAINING:
+        for record in records(run, name):
+            validate(record)
+            assert not prefixes(record) & evaluation, (name, record)
+    for files in (("conversations", "sft_heldout"), ("rankings", "heldout", "judge")):
+        keys = [{prompt_of(record) for record in records(run, name)} for name in files]
+        assert sum(map(len, keys)) == len(set().union(*keys)), files
+    prompts = [prompt_of(record) for record in records(run, "prompts")]
+    assert len(set(prompts)) == len(prompts)
+
+
+def test_nothing_of_the_evaluation_is_trained_on(done: Run) -> None:
+    check_splits(done)
+    assert {name: bool(records(done, name)) for name in FILES} == dict.fromkeys(FILES, True), "all splits are used"
+
+
+def test_all_rows_with_one_prompt_stay_on_one_side(tmp_path: Path, own: Callable[..., Config]) -> None:
+    """A held-out row whose prompt is trained on with another answer would measure memory."""
+    lists = write(tmp_path, {
+        "conversations": {"a.json": [alpaca(f"Question {i}?", f"Answer {j}.") for i in range(100) for j in range(4)]},
+        "preferences": {"a.jsonl": [hh(f"Question {i}?", f"good {j}") for i in range(30) for j in range(3)]},
+    })  # fmt: skip
+    run = Run(tmp_path / "run", own(data={"root": "/", **{
+        name: [{"path": str(tmp_path / source["path"])} for source in sources] for name, sources in lists.items()
+    }, "prompts": [{"path": str(tmp_path / "conversations/a.json")}],
+        "evaluation_prompts": [{"path": str(evaluation_file(tmp_path))}]}))  # fmt: skip
+    assert prepare.run(run) is not None
+    kept = run.manifest("prepare")["metrics"]
+    assert kept["conversations"] + kept["sft_heldout"] == 400 and kept["prompts"] == 100
+    assert kept["rankings"] + kept["heldout"] + kept["judge"] == 90
+    check_splits(run)
+
+
+def evaluation_file(folder: Path, count: int = 20) -> Path:
+    write(folder, {"evaluation": {"e.jsonl": [asked(f"Evaluation {i}?") for i in range(count)]}})
+    return folder / "evaluation" / "e.jsonl"
+
+
+def test_the_toy_world_is_prepared_with_the_same_care(tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
+    world = {"demonstrations": 300, "rankings": 100, "prompts": 100, "evaluation_prompts": 200, "label_noise": 0.1}
+    run = Run(tmp_path, tiny_config(data={"toyworld": world, "heldout_fraction": 0.4}))
+    assert prepare.run(run) is not None
+    check_splits(run)
+    metrics, rules = run.manifest("prepare")["metrics"], read_json(tmp_path / "prepare" / "report.json")["rules"]
+    assert metrics["judge"] == 0, "the gold judge needs no rankings"
+    assert metrics["evaluation_prompts"] == 200
+    # A follow-up whose first question is an evaluation prompt goes.
+    also = {name: rules.get(name, {}).get("also an evaluation prompt", 0) for name in FILES}
+    assert metrics["conversations"] + metrics["sft_heldout"] + also["conversations"] == 300 > metrics["conversations"]
+    assert metrics["prompts"] + also["prompts"] == 100
+    assert metrics["rankings"] + metrics["heldout"] + also["rankings"] == 100
+    assert metrics["label_noise"] == pytest.approx(0.1, abs=0.02)
+    assert 0.7 < metrics["noise_ceiling"] < 1, "no reward model can agree more with raters who err"
+
+
+def test_the_second_reward_model_has_about_as_many_rankings_as_the_first(done: Run) -> None:
+    kept = done.manifest("prepare")["metrics"]
+    assert kept["heldout"] / 120 == pytest.approx(done.config.data.heldout_fraction, abs=0.15)
+    assert 0.5 < kept["rankings"] / kept["judge"] < 2
+
+
+# ---- tokenizer and model -----------------------------------------------------------------------------------
+
+
+def test_the_tokenizer_knows_the_chat_template_and_how_to_stop(done: Run) -> None:
+    renderer = Renderer.of(done.config.model, done.folder / "prepare" / "tokenizer")
+    tokenizer = load_tokenizer(done.folder / "prepare" / "tokenizer")
+    assert tokenizer.eos_token == renderer.template.end_token and [tokenizer.eos_token_id] == renderer.stop_token_ids
+    assert tokenizer.pad_token_id != tokenizer.eos_token_id
+    assert len(tokenizer) == done.manifest("prepare")["metrics"]["vocabulary"] <= 320
+    for record in (*records(done, "evaluation_prompts"), *records(done, "prompts")):
+        messages = [{"role": turn.role, "content": turn.content} for turn in record.turns]
+        served = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        assert tokenizer.encode(served, add_special_tokens=False) == renderer.prompt(record.turns), "served as trained"
+
+
+def test_a_model_from_scratch_fits_the_tokenizer(done: Run) -> None:
+    from actors.models import load_policy
+
+    assert base_model(done) == str(done.folder / "prepare" / "base")
+    model = load_policy(base_model(done), "float32")
+    prompt = Renderer.of(done.config.model, base_model(done)).prompt(records(done, "prompts")[0].turns)
+    assert max(prompt) < model.lm.get_input_embeddings().num_embeddings
+
+
+def test_a_model_that_is_given_keeps_its_tokenizer(
+    tmp_path: Path, own: Callable[..., Config], tiny_models: Any
+) -> None:
+    run = Run(tmp_path, own(model={"path": tiny_models.policy, "scratch": None, "context_tokens": 128}))
+    assert prepare.run(run) is not None
+    assert base_model(run) == tiny_models.policy and not (tmp_path / "prepare" / "base").exists()
+    tokenizer = load_tokenizer(tmp_path / "prepare" / "tokenizer")
+    assert tokenizer.get_vocab() == tiny_models.tokenizer.get_vocab()
+    assert tokenizer.eos_token == "<|end_of_turn|>" and "GPT4 Correct Assistant:" in tokenizer.chat_template
+
+
+def test_the_same_config_gives_the_same_bytes(done: Run, tmp_path: Path) -> None:
+    again = Run(tmp_path, done.config)
+    prepare.run(again)
+    files = [f"{name}.jsonl" for name in FILES] + ["report.json", "tokenizer/tokenizer.json", "base/model.safetensors"]
+    for file in files:
+        assert (tmp_path / "prepare" / file).read_bytes() == (done.folder / "prepare" / file).read_bytes(), file
+    assert prepare.run(again) is None, "done before"
+
+
+# ---- mistakes ----------------------------------------------------------------------------------------------
+
+
+def test_a_missing_file_names_the_list_and_the_root(own: Callable[..., Config], tmp_path: Path) -> None:
+    config = own(data={"preferences": [{"path": "preferences/hh.jsonl"}, {"path": "absent.jsonl"}]})
+    with pytest.raises(StageError) as caught:
+        prepare.run(Run(tmp_path, config))
+    told = str(caught.value)
+    assert told.startswith("data.preferences: ") and "absent.jsonl: no such file or folder" in told
+    assert f"data.root is {Path(config.data.root).resolve()}" in told
+    assert not (tmp_path / "prepare" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("source, told", [
+    ({"path": "conversations/alpaca.json", "format": "alpacca"}, "unknown format 'alpacca'; known: auto"),
+    ({"path": "plain.jsonl"}, "question, reply fit no known format")])  # fmt: skip
+def test_a_format_that_is_unknown_or_cannot_be_told(
+    source: dict[str, str], told: str, own: Callable[..., Config], tmp_path: Path
+) -> None:
+    config = own(data={"conversations": [source]})
+    (Path(config.data.root) / "plain.jsonl").write_text('{"question": "q", "reply": "a"}\n')
+    with pytest.raises(StageError, match="data.conversations: ") as caught:
+        prepare.run(Run(tmp_path, config))
+    assert told in str(caught.value) and "data.root is" in str(caught.value)
+
+
+def test_a_folder_is_all_of_its_files(done: Run, own: Callable[..., Config], tmp_path: Path) -> None:
+    run = Run(tmp_path, own(data={"conversations": [{"path": "conversations"}]}))
+    assert prepare.run(run) is not None
+    assert check_account(run)["sources"]["conversations"]["conversations"]["read"] == sum(
+        len(rows) for rows in SOURCES["conversations"].values()
+    )
+    for name in ("conversations", "sft_heldout"):
+        assert {prompt_key(r.turns) for r in records(run, name)} == {prompt_key(r.turns) for r in records(done, name)}
+
+
+def test_too_few_evaluation_prompts_tell_both_numbers(own: Callable[..., Config], tmp_path: Path) -> None:
+    run = Run(tmp_path, own(evaluate={"judge": "reward_model", "prompts": 22}))
+    with pytest.raises(StageError, match="evaluation_prompts: 21 rows are left, at least 22 are needed; report.json"):
+        prepare.run(run)
+    assert not run.done("prepare")
+    assert read_json(tmp_path / "prepare" / "report.json")["rules"]["evaluation_prompts"]["duplicate prompt"] == 1
+
+
+def test_no_ranking_for_the_second_reward_model_is_told_before_training(
+    done: Run, own: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Which split a prompt falls into hangs on its text alone: here are those that are not the judge's."""
+    judged = {record.turns[0].content for record in records(done, "judge")}
+    rows = [hh(f"Human {i}?") for i in range(60) if f"Human {i}?" not in judged]
+    assert 0 < len(rows) < 60
+    write(tmp_path, {"preferences": {"few.jsonl": rows}})
+    config = own(data={"preferences": [{"path": str(tmp_path / "preferences" / "few.jsonl")}]})
+    with pytest.raises(StageError, match="judge: 0 rows are left"):
+        prepare.run(Run(tmp_path / "run", config))
+
+
+def test_a_limit_reads_the_first_rows(own: Callable[..., Config], tmp_path: Path) -> None:
+    config = own(data={"prompts": [{"path": "prompts/openai.jsonl", "limit": 7}]})
+    assert prepare.run(Run(tmp_path, config)) is not None
+    assert [record.turns[0].content for record in records(Run(tmp_path, config), "prompts")] == [
+        f"Prompt {i}?" for i in range(7)
+    ]
+    assert read_json(tmp_path / "prepare" / "report.json")["sources"]["prompts"]["prompts/openai.jsonl"]["read"] == 7
+
+
+# ---- real files --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="no ../shared/data beside the repository: the real files are not here")
+@pytest.mark.parametrize("template", ["vicuna_v1.1", "openchat_3.5"])
+def test_real_files(template: str, tmp_path: Path, tiny_config: Callable[..., Config]) -> None:
+    data = {"toyworld": None, "root": str(REAL), "heldout_fraction": 0.2}
+    files = {"conversations": ["alpaca/alpaca_data.json.gz", "sharegpt/sharegpt_train.json.gz"],
+             "preferences": ["nectar/train.jsonl.gz", "hh_rlhf/train.jsonl.gz"],
+             "prompts": ["alpaca/alpaca_data.json.gz", "sharegpt/sharegpt_train.json.gz"],
+             "evaluation_prompts": ["alpaca_eval/instructions.jsonl.gz"]}  # fmt: skip
+    lists = {name: [{"path": path, "limit": 100 if name != "preferences" else 40} for path in paths]
+             for name, paths in files.items()}  # fmt: skip
+    config = tiny_config(
+        model={"template": template, "context_tokens": 320, "scratch": {"vocab_size": 512}}, data={**data, **lists},
+        evaluate={"judge": "reward_model", "prompts": 50})  # fmt: skip
+    run = Run(tmp_path, config)
+    assert prepare.run(run) is not None
+    check_account(run)
+    check_splits(run)
+    renderer = Renderer.of(config.model, tmp_path / "prepare" / "tokenizer")
+    for name in ("prompts", "evaluation_prompts"):
+        for record in records(run, name):
+            assert len(renderer.prompt(record.turns)) + config.rollout.max_new_tokens <= 320
+    for record in records(run, "conversations")[:40]:
+        prompt = renderer.prompt(record.turns[:-1])
+        assert renderer.conversation(record.turns).ids[: len(prompt)] == prompt
+    for record in records(run, "rankings"):
+        assert len(record.answers) >= 2

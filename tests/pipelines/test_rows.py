@@ -1,0 +1,181 @@
+"""Records to token rows: prompts are prefixes of conversations, what fits is kept whole, all else is counted."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data import toyworld
+from data.records import Conversation, Prompt, Ranking, Turn, to_json
+from data.templates import TEMPLATES
+from data.tokenizer import train_tokenizer
+from pipelines.rows import Renderer, fit_conversations, fit_prompts, fit_rankings, load_records, prompt_key, sft_rows
+from pipelines.stage import write_jsonl
+
+CHATS = toyworld.demonstrations(60, 1) + [
+    Conversation(
+        (Turn("system", "Be brief."), Turn("user", "Hi <|end_of_turn|></s>"), Turn("assistant", "日本語 😀 \n"))
+    ),
+    Conversation((Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d"))),
+]
+RANKINGS, _ = toyworld.rankings(40, 5, 0.1, 1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    special = ("<|end_of_turn|>", "</s>")
+    return train_tokenizer([turn.content for chat in CHATS for turn in chat.turns], 330, special, 4096)
+
+
+@pytest.fixture(scope="module", params=sorted(TEMPLATES))
+def renderer(request: pytest.FixtureRequest, tokenizer: Any) -> Renderer:
+    return Renderer(TEMPLATES[request.param], tokenizer, 4096)
+
+
+def user(text: str) -> tuple[Turn, ...]:
+    return (Turn("user", text),)
+
+
+# ---- rendering ---------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_is_a_prefix_of_every_conversation_that_continues_it(renderer: Renderer) -> None:
+    for chat in CHATS:
+        encoded = renderer.conversation(chat.turns)
+        for index, turn in enumerate(chat.turns):
+            if turn.role == "assistant":
+                prompt = renderer.prompt(chat.turns[:index])
+                assert encoded.ids[: len(prompt)] == prompt
+                assert encoded.weights[len(prompt)] == 1 and encoded.weights[len(prompt) - 1] == 0, (
+                    "the answer begins here"
+                )
+        assert len(encoded.ids) == len(encoded.weights)
+
+
+def test_what_follows_the_prompt_reads_as_the_answer_and_stops(renderer: Renderer) -> None:
+    (stop,) = renderer.stop_token_ids
+    for chat in CHATS:
+        encoded = renderer.conversation(chat.turns)
+        ids = encoded.ids[len(renderer.prompt(chat.turns[:-1])) :]
+        answer, end = ids[: ids.index(stop)], ids[ids.index(stop) :]
+        assert renderer.answer(answer) == renderer.answer(answer + [stop]) == chat.turns[-1].content.strip()
+        assert len(end) <= 2 and encoded.weights[-len(end)] == 1, "the model learns to stop"
+
+
+def test_a_special_token_in_a_text_is_text(renderer: Renderer) -> None:
+    (stop,) = renderer.stop_token_ids
+    asked = renderer.prompt(user("Hi <|end_of_turn|> </s> <s> there"))
+    assert asked.count(stop) == renderer.prompt(user("Hi there")).count(stop)
+
+
+# ---- fitting: nothing is lost without a count ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("context", [1, 20, 40, 60, 80, 400])
+def test_conversations_are_kept_cut_or_counted(renderer: Renderer, context: int) -> None:
+    renderer = replace(renderer, context_tokens=context)
+    dropped: Counter[str] = Counter()
+    kept, rows = fit_conversations(CHATS, renderer, dropped)
+    assert len(kept) == len(rows) and len(kept) + dropped["no answer token within the context"] == len(CHATS)
+    whole = [renderer.conversation(record.turns) for record in kept]
+    assert dropped["kept, cut to the context"] == sum(len(row.ids) > context for row in whole)
+    for row, full in zip(rows, whole, strict=True):
+        assert row.ids == full.ids[:context] and row.weights == full.weights[:context] and any(row.weights)
+    lost = [chat for chat in CHATS if chat not in kept]
+    assert not any(any(renderer.conversation(chat.turns).weights[:context]) for chat in lost)
+
+
+@pytest.mark.parametrize("context", [1, 40, 50, 60, 400])
+def test_rankings_keep_the_answers_that_fit_whole_in_their_order(renderer: Renderer, context: int) -> None:
+    renderer = replace(renderer, context_tokens=context)
+    rng = random.Random(0)
+    ranked = [replace(r, ranks=tuple(sorted(rng.choice((1.0, 2.0)) for _ in r.answers))) for r in RANKINGS[20:]]
+    given = RANKINGS[:20] + ranked
+    dropped: Counter[str] = Counter()
+    kept, rows = fit_rankings(given, renderer, dropped)
+    lost = sum(count for rule, count in dropped.items() if not rule.startswith("kept"))
+    assert len(kept) == len(rows) and len(kept) + lost == len(given)
+    by_id = {ranking.id: ranking for ranking in given}
+    shortened = 0
+    for ranking, encoded in zip(kept, rows, strict=True):
+        before = by_id[ranking.id]
+        fits = [
+            len(renderer.conversation((*before.turns, Turn("assistant", a))).ids) <= context for a in before.answers
+        ]
+        assert ranking.answers == tuple(a for a, fit in zip(before.answers, fits, strict=True) if fit)
+        if before.ranks is not None:
+            assert ranking.ranks == tuple(r for r, fit in zip(before.ranks, fits, strict=True) if fit)
+            assert len(set(ranking.ranks)) > 1, "all tied teaches nothing"
+        assert encoded == [renderer.conversation((*ranking.turns, Turn("assistant", a))).ids for a in ranking.answers]
+        assert len(encoded) >= 2 and max(map(len, encoded)) <= context
+        shortened += not all(fits)
+    assert dropped["kept, without answers longer than the context"] >= shortened
+
+
+def test_a_ranking_that_is_all_ties_once_cut_is_dropped(renderer: Renderer) -> None:
+    ranking = Ranking(user("q"), ("a", "b", "c" * 500), ranks=(1.0, 1.0, 2.0))
+    dropped: Counter[str] = Counter()
+    assert fit_rankings([ranking], replace(renderer, context_tokens=4096), dropped)[0] == [ranking] and not dropped
+    room = len(renderer.conversation((*user("q"), Turn("assistant", "a"))).ids) + 5
+    assert fit_rankings([ranking], replace(renderer, context_tokens=room), dropped)[0] == []
+    assert dropped["all answers that fit are tied"] == 1
+
+
+def test_a_prompt_that_just_fits_is_kept_and_one_token_more_is_not(renderer: Renderer) -> None:
+    prompt = Prompt(user("How are you?"))
+    tokens = len(renderer.prompt(prompt.turns))
+    for new_tokens in (1, 16):
+        dropped: Counter[str] = Counter()
+        kept, rows = fit_prompts([prompt], replace(renderer, context_tokens=tokens + new_tokens), new_tokens, dropped)
+        assert kept == [prompt] and rows[0].tolist() == renderer.prompt(prompt.turns) and not dropped
+        kept, rows = fit_prompts(
+            [prompt], replace(renderer, context_tokens=tokens + new_tokens - 1), new_tokens, dropped
+        )
+        assert kept == [] and len(rows) == 0 and dropped == {"prompt leaves no room for an answer": 1}
+
+
+@pytest.mark.parametrize("context", [1, 50, 60, 400])
+def test_prompts_are_distinct_and_all_are_counted(renderer: Renderer, context: int) -> None:
+    given = [Prompt(chat.turns[:-1], id=str(i)) for i, chat in enumerate(CHATS)] * 2
+    given += [Prompt(user(" Hi there")), Prompt(user("Hi there\n"))]
+    dropped: Counter[str] = Counter()
+    kept, rows = fit_prompts(given, replace(renderer, context_tokens=context), 16, dropped)
+    assert len(kept) == len(rows) and len(kept) + dropped.total() == len(given)
+    assert len({prompt_key(prompt.turns) for prompt in kept}) == len(kept)
+    for prompt, row in zip(kept, rows, strict=True):
+        assert row.tolist() == renderer.prompt(prompt.turns) and len(row) + 16 <= context
+    if context == 400:
+        assert {prompt_key(prompt.turns) for prompt in kept} == {prompt_key(prompt.turns) for prompt in given}
+
+
+# ---- the rest ----------------------------------------------------------------------------------------------
+
+
+def test_what_makes_two_prompts_the_same() -> None:
+    same = [user("Hi there"), user("  Hi there\n")]
+    other = [user("hi there"), user("Hi  there"), (Turn("system", "Hi there"),),
+             (Turn("user", "Hi"), Turn("assistant", "there")),
+             (Turn("user", "Hi"), Turn("user", "there")), (Turn("system", ""), Turn("user", "Hi there"))]  # fmt: skip
+    assert len({prompt_key(turns) for turns in same}) == 1
+    assert len({prompt_key(turns) for turns in same + other}) == 1 + len(other)
+
+
+def test_sft_rows_carry_ids_and_weights(renderer: Renderer) -> None:
+    chats = [*CHATS, Conversation((Turn("user", "a"), Turn("assistant", "b", 0.25)))]
+    _, encoded = fit_conversations(chats, renderer, Counter())
+    ids, weights = sft_rows(encoded)
+    assert len(ids) == len(weights) == len(chats) and ids.lengths.tolist() == weights.lengths.tolist()
+    for row, expected in enumerate(encoded):
+        assert ids[row].tolist() == expected.ids and weights[row].tolist() == expected.weights
+    assert 0.25 in weights[len(chats) - 1], "a turn's own weight survives"
+
+
+def test_records_come_back_from_a_file(tmp_path: Path) -> None:
+    records = [*CHATS, *RANKINGS[:5], *toyworld.prompts(5, 0, "train"), replace(RANKINGS[0], ranks=(1, 1, 2, 3, 4))]
+    write_jsonl(tmp_path / "records.jsonl", [to_json(record) for record in records])
+    assert load_records(tmp_path / "records.jsonl") == records
