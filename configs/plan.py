@@ -92,7 +92,8 @@ def stage_summary(config: Config, stage: str) -> str:
         else f"read and check {len(config.data.conversations)} chat, "
         f"{len(config.data.preferences)} preference and {len(config.data.prompts)} prompt sources",
         "sft": f"{epochs} epochs, {config.sft.samples_per_step} samples a step, ZeRO-{config.sft.optimizer.zero_stage}",
-        "reward": f"{config.reward.loss}, epochs: {config.reward.epochs}, rankings a step: {config.reward.rankings_per_step}",
+        "reward": f"{config.reward.loss}, epochs: {config.reward.epochs}, "
+        f"rankings a step: {config.reward.rankings_per_step}",
         "sample": f"{config.sample.prompts} prompts x {config.sample.samples_per_prompt} answers, best kept, "
         f"then {config.sample.training.epochs} epochs of SFT",
         "rl": f"{', '.join(config.rl.algorithms)}: {config.rl.iterations} iterations",

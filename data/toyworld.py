@@ -279,10 +279,11 @@ def rankings(count: int, answers: int, label_noise: float, seed: int) -> tuple[l
     for _, turns in zip(range(count), questions(seed + 1, "train", distinct=False), strict=False):
         task = solve(turns)
         assert task is not None
-        texts: dict[str, None] = {}
-        while len(texts) < answers:
-            texts[write_answer(task, Writer(right=0.6), rng)] = None
-        scored.append((turns, [(judge(turns, text), rng.gauss(0, 1), text) for text in texts]))
+        levels: dict[int, str] = {}  # answers that differ to the eye, not in a letter or two
+        while len(levels) < answers:
+            text = write_answer(task, Writer(right=0.6), rng)
+            levels.setdefault(round(4 * judge(turns, text)), text)
+        scored.append((turns, [(judge(turns, text), rng.gauss(0, 1), text) for text in levels.values()]))
     low, high = 0.0, 8.0
     for _ in range(30):
         width = (low + high) / 2

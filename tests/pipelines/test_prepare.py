@@ -96,6 +96,9 @@ SOURCES: dict[str, dict[str, list[Any]]] = {
         "alpaca_eval.json": [*({"instruction": text, "dataset": "own"} for text in EVALUATION),
                              {"instruction": EVALUATION[0], "dataset": "own"}, {"instruction": None, "dataset": "own"},
                              {"instruction": LONG, "dataset": "own"}, {"instruction": "First?", "dataset": "own"}],
+        # The second question of a chat above, asked as it is there.
+        "openai.jsonl": [{"messages": [{"role": "user", "content": "Chat 5?"}, {"role": "assistant", "content": "Reply 5."},
+                                       {"role": "user", "content": "And then?"}]}],
     },
 }  # fmt: skip
 
@@ -182,10 +185,10 @@ def test_every_row_is_accounted_for(done: Run) -> None:
     }
     assert read == {name: {file: len(rows) for file, rows in files.items()} for name, files in SOURCES.items()}
     kept = report["kept"]
-    # Good rows, less those that ask what the evaluation asks (three) and the one that has no room for its answer.
-    assert kept["conversations"] + kept["sft_heldout"] == 100 + 60 + 20 + 1 + 1
+    # Good rows, less those that ask what the evaluation asks (four) and the one that has no room for its answer.
+    assert kept["conversations"] + kept["sft_heldout"] == 99 + 60 + 20 + 1 + 1
     assert kept["rankings"] + kept["heldout"] + kept["judge"] == 120, "two evaluation prompts, two that do not fit"
-    assert kept["prompts"] == 40 + 1 + 5 and kept["evaluation_prompts"] == 20 + 1
+    assert kept["prompts"] == 40 + 1 + 5 and kept["evaluation_prompts"] == 20 + 2
 
 
 def test_every_rule_has_its_count(done: Run) -> None:
@@ -194,7 +197,7 @@ def test_every_rule_has_its_count(done: Run) -> None:
     for name in ("conversations", "sft_heldout"):
         rules.update(report["rules"].get(name, {}))
     assert rules == {
-        "also an evaluation prompt": 3,
+        "also an evaluation prompt": 4,
         "no answer token within the context": 1,
         "kept, cut to the context": 1,
     }
@@ -316,14 +319,18 @@ def test_a_model_from_scratch_fits_the_tokenizer(done: Run) -> None:
     assert max(prompt) < model.lm.get_input_embeddings().num_embeddings
 
 
-def test_a_model_that_is_given_keeps_its_tokenizer(
+def test_a_model_that_is_given_keeps_its_tokens_and_learns_to_stop(
     tmp_path: Path, own: Callable[..., Config], tiny_models: Any
 ) -> None:
-    run = Run(tmp_path, own(model={"path": tiny_models.policy, "scratch": None, "context_tokens": 128}))
+    """A base model's tokenizer ends texts in its own way and has no chat template."""
+    given = load_tokenizer(tiny_models.policy)
+    given.eos_token, given.chat_template = "<s>", None
+    given.save_pretrained(tmp_path / "base")
+    run = Run(tmp_path / "run", own(model={"path": str(tmp_path / "base"), "scratch": None, "context_tokens": 128}))
     assert prepare.run(run) is not None
-    assert base_model(run) == tiny_models.policy and not (tmp_path / "prepare" / "base").exists()
-    tokenizer = load_tokenizer(tmp_path / "prepare" / "tokenizer")
-    assert tokenizer.get_vocab() == tiny_models.tokenizer.get_vocab()
+    assert base_model(run) == str(tmp_path / "base") and not (tmp_path / "run" / "prepare" / "base").exists()
+    tokenizer = load_tokenizer(tmp_path / "run" / "prepare" / "tokenizer")
+    assert tokenizer.get_vocab() == given.get_vocab()
     assert tokenizer.eos_token == "<|end_of_turn|>" and "GPT4 Correct Assistant:" in tokenizer.chat_template
 
 
@@ -373,8 +380,8 @@ def test_a_folder_is_all_of_its_files(done: Run, own: Callable[..., Config], tmp
 
 
 def test_too_few_evaluation_prompts_tell_both_numbers(own: Callable[..., Config], tmp_path: Path) -> None:
-    run = Run(tmp_path, own(evaluate={"judge": "reward_model", "prompts": 22}))
-    with pytest.raises(StageError, match="evaluation_prompts: 21 rows are left, at least 22 are needed; report.json"):
+    run = Run(tmp_path, own(evaluate={"judge": "reward_model", "prompts": 23}))
+    with pytest.raises(StageError, match="evaluation_prompts: 22 rows are left, at least 23 are needed; report.json"):
         prepare.run(run)
     assert not run.done("prepare")
     assert read_json(tmp_path / "prepare" / "report.json")["rules"]["evaluation_prompts"]["duplicate prompt"] == 1
