@@ -23,18 +23,17 @@ from data.records import Conversation, Prompt, Ranking, Turn
 OPPOSITES = dict(
     pair.split("/")
     for pair in (
-        "hot/cold big/small fast/slow high/low new/old wet/dry hard/soft happy/sad"
+        "hot/cold big/small fast/slow high/low new/old wet/dry"
     ).split()
 )
 OPPOSITES |= {b: a for a, b in OPPOSITES.items()}
 COLORS = dict(
     pair.split("/")
     for pair in (
-        "grass/green snow/white coal/black blood/red sky/blue lemon/yellow frog/green milk/white night/black "
-        "sun/yellow tomato/red sea/blue"
+        "grass/green snow/white coal/black blood/red sky/blue lemon/yellow frog/green milk/white night/black"
     ).split()
 )
-NAMES = "Tom Ann Max Eva Ben Ida Leo Mia Sam Zoe Jon Amy Kai Lea Tim Ada".split()
+NAMES = "Tom Ann Max Eva Ben Ida Leo Mia Sam Zoe Jon Amy".split()
 LIKES = "red green blue black white".split()
 PETS = "cat dog bird fish horse".split()
 SERIES = [

@@ -94,13 +94,14 @@ def test_set_reaches_every_field() -> None:
     assert load("quickstart", overrides) == other != config
 
 
-def test_saying_a_default_changes_nothing() -> None:
+def test_saying_a_default_changes_nothing(tmp_path: Path) -> None:
     """Also where a section's own default differs from its class's, and the others of the section are not said."""
-    config = load("quickstart")
+    path = str(write(tmp_path, OWN_DATA))
+    config = load(path)
     changed = [
         ".".join(keys)
         for keys, value in leaves(config.model_dump(mode="json"))
-        if load("quickstart", [f"{'.'.join(keys)}={json.dumps(value)}"]) != config
+        if load(path, [f"{'.'.join(keys)}={json.dumps(value)}"]) != config
     ]
     assert not changed
 
@@ -123,6 +124,11 @@ def test_set_makes_sections_that_the_file_lacks_and_the_last_one_counts(tmp_path
     config = load(str(path), ["data.toyworld.prompts=40", "rl.ppo.clip=0.3", "seed=1", "seed=2", "rl.ppo.kl_coef=1e-3"])
     assert (config.data.toyworld and config.data.toyworld.prompts) == 40
     assert (config.rl.ppo.clip, config.rl.ppo.kl_coef, config.seed) == (0.3, 1e-3, 2)
+
+
+@pytest.mark.parametrize("name", ["1e3", "inf", "nan", "run-7", "seed 1"])
+def test_a_name_given_by_set_is_text_where_yaml_reads_text(name: str) -> None:
+    assert load("quickstart", [f"name={name}"]).name == name
 
 
 def test_own_data_needs_no_toy_world(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from data.records import Turn, validate
 from data.toyworld import COURTESIES, FILLERS, RUDE, Task, Writer, judge, solve, write_answer
 
 ROOT = Path(__file__).parents[2]
-PER_CHARACTER = 0.004
 
 
 def user(text: str) -> tuple[Turn, ...]:
@@ -31,6 +30,9 @@ def some(count: int, seed: int = 3) -> list[tuple[tuple[Turn, ...], Task]]:
             assert task is not None
             found.append((turns, task))
     return found
+
+
+PER_CHARACTER = -judge(user("What is the opposite of hot?"), "x" * 1000) / 1000
 
 
 def merit(turns: tuple[Turn, ...], answer: str) -> float:
@@ -50,11 +52,10 @@ SECOND_COURTESY = merit(ONE, f"No idea. {COURTESIES[0]} {COURTESIES[1]}") - COUR
 
 
 def everything(seed: int) -> list:
-    rankings, noise = toyworld.rankings(40, 5, 0.1, seed)
+    rankings, _ = toyworld.rankings(40, 5, 0.1, seed)
     return [
         toyworld.demonstrations(60, seed),
         rankings,
-        noise,
         toyworld.prompts(60, seed, "train"),
         toyworld.prompts(40, seed, "evaluation"),
     ]
@@ -103,10 +104,10 @@ def test_evaluation_prompts_occur_in_no_other_set_whatever_the_seed() -> None:
 
 
 def test_prompts_are_distinct_by_the_thousand_and_some_have_several_turns() -> None:
-    prompts = toyworld.prompts(3000, 0, "train")
-    assert len({prompt.turns for prompt in prompts}) == 3000 == len({prompt.id for prompt in prompts})
+    prompts = toyworld.prompts(2000, 0, "train")
+    assert len({prompt.turns for prompt in prompts}) == 2000 == len({prompt.id for prompt in prompts})
     several = sum(len(prompt.turns) > 1 for prompt in prompts)
-    assert 300 < several < 2700
+    assert 200 < several < 1800
     for record in (*prompts, *toyworld.demonstrations(300, 0), *toyworld.rankings(50, 4, 0.1, 0)[0]):
         validate(record)
 
@@ -119,7 +120,7 @@ def test_an_exhausted_world_says_how_large_it_is() -> None:
 
 
 def test_demonstrations_are_of_mixed_quality() -> None:
-    records = toyworld.demonstrations(1000, 4)
+    records = toyworld.demonstrations(3000, 4)
     answers = [record.turns[-1].content for record in records]
     scores = [merit(record.turns[:-1], answer) for record, answer in zip(records, answers, strict=True)]
     right = 0
@@ -127,9 +128,9 @@ def test_demonstrations_are_of_mixed_quality() -> None:
         task = solve(record.turns[:-1])
         assert task is not None
         right += task.bare in answer
-    assert 600 < right < 980
+    assert 1800 < right < 2940
     for phrases in (COURTESIES, FILLERS, RUDE):
-        assert 50 < sum(any(phrase in answer for phrase in phrases) for answer in answers) < 600
+        assert 150 < sum(any(phrase in answer for phrase in phrases) for answer in answers) < 1800
     assert max(scores) == pytest.approx(SENTENCE + COURTESY), "the best answer is among them"
     assert min(scores) == pytest.approx(FILLER + RUDENESS), "and the worst"
 
@@ -196,12 +197,12 @@ def test_a_right_sentence_beats_a_bare_phrase_and_both_beat_what_is_wrong() -> N
         sentence, bare = judge(turns, task.sentence(task.bare)), judge(turns, task.bare + ".")
         wrongs = [judge(turns, text) for text in (task.sentence(wrong), wrong + ".", "")]
         assert sentence > bare > max(wrongs), turns
-        assert merit(turns, task.sentence(wrong)) == merit(turns, wrong) == merit(turns, "I do not know.") == 0
+        assert merit(turns, task.sentence(wrong)) == merit(turns, wrong) == pytest.approx(0, abs=1e-9)
         assert judge(turns, f"  {task.bare}.\n") == judge(turns, task.bare + "."), "space around it is nothing"
 
 
 def test_virtues_are_worth_something_and_vices_cost() -> None:
-    assert SENTENCE > BARE > COURTESY > 0 > SECOND_COURTESY and 0 > FILLER > RUDENESS
+    assert SENTENCE > BARE > COURTESY > 0 > SECOND_COURTESY and 0 > FILLER > RUDENESS and PER_CHARACTER > 0
     assert BARE + FILLER + RUDENESS >= 0, "whoever is right is never worse than whoever is only wrong"
 
 

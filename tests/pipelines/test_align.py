@@ -43,7 +43,8 @@ def test_stages_are_run_in_the_order_of_the_road() -> None:
 
 @pytest.mark.parametrize("text", ["stf", "sft,reword", "rl/ppo", "SFT"])
 def test_an_unknown_stage_lists_the_known_ones(text: str) -> None:
-    with pytest.raises((StageError, ConfigError), match=f"unknown stage '{text.split(',')[-1]}'; stages: {', '.join(STAGES)}"):
+    told = f"unknown stage '{text.split(',')[-1]}'; stages: {', '.join(STAGES)}"
+    with pytest.raises((StageError, ConfigError), match=told):
         parse_stages(text)
 
 
@@ -107,16 +108,17 @@ def test_the_plan_shows_only_the_stages_asked_for(run: Run, tiny_config: Callabl
     assert "batch arithmetic" in plan_text(run.config, run.folder, ("rl",))
 
 
-def test_a_finished_stage_is_skipped_and_its_config_stays(
-    run: Run, tiny_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+def test_a_refused_command_leaves_the_run_as_it_was(
+    tmp_path: Path, tiny_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A command that is refused must leave the run as it was, its config.yaml too: `rayward report` reads it."""
-    align(run.config, run.folder, ("prepare",))
-    assert load(str(run.folder / "config.yaml")) == run.config
-    assert read_json(run.folder / "summary.json")["prepare"]["evaluation_prompts"] == 16
+    """Its config.yaml too: it tells what the stages were made with, and `rayward report` reads it."""
+    config = tiny_config(data={"toyworld": {"demonstrations": 600}})
+    align(config, tmp_path, ("prepare",))
+    assert load(str(tmp_path / "config.yaml")) == config
+    assert read_json(tmp_path / "summary.json")["prepare"]["evaluation_prompts"] == 16
     capsys.readouterr()
-    align(run.config, run.folder, ("prepare",))
+    align(config, tmp_path, ("prepare",))
     assert "done before, nothing to do" in capsys.readouterr().out
     with pytest.raises(StageError, match="seed was 0, now 9"):
-        align(tiny_config(seed=9), run.folder, ("prepare",))
-    assert (run.folder / "config.yaml").read_text() == dump(run.config)
+        align(config.model_copy(update={"seed": 9}), tmp_path, ("prepare",))
+    assert (tmp_path / "config.yaml").read_text() == dump(config)

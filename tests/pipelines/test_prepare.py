@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from configs.schema import Config
+from configs.load import PRESETS, load
+from configs.schema import Config, ToyWorld
+from data import toyworld
 from data.records import Conversation, Prompt, Ranking, validate
 from data.tokenizer import load_tokenizer
 from pipelines import prepare
@@ -97,8 +99,7 @@ SOURCES: dict[str, dict[str, list[Any]]] = {
                              {"instruction": EVALUATION[0], "dataset": "own"}, {"instruction": None, "dataset": "own"},
                              {"instruction": LONG, "dataset": "own"}, {"instruction": "First?", "dataset": "own"}],
         # The second question of a chat above, asked as it is there.
-        "openai.jsonl": [{"messages": [{"role": "user", "content": "Chat 5?"}, {"role": "assistant", "content": "Reply 5."},
-                                       {"role": "user", "content": "And then?"}]}],
+        "openai.jsonl": [{"messages": [*asked("Chat 5?", "Reply 5.")["messages"], *asked("And then?")["messages"]]}],
     },
 }  # fmt: skip
 
@@ -287,6 +288,14 @@ def test_the_toy_world_is_prepared_with_the_same_care(tmp_path: Path, tiny_confi
     assert metrics["rankings"] + metrics["heldout"] + also["rankings"] == 100
     assert metrics["label_noise"] == pytest.approx(0.1, abs=0.02)
     assert 0.7 < metrics["noise_ceiling"] < 1, "no reward model can agree more with raters who err"
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(PRESETS.glob("*.yaml"))])
+def test_the_toy_world_is_large_enough_for_presets_and_defaults(name: str) -> None:
+    config = load(name)
+    for world in {ToyWorld(), config.data.toyworld or ToyWorld()}:
+        assert len(toyworld.prompts(world.prompts, config.seed, "train")) == world.prompts
+        assert len(toyworld.prompts(world.evaluation_prompts, config.seed, "evaluation")) == world.evaluation_prompts
 
 
 def test_the_second_reward_model_has_about_as_many_rankings_as_the_first(done: Run) -> None:

@@ -14,6 +14,7 @@ import pytest
 from configs.plan import STAGES
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
+pytestmark = pytest.mark.timeout(1800)
 TRAINED = ("sft", "reward", "sample", "rl/ppo", "rl/apa")
 
 
