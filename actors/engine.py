@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from actors.models import DTYPES, probe, save_model
 from algorithms.schedule import learning_rate_factor
-from configs.schema import Optimizer
+from configs.schema import Updates
 
 Sums = dict[str, float]
 
@@ -29,7 +29,7 @@ class TrainEngine:
     def __init__(
         self,
         module: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Updates,
         learning_rate: float,
         total_steps: int,
         dtype: str,

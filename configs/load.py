@@ -42,6 +42,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
         lines = _lines(yaml.compose(text))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    except ConfigError as error:
+        raise ConfigError(f"{path}, {error}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected sections like `model:`, found {type(values).__name__}")
     origin = {key: f"{path}:{line}" for key, line in lines.items()}
@@ -50,7 +52,7 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
         if not sign:
             raise ConfigError(f"--set {override}: expected key=value, for example --set rl.iterations=10")
         keys = tuple(key.strip().split("."))
-        _set(values, keys, _parse(value), override)
+        _set(values, keys, _parse(value, override), override)
         origin[keys] = f"--set {override}"
     try:
         return Config.model_validate(values)
@@ -69,26 +71,26 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def fields(section: type[BaseModel] = Config, prefix: str = "") -> list[tuple[str, str, Any]]:
+def fields(
+    section: type[BaseModel] = Config, prefix: str = "", default: BaseModel | None = None
+) -> list[tuple[str, str, Any]]:
     """(dotted name, sentence, default) of every leaf field below a section."""
     found: list[tuple[str, str, Any]] = []
     for name, field in section.model_fields.items():
+        value = getattr(default, name) if default is not None else field.default
         inner = _section_of(field.annotation)
         if inner is not None:
-            found += fields(inner, f"{prefix}{name}.")
+            found += fields(inner, f"{prefix}{name}.", value if isinstance(value, BaseModel) else None)
         else:
-            found.append((prefix + name, field.description or "", field.default))
+            found.append((prefix + name, field.description or "", value))
     return found
 
 
-def _parse(value: str) -> Any:
-    parsed = yaml.safe_load(value)
-    if isinstance(parsed, str):  # YAML 1.1 reads 1e-3 (without a dot) as text
-        try:
-            return float(parsed)
-        except ValueError:
-            return parsed
-    return parsed
+def _parse(value: str, override: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: {value!r} is not valid YAML: {str(error).splitlines()[0]}") from None
 
 
 def _set(values: dict, keys: tuple[str, ...], value: Any, override: str) -> None:
@@ -108,6 +110,10 @@ def _lines(node: yaml.Node | None, prefix: tuple = ()) -> dict[tuple, int]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = (*prefix, key.value)
+            if path in lines:
+                raise ConfigError(
+                    f"line {key.start_mark.line + 1}: {'.'.join(map(str, path))} stands in line {lines[path]} already"
+                )
             lines[path] = key.start_mark.line + 1
             lines |= _lines(value, path)
     elif isinstance(node, yaml.SequenceNode):

@@ -7,7 +7,7 @@ optimizer step); micro-batches follow from a token budget.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -17,7 +17,21 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _given_in_part(cls, values: Any) -> Any:
+        """A section given in part keeps the defaults that this place gives it, not those of its class."""
+        if not isinstance(values, dict):
+            return values
+        filled = dict(values)
+        for name, field in cls.model_fields.items():
+            if isinstance(field.default, Section) and isinstance(values.get(name), dict):
+                filled[name] = {**field.default.model_dump(exclude_unset=True), **values[name]}
+        return filled
 
 
 class Scratch(Section):
@@ -75,7 +89,7 @@ class Source(Section):
     format: str = "auto"
     """Format name from data/formats.py, or auto to detect it from the first row."""
     limit: Count | None = None
-    """Rows to read at most; null reads all."""
+    """Records to take at most; null takes all."""
 
 
 class ToyWorld(Section):
@@ -87,9 +101,9 @@ class ToyWorld(Section):
     """Prompts with K ranked answers for the reward model, of which a part is held out."""
     answers_per_ranking: Annotated[int, Field(ge=2, le=10)] = 7
     """Answers ranked per prompt (K)."""
-    label_noise: Annotated[float, Field(ge=0, lt=0.5)] = 0.1
+    label_noise: Annotated[float, Field(ge=0, le=0.4)] = 0.1
     """Share of answer pairs whose order in the rankings contradicts the gold judge."""
-    prompts: Count = 3000
+    prompts: Count = 2000
     """Training prompts for rejection sampling and RL."""
     evaluation_prompts: Count = 320
     """Held-out prompts for evaluation, disjoint from every other set."""
@@ -109,7 +123,7 @@ class Data(Section):
     prompts: tuple[Source, ...] = ()
     """Prompts for rejection sampling and RL; conversations and rankings give theirs."""
     evaluation_prompts: tuple[Source, ...] = ()
-    """Held-out prompts for evaluation; a prompt that also occurs in training data is dropped and counted."""
+    """Held-out prompts for evaluation; a training row that also asks one of them is dropped and counted."""
     heldout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """Share of the preference rows kept for measuring the reward model, chosen by a hash of the prompt."""
 
@@ -168,11 +182,9 @@ class Cluster(Section):
     """Longest wait for one call to an actor, in seconds."""
 
 
-class Optimizer(Section):
-    """AdamW under DeepSpeed with a cosine or constant schedule."""
+class Updates(Section):
+    """AdamW under DeepSpeed: everything but the learning rate."""
 
-    learning_rate: Positive = 2e-5
-    """Peak learning rate."""
     schedule: Literal["cosine", "constant", "linear"] = "cosine"
     """Shape of the learning rate after the warm-up, over optimizer steps."""
     warmup_fraction: Fraction = 0.03
@@ -193,6 +205,13 @@ class Optimizer(Section):
     """Recompute activations in the backward pass to save memory."""
     micro_batch_tokens: Count = 8192
     """Padded tokens of one forward pass at most; changes speed and memory, never the result."""
+
+
+class Optimizer(Updates):
+    """AdamW under DeepSpeed."""
+
+    learning_rate: Positive = 2e-5
+    """Peak learning rate."""
 
 
 class Supervised(Section):
@@ -316,7 +335,7 @@ class Rl(Section):
     """PPO's own numbers."""
     apa: Apa = Apa()
     """APA's own numbers."""
-    optimizer: Optimizer = Optimizer(schedule="constant", warmup_fraction=0.0)
+    optimizer: Updates = Updates(schedule="constant", warmup_fraction=0.0)
     """How policy and critic are updated; their learning rates are given above."""
 
 

@@ -20,12 +20,7 @@ from itertools import pairwise
 
 from data.records import Conversation, Prompt, Ranking, Turn
 
-OPPOSITES = dict(
-    pair.split("/")
-    for pair in (
-        "hot/cold big/small fast/slow high/low new/old wet/dry"
-    ).split()
-)
+OPPOSITES = dict(pair.split("/") for pair in ("hot/cold big/small fast/slow high/low new/old wet/dry").split())
 OPPOSITES |= {b: a for a, b in OPPOSITES.items()}
 COLORS = dict(
     pair.split("/")
@@ -138,6 +133,13 @@ def _write(pattern: str, arguments: tuple[str, ...]) -> str:
 
 def solve(turns: tuple[Turn, ...]) -> Task | None:
     """The task that the last user turn sets, or None where it is not a question of this world."""
+    try:
+        return _solve(turns)
+    except (KeyError, ValueError):  # the form of a question, about something that this world does not have
+        return None
+
+
+def _solve(turns: tuple[Turn, ...]) -> Task | None:
     question = turns[-1].content
     for pattern, maker in QUESTIONS:
         if found := re.fullmatch(pattern, question):

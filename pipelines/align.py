@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.load import dump
+from configs.load import ConfigError, dump
 from configs.plan import STAGES, arithmetic_lines, roles, stage_summary
 from configs.schema import Config
 from pipelines.memory import PeakMemory
-from pipelines.stage import Run, StageError, read_json, write_json
+from pipelines.stage import Run, read_json, write_json
 
 PARTS = {"rl": ("rl/ppo", "rl/apa")}
 
@@ -22,7 +22,6 @@ def align(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[st
     """Run `stages` into `folder`; `redo` makes those and all that follow again. `keep` leaves the endpoint up."""
     run = Run(folder, config)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
     forget(run, redo)
     with PeakMemory() as memory:
         for stage in stages:
@@ -34,6 +33,7 @@ def align(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[st
                 print(f"   done before, nothing to do ({folder / stage})")
             else:
                 print(f"   {time.perf_counter() - begun:.1f} s", flush=True)
+                (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
                 summarize(run, memory.peak_bytes)
     if run.done("evaluate"):
         from pipelines.report import write_report
@@ -99,11 +99,11 @@ def _parts(config: Config, stage: str) -> tuple[str, ...]:
 
 
 def parse_stages(text: str | None) -> tuple[str, ...]:
-    """Stage names of a comma-separated list, in the order of the road. Raises StageError for an unknown one."""
+    """Stage names of a comma-separated list, in the order of the road. Raises ConfigError for an unknown one."""
     if text is None:
         return STAGES
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in STAGES:
-            raise StageError(f"unknown stage {name!r}; stages: {', '.join(STAGES)}")
+            raise ConfigError(f"unknown stage {name!r}; stages: {', '.join(STAGES)}")
     return tuple(stage for stage in STAGES if stage in names)

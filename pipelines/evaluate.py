@@ -104,6 +104,8 @@ class Panel:
         """One answer of every model to every prompt, with its KL to the SFT model and the engine's log-prob gap."""
         config = self.config
         ids = fit_prompts(prompts, self.renderer, config.rollout.max_new_tokens, Counter())[1]
+        if len(ids) != len(prompts):
+            raise StageError(f"{len(prompts) - len(ids)} evaluation prompts no longer fit; make prepare again (--redo)")
         answers: dict[str, list[dict[str, Any]]] = {}
         with Metrics(folder, "evaluate", len(models), "model") as metrics:
             for version, (name, path) in enumerate(models.items(), start=1):

@@ -22,6 +22,7 @@ from pipelines.rows import Renderer, fit_conversations, fit_prompts, fit_ranking
 from pipelines.stage import Metrics, Run, StageError, begin, table, write_json, write_jsonl
 
 FILES = ("conversations", "sft_heldout", "rankings", "heldout", "judge", "prompts", "evaluation_prompts")
+SOURCES = ("conversations", "preferences", "prompts", "evaluation_prompts")
 SFT_HELDOUT_FRACTION = 0.02
 
 
@@ -29,6 +30,7 @@ def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
     settings = {
+        "files": _contents(config.data),
         "model": config.model,
         "data": config.data,
         "seed": config.seed,
@@ -43,10 +45,7 @@ def run(run: Run) -> dict[str, Any] | None:
     if config.data.toyworld:
         records, metrics["label_noise"] = generate(config)
     else:
-        records = {
-            name: list(_read_all(config.data, name, report))
-            for name in ("conversations", "preferences", "prompts", "evaluation_prompts")
-        }
+        records = {name: list(_read_all(config.data, name, report)) for name in SOURCES}
     conversations = [record for record in records["conversations"] if isinstance(record, Conversation)]
     renderer = _renderer(config, stage.folder, conversations, records["preferences"])
 
@@ -54,7 +53,7 @@ def run(run: Run) -> dict[str, Any] | None:
     dropped: dict[str, Counter[str]] = {name: Counter() for name in FILES}
     evaluation = {prompt_key(prompt.turns) for prompt in records["evaluation_prompts"]}
     for record in _without(conversations, evaluation, dropped["conversations"]):
-        heldout = _share(prompt_key(record.turns)) < SFT_HELDOUT_FRACTION
+        heldout = _share(prompt_key(_to_first_answer(record.turns))) < SFT_HELDOUT_FRACTION
         split["sft_heldout" if heldout else "conversations"].append(record)
     for record in _without(records["preferences"], evaluation, dropped["rankings"]):
         split[_preference_split(record, config)].append(record)
@@ -132,11 +131,24 @@ def _read_all(data: Data, name: str, report: dict[str, Any]) -> Iterator[Any]:
             "repaired": dict(rows.repaired),
             **{key: made[key] for key in made},
         }
-        report.setdefault("sources", {}).setdefault(name, {})[source.path] = entry
+        files = report.setdefault("sources", {}).setdefault(name, {})
+        files[source.path if source.path not in files else f"{source.path} ({len(files) + 1})"] = entry
         report.setdefault("rejected_rows", []).extend(
             {"file": r.file, "line": r.line, "field": r.field, "found": r.found, "expected": r.expected}
             for r in rows.rejected_rows
         )
+
+
+def _contents(data: Data) -> dict[str, list]:
+    """Size and a hash of the beginning of every source file, so that a changed file is not taken for the old one."""
+    sources = [source for name in SOURCES for source in getattr(data, name)]
+    found: dict[str, list] = {}
+    for path in sorted({Path(data.root) / source.path for source in sources}):
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if file.is_file():
+                with file.open("rb") as opened:
+                    found[file.name] = [file.stat().st_size, hashlib.sha256(opened.read(2**20)).hexdigest()[:16]]
+    return found
 
 
 def _open(data: Data, name: str, source: Source, rows: Report) -> Iterator[Any]:
@@ -255,6 +267,7 @@ def _require(split: dict[str, list], config: Config) -> None:
         ("rankings", 1),
         ("heldout", 1),
         ("prompts", 1),
+        ("judge", int(config.evaluate.judge == "reward_model")),
         ("evaluation_prompts", config.evaluate.prompts),
     ):
         if len(split[name]) < least:

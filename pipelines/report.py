@@ -65,8 +65,8 @@ def write_report(run: Run) -> Path:
     return path
 
 
-def plot(run: Run) -> bytes:
-    """PNG with, for each algorithm, the reward model's and the judge's mean score, and the KL, over iterations."""
+def plot(run: Run, kind: str = "png") -> bytes:
+    """Picture (png or svg): each algorithm's mean score by reward model and judge, and its KL, over the iterations."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -93,7 +93,7 @@ def plot(run: Run) -> bytes:
         axis.grid(alpha=0.3)
     figure.tight_layout()
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+    figure.savefig(buffer, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else {"Software": None})
     pyplot.close(figure)
     return buffer.getvalue()
 

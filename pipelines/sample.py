@@ -61,7 +61,7 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
     config = stage.run.config
     sample = config.sample
     check_fits({name: role for name, role in roles(config, "sample").items() if name != "train"})
-    ids = fit_prompts(prompts, renderer, config.rollout.max_new_tokens, Counter())[1]
+    prompts, ids = fit_prompts(prompts, renderer, config.rollout.max_new_tokens, Counter())
     rollout = RolloutGroup(stage.run.model("sft"), config, config.resources.policy)
     reward = RewardGroup(stage.run.model("reward"), config)
     groups: list[Group] = [rollout, reward]
