@@ -21,18 +21,36 @@ OPTIMIZER = {"micro_batch_tokens": 256, "learning_rate": 1e-3}
 SMALL: dict[str, Any] = {
     "name": "tiny",
     "model": {"scratch": SHAPE, "template": TEMPLATE, "context_tokens": 448, "dtype": "float32"},
-    "data": {"toyworld": {"demonstrations": 48, "rankings": 24, "answers_per_ranking": 3, "prompts": 24,
-                          "evaluation_prompts": 16}},
+    "data": {
+        "toyworld": {
+            "demonstrations": 48,
+            "rankings": 24,
+            "answers_per_ranking": 3,
+            "prompts": 24,
+            "evaluation_prompts": 16,
+        }
+    },
     "cluster": {"object_store_gib": 0.25, "start_timeout_s": 240, "call_timeout_s": 120},
     "resources": {role: {"cpus": 0.1} for role in ("train", "policy", "critic", "reference", "reward", "rollout")},
     "sft": {"epochs": 1, "samples_per_step": 16, "optimizer": OPTIMIZER},
     "reward": {"rankings_per_step": 8, "optimizer": OPTIMIZER},
     "rollout": {"max_new_tokens": 24, "max_sequences": 64},
-    "sample": {"prompts": 8, "samples_per_prompt": 2,
-               "training": {"epochs": 1, "samples_per_step": 8, "optimizer": OPTIMIZER}},
-    "rl": {"iterations": 2, "prompts_per_iteration": 8, "samples_per_prompt": 2, "samples_per_step": 8, "epochs": 1,
-           "critic_learning_rate": 1e-3, "ppo": {"learning_rate": 1e-3}, "apa": {"learning_rate": 1e-3},
-           "optimizer": {"micro_batch_tokens": 256, "schedule": "constant", "warmup_fraction": 0.0}},
+    "sample": {
+        "prompts": 8,
+        "samples_per_prompt": 2,
+        "training": {"epochs": 1, "samples_per_step": 8, "optimizer": OPTIMIZER},
+    },
+    "rl": {
+        "iterations": 2,
+        "prompts_per_iteration": 8,
+        "samples_per_prompt": 2,
+        "samples_per_step": 8,
+        "epochs": 1,
+        "critic_learning_rate": 1e-3,
+        "ppo": {"learning_rate": 1e-3},
+        "apa": {"learning_rate": 1e-3},
+        "optimizer": {"micro_batch_tokens": 256, "schedule": "constant", "warmup_fraction": 0.0},
+    },
     "evaluate": {"judge": "gold", "prompts": 16, "bootstrap_samples": 200},
     "publish": {"port": 0},
 }

@@ -1,14 +1,19 @@
-"""Rollouts of made-up tokens, and one compute thread: with more, tensors of a few elements wait for the busiest core."""
+"""Rollouts of made-up tokens, and the actors that several files share: each takes seconds to start.
+
+One compute thread everywhere: with more, tensors of a few elements wait for the busiest core.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
 import torch
 
+from actors.group import RolloutGroup, TrainingGroup, critic_group, policy_group
 from actors.models import load_policy
+from configs.schema import Config
 from data.ragged import Ragged
 from data.rollouts import Rollouts
 
@@ -30,15 +35,26 @@ def made_rollouts(tiny_models) -> Callable[..., Rollouts]:
         vocab_size = len(tiny_models.tokenizer)
         prompt_lengths, response_lengths = rng.integers(1, 30, rows), rng.integers(1, 16, rows)
         prompts, responses = (
-            Ragged.of([rng.integers(3, vocab_size, n) for n in lengths]) for lengths in (prompt_lengths, response_lengths))
+            Ragged.of([rng.integers(3, vocab_size, n) for n in lengths])
+            for lengths in (prompt_lengths, response_lengths)
+        )
         tokens = len(responses.values)
         near = plain_logprobs(load_policy(tiny_models.policy, "float32").lm, prompts, responses)
         noise = lambda width: (width * rng.standard_normal(tokens)).astype(np.float32)  # noqa: E731
         return Rollouts(
-            prompts=prompts, responses=responses, prompt_index=np.arange(rows), finished=rng.random(rows) < 0.5,
-            rollout_logprobs=near + noise(0.1), weight_version=0, scores=rng.standard_normal(rows).astype(np.float32),
-            policy_logprobs=near, reference_logprobs=near + noise(0.1), values=noise(1.0), advantages=noise(1.0),
-            returns=noise(1.0))
+            prompts=prompts,
+            responses=responses,
+            prompt_index=np.arange(rows),
+            finished=rng.random(rows) < 0.5,
+            rollout_logprobs=near + noise(0.1),
+            weight_version=0,
+            scores=rng.standard_normal(rows).astype(np.float32),
+            policy_logprobs=near,
+            reference_logprobs=near + noise(0.1),
+            values=noise(1.0),
+            advantages=noise(1.0),
+            returns=noise(1.0),
+        )
 
     return make
 
@@ -59,3 +75,53 @@ def plain_logprobs(lm: torch.nn.Module, prompts: Ragged, responses: Ragged, temp
 def plain() -> Callable[..., np.ndarray]:
     """`plain(lm, prompts, responses, temperature)`: log-probs without any code of ours."""
     return plain_logprobs
+
+
+# What the rollouts of the training groups below look like.
+ROWS, SAMPLES_PER_STEP, EPOCHS, LAM = 16, 8, 2, 5.0
+
+
+class Teams:
+    """Training groups by (role, ranks, ZeRO stage, tokens of a micro-batch), started when first asked for."""
+
+    def __init__(self, make: Callable[..., TrainingGroup]):
+        self.make = make
+        self.groups: dict[tuple, TrainingGroup] = {}
+
+    def get(self, wanted: Sequence[tuple]) -> list[TrainingGroup]:
+        """These groups; those that are not there yet start at the same time."""
+        new = {key: self.make(*key) for key in wanted if key not in self.groups}
+        for group, calls in [(group, group.begin_start()) for group in new.values()]:
+            group.finish(calls, 240)
+        self.groups |= new
+        return [self.groups[key] for key in wanted]
+
+
+@pytest.fixture(scope="session")
+def teams(local_ray, tiny_models, tiny_config: Callable[..., Config]) -> Iterator[Teams]:
+    def make(role: str, workers: int, zero_stage: int, micro_batch_tokens: int) -> TrainingGroup:
+        # Adam's eps is far above the rounding noise of gradients, which it would otherwise blow up to whole steps.
+        optimizer = {"zero_stage": zero_stage, "micro_batch_tokens": micro_batch_tokens, "eps": 1e-3}
+        batch = {"prompts_per_iteration": ROWS, "samples_per_prompt": 1, "samples_per_step": SAMPLES_PER_STEP}
+        config = tiny_config(
+            rl={**batch, "epochs": EPOCHS, "optimizer": {**optimizer, "max_grad_norm": 0.5}, "apa": {"lam": LAM}},
+            resources={name: {"workers": workers, "cpus": 0.01} for name in ("policy", "critic")},
+        )
+        if role == "critic":
+            return critic_group(tiny_models.reward, config)
+        return policy_group(tiny_models.policy, config, role)
+
+    made = Teams(make)
+    yield made
+    for group in made.groups.values():
+        group.stop()
+
+
+@pytest.fixture(scope="session")
+def rollout_group(local_ray, tiny_models, tiny_config: Callable[..., Config]) -> Iterator[RolloutGroup]:
+    """Two vLLM engines with the tiny policy. Whoever sends them other weights sends the first ones again."""
+    config = tiny_config(resources={"rollout": {"workers": 2, "cpus": 0.1}})
+    group = RolloutGroup(tiny_models.policy, config, config.resources.policy)
+    group.ready()
+    yield group
+    group.stop()

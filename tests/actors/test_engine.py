@@ -23,8 +23,16 @@ TOTAL_STEPS = 4
 # Warm-up of 2 steps, then a cosine over the other 2, by hand.
 RATES = [PEAK / 2, PEAK, PEAK, PEAK / 2]
 # eps is far above the rounding noise of gradients, which Adam would otherwise blow up to whole steps; clipping bites.
-BASE = {"schedule": "cosine", "warmup_fraction": 0.5, "weight_decay": 0.1, "betas": (0.9, 0.95), "eps": 1e-4,
-        "max_grad_norm": 0.5, "zero_stage": 0, "micro_batch_tokens": 10_000}
+BASE = {
+    "schedule": "cosine",
+    "warmup_fraction": 0.5,
+    "weight_decay": 0.1,
+    "betas": (0.9, 0.95),
+    "eps": 1e-4,
+    "max_grad_norm": 0.5,
+    "zero_stage": 0,
+    "micro_batch_tokens": 10_000,
+}
 
 
 class Rank:
@@ -57,10 +65,14 @@ class Rank:
             def loss(engine, batch):
                 logprobs_N, _ = engine(*response_inputs(batch, self.place.device))
                 times = factor if poisoned_row is None or poisoned_row in batch.prompt_index else 1.0
-                return -logprobs_N.sum() * times, {"count_sum": float(len(logprobs_N)),
-                                                   "longest_max": float(batch.responses.lengths.max(initial=0))}
+                return -logprobs_N.sum() * times, {
+                    "count_sum": float(len(logprobs_N)),
+                    "longest_max": float(batch.responses.lengths.max(initial=0)),
+                }
 
-            sums = self.engine.step([step.take(rows) for rows in micro_batches], loss, int(step.responses.lengths.sum()))
+            sums = self.engine.step(
+                [step.take(rows) for rows in micro_batches], loss, int(step.responses.lengths.sum())
+            )
             history.append(sums | {"micro_batches": len(micro_batches)})
         return self.engine.state_dict(), history
 
@@ -105,8 +117,9 @@ def rollouts(made_rollouts):
 STEPS = [[0, 1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11]]
 
 
-def trained(ranks, tiny_models, rollouts, world_size=1, steps=STEPS, dtype="float32", factor=1.0, poisoned_row=None,
-            **settings):
+def trained(
+    ranks, tiny_models, rollouts, world_size=1, steps=STEPS, dtype="float32", factor=1.0, poisoned_row=None, **settings
+):
     group = ranks[world_size]
     group.call("make", tiny_models.policy, Optimizer(**{**BASE, **settings}), dtype)
     results = group.call("train", rollouts, steps, factor, poisoned_row)
@@ -118,8 +131,12 @@ def reference(folder, rollouts, steps, weight_decay=BASE["weight_decay"]):
     """The same training in ten lines of torch: unpadded rows, one backward of the global token mean, AdamW by hand."""
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     matrices, vectors = ([p for p in lm.parameters() if (p.ndim >= 2) == wanted] for wanted in (True, False))
-    adam = torch.optim.AdamW([{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0}],
-                             lr=PEAK, betas=BASE["betas"], eps=BASE["eps"])
+    adam = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0}],
+        lr=PEAK,
+        betas=BASE["betas"],
+        eps=BASE["eps"],
+    )
     losses, norms = [], []
     for rate, rows in zip(RATES, steps, strict=False):
         total, tokens = 0.0, 0
@@ -142,7 +159,9 @@ def reference(folder, rollouts, steps, weight_decay=BASE["weight_decay"]):
 def assert_equal_weights(ours, theirs, atol=1e-6):
     assert ours.keys() == theirs.keys()
     for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            ours[name], theirs[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.fixture(scope="module")
@@ -154,11 +173,13 @@ def expected(tiny_models, rollouts):
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 @pytest.mark.parametrize(("world_size", "micro_batch_tokens"), [(1, 10_000), (1, 60), (2, 10_000), (2, 60)])
-def test_steps_are_those_of_a_plain_torch_loop(ranks, tiny_models, rollouts, expected, zero_stage, world_size,
-                                               micro_batch_tokens):
+def test_steps_are_those_of_a_plain_torch_loop(
+    ranks, tiny_models, rollouts, expected, zero_stage, world_size, micro_batch_tokens
+):
     weights, losses, norms = expected
-    ours, histories = trained(ranks, tiny_models, rollouts, world_size, zero_stage=zero_stage,
-                              micro_batch_tokens=micro_batch_tokens)
+    ours, histories = trained(
+        ranks, tiny_models, rollouts, world_size, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens
+    )
     assert_equal_weights(ours, weights)
     for step in range(len(STEPS)):
         parts = [history[step] for history in histories]
@@ -207,8 +228,18 @@ def test_weight_decay_is_on_matrices_only(ranks, tiny_models, rollouts, zero_sta
 def test_a_gradient_that_is_not_finite_stops_every_rank(ranks, tiny_models, rollouts, dtype, zero_stage, factor):
     """Also where it comes from one row of one rank."""
     with pytest.raises(FloatingPointError, match=r"gradient norm is (nan|inf|-1\.0) in optimizer step 1; lower"):
-        trained(ranks, tiny_models, rollouts, 2, steps=[[0, 1, 2, 3]], dtype=dtype, factor=factor, poisoned_row=2,
-                zero_stage=zero_stage, micro_batch_tokens=60)
+        trained(
+            ranks,
+            tiny_models,
+            rollouts,
+            2,
+            steps=[[0, 1, 2, 3]],
+            dtype=dtype,
+            factor=factor,
+            poisoned_row=2,
+            zero_stage=zero_stage,
+            micro_batch_tokens=60,
+        )
 
 
 @pytest.mark.parametrize(("world_size", "zero_stage"), [(1, 1), (2, 3)])
@@ -225,8 +256,12 @@ def test_save_writes_a_folder_that_transformers_loads(ranks, tiny_models, rollou
         assert torch.equal(lm.eval()(ids_BT).logits, whole.eval()(ids_BT).logits)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     assert tokenizer.chat_template == tiny_models.tokenizer.chat_template
-    assert tokenizer.decode(tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True)[
-        "input_ids"]) == "<s>GPT4 Correct User: Hi<|end_of_turn|>GPT4 Correct Assistant:"
+    assert (
+        tokenizer.decode(
+            tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True)["input_ids"]
+        )
+        == "<s>GPT4 Correct User: Hi<|end_of_turn|>GPT4 Correct Assistant:"
+    )
     generation = GenerationConfig.from_pretrained(tmp_path / "model")
     assert generation.eos_token_id == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|end_of_turn|>")
     assert generation.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
@@ -243,7 +278,9 @@ def test_save_notices_a_folder_that_is_not_the_model(ranks, tiny_models, rollout
 
 def test_save_of_a_scalar_model(ranks, tiny_models, made_rollouts, tmp_path):
     ranks[1].call("save_scalar", tiny_models.reward, str(tmp_path / "reward"), Optimizer(**BASE))
-    ours, theirs = (load_scalar(str(folder), "float32").state_dict() for folder in (tmp_path / "reward", tiny_models.reward))
+    ours, theirs = (
+        load_scalar(str(folder), "float32").state_dict() for folder in (tmp_path / "reward", tiny_models.reward)
+    )
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 

@@ -62,8 +62,10 @@ def test_scalar_is_transformers_score_of_each_row(tiny_models, made_rollouts):
     with torch.no_grad():
         scores_N = load_scalar(tiny_models.reward, "float32")(*sequence_inputs(sequences, CPU))
         rows = [plain(torch.from_numpy(sequences[row].astype(np.int64))[None]).logits for row in range(len(sequences))]
-        ids_BT, mask_BT = torch.from_numpy(sequences.padded().astype(np.int64)), torch.from_numpy(
-            np.arange(sequences.lengths.max()) < sequences.lengths[:, None])
+        ids_BT, mask_BT = (
+            torch.from_numpy(sequences.padded().astype(np.int64)),
+            torch.from_numpy(np.arange(sequences.lengths.max()) < sequences.lengths[:, None]),
+        )
         batch = plain(ids_BT, attention_mask=mask_BT.long()).logits[:, 0]
     assert scores_N.dtype == torch.float32
     assert scores_N.std() > 0.1
@@ -93,7 +95,9 @@ def test_score_head_is_drawn_from_the_seed_where_there_is_none(tiny_models):
 def test_folders_that_are_no_reward_model_are_refused(tiny_models, tmp_path):
     with pytest.raises(ValueError, match="no score head in this folder; it holds .*LlamaForCausalLM"):
         load_scalar(tiny_models.policy, "float32")
-    two = AutoModelForSequenceClassification.from_pretrained(tiny_models.reward, num_labels=2, ignore_mismatched_sizes=True)
+    two = AutoModelForSequenceClassification.from_pretrained(
+        tiny_models.reward, num_labels=2, ignore_mismatched_sizes=True
+    )
     save_model(two, two.state_dict(), tiny_models.tokenizer, tmp_path / "two")
     with pytest.raises(ValueError, match="the score head has 2 labels, a reward model has 1"):
         load_scalar(str(tmp_path / "two"), "float32")
