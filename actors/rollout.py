@@ -28,6 +28,8 @@ class RolloutEngine:
         if not on_gpu:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.rollout.kv_cache_gib)))
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = _cores(rank, role.threads)
+            # Splitting a row's keys over threads makes the last bits of its log-probs depend on the rest of the batch.
+            os.environ["VLLM_CPU_ATTN_SPLIT_KV"] = "0"
         from vllm import LLM
         from vllm.config import WeightTransferConfig
 
@@ -101,8 +103,8 @@ class RolloutEngine:
             prompts=prompts,
             responses=Ragged.of([output.token_ids for output in outputs]),
             prompt_index=prompt_index,
-            finished=np.array([output.finish_reason == "stop" for output in outputs]),
-            rollout_logprobs=np.concatenate(logprobs),
+            finished=np.array([output.finish_reason == "stop" for output in outputs], dtype=bool),
+            rollout_logprobs=np.concatenate([np.zeros(0, np.float32), *logprobs]),  # an engine may get no row
             weight_version=self.version,
         )
 

@@ -119,8 +119,11 @@ def teams(local_ray, tiny_models, tiny_config: Callable[..., Config]) -> Iterato
 
 @pytest.fixture(scope="session")
 def rollout_group(local_ray, tiny_models, tiny_config: Callable[..., Config]) -> Iterator[RolloutGroup]:
-    """Two vLLM engines with the tiny policy. Whoever sends them other weights sends the first ones again."""
-    config = tiny_config(resources={"rollout": {"workers": 2, "cpus": 0.1}})
+    """Two vLLM engines with the tiny policy. Whoever sends them other weights sends the first ones again.
+
+    Two threads each: with one, sums whose order depends on the batch would go unnoticed.
+    """
+    config = tiny_config(resources={"rollout": {"workers": 2, "cpus": 0.1, "threads": 2}})
     group = RolloutGroup(tiny_models.policy, config, config.resources.policy)
     group.ready()
     yield group
