@@ -52,6 +52,11 @@ class TrainEngine:
         adam = torch.optim.AdamW(
             [g for g in groups if g["params"]], lr=learning_rate, betas=optimizer.betas, eps=optimizer.eps
         )
+        # DeepSpeed clips in every mode but one, in which it also keeps the norm to itself: no ZeRO, no bf16.
+        self.clips_itself = optimizer.zero_stage == 0 and dtype == "float32"
+        self.grad_norm = 0.0
+        if self.clips_itself:
+            adam.register_step_pre_hook(self._clip)
         self.engine, self.adam, _, _ = deepspeed.initialize(
             model=module.to(device), optimizer=adam, config=self._deepspeed_config(dtype)
         )
@@ -67,7 +72,7 @@ class TrainEngine:
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "managed_gradient_accumulation": False,
-            "gradient_clipping": self.settings.max_grad_norm,
+            "gradient_clipping": 0.0 if self.clips_itself else self.settings.max_grad_norm,
             "zero_optimization": zero,
             "bf16": {"enabled": DTYPES[dtype] == torch.bfloat16},
             "zero_force_ds_cpu_optimizer": False,
@@ -101,13 +106,17 @@ class TrainEngine:
                 )
         self.engine.step()
         self.steps_done += 1
-        norm = float(self.engine.get_global_grad_norm() or 0.0)
-        if not norm < float("inf"):
+        norm = self.grad_norm if self.clips_itself else float(self.engine.get_global_grad_norm())
+        if not 0 <= norm < float("inf"):
             raise FloatingPointError(
                 f"gradient norm is {norm} in optimizer step {self.steps_done}; "
                 "lower the learning rate or look at the batch"
             )
         return totals | {"grad_norm": norm, "learning_rate": rate}
+
+    def _clip(self, *_: Any) -> None:
+        """Between the reduction over ranks and the update."""
+        self.grad_norm = float(nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.settings.max_grad_norm))
 
     @torch.no_grad()
     def infer(self, forward: Callable[[nn.Module], Any]) -> Any:

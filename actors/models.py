@@ -14,7 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    PretrainedConfig,
+)
 
 from algorithms.sequence import token_logprobs_from_hidden
 from configs.schema import Scratch
@@ -82,8 +88,8 @@ def response_tokens(prompt_lengths_B: np.ndarray, response_lengths_B: np.ndarray
 
 def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolicy:
     """Causal language model of a Hugging Face folder, dropout off."""
-    lm = AutoModelForCausalLM.from_pretrained(folder, dtype=DTYPES[dtype])
-    return TokenPolicy(_without_dropout(lm), temperature)
+    lm = AutoModelForCausalLM.from_pretrained(folder, config=_without_dropout(folder), dtype=DTYPES[dtype])
+    return TokenPolicy(lm, temperature)
 
 
 def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar:
@@ -91,21 +97,20 @@ def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar
 
     Raises ValueError for a folder with a head of more than one label, or with no head and no seed.
     """
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder)
+    config = _without_dropout(folder)
     trained = any("SequenceClassification" in name for name in config.architectures or [])
     if trained and config.num_labels != 1:
         raise ValueError(f"{folder}: the score head has {config.num_labels} labels, a reward model has 1")
     if not trained and seed is None:
         raise ValueError(f"{folder}: no score head in this folder; it holds {config.architectures}")
-    classifier = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype=DTYPES[dtype])
+    config.num_labels = 1
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=DTYPES[dtype])
     if not trained:
         weight = classifier.score.weight
         generator = torch.Generator().manual_seed(int(seed or 0))
         drawn = torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5
         weight.data.copy_(drawn)
-    return TokenScalar(_without_dropout(classifier))
+    return TokenScalar(classifier)
 
 
 def build_from_scratch(shape: Scratch, tokenizer: Any, context_tokens: int, seed: int) -> nn.Module:
@@ -143,11 +148,13 @@ def probe(module: TokenPolicy | TokenScalar, vocab_size: int) -> Tensor:
     return (out[0] if isinstance(out, tuple) else out).float().cpu()
 
 
-def _without_dropout(model: nn.Module) -> nn.Module:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-    for name in ("attention_dropout", "hidden_dropout", "embd_pdrop", "attn_pdrop", "resid_pdrop"):
-        if name in model.config.to_dict():
-            setattr(model.config, name, 0.0)
-    return model
+def _without_dropout(folder: str) -> PretrainedConfig:
+    """The folder's config with every dropout rate 0: old and new log-probs must come from the same network.
+
+    Models read the rates when they are built, so they are set before.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    for name, value in config.to_dict().items():
+        if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)
+    return config
