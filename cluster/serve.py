@@ -46,10 +46,12 @@ def llm_config(folder: str, config: Config) -> LLMConfig:
 
 def start(folder: str, config: Config, port: int) -> str:
     """Start the endpoint on this host and wait until every replica is up; its base URL (…/v1)."""
+    logging.disable(logging.INFO)  # its greeting comes before the level that it is given
     serve.start(
         http_options={"host": "0.0.0.0", "port": port},
         logging_config={"log_level": "ERROR", "enable_access_log": False},
     )
+    logging.disable(logging.NOTSET)
     for name in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
         logging.getLogger(name).setLevel(logging.ERROR)
     app = build_openai_app(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,34 +35,41 @@ from pipelines.stage import Metrics, Run, Stage, begin, table, write_jsonl
 def run(run: Run) -> dict[str, Any] | None:
     """Do what is missing of the stage; None if nothing was. Each algorithm is finished on its own (rl/ppo, rl/apa)."""
     config = run.config
+    missing = {name: stage for name in config.rl.algorithms if (stage := _begin(run, name)) is not None}
+    if not missing:
+        return None
+    print("\n".join(arithmetic_lines(config)))
+    connect(config.cluster)
     results: dict[str, Any] = {}
-    for algorithm in config.rl.algorithms:
-        own = getattr(config.rl, algorithm)
-        shared = config.rl.model_copy(update={"algorithms": (), "ppo": None, "apa": None}).model_dump(mode="json")
-        settings = {
-            "rl": shared,
-            algorithm: own,
-            "rollout": config.rollout,
-            "seed": config.seed,
-            "workers": [config.resources.policy.workers, config.resources.critic.workers],
-        }
-        stage = begin(run, f"rl/{algorithm}", settings, inputs=("prepare", "sft", "reward"))
-        if stage is None:
-            continue
-        if not results:
-            print("\n".join(arithmetic_lines(config)))
-        connect(config.cluster)
-        results[algorithm] = stage.finish(_train(stage, algorithm))
-    return results or None
+    with Team(run) as team:
+        for algorithm, stage in missing.items():
+            stage.begun = time.perf_counter()
+            with team.learning(algorithm):
+                metrics = _train(stage, algorithm, team)
+            results[algorithm] = stage.finish(metrics)
+    return results
 
 
-def _train(stage: Stage, algorithm: str) -> dict[str, Any]:
+def _begin(run: Run, algorithm: str) -> Stage | None:
+    config = run.config
+    shared = config.rl.model_copy(update={"algorithms": (), "ppo": None, "apa": None}).model_dump(mode="json")
+    settings = {
+        "rl": shared,
+        algorithm: getattr(config.rl, algorithm),
+        "rollout": config.rollout,
+        "seed": config.seed,
+        "workers": [config.resources.policy.workers, config.resources.critic.workers],
+    }
+    return begin(run, f"rl/{algorithm}", settings, inputs=("prepare", "sft", "reward"))
+
+
+def _train(stage: Stage, algorithm: str, team: Team) -> dict[str, Any]:
     config = stage.run.config
     transcripts = stage.folder / "transcripts"
     transcripts.mkdir()
-    with Team(stage.run, algorithm) as team, Metrics(stage.folder, algorithm, config.rl.iterations, "iter") as metrics:
-        stream = PromptStream(stage.run, team.renderer)
-        history: list[dict[str, Any]] = []
+    stream = PromptStream(stage.run, team.renderer)
+    history: list[dict[str, Any]] = []
+    with Metrics(stage.folder, algorithm, config.rl.iterations, "iter") as metrics:
         for iteration in range(config.rl.iterations):
             clock = Clock()
             prompts, prompt_ids = stream.take(iteration)
@@ -74,7 +82,7 @@ def _train(stage: Stage, algorithm: str) -> dict[str, Any]:
             history.append({**measures, "entropy": entropy, "time": clock.seconds})
             metrics.log(iteration, history[-1], ("score", "kl", "length"))
             write_jsonl(transcripts / f"{iteration:05d}.jsonl", team.transcripts(rollouts, prompts))
-        team.policy.call("save", str((stage.folder / "model").resolve()))
+    team.policy.call("save", str((stage.folder / "model").resolve()))
     return _summary(algorithm, history)
 
 
@@ -96,38 +104,48 @@ class PromptStream:
 
 
 class Team:
-    """The actors of one RL run."""
+    """The actors of the stage. Engines, reference and reward model serve every algorithm; each has its own learners."""
 
-    def __init__(self, run: Run, algorithm: str):
-        self.config, self.algorithm = run.config, algorithm
+    policy: TrainingGroup
+    critic: TrainingGroup
+
+    def __init__(self, run: Run):
+        self.config, self.run = run.config, run
         self.renderer = Renderer.of(run.config.model, run.folder / "prepare" / "tokenizer")
         check_fits(roles(self.config, "rl"))
-        sft, reward = run.model("sft"), run.model("reward")
-        self.rollout = RolloutGroup(sft, self.config, self.config.resources.policy)
-        self.policy: TrainingGroup = policy_group(sft, self.config, algorithm)
-        self.critic: TrainingGroup = critic_group(reward, self.config)
-        self.reference = frozen_group("reference", sft, self.config)
-        self.reward = RewardGroup(reward, self.config)
-        self.groups: list[Group] = [self.rollout, self.policy, self.critic, self.reference, self.reward]
+        self.rollout = RolloutGroup(run.model("sft"), self.config, self.config.resources.policy)
+        self.reference = frozen_group("reference", run.model("sft"), self.config)
+        self.reward = RewardGroup(run.model("reward"), self.config)
+        self.serving: list[Group] = [self.rollout, self.reference, self.reward]
 
     def __enter__(self) -> Team:
-        try:
-            limit = self.config.cluster.start_timeout_s
-            starting = [(group, group.begin_start()) for group in (self.policy, self.critic)]
-            for group in self.groups:
-                group.ready()
-            for group, calls in starting:
-                group.finish(calls, limit)
-            self.policy.call("connect", self.rollout.actors, self.rollout.backend)
-            self.send_weights(0)
-        except BaseException:
-            self.__exit__()
-            raise
         return self
 
     def __exit__(self, *_: object) -> None:
-        for group in self.groups:
+        for group in self.serving:
             group.stop()
+
+    @contextmanager
+    def learning(self, algorithm: str) -> Iterator[None]:
+        """Policy and critic of an algorithm, from the SFT and the reward model; the engines hold the policy's weights.
+
+        The first time it waits for the other actors too, which start meanwhile.
+        """
+        self.policy = policy_group(self.run.model("sft"), self.config, algorithm)
+        self.critic = critic_group(self.run.model("reward"), self.config)
+        learners = (self.policy, self.critic)
+        try:
+            starting = [(group, group.begin_start()) for group in learners]
+            for group in self.serving:
+                group.ready()
+            for group, calls in starting:
+                group.finish(calls, self.config.cluster.start_timeout_s)
+            self.policy.call("connect", self.rollout.actors, self.rollout.backend)
+            self.send_weights(0)
+            yield
+        finally:
+            for group in learners:
+                group.stop()
 
     def generate(self, prompts: Ragged, iteration: int) -> Rollouts:
         """Answers to the prompts, sampled by the policy's current weights and by no other."""
