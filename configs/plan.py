@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
 
 from configs.schema import Config, Role
 
@@ -80,6 +83,48 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
         },
         "publish": {"serve": Role(workers=config.publish.replicas, cpus=1, gpus=resources.rollout.gpus)},
     }[stage]
+
+
+def decisive(config: Config, part: str) -> dict[str, Any]:
+    """The settings that decide the result of a stage (or of `rl/ppo` and `rl/apa`), as plain values.
+
+    What only changes speed, memory or place is left out where that is a section of its own.
+    """
+    resources = config.resources
+    algorithm = part.removeprefix("rl/")
+    found: dict[str, Any] = {
+        "prepare": {
+            "model": config.model,
+            "data": config.data,
+            "judge": config.evaluate.judge,
+            "max_new_tokens": config.rollout.max_new_tokens,
+        },
+        "sft": {"model": config.model, "sft": config.sft, "workers": resources.train.workers},
+        "reward": {"reward": config.reward, "workers": resources.train.workers},
+        "sample": {
+            "sample": config.sample,
+            "max_new_tokens": config.rollout.max_new_tokens,
+            "workers": resources.train.workers,
+        },
+        f"rl/{algorithm}": {
+            "rl": config.rl.model_dump(mode="json", exclude={"algorithms", "ppo", "apa"}),
+            algorithm: getattr(config.rl, algorithm, None),
+            "rollout": config.rollout,
+            "workers": [resources.policy.workers, resources.critic.workers],
+        },
+        "evaluate": {"evaluate": config.evaluate, "max_new_tokens": config.rollout.max_new_tokens},
+        "publish": {"publish": config.publish, "model": config.model},
+    }[part]
+    if part != "publish":
+        found["seed"] = config.seed
+    return {
+        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for name, value in found.items()
+    }
+
+
+def parts(config: Config, stage: str) -> tuple[str, ...]:
+    """What a stage is finished in: itself, or one part an algorithm."""
+    return tuple(f"rl/{name}" for name in config.rl.algorithms) if stage == "rl" else (stage,)
 
 
 def stage_summary(config: Config, stage: str) -> str:

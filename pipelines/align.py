@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError, dump
-from configs.plan import STAGES, arithmetic_lines, roles, stage_summary
+from configs.plan import STAGES, arithmetic_lines, parts, roles, stage_summary
 from configs.schema import Config
 from pipelines.memory import PeakMemory
 from pipelines.stage import Run, read_json, write_json
@@ -81,8 +81,8 @@ def plan_text(config: Config, folder: Path, stages: Sequence[str]) -> str:
         "stages",
     ]
     for stage in stages:
-        state = "done" if all(Run(folder, config).done(p) for p in _parts(config, stage)) else "to do"
-        lines.append(f"  {stage:<9} {state:<6} {stage_summary(config, stage)}")
+        states = dict.fromkeys(Run(folder, config).state(part) for part in parts(config, stage))
+        lines.append(f"  {stage:<9} {', '.join(states):<6} {stage_summary(config, stage)}")
     lines += ["", "actors (of a stage, all at once)"]
     for stage in stages:
         for name, role in roles(config, stage).items():
@@ -92,10 +92,6 @@ def plan_text(config: Config, folder: Path, stages: Sequence[str]) -> str:
     if "rl" in stages:
         lines += ["", "batch arithmetic of rl", *(f"  {line}" for line in arithmetic_lines(config))]
     return "\n".join(lines)
-
-
-def _parts(config: Config, stage: str) -> tuple[str, ...]:
-    return tuple(f"rl/{name}" for name in config.rl.algorithms) if stage == "rl" else (stage,)
 
 
 def parse_stages(text: str | None) -> tuple[str, ...]:

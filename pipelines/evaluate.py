@@ -42,8 +42,7 @@ def run(run: Run) -> dict[str, Any] | None:
             f"{run.folder} holds {', '.join(models) or 'no model'}; evaluate compares others with sft: "
             "run sft and at least one of sample and rl first"
         )
-    settings = {"evaluate": config.evaluate, "max_new_tokens": config.rollout.max_new_tokens, "seed": config.seed}
-    stage = begin(run, "evaluate", settings, ("prepare", "reward", *models.values()))
+    stage = begin(run, "evaluate", ("prepare", "reward", *models.values()))
     if stage is None:
         return None
     connect(config.cluster)

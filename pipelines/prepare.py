@@ -29,15 +29,7 @@ SFT_HELDOUT_FRACTION = 0.02
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    settings = {
-        "files": _contents(config.data),
-        "model": config.model,
-        "data": config.data,
-        "seed": config.seed,
-        "judge": config.evaluate.judge,
-        "max_new_tokens": config.rollout.max_new_tokens,
-    }
-    stage = begin(run, "prepare", settings)
+    stage = begin(run, "prepare", more={"files": _contents(config.data)})
     if stage is None:
         return None
     report: dict[str, Any] = {}

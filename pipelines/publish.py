@@ -22,7 +22,7 @@ def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
     config = run.config
     name = choose(run)
     inputs = ("prepare", "evaluate", FOLDERS[name]) if config.publish.model == "best" else ("prepare", FOLDERS[name])
-    stage = begin(run, "publish", {"publish": config.publish, "model": config.model, "chosen": name}, inputs)
+    stage = begin(run, "publish", inputs, {"chosen": name})
     if stage is None and not keep:
         return None
     connect(config.cluster)

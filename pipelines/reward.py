@@ -27,8 +27,7 @@ from pipelines.training import put, train
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    settings = {"reward": config.reward, "seed": config.seed, "workers": config.resources.train.workers}
-    stage = begin(run, "reward", settings, inputs=("prepare", "sft"))
+    stage = begin(run, "reward", inputs=("prepare", "sft"))
     if stage is None:
         return None
     connect(config.cluster)

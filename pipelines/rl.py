@@ -35,7 +35,8 @@ from pipelines.stage import Metrics, Run, Stage, begin, table, write_jsonl
 def run(run: Run) -> dict[str, Any] | None:
     """Do what is missing of the stage; None if nothing was. Each algorithm is finished on its own (rl/ppo, rl/apa)."""
     config = run.config
-    missing = {name: stage for name in config.rl.algorithms if (stage := _begin(run, name)) is not None}
+    tried = {name: begin(run, f"rl/{name}", inputs=("prepare", "sft", "reward")) for name in config.rl.algorithms}
+    missing = {name: stage for name, stage in tried.items() if stage}
     if not missing:
         return None
     print("\n".join(arithmetic_lines(config)))
@@ -48,19 +49,6 @@ def run(run: Run) -> dict[str, Any] | None:
                 metrics = _train(stage, algorithm, team)
             results[algorithm] = stage.finish(metrics)
     return results
-
-
-def _begin(run: Run, algorithm: str) -> Stage | None:
-    config = run.config
-    shared = config.rl.model_copy(update={"algorithms": (), "ppo": None, "apa": None}).model_dump(mode="json")
-    settings = {
-        "rl": shared,
-        algorithm: getattr(config.rl, algorithm),
-        "rollout": config.rollout,
-        "seed": config.seed,
-        "workers": [config.resources.policy.workers, config.resources.critic.workers],
-    }
-    return begin(run, f"rl/{algorithm}", settings, inputs=("prepare", "sft", "reward"))
 
 
 def _train(stage: Stage, algorithm: str, team: Team) -> dict[str, Any]:

@@ -28,13 +28,7 @@ PROMPTS_PER_BATCH = 64
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    settings = {
-        "sample": config.sample,
-        "max_new_tokens": config.rollout.max_new_tokens,
-        "seed": config.seed,
-        "workers": config.resources.train.workers,
-    }
-    stage = begin(run, "sample", settings, inputs=("prepare", "sft", "reward"))
+    stage = begin(run, "sample", inputs=("prepare", "sft", "reward"))
     if stage is None:
         return None
     connect(config.cluster)

@@ -19,13 +19,7 @@ from pipelines.training import put, train
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    settings = {
-        "model": config.model,
-        "sft": config.sft,
-        "seed": config.seed,
-        "workers": config.resources.train.workers,
-    }
-    stage = begin(run, "sft", settings, inputs=("prepare",))
+    stage = begin(run, "sft", inputs=("prepare",))
     if stage is None:
         return None
     connect(config.cluster)

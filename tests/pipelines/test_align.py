@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs.load import ConfigError, dump, load
-from configs.plan import STAGES
+from configs.plan import STAGES, decisive
 from configs.schema import Config
 from pipelines.align import align, forget, parse_stages, plan_text, summarize
 from pipelines.stage import Run, StageError, begin, read_json
@@ -20,7 +20,7 @@ PARTS = ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa", "evaluate", "
 
 def finish(run: Run, *names: str) -> None:
     for name in names:
-        stage = begin(run, name, {"seed": run.config.seed})
+        stage = begin(run, name)
         assert stage is not None
         stage.begun -= 10 * (1 + PARTS.index(name))  # as if it had taken so long
         stage.finish({"figure": PARTS.index(name)})
@@ -100,6 +100,28 @@ def test_the_plan_tells_what_is_done(run: Run) -> None:
     assert states() == dict.fromkeys(STAGES, False) | {"prepare": True}, "rl is done when both algorithms are"
     finish(run, "rl/apa")
     assert states() == dict.fromkeys(STAGES, False) | {"prepare": True, "rl": True}
+
+
+@pytest.mark.parametrize(
+    ("changed", "stale"),
+    [
+        ({"reward": {"epochs": 2}}, {"reward"}),
+        ({"rl": {"apa": {"lam": 3.0}}}, {"rl"}),
+        ({"seed": 9}, {"prepare", "sft", "reward", "sample", "rl", "evaluate"}),
+        ({"cluster": {"call_timeout_s": 9}, "resources": {"policy": {"threads": 2}}}, set()),
+    ],
+)
+def test_the_plan_tells_what_was_done_with_other_settings(
+    changed: dict, stale: set[str], run: Run, tiny_config: Callable[..., Config]
+) -> None:
+    finish(run, *PARTS)
+    lines = plan_text(tiny_config(**changed), run.folder, STAGES).split("actors")[0].splitlines()
+    assert {line.split()[0] for line in lines if "done with other settings" in line} == stale
+
+
+def test_every_setting_that_a_stage_depends_on_is_in_its_manifest(run: Run) -> None:
+    finish(run, *PARTS)
+    assert all(run.manifest(part)["settings"].keys() >= decisive(run.config, part).keys() for part in PARTS)
 
 
 def test_the_plan_shows_only_the_stages_asked_for(run: Run, tiny_config: Callable[..., Config]) -> None:

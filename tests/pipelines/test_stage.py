@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(run: Run, name: str = "sft", inputs: tuple[str, ...] = ()) -> Stage | None:
-    return begin(run, name, {"sft": run.config.sft, "seed": run.config.seed}, inputs)
+    return begin(run, name, inputs)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -140,7 +140,7 @@ def test_an_input_made_again_with_other_settings_makes_a_stage_stale(run: Run, t
     finished(run, "sft", inputs=("prepare",))
     assert start(run, "sft", inputs=("prepare",)) is None
     (first.folder / "manifest.json").unlink()
-    other = finished(Run(run.folder, tiny_config(sft={"epochs": 2})), "prepare")
+    other = finished(Run(run.folder, tiny_config(rollout={"max_new_tokens": 9})), "prepare")
     with pytest.raises(StageError) as caught:
         start(run, "sft", inputs=("prepare",))
     assert f"inputs.prepare was {first.fingerprint}, now {other.fingerprint}" in str(caught.value)
