@@ -92,7 +92,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     """
     resources = config.resources
     algorithm = part.removeprefix("rl/")
-    found: dict[str, Any] = {
+    table: dict[str, dict[str, Any]] = {
         "prepare": {
             "model": config.model,
             "data": config.data,
@@ -114,7 +114,8 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
         },
         "evaluate": {"evaluate": config.evaluate, "max_new_tokens": config.rollout.max_new_tokens},
         "publish": {"publish": config.publish, "model": config.model},
-    }[part]
+    }
+    found = table[part]
     if part != "publish":
         found["seed"] = config.seed
     return {
