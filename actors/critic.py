@@ -24,7 +24,7 @@ class Critic:
         role = config.resources.critic
         set_threads(role.threads)
         self.config, self.folder = config, folder
-        self.rendezvous = Rendezvous(rank, role.workers, config.cluster.start_timeout_s)
+        self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
 
     def open(self) -> tuple[str, int]:
         return self.rendezvous.open()

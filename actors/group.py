@@ -38,11 +38,12 @@ class Group:
     def finish(self, calls: Sequence[ray.ObjectRef], timeout_s: float | None = None) -> list[Any]:
         """Results of `begin`, in rank order. Raises TimeoutError that names the ranks that are late."""
         limit = timeout_s or self.config.cluster.call_timeout_s
+        setting = "start_timeout_s" if timeout_s == self.config.cluster.start_timeout_s else "call_timeout_s"
         return wait_for(
             calls,
             limit,
             lambda late: TimeoutError(
-                f"{self.name} {late} did not answer within {limit:.0f} s; if only slow, raise cluster.call_timeout_s"
+                f"{self.name} {late} did not answer within {limit:.0f} s; if only slow, raise cluster.{setting}"
             ),
         )
 
@@ -77,8 +78,8 @@ def critic_group(folder: str, config: Config) -> TrainingGroup:
     return TrainingGroup("critic", Critic, config.resources.critic, config, (folder, config))
 
 
-def frozen_group(name: str, folder: str, config: Config) -> Group:
-    return Group(name, FrozenModel, config.resources.reference, config, (folder, config))
+def frozen_group(name: str, folder: str, config: Config, temperature: float) -> Group:
+    return Group(name, FrozenModel, config.resources.reference, config, (folder, config, temperature))
 
 
 class RewardGroup(Group):

@@ -9,11 +9,17 @@ import socket
 import torch
 
 from actors.forward import Place
+from configs.schema import Config
 
 
 def device(gpus: float) -> torch.device:
     """The device of a process that was given `gpus` GPUs (Ray shows it only its own)."""
     return torch.device("cuda", 0) if gpus else torch.device("cpu")
+
+
+def workers_per_engine(config: Config) -> int:
+    """GPUs, and so processes, that a rollout engine splits the model over; 1 on the CPU."""
+    return max(1, int(config.resources.rollout.gpus))
 
 
 def set_threads(threads: int) -> None:

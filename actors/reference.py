@@ -10,7 +10,7 @@ from torch import Tensor
 
 from actors.forward import Part, Place, map_rollouts, response_inputs
 from actors.models import load_policy
-from actors.process import device, set_threads
+from actors.process import device, set_threads, workers_per_engine
 from configs.schema import Config
 from data.rollouts import Rollouts
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 class FrozenModel:
     """One process of a group that shares the rows; its members know nothing of each other."""
 
-    def __init__(self, folder: str, config: Config, rank: int):
+    def __init__(self, folder: str, config: Config, temperature: float, rank: int):
         role = config.resources.reference
         set_threads(role.threads)
-        self.config = config
+        self.config, self.temperature = config, temperature
         self.place = Place(rank, role.workers, device(role.gpus))
         self.sender: Sender | None = None
         self.load(folder)
 
     def load(self, folder: str) -> None:
         """Hold the model of another folder from now on."""
-        self.module = load_policy(folder, self.config.model.dtype, self.config.rollout.temperature)
+        self.module = load_policy(folder, self.config.model.dtype, self.temperature)
         self.module.to(self.place.device).eval()
 
     @torch.no_grad()
     def logprobs(self, rollouts: Rollouts) -> Part:
-        """Log-probs of this process's rows at the temperature of training."""
+        """Log-probs of this process's rows at the temperature that was given."""
         return map_rollouts(
             rollouts,
             self.place,
@@ -53,8 +53,9 @@ class FrozenModel:
         from actors.weights import Sender  # brings in vLLM, which drivers that import this file do not need
 
         if self.place.rank == 0:
+            alone = Place(0, 1, self.place.device)
             self.sender = Sender(
-                self, engines, backend, Place(0, 1, self.place.device), self.config.cluster.call_timeout_s
+                self, engines, backend, alone, self.config.cluster.call_timeout_s, workers_per_engine(self.config)
             )
 
     def send_weights(self, version: int) -> dict[str, Any] | None:

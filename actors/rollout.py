@@ -26,7 +26,7 @@ class RolloutEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
         if not on_gpu:
-            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(max(1, round(config.rollout.kv_cache_gib)))
+            os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.rollout.kv_cache_gib)
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = _cores(rank, role.threads)
             # Splitting a row's keys over threads makes the last bits of its log-probs depend on the rest of the batch.
             os.environ["VLLM_CPU_ATTN_SPLIT_KV"] = "0"

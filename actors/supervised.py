@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import ray
+import ray.train.torch
 import torch
 from torch import Tensor
 
 from actors.engine import Sums, TrainEngine
 from actors.forward import Part, Place, sequence_inputs, to_device
 from actors.models import load_policy, load_scalar
-from actors.process import device, set_threads
+from actors.process import set_threads
 from algorithms.preference import pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
 from algorithms.sequence import weighted_nll
 from configs.plan import optimizer_steps
@@ -74,14 +75,16 @@ def _start(job: Job) -> Place:
     context = ray.train.get_context()
     set_threads(job.role.threads)
     torch.manual_seed(job.seed)
-    return Place(context.get_world_rank(), context.get_world_size(), device(job.role.gpus))
+    # Ray Train shows a worker all GPUs that the run has on its node, and says which one is its own.
+    where = ray.train.torch.get_device() if job.role.gpus else torch.device("cpu")
+    return Place(context.get_world_rank(), context.get_world_size(), where)
 
 
 def _sum_over_ranks(sums: Sums) -> Sums:
     names = sorted(sums)
     values = torch.tensor([sums[name] for name in names], dtype=torch.float64)
-    where = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    values = values.to(where)
+    if torch.distributed.get_backend() == "nccl":
+        values = values.to(ray.train.torch.get_device())
     torch.distributed.all_reduce(values)
     return dict(zip(names, values.tolist(), strict=True))
 

@@ -261,16 +261,24 @@ class EngineClient:
 class Sender:
     """A model's way to all rollout engines; every rank of a training group has one, rank 0 talks."""
 
-    def __init__(self, engine: HasWeights, engines: list[Any], backend: str, place: Place, timeout_s: float):
+    def __init__(
+        self,
+        engine: HasWeights,
+        engines: list[Any],
+        backend: str,
+        place: Place,
+        timeout_s: float,
+        workers_per_engine: int = 1,
+    ):
         register()
         self.source = Weights(engine)
         self.place = place
-        self.client = EngineClient(engines, timeout_s)
+        self.client = EngineClient(engines, timeout_s, workers_per_engine)
         self.transfer = WeightTransferTrainerFactory.trainer_init(
-            self._init_info(backend, len(engines)), client=self.client, source=self.source
+            self._init_info(backend, len(engines) * workers_per_engine), client=self.client, source=self.source
         )
 
-    def _init_info(self, backend: str, num_engines: int) -> TrainerInitInfo:
+    def _init_info(self, backend: str, num_workers: int) -> TrainerInitInfo:
         if backend == "object_store":
             return ObjectStoreTrainerInitInfo(rank=self.place.rank)
         if backend == "ipc":
@@ -283,14 +291,14 @@ class Sender:
         return NCCLTrainerInitInfo(
             master_address=ray.util.get_node_ip_address(),
             master_port=get_open_port(),
-            world_size=1 + num_engines,
+            world_size=1 + num_workers,
             rank=self.place.rank,
         )
 
     def send(self, version: int) -> dict[str, Any] | None:
         """Transfer, check the digests, commit. Rank 0 returns the digest and the bytes sent.
 
-        Raises RuntimeError where an engine holds other bits than were sent, TimeoutError where one is late.
+        Raises RuntimeError where an engine loaded other bits than were sent, TimeoutError where one is late.
         """
         self.transfer.send_weights()
         if self.place.rank != 0:

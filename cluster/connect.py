@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -22,8 +23,12 @@ def connect(cluster: Cluster) -> None:
         return
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # What a submitted job was given as env_vars reaches the workers by itself, and Ray refuses to be told twice.
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    given = job.get("env_vars") or {}
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     environment |= {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_V2_ENABLED": "1"}
+    environment = {name: value for name, value in environment.items() if name not in given}
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     if not address:  # DeepSpeed compiles with the ninja of this environment, which may not be activated
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
 from typing import Any
 
 from ray import serve
+from ray.serve.context import _get_global_client
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from configs.schema import Config
@@ -29,7 +32,7 @@ def llm_config(folder: str, config: Config) -> LLMConfig:
     else:
         engine |= {"enforce_eager": True, "max_num_seqs": 16}
         environment |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(config.rollout.kv_cache_gib))),
+            "VLLM_CPU_KVCACHE_SPACE": str(config.rollout.kv_cache_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(role.threads),
         }
@@ -44,26 +47,56 @@ def llm_config(folder: str, config: Config) -> LLMConfig:
     )
 
 
-def start(folder: str, config: Config, port: int) -> str:
-    """Start the endpoint on this host and wait until every replica is up; its base URL (…/v1)."""
+def start(folder: str, config: Config) -> str:
+    """Start the endpoint on this host and wait until every replica is up; its base URL (…/v1).
+
+    Raises TimeoutError where that takes longer than publish.start_timeout_s. Where Serve runs on the cluster already,
+    its address and port are used, and publish.host and publish.port say nothing.
+    """
+    publish = config.publish
     logging.disable(logging.INFO)  # its greeting comes before the level that it is given
     serve.start(
-        http_options={"host": "0.0.0.0", "port": port},
+        http_options={"host": publish.host, "port": publish.port or _free_port()},
         logging_config={"log_level": "ERROR", "enable_access_log": False},
     )
     logging.disable(logging.NOTSET)
     for name in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
         logging.getLogger(name).setLevel(logging.ERROR)
+    http = _get_global_client().http_config
     app = build_openai_app(
         {
             "llm_configs": [llm_config(folder, config)],
             "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}},
         }
     )
-    serve.run(app, name=APP, route_prefix="/", blocking=False)
-    return f"http://127.0.0.1:{port}/v1"
+    starting = threading.Thread(target=_run, args=(app, failures := []), daemon=True)
+    starting.start()
+    starting.join(publish.start_timeout_s)
+    if failures:
+        raise failures[0]
+    if starting.is_alive():
+        raise TimeoutError(
+            f"the endpoint was not up within {publish.start_timeout_s:.0f} s; if the model only loads slowly, raise "
+            f"publish.start_timeout_s; Serve says: {serve.status().applications[APP].message or 'nothing'}"
+        )
+    return f"http://{'127.0.0.1' if http.host == '0.0.0.0' else http.host}:{http.port}/v1"
+
+
+def _run(app: Any, failures: list[BaseException]) -> None:
+    try:
+        serve.run(app, name=APP, route_prefix="/", blocking=False)
+    except BaseException as error:
+        failures.append(error)
 
 
 def stop() -> None:
-    """Take the endpoint down and leave other applications of the cluster alone."""
+    """Take the endpoint down and leave other applications of the cluster alone; without any, Serve goes too."""
     serve.delete(APP)
+    if not serve.status().applications:
+        serve.shutdown()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -85,42 +85,67 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
     }[stage]
 
 
+INPUTS: dict[str, tuple[str, ...]] = {
+    "prepare": (),
+    "sft": ("prepare",),
+    "reward": ("prepare", "sft"),
+    "sample": ("prepare", "sft", "reward"),
+    "rl/ppo": ("prepare", "sft", "reward"),
+    "rl/apa": ("prepare", "sft", "reward"),
+    "evaluate": ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa"),
+    "publish": ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa", "evaluate"),
+}
+"""What each part of the road may read of the others. Evaluate and publish take the models that are there."""
+
+SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload")
+"""Settings of an optimizer that change speed and memory, never the result."""
+
+
 def decisive(config: Config, part: str) -> dict[str, Any]:
     """The settings that decide the result of a stage (or of `rl/ppo` and `rl/apa`), as plain values.
 
-    What only changes speed, memory or place is left out where that is a section of its own.
+    Of what only changes speed, memory or place there is nothing in them.
     """
-    resources = config.resources
+    resources, rollout = config.resources, config.rollout
+    model = {name: getattr(config.model, name) for name in ("template", "context_tokens", "dtype")}
+    generation = {"max_new_tokens": rollout.max_new_tokens, "temperature": rollout.temperature}
+    training = {"workers": resources.train.workers}
     algorithm = part.removeprefix("rl/")
+    rl = config.rl.model_dump(mode="json", exclude={"algorithms", "ppo", "apa"})
     table: dict[str, dict[str, Any]] = {
         "prepare": {
             "model": config.model,
             "data": config.data,
             "judge": config.evaluate.judge,
-            "max_new_tokens": config.rollout.max_new_tokens,
+            "max_new_tokens": rollout.max_new_tokens,
         },
-        "sft": {"model": config.model, "sft": config.sft, "workers": resources.train.workers},
-        "reward": {"reward": config.reward, "workers": resources.train.workers},
-        "sample": {
-            "sample": config.sample,
-            "max_new_tokens": config.rollout.max_new_tokens,
-            "workers": resources.train.workers,
-        },
+        "sft": {"model": config.model, "sft": config.sft} | training,
+        "reward": {"model": model, "reward": config.reward} | training,
+        "sample": {"model": model, "sample": config.sample, "max_new_tokens": rollout.max_new_tokens} | training,
         f"rl/{algorithm}": {
-            "rl": config.rl.model_dump(mode="json", exclude={"algorithms", "ppo", "apa"}),
+            "model": model,
+            "rl": rl,
             algorithm: getattr(config.rl, algorithm, None),
-            "rollout": config.rollout,
+            "rollout": generation,
             "workers": [resources.policy.workers, resources.critic.workers],
         },
-        "evaluate": {"evaluate": config.evaluate, "max_new_tokens": config.rollout.max_new_tokens},
-        "publish": {"publish": config.publish, "model": config.model},
+        "evaluate": {"model": model, "evaluate": config.evaluate, "max_new_tokens": rollout.max_new_tokens},
+        "publish": {"model": model, "publish": config.publish},
     }
-    found = table[part]
-    if part != "publish":
-        found["seed"] = config.seed
-    return {
-        name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value for name, value in found.items()
-    }
+    found = table[part] | ({"seed": config.seed} if part != "publish" else {})
+    return {name: _without_speed(value) for name, value in found.items()}
+
+
+def _without_speed(value: Any) -> Any:
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    if not isinstance(plain, dict):
+        return plain
+    return {name: _without_speed(inner) for name, inner in plain.items() if name not in SPEED}
+
+
+def followers(part: str) -> tuple[str, ...]:
+    """A part and all that follows from it, in the order of the road."""
+    return tuple(name for name in INPUTS if name == part or part in INPUTS[name])
 
 
 def parts(config: Config, stage: str) -> tuple[str, ...]:

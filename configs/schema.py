@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Head sizes that vLLM's attention on the CPU has (vllm/v1/attention/backends/cpu_attn.py, 0.29)."""
 
 
 class Section(BaseModel):
@@ -247,7 +249,7 @@ class Rollout(Section):
     """Longest answer, in tokens."""
     temperature: Positive = 1.0
     """Sampling temperature; the trainer divides its logits by the same number."""
-    kv_cache_gib: Positive = 1.0
+    kv_cache_gib: Count = 1
     """Memory of the KV cache of an engine on the CPU, in GiB."""
     gpu_memory_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.85
     """Share of its GPU's memory that an engine takes."""
@@ -277,7 +279,7 @@ class Ppo(Section):
     """Peak learning rate of the policy."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.05
     """Weight of the KL penalty (k1) per token, in units of reward."""
-    clip: Positive = 0.2
+    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Half width of the ratio's trust interval."""
     whiten: bool = True
     """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
@@ -329,8 +331,8 @@ class Rl(Section):
     """First iterations that train the critic only."""
     importance_cap: Annotated[float, Field(ge=1)] = 2.0
     """Cap of the importance weight between trainer and rollout probabilities of a token (PPO)."""
-    max_mismatch: Positive = 0.1
-    """Largest gap tolerated between trainer and rollout log-probs of a token, in nats; beyond it the run stops."""
+    max_mismatch: Positive | None = None
+    """Mean gap between trainer and rollout log-probs that stops a run, in nats; null is 1e-4, in bfloat16 0.05."""
     ppo: Ppo = Ppo()
     """PPO's own numbers."""
     apa: Apa = Apa()
@@ -359,6 +361,8 @@ class Publish(Section):
     """Model to serve; best is the one with the highest win rate in evaluate."""
     model_id: str = "rayward"
     """Name of the model in the API."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 opens the model to the network, without a password."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """HTTP port; 0 takes a free one."""
     replicas: Count = 1
@@ -424,11 +428,45 @@ class Config(Section):
                 f"rl.critic_warmup_iterations {self.rl.critic_warmup_iterations} leaves no iteration of "
                 f"rl.iterations {self.rl.iterations} that trains the policy"
             )
-        offloads = {name: getattr(self, name) for name in ("sft", "reward", "rl")}
-        for name, section in offloads.items():
-            if section.optimizer.offload and (self.resources.train.gpus == 0 or section.optimizer.zero_stage < 2):
+        resources = self.resources
+        optimizers: list[tuple[str, Updates, str, Role]] = [
+            ("sft", self.sft.optimizer, "train", resources.train),
+            ("reward", self.reward.optimizer, "train", resources.train),
+            ("sample.training", self.sample.training.optimizer, "train", resources.train),
+            ("rl", self.rl.optimizer, "policy", resources.policy),
+            ("rl", self.rl.optimizer, "critic", resources.critic),
+        ]
+        for name, optimizer, role_name, role in optimizers:
+            if optimizer.offload and (role.gpus == 0 or optimizer.zero_stage < 2):
                 raise ValueError(
-                    f"{name}.optimizer.offload works with GPUs and zero_stage 2 or 3 only; here gpus is "
-                    f"{self.resources.train.gpus}, zero_stage {section.optimizer.zero_stage}"
+                    f"{name}.optimizer.offload works with GPUs and zero_stage 2 or 3 only; here "
+                    f"resources.{role_name}.gpus is {role.gpus:g}, zero_stage {optimizer.zero_stage}"
                 )
+        for role_name in ("train", "policy", "critic", "reference", "reward"):
+            if (gpus := getattr(resources, role_name).gpus) > 1:
+                raise ValueError(
+                    f"resources.{role_name}.gpus is {gpus:g}, but a process of this role uses one GPU at most; "
+                    f"give it more workers"
+                )
+        if resources.rollout.gpus > 1 and resources.rollout.gpus % 1:
+            raise ValueError(f"resources.rollout.gpus is {resources.rollout.gpus:g}; above 1 it must be whole")
+        for role_name in ("policy", "reference"):
+            gpus = min(getattr(resources, role_name).gpus, resources.rollout.gpus)
+            if self.rollout.weight_transfer in ("nccl", "ipc") and not gpus:
+                raise ValueError(
+                    f"rollout.weight_transfer {self.rollout.weight_transfer} needs GPUs on both sides; "
+                    f"resources.{role_name}.gpus is {getattr(resources, role_name).gpus:g}, "
+                    f"resources.rollout.gpus {resources.rollout.gpus:g}; use object_store"
+                )
+        if self.publish.model in ("ppo", "apa") and self.publish.model not in self.rl.algorithms:
+            raise ValueError(
+                f"publish.model is {self.publish.model}, which rl.algorithms ({', '.join(self.rl.algorithms)}) does "
+                "not train"
+            )
+        scratch = self.model.scratch
+        if scratch and not resources.rollout.gpus and scratch.hidden_size // scratch.heads not in CPU_HEAD_SIZES:
+            raise ValueError(
+                f"model.scratch has heads of hidden_size / heads = {scratch.hidden_size // scratch.heads}; vLLM on the "
+                f"CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}"
+            )
         return self

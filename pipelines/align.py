@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import shutil
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError, dump
-from configs.plan import STAGES, arithmetic_lines, parts, roles, stage_summary
+from configs.plan import INPUTS, STAGES, arithmetic_lines, decisive, followers, parts, roles, stage_summary
 from configs.schema import Config
 from pipelines.memory import PeakMemory
 from pipelines.stage import Run, read_json, write_json
@@ -19,10 +20,19 @@ PARTS = {"rl": ("rl/ppo", "rl/apa")}
 
 
 def align(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[str] = (), keep: bool = False) -> None:
-    """Run `stages` into `folder`; `redo` makes those and all that follow again. `keep` leaves the endpoint up."""
+    """Run `stages` into `folder`; `redo` makes those parts and all that follow again. `keep` leaves the endpoint up.
+
+    Raises ConfigError or StageError, before anything is removed or started, where that cannot be.
+    """
+    if keep and "publish" not in stages:
+        raise ConfigError("--keep leaves the endpoint of publish up, and publish is not among the stages to run")
     run = Run(folder, config)
+    check(run, stages, redo)
     folder.mkdir(parents=True, exist_ok=True)
     forget(run, redo)
+    if "rl" in stages:
+        print("\n".join(arithmetic_lines(config)))
+    made: dict[str, Any] | None = None
     with PeakMemory() as memory:
         for stage in stages:
             begun = time.perf_counter()
@@ -39,18 +49,38 @@ def align(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[st
         from pipelines.report import write_report
 
         print(f"report: {write_report(run)}")
-    print(f"summary: {folder / 'summary.json'}")
+    print(f"summary: {folder / 'summary.json'}", flush=True)
+    if keep and made is not None:
+        from pipelines.publish import serve_until_interrupted
+
+        serve_until_interrupted(made["metrics"])
+
+
+def check(run: Run, stages: Sequence[str], redo: Sequence[str]) -> None:
+    """Raise ConfigError where `redo` would remove what the command does not make, StageError where a stage that it
+    runs or reads was made with other settings: now, not after hours of other stages."""
+    wanted = [part for stage in stages for part in parts(run.config, stage)]
+    gone = {name for part in redo for name in followers(part) if (run.folder / name).exists()}
+    if left := [name for name in INPUTS if name in gone and name not in wanted]:
+        raise ConfigError(
+            f"--redo {','.join(redo)} would remove {', '.join(left)} too, which this command does not make again; "
+            f"use rayward align with --redo, or name the stages with --stages"
+        )
+    configured = {part for stage in STAGES for part in parts(run.config, stage)}
+    for part in INPUTS:
+        read = part in wanted or any(part in INPUTS[other] for other in wanted)
+        if read and part in configured and part not in gone and run.state(part) == "done with other settings":
+            raise run.conflict(part, decisive(run.config, part))
 
 
 def forget(run: Run, redo: Sequence[str]) -> None:
-    """Remove the stages in `redo` and every stage after the first of them."""
-    if not redo:
-        return
-    first = min(STAGES.index(stage) for stage in redo)
-    for stage in STAGES[first:]:
-        if (run.folder / stage).exists():
-            print(f"removing {run.folder / stage} to make it again")
-            shutil.rmtree(run.folder / stage)
+    """Remove the parts in `redo` and all that follows from them."""
+    for name in [name for name in INPUTS if any(name in followers(part) for part in redo)]:
+        if (run.folder / name).exists():
+            print(f"removing {run.folder / name} to make it again")
+            shutil.rmtree(run.folder / name)
+    if (run.folder / "rl").is_dir() and not any((run.folder / "rl").iterdir()):
+        (run.folder / "rl").rmdir()
 
 
 def summarize(run: Run, peak_bytes: int) -> None:
@@ -94,12 +124,36 @@ def plan_text(config: Config, folder: Path, stages: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def check_names(config: Config) -> None:
+    """Raise ConfigError with the nearest name for a chat template or a data format that does not exist."""
+    from data.formats import FORMATS
+    from data.templates import TEMPLATES
+
+    asked = [("model.template", config.model.template, tuple(TEMPLATES))]
+    for name in ("conversations", "preferences", "prompts", "evaluation_prompts"):
+        for number, source in enumerate(getattr(config.data, name)):
+            asked.append((f"data.{name}.{number}.format", source.format, ("auto", *FORMATS)))
+    for field, name, known in asked:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            raise ConfigError(f"{field} is {name!r}, which is unknown; {hint}")
+
+
 def parse_stages(text: str | None) -> tuple[str, ...]:
     """Stage names of a comma-separated list, in the order of the road. Raises ConfigError for an unknown one."""
-    if text is None:
-        return STAGES
+    return STAGES if text is None else _names(text, STAGES)
+
+
+def parse_redo(text: str | None) -> tuple[str, ...]:
+    """Parts to make again: stage names, `rl/ppo` or `rl/apa`; `rl` is both. Raises ConfigError for an unknown one."""
+    names = _names(text or "", (*STAGES, *PARTS["rl"]))
+    return tuple(part for name in names for part in PARTS.get(name, (name,)))
+
+
+def _names(text: str, known: Sequence[str]) -> tuple[str, ...]:
     names = [name.strip() for name in text.split(",") if name.strip()]
     for name in names:
-        if name not in STAGES:
-            raise ConfigError(f"unknown stage {name!r}; stages: {', '.join(STAGES)}")
-    return tuple(stage for stage in STAGES if stage in names)
+        if name not in known:
+            raise ConfigError(f"unknown stage {name!r}; stages: {', '.join(known)}")
+    return tuple(stage for stage in known if stage in names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in the config or the command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` and Kubernetes end a run like Ctrl-C
     if not os.environ.get("RAYWARD_WORKER_LOGS"):
         _quiet()
     from configs.load import ConfigError
@@ -91,22 +93,25 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="YAML file or preset name")
     parser.add_argument("--run", type=Path, metavar="DIR", help="run folder (default runs/NAME)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting; repeatable")
-    parser.add_argument("--redo", metavar="STAGE", help="make this stage and all after it again")
+    parser.add_argument("--redo", metavar="A,B", help="make these stages (or rl/ppo, rl/apa) and what follows again")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--keep", action="store_true", help="publish: serve until interrupted")
 
 
 def _align(options: argparse.Namespace) -> int:
-    from configs.load import load
-    from pipelines.align import align, parse_stages, plan_text
+    from configs.load import ConfigError, load
+    from pipelines.align import align, check_names, parse_redo, parse_stages, plan_text
 
     config = load(options.config, options.set)
-    folder = options.run or Path("runs") / config.name
+    check_names(config)
+    folder = (options.run or Path("runs") / config.name).resolve()  # actors have working directories of their own
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and folder.is_relative_to(Path.cwd()):
+        raise ConfigError(f"{folder} is in this job's working directory, which goes with the job; give --run DIR")
     stages = parse_stages(options.stages)
     if options.dry_run:
         print(plan_text(config, folder, stages))
         return 0
-    align(config, folder, stages, parse_stages(options.redo) if options.redo else (), options.keep)
+    align(config, folder, stages, parse_redo(options.redo), options.keep)
     return 0
 
 

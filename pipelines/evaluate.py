@@ -22,37 +22,39 @@ from cluster.connect import check_fits, connect
 from configs.plan import roles
 from data import toyworld
 from data.ragged import Ragged
-from data.records import Prompt, Turn
+from data.records import Prompt
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, fit_prompts, load_records
+from pipelines.rows import Renderer, answered, fit_prompts, load_records, some
 from pipelines.stage import Metrics, Run, StageError, begin, read_jsonl, table, write_json, write_jsonl
 
 MODELS = {"sft": "sft", "rejection": "sample", "ppo": "rl/ppo", "apa": "rl/apa"}
 TRANSCRIPTS_PER_ITERATION = 256
 
-Judge = Callable[[Sequence[Prompt], Sequence[str]], np.ndarray]
+Judge = Callable[[Sequence[Prompt], Sequence[dict[str, Any]]], np.ndarray]
 
 
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    models = {name: stage for name, stage in MODELS.items() if run.done(stage)}
+    configured = ("sft", "rejection", *config.rl.algorithms)
+    models = {name: stage for name, stage in MODELS.items() if name in configured and run.done(stage)}
     if "sft" not in models or len(models) < 2:
         raise StageError(
             f"{run.folder} holds {', '.join(models) or 'no model'}; evaluate compares others with sft: "
             "run sft and at least one of sample and rl first"
         )
-    stage = begin(run, "evaluate", ("prepare", "reward", *models.values()))
+    stage = begin(run, "evaluate", ("prepare", "reward", *models.values()), follows_inputs=True)
     if stage is None:
         return None
     connect(config.cluster)
     check_fits(roles(config, "evaluate"))
     renderer = Renderer.of(config.model, run.folder / "prepare" / "tokenizer")
-    prompts = load_records(run.folder / "prepare" / "evaluation_prompts.jsonl")[: config.evaluate.prompts]
+    known = load_records(run.folder / "prepare" / "evaluation_prompts.jsonl")
+    prompts = some(known, config.evaluate.prompts, config.seed)
     folders = {name: str(Path(run.model(models[name])).resolve()) for name in models}
     with Panel(run, folders["sft"], renderer) as panel:
         answers = panel.answer(stage.folder, folders, prompts)
-        judged = {name: panel.judge(prompts, [row["answer"] for row in rows]) for name, rows in answers.items()}
+        judged = {name: panel.judge(prompts, rows) for name, rows in answers.items()}
         curves = {name: _curve(run, name, panel.judge) for name in ("ppo", "apa") if name in models}
     for name, rows in answers.items():
         write_jsonl(
@@ -81,8 +83,8 @@ class Panel:
         config = run.config
         self.config, self.renderer = config, renderer
         self.rollout = RolloutGroup(sft, config, config.resources.reference)
-        self.reference = frozen_group("reference", sft, config)
-        self.candidate = frozen_group("candidate", sft, config)
+        self.reference = frozen_group("reference", sft, config, config.evaluate.temperature)
+        self.candidate = frozen_group("candidate", sft, config, config.evaluate.temperature)
         self.groups: list[Group] = [self.rollout, self.reference, self.candidate]
         self.scorer = None
         if config.evaluate.judge == "reward_model":
@@ -134,7 +136,6 @@ class Panel:
         own = rollouts.responses.like(merge(self.candidate.call("logprobs", batch), len(rollouts)))
         reference = rollouts.responses.like(merge(self.reference.call("logprobs", batch), len(rollouts)))
         sampled = rollouts.responses.like(rollouts.rollout_logprobs)
-        same_temperature = self.config.evaluate.temperature == self.config.rollout.temperature
         return [
             {
                 "prompt_id": prompt.id,
@@ -143,21 +144,18 @@ class Panel:
                 "tokens": int(rollouts.responses.lengths[row]),
                 "finished": bool(rollouts.finished[row]),
                 "kl": float((own[row] - reference[row]).sum()),
-                "mismatch": float(np.abs(own[row] - sampled[row]).max()) if same_temperature else None,
+                "mismatch": float(np.abs(own[row] - sampled[row]).max()),
             }
             for row, prompt in enumerate(prompts)
         ]
 
-    def judge(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
-        """One number an answer, higher is better."""
+    def judge(self, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]]) -> np.ndarray:
+        """One number for each row's answer, higher is better; an empty or cut answer is judged as it stands."""
+        pairs = list(zip(prompts, rows, strict=True))
         if self.scorer is None:
-            return np.array([toyworld.judge(p.turns, answer) for p, answer in zip(prompts, answers, strict=True)])
-        # An empty answer is judged as it stands: nothing between the prompt and the end token.
-        rows = [
-            self.renderer.conversation((*p.turns, Turn("assistant", answer or " "))).ids[: self.renderer.context_tokens]
-            for p, answer in zip(prompts, answers, strict=True)
-        ]
-        return self.scorer.score(Ragged.of(rows))
+            return np.array([toyworld.judge(prompt.turns, row["answer"]) for prompt, row in pairs])
+        ids = [answered(self.renderer, prompt, row["answer"], row["finished"]) for prompt, row in pairs]
+        return self.scorer.score(Ragged.of(ids))
 
 
 def win_rate(candidate: np.ndarray, baseline: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
@@ -173,7 +171,7 @@ def _curve(run: Run, algorithm: str, judge: Judge) -> list[dict[str, float]]:
     points = []
     for file in sorted((run.folder / "rl" / algorithm / "transcripts").glob("*.jsonl")):
         rows = list(read_jsonl(file))[:TRANSCRIPTS_PER_ITERATION]
-        judged = judge([known[row["prompt_id"]] for row in rows], [row["response"] for row in rows])
+        judged = judge([known[row["prompt_id"]] for row in rows], rows)
         points.append(
             {
                 "iteration": int(file.stem),
@@ -184,7 +182,7 @@ def _curve(run: Run, algorithm: str, judge: Judge) -> list[dict[str, float]]:
     return points
 
 
-def _about(rows: list[dict[str, Any]], judged: np.ndarray) -> dict[str, float | None]:
+def _about(rows: list[dict[str, Any]], judged: np.ndarray) -> dict[str, float]:
     return {
         "judge_mean": float(judged.mean()),
         "kl": float(np.mean([row["kl"] for row in rows])),
@@ -194,10 +192,9 @@ def _about(rows: list[dict[str, Any]], judged: np.ndarray) -> dict[str, float | 
     }
 
 
-def _mismatch(rows: list[dict[str, Any]]) -> float | None:
-    """Largest gap between engine and trainer log-probs; None where they were taken at different temperatures."""
-    gaps = [row["mismatch"] for row in rows if row["mismatch"] is not None]
-    return max(gaps) if gaps else None
+def _mismatch(rows: list[dict[str, Any]]) -> float:
+    """Largest gap between engine and trainer log-probs."""
+    return max(row["mismatch"] for row in rows)
 
 
 def _show(metrics: dict[str, Any]) -> None:

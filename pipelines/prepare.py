@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config, Data, Source
+from configs.schema import Config, Data, Model, Source
 from data import toyworld
 from data.formats import Report, read
 from data.records import Conversation, Preference, Prompt, Ranking, Turn, to_json
-from data.templates import find, jinja, text
+from data.templates import Template, find, jinja, stop_token_ids, text
 from pipelines.rows import Renderer, fit_conversations, fit_prompts, fit_rankings, prompt_key
 from pipelines.stage import Metrics, Run, StageError, begin, table, write_json, write_jsonl
 
@@ -43,12 +45,14 @@ def run(run: Run) -> dict[str, Any] | None:
 
     split: dict[str, list] = {name: [] for name in FILES}
     dropped: dict[str, Counter[str]] = {name: Counter() for name in FILES}
-    evaluation = {prompt_key(prompt.turns) for prompt in records["evaluation_prompts"]}
+    evaluation = Questions.of(records["evaluation_prompts"])
     for record in _without(conversations, evaluation, dropped["conversations"]):
         heldout = _share(prompt_key(_to_first_answer(record.turns))) < SFT_HELDOUT_FRACTION
         split["sft_heldout" if heldout else "conversations"].append(record)
     for record in _without(records["preferences"], evaluation, dropped["rankings"]):
         split[_preference_split(record, config)].append(record)
+    if conversations and not split["sft_heldout"] and len(split["conversations"]) > 1:
+        split["sft_heldout"].append(split["conversations"].pop())  # few rows: one of them is measured on
     split["prompts"] = list(_without(records["prompts"], evaluation, dropped["prompts"]))
     split["evaluation_prompts"] = records["evaluation_prompts"]
 
@@ -69,6 +73,7 @@ def run(run: Run) -> dict[str, Any] | None:
             progress.log(number, {"set": name, "rows": given, "kept": len(split[name])}, ("kept",))
 
     for name in FILES:
+        split[name] = with_ids(split[name])
         write_jsonl(stage.folder / f"{name}.jsonl", [to_json(record) for record in split[name]])
     report["kept"] = {name: len(split[name]) for name in FILES}
     report["rules"] = {name: dict(counts) for name, counts in dropped.items() if counts}
@@ -131,15 +136,29 @@ def _read_all(data: Data, name: str, report: dict[str, Any]) -> Iterator[Any]:
         )
 
 
-def _contents(data: Data) -> dict[str, list]:
-    """Size and a hash of the beginning of every source file, so that a changed file is not taken for the old one."""
-    sources = [source for name in SOURCES for source in getattr(data, name)]
-    found: dict[str, list] = {}
-    for path in sorted({Path(data.root) / source.path for source in sources}):
+def with_ids(records: Iterable[Any]) -> list[Any]:
+    """The records, each with an id of its own: rows that came without one, or with one seen before, get a number."""
+    seen: set[str] = set()
+    made = []
+    for number, record in enumerate(records):
+        label = record.id
+        if not label or label in seen:
+            label = f"{record.id or record.source or 'row'}#{number}"
+        seen.add(label)
+        made.append(replace(record, id=label))
+    return made
+
+
+def _contents(data: Data) -> dict[str, str]:
+    """A hash of every source file, so that a changed file is not taken for the old one."""
+    sources = {source.path for name in SOURCES for source in getattr(data, name)}
+    found: dict[str, str] = {}
+    for path in sorted(Path(data.root) / source for source in sources):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             if file.is_file():
                 with file.open("rb") as opened:
-                    found[file.name] = [file.stat().st_size, hashlib.sha256(opened.read(2**20)).hexdigest()[:16]]
+                    digest = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+                found[os.path.relpath(file, data.root)] = digest
     return found
 
 
@@ -168,12 +187,35 @@ def _to_first_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
     return turns[:first]
 
 
-def _without(records: Iterable[Any], evaluation: set[str], dropped: Counter[str]) -> Iterator[Any]:
-    """Records none of whose questions is an evaluation prompt."""
+@dataclass(frozen=True)
+class Questions:
+    """Evaluation prompts: whole ones by their key, and those of a single turn by what the user says in it."""
+
+    keys: frozenset[str]
+    single: frozenset[str]
+
+    @classmethod
+    def of(cls, prompts: Iterable[Prompt]) -> Questions:
+        asked = [tuple(turn for turn in prompt.turns if turn.role != "system") for prompt in prompts]
+        return cls(
+            frozenset(prompt_key(turns) for turns in asked),
+            frozenset(turns[0].content.strip() for turns in asked if len(turns) == 1),
+        )
+
+    def asked_in(self, turns: Sequence[Turn]) -> bool:
+        """Whether a conversation asks one of them, at its start or in a later turn, under any system message."""
+        said = [turn for turn in turns if turn.role != "system"]
+        return any(
+            turn.content.strip() in self.single or prompt_key(said[: index + 1]) in self.keys
+            for index, turn in enumerate(said)
+            if turn.role == "user"
+        )
+
+
+def _without(records: Iterable[Any], evaluation: Questions, dropped: Counter[str]) -> Iterator[Any]:
+    """Records that ask no evaluation prompt."""
     for record in records:
-        turns = record.turns
-        ends = [index + 1 for index, turn in enumerate(turns) if turn.role == "user"]
-        if any(prompt_key(turns[:end]) in evaluation for end in ends):
+        if evaluation.asked_in(record.turns):
             dropped["also an evaluation prompt"] += 1
         else:
             yield record
@@ -209,10 +251,27 @@ def _renderer(config: Config, folder: Path, conversations: list[Conversation], r
     else:
         assert config.model.path is not None
         tokenizer = load_tokenizer(config.model.path)
+        _require_end_token(config.model, template, tokenizer)
         tokenizer.eos_token = template.end_token
     tokenizer.chat_template = jinja(template)
     tokenizer.save_pretrained(folder / "tokenizer")
     return Renderer.of(config.model, folder / "tokenizer")
+
+
+def _require_end_token(model: Model, template: Template, tokenizer: Any) -> None:
+    """Raise StageError where the model of a folder has no embedding for a token that the template needs."""
+    from transformers import AutoConfig
+
+    try:
+        (end,) = stop_token_ids(template, tokenizer)
+    except ValueError as error:
+        raise StageError(f"model.path {model.path}, model.template {model.template}: {error}") from error
+    rows = AutoConfig.from_pretrained(model.path).get_text_config().vocab_size
+    if end >= rows:
+        raise StageError(
+            f"model.path {model.path}: {template.end_token!r}, which ends an answer of {model.template}, is token "
+            f"{end}, but the model has {rows} embeddings; add a row for it, or choose another model.template"
+        )
 
 
 def _base_model(config: Config, renderer: Renderer, folder: Path) -> None:
@@ -264,7 +323,9 @@ def _require(split: dict[str, list], config: Config) -> None:
     ):
         if len(split[name]) < least:
             raise StageError(
-                f"{name}: {len(split[name])} rows are left, at least {least} are needed; "
+                f"{name.replace('_', ' ')}: {len(split[name])} rows are left, at least {least} "
+                f"{'are needed' if least > 1 else 'is needed'}"
+                f"{' (evaluate.prompts)' if name == 'evaluation_prompts' else ''}; "
                 "report.json in the stage's folder says what became of the others"
             )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from typing import Any
 
@@ -17,44 +16,58 @@ FOLDERS = {"sft": "sft", "rejection": "sample", "ppo": "rl/ppo", "apa": "rl/apa"
 def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
     """Do the stage; None if it was done before and the endpoint need not stay.
 
-    With `keep` the endpoint serves until the process is interrupted.
+    With `keep` the endpoint is left up: `serve_until_interrupted` waits and takes it down.
     """
     config = run.config
     name = choose(run)
     inputs = ("prepare", "evaluate", FOLDERS[name]) if config.publish.model == "best" else ("prepare", FOLDERS[name])
-    stage = begin(run, "publish", inputs, {"chosen": name})
+    stage = begin(run, "publish", inputs, {"chosen": name}, follows_inputs=True)
     if stage is None and not keep:
         return None
     connect(config.cluster)
-    check_fits({name: role for name, role in roles(config, "publish").items() if role.gpus})
+    check_fits(roles(config, "publish"))
     from cluster import serve
 
-    port = config.publish.port or _free_port()
     begun = time.perf_counter()
     folder = stage.folder if stage else run.folder / "publish" / "again"
     try:
         with Metrics(folder, "publish", 2, "step") as progress:
-            url = serve.start(run.model(FOLDERS[name]), config, port)
+            url = serve.start(run.model(FOLDERS[name]), config)
             metrics: dict[str, Any] = {"model": name, "url": url}
             metrics["start_seconds"] = round(time.perf_counter() - begun, 1)
             progress.log(0, {"up": 1, "time": {"start_s": metrics["start_seconds"]}}, ("up",))
             metrics |= ask(url, config.publish.model_id, question(run), config.publish.start_timeout_s)
             progress.log(1, {"answered": 1, "completion_tokens": metrics["completion_tokens"]}, ("answered",))
-        table("publish", metrics)
-        if keep:
-            print(f"serving {name} at {url}; talk to it with: rayward chat {url}\nCtrl-C stops it", flush=True)
-            _wait_for_interrupt()
+    except BaseException:
+        serve.stop()
+        raise
+    table("publish", metrics)
+    if not keep:
+        serve.stop()
+    return stage.finish(metrics) if stage else {"metrics": metrics}
+
+
+def serve_until_interrupted(metrics: dict[str, Any]) -> None:
+    """Wait for Ctrl-C (or SIGTERM), then take the endpoint down."""
+    from cluster import serve
+
+    url = metrics["url"]
+    try:
+        print(f"serving {metrics['model']} at {url}; talk to it with: rayward chat {url}\nCtrl-C stops it", flush=True)
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("stopping")
     finally:
         serve.stop()
-    return stage.finish(metrics) if stage else None
 
 
 def choose(run: Run) -> str:
-    """The model to serve: the configured one, or the one with the highest win rate against SFT."""
+    """The model to serve: the configured one, or the one with the highest win rate (SFT counts as a half)."""
     if run.config.publish.model != "best":
         return run.config.publish.model
-    rates = run.manifest("evaluate")["metrics"]["win_rate"]
-    return max(rates, key=lambda name: rates[name]["mean"], default="sft")
+    rates = {name: rate["mean"] for name, rate in run.manifest("evaluate")["metrics"]["win_rate"].items()}
+    return max(rates | {"sft": 0.5}, key=lambda name: rates.get(name, 0.5))
 
 
 def question(run: Run) -> list[dict[str, str]]:
@@ -91,17 +104,3 @@ def ask(url: str, model_id: str, messages: list[dict[str, str]], timeout_s: floa
         "finish_reason": answer.choices[0].finish_reason,
         "completion_tokens": answer.usage.completion_tokens,
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _wait_for_interrupt() -> None:
-    try:
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
-        print("stopping")

@@ -91,6 +91,7 @@ def plot(run: Run, kind: str = "png") -> bytes:
         axes[0][-1].legend()
     for axis in axes[0]:
         axis.grid(alpha=0.3)
+        axis.xaxis.get_major_locator().set_params(integer=True)
     figure.tight_layout()
     buffer = io.BytesIO()
     figure.savefig(buffer, format=kind, dpi=130, metadata={"Date": None} if kind == "svg" else {"Software": None})

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import Model
+from data.packing import epoch_order
 from data.ragged import Ragged
 from data.records import Conversation, Prompt, Ranking, Turn, from_json
 from data.templates import Encoded, Template, encode, find, truncate
@@ -123,6 +124,20 @@ def prompt_key(turns: Sequence[Turn]) -> str:
 def sft_rows(encoded: Sequence[Encoded]) -> tuple[Ragged, Ragged]:
     """(ids, loss weights) of encoded conversations."""
     return Ragged.of([row.ids for row in encoded]), Ragged.of([row.weights for row in encoded], np.float32)
+
+
+def some(records: Sequence[Any], count: int, seed: int) -> list[Any]:
+    """At most `count` of the records, drawn by the seed, in their order: files are often sorted by kind."""
+    return [records[row] for row in sorted(epoch_order(len(records), seed, 0)[:count])]
+
+
+def answered(renderer: Renderer, prompt: Prompt, answer: str, finished: bool) -> list[int]:
+    """Ids of a prompt with an answer of a model, which may be empty or cut, as a reward model reads it."""
+    turns = (*prompt.turns, Turn("assistant", answer))
+    ids = renderer.conversation(turns).ids if answer.strip() else renderer.prompt(prompt.turns)
+    if not answer.strip():
+        return ids + renderer.stop_token_ids if finished else ids
+    return (ids if finished else ids[: -len(renderer.stop_token_ids)])[: renderer.context_tokens]
 
 
 def load_records(path: Path) -> list[Any]:

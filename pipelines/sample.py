@@ -1,6 +1,6 @@
 """Stage 4: rejection sampling. Draw n answers a prompt, score them, keep the best, fine-tune the SFT model on those.
 
-The samples come from the SFT model and so does the start of the fine-tuning (Llama 2, facts in docs/recipes.md):
+The samples come from the SFT model and so does the start of the fine-tuning (as in Llama 2, arXiv:2307.09288):
 whoever answered is taught by their own best answers.
 """
 
@@ -18,7 +18,7 @@ from cluster.connect import check_fits, connect
 from configs.plan import roles
 from data.records import Conversation, Prompt, Turn
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, fit_prompts, load_records
+from pipelines.rows import Renderer, fit_prompts, load_records, some
 from pipelines.sft import fine_tune
 from pipelines.stage import Metrics, Run, Stage, StageError, begin, table, write_jsonl
 
@@ -33,7 +33,7 @@ def run(run: Run) -> dict[str, Any] | None:
         return None
     connect(config.cluster)
     renderer = Renderer.of(config.model, run.folder / "prepare" / "tokenizer")
-    prompts = load_records(run.folder / "prepare" / "prompts.jsonl")[: config.sample.prompts]
+    prompts = some(load_records(run.folder / "prepare" / "prompts.jsonl"), config.sample.prompts, config.seed)
     rows = draw(stage, prompts, renderer)
     write_jsonl(stage.folder / "samples.jsonl", rows)
     kept = [row for row in rows if row["kept"]]

@@ -59,6 +59,21 @@ class Run:
         same = all(old.get(name) == value for name, value in decisive(self.config, stage).items())
         return "done" if same else "done with other settings"
 
+    def require(self, stage: str) -> None:
+        """Raise StageError unless a stage is done with the settings of this config."""
+        self.manifest(stage)
+        if self.state(stage) != "done":
+            raise self.conflict(stage, decisive(self.config, stage))
+
+    def conflict(self, stage: str, settings: Mapping[str, Any]) -> StageError:
+        """What to tell where a stage was made with other settings than `settings`."""
+        old = {key: value for key, value in self.manifest(stage)["settings"].items() if key in settings}
+        changes = "; ".join(_differences(old, settings)) or "its settings"
+        return StageError(
+            f"{self.folder / stage} was made with other settings: {changes}. Nothing was overwritten. Choose another "
+            f"folder with --run, or make it again, with all that follows from it: rayward align CONFIG --redo {stage}"
+        )
+
     def model(self, stage: str) -> str:
         """The model folder that a finished stage left."""
         self.manifest(stage)
@@ -101,12 +116,21 @@ class Stage:
         return manifest
 
 
-def begin(run: Run, name: str, inputs: tuple[str, ...] = (), more: Mapping[str, Any] | None = None) -> Stage | None:
+def begin(
+    run: Run,
+    name: str,
+    inputs: tuple[str, ...] = (),
+    more: Mapping[str, Any] | None = None,
+    follows_inputs: bool = False,
+) -> Stage | None:
     """The stage to do, or None if it is done already with the config's settings and the same inputs.
 
     `inputs` are the stages it reads, `more` is what decides its result beside them and its settings. Raises
-    StageError where the folder holds the stage made with other settings.
+    StageError where the folder holds the stage, or one of its inputs, made with other settings; a stage that
+    `follows_inputs` (quick to do, and about whatever is there) is made again where only its inputs have changed.
     """
+    for stage_name in inputs:
+        run.require(stage_name)
     plain = {**decisive(run.config, name), **(more or {})}
     plain["inputs"] = {stage: run.manifest(stage)["fingerprint"] for stage in inputs}
     stage = Stage(run, name, fingerprint(plain), plain)
@@ -116,11 +140,11 @@ def begin(run: Run, name: str, inputs: tuple[str, ...] = (), more: Mapping[str, 
     old = run.manifest(name)
     if old["fingerprint"] == stage.fingerprint:
         return None
-    changes = "; ".join(_differences(old["settings"], plain)) or "its settings"
-    raise StageError(
-        f"{stage.folder} was made with other settings: {changes}. Nothing was overwritten. Choose another "
-        f"folder with --run, or make it again, with all that follows from it, with --redo {name.split('/')[0]}"
-    )
+    if follows_inputs and run.state(name) == "done":
+        print(f"   {name} was made before {', '.join(inputs)} became what they are: it is made again")
+        stage.open()
+        return stage
+    raise run.conflict(name, plain)
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from queue import Empty
@@ -57,11 +58,18 @@ def train(
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     said: dict[str, Any] = {}
+    limit = stage.run.config.cluster.start_timeout_s
+    deadline = time.monotonic() + limit
     with Metrics(stage.folder / folder_name, title, steps, "step") as metrics:
         while thread.is_alive() or not queue.empty():
             try:
                 messages = queue.get(timeout=0.5)
             except Empty:
+                if not said and time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"{title}: no training step within {limit:.0f} s; if the cluster is busy or the model loads "
+                        "slowly, raise cluster.start_timeout_s"
+                    ) from None
                 continue
             for message in messages:
                 if "step" in message:

@@ -126,7 +126,7 @@ def test_the_last_token_before_the_limit_may_still_be_a_stop(rollout_group, prom
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 def test_rollout_logprobs_are_the_trainers(rollout_group, tiny_config, tiny_models, prompts, stops, temperature):
     rollouts = generate(rollout_group, prompts, stops, temperature=temperature)
-    trainer = FrozenModel(tiny_models.policy, tiny_config(rollout={"temperature": temperature}), 0)
+    trainer = FrozenModel(tiny_models.policy, tiny_config(), temperature, 0)
     logprobs = merge([trainer.logprobs(rollouts)], len(rollouts))
     assert rollouts.rollout_logprobs.dtype == np.float32
     np.testing.assert_allclose(rollouts.rollout_logprobs, logprobs, atol=1e-4, rtol=0)

@@ -63,7 +63,7 @@ def prompts(tiny_models) -> Ragged:
 
 @pytest.fixture(scope="module")
 def transfer(rollout_group, tiny_config, tiny_models, prompts) -> Iterator[Transfer]:
-    transfer = Transfer(rollout_group, FrozenModel(tiny_models.policy, tiny_config(), 0), prompts)
+    transfer = Transfer(rollout_group, FrozenModel(tiny_models.policy, tiny_config(), 1.0, 0), prompts)
     yield transfer
     transfer.version = -1
     transfer.restore()  # as version 0, which a fresh engine has

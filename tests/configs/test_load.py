@@ -206,7 +206,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     ("sft.optimizer.betas", "[0.9, 1.1]", "[0, 1]"), ("sft.optimizer.zero_stage", "4", "3"),
     ("sft.optimizer.learning_rate", "0", "1e-5"), ("reward.loss", "hinge", "pairs"),
     ("sample.samples_per_prompt", "1", "2"),
-    ("rollout.gpu_memory_fraction", "1", "0.99"), ("rollout.weight_transfer", "ssh", "nccl"),
+    ("rollout.gpu_memory_fraction", "1", "0.99"), ("rollout.weight_transfer", "ssh", "object_store"),
     ("evaluate.prompts", "15", "16"),
     ("publish.port", "65536", "65535"), ("publish.port", "-1", "0"), ("resources.policy.gpus", "-1", "1"),
     ("resources.policy.workers", "0", "2"), ("cluster.call_timeout_s", "0", "1"), ("name", "[a]", "a"),
@@ -261,7 +261,7 @@ def test_a_step_that_does_not_divide_names_the_nearest_that_does() -> None:
 
 
 def test_a_width_that_heads_do_not_divide_names_one_that_they_do() -> None:
-    for hidden, heads in ((128, 3), (5, 8), (100, 7), (2, 3)):
+    for hidden, heads in ((129, 4), (191, 3), (65, 2), (258, 4)):
         (told,) = mistakes("quickstart", f"model.scratch.hidden_size={hidden}", f"model.scratch.heads={heads}")
         assert f"hidden_size {hidden} is not a multiple of heads {heads}" in told
         load("quickstart", [f"model.scratch.hidden_size={told.rsplit(' ', 1)[1]}", f"model.scratch.heads={heads}"])
@@ -275,8 +275,15 @@ def test_a_width_that_heads_do_not_divide_names_one_that_they_do() -> None:
     (["model.context_tokens=40", "rollout.max_new_tokens=40"], r"max_new_tokens 40 leaves no room .*context_tokens 40"),
     (["data.toyworld.evaluation_prompts=20", "evaluate.prompts=21"], "prompts 21 is more than .*evaluation_prompts 20"),
     (["rl.iterations=3", "rl.critic_warmup_iterations=3"], "critic_warmup_iterations 3 leaves no iteration of .* 3"),
-    (["sft.optimizer.offload=true"], r"sft\.optimizer\.offload works with GPUs and zero_stage 2 or 3 .* gpus is 0"),
+    (["sft.optimizer.offload=true"], r"sft\.optimizer\.offload works with GPUs and zero_stage 2 .*train\.gpus is 0"),
     (["rl.optimizer.offload=true", "rl.optimizer.zero_stage=3"], r"rl\.optimizer\.offload works with GPUs"),
+    (["rl.optimizer.offload=true", "rl.optimizer.zero_stage=3", "resources.train.gpus=1"], r"policy\.gpus is 0"),
+    (["sample.training.optimizer.offload=true"], r"sample\.training\.optimizer\.offload"),
+    (["resources.train.gpus=2"], r"resources\.train\.gpus is 2, but a process of this role uses one GPU at most"),
+    (["resources.rollout.gpus=1.5"], r"resources\.rollout\.gpus is 1\.5; above 1 it must be whole"),
+    (["rollout.weight_transfer=nccl"], r"nccl needs GPUs on both sides; resources\.policy\.gpus is 0"),
+    (["publish.model=ppo", "rl.algorithms=[apa]"], r"publish\.model is ppo, which rl\.algorithms \(apa\) does not"),
+    (["model.scratch.heads=16"], r"hidden_size / heads = 8; vLLM on the CPU takes 32, 64"),
     (["reward.optimizer.offload=true", "resources.train.gpus=1"], r"reward\.optimizer\.offload .* zero_stage 1"),
 ])  # fmt: skip
 def test_values_that_contradict_each_other(overrides: list[str], told: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 from configs.load import ConfigError, dump, load
 from configs.plan import STAGES, decisive
 from configs.schema import Config
-from pipelines.align import align, forget, parse_stages, plan_text, summarize
+from pipelines.align import align, check_names, forget, parse_redo, parse_stages, plan_text, summarize
 from pipelines.stage import Run, StageError, begin, read_json
 
 PARTS = ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa", "evaluate", "publish")
@@ -48,16 +48,60 @@ def test_an_unknown_stage_lists_the_known_ones(text: str) -> None:
         parse_stages(text)
 
 
-@pytest.mark.parametrize("redo", [("prepare",), ("reward",), ("rl",), ("publish",), ("evaluate", "sample")])
-def test_redo_removes_that_stage_and_all_after_it_and_no_other(redo: tuple[str, ...], run: Run) -> None:
+@pytest.mark.parametrize(("text", "left"), [
+    ("prepare", ()),
+    ("reward", ("prepare", "sft")),
+    ("rl", ("prepare", "sft", "reward", "sample")),
+    ("rl/apa", ("prepare", "sft", "reward", "sample", "rl/ppo")),
+    ("sample", ("prepare", "sft", "reward", "rl/ppo", "rl/apa")),
+    ("publish", PARTS[:-1]),
+    ("evaluate, sample", ("prepare", "sft", "reward", "rl/ppo", "rl/apa")),
+])  # fmt: skip
+def test_redo_removes_that_stage_and_what_follows_from_it(text: str, left: tuple[str, ...], run: Run) -> None:
     finish(run, *PARTS)
     for name in ("config.yaml", "summary.json", "notes.txt"):
         (run.folder / name).write_text("{}")
-    forget(run, redo)
-    first = min(STAGES.index(name) for name in redo)
-    assert {name for name in STAGES if (run.folder / name).exists()} == set(STAGES[:first])
+    forget(run, parse_redo(text))
+    assert tuple(name for name in PARTS if (run.folder / name).exists()) == left
     assert all((run.folder / name).is_file() for name in ("config.yaml", "summary.json", "notes.txt"))
-    forget(run, redo)  # what is gone already is no error
+    forget(run, parse_redo(text))  # what is gone already is no error
+
+
+def test_redo_of_what_the_command_does_not_make_again_is_refused(run: Run) -> None:
+    finish(run, *PARTS)
+    for stages, redo in ((("sft",), ("sft",)), (("evaluate", "publish"), ("sft",)), (("rl",), ("rl/ppo",))):
+        with pytest.raises(ConfigError, match=r"would remove .*, which this command does not make again; use rayward"):
+            align(run.config, run.folder, stages, redo)
+    assert all(run.done(part) for part in PARTS)
+
+
+def test_a_stage_with_other_settings_stops_the_command_before_it_starts(
+    run: Run, tiny_config: Callable[..., Config]
+) -> None:
+    finish(run, "prepare", "sft", "reward", "evaluate")
+    for change, stages in (({"evaluate": {"bootstrap_samples": 300}}, STAGES), ({"sft": {"epochs": 3}}, ("sample",))):
+        with pytest.raises(StageError, match="was made with other settings: .* was"):
+            align(tiny_config(**change), run.folder, stages)
+    assert not (run.folder / "sample").exists()
+
+
+def test_keep_without_publish_is_refused(run: Run) -> None:
+    with pytest.raises(ConfigError, match="publish is not among the stages to run"):
+        align(run.config, run.folder, ("prepare",), keep=True)
+
+
+@pytest.mark.parametrize(("changed", "told"), [
+    ({"model": {"template": "vicuna"}}, "model.template is 'vicuna', which is unknown; did you mean 'vicuna_v1.1'?"),
+    ({"model": {"template": "???"}}, "model.template is '\\?\\?\\?', which is unknown; known: vicuna_v1.1, "),
+    ({"data": {"toyworld": None, "conversations": [{"path": "a", "format": "shargpt"}],
+               **{name: [{"path": "a"}] for name in ("preferences", "prompts", "evaluation_prompts")}},
+      "evaluate": {"judge": "reward_model"}}, "data.conversations.0.format is 'shargpt', .* mean 'sharegpt'"),
+])  # fmt: skip
+def test_a_name_that_does_not_exist_is_answered_with_the_nearest(
+    changed: dict, told: str, tiny_config: Callable[..., Config]
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        check_names(tiny_config(**changed))
 
 
 def test_without_redo_nothing_is_removed(run: Run) -> None:

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoConfig
 
 from configs.load import PRESETS, load
 from configs.schema import Config, ToyWorld
 from data import toyworld
-from data.records import Conversation, Prompt, Ranking, validate
+from data.records import Conversation, Prompt, Ranking, Turn, validate
 from data.tokenizer import load_tokenizer
 from pipelines import prepare
-from pipelines.prepare import FILES, base_model
+from pipelines.prepare import FILES, Questions, base_model
 from pipelines.rows import Renderer, load_records, prompt_key
 from pipelines.stage import Run, StageError, read_json
 
@@ -335,12 +336,63 @@ def test_a_model_that_is_given_keeps_its_tokens_and_learns_to_stop(
     given = load_tokenizer(tiny_models.policy)
     given.eos_token, given.chat_template = "<s>", None
     given.save_pretrained(tmp_path / "base")
+    AutoConfig.from_pretrained(tiny_models.policy).save_pretrained(tmp_path / "base")
     run = Run(tmp_path / "run", own(model={"path": str(tmp_path / "base"), "scratch": None, "context_tokens": 128}))
     assert prepare.run(run) is not None
     assert base_model(run) == str(tmp_path / "base") and not (tmp_path / "run" / "prepare" / "base").exists()
     tokenizer = load_tokenizer(tmp_path / "run" / "prepare" / "tokenizer")
     assert tokenizer.get_vocab() == given.get_vocab()
     assert tokenizer.eos_token == "<|end_of_turn|>" and "GPT4 Correct Assistant:" in tokenizer.chat_template
+
+
+@pytest.mark.parametrize(("template", "rows", "told"), [
+    ("vicuna_v1.1", 300, "model.template vicuna_v1.1: .* needs the token '</s>', which is not among the .* of this"),
+    ("openchat_3.5", 2, "is token 2, but the model has 2 embeddings; add a row for it"),
+])  # fmt: skip
+def test_a_model_without_the_end_of_an_answer_is_refused(
+    template: str, rows: int, told: str, tmp_path: Path, own: Callable[..., Config], tiny_models: Any
+) -> None:
+    load_tokenizer(tiny_models.policy).save_pretrained(tmp_path / "base")
+    AutoConfig.from_pretrained(tiny_models.policy, vocab_size=rows).save_pretrained(tmp_path / "base")
+    model = {"path": str(tmp_path / "base"), "scratch": None, "context_tokens": 128, "template": template}
+    with pytest.raises(StageError, match=told):
+        prepare.run(Run(tmp_path / "run", own(model=model)))
+
+
+def test_every_row_has_an_id_of_its_own(done: Run) -> None:
+    """Alpaca rows come without one; a lookup by id would find another row."""
+    for name in FILES:
+        ids = [record.id for record in records(done, name)]
+        assert all(ids) and len(set(ids)) == len(ids), name
+    rows = [Prompt((), "a", label) for label in ("", "x", "x", "")]
+    assert [row.id for row in prepare.with_ids(rows)] == ["a#0", "x", "x#2", "a#3"]
+
+
+def test_a_question_of_the_evaluation_is_found_wherever_it_is_asked() -> None:
+    u, a, s = (lambda text, role=role: Turn(role, text) for role in ("user", "assistant", "system"))
+    asked = Questions.of([Prompt((u("Alone?"),)), Prompt((s("Be brief."), u("One?"), a("Yes."), u("Two?")))])
+    for turns in ([u(" Alone?\n")], [s("Be kind."), u("Alone?")], [u("Hi."), a("Hi."), u("Alone?")],
+                  [u("One?"), a("Yes."), u("Two?"), a("No."), u("Three?")]):  # fmt: skip
+        assert asked.asked_in(turns), turns
+    for turns in ([u("Two?")], [u("One?"), a("No."), u("Two?")], [u("Alone? Or not?")], [u("Hi."), a("Alone?")]):
+        assert not asked.asked_in(turns), turns
+
+
+def test_a_few_rows_still_leave_one_to_measure_on(tmp_path: Path, own: Callable[..., Config]) -> None:
+    few = {"path": "few.jsonl", "format": "openai"}
+    for name in ("c", "d"):
+        root = tmp_path / name
+        lists = write(root, SOURCES)
+        (root / "few.jsonl").write_text("\n".join(json.dumps(asked(f"{name} {i}?", "Yes.")) for i in range(4)))
+        run = Run(root / "run", own(data={**lists, "root": str(root), "conversations": [few]}))
+        prepare.run(run)
+        assert [len(records(run, part)) for part in ("conversations", "sft_heldout")] == [3, 1]
+
+
+def test_a_changed_file_of_the_same_name_is_noticed(tmp_path: Path, own: Callable[..., Config]) -> None:
+    lists = write(tmp_path, {name: {"same.jsonl": next(iter(files.values()))} for name, files in SOURCES.items()})
+    files = prepare._contents(own(data={**lists, "root": str(tmp_path)}).data)
+    assert set(files) == {f"{name}/same.jsonl" for name in SOURCES}
 
 
 def test_the_same_config_gives_the_same_bytes(done: Run, tmp_path: Path) -> None:
@@ -390,7 +442,8 @@ def test_a_folder_is_all_of_its_files(done: Run, own: Callable[..., Config], tmp
 
 def test_too_few_evaluation_prompts_tell_both_numbers(own: Callable[..., Config], tmp_path: Path) -> None:
     run = Run(tmp_path, own(evaluate={"judge": "reward_model", "prompts": 23}))
-    with pytest.raises(StageError, match="evaluation_prompts: 22 rows are left, at least 23 are needed; report.json"):
+    told = r"evaluation prompts: 22 rows are left, at least 23 are needed \(evaluate.prompts\); report"
+    with pytest.raises(StageError, match=told):
         prepare.run(run)
     assert not run.done("prepare")
     assert read_json(tmp_path / "prepare" / "report.json")["rules"]["evaluation_prompts"]["duplicate prompt"] == 1

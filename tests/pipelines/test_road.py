@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from configs.plan import STAGES
+from data import toyworld
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 pytestmark = pytest.mark.timeout(1800)
@@ -78,7 +79,7 @@ def test_trained_weights_differ_from_where_they_started(road: Path) -> None:
 
 
 def test_the_best_answer_is_the_one_kept(road: Path) -> None:
-    rows = [json.loads(line) for line in (road / "sample" / "samples.jsonl").read_text().splitlines()]
+    rows = rows_of(road / "sample" / "samples.jsonl")
     assert len(rows) == 24 and any(row["kept"] for row in rows)
     for row in rows:
         assert len(row["scores"]) == 4
@@ -124,6 +125,71 @@ def test_a_published_model_stays_up_and_chats(road: Path) -> None:
     assert len(answers) == 2 and answers[0] == answers[1]  # greedy, and /new forgets the first turn
 
 
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy world as files that people bring: several formats, most rows without an id."""
+    root = tmp_path_factory.mktemp("files")
+    said = {"user": "human", "assistant": "gpt"}
+    rankings, _ = toyworld.rankings(120, 4, 0.1, seed=3)
+    rows = {
+        "chats": [
+            {"conversations": [{"from": said[turn.role], "value": turn.content} for turn in chat.turns]}
+            for chat in toyworld.demonstrations(300, seed=3)
+        ],
+        "ranked": [
+            {
+                "prompt": f"\n\nHuman: {ranking.turns[0].content}\n\nAssistant: ",
+                "answers": [{"answer": text, "rank": rank} for rank, text in enumerate(ranking.answers, start=1)],
+            }
+            for ranking in rankings
+            if len(ranking.turns) == 1
+        ],
+        "asked": [
+            {"instruction": prompt.turns[-1].content, "output": "Unused."}
+            for prompt in toyworld.prompts(90, 3, "train")
+            if len(prompt.turns) == 1
+        ],
+        "heldout": [
+            {"instruction": prompt.turns[-1].content, "dataset": "toy"}
+            for prompt in toyworld.prompts(80, 3, "evaluation")
+            if len(prompt.turns) == 1
+        ],
+    }
+    for name, made in rows.items():
+        (root / f"{name}.jsonl").write_text("\n".join(map(json.dumps, made)))
+    return root
+
+
+def test_the_road_on_files_with_a_reward_model_for_a_judge(files: Path, tmp_path: Path) -> None:
+    lists = {"conversations": "chats", "preferences": "ranked", "prompts": "asked", "evaluation_prompts": "heldout"}
+    settings = {
+        "model.template": "vicuna_v1.1", "model.context_tokens": 160, "data.toyworld": "null", "data.root": files,
+        "data.heldout_fraction": 0.25, "evaluate.judge": "reward_model", "evaluate.prompts": 20,
+        "evaluate.temperature": 0.8, "rl.algorithms": "[apa]",
+        **{f"data.{name}": f"[{{path: {file}.jsonl}}]" for name, file in lists.items()},
+    }  # fmt: skip
+    options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
+    align(tmp_path, "--stages", ",".join(stage for stage in STAGES if stage != "publish"), *options)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["evaluate"]["judge"] == "reward_model" and summary["reward"]["judge"]["heldout_pairs"] > 0
+    for name in ("rejection", "apa"):
+        rate = summary["evaluate"]["win_rate"][name]
+        assert 0 <= rate["low"] <= rate["mean"] <= rate["high"] <= 1 and rate["n"] == 20
+    assert all(model["mismatch_max"] < 1e-4 for model in summary["evaluate"]["models"].values())
+    asked = {row["id"]: row["turns"][0]["content"] for row in rows_of(tmp_path / "prepare" / "prompts.jsonl")}
+    sampled = rows_of(tmp_path / "sample" / "samples.jsonl")
+    assert len({row["prompt_id"] for row in sampled}) == len(sampled) == 24
+    assert all([asked[row["prompt_id"]]] == row["prompt"] for row in sampled)
+    for row in rows_of(tmp_path / "rl" / "apa" / "transcripts" / "00000.jsonl"):
+        assert asked[row["prompt_id"]] == row["prompt"]
+    curve = json.loads((tmp_path / "evaluate" / "curves.json").read_text())["apa"]
+    assert [point["iteration"] for point in curve] == [0, 1] and all(math.isfinite(p["judge"]) for p in curve)
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def test_chat_says_when_nothing_answers() -> None:
     command = [sys.executable, "-m", "pipelines.cli", "chat", "http://127.0.0.1:9/v1"]
     done = subprocess.run(command, input="hi\n", capture_output=True, text=True, timeout=60, check=False)
@@ -145,7 +211,7 @@ def test_the_same_run_twice_gives_the_same_metrics(road: Path, tmp_path: Path) -
 
 
 def _without_time(path: Path) -> list[dict]:
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = rows_of(path)
     for row in rows:
         row.pop("time", None)
     return rows
