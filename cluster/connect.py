@@ -29,7 +29,7 @@ def connect(cluster: Cluster) -> None:
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     environment |= {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_V2_ENABLED": "1"}
     environment = {name: value for name, value in environment.items() if name not in given}
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    address = joined_address(cluster)
     if not address:  # DeepSpeed compiles with the ninja of this environment, which may not be activated
         environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     local = (
@@ -42,6 +42,11 @@ def connect(cluster: Cluster) -> None:
         log_to_driver=bool(os.environ.get("RAYWARD_WORKER_LOGS")),
         **local,
     )
+
+
+def joined_address(cluster: Cluster) -> str | None:
+    """The address of the Ray to join; None where a local one is started, which ends with this process."""
+    return cluster.address or os.environ.get("RAY_ADDRESS")
 
 
 def check_fits(roles: Mapping[str, Role]) -> None:

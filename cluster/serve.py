@@ -11,7 +11,8 @@ from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.llm import LLMConfig, build_openai_app
 
-from configs.schema import Config
+from cluster.connect import joined_address
+from configs.schema import Cluster, Config
 
 APP = "rayward"
 
@@ -89,10 +90,10 @@ def _run(app: Any, failures: list[BaseException]) -> None:
         failures.append(error)
 
 
-def stop() -> None:
-    """Take the endpoint down and leave other applications of the cluster alone; without any, Serve goes too."""
+def stop(cluster: Cluster) -> None:
+    """Take the endpoint down and leave other applications of a joined cluster alone; without any, Serve goes too."""
     serve.delete(APP)
-    if not serve.status().applications:
+    if joined_address(cluster) and not serve.status().applications:
         serve.shutdown()
 
 

@@ -53,7 +53,7 @@ def align(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[st
     if keep and made is not None:
         from pipelines.publish import serve_until_interrupted
 
-        serve_until_interrupted(made["metrics"])
+        serve_until_interrupted(run, made["metrics"])
 
 
 def check(run: Run, stages: Sequence[str], redo: Sequence[str]) -> None:

@@ -39,15 +39,15 @@ def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
             metrics |= ask(url, config.publish.model_id, question(run), config.publish.start_timeout_s)
             progress.log(1, {"answered": 1, "completion_tokens": metrics["completion_tokens"]}, ("answered",))
     except BaseException:
-        serve.stop()
+        serve.stop(config.cluster)
         raise
     table("publish", metrics)
     if not keep:
-        serve.stop()
+        serve.stop(config.cluster)
     return stage.finish(metrics) if stage else {"metrics": metrics}
 
 
-def serve_until_interrupted(metrics: dict[str, Any]) -> None:
+def serve_until_interrupted(run: Run, metrics: dict[str, Any]) -> None:
     """Wait for Ctrl-C (or SIGTERM), then take the endpoint down."""
     from cluster import serve
 
@@ -59,7 +59,7 @@ def serve_until_interrupted(metrics: dict[str, Any]) -> None:
     except KeyboardInterrupt:
         print("stopping")
     finally:
-        serve.stop()
+        serve.stop(run.config.cluster)
 
 
 def choose(run: Run) -> str:
