@@ -133,11 +133,12 @@ def some(records: Sequence[Any], count: int, seed: int) -> list[Any]:
 
 def answered(renderer: Renderer, prompt: Prompt, answer: str, finished: bool) -> list[int]:
     """Ids of a prompt with an answer of a model, which may be empty or cut, as a reward model reads it."""
-    turns = (*prompt.turns, Turn("assistant", answer))
-    ids = renderer.conversation(turns).ids if answer.strip() else renderer.prompt(prompt.turns)
-    if not answer.strip():
-        return ids + renderer.stop_token_ids if finished else ids
-    return (ids if finished else ids[: -len(renderer.stop_token_ids)])[: renderer.context_tokens]
+    stop = renderer.stop_token_ids
+    if answer.strip():
+        ids = renderer.conversation((*prompt.turns, Turn("assistant", answer))).ids
+    else:
+        ids = renderer.prompt(prompt.turns) + stop
+    return (ids if finished else ids[: -len(stop)])[: renderer.context_tokens]
 
 
 def load_records(path: Path) -> list[Any]:
