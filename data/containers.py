@@ -1,5 +1,5 @@
-"""Rows of JSON lines, JSON arrays (each plain or gzipped) and parquet files, streamed; bad rows are
-RowErrors.
+"""Rows of JSON lines, JSON arrays (each plain or gzipped), parquet files and hub data sets, streamed; bad
+rows are RowErrors.
 
 The container is told by content, not by name. BOM and CRLF are tolerated, blank lines are no rows. What
 cannot be read is itself a row of the stream, in its place: a line that is not UTF-8 or not JSON, a number
@@ -16,17 +16,36 @@ import codecs
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from data.records import SURROGATE, RowError, describe
+from data.records import RowError, describe, surrogate_in
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
 BLOCK_BYTES = 1 << 18
 MAX_ITEM_CHARACTERS = 1 << 26
 PARQUET_BATCH_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A file or data set: its name, and a function that starts reading its rows, as often as it is called."""
+
+    name: str
+    rows: Callable[[], Iterator[tuple[int, Any]]]
+
+
+def sources(path: str | Path) -> list[Rows]:
+    """A file, the data files of a folder, or for the text "hf:NAME[:CONFIG][:SPLIT]" a data set of `datasets`."""
+    if isinstance(path, str) and path.startswith("hf:"):
+        from data.hub import hub_rows
+
+        return [Rows(path, partial(hub_rows, path))]
+    return [Rows(str(file), partial(rows, file)) for file in data_files(Path(path))]
 
 
 def data_files(path: Path) -> list[Path]:
@@ -207,7 +226,7 @@ class _Array:
             if end == len(self.text) and self.grow():
                 continue  # perhaps a number of which more digits come
             raw, self.at = self.text[self.at : end], end
-            if SURROGATE.search(raw):
+            if surrogate_in(raw):
                 return RowError("item", "bytes that do not decode", "UTF-8", "not UTF-8")
             if self.refused:
                 return RowError("item", self.refused[0], "a finite number", "number not finite")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import signal
 import sys
@@ -19,6 +20,9 @@ COMMANDS = {
     "evaluate": "win rates against SFT on held-out prompts",
     "publish": "serve the chosen model on an OpenAI-compatible endpoint",
 }
+
+# Modules with an `add(actions)` that declares parsers; like this one they import nothing heavy before they are run.
+DATA_COMMANDS = ("data_convert", "data_render", "data_clean")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,6 +86,10 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html of a finished run again")
     report.add_argument("run", type=Path, help="run folder")
     report.set_defaults(run_command=_report)
+    data = commands.add_parser("data", help="work on data files: see rayward data --help")
+    actions = data.add_subparsers(title="actions", required=True, metavar="ACTION")
+    for module in DATA_COMMANDS:
+        importlib.import_module(f"pipelines.{module}").add(actions)
     presets = commands.add_parser("presets", help="list the presets in configs/")
     presets.set_defaults(run_command=_presets)
     settings = commands.add_parser("settings", help="list every setting with its meaning and default")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from data import containers
-from data.formats import FORMATS, Report, detect, read
+from data.formats import FORMATS, Report, detect, outcomes, read
 from data.records import (
     Conversation,
     Preference,
@@ -39,8 +39,20 @@ ROWS = {
     "openai": {"messages": [{"role": "user", "content": "Hi"},
                             {"role": "assistant", "content": "Hello!", "weight": 1}]},
     "alpaca_eval": {"instruction": "Why?", "output": "Because.", "generator": "m", "dataset": "helpful_base"},
+    "ultrachat": {"id": "0", "data": ["q", "a", "r", "b"]},
+    "ultra_eval": {"class": " Vicuna ", "data": "Why?"},
+    "crlft": {"items": [{"role": "user", "content": "q", "weight": 0.0},
+                        {"role": "assistant", "content": "a", "weight": 0.1}], "condition": "GPT3", "system": ""},
+    "ultrafeedback": {"source": "flan", "instruction": "q", "completions": [
+        {"response": "C", "annotations": {"honesty": {"Rating": "1"}, "helpfulness": {"Rating": "N/A"}}},
+        {"response": "A", "annotations": {"honesty": {"Rating": "5"}, "helpfulness": {"Rating": "4"}}},
+        {"response": "B", "annotations": {"honesty": {"Rating": "4"}, "helpfulness": {"Rating": "5"}}}]},
+    "mt_bench_questions": {"question_id": 81, "category": "math", "turns": ["q", "r"]},
+    "mt_bench_answers": {"question_id": 81, "model_id": "m", "choices": [{"index": 0, "turns": ["a", "b"]}]},
+    "rewardbench": {"id": 3, "prompt": "q", "chosen": "a", "rejected": "b", "subset": "donotanswer"},
     "rayward": {"kind": "prompt", "turns": [{"role": "user", "content": "Hi"}], "id": "7"},
 }  # fmt: skip
+FOUR = (Turn("user", "q"), Turn("assistant", "a"), Turn("user", "r"), Turn("assistant", "b"))
 RECORDS = {
     "sharegpt": Conversation(
         (Turn("system", "Be brief."), Turn("user", "Hi"), Turn("assistant", "Hello!")),
@@ -57,6 +69,13 @@ RECORDS = {
     "alpaca_eval": Conversation(
         (Turn("user", "Why?"), Turn("assistant", "Because.")), "alpaca_eval", quality="m"
     ),
+    "ultrachat": Conversation(FOUR, "ultrachat", "0"),
+    "ultra_eval": Prompt((Turn("user", "Why?"),), "ultra_eval/Vicuna"),
+    "crlft": Conversation((Turn("user", "q", 0.0), Turn("assistant", "a", 0.1)), "crlft", "", "GPT3"),
+    "ultrafeedback": Ranking((Turn("user", "q"),), ("A", "B", "C"), "ultrafeedback/flan", "", (1.0, 1.0, 3.0)),
+    "mt_bench_questions": Prompt((Turn("user", "q"),), "mt_bench/math", "81", ("r",)),
+    "mt_bench_answers": Conversation(FOUR, "mt_bench", "81", "m"),
+    "rewardbench": Preference((Turn("user", "q"),), "a", "b", None, "rewardbench/donotanswer", "3"),
     "rayward": Prompt((Turn("user", "Hi"),), "", "7"),
 }
 
@@ -92,6 +111,8 @@ def convert(name: str, row: object) -> list:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_example_of_each_format(name, tmp_path):
+    if name == "mt_bench_answers":
+        (tmp_path / "question.jsonl").write_text(json.dumps(ROWS["mt_bench_questions"]))
     path = write_lines(tmp_path / "rows.jsonl", [ROWS[name]])
     assert detect(path) == name
     for form in ("auto", name):
@@ -178,10 +199,123 @@ def test_sharegpt_pieces_of_chats_are_repaired_and_counted(tmp_path):
     assert report.rejected == {"no answered turn": 4, "roles do not alternate": 2, "unknown role": 1}
 
 
+def test_ultrachat_wants_pairs_of_turns(tmp_path):
+    rows = [{"id": "0", "data": data} for data in (["q", "a"], ["q"], ["q", "a", "r"], [], ["q", " "], "q", None)]
+    _, report = run(write_lines(tmp_path / "rows.jsonl", rows), "ultrachat")
+    assert report.rejected == {
+        "does not end with the assistant": 2, "no turns": 1, "empty text": 1, "wrong type": 1, "missing list": 1
+    }  # fmt: skip
+
+
+def test_crlft_system_text_and_condition():
+    row = ROWS["crlft"] | {"system": "Be brief.", "condition": ""}
+    (record,) = convert("crlft", row)
+    assert record.turns[0] == Turn("system", "Be brief.") and record.quality is None
+    twice = row | {"items": [{"role": "system", "content": "x"}, *row["items"]]}
+    with pytest.raises(RowError) as caught:
+        convert("crlft", twice)
+    assert caught.value.reason == "two system texts"
+
+
+def test_sharegpt_with_tool_turns_is_refused(tmp_path):
+    def row(speaker):
+        turns = [("human", "q"), (speaker, "{}"), ("observation", "{}"), ("gpt", "a")]
+        return {"conversations": [{"from": who, "value": text} for who, text in turns]}
+
+    _, report = run(write_lines(tmp_path / "rows.jsonl", [row("function_call"), row("gpt")]))
+    assert report.rejected == {"tool turn": 2}
+    assert [rejected.field for rejected in report.rejected_rows] == ["conversations[1].from", "conversations[2].from"]
+
+
+def feedback(*completions, **more):
+    answers = [{"response": f"answer {index}", **one} for index, one in enumerate(completions)]
+    return {"instruction": "q", "completions": answers, **more}
+
+
+def rated(*ratings):
+    return {"annotations": {f"aspect {index}": {"Rating": rating} for index, rating in enumerate(ratings)}}
+
+
+@pytest.mark.parametrize("row, order, ranks, repairs", [
+    (feedback(rated("3", "4"), rated("5", "N/A"), rated(4, 4.0)), (1, 2, 0), (1.0, 2.0, 3.0), []),
+    (feedback(rated("2"), rated("2"), rated("5")), (2, 0, 1), (1.0, 2.0, 2.0), []),
+    # Ratings of all come before scores; a score that was multiplied by ten in error does not count then.
+    (feedback(rated("1") | {"overall_score": 10}, rated("4") | {"overall_score": 7}), (1, 0), (1.0, 2.0), []),
+    (feedback({"fine-grained_score": 2.5}, {"fine-grained_score": "4"}), (1, 0), (1.0, 2.0), []),
+    (feedback({"overall_score": 9}, {"overall_score": 8.5}), (0, 1), (1.0, 2.0), []),
+    (feedback(rated("1"), rated("N/A"), rated("4")), (2, 0), (1.0, 2.0), ["left out completion without a score"]),
+])  # fmt: skip
+def test_ultrafeedback_ranks(row, order, ranks, repairs):
+    made = []
+    (record,) = FORMATS["ultrafeedback"].convert(row, made)
+    assert record.answers == tuple(f"answer {index}" for index in order)
+    assert (record.ranks, made) == (ranks, repairs)
+
+
+@pytest.mark.parametrize("row, reason", [
+    (feedback(rated("N/A"), rated("N/A")), "too few answers"), (feedback(rated("5")), "too few answers"),
+    (feedback(rated("good"), rated("5")), "not a rating"), (feedback(rated("nan"), rated("5")), "number not finite"),
+    (feedback(rated("5"), rated("4") | {"response": ""}), "empty text"),
+    (feedback({"annotations": []}, rated("5")), "wrong type")])  # fmt: skip
+def test_ultrafeedback_bad_rows(row, reason):
+    with pytest.raises(RowError) as caught:
+        convert("ultrafeedback", row)
+    assert caught.value.reason == reason
+
+
+def test_openai_rows_with_their_first_question_again():
+    row = {"prompt": "q", "prompt_id": "7", "messages": [ASKED, SAID]}
+    assert convert("openai", row) == [Conversation((Turn("user", "q"), Turn("assistant", "yes")), "openai")]
+    both = {"prompt": "q", "messages": [ASKED, SAID], "chosen": [ASKED, SAID], "rejected": "no"}
+    assert convert("openai", both) == [Preference((Turn("user", "q"),), "yes", "no", None, "openai")]
+
+
+def test_answers_with_a_verdict_are_refused_even_where_the_format_is_given(tmp_path):
+    rows = [{"messages": [ASKED, SAID], "label": label} for label in (True, False)]
+    with pytest.raises(ValueError, match="fit no known format"):
+        read(write_lines(tmp_path / "rows.jsonl", rows))
+    assert run(tmp_path / "rows.jsonl", "openai")[1].rejected == {"answer with a verdict": 2}
+
+
+def test_mt_bench_references_and_unusable_questions():
+    made = []
+    FORMATS["mt_bench_questions"].convert(ROWS["mt_bench_questions"] | {"reference": ["a", "b"]}, made)
+    assert made == ["left out reference answers"]
+    for turns, reason in (([], "no turns"), (["q", ""], "empty text"), ("q", "wrong type"), (None, "missing list")):
+        with pytest.raises(RowError) as caught:
+            convert("mt_bench_questions", {"question_id": 1, "turns": turns})
+        assert caught.value.reason == reason
+
+
+def test_mt_bench_answers_and_their_questions(tmp_path):
+    def row(number, *choices):
+        return {"question_id": number, "model_id": "m", "choices": [{"turns": list(turns)} for turns in choices]}
+
+    (tmp_path / "model_answer").mkdir()
+    rows = [row(81, "ab", "cd"), row(82, "a"), row(83, "a"), row(81, "a"), row(81), row(81, ["a", " "])]
+    path = write_lines(tmp_path / "model_answer" / "m.jsonl", rows)
+    with pytest.raises(ValueError, match=r"m.jsonl: MT-Bench answers hold no questions; give the question file"):
+        read(path)
+    questions = [ROWS["mt_bench_questions"], {"question_id": 82, "turns": ["one"]}]
+    given = write_lines(tmp_path / "elsewhere.jsonl", questions)
+    found = list(outcomes(path, questions=given))
+    write_lines(tmp_path / "question.jsonl.gz", questions, gzip.open)
+    records, report = run(path)  # the questions of the folder above
+    assert records == [record for outcome in found for record in outcome.records]
+    assert [len(outcome.records) for outcome in found] == [2, 1, 0, 0, 0, 0]
+    assert [record.turns[1].content for record in records] == ["a", "c", "a"]
+    assert [rejected.reason for rejected in report.rejected_rows] == [
+        "no question", "answers do not match the questions", "no choices", "empty text"]  # fmt: skip
+
+
 @pytest.mark.parametrize("keys, found", [
     ("instruction input output", "alpaca"), ("instruction output", "alpaca"), ("instruction", "alpaca_eval"),
     ("dataset instruction", "alpaca_eval"), ("id items", "sharegpt"), ("chosen rejected", "hh_rlhf"),
-    ("prompt chosen rejected subset", "openai"), ("messages id", "openai"), ("prompt answers", "nectar"),
+    ("prompt chosen rejected subset", "rewardbench"),
+    ("prompt chosen rejected", "openai"), ("messages id", "openai"), ("prompt answers", "nectar"),
+    ("id data", "ultrachat"), ("class data", "ultra_eval"), ("items condition system", "crlft"), ("items", "sharegpt"),
+    ("question_id turns category", "mt_bench_questions"), ("question_id choices tstamp", "mt_bench_answers"),
+    ("source instruction models completions", "ultrafeedback"), ("prompt prompt_id messages", "openai"),
     ("conversations chosen rejected", None), ("messages label", None), ("instruction input response", None),
     ("instruction output_1 output_2", None), ("question answer", None)])  # fmt: skip
 def test_detect_by_keys(keys, found, tmp_path):
@@ -405,7 +539,7 @@ def replaced(value: object, path: tuple, junk: object) -> object:
     return copy
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", sorted({*FORMATS} - {"mt_bench_answers"}))
 def test_junk_at_any_depth_is_a_row_error_or_a_valid_record(name):
     preference = {"prompt": [{"role": "user", "content": "q"}], "chosen": "a", "rejected": "b", "margin": 1.0}
     samples = [ROWS[name], preference if name == "openai" else to_json(RECORDS["nectar"])]
@@ -441,6 +575,7 @@ USER, ANSWER = Turn("user", "q"), Turn("assistant", "a")
     (Conversation((USER, Turn("assistant", "a", -1.0))), "negative weight"),
     (Conversation((USER, Turn("assistant", "a", float("nan")))), "number not finite"),
     (Prompt((USER, ANSWER)), "does not end with the user"),
+    (Prompt((USER,), follow_ups=("",)), "empty text"),
     (Preference((USER,), "a", ""), "empty text"),
     (Preference((USER, ANSWER), "a", "b"), "does not end with the user"),
     (Preference((USER,), "a", "b", float("inf")), "number not finite"),
@@ -466,7 +601,7 @@ def test_json_round_trip_of_random_records():
         ranks = rng.choice([None, (1.0, 1.0, 2.5)])
         for record in (
             Conversation(turns, source, name, rng.choice([None, "gold"])),
-            Prompt(prompt, source, name),
+            Prompt(prompt, source, name, rng.choice([(), (text(),)])),
             Ranking(prompt, (text(), text(), text()), source, name, ranks),
             Preference(prompt, text(), text(), rng.choice([None, 0.25]), source, name),
         ):
@@ -493,6 +628,12 @@ REAL_FILES = {
     "alpaca_eval/instructions.jsonl.gz": ("alpaca_eval", 805, 805),
     "alpaca_eval/results/text_davinci_003/model_outputs.json.gz": ("alpaca_eval", 805, 803),  # 2 empty
     "alpaca_eval/results/gpt4/model_outputs.json.gz": ("alpaca_eval", 805, 805),
+    "ultrachat/ultra_eval.json.gz": ("ultra_eval", 385, 385),
+    "mt_bench/question.jsonl.gz": ("mt_bench_questions", 80, 80),
+    "vicuna_bench/question.jsonl.gz": ("mt_bench_questions", 80, 80),
+    "mt_bench/reference_answer/gpt-4.jsonl.gz": ("mt_bench_answers", 30, 30),
+    "mt_bench/model_answer/gpt-4.jsonl.gz": ("mt_bench_answers", 80, 80),
+    "mt_bench/model_answer/llama-13b.jsonl.gz": ("mt_bench_answers", 80, 79),  # 1 empty
     "alpaca_eval/results/Starling-LM-7B-alpha/model_outputs.json.gz": ("alpaca_eval", 805, 805),
 }
 needs_real_data = pytest.mark.skipif(
@@ -525,7 +666,7 @@ def test_real_sharegpt_repairs():
     "name",
     [
         "nectar/rejudged.jsonl.gz",
-        "mt_bench/question.jsonl.gz",
+        "mt_bench/judge_prompts.jsonl.gz",
         "alpaca_eval/preferences_alpaca_eval_gpt4.jsonl.gz",
     ],
 )

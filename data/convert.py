@@ -1,0 +1,143 @@
+"""From one format to another, row by row: what is written, what is refused, and an account of every row.
+
+    read == converted + sum(rejected)          always
+    written == converted + expanded            `expanded`: rows beyond the first that a row became
+
+so `read == written + sum(rejected)` where a row becomes a row. More rows come only from rankings written as
+pairs and from MT-Bench answers with several choices. A row is converted whole or not at all: if one of its
+records cannot be written, the row is rejected.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from data.containers import data_files
+from data.formats import Rejected, outcomes
+from data.outputs import open_output
+from data.records import RowError
+from data.token_rows import NAME as TOKENS
+from data.token_rows import TokenRow, open_token_rows
+from data.writers import WRITERS
+
+
+@dataclass(slots=True)
+class Account:
+    """What became of the rows. `repaired`: converted rows by repair made, what was left out included."""
+
+    read: int = 0
+    converted: int = 0
+    written: int = 0
+    expanded: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The account as JSON."""
+        return asdict(self) | {"rejected": dict(self.rejected), "repaired": dict(self.repaired)}
+
+
+def convert(
+    path: str | Path,
+    out: Path,
+    source_format: str = "auto",
+    target_format: str = "rayward",
+    questions: Path | None = None,
+    strict: bool = False,
+) -> Account:
+    """Write the rows of `path` (file, folder or "hf:NAME") to `out` in another format, in constant memory.
+
+    Rejected rows go to OUT.rejected.jsonl, which is not there if there are none. `out` is put in place at the
+    end; an exception leaves it as it was. ValueError: an unknown format, a name of `out` that tells no container,
+    `out` among the files that are read, or with `strict` the first unusable row (file:line).
+    """
+    if target_format not in (TOKENS, *WRITERS):
+        raise ValueError(f"unknown format to write {target_format!r}; known: {', '.join(WRITERS)}, {TOKENS}")
+    if not str(path).startswith("hf:") and out.resolve() in [file.resolve() for file in data_files(Path(path))]:
+        raise ValueError(f"{out} is among the files to read; choose another name or folder")
+    account = Account()
+    stream = outcomes(path, source_format, questions)
+    with ExitStack() as stack:
+        reject = stack.enter_context(_rejected_file(out.with_name(out.name + ".rejected.jsonl")))
+        write = stack.enter_context(_writer(out, target_format))
+        for outcome in stream:
+            account.read += 1
+            repairs = list(outcome.repairs)
+            try:
+                if outcome.error is not None:
+                    raise outcome.error
+                num_rows = write(outcome.records, repairs)
+            except RowError as error:
+                if strict:
+                    raise ValueError(f"{outcome.file}:{outcome.line}: {error}") from None
+                account.rejected[error.reason] += 1
+                reject(Rejected(outcome.file, outcome.line, error.field, error.found, error.expected, error.reason))
+                continue
+            account.converted += 1
+            account.written += num_rows
+            account.repaired.update(set(repairs))
+    account.expanded = account.written - account.converted
+    return account
+
+
+Write = Callable[[tuple[Any, ...], list[str]], int]
+
+
+@contextmanager
+def _writer(out: Path, target_format: str) -> Iterator[Write]:
+    """A function that writes the records of a row and returns the number of rows they became."""
+    if target_format == TOKENS:
+        with open_token_rows(out) as write_token_row:
+
+            def write_tokens(records: tuple[Any, ...], repairs: list[str]) -> int:
+                for record in records:
+                    if not isinstance(record, TokenRow):
+                        raise RowError("row", "text", "token ids and mask", "text has no token ids")
+                    write_token_row(record)
+                return len(records)
+
+            yield write_tokens
+        return
+    writer = WRITERS[target_format]
+    with open_output(out, writer.columns) as output:
+
+        def write(records: tuple[Any, ...], repairs: list[str]) -> int:
+            if any(isinstance(record, TokenRow) for record in records):
+                raise RowError("row", "token ids and mask", "text", "token ids have no text")
+            made = [row for record in records for row in writer.rows(record, repairs)]
+            for row in made:
+                output.write(row)
+            return len(made)
+
+        yield write
+
+
+@contextmanager
+def _rejected_file(path: Path) -> Iterator[Callable[[Rejected], None]]:
+    """A function that adds a line to a file, which is made with the first line and put in place at the end."""
+    partial = path.with_name(path.name + ".partial")
+    opened: list[IO[str]] = []
+
+    def write(row: Rejected) -> None:
+        if not opened:
+            opened.append(open(partial, "w", encoding="utf-8"))  # noqa: SIM115 - closed below
+        opened[0].write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+
+    try:
+        yield write
+        for file in opened:
+            file.close()
+        if opened:
+            partial.replace(path)
+        else:
+            path.unlink(missing_ok=True)  # of an earlier run
+    finally:
+        for file in opened:
+            file.close()
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,199 @@
+"""Rows of formats with several answers to a prompt, as rankings and preferences: one function a format.
+
+OpenAI's files, which hold chats as well, are here too.
+
+Field names are those of the published data sets: Anthropic hh-rlhf, berkeley-nest/Nectar, UltraFeedback,
+OpenAI and TRL preference files, and RewardBench. White space around the turns of
+"\\n\\nHuman: ...\\n\\nAssistant: ..." text belongs to the frame. A function raises RowError for a row that
+cannot be used and appends to `repairs` the names of repairs made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from data.readers_chat import SPEAKERS, Row, label_of, messages_of
+from data.records import (
+    Conversation,
+    Preference,
+    Prompt,
+    Ranking,
+    Record,
+    RowError,
+    Turn,
+    check_turns,
+    describe,
+    list_of,
+    number_of,
+    object_of,
+    text_of,
+)
+
+
+def _framed(text: str, name: str) -> list[Turn]:
+    """Turns of "\\n\\nHuman: ...\\n\\nAssistant: ..." text; a last one of the assistant may be blank."""
+    before, *pieces = re.split(r"\n\n(Human|Assistant):", text)
+    if before.strip() or not pieces:
+        expected = 'text that starts with "\\n\\nHuman:"'
+        raise RowError(name, describe(text), expected, "no Human/Assistant frame")
+    roles = [SPEAKERS["human"] if label == "Human" else SPEAKERS["assistant"] for label in pieces[::2]]
+    return [Turn(role, content.strip()) for role, content in zip(roles, pieces[1::2], strict=True)]
+
+
+def hh_rlhf(row: Row, repairs: list[str]) -> list[Record]:
+    """{"chosen", "rejected"}: two framed texts with one prompt, split at the last "\\n\\nAssistant:"."""
+    prompts, answers = [], []
+    for name in ("chosen", "rejected"):
+        prompt, found, answer = text_of(row.get(name), name).rpartition("\n\nAssistant:")
+        if not found or "\n\nHuman:" in answer:
+            raise RowError(name, "a Human turn last", "an Assistant turn last", "ends with the human")
+        prompts.append(prompt)
+        answers.append(text_of(answer, f"{name}, last turn").strip())
+    if prompts[0] != prompts[1]:
+        raise RowError("rejected", describe(prompts[1]), "the prompt of chosen", "prompts differ")
+    turns = tuple(_framed(prompts[0], "chosen"))
+    return [Preference(turns, answers[0], answers[1], source="hh_rlhf", id=label_of(row, "id"))]
+
+
+def nectar(row: Row, repairs: list[str]) -> list[Record]:
+    """{"prompt": framed text, "answers": [{"answer", "rank"}]} of any K >= 2; rank 1 is best, ties are kept."""
+    turns = _framed(text_of(row.get("prompt"), "prompt"), "prompt")
+    if turns[-1] == Turn("assistant", ""):
+        turns.pop()
+    ranked: list[tuple[float, str]] = []
+    for index, value in enumerate(list_of(row.get("answers"), "answers")):
+        where = f"answers[{index}]"
+        entry = object_of(value, where)
+        rank = number_of(entry.get("rank"), f"{where}.rank")
+        ranked.append((rank, text_of(entry.get("answer"), f"{where}.answer")))
+    for name in ("num_responses", "num_response"):
+        if row.get(name) is not None and number_of(row[name], name) != len(ranked):
+            expected = f"{len(ranked)}, the number of answers"
+            raise RowError(name, str(row[name]), expected, "wrong number of answers")
+    ranked.sort(key=lambda pair: pair[0])
+    source = row.get("source")
+    if isinstance(source, list | tuple):
+        source = "+".join(text_of(part, "source") for part in source)
+    ranks, answers = tuple(rank for rank, _ in ranked), tuple(answer for _, answer in ranked)
+    label = label_of({"source": source}, "source") or "nectar"
+    return [Ranking(tuple(turns), answers, label, label_of(row, "id"), ranks)]
+
+
+# ---- UltraFeedback -----------------------------------------------------------------------------------------
+
+
+def ultrafeedback(row: Row, repairs: list[str]) -> list[Record]:
+    """{"instruction", "completions": [{"response", "annotations", "fine-grained_score", "overall_score"}]}.
+
+    Completions are ranked by the mean of their aspects' ratings, where "N/A" does not count; without ratings
+    by "fine-grained_score" (the published mean), at last by "overall_score", which is off by a factor of ten
+    in the first release. The measure that most completions have is used, the first of those at a tie.
+    Completions without it are left out and counted. Equal scores are ties. The system prompts, which differ
+    between the completions of one row, are no part of the ranking.
+    """
+    prompt = (Turn("user", text_of(row.get("instruction"), "instruction")),)
+    scored: list[tuple[dict[str, float], str]] = []
+    for index, value in enumerate(list_of(row.get("completions"), "completions")):
+        where = f"completions[{index}]"
+        entry = object_of(value, where)
+        scored.append((_scores(entry, where), text_of(entry.get("response"), f"{where}.response")))
+    measures = ("ratings", "fine-grained_score", "overall_score")
+    measure = max(measures, key=lambda name: sum(name in scores for scores, _ in scored))
+    used = [(scores[measure], answer) for scores, answer in scored if measure in scores]
+    if len(used) < 2:
+        raise RowError("completions", f"{len(used)} with a score", "at least 2", "too few answers")
+    repairs += ["left out completion without a score"] * (len(scored) > len(used))
+    used.sort(key=lambda pair: -pair[0])
+    ranks = tuple(1.0 + sum(other > score for other, _ in used) for score, _ in used)
+    source = label_of(row, "source")
+    return [
+        Ranking(
+            prompt,
+            tuple(answer for _, answer in used),
+            f"ultrafeedback/{source}" if source else "ultrafeedback",
+            label_of(row, "id"),
+            ranks,
+        )
+    ]
+
+
+def _scores(entry: Mapping[str, Any], where: str) -> dict[str, float]:
+    scores: dict[str, float] = {}
+    annotations = entry.get("annotations")
+    ratings = []
+    for aspect, value in ({} if annotations is None else object_of(annotations, f"{where}.annotations")).items():
+        field = f"{where}.annotations.{aspect}"
+        rating = None if value is None else _score(object_of(value, field).get("Rating"), f"{field}.Rating")
+        if rating is not None:
+            ratings.append(rating)
+    if ratings:
+        scores["ratings"] = sum(ratings) / len(ratings)
+    for name in ("fine-grained_score", "overall_score"):
+        score = _score(entry.get(name), f"{where}.{name}")
+        if score is not None:
+            scores[name] = score
+    return scores
+
+
+def _score(value: object, field: str) -> float | None:
+    """A number, or its text; None for nothing and for "N/A"."""
+    if value is None or (isinstance(value, str) and value.strip().upper() in ("N/A", "NA", "NONE", "")):
+        return None
+    if not isinstance(value, str):
+        return number_of(value, field)
+    try:
+        return number_of(float(value), field)
+    except ValueError as error:
+        if isinstance(error, RowError):
+            raise
+        raise RowError(field, describe(value), "a number or N/A", "not a rating") from None
+
+
+# ---- messages and pairs ------------------------------------------------------------------------------------
+
+
+def openai(row: Row, repairs: list[str]) -> list[Record]:
+    """{"messages": [{"role", "content", "weight"?}]}: a conversation, or a prompt if the user has the last word.
+
+    With "chosen" and "rejected" (text or messages) and perhaps "margin", a preference, whose prompt is "prompt"
+    or "messages". Chat rows that give their first question again as "prompt" are read by their messages.
+    """
+    if isinstance(row.get("label"), bool):  # KTO: half of these answers are there to be unlearned
+        raise RowError("label", str(row["label"]), "no verdict on the answer", "answer with a verdict")
+    pair = row.get("chosen") is not None or row.get("rejected") is not None
+    first, second = ("prompt", "messages") if pair else ("messages", "prompt")
+    name = first if row.get(first) is not None else second
+    turns = _prompt(row.get(name), name)
+    if not pair:
+        check_turns(turns, field=name)
+        kind = Conversation if turns[-1].role == "assistant" else Prompt
+        return [kind(turns, "openai", label_of(row, "id"))]
+    answers = [_answer(row.get(side), side, turns) for side in ("chosen", "rejected")]
+    margin = None if row.get("margin") is None else number_of(row["margin"], "margin")
+    return [Preference(turns, answers[0], answers[1], margin, "openai", label_of(row, "id"))]
+
+
+def rewardbench(row: Row, repairs: list[str]) -> list[Record]:
+    """{"prompt", "chosen", "rejected", "subset"?, "id"?}, all text; the prompt may also be messages."""
+    turns, subset = _prompt(row.get("prompt"), "prompt"), label_of(row, "subset")
+    check_turns(turns, "user", "prompt")
+    chosen, rejected = (text_of(row.get(side), side) for side in ("chosen", "rejected"))
+    source = f"rewardbench/{subset}" if subset else "rewardbench"
+    return [Preference(turns, chosen, rejected, source=source, id=label_of(row, "id"))]
+
+
+def _prompt(value: object, name: str) -> tuple[Turn, ...]:
+    return (Turn("user", text_of(value, name)),) if isinstance(value, str) else messages_of(value, name)
+
+
+def _answer(value: object, name: str, prompt: tuple[Turn, ...]) -> str:
+    """Text of an answer that is given as text, as one assistant message, or as the whole conversation."""
+    if value is None or isinstance(value, str):
+        return text_of(value, name)
+    turns = messages_of(value, name)
+    if not turns or turns[-1].role != "assistant" or turns[:-1] not in ((), prompt):
+        expected = "an assistant message, alone or after the prompt"
+        raise RowError(name, f"{len(turns)} messages", expected, "answer does not follow the prompt")
+    return turns[-1].content

@@ -1,0 +1,118 @@
+"""`rayward data`: convert, stats and check: what is in data files, and from one format to another."""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+SHOWN = 10
+
+
+def add(actions: Any) -> None:
+    """Declare the commands."""
+    convert = actions.add_parser("convert", help="write data in another format, with an account of every row")
+    _add_input(convert)
+    convert.add_argument("--to", default="rayward", metavar="FORMAT", help="format to write (default rayward)")
+    convert.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file to write: .json, .jsonl (each also with .gz) or .parquet; "
+        "rows that cannot be used go to FILE.rejected.jsonl",
+    )
+    convert.add_argument("--report", type=Path, metavar="FILE", help="write the account as JSON")
+    convert.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used")
+    convert.set_defaults(run_command=_convert)
+    stats = actions.add_parser("stats", help="rows, turns, lengths, lexical diversity and duplicates of data")
+    _add_input(stats)
+    stats.add_argument("--tokenizer", metavar="DIR", help="count tokens with this tokenizer")
+    stats.add_argument("--report", type=Path, metavar="FILE", help="write the numbers as JSON")
+    stats.set_defaults(run_command=_stats)
+    check = actions.add_parser("check", help="say which rows cannot be used, and why; status 1 if there are any")
+    _add_input(check)
+    check.set_defaults(run_command=_check)
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("input", metavar="IN", help="file, folder, or hf:NAME[:CONFIG][:SPLIT] for a data set's name")
+    parser.add_argument(
+        "--from", dest="source", default="auto", metavar="FORMAT", help="its format (default: told from the rows)"
+    )
+    parser.add_argument("--questions", type=Path, metavar="FILE", help="MT-Bench: the questions of model answers")
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from data.convert import convert
+    from pipelines.stage import table, write_json
+
+    account = convert(
+        options.input, options.out, options.source, options.to, options.questions, options.strict
+    ).as_dict()
+    if options.report:
+        write_json(options.report, account)
+    print(f"{options.input} -> {options.out}")
+    table("", _account_rows(account))
+    if account["rejected"]:
+        print(f"rejected rows: {options.out}.rejected.jsonl")
+    return 0
+
+
+def _account_rows(account: dict[str, Any]) -> list[tuple]:
+    rows = [(name, account[name]) for name in ("read", "usable", "written") if name in account]
+    rows += [("written beyond one a row", account["expanded"])] if account.get("expanded") else []
+    for name in ("rejected", "repaired"):
+        rows += [(f"{name}: {reason}", count) for reason, count in sorted(account[name].items())]
+    return rows
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from pipelines.data_stats import PERCENTILES, stats
+    from pipelines.stage import table, write_json
+
+    tokenizer = None
+    if options.tokenizer:
+        from data.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(options.tokenizer)
+    found = stats(options.input, options.source, tokenizer, options.questions)
+    if options.report:
+        write_json(options.report, found)
+    rows = [*_account_rows(found), *((f"records: {kind}", count) for kind, count in found["records"].items())]
+    rows += [(name, found[name]) for name in ("duplicates", "answers", "mtld") if found[name] is not None]
+    print(options.input)
+    table("", rows)
+    columns = ("sum", "mean", *(f"p{percent}" for percent in PERCENTILES))
+    lengths = {name: found[name] for name in ("turns", "characters", "answer_characters", "tokens")}
+    shown = [(name, *(of[column] for column in columns)) for name, of in lengths.items() if isinstance(of, dict) and of]
+    if shown:
+        table("per record (answer_characters: per answer)", shown, ("", *columns))
+    for name in ("tokens", "languages"):
+        if isinstance(found[name], str):
+            print(f"{name}: {found[name]}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from data.formats import outcomes
+    from pipelines.stage import table
+
+    usable, rejected, repaired, lines = 0, Counter[str](), Counter[str](), list[str]()
+    for outcome in outcomes(options.input, options.source, options.questions):
+        if outcome.error is None:
+            usable += 1
+            repaired.update(set(outcome.repairs))
+            continue
+        rejected[outcome.error.reason] += 1
+        if len(lines) < SHOWN:
+            lines.append(f"{outcome.file}:{outcome.line}: {outcome.error}")
+    account = {"read": usable + rejected.total(), "usable": usable, "rejected": rejected, "repaired": repaired}
+    print(options.input)
+    table("", _account_rows(account))
+    for line in lines:
+        print(line)
+    if (more := rejected.total() - len(lines)) > 0:
+        print(f"... and {more} more")
+    return 1 if rejected else 0

@@ -1,0 +1,119 @@
+"""`rayward data convert`, `stats` and `check` from the command line, and the numbers of stats."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from algorithms.diversity import mtld
+from data.formats import read
+from data.tokenizer import train_tokenizer
+from pipelines.data_stats import stats
+
+ROOT = Path(__file__).resolve().parents[2]
+REAL = ROOT / ".." / "shared" / "data"
+
+
+def rayward(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "pipelines.cli", "data", *map(str, arguments)], cwd=cwd, timeout=120,
+                          capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+
+
+@pytest.fixture
+def alpaca(tmp_path: Path) -> Path:
+    rows = [{"instruction": f"q{index}", "input": "", "output": "alpha beta gamma delta"} for index in range(4)]
+    rows[2]["output"] = ""
+    rows[3] = rows[0]
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_convert(alpaca: Path, tmp_path: Path) -> None:
+    done = rayward("convert", alpaca, "--from", "alpaca", "--to", "sharegpt", "--out", "out.json.gz",
+                   "--report", "report.json", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "report.json").read_text()) == {
+        "read": 4, "converted": 3, "written": 3, "expanded": 0, "rejected": {"empty text": 1}, "repaired": {}
+    }  # fmt: skip
+    assert "rejected: empty text   1" in done.stdout and "out.json.gz.rejected.jsonl" in done.stdout
+    assert len(list(read(tmp_path / "out.json.gz", "sharegpt"))) == 3
+    (bad,) = map(json.loads, (tmp_path / "out.json.gz.rejected.jsonl").read_text().splitlines())
+    assert (bad["file"], bad["line"], bad["field"], bad["found"]) == (str(alpaca), 3, "output", "''")
+
+
+def test_strict_stops_at_the_first_row_and_leaves_nothing(alpaca: Path, tmp_path: Path) -> None:
+    done = rayward("convert", alpaca, "--out", "out.jsonl", "--strict", cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"rayward: {alpaca}:3: output: found '', expected text that is not blank"
+    assert [file.name for file in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_check(alpaca: Path, tmp_path: Path) -> None:
+    done = rayward("check", alpaca, cwd=tmp_path)
+    assert done.returncode == 1 and f"{alpaca}:3: output: found ''" in done.stdout
+    rayward("convert", alpaca, "--out", "good.jsonl", cwd=tmp_path)
+    done = rayward("check", "good.jsonl", cwd=tmp_path)
+    assert done.returncode == 0 and "usable   3" in done.stdout
+    done = rayward("check", "absent", cwd=tmp_path)
+    assert done.returncode == 1 and done.stderr.strip() == "rayward: absent: no such file or folder"
+
+
+def test_stats_with_a_tokenizer(alpaca: Path, tmp_path: Path) -> None:
+    train_tokenizer(["alpha beta gamma delta"] * 3, 300, ["<end>"], 64).save_pretrained(tmp_path / "tokenizer")
+    done = rayward("stats", alpaca, "--tokenizer", "tokenizer", "--report", "stats.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "duplicates" in done.stdout and "languages: not told" in done.stdout
+    found = json.loads((tmp_path / "stats.json").read_text())
+    assert (found["read"], found["records"], found["rejected"]) == (4, {"conversation": 3}, {"empty text": 1})
+    assert (found["duplicates"], found["answers"], found["mtld"]) == (1, 3, 4.0)
+    assert found["turns"]["sum"] == 6 and found["characters"]["p100"] == 24
+    assert found["tokens"]["sum"] == 3 * found["tokens"]["p50"] > 3
+
+
+def test_percentiles_and_lengths_of_every_kind(tmp_path: Path) -> None:
+    rows = [{"kind": "prompt", "turns": [{"role": "user", "content": "x" * length}]} for length in range(1, 101)]
+    rows.append({"kind": "prompt", "turns": [{"role": "user", "content": "x"}], "follow_ups": ["yy"]})
+    prompt = [{"role": "user", "content": "q"}]
+    rows.append({"kind": "preference", "turns": prompt, "chosen": "a a a a", "rejected": "b"})
+    rows.append({"kind": "ranking", "turns": prompt, "answers": ["a a a a", "b", "of the people, by the people"]})
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = stats(tmp_path / "in.jsonl")
+    assert found["records"] == {"prompt": 101, "preference": 1, "ranking": 1}
+    assert found["characters"]["sum"] == 5050 + 3 + 9 + 37
+    assert (found["characters"]["p50"], found["characters"]["p100"]) == (49, 100)
+    answers = ["a a a a", "b", "a a a a", "b", "of the people, by the people"]
+    assert found["mtld"] == pytest.approx(sum(map(mtld, answers)) / 5) and found["duplicates"] == 0
+    (tmp_path / "hundred.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:100]))
+    lengths = stats(tmp_path / "hundred.jsonl")["characters"]
+    assert [lengths[f"p{percent}"] for percent in (5, 50, 95, 99, 100)] == [5, 50, 95, 99, 100]
+
+
+def test_stats_of_token_rows_and_of_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("[[[1, 2], [false, true]], [[1, 2], [false, true]]]")
+    found = stats(tmp_path / "a.json")
+    assert (found["tokens"]["sum"], found["duplicates"], found["mtld"]) == (4, 1, None)
+    (tmp_path / "empty.jsonl").write_text("")
+    assert rayward("stats", "empty.jsonl", cwd=tmp_path).returncode == 0
+    assert stats(tmp_path / "empty.jsonl")["turns"] == {}
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    heavy = "{'torch', 'ray', 'datasets', 'transformers', 'pyarrow', 'data.formats'}"
+    code = f"import sys, pipelines.cli; pipelines.cli._parser(); sys.exit(str({heavy} & sys.modules.keys() or ''))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.strip() == ""
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not beside this checkout")
+def test_a_real_folder(tmp_path: Path) -> None:
+    done = rayward("convert", REAL / "mt_bench" / "model_answer", "--to", "sharegpt", "--out", "out.jsonl.gz",
+                   "--report", "report.json", cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["read"], report["written"], report["rejected"]) == (880, 879, {"empty text": 1})
