@@ -98,6 +98,8 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
             "data": config.data,
             "judge": config.evaluate.judge,
             "max_new_tokens": config.rollout.max_new_tokens,
+            "long_conversations": config.sft.long_conversations,
+            "quality": config.sft.quality,
         },
         "sft": {"model": config.model, "sft": config.sft, "workers": resources.train.workers},
         "reward": {"reward": config.reward, "workers": resources.train.workers},

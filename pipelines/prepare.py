@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,11 @@ from configs.schema import Config, Data, Source
 from data import toyworld
 from data.formats import Report, read
 from data.records import Conversation, Preference, Prompt, Ranking, Turn, to_json
-from data.templates import find, jinja, text
-from pipelines.rows import Renderer, fit_conversations, fit_prompts, fit_rankings, prompt_key
+from data.template_jinja import jinja
+from data.templates import end_token, find, text
+from pipelines import quality
+from pipelines.rows import FURTHER, Renderer, fit_conversations, fit_prompts, fit_rankings, prompt_key
+from pipelines.show import coloured, runs
 from pipelines.stage import Metrics, Run, StageError, begin, table, write_json, write_jsonl
 
 FILES = ("conversations", "sft_heldout", "rankings", "heldout", "judge", "prompts", "evaluation_prompts")
@@ -40,6 +44,8 @@ def run(run: Run) -> dict[str, Any] | None:
         records = {name: list(_read_all(config.data, name, report)) for name in SOURCES}
     conversations = [record for record in records["conversations"] if isinstance(record, Conversation)]
     renderer = _renderer(config, stage.folder, conversations, records["preferences"])
+    if config.sft.quality.conditioning or config.sft.quality.weighting:
+        report["classes"] = quality.check(config.sft.quality, renderer.template, conversations)
 
     split: dict[str, list] = {name: [] for name in FILES}
     dropped: dict[str, Counter[str]] = {name: Counter() for name in FILES}
@@ -52,9 +58,10 @@ def run(run: Run) -> dict[str, Any] | None:
     split["prompts"] = list(_without(records["prompts"], evaluation, dropped["prompts"]))
     split["evaluation_prompts"] = records["evaluation_prompts"]
 
-    fit = {
-        "conversations": fit_conversations,
-        "sft_heldout": fit_conversations,
+    chats = partial(fit_conversations, sft=config.sft)
+    fit: dict[str, Callable[..., Any]] = {
+        "conversations": chats,
+        "sft_heldout": chats,
         "rankings": fit_rankings,
         "heldout": fit_rankings,
         "judge": fit_rankings,
@@ -83,7 +90,7 @@ def run(run: Run) -> dict[str, Any] | None:
     for name in FILES:
         metrics[name] = len(split[name])
     metrics["vocabulary"] = len(renderer.tokenizer)
-    _show_first_row(split["conversations"][0], renderer)
+    _show_first_row(split["conversations"][0], renderer, config)
     table("prepare", {name.replace("_", " "): value for name, value in metrics.items()})
     return stage.finish(metrics)
 
@@ -209,8 +216,9 @@ def _renderer(config: Config, folder: Path, conversations: list[Conversation], r
     else:
         assert config.model.path is not None
         tokenizer = load_tokenizer(config.model.path)
-        tokenizer.eos_token = template.end_token
-    tokenizer.chat_template = jinja(template)
+        tokenizer.eos_token = end_token(template, tokenizer)
+    if not template.own:
+        tokenizer.chat_template = jinja(template, tokenizer)
     tokenizer.save_pretrained(folder / "tokenizer")
     return Renderer.of(config.model, folder / "tokenizer")
 
@@ -245,7 +253,9 @@ def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
     }
     for name, files in groups.items():
         counted = sum(
-            kept[file] + sum(n for rule, n in rules.get(file, {}).items() if not rule.startswith("kept"))
+            kept[file]
+            - rules.get(file, {}).get(FURTHER, 0)
+            + sum(n for rule, n in rules.get(file, {}).items() if not rule.startswith("kept"))
             for file in files
         )
         if counted != len(records[name]):
@@ -269,13 +279,11 @@ def _require(split: dict[str, list], config: Config) -> None:
             )
 
 
-def _show_first_row(record: Conversation, renderer: Renderer) -> None:
+def _show_first_row(record: Conversation, renderer: Renderer, config: Config) -> None:
     """Print the first training row, the trained part in colour, so that a wrong mask is seen before it costs."""
     from rich.console import Console
     from rich.text import Text
 
-    encoded = renderer.conversation(record.turns)
+    (row,) = fit_conversations([record], renderer, Counter(), config.sft)[1]
     line = Text("first training row, trained part in green: ")
-    for token, weight in zip(encoded.ids, encoded.weights, strict=True):
-        line.append(renderer.tokenizer.decode([token]), style="green" if weight else "dim")
-    Console(width=110).print(line)
+    Console(width=110).print(line + coloured(runs(row, renderer.tokenizer)))
