@@ -118,6 +118,8 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
             "data": config.data,
             "judge": config.evaluate.judge,
             "max_new_tokens": rollout.max_new_tokens,
+            "long_conversations": config.sft.long_conversations,
+            "quality": config.sft.quality,
         },
         "sft": {"model": config.model, "sft": config.sft} | training,
         "reward": {"model": model, "reward": config.reward} | training,

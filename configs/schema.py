@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -68,7 +68,7 @@ class Model(Section):
     scratch: Scratch | None = None
     """Shape of a model with random weights; only with path null."""
     template: str = "openchat_3.5"
-    """Chat template, by its name in data/templates.py."""
+    """Chat template, by its name in data/template_table.py; tokenizer is the one that the model brings."""
     context_tokens: Annotated[int, Field(ge=16)] = 2048
     """Longest prompt plus answer, in tokens; longer training rows are cut, longer prompts dropped and counted."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
@@ -80,6 +80,8 @@ class Model(Section):
             raise ValueError(
                 "give exactly one of model.path (a folder to start from) and model.scratch (random weights)"
             )
+        if self.scratch and self.template == "tokenizer":
+            raise ValueError("model.template tokenizer takes the chat template of model.path; model.scratch has none")
         return self
 
 
@@ -225,6 +227,55 @@ class Supervised(Section):
     """Rows of one optimizer step."""
     optimizer: Optimizer = Optimizer()
     """How the weights are updated."""
+
+
+class Quality(Section):
+    """C-RLFT: classes of answers with words of their own in the prompt and weights of their own in the loss."""
+
+    conditioning: bool = False
+    """Name the class of an answer in the role prefixes; RL and serving use the template's own words, the expert's."""
+    weighting: bool = False
+    """Multiply the loss of an answer by the weight of its class."""
+    classes: dict[str, str] = {"Model: GPT-4": "expert", "gpt4": "expert", "expert": "expert"}
+    """Class of each label of a conversation (`quality` in our records, `model` in ShareGPT); one of them is expert."""
+    other: Annotated[str, Field(min_length=1)] = "sub_optimal"
+    """Class of conversations with another label or none."""
+    conditions: dict[str, Annotated[str, Field(min_length=1)]] = {"sub_optimal": "GPT3"}
+    """Words of each class in the role prefixes, without the expert's, which are the template's."""
+    weights: dict[str, Positive] = {"expert": 1.0, "sub_optimal": 0.1}
+    """Weight of each class in the loss, where it is not 1; only their ratio matters."""
+
+    @field_validator("classes", "conditions", "weights", mode="before")
+    @classmethod
+    def _given_over_defaults(cls, value: Any, info: ValidationInfo) -> Any:
+        """Tables given in part keep the other entries of the default, as sections do."""
+        default = cls.model_fields[str(info.field_name)].default
+        return {**default, **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _every_class_is_known(self) -> Quality:
+        names = {*self.classes.values(), self.other}
+        if "expert" not in names:
+            raise ValueError("quality.classes has no label of the class expert, as which the model is asked")
+        if "expert" in self.conditions:
+            raise ValueError(
+                "quality.conditions names the expert, whose words are the template's; choose model.template instead"
+            )
+        for field, needed in (("conditions", names - {"expert"}), ("weights", names)):
+            given, default = set(getattr(self, field)), set(Quality.model_fields[field].default)
+            if odd := sorted(needed - given) or sorted(given - needed - default):
+                told = "has nothing for the class" if odd[0] in needed else "names an unknown class"
+                raise ValueError(f"quality.{field} {told} {odd[0]!r}; the classes are {', '.join(sorted(names))}")
+        return self
+
+
+class Sft(Supervised):
+    """Supervised fine-tuning on the conversations."""
+
+    long_conversations: Literal["cut", "segment"] = "cut"
+    """Cut a conversation at model.context_tokens, or divide it there into segments of whole questions and answers."""
+    quality: Quality = Quality()
+    """Answers of unequal quality."""
 
 
 class Reward(Section):
@@ -386,7 +437,7 @@ class Config(Section):
     """The Ray cluster and waiting times."""
     resources: Resources = Resources()
     """Processes and what each gets."""
-    sft: Supervised = Supervised()
+    sft: Sft = Sft()
     """Supervised fine-tuning."""
     reward: Reward = Reward()
     """Reward model."""

@@ -1,73 +1,47 @@
-"""Chat templates: turns to text, to token ids with loss weights, and to the Jinja template of a tokenizer.
+"""Chat templates: turns to text and to token ids with loss weights.
 
-Strings: Vicuna v1.1 (FastChat `vicuna_v1.1`; Xwin-LM uses it) and OpenChat 3.5 (openchat `ochat/config`;
-Starling-LM uses it), byte for byte. A template is an entry of `TEMPLATES`: one `Frame` for each role.
+The strings are in `data.template_table`: a template is an entry there, one `Frame` for each role. The same as a
+Hugging Face chat template: `data.template_jinja`.
 
 How turns become tokens: the text is cut into pieces, and each is encoded alone.
 * Special tokens (BOS once, at the start; the end token) are emitted by id. All other text is encoded with
   special tokens split, so nothing that a user writes becomes one.
-* A frame's prefix ends at its colon, and the space after it belongs to the content: "GPT4 Correct Assistant:"
-  and " Hello". So the ids of a prompt are a prefix of the ids of every conversation that continues it, by
-  construction and for every tokenizer: an answer is sampled in the very context that it is trained in.
-* A tokenizer that puts a space of its own before every text (SentencePiece) gets pieces without their first.
+* What stands before an answer is never one piece with it: "GPT4 Correct Assistant:" and " Hello". So the ids of
+  a prompt are a prefix of the ids of every conversation that continues it, by construction and for every
+  tokenizer: an answer is sampled in the very context that it is trained in.
+* A tokenizer that puts a space of its own before every text (SentencePiece) gets pieces without theirs. A space
+  that belongs to the content stays: OpenChat v2's "User:" and " x" are "▁User", ":", "▁▁x".
 
-Departure: FastChat encodes a Vicuna conversation as one string, finds the answers by counting tokens and
-drops what it miscounts. Pieces give the same mask without counting.
+Departures: FastChat encodes a Vicuna conversation as one string, finds the answers by counting tokens and
+drops what it miscounts. Pieces give the same mask without counting. Alpaca and Llama-2 encode whole strings too;
+a SentencePiece tokenizer puts "▁" before an Alpaca answer here, as before every other.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from data.records import Role, Turn, check_turns
+from data.records import Turn, check_turns
+from data.template_table import TEMPLATES, Frame, Template, find
 
-
-class Frame(NamedTuple):
-    """What stands around a turn: `before`, then `lead` + the content as one piece, then `after`.
-
-    `before` and `after` are the template's own text and may hold special tokens.
-    """
-
-    before: str
-    lead: str
-    after: str
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """A chat template. `default_system` stands in where the conversation has no system turn.
-
-    `special_tokens` are those that the tokenizer must have. The first ends an answer, so `assistant.after`
-    starts with it. BOS is not among them: it is used where a tokenizer has one.
-    """
-
-    name: str
-    system: Frame
-    user: Frame
-    assistant: Frame
-    special_tokens: tuple[str, ...]
-    default_system: str = ""
-
-    @property
-    def end_token(self) -> str:
-        """The special token that ends an answer."""
-        return self.special_tokens[0]
-
-    def frame(self, role: Role) -> Frame:
-        """The frame of `role`."""
-        return {"system": self.system, "user": self.user, "assistant": self.assistant}[role]
+__all__ = ["TEMPLATES", "Encoded", "Frame", "Piece", "Template", "encode", "end_token", "find", "ids_and_habit",
+           "pieces", "prompt_pieces", "stop_token_ids", "text", "truncate", "with_condition"]  # fmt: skip
 
 
 class Piece(NamedTuple):
-    """A stretch of text that is encoded alone, or a special token; `weight` is its share in the SFT loss."""
+    """A stretch of text that is encoded alone, or a special token; `weight` is its share in the SFT loss.
+
+    `verbatim`: a space that it starts with is the content's own.
+    """
 
     text: str
     special: bool
     weight: float
+    verbatim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,42 +52,25 @@ class Encoded:
     weights: list[float]
 
 
-def _openchat(name: str, condition: str) -> Template:
-    eot = "<|end_of_turn|>"
-    return Template(
-        name,
-        system=Frame("", "", eot),
-        user=Frame(f"{condition} User:", " ", eot),
-        assistant=Frame(f"{condition} Assistant:", " ", eot),
-        special_tokens=(eot,),
+def with_condition(template: Template, words: str) -> Template:
+    """`template` with other words where its own name the class of an answer, such as GPT3 for GPT4 (C-RLFT).
+
+    ValueError where the template has no place for them.
+    """
+    if not template.condition or not words.strip():
+        able = ", ".join(name for name, entry in TEMPLATES.items() if entry.condition)
+        raise ValueError(f"chat template {template.name} cannot say {words!r} of an answer; those that can: {able}")
+
+    def said(own: str) -> str:
+        return own.replace(template.condition, words)
+
+    return replace(
+        template,
+        user=template.user._replace(before=said(template.user.before)),
+        assistant=template.assistant._replace(before=said(template.assistant.before)),
+        head=said(template.head),
+        condition=words,
     )
-
-
-TEMPLATES: dict[str, Template] = {
-    template.name: template
-    for template in (
-        Template(
-            "vicuna_v1.1",
-            system=Frame("", "", " "),
-            user=Frame("USER:", " ", " "),
-            assistant=Frame("ASSISTANT:", " ", "</s>"),
-            special_tokens=("</s>",),
-            default_system=(
-                "A chat between a curious user and an artificial intelligence assistant. The assistant gives "
-                "helpful, detailed, and polite answers to the user's questions."
-            ),
-        ),
-        _openchat("openchat_3.5", "GPT4 Correct"),
-        _openchat("openchat_3.5_code", "Code"),
-    )
-}
-
-
-def find(name: str) -> Template:
-    """The template `name`. ValueError lists the known ones."""
-    if name not in TEMPLATES:
-        raise ValueError(f"unknown chat template {name!r}; known: {', '.join(TEMPLATES)}")
-    return TEMPLATES[name]
 
 
 def pieces(template: Template, turns: Sequence[Turn], add_generation_prompt: bool = False) -> list[Piece]:
@@ -124,23 +81,48 @@ def pieces(template: Template, turns: Sequence[Turn], add_generation_prompt: boo
     is asked for where the user does not have the last word.
     """
     check_turns(turns, last="user" if add_generation_prompt else None)
-    if turns[0].role != "system" and template.default_system:
-        turns = (Turn("system", template.default_system), *turns)
+    if template.own:
+        raise ValueError("the tokenizer's own chat template needs the tokenizer: name its folder")
+    turns = _with_system(template, turns)
     out: list[Piece] = []
-    own = ""  # the template's own text: what follows a turn is one piece with what precedes the next
-    for turn in turns:
+    own = template.head  # the template's own text: what follows a turn is one piece with what precedes the next
+    for before, turn in zip((None, *turns), turns, strict=False):
         frame = template.frame(turn.role)
         weight = turn.weight if turn.weight is not None else float(turn.role == "assistant")
-        out += _own_pieces(template, own + frame.before, 0.0)
-        out.append(Piece(frame.lead + turn.content, False, weight))
-        end = template.end_token if frame.after.startswith(template.end_token) else ""
+        own += template.between_pairs if before and before.role == "assistant" else ""
+        _add_own(out, template, own + frame.before)
+        tail, end, own = frame.after.partition(template.end_token)
+        if not end:
+            tail, own = "", frame.after
+        out.append(Piece(frame.lead + turn.content + tail, False, weight, turn.content[0] == " " and not frame.lead))
         out += _own_pieces(template, end, weight)
-        own = frame.after.removeprefix(end)
     own += template.assistant.before if add_generation_prompt else ""
-    return out + _own_pieces(template, own, 0.0)
+    _add_own(out, template, own)
+    return out
+
+
+def _add_own(out: list[Piece], template: Template, text: str) -> None:
+    """The template's text; what goes on without a space where the last piece ends is one with it, if neither counts."""
+    new = _own_pieces(template, text, 0.0)
+    if out and new and not (out[-1].special or out[-1].weight or new[0].special or text.startswith(" ")):
+        out[-1] = out[-1]._replace(text=out[-1].text + new.pop(0).text)
+    out += new
+
+
+def _with_system(template: Template, turns: Sequence[Turn]) -> Sequence[Turn]:
+    """The turns with the system message that the template puts first, or inside of the first question."""
+    if turns[0].role != "system":
+        return (Turn("system", template.default_system), *turns) if template.default_system else turns
+    if not template.folds_system or len(turns) == 1:
+        return turns
+    frame, first = template.system, turns[1]
+    said = frame.before + frame.lead + turns[0].content + frame.after + first.content
+    return (Turn("user", said, first.weight), *turns[2:])
 
 
 def _own_pieces(template: Template, text: str, weight: float) -> list[Piece]:
+    if not text:
+        return []
     parts = re.split("(" + "|".join(map(re.escape, template.special_tokens)) + ")", text)
     return [Piece(part, part in template.special_tokens, weight) for part in parts if part]
 
@@ -151,16 +133,19 @@ def text(template: Template, turns: Sequence[Turn], add_generation_prompt: bool 
 
 
 def encode(template: Template, turns: Sequence[Turn], tokenizer: Any, add_generation_prompt: bool = False) -> Encoded:
-    """Token ids and weights; BOS comes first if the tokenizer has one.
+    """Token ids and weights; BOS comes first if the tokenizer has one and the template does not do without.
 
     `tokenizer`: of transformers. ValueError: invalid turns (see `pieces`), a special token that the tokenizer
     lacks or finds in plain text, or a conversation (not a prompt) in which no token has weight.
     """
-    parts = pieces(template, turns, add_generation_prompt)
-    special_ids, adds_space = _ids_and_habit(template, tokenizer)
-    plain = [part.text.removeprefix(" ") if adds_space else part.text for part in parts if not part.special]
+    parts = prompt_pieces(template, turns, tokenizer, add_generation_prompt)
+    special_ids, habit = ids_and_habit(template, tokenizer)
+    strips = habit == "always"
+    plain = [
+        part.text.removeprefix(" ") if strips and not part.verbatim else part.text for part in parts if not part.special
+    ]
     encoded = iter(_encode_plain(tokenizer, plain))
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    bos = [] if tokenizer.bos_token_id is None or not template.bos else [tokenizer.bos_token_id]
     ids, weights = list(bos), [0.0] * len(bos)
     forbidden = {*special_ids.values(), *bos}
     for part in parts:
@@ -177,6 +162,18 @@ def encode(template: Template, turns: Sequence[Turn], tokenizer: Any, add_genera
     return Encoded(ids, weights)
 
 
+def prompt_pieces(
+    template: Template, turns: Sequence[Turn], tokenizer: Any, add_generation_prompt: bool = False
+) -> list[Piece]:
+    """As `pieces`, and also for the tokenizer's own chat template."""
+    if not template.own:
+        return pieces(template, turns, add_generation_prompt)
+    from data.own_template import own_runs
+
+    check_turns(turns, last="user" if add_generation_prompt else None)
+    return [Piece(*run) for run in own_runs(tokenizer, turns, add_generation_prompt)]
+
+
 def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
     """The first `max_tokens` tokens, None if none of them has weight. The tail is lost: the caller counts."""
     if len(encoded.ids) <= max_tokens:
@@ -185,54 +182,18 @@ def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
     return cut if any(cut.weights) else None
 
 
+def end_token(template: Template, tokenizer: Any) -> str:
+    """The special token that ends an answer, as text. ValueError if the tokenizer's own template shows none."""
+    if not template.own:
+        return template.end_token
+    from data.own_template import own_end_token
+
+    return own_end_token(tokenizer)
+
+
 def stop_token_ids(template: Template, tokenizer: Any) -> list[int]:
     """The ids that end an answer: the template's end token. ValueError if the tokenizer lacks it."""
-    return [_ids_and_habit(template, tokenizer)[0][template.end_token]]
-
-
-def jinja(template: Template) -> str:
-    """The same template as a Hugging Face `chat_template`, BOS included.
-
-    `{% generation %}` marks the assistant's content and end token. Whoever applies it encodes one string, in
-    which a special token that a user writes out is special: it is for serving; training uses `encode`.
-    """
-    system, user, assistant = template.system, template.user, template.assistant
-    content = "message['content']"
-    default = ""
-    if template.default_system:
-        whole = system.before + system.lead + template.default_system + system.after
-        default = "{% if messages[0]['role'] != 'system' %}{{ " + repr(whole) + " }}{% endif %}"
-    after_end = assistant.after.removeprefix(template.end_token)
-    return "".join(
-        (
-            "{{ bos_token | default('', true) }}",
-            default,
-            "{% for message in messages %}",
-            "{% if message['role'] == 'system' and loop.first %}",
-            _output(system.before + system.lead, content, system.after),
-            "{% elif message['role'] == 'user' %}",
-            _output(user.before + user.lead, content, user.after),
-            "{% elif message['role'] == 'assistant' %}",
-            _output(assistant.before),
-            "{% generation %}",
-            _output(assistant.lead, content, template.end_token),
-            "{% endgeneration %}",
-            _output(after_end),
-            "{% else %}",
-            "{{ raise_exception('roles are user and assistant, and system for the first message') }}",
-            "{% endif %}",
-            "{% endfor %}",
-            "{% if add_generation_prompt %}",
-            _output(assistant.before),
-            "{% endif %}",
-        )
-    )
-
-
-def _output(before: str, content: str = "", after: str = "") -> str:
-    """A Jinja expression that prints its parts, quoted, so that Jinja strips none of their white space."""
-    parts = [part for part in (before and repr(before), content, after and repr(after)) if part]
-    return "{{ " + " + ".join(parts) + " }}" if parts else ""
+    return [ids_and_habit(template, tokenizer)[0][end_token(template, tokenizer)]]
 
 
 def _encode_plain(tokenizer: Any, texts: list[str]) -> list[list[int]]:
@@ -241,14 +202,16 @@ def _encode_plain(tokenizer: Any, texts: list[str]) -> list[list[int]]:
 
 
 @lru_cache(maxsize=64)
-def _ids_and_habit(template: Template, tokenizer: Any) -> tuple[dict[str, int], bool]:
-    """Ids of the template's special tokens, and whether the tokenizer puts a space before every text.
+def ids_and_habit(template: Template, tokenizer: Any) -> tuple[dict[str, int], str]:
+    """Ids of the template's special tokens, and whether the tokenizer puts a space before a text.
 
-    The habit shows: "a b" is "a" and then "b", although " b" is not "b". A tokenizer that adds a space only
-    where there is none (" b" is "b") needs no help, and would lose a space of the content by it.
+    "always": "a b" is "a" and then "b", although " b" is not "b". "missing": it adds one only where there is
+    none (" b" is "b"), so it needs no help, and would lose a space of the content by it. Else "never".
     """
+    from data.own_template import own_special_tokens
+
     ids = {}
-    for token in template.special_tokens:
+    for token in own_special_tokens(tokenizer) if template.own else template.special_tokens:
         token_id = tokenizer.convert_tokens_to_ids(token)
         if token_id is None or tokenizer.convert_ids_to_tokens(token_id) != token:
             raise ValueError(
@@ -257,4 +220,6 @@ def _ids_and_habit(template: Template, tokenizer: Any) -> tuple[dict[str, int], 
             )
         ids[token] = token_id
     first, second, spaced, joined = _encode_plain(tokenizer, ["Hello", "world", " world", "Hello world"])
-    return ids, joined == first + second and spaced != second
+    if spaced == second:
+        return ids, "missing"
+    return ids, "always" if joined == first + second else "never"

@@ -1,9 +1,69 @@
-"""`rayward data`: show a conversation in a chat template, the trained part marked."""
+"""`rayward data render`: show a conversation in a chat template, the trained part marked."""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 
 def add(actions: Any) -> None:
     """Declare the commands."""
+    parser = actions.add_parser("render", help="show rows in a chat template, what is trained in green")
+    parser.add_argument("file", metavar="FILE", help="file or folder of rows, in any format that is known")
+    parser.add_argument("--template", required=True, metavar="T", help="chat template; tokenizer is the model's own")
+    parser.add_argument("--format", default="auto", help="format of the rows (default: detected)")
+    parser.add_argument("--tokenizer", metavar="DIR", help="show what is left after this model's tokenizer")
+    parser.add_argument("--ids", action="store_true", help="print the token ids too; needs --tokenizer")
+    parser.add_argument("--plain", action="store_true", help="mark what is trained by [[...]] instead of colour")
+    parser.add_argument("--limit", type=int, default=5, metavar="N", help="rows to show (default 5)")
+    parser.set_defaults(run_command=_render)
+
+
+def _render(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from data.formats import Report, read
+    from data.templates import encode, find, pieces
+    from pipelines.show import coloured, plain, runs, runs_of_pieces
+
+    template = find(options.template)
+    if not options.tokenizer and (options.ids or template.own):
+        raise ValueError(f"{'--ids' if options.ids else '--template tokenizer'} needs --tokenizer DIR")
+    if options.limit < 1:
+        raise ValueError(f"--limit is {options.limit}: at least 1")
+    tokenizer = None
+    if options.tokenizer:
+        from data.known_ids import assert_known_ids
+        from data.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(options.tokenizer)
+        assert_known_ids(template, tokenizer)
+    console, report = Console(soft_wrap=True, highlight=False), Report()
+    for record in islice(read(options.file, options.format, report), options.limit):
+        for title, turns, asks in _texts(record):
+            console.print(f"--- {title}", style="bold", markup=False)
+            row = encode(template, turns, tokenizer, asks) if tokenizer else None
+            stretches = runs(row, tokenizer) if row else runs_of_pieces(pieces(template, turns, asks))
+            console.print(plain(stretches) if options.plain else coloured(stretches), markup=False)
+            if row and options.ids:
+                console.print(str(row.ids), markup=False)
+                if not asks:
+                    console.print(f"weights {[round(weight, 6) for weight in row.weights]}", markup=False)
+    for reason, count in report.rejected.items():
+        console.print(f"--- {count} rows left out: {reason}", markup=False)
+    return 0
+
+
+def _texts(record: Any) -> Iterator[tuple[str, Any, bool]]:
+    """(title, turns, whether an answer is asked for) of all that a record is rendered as."""
+    from data.records import Conversation, Preference, Prompt, Turn
+
+    name = f"{type(record).__name__.lower()} {record.id}".rstrip()
+    if isinstance(record, Conversation | Prompt):
+        yield name, record.turns, isinstance(record, Prompt)
+        return
+    ranking = record.as_ranking() if isinstance(record, Preference) else record
+    for place, answer in enumerate(ranking.answers, start=1):
+        yield f"{name}, answer {place} of {len(ranking.answers)}", (*record.turns, Turn("assistant", answer)), False

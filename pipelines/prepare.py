@@ -10,8 +10,9 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from configs.schema import Config, Data, Model, Source
 from data import toyworld
 from data.formats import Report, read
 from data.records import Conversation, Preference, Prompt, Ranking, Turn, to_json
-from data.templates import Template, find, jinja, stop_token_ids, text
-from pipelines.rows import Renderer, fit_conversations, fit_prompts, fit_rankings, prompt_key
+from data.template_jinja import jinja
+from data.templates import Template, end_token, find, stop_token_ids, text
+from pipelines import quality
+from pipelines.rows import FURTHER, Renderer, fit_conversations, fit_prompts, fit_rankings, prompt_key
+from pipelines.show import coloured, runs
 from pipelines.stage import Metrics, Run, StageError, begin, table, write_json, write_jsonl
 
 FILES = ("conversations", "sft_heldout", "rankings", "heldout", "judge", "prompts", "evaluation_prompts")
@@ -42,6 +46,8 @@ def run(run: Run) -> dict[str, Any] | None:
         records = {name: list(_read_all(config.data, name, report)) for name in SOURCES}
     conversations = [record for record in records["conversations"] if isinstance(record, Conversation)]
     renderer = _renderer(config, stage.folder, conversations, records["preferences"])
+    if config.sft.quality.conditioning or config.sft.quality.weighting:
+        report["classes"] = quality.check(config.sft.quality, renderer.template, conversations)
 
     split: dict[str, list] = {name: [] for name in FILES}
     dropped: dict[str, Counter[str]] = {name: Counter() for name in FILES}
@@ -56,9 +62,10 @@ def run(run: Run) -> dict[str, Any] | None:
     split["prompts"] = list(_without(records["prompts"], evaluation, dropped["prompts"]))
     split["evaluation_prompts"] = records["evaluation_prompts"]
 
-    fit = {
-        "conversations": fit_conversations,
-        "sft_heldout": fit_conversations,
+    chats = partial(fit_conversations, sft=config.sft)
+    fit: dict[str, Callable[..., Any]] = {
+        "conversations": chats,
+        "sft_heldout": chats,
         "rankings": fit_rankings,
         "heldout": fit_rankings,
         "judge": fit_rankings,
@@ -88,7 +95,7 @@ def run(run: Run) -> dict[str, Any] | None:
     for name in FILES:
         metrics[name] = len(split[name])
     metrics["vocabulary"] = len(renderer.tokenizer)
-    _show_first_row(split["conversations"][0], renderer)
+    _show_first_row(split["conversations"][0], renderer, config)
     table("prepare", {name.replace("_", " "): value for name, value in metrics.items()})
     return stage.finish(metrics)
 
@@ -252,8 +259,9 @@ def _renderer(config: Config, folder: Path, conversations: list[Conversation], r
         assert config.model.path is not None
         tokenizer = load_tokenizer(config.model.path)
         _require_end_token(config.model, template, tokenizer)
-        tokenizer.eos_token = template.end_token
-    tokenizer.chat_template = jinja(template)
+        tokenizer.eos_token = end_token(template, tokenizer)
+    if not template.own:
+        tokenizer.chat_template = jinja(template, tokenizer)
     tokenizer.save_pretrained(folder / "tokenizer")
     return Renderer.of(config.model, folder / "tokenizer")
 
@@ -304,7 +312,9 @@ def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
     }
     for name, files in groups.items():
         counted = sum(
-            kept[file] + sum(n for rule, n in rules.get(file, {}).items() if not rule.startswith("kept"))
+            kept[file]
+            - rules.get(file, {}).get(FURTHER, 0)
+            + sum(n for rule, n in rules.get(file, {}).items() if not rule.startswith("kept"))
             for file in files
         )
         if counted != len(records[name]):
@@ -330,13 +340,11 @@ def _require(split: dict[str, list], config: Config) -> None:
             )
 
 
-def _show_first_row(record: Conversation, renderer: Renderer) -> None:
+def _show_first_row(record: Conversation, renderer: Renderer, config: Config) -> None:
     """Print the first training row, the trained part in colour, so that a wrong mask is seen before it costs."""
     from rich.console import Console
     from rich.text import Text
 
-    encoded = renderer.conversation(record.turns)
+    (row,) = fit_conversations([record], renderer, Counter(), config.sft)[1]
     line = Text("first training row, trained part in green: ")
-    for token, weight in zip(encoded.ids, encoded.weights, strict=True):
-        line.append(renderer.tokenizer.decode([token]), style="green" if weight else "dim")
-    Console(width=110).print(line)
+    Console(width=110).print(line + coloured(runs(row, renderer.tokenizer)))

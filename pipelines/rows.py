@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from configs.schema import Model
+from configs.schema import Model, Sft
 from data.packing import epoch_order
 from data.ragged import Ragged
 from data.records import Conversation, Prompt, Ranking, Turn, from_json
+from data.segment import segments
 from data.templates import Encoded, Template, encode, find, truncate
+from pipelines import quality
 from pipelines.stage import read_jsonl
 
 
@@ -28,9 +30,13 @@ class Renderer:
 
     @classmethod
     def of(cls, model: Model, tokenizer_folder: str | Path) -> Renderer:
+        """ValueError if the tokenizer does not fit the template, or gives other ids than its model was trained on."""
+        from data.known_ids import assert_known_ids
         from data.tokenizer import load_tokenizer
 
-        return cls(find(model.template), load_tokenizer(tokenizer_folder), model.context_tokens)
+        template, tokenizer = find(model.template), load_tokenizer(tokenizer_folder)
+        assert_known_ids(template, tokenizer)
+        return cls(template, tokenizer, model.context_tokens)
 
     @property
     def stop_token_ids(self) -> list[int]:
@@ -38,6 +44,10 @@ class Renderer:
         from data.templates import stop_token_ids
 
         return stop_token_ids(self.template, self.tokenizer)
+
+    def of_class(self, record: Conversation, sft: Sft | None) -> Renderer:
+        """The renderer that speaks of the class of this conversation (C-RLFT)."""
+        return replace(self, template=quality.conditioned(sft.quality, self.template, record)) if sft else self
 
     def conversation(self, turns: Sequence[Turn]) -> Encoded:
         return encode(self.template, turns, self.tokenizer)
@@ -50,23 +60,71 @@ class Renderer:
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).strip()
 
 
+NO_ANSWER = "no answer token within the context"
+FURTHER = "kept, further segments"
+
+
 def fit_conversations(
-    records: Iterable[Conversation], renderer: Renderer, dropped: Counter[str]
+    records: Iterable[Conversation], renderer: Renderer, dropped: Counter[str], sft: Sft | None = None
 ) -> tuple[list[Conversation], list[Encoded]]:
-    """Conversations with their rows. Long ones are cut (counted as "cut to the context", and kept)."""
+    """Conversations with their rows, in the words and weights of their class and in segments where `sft` says so.
+
+    Long ones are cut (counted as "cut to the context", and kept). Segments are records of their own: of a divided
+    conversation, all but the first that is kept count as FURTHER, so that records in = kept - FURTHER + dropped.
+    """
     kept: list[Conversation] = []
     rows: list[Encoded] = []
     for record in records:
-        encoded = renderer.conversation(record.turns)
-        row = truncate(encoded, renderer.context_tokens)
-        if row is None:
-            dropped["no answer token within the context"] += 1
-            continue
-        if len(row.ids) < len(encoded.ids):
-            dropped["kept, cut to the context"] += 1
-        kept.append(record)
-        rows.append(row)
+        whole = renderer.of_class(record, sft)
+        parts = [record]
+        if sft and sft.long_conversations == "segment":
+            parts = list(_segments(record, whole))
+        before = len(kept)
+        for part in parts:
+            encoded = _encoded(part, whole, sft)
+            row = truncate(encoded, renderer.context_tokens) if encoded else None
+            if encoded is None or row is None:
+                continue
+            dropped["kept, cut to the context"] += len(row.ids) < len(encoded.ids)
+            kept.append(part)
+            rows.append(row)
+        number = len(kept) - before
+        if not number:
+            dropped[NO_ANSWER] += 1
+        elif len(parts) > 1:
+            dropped["kept, divided into segments"] += 1
+            dropped[FURTHER] += number - 1
+            dropped["kept, without segments that have " + NO_ANSWER] += number < len(parts)
+    for rule in [rule for rule, count in dropped.items() if not count]:
+        del dropped[rule]
     return kept, rows
+
+
+def _encoded(record: Conversation, renderer: Renderer, sft: Sft | None) -> Encoded | None:
+    """The whole row; None if the weights that its turns bring are all 0."""
+    turns = quality.weighed(sft.quality, record) if sft else record.turns
+    if not any(turn.weight or (turn.weight is None and turn.role == "assistant") for turn in turns):
+        return None
+    return renderer.conversation(turns)
+
+
+def _segments(record: Conversation, renderer: Renderer) -> Iterable[Conversation]:
+    def fits(turns: Sequence[Turn]) -> bool:
+        return len(renderer.conversation(turns).ids) <= renderer.context_tokens
+
+    weightless = tuple(replace(turn, weight=None) for turn in record.turns)
+    if fits(weightless):
+        return [record]
+    found = segments(weightless, fits)
+    if len(found) == 1:
+        return [record]
+    name = record.id or record.source
+    ends = [start for start, _ in found[1:]] + [len(record.turns)]
+    system = record.turns[:1] if record.turns[0].role == "system" else ()
+    return [
+        replace(record, turns=(*(system if start else ()), *record.turns[start:end]), id=f"{name}_{start}")
+        for (start, _), end in zip(found, ends, strict=True)
+    ]
 
 
 def fit_rankings(

@@ -9,7 +9,7 @@ from typing import Any
 from actors.supervised import Job, Rows, sft_loop
 from cluster.connect import connect
 from configs.plan import optimizer_steps
-from configs.schema import Supervised
+from configs.schema import Sft, Supervised
 from pipelines.prepare import base_model
 from pipelines.rows import Renderer, fit_conversations, load_records, sft_rows
 from pipelines.stage import Run, Stage, begin, table
@@ -24,18 +24,22 @@ def run(run: Run) -> dict[str, Any] | None:
         return None
     connect(config.cluster)
     conversations = load_records(run.folder / "prepare" / "conversations.jsonl")
-    metrics = fine_tune(stage, base_model(run), conversations, config.sft, "sft")
+    metrics = fine_tune(stage, base_model(run), conversations, config.sft, "sft", config.sft)
     table("sft", metrics)
     return stage.finish(metrics)
 
 
-def fine_tune(stage: Stage, model: str, conversations: list, training: Supervised, title: str) -> dict[str, Any]:
-    """Train `model` on the conversations and leave the result in the stage's `model` folder."""
+def fine_tune(
+    stage: Stage, model: str, conversations: list, training: Supervised, title: str, sft: Sft | None = None
+) -> dict[str, Any]:
+    """Train `model` on the conversations and leave the result in the stage's `model` folder.
+
+    `sft` tells how they are divided, worded and weighed; without it they are as the template is: the expert's.
+    """
     config, prepared = stage.run.config, stage.run.folder / "prepare"
     renderer = Renderer.of(config.model, prepared / "tokenizer")
-    rows, heldout = (
-        _encode(records, renderer) for records in (conversations, load_records(prepared / "sft_heldout.jsonl"))
-    )
+    rows = _encode(conversations, renderer, sft)
+    heldout = _encode(load_records(prepared / "sft_heldout.jsonl"), renderer, config.sft)
     steps = optimizer_steps(len(rows.ids), training.samples_per_step, training.epochs)
     job = Job(
         model=_absolute(model),
@@ -62,8 +66,8 @@ def fine_tune(stage: Stage, model: str, conversations: list, training: Supervise
     }
 
 
-def _encode(records: list, renderer: Renderer) -> Rows:
-    return Rows(*sft_rows(fit_conversations(records, renderer, Counter())[1]))
+def _encode(records: list, renderer: Renderer, sft: Sft | None) -> Rows:
+    return Rows(*sft_rows(fit_conversations(records, renderer, Counter(), sft)[1]))
 
 
 def _absolute(model: str) -> str:

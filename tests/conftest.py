@@ -85,7 +85,8 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[
     import torch
 
     from actors.models import build_from_scratch, load_scalar, save_model
-    from data.templates import TEMPLATES, jinja
+    from data.template_jinja import jinja
+    from data.templates import TEMPLATES
     from data.tokenizer import train_tokenizer
     from data.toyworld import demonstrations
 

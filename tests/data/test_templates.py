@@ -7,6 +7,7 @@ import random
 import pytest
 
 from data.records import Turn
+from data.template_jinja import jinja
 from data.templates import (
     TEMPLATES,
     Encoded,
@@ -15,7 +16,6 @@ from data.templates import (
     Template,
     encode,
     find,
-    jinja,
     pieces,
     stop_token_ids,
     text,
@@ -24,6 +24,10 @@ from data.templates import (
 from data.tokenizer import train_tokenizer
 
 EOT = "<|end_of_turn|>"
+TABLE = {name: template for name, template in TEMPLATES.items() if not template.own}
+SPECIAL = sorted({token for template in TABLE.values() for token in template.special_tokens})
+# What stands before the content ends in white space of its own: pieces are not what one string would be cut into.
+PIECEWISE = ("openchat_v1", "ultralm", "openchat_3.6")
 VICUNA, OPENCHAT = find("vicuna_v1.1"), find("openchat_3.5")
 VICUNA_SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -46,6 +50,37 @@ def assistant(content: str, weight: float | None = None) -> Turn:
     return Turn("assistant", content, weight)
 
 
+def sentencepiece_tokenizer(folder, texts: list[str], special: list[str]):
+    """A SentencePiece model trained on the spot, as transformers reads it from Llama's files."""
+    import json
+
+    import sentencepiece
+    from transformers import LlamaTokenizer
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(folder / "tokenizer"), vocab_size=400, model_type="bpe",
+        byte_fallback=True, character_coverage=1.0, split_digits=True, normalization_rule_name="identity",
+        remove_extra_whitespaces=False, hard_vocab_limit=False, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
+        minloglevel=2)  # fmt: skip
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, "bos_token": "<s>", "eos_token": "</s>",
+                "unk_token": "<unk>", "add_bos_token": True, "add_eos_token": False}  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = LlamaTokenizer.from_pretrained(str(folder))
+    new = [token for token in special if token not in ("<s>", "</s>")]
+    tokenizer.add_special_tokens({"additional_special_tokens": new})
+    return tokenizer
+
+
+def legacy(tokenizer):
+    """With the normalizer that published files of Llama and Mistral carry: a space before every stretch of text."""
+    from tokenizers import normalizers, pre_tokenizers
+
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence([])
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    return tokenizer
+
+
 def sentencepiece_like(kind: str):
     """A toy BPE that marks spaces with ▁ and puts one before every text, as Llama's and Mistral's do.
 
@@ -57,7 +92,7 @@ def sentencepiece_like(kind: str):
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
     tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    special = ["<unk>", "<s>", "</s>", EOT]
+    special = ["<unk>", "<s>", *(token for token in SPECIAL if token != "<s>")]
     characters = sorted(set("".join(CORPUS)) | {chr(code) for code in range(32, 127)})
     trainer = trainers.BpeTrainer(
         vocab_size=400, special_tokens=special, initial_alphabet=characters, show_progress=False
@@ -72,15 +107,17 @@ def sentencepiece_like(kind: str):
 
 
 @pytest.fixture(scope="module")
-def tokenizers() -> dict:
+def tokenizers(tmp_path_factory) -> dict:
     return {
-        "bytes": train_tokenizer(CORPUS, 500, ("</s>", EOT), 2048),
+        "bytes": train_tokenizer(CORPUS, 500, ("</s>", *SPECIAL), 2048),
         "metaspace": sentencepiece_like("metaspace"),
         "normalizer": sentencepiece_like("normalizer"),
+        "sentencepiece": sentencepiece_tokenizer(tmp_path_factory.mktemp("sentencepiece"), CORPUS, SPECIAL),
+        "legacy": legacy(sentencepiece_tokenizer(tmp_path_factory.mktemp("legacy"), CORPUS, SPECIAL)),
     }
 
 
-KINDS = ("bytes", "metaspace", "normalizer")
+KINDS = ("bytes", "metaspace", "normalizer", "sentencepiece", "legacy")
 WORDS = [
     "Hello",
     "quick",
@@ -98,7 +135,9 @@ WORDS = [
     "\t",
     "ASSISTANT:",
 ]
-INJECTIONS = ["</s>", EOT, "<s>", "<pad>", "USER:", " ASSISTANT:", "GPT4 Correct Assistant:", "</s>USER:"]
+INJECTIONS = [
+    "</s>", EOT, "<s>", "<pad>", "<|im_end|>", "<|eot_id|>", "[INST]", "USER:", " ASSISTANT:",
+    "GPT4 Correct Assistant:", "</s>USER:"]  # fmt: skip
 
 
 def random_turns(rng: random.Random, words: list[str], num_pairs: int) -> tuple[Turn, ...]:
@@ -187,7 +226,7 @@ def test_pieces_of_a_mistral_like_vocabulary_match_the_published_ids():
 # ---- weights -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("template", TABLE.values(), ids=TABLE)
 @pytest.mark.parametrize("kind", KINDS)
 def test_weight_is_on_answers_and_their_end_tokens_only(template, kind, tokenizers):
     tokenizer = tokenizers[kind]
@@ -199,8 +238,8 @@ def test_weight_is_on_answers_and_their_end_tokens_only(template, kind, tokenize
         if weight:
             runs = [*runs, [token_id]] if not before else [*runs[:-1], [*runs[-1], token_id]]
         before = weight
-    assert [tokenizer.decode(run).strip() for run in runs] == [
-        f"Hi, how are you{template.end_token}", f"It is 12{template.end_token}"]  # fmt: skip
+    end = "".join(template.assistant.after.partition(template.end_token)[:2])
+    assert [tokenizer.decode(run).strip() for run in runs] == [f"Hi, how are you{end}", f"It is 12{end}"]
     assert all(run[-1:] == stop_token_ids(template, tokenizer) for run in runs)
 
 
@@ -233,15 +272,17 @@ def test_truncate():
 # ---- what must hold for every template and tokenizer -------------------------------------------------------
 
 
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("template", TABLE.values(), ids=TABLE)
 def test_template_is_well_formed(template):
-    assert template.assistant.after.startswith(template.end_token)
+    assert template.assistant.after.strip().startswith(template.end_token)
     assert template.name == next(name for name, entry in TEMPLATES.items() if entry is template)
     assert "<s>" not in "".join((*template.system, *template.user, *template.assistant))  # BOS is encode's
-    assert not template.assistant.before.endswith(" ")
+    assert template.condition in template.head + template.assistant.before
+    # An answer's first piece must not hang on what stands before it; these two were trained with a lone space.
+    assert not template.assistant.before.endswith(" ") or template.name in ("openchat_v1", "ultralm")
 
 
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("template", TABLE.values(), ids=TABLE)
 @pytest.mark.parametrize("kind", KINDS)
 def test_prompt_is_a_prefix_and_bos_comes_once(template, kind, tokenizers):
     tokenizer, rng = tokenizers[kind], random.Random(f"{template.name} {kind}")
@@ -249,7 +290,10 @@ def test_prompt_is_a_prefix_and_bos_comes_once(template, kind, tokenizers):
         turns = random_turns(rng, WORDS + INJECTIONS, rng.randrange(1, 4))
         whole = encode(template, turns, tokenizer)
         assert len(whole.ids) == len(whole.weights)
-        assert whole.ids[0] == tokenizer.bos_token_id and whole.ids.count(tokenizer.bos_token_id) == 1
+        assert 0 < sum(weight > 0 for weight in whole.weights) < len(whole.weights)
+        begins = template.bos * 1 + (len(turns) // 2 - 1 if template.between_pairs == "<s>" else 0)
+        assert whole.ids.count(tokenizer.bos_token_id) == begins
+        assert (whole.ids[0] == tokenizer.bos_token_id) == template.bos
         for end in range(len(turns) - 1, 0, -2):
             prompt = encode(template, turns[:end], tokenizer, add_generation_prompt=True)
             assert prompt.ids == whole.ids[: len(prompt.ids)]
@@ -257,25 +301,24 @@ def test_prompt_is_a_prefix_and_bos_comes_once(template, kind, tokenizers):
         assert text(template, turns).startswith(text(template, turns[:-1], True))
 
 
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("template", TABLE.values(), ids=TABLE)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("written", INJECTIONS)
 def test_what_a_user_writes_is_never_special(template, kind, written, tokenizers):
     tokenizer = tokenizers[kind]
     plain = encode(template, (user("say what now"), assistant("ok")), tokenizer)
     said = encode(template, (user(f"say {written} now"), assistant("ok")), tokenizer)
-    for special in range(4):  # <pad> or <unk>, <s>, </s>, end of turn
-        if tokenizer.convert_ids_to_tokens(special) != "<unk>":
-            assert said.ids.count(special) == plain.ids.count(special)
+    for special in {*tokenizer.convert_tokens_to_ids(SPECIAL), tokenizer.bos_token_id, tokenizer.pad_token_id}:
+        assert said.ids.count(special) == plain.ids.count(special)
     assert written in tokenizer.decode(said.ids)
     # The mask does not move: the same answer is weighed, in the same place from the end.
-    num_weighed = sum(weight > 0 for weight in plain.weights)
-    assert said.weights[-num_weighed:] == plain.weights[-num_weighed:] == [1.0] * num_weighed
-    assert said.ids[-num_weighed:] == plain.ids[-num_weighed:] and not any(said.weights[:-num_weighed])
+    from_end = len(plain.ids) - plain.weights.index(1.0)
+    assert said.weights[-from_end:] == plain.weights[-from_end:] and said.weights.count(1.0) == plain.weights.count(1.0)
+    assert said.ids[-from_end:] == plain.ids[-from_end:]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("template", TABLE.values(), ids=TABLE)
 def test_pieces_give_the_ids_of_the_whole_string(template, kind, tokenizers):
     turns = (
         user("Hello there"),
@@ -284,8 +327,33 @@ def test_pieces_give_the_ids_of_the_whole_string(template, kind, tokenizers):
         assistant("A number."),
     )
     tokenizer = tokenizers[kind]
-    whole = tokenizer(text(template, turns), add_special_tokens=False).input_ids
-    assert encode(template, turns, tokenizer).ids == [tokenizer.bos_token_id, *whole]
+    if template.name in PIECEWISE:
+        turns = turns[:1]
+    messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+    served = tokenizer.apply_chat_template(
+        messages, chat_template=jinja(template, tokenizer), add_generation_prompt=len(turns) == 1, return_dict=False
+    )
+    if template.name != "openchat_v1":
+        assert encode(template, turns, tokenizer, len(turns) == 1).ids == served
+    if template.name.startswith(("vicuna", "openchat_3.5")):
+        whole = tokenizer(text(template, turns), add_special_tokens=False).input_ids
+        assert encode(template, turns, tokenizer).ids == [tokenizer.bos_token_id, *whole]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["vicuna_v1.1", "openchat_3.5", "openchat_v2", "llama2"])
+def test_the_tokenizer_s_own_template_gives_the_ids_that_it_is_served_with(name, kind, tokenizers):
+    tokenizer, rng = tokenizers[kind], random.Random(name)
+    tokenizer.chat_template = jinja(TABLE[name], tokenizer)
+    for _ in range(20):
+        said = [" ".join(rng.choices(["Hello", "quick", "12", "it's"], k=3)) for _ in range(4)]
+        turns = (user(said[0]), assistant(said[1]), user(said[2]), assistant(said[3]))
+        messages = [{"role": turn.role, "content": turn.content} for turn in turns]
+        served = tokenizer.apply_chat_template(messages, return_dict=False)
+        asked = tokenizer.apply_chat_template(messages[:3], return_dict=False, add_generation_prompt=True)
+        assert encode(find("tokenizer"), turns, tokenizer).ids == served
+        assert encode(find("tokenizer"), turns[:3], tokenizer, True).ids == asked == served[: len(asked)]
+    assert stop_token_ids(find("tokenizer"), tokenizer) == stop_token_ids(TABLE[name], tokenizer)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -300,11 +368,24 @@ def test_content_keeps_its_own_spaces(kind, tokenizers):
     assert counts == ["▁Hello", "▁▁Hello", "▁▁▁Hello", "▁▁▁▁Hello"]
 
 
-@pytest.mark.parametrize("template", TEMPLATES.values(), ids=TEMPLATES)
+@pytest.mark.parametrize("kind", ["normalizer", "legacy"])
+@pytest.mark.parametrize("name", ["openchat_v2", "openchat_v3.2", "openchat_v1", "ultralm"])
+def test_content_that_stands_alone_gets_the_tokenizer_s_space_before_its_own(name, kind, tokenizers):
+    """As in OpenChat's and UltraChat's code, which encode prefix and content apart."""
+    tokenizer = tokenizers[kind]
+    for content in ("Hello", " Hello", "   Hello you "):
+        encoded = encode(TABLE[name], (user("q"), assistant(content)), tokenizer)
+        answer = [i for i, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
+        assert answer[:-1] == tokenizer(content, add_special_tokens=False).input_ids
+    prefix = tokenizer.convert_ids_to_tokens(encode(TABLE[name], (user("q"),), tokenizer, True).ids)
+    assert (prefix[-1] == "▁") == (name in ("openchat_v1", "ultralm")), "the lone space that these two have"
+
+
+@pytest.mark.parametrize("template", TABLE.values(), ids=TABLE)
 def test_jinja_agrees_in_text_ids_and_mask(template, tokenizers):
     tokenizer, rng = tokenizers["bytes"], random.Random(template.name)
     form = jinja(template)
-    for _ in range(60):
+    for _ in range(60 if template.name.startswith(("vicuna", "openchat_3.5")) else 0):
         turns = random_turns(rng, WORDS, rng.randrange(1, 4))
         for ended, prompt in ((turns, False), (turns[:-1], True)):
             messages = [{"role": turn.role, "content": turn.content} for turn in ended]
@@ -321,12 +402,17 @@ def test_jinja_agrees_in_text_ids_and_mask(template, tokenizers):
 
 def test_jinja_text_is_exact_for_special_strings_too_and_roles_are_checked(tokenizers):
     tokenizer, rng = tokenizers["bytes"], random.Random(0)
-    for template in TEMPLATES.values():
-        for _ in range(20):
-            turns = random_turns(rng, WORDS + INJECTIONS + ["{{ 1 }}", "{% if %}", "'", '"', "\\n"], 2)
+    words = WORDS + INJECTIONS + ["{{ 1 }}", "{% if %}", "'", '"', "\\n"]
+    for template in TABLE.values():
+        form, bos = jinja(template), "<s>" * template.bos
+        for number in range(1000):
+            turns = random_turns(rng, words, rng.randrange(1, 4))
+            turns = turns[: len(turns) - number % 2]  # every other one is a prompt
             messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-            rendered = tokenizer.apply_chat_template(messages, tokenize=False, chat_template=jinja(template))
-            assert rendered == "<s>" + text(template, turns)
+            rendered = tokenizer.apply_chat_template(
+                messages, tokenize=False, chat_template=form, add_generation_prompt=bool(number % 2)
+            )
+            assert rendered == bos + text(template, turns, bool(number % 2))
         with pytest.raises(Exception, match="roles are user and assistant"):
             tokenizer.apply_chat_template([{"role": "tool", "content": "x"}], chat_template=jinja(template))
 

@@ -170,7 +170,8 @@ def check_account(run: Run) -> dict[str, Any]:
         lost = sum(
             count for file in files for rule, count in report["rules"].get(file, {}).items() if rule[:5] != "kept,"
         )
-        assert made == lost + sum(report["kept"][file] for file in files), name
+        further = sum(report["rules"].get(file, {}).get("kept, further segments", 0) for file in files)
+        assert made + further == lost + sum(report["kept"][file] for file in files), name
     manifest = run.manifest("prepare")["metrics"]
     for file in FILES:
         assert len(records(run, file)) == report["kept"][file] == manifest[file]
@@ -402,6 +403,58 @@ def test_the_same_config_gives_the_same_bytes(done: Run, tmp_path: Path) -> None
     for file in files:
         assert (tmp_path / "prepare" / file).read_bytes() == (done.folder / "prepare" / file).read_bytes(), file
     assert prepare.run(again) is None, "done before"
+
+
+# ---- templates, classes and segments -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("template", ["openchat_v2", "openchat_v3.1", "ultralm", "alpaca", "llama2", "chatml"])
+def test_every_template_is_served_as_trained(template: str, tmp_path: Path, own: Callable[..., Config]) -> None:
+    run = Run(tmp_path, own(model={"template": template, "context_tokens": 160, "scratch": {"vocab_size": 320}}))
+    assert prepare.run(run) is not None
+    renderer = Renderer.of(run.config.model, tmp_path / "prepare" / "tokenizer")
+    for record in records(run, "prompts"):
+        messages = [{"role": turn.role, "content": turn.content} for turn in record.turns]
+        served = renderer.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        assert renderer.tokenizer.encode(served, add_special_tokens=False) == renderer.prompt(record.turns)
+
+
+def test_the_model_s_own_template_stays_as_it_is(tmp_path: Path, own: Callable[..., Config], tiny_models: Any) -> None:
+    given = load_tokenizer(tiny_models.policy)
+    given.eos_token = "<s>"
+    given.save_pretrained(tmp_path / "base")
+    model = {"path": str(tmp_path / "base"), "scratch": None, "context_tokens": 128, "template": "tokenizer"}
+    run = Run(tmp_path / "run", own(model=model))
+    assert prepare.run(run) is not None
+    renderer = Renderer.of(run.config.model, tmp_path / "run" / "prepare" / "tokenizer")
+    assert renderer.tokenizer.chat_template == given.chat_template
+    assert renderer.tokenizer.eos_token == "<|end_of_turn|>"
+    assert renderer.stop_token_ids == [renderer.tokenizer.eos_token_id]
+
+
+def test_segments_and_classes_are_in_the_report(
+    tmp_path: Path, own: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    labelled = [chat(f"Label {i}?", f"Said {i}. " * 9, "More?", f"More {i}. " * 9, "End?", "Yes.") for i in range(150)]
+    rows = [row | {"model": "Model: GPT-4" if i % 3 else "Model: GPT-3.5"} for i, row in enumerate(labelled)]
+    write(tmp_path, {"conversations": {"labelled.jsonl": rows}})
+    source = {"path": str(tmp_path / "conversations" / "labelled.jsonl")}
+    quality = {"conditioning": True, "weighting": True}
+    run = Run(tmp_path / "run", own(
+        data={"conversations": [source]}, sft={"long_conversations": "segment", "quality": quality}))  # fmt: skip
+    assert prepare.run(run) is not None
+    report = check_account(run)
+    assert report["classes"] == {"expert": 100, "sub_optimal": 50}
+    rules = [report["rules"].get(name, {}) for name in ("conversations", "sft_heldout")]
+    divided = sum(rule.get("kept, divided into segments", 0) for rule in rules)
+    further = sum(rule.get("kept, further segments", 0) for rule in rules)
+    kept = report["kept"]["conversations"] + report["kept"]["sft_heldout"]
+    assert 100 < divided <= further and kept == 150 + further
+    said = " ".join(turn.content for record in records(run, "conversations") for turn in record.turns)
+    assert all(f"Said {i}." in said and f"More {i}." in said for i in range(150)
+               if f"Label {i}?" in said)  # fmt: skip
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "first training row, trained part in green: <s>GPT" in shown
 
 
 # ---- mistakes ----------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from configs.schema import Sft
 from data import toyworld
 from data.records import Conversation, Prompt, Ranking, Turn, to_json
 from data.templates import TEMPLATES
@@ -28,11 +29,11 @@ RANKINGS, _ = toyworld.rankings(40, 5, 0.1, 1)
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    special = ("<|end_of_turn|>", "</s>")
+    special = ("<|end_of_turn|>", *(token for entry in TEMPLATES.values() for token in entry.special_tokens))
     return train_tokenizer([turn.content for chat in CHATS for turn in chat.turns], 330, special, 4096)
 
 
-@pytest.fixture(scope="module", params=sorted(TEMPLATES))
+@pytest.fixture(scope="module", params=sorted(name for name, template in TEMPLATES.items() if not template.own))
 def renderer(request: pytest.FixtureRequest, tokenizer: Any) -> Renderer:
     return Renderer(TEMPLATES[request.param], tokenizer, 4096)
 
@@ -179,3 +180,67 @@ def test_records_come_back_from_a_file(tmp_path: Path) -> None:
     records = [*CHATS, *RANKINGS[:5], *toyworld.prompts(5, 0, "train"), replace(RANKINGS[0], ranks=(1, 1, 2, 3, 4))]
     write_jsonl(tmp_path / "records.jsonl", [to_json(record) for record in records])
     assert load_records(tmp_path / "records.jsonl") == records
+
+
+# ---- segments ------------------------------------------------------------------------------------------------
+
+
+def dialogue(pairs: int, words: int, id: str = "d") -> Conversation:
+    turns: list[Turn] = []
+    for number in range(pairs):
+        turns.append(Turn("user", f"question {number} " + "so " * words))
+        turns.append(Turn("assistant", f"answer {number} " + "yes " * words))
+    return Conversation(tuple(turns), "test", id)
+
+
+@pytest.mark.parametrize("context", [120, 200, 400])
+def test_segments_lose_nothing_and_fit(renderer: Renderer, context: int) -> None:
+    renderer = replace(renderer, context_tokens=context + len(renderer.prompt(user("x"))))
+    chats = [dialogue(n, 1 + n % 3, f"d{n}") for n in range(1, 12)]
+    dropped: Counter[str] = Counter()
+    kept, rows = fit_conversations(chats, renderer, dropped, Sft(long_conversations="segment"))
+    assert len(kept) == len(chats) + dropped["kept, further segments"] and len(kept) > len(chats)
+    for chat in chats:
+        parts = [record for record in kept if record.id.split("_")[0] == chat.id]
+        assert tuple(turn for part in parts for turn in part.turns) == chat.turns
+        if len(parts) > 1:
+            assert [part.id for part in parts] == [
+                f"{chat.id}_{sum(len(before.turns) for before in parts[:index])}" for index in range(len(parts))
+            ]
+    assert all(len(row.ids) <= renderer.context_tokens for row in rows) and not dropped["kept, cut to the context"]
+    again = fit_conversations(kept, renderer, Counter(), Sft(long_conversations="segment"))
+    assert again == (kept, rows), "segments are not divided again"
+
+
+def test_a_pair_longer_than_the_context_is_kept_and_cut_and_one_without_answer_is_counted(renderer: Renderer) -> None:
+    small = dialogue(1, 2).turns
+    long_answer = (Turn("user", "why"), Turn("assistant", "word " * 300))
+    long_question = (Turn("user", "word " * 600), Turn("assistant", "ok"))
+    renderer = replace(renderer, context_tokens=160)
+    settings, dropped = Sft(long_conversations="segment"), Counter[str]()
+    given = ((*small, *long_answer, *small), (*small, *long_question), long_question)
+    chats = [Conversation(turns) for turns in given]
+    kept, rows = fit_conversations(chats, renderer, dropped, settings)
+    assert [record.turns for record in kept] == [small, long_answer, small, small]
+    assert [len(row.ids) == 160 for row in rows] == [False, True, False, False]
+    assert dropped == {
+        "kept, divided into segments": 2, "kept, further segments": 2, "kept, cut to the context": 1,
+        "kept, without segments that have no answer token within the context": 1,
+        "no answer token within the context": 1}  # fmt: skip
+    assert fit_conversations(kept, renderer, Counter(), settings) == (kept, rows)
+
+
+def test_no_system_message_is_added_and_a_given_one_stands_before_every_segment(tokenizer: Any) -> None:
+    renderer = Renderer(TEMPLATES["ultralm"], tokenizer, 150)
+    for system in ((), (Turn("system", "Be brief."),)):
+        chat = replace(dialogue(8, 2), turns=(*system, *dialogue(8, 2).turns))
+        kept, rows = fit_conversations([chat], renderer, Counter(), Sft(long_conversations="segment"))
+        start = "<s>User: Be brief.</s>\nUser: question" if system else "<s>User: question"
+        assert len(kept) > 2 and all(tokenizer.decode(row.ids).startswith(start) for row in rows)
+
+
+def test_a_conversation_whose_weights_are_all_zero_is_counted(renderer: Renderer) -> None:
+    dropped: Counter[str] = Counter()
+    silent = Conversation((Turn("user", "q"), Turn("assistant", "a", 0.0)))
+    assert fit_conversations([silent, CHATS[0]], renderer, dropped)[0] == [CHATS[0]]
+    assert dropped == {"no answer token within the context": 1}

@@ -1,0 +1,39 @@
+"""A row as a person reads it: its text with the trained part marked, in colour or in [[...]]."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+from typing import Any
+
+from rich.text import Text
+
+from data.templates import Encoded, Piece
+
+Run = tuple[str, bool]  # text, whether it is trained
+
+
+def runs(row: Encoded, tokenizer: Any) -> list[Run]:
+    """The text of a row's tokens, cut where training begins and ends: what the model gets, not what was meant."""
+    pairs = zip(row.ids, row.weights, strict=True)
+    stretches = [(trained, [i for i, _ in group]) for trained, group in groupby(pairs, lambda pair: pair[1] > 0)]
+    return [(tokenizer.decode(ids, skip_special_tokens=False), trained) for trained, ids in stretches]
+
+
+def runs_of_pieces(pieces: Iterable[Piece]) -> list[Run]:
+    """The same without a tokenizer, from the template's pieces."""
+    grouped = groupby(pieces, lambda piece: piece.weight > 0)
+    return [("".join(piece.text for piece in group), trained) for trained, group in grouped]
+
+
+def coloured(stretches: Iterable[Run]) -> Text:
+    """The trained part green, all else dim."""
+    line = Text()
+    for text, trained in stretches:
+        line.append(text, style="green" if trained else "dim")
+    return line
+
+
+def plain(stretches: Iterable[Run]) -> str:
+    """The trained part in [[...]]."""
+    return "".join(f"[[{text}]]" if trained else text for text, trained in stretches)

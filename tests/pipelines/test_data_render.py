@@ -1,0 +1,87 @@
+"""`rayward data render`: rows as text, marks and ids, and what SFT's preparation prints of its first row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data.records import Turn
+from data.template_jinja import jinja
+from data.templates import encode, find, pieces
+from data.tokenizer import train_tokenizer
+from pipelines.cli import main
+from pipelines.show import coloured, plain, runs, runs_of_pieces
+
+EOT = "<|end_of_turn|>"
+CHAT = (Turn("user", "Hi [b]x[/b]"), Turn("assistant", "日本 😀"), Turn("user", "And?"), Turn("assistant", "Fine."))
+SHOWN = (
+    f"GPT4 Correct User: Hi [b]x[/b]{EOT}GPT4 Correct Assistant:[[ 日本 😀{EOT}]]"
+    f"GPT4 Correct User: And?{EOT}GPT4 Correct Assistant:[[ Fine.{EOT}]]"
+)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    tokenizer = train_tokenizer([turn.content for turn in CHAT], 300, (EOT,), 128)
+    tokenizer.chat_template = jinja(find("openchat_3.5"))
+    return tokenizer
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    rows: list[dict[str, Any]] = [
+        {"messages": [{"role": turn.role, "content": turn.content} for turn in CHAT]},
+        {"messages": [{"role": "user", "content": "Only asked?"}]},
+        {"prompt": "Which?", "chosen": "this", "rejected": "that"},
+        {"messages": [{"role": "alien", "content": "x"}]},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    return path
+
+
+def test_marks_from_pieces_and_from_tokens_agree(tokenizer: Any) -> None:
+    template = find("openchat_3.5")
+    assert plain(runs_of_pieces(pieces(template, CHAT))) == SHOWN
+    row = encode(template, CHAT, tokenizer)
+    assert plain(runs(row, tokenizer)) == "<s>" + SHOWN
+    line = coloured(runs(row, tokenizer))
+    assert line.plain == "<s>" + SHOWN.replace("[[", "").replace("]]", "")
+    green = [line.plain[span.start : span.end] for span in line.spans if span.style == "green"]
+    assert green == [f" 日本 😀{EOT}", f" Fine.{EOT}"]
+
+
+def test_rows_of_every_kind(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "render", "--template", "openchat_3.5", "--plain", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "--- conversation", SHOWN,
+        "--- prompt", f"GPT4 Correct User: Only asked?{EOT}GPT4 Correct Assistant:",
+        "--- preference, answer 1 of 2", f"GPT4 Correct User: Which?{EOT}GPT4 Correct Assistant:[[ this{EOT}]]",
+        "--- preference, answer 2 of 2", f"GPT4 Correct User: Which?{EOT}GPT4 Correct Assistant:[[ that{EOT}]]",
+        "--- 1 rows left out: unknown role"]  # fmt: skip
+
+
+@pytest.mark.parametrize("template", ["openchat_3.5", "tokenizer"])
+def test_ids_and_weights(
+    template: str, file: Path, tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "model")
+    options = ["--tokenizer", str(tmp_path / "model"), "--ids", "--plain", "--limit", "1"]
+    assert main(["data", "render", "--template", template, str(file), *options]) == 0
+    title, shown, ids, weights = capsys.readouterr().out.splitlines()
+    row = encode(find("openchat_3.5"), CHAT, tokenizer)
+    assert (title, shown) == ("--- conversation", "<s>" + SHOWN)
+    assert json.loads(ids) == row.ids and json.loads(weights.removeprefix("weights ")) == row.weights
+
+
+@pytest.mark.parametrize("options, told", [
+    (["--template", "vicuna"], "unknown chat template 'vicuna'; known: vicuna_v1.1"),
+    (["--template", "tokenizer"], "--template tokenizer needs --tokenizer DIR"),
+    (["--template", "chatml", "--ids"], "--ids needs --tokenizer DIR"),
+    (["--template", "chatml", "--limit", "0"], "--limit is 0: at least 1")])  # fmt: skip
+def test_mistakes(options: list[str], told: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "render", *options, str(file)]) == 1
+    assert told in capsys.readouterr().err
