@@ -32,7 +32,7 @@ from bs4.element import NavigableString, Tag
 from bs4.exceptions import ParserRejectedMarkup
 from markdownify import MarkdownConverter
 
-from data.records import SURROGATE, RowError, describe
+from data.records import RowError, describe, surrogate_in
 
 NO_CONTENT = "unable to extract content"
 TOO_SHORT = "conversation too short"
@@ -107,7 +107,7 @@ def clean_page(page: bytes, blocked_words: Sequence[str] = BLOCKED_WORDS) -> Pag
     return Page(
         tuple(items),
         _plain(properties.get("id", content.get("id"))),
-        label if isinstance(label, str) and not SURROGATE.search(label) else "",
+        label if isinstance(label, str) and not surrogate_in(label) else "",
         views if isinstance(views, int) and not isinstance(views, bool) else None,
     )
 
@@ -155,8 +155,8 @@ def _alternating(items: Sequence[Any]) -> list[Message]:
             raise RowError(f"items[{index}].from", describe(speaker), expected, WRONG_FORMAT)
         if not isinstance(html, str):
             raise RowError(f"items[{index}].value", describe(html), "text", WRONG_FORMAT)
-        if found := SURROGATE.search(html):
-            raise RowError(f"items[{index}].value", f"\\u{ord(found[0]):04x}", "valid Unicode", WRONG_FORMAT)
+        if found := surrogate_in(html):
+            raise RowError(f"items[{index}].value", f"\\u{ord(found):04x}", "valid Unicode", WRONG_FORMAT)
         messages.append((expected, html))
     return messages
 
@@ -169,7 +169,7 @@ def _check_length(entries: Sequence[Any]) -> None:
 def _plain(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    return value if isinstance(value, str) and value.strip() and not SURROGATE.search(value) else ""
+    return value if isinstance(value, str) and value.strip() and not surrogate_in(value) else ""
 
 
 # ---- HTML to Markdown --------------------------------------------------------------------------------------
