@@ -118,6 +118,11 @@ class TrainEngine:
         """Between the reduction over ranks and the update."""
         self.grad_norm = float(nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.settings.max_grad_norm))
 
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the embedding."""
+        return int(_hf_model(self.engine.module).config.vocab_size)
+
     @torch.no_grad()
     def infer(self, forward: Callable[[nn.Module], Any]) -> Any:
         """Run `forward` without gradients and leave the training mode as it was."""
@@ -154,12 +159,11 @@ class TrainEngine:
 
         Raises RuntimeError where it does not. Every rank must call it; rank 0 writes.
         """
-        vocab_size = _hf_model(self.engine.module).config.vocab_size
-        ours = self.infer(lambda engine: probe(engine, vocab_size))
+        ours = self.infer(lambda engine: probe(engine, self.vocab_size))
         state = self.state_dict()
         if self.rank == 0 and state is not None:
             save_model(_hf_model(self.engine.module), state, tokenizer, folder)
-            theirs = probe(reload(str(folder)).eval(), vocab_size)
+            theirs = probe(reload(str(folder)).eval(), self.vocab_size)
             gap = float((ours - theirs).abs().max())
             allowed = 1e-5 if next(iter(state.values())).dtype == torch.float32 else 0.1
             if gap > allowed:

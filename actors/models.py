@@ -37,10 +37,14 @@ class TokenPolicy(nn.Module):
         self.temperature = temperature
 
     def forward(
-        self, input_ids_BT: Tensor, chosen_BT: Tensor, with_entropy: bool = False
+        self, input_ids_BT: Tensor, chosen_BT: Tensor, positions_BT: Tensor | None = None, with_entropy: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """(logprobs_N, entropy_N or None) of the tokens where `chosen_BT` is True, in row order; column 0 has none."""
-        hidden_BTH = self.lm.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
+        """(logprobs_N, entropy_N or None) of the tokens where `chosen_BT` is True, in row order; column 0 has none.
+
+        With `positions_BT`, B is 1 and the row is several back to back: one begins wherever they start at 0 again.
+        """
+        where = {} if positions_BT is None else {"position_ids": positions_BT}
+        hidden_BTH = self.lm.base_model(input_ids=input_ids_BT, use_cache=False, **where).last_hidden_state
         predicts_BT = chosen_BT[:, 1:]
         head = self.lm.get_output_embeddings()
         return token_logprobs_from_hidden(

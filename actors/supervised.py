@@ -16,7 +16,15 @@ import torch
 from torch import Tensor
 
 from actors.engine import Sums, TrainEngine
-from actors.forward import Part, Place, sequence_inputs, to_device
+from actors.forward import (
+    Part,
+    Place,
+    packed_inputs,
+    require_separate_rows,
+    sequence_inputs,
+    to_device,
+    weighted_inputs,
+)
 from actors.models import load_policy, load_scalar
 from actors.process import set_threads
 from algorithms.preference import pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
@@ -67,6 +75,7 @@ class Job:
     seed: int
     role: Role
     queue: Any
+    packing: bool = False
     loss: str = ""
     zero_sum: float = 0.0
 
@@ -125,10 +134,12 @@ def sft_loop(job: Job) -> None:
         place.device,
     )
 
+    cut, as_inputs = (place.packs, packed_inputs) if job.packing else (place.micro_batches, weighted_inputs)
+    if job.packing:
+        require_separate_rows(engine)
+
     def loss(module: Any, rows: list[int], data: Rows = train) -> tuple[Tensor, Sums]:
-        weights_BT = data.weights.take(rows).padded() if rows else np.zeros((1, 2), np.float32)
-        inputs = to_device(data.ids.take(rows), weights_BT > 0, place.device)
-        weights_N = torch.from_numpy(weights_BT[:, 1:][weights_BT[:, 1:] > 0]).to(place.device)
+        inputs, weights_N = as_inputs(data.ids.take(rows), data.weights.take(rows), place.device)
         return weighted_nll(module(*inputs)[0], weights_N), {}
 
     for epoch in range(job.epochs):
@@ -136,7 +147,7 @@ def sft_loop(job: Job) -> None:
             begun = time.perf_counter()
             part = train.ids.take(rows)
             weight = float(train.weights.take(rows).values.sum())
-            plan = place.micro_batches(part.lengths, job.optimizer.micro_batch_tokens)
+            plan = cut(part.lengths, job.optimizer.micro_batch_tokens)
             sums = engine.step([[rows[i] for i in micro] for micro in plan], loss, weight)
             total = _sum_over_ranks({"loss": sums["loss_sum"]})["loss"]
             reporter.tell(
@@ -151,7 +162,7 @@ def sft_loop(job: Job) -> None:
             )
 
     sums = {"loss": 0.0, "weight": float(heldout.weights.values.sum())}
-    for rows in place.micro_batches(heldout.ids.lengths, job.optimizer.micro_batch_tokens):
+    for rows in cut(heldout.ids.lengths, job.optimizer.micro_batch_tokens):
         sums["loss"] += float(engine.infer(lambda module, rows=rows: loss(module, rows, heldout)[0]))
     total = _sum_over_ranks({"loss": sums["loss"]})["loss"]
     reporter.tell({"heldout_loss": total / sums["weight"]})

@@ -97,8 +97,8 @@ INPUTS: dict[str, tuple[str, ...]] = {
 }
 """What each part of the road may read of the others. Evaluate and publish take the models that are there."""
 
-SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload")
-"""Settings of an optimizer that change speed and memory, never the result."""
+SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload", "packing")
+"""Settings of training that change speed and memory, never the result."""
 
 
 def decisive(config: Config, part: str) -> dict[str, Any]:

@@ -208,7 +208,7 @@ class Updates(Section):
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass to save memory."""
     micro_batch_tokens: Count = 8192
-    """Padded tokens of one forward pass at most; changes speed and memory, never the result."""
+    """Tokens of one forward pass at most, padding included; changes speed and memory, never the result."""
 
 
 class Optimizer(Updates):
@@ -225,6 +225,8 @@ class Supervised(Section):
     """Passes over the rows."""
     samples_per_step: Count = 128
     """Rows of one optimizer step."""
+    packing: bool = False
+    """Rows back to back instead of padded; best with flash attention, which needs no mask to keep them apart."""
     optimizer: Optimizer = Optimizer()
     """How the weights are updated."""
 

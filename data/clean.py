@@ -24,7 +24,6 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from bs4 import BeautifulSoup, MarkupResemblesLocatorWarning
@@ -49,8 +48,6 @@ CODE_LABEL = re.compile(r"```\s*([^`]*?)(?:Copy code)++(.+?)\s*?```", re.DOTALL)
 VERSION_COUNTER = re.compile(r"\A\d+ / \d+")
 COPY_COUNTER = re.compile(r"Copy\d+ chars / \d+ words")
 EMPTY_CODE = re.compile(r"```([^`\n]*?)Copy code\s*```")
-FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-LANGUAGE_CHARACTERS = 10_000
 
 Message = tuple[str, str]
 """Who speaks, "human" or "gpt", and the text."""
@@ -220,26 +217,3 @@ def _without_drawn_formulas(html: str) -> str:
     for drawn in soup.select("span.katex-html"):
         drawn.decompose()
     return str(soup)
-
-
-# ---- language ----------------------------------------------------------------------------------------------
-
-
-@cache
-def _identifier() -> Any:
-    import py3langid.langid as langid
-
-    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE), langid.RAW_FLOOR
-
-
-def languages() -> set[str]:
-    """The codes that `language` can give, "und" apart."""
-    return set(_identifier()[0].nb_classes)
-
-
-def language(items: Sequence[Message]) -> str:
-    """Two- or three-letter code of the language of a conversation, code blocks apart; "und" where nothing tells it."""
-    identifier, nothing = _identifier()
-    prose = FENCED.sub(" ", "\n".join(text for _, text in items))[:LANGUAGE_CHARACTERS]
-    code, score = identifier.classify(prose)
-    return "und" if score == nothing else code

@@ -23,7 +23,7 @@ from data.formats import Rejected, outcomes
 from data.outputs import open_output
 from data.records import RowError
 from data.token_rows import NAME as TOKENS
-from data.token_rows import TokenRow, open_token_rows
+from data.token_rows import Encode, TokenRow, open_token_rows
 from data.writers import WRITERS
 
 
@@ -50,22 +50,26 @@ def convert(
     target_format: str = "rayward",
     questions: Path | None = None,
     strict: bool = False,
+    encode: Encode | None = None,
 ) -> Account:
     """Write the rows of `path` (file, folder or "hf:NAME") to `out` in another format, in constant memory.
 
     Rejected rows go to OUT.rejected.jsonl, which is not there if there are none. `out` is put in place at the
-    end; an exception leaves it as it was. ValueError: an unknown format, a name of `out` that tells no container,
+    end; an exception leaves it as it was. `encode` makes the token rows of OpenChat v1 from text.
+    ValueError: an unknown format, a name of `out` that tells no container,
     `out` among the files that are read, or with `strict` the first unusable row (file:line).
     """
     if target_format not in (TOKENS, *WRITERS):
         raise ValueError(f"unknown format to write {target_format!r}; known: {', '.join(WRITERS)}, {TOKENS}")
+    if encode and target_format != TOKENS:
+        raise ValueError(f"a chat template makes rows of {TOKENS}, not of {target_format}; choose --to {TOKENS}")
     if not str(path).startswith("hf:") and out.resolve() in [file.resolve() for file in data_files(Path(path))]:
         raise ValueError(f"{out} is among the files to read; choose another name or folder")
     account = Account()
     stream = outcomes(path, source_format, questions)
     with ExitStack() as stack:
         reject = stack.enter_context(_rejected_file(out.with_name(out.name + ".rejected.jsonl")))
-        write = stack.enter_context(_writer(out, target_format))
+        write = stack.enter_context(_writer(out, target_format, encode))
         for outcome in stream:
             account.read += 1
             repairs = list(outcome.repairs)
@@ -90,17 +94,18 @@ Write = Callable[[tuple[Any, ...], list[str]], int]
 
 
 @contextmanager
-def _writer(out: Path, target_format: str) -> Iterator[Write]:
+def _writer(out: Path, target_format: str, encode: Encode | None) -> Iterator[Write]:
     """A function that writes the records of a row and returns the number of rows they became."""
     if target_format == TOKENS:
         with open_token_rows(out) as write_token_row:
 
             def write_tokens(records: tuple[Any, ...], repairs: list[str]) -> int:
-                for record in records:
-                    if not isinstance(record, TokenRow):
-                        raise RowError("row", "text", "token ids and mask", "text has no token ids")
-                    write_token_row(record)
-                return len(records)
+                made = [encode(record, repairs) for record in records] if encode else records
+                for row in made:
+                    if not isinstance(row, TokenRow):
+                        raise RowError("row", "text", "token ids, or --template to make them", "text has no token ids")
+                    write_token_row(row)
+                return len(made)
 
             yield write_tokens
         return

@@ -1,10 +1,11 @@
 """Which rows share a micro-batch, on which rank, and in which order rows are seen.
 
-A micro-batch is right-padded to its longest row, so its cost is max length * rows. `plan_micro_batches`
-keeps that under a token budget with little padding, gives every rank the SAME NUMBER of micro-batches,
-which the collectives of ZeRO require (a rank with one fewer would leave the others waiting for ever), and
-balances tokens over ranks. A rank that has too few rows gets an empty micro-batch, on which it must still
-run a forward and backward pass of zero loss.
+A micro-batch is right-padded to its longest row, so its cost is max length * rows; or it is one long row of rows back
+to back, without padding, so its cost is their tokens (`plan_packs`: first-fit decreasing, as the multipack sampler of
+OpenChat, which drops the last rows of an epoch; nothing is dropped here). A plan keeps the cost under a token budget,
+gives every rank the SAME NUMBER of micro-batches, which the collectives of ZeRO require (a rank with one fewer would
+leave the others waiting for ever), and balances tokens over ranks. A rank that has too few rows gets an empty
+micro-batch, on which it must still run a forward and backward pass of zero loss.
 
 Sorted by length and cut greedily, the number of micro-batches for a budget is the least possible for
 contiguous cuts; the plan then looks for the smallest budget that needs no more of them, which evens out
@@ -47,19 +48,45 @@ def plan_micro_batches(
     tokens of the largest micro-batch. ValueError: num_ranks or token_budget < 1, a row without tokens,
     groups that do not sum to the number of rows.
     """
-    if num_ranks < 1 or token_budget < 1:
-        raise ValueError(f"num_ranks is {num_ranks}, token_budget {token_budget}: both must be at least 1")
+    _check(num_ranks, token_budget)
     units = _units(lengths, group_sizes)
     num_batches = _round_up(len(_cut(units, token_budget)), num_ranks)
     batches = _cut(units, _smallest_budget(units, num_batches, token_budget))
-    batches = _split_until(batches, num_batches)
-    batches.sort(key=_tokens, reverse=True)
+    return _dealt(_split_until(batches, num_batches), num_ranks)
 
+
+def plan_packs(lengths: Sequence[int], num_ranks: int, token_budget: int) -> Plan:
+    """As `plan_micro_batches`, for micro-batches without padding: first-fit decreasing, at most `token_budget` tokens.
+
+    A row that is longer stands alone. ValueError: num_ranks or token_budget < 1, a row without tokens.
+    """
+    _check(num_ranks, token_budget)
+    packs: list[list[_Unit]] = []
+    room: list[int] = []
+    for unit in _units(lengths, None):
+        first = next((pack for pack, left in enumerate(room) if unit.total_tokens <= left), None)
+        if first is None:
+            packs.append([unit])
+            room.append(token_budget - unit.total_tokens)
+        else:
+            packs[first].append(unit)
+            room[first] -= unit.total_tokens
+    return _dealt(_split_until(packs, _round_up(len(packs), num_ranks)), num_ranks)
+
+
+def _check(num_ranks: int, token_budget: int) -> None:
+    if num_ranks < 1 or token_budget < 1:
+        raise ValueError(f"num_ranks is {num_ranks}, token_budget {token_budget}: both must be at least 1")
+
+
+def _dealt(batches: list[list[_Unit]], num_ranks: int) -> Plan:
+    """Micro-batches, as many as a multiple of the ranks, to the ranks."""
+    batches = sorted(batches, key=_tokens, reverse=True)
     # Round by round, the largest remaining micro-batch goes to the rank with the fewest tokens so far. As
     # each rank gets one per round, the gap between two ranks never exceeds the largest micro-batch.
     plan: Plan = [[] for _ in range(num_ranks)]
     load_tokens = [0] * num_ranks
-    for start in range(0, num_batches, num_ranks):
+    for start in range(0, len(batches), num_ranks):
         least_loaded_first = sorted(range(num_ranks), key=lambda rank: load_tokens[rank])
         for rank, batch in zip(least_loaded_first, batches[start : start + num_ranks], strict=True):
             plan[rank].append([row for unit in batch for row in unit.rows])

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.clean import BLOCKED_WORDS, clean_page, language, languages
+from data.clean import BLOCKED_WORDS, clean_page
+from data.language import language, languages
 from data.near_duplicates import NearDuplicates, content_hash, signature
 from data.records import RowError
 
@@ -64,7 +65,7 @@ def clean_file(path: str, rules: Rules) -> dict[str, str | bytes | None]:
         "row": json.dumps(row, ensure_ascii=False),
         "hash": content_hash(page.items),
         "model": page.model,
-        "language": language(page.items) if rules.language else None,
+        "language": language(text for _, text in page.items) if rules.language else None,
         "signature": signature(page.items) if rules.near_duplicates is not None else None,
     }
 

@@ -216,7 +216,8 @@ def ids_and_habit(template: Template, tokenizer: Any) -> tuple[dict[str, int], s
         if token_id is None or tokenizer.convert_ids_to_tokens(token_id) != token:
             raise ValueError(
                 f"chat template {template.name} needs the token {token!r}, which is not among the "
-                f"{len(tokenizer)} of this tokenizer: add it and its embedding, or choose another template"
+                f"{len(tokenizer)} of this tokenizer: rayward extend MODEL --template {template.name} --out DIR "
+                "adds it and its embedding"
             )
         ids[token] = token_id
     first, second, spaced, joined = _encode_plain(tokenizer, ["Hello", "world", " world", "Hello world"])

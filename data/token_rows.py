@@ -15,7 +15,8 @@ from typing import Any
 
 from data.containers import Rows, rows
 from data.outputs import Output, open_output
-from data.records import RowError, describe, list_of
+from data.records import Conversation, RowError, describe, list_of
+from data.templates import Template, encode, truncate
 
 NAME = "openchat_v1"
 
@@ -76,6 +77,36 @@ def read_token_rows(source: Rows) -> Iterator[tuple[int, TokenRow | RowError]]:
             yield number, error
     if texts and next(texts, None) is not None:
         yield number + 1, RowError("text", f"more than {number} texts", f"{number}, one a row", "text without a row")
+
+
+Encode = Callable[[Any, list[str]], TokenRow]
+
+
+def encoder(template: Template, tokenizer: Any, context_tokens: int) -> Encode:
+    """A function from a conversation to its token row, as training sees it: `(record, repairs) -> row`.
+
+    The tail beyond `context_tokens` is lost and named in `repairs`, as is a loss weight that is not 0 or 1. RowError:
+    no conversation, or no answer within the context.
+    """
+
+    def encode_row(record: Any, repairs: list[str]) -> TokenRow:
+        if isinstance(record, TokenRow):
+            return record
+        if not isinstance(record, Conversation):
+            raise RowError("record", type(record).__name__.lower(), "conversation", f"{NAME} has no place for its kind")
+        if not any(turn.weight or (turn.weight is None and turn.role == "assistant") for turn in record.turns):
+            raise RowError("turns", "no loss weight above 0", "an answer to learn", "nothing to learn")
+        whole = encode(template, record.turns, tokenizer)
+        row = truncate(whole, context_tokens)
+        if row is None:
+            found = f"its first trained token at {next(i for i, weight in enumerate(whole.weights) if weight)}"
+            raise RowError("turns", found, f"one within {context_tokens} tokens", "no answer within the context")
+        repairs += ["cut to the context"] * (len(row.ids) < len(whole.ids))
+        repairs += ["left out loss weight"] * (not {0.0, 1.0}.issuperset(row.weights))
+        text = tokenizer.decode(row.ids, skip_special_tokens=False)
+        return TokenRow(tuple(row.ids), tuple(weight > 0 for weight in row.weights), text)
+
+    return encode_row
 
 
 @contextmanager

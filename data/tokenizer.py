@@ -86,5 +86,5 @@ def _spare_token(tokenizer: Any, folder: str | Path) -> str:
         return str(tokenizer.unk_token)
     raise ValueError(
         f"{folder}: the tokenizer has no pad token other than its end token {tokenizer.eos_token!r}, and no "
-        "reserved or unknown token to stand in; add a pad token to it, and its embedding to the model"
+        f"reserved or unknown token to stand in; add one: rayward extend {folder} --token '<pad>' --out DIR"
     )

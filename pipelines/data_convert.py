@@ -25,6 +25,9 @@ def add(actions: Any) -> None:
     )
     convert.add_argument("--report", type=Path, metavar="FILE", help="write the account as JSON")
     convert.add_argument("--strict", action="store_true", help="stop at the first row that cannot be used")
+    convert.add_argument("--template", metavar="T", help="--to openchat_v1: chat template that makes tokens of text")
+    convert.add_argument("--tokenizer", metavar="DIR", help="with --template: the model's tokenizer")
+    convert.add_argument("--context", type=int, metavar="N", help="with --template: cut to N tokens (default 2048)")
     convert.set_defaults(run_command=_convert)
     stats = actions.add_parser("stats", help="rows, turns, lengths, lexical diversity and duplicates of data")
     _add_input(stats)
@@ -48,8 +51,9 @@ def _convert(options: argparse.Namespace) -> int:
     from data.convert import convert
     from pipelines.stage import table, write_json
 
+    encode = _encoder(options.template, options.tokenizer, options.context)
     account = convert(
-        options.input, options.out, options.source, options.to, options.questions, options.strict
+        options.input, options.out, options.source, options.to, options.questions, options.strict, encode
     ).as_dict()
     if options.report:
         write_json(options.report, account)
@@ -58,6 +62,21 @@ def _convert(options: argparse.Namespace) -> int:
     if account["rejected"]:
         print(f"rejected rows: {options.out}.rejected.jsonl")
     return 0
+
+
+def _encoder(template: str | None, tokenizer: str | None, context: int | None) -> Any:
+    if not template and not tokenizer and context is None:
+        return None
+    if not template or not tokenizer or (context is not None and context < 2):
+        raise ValueError("token rows need --template and --tokenizer, and a --context of at least 2 if any")
+    from data.known_ids import assert_known_ids
+    from data.templates import find
+    from data.token_rows import encoder
+    from data.tokenizer import load_tokenizer
+
+    chosen, loaded = find(template), load_tokenizer(tokenizer)
+    assert_known_ids(chosen, loaded)
+    return encoder(chosen, loaded, context or 2048)
 
 
 def _account_rows(account: dict[str, Any]) -> list[tuple]:
@@ -89,9 +108,10 @@ def _stats(options: argparse.Namespace) -> int:
     shown = [(name, *(of[column] for column in columns)) for name, of in lengths.items() if isinstance(of, dict) and of]
     if shown:
         table("per record (answer_characters: per answer)", shown, ("", *columns))
-    for name in ("tokens", "languages"):
-        if isinstance(found[name], str):
-            print(f"{name}: {found[name]}")
+    if found["languages"]:
+        table("languages", [(code, count) for code, count in list(found["languages"].items())[:SHOWN]])
+    if isinstance(found["tokens"], str):
+        print(f"tokens: {found['tokens']}")
     return 0
 
 

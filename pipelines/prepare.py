@@ -278,7 +278,8 @@ def _require_end_token(model: Model, template: Template, tokenizer: Any) -> None
     if end >= rows:
         raise StageError(
             f"model.path {model.path}: {template.end_token!r}, which ends an answer of {model.template}, is token "
-            f"{end}, but the model has {rows} embeddings; add a row for it, or choose another model.template"
+            f"{end}, but the model has {rows} embeddings; "
+            f"rayward extend {model.path} --template {model.template} --out DIR makes a model that has it"
         )
 
 

@@ -54,6 +54,7 @@ def fine_tune(
         seed=config.seed,
         role=config.resources.train,
         queue=None,
+        packing=training.packing,
     )
     said = train(stage, title, sft_loop, job, steps, ("loss",))
     return {

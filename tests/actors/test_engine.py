@@ -11,11 +11,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from actors.engine import TrainEngine
-from actors.forward import response_inputs
+from actors.forward import packed_inputs, require_separate_rows, response_inputs
 from actors.group import TrainingGroup
 from actors.models import load_policy, load_scalar
 from actors.process import Rendezvous, set_threads
 from configs.schema import Optimizer, Role
+from data.ragged import join
 from data.tokenizer import load_tokenizer
 
 PEAK = 1e-3
@@ -52,18 +53,26 @@ class Rank:
         module = load_policy(folder, dtype)
         self.engine = TrainEngine(module, optimizer, PEAK, TOTAL_STEPS, dtype, self.place.device)
 
-    def train(self, rollouts, steps, factor=1.0, poisoned_row=None):
+    def train(self, rollouts, steps, factor=1.0, poisoned_row=None, packed=False):
         """Optimizer steps on the token mean of -log p of `steps`' rows; (weights on rank 0, sums of every step).
 
         The loss is multiplied by `factor`, everywhere or only in the micro-batch that holds `poisoned_row`.
         """
         history = []
+        if packed:
+            require_separate_rows(self.engine)
         for rows in steps:
             step = rollouts.take(rows)
-            micro_batches = self.place.micro_batches(step.sequences().lengths, self.engine.settings.micro_batch_tokens)
+            cut = self.place.packs if packed else self.place.micro_batches
+            micro_batches = cut(step.sequences().lengths, self.engine.settings.micro_batch_tokens)
 
             def loss(engine, batch):
-                logprobs_N, _ = engine(*response_inputs(batch, self.place.device))
+                if packed:
+                    inputs, weights_N = packed_inputs(batch.sequences(), answer_weights(batch), self.place.device)
+                    assert bool((weights_N == 1).all())
+                else:
+                    inputs = response_inputs(batch, self.place.device)
+                logprobs_N, _ = engine(*inputs)
                 times = factor if poisoned_row is None or poisoned_row in batch.prompt_index else 1.0
                 return -logprobs_N.sum() * times, {
                     "count_sum": float(len(logprobs_N)),
@@ -98,6 +107,14 @@ class Rank:
         return self.engine.infer(lambda engine: engine(*response_inputs(rollouts, self.place.device))[0]).numpy()
 
 
+def answer_weights(rollouts):
+    zeros, ones = (
+        of.like(np.full(len(of.values), weight, np.float32))
+        for of, weight in ((rollouts.prompts, 0), (rollouts.responses, 1))
+    )
+    return join(zeros, ones)
+
+
 @pytest.fixture(scope="module")
 def ranks(local_ray, tiny_config):
     """Process groups of 1 and of 2 ranks."""
@@ -118,11 +135,12 @@ STEPS = [[0, 1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11]]
 
 
 def trained(
-    ranks, tiny_models, rollouts, world_size=1, steps=STEPS, dtype="float32", factor=1.0, poisoned_row=None, **settings
-):
+    ranks, tiny_models, rollouts, world_size=1, steps=STEPS, dtype="float32", factor=1.0, poisoned_row=None,
+    packed=False, **settings,
+):  # fmt: skip
     group = ranks[world_size]
     group.call("make", tiny_models.policy, Optimizer(**{**BASE, **settings}), dtype)
-    results = group.call("train", rollouts, steps, factor, poisoned_row)
+    results = group.call("train", rollouts, steps, factor, poisoned_row, packed)
     assert all(state is None for state, _ in results[1:])
     return results[0][0], [history for _, history in results]
 
@@ -188,6 +206,23 @@ def test_steps_are_those_of_a_plain_torch_loop(
         assert sum(part["count_sum"] for part in parts) == rollouts.responses.lengths[STEPS[step]].sum()
         assert max(part["longest_max"] for part in parts) == rollouts.responses.lengths[STEPS[step]].max()
         assert all(part["learning_rate"] == pytest.approx(RATES[step]) for part in parts)
+        assert [part["grad_norm"] for part in parts] == pytest.approx([norms[step]] * world_size, rel=1e-4)
+
+
+@pytest.mark.parametrize("zero_stage", [1, 3])
+@pytest.mark.parametrize(("world_size", "micro_batch_tokens"), [(1, 10_000), (1, 60), (2, 10_000), (2, 60)])
+def test_packed_rows_give_the_steps_of_rows_alone(
+    ranks, tiny_models, rollouts, expected, zero_stage, world_size, micro_batch_tokens
+):
+    weights, losses, norms = expected
+    ours, histories = trained(
+        ranks, tiny_models, rollouts, world_size, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens,
+        packed=True,
+    )  # fmt: skip
+    assert_equal_weights(ours, weights)
+    for step in range(len(STEPS)):
+        parts = [history[step] for history in histories]
+        assert sum(part["loss_sum"] for part in parts) == pytest.approx(losses[step], rel=1e-5)
         assert [part["grad_norm"] for part in parts] == pytest.approx([norms[step]] * world_size, rel=1e-4)
 
 

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from actors.forward import Part, Place, map_rollouts, merge, response_inputs, to_device
+from actors.forward import (
+    Part,
+    Place,
+    map_rollouts,
+    merge,
+    packed_inputs,
+    require_separate_rows,
+    response_inputs,
+    to_device,
+    weighted_inputs,
+)
 from actors.models import load_policy
 from data.ragged import Ragged
 
@@ -57,3 +67,53 @@ def test_a_missing_or_doubled_row_is_an_error(made_rollouts):
 def test_no_rows_become_one_row_with_nothing_chosen():
     ids_BT, chosen_BT = to_device(Ragged.of([]), np.zeros((0, 0), dtype=bool), CPU)
     assert ids_BT.shape == chosen_BT.shape == (1, 2) and not chosen_BT.any()
+
+
+def test_packed_inputs_choose_what_padded_ones_do(tiny_models):
+    """Weights that are not 0 at the start of a row, too: nothing stands before it to predict it from."""
+    rng = np.random.default_rng(0)
+    ids = Ragged.of([rng.integers(3, 50, length) for length in (1, 9, 1, 4, 2)])
+    weights = ids.like(rng.choice([0.0, 0.1, 1.0], len(ids.values)).astype(np.float32))
+    policy = load_policy(tiny_models.policy, "float32")
+    packed, packed_weights_N = packed_inputs(ids, weights, CPU)
+    padded, padded_weights_N = weighted_inputs(ids, weights, CPU)
+    assert packed[0].shape == (1, 17) and padded[0].shape == (5, 9)
+    assert packed[2].tolist() == [[0, *range(9), 0, *range(4), *range(2)]]
+    assert torch.equal(packed_weights_N, padded_weights_N) and len(packed_weights_N) > 4
+    with torch.no_grad():
+        torch.testing.assert_close(policy(*packed)[0], policy(*padded)[0], atol=1e-5, rtol=0)
+        assert float((policy(*packed[:2])[0] - policy(*padded)[0]).abs().max()) > 1e-2, "positions keep rows apart"
+    empty, none_N = packed_inputs(Ragged.of([]), Ragged.of([], np.float32), CPU)
+    assert len(none_N) == 0 and len(policy(*empty)[0]) == 0
+
+
+class Leaky(torch.nn.Module):
+    """A policy that takes no notice of positions."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, ids_BT, chosen_BT, positions_BT=None):
+        return self.policy(ids_BT, chosen_BT)
+
+
+class Engine:
+    """What `require_separate_rows` needs of a TrainEngine."""
+
+    device = CPU
+    vocab_size = 50
+
+    def __init__(self, module):
+        self.module = module
+
+    @torch.no_grad()
+    def infer(self, forward):
+        return forward(self.module)
+
+
+def test_a_model_that_reads_across_packed_rows_is_refused(tiny_models):
+    policy = load_policy(tiny_models.policy, "float32")
+    require_separate_rows(Engine(policy))
+    with pytest.raises(ValueError, match="does not keep rows apart; set packing: false"):
+        require_separate_rows(Engine(Leaky(policy)))

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from benchmarks.clean_pages import COPY_BUTTON, code, generated, page
-from data.clean import BLOCKED, EMPTY, NO_CONTENT, PARSER, TOO_SHORT, WRONG_FORMAT, clean_page, language, markdown
+from data.clean import BLOCKED, EMPTY, NO_CONTENT, PARSER, TOO_SHORT, WRONG_FORMAT, clean_page, markdown
+from data.language import language
 from data.near_duplicates import PERMUTATIONS, NearDuplicates, bands, content_hash, signature
 from data.records import RowError
 from data.sieve import Rules, Sieve, clean_file
@@ -281,8 +282,8 @@ def test_languages_are_told_by_the_prose() -> None:
     german = "Bitte schreibe eine Funktion, die eine Liste von Namen sortiert, und erkläre sie."
     python = "```python\nfor name in sorted(names): print(name)\n```"
     for text, code_ in ((english, "en"), (german, "de"), ("请写一个函数对姓名列表进行排序", "zh")):
-        assert language([("human", text), ("gpt", f"{python}\n")]) == code_
-    assert language([("human", "?"), ("gpt", python)]) == "und"
+        assert language([text, f"{python}\n"]) == code_
+    assert language(["?", python]) == "und"
     with pytest.raises(ValueError, match=r"'english' is not known; known are .*\bde, .*\ben, "):
         Rules(language="english").check()
 

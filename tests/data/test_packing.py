@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import pytest
 
-from data.packing import epoch_order, padding_share, plan_micro_batches, step_batches
+from data.packing import epoch_order, padding_share, plan_micro_batches, plan_packs, step_batches
 
 
 def random_batch(rng: random.Random) -> tuple[list[int], int, int]:
@@ -40,6 +40,36 @@ def test_plans_keep_every_promise(seed: int) -> None:
     if [] in batches:
         assert max(map(len, batches)) <= 1
     assert plan == plan_micro_batches(lengths, num_ranks, token_budget)
+
+
+@pytest.mark.parametrize("seed", range(80))
+def test_packs_keep_every_promise(seed: int) -> None:
+    lengths, num_ranks, token_budget = random_batch(random.Random(seed))
+    plan = plan_packs(lengths, num_ranks, token_budget)
+
+    assert len(plan) == num_ranks and len({len(rank) for rank in plan}) == 1
+    batches = [batch for rank in plan for batch in rank]
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    tokens = [sum(lengths[row] for row in batch) for batch in batches]
+    assert all(size <= token_budget or len(batch) == 1 for size, batch in zip(tokens, batches, strict=True))
+    loads = [sum(lengths[row] for batch in rank for row in batch) for rank in plan]
+    assert max(loads) - min(loads) <= max(tokens, default=0)
+    if [] in batches:
+        assert max(map(len, batches)) <= 1
+    # All packs but one are more than half full on average; splitting rounds up to a multiple of the ranks.
+    fitting = [length for length in lengths if length <= token_budget]
+    least = len(lengths) - len(fitting) + -(-sum(fitting) // token_budget)
+    at_least_half = len(lengths) - len(fitting) + 2 * -(-sum(fitting) // token_budget)
+    assert least <= len(batches) < at_least_half + num_ranks + 1
+    assert plan == plan_packs(lengths, num_ranks, token_budget)
+
+
+def test_packs_are_first_fit_decreasing() -> None:
+    assert plan_packs([3, 8, 5, 2, 7, 4], 1, 10) == [[[1, 3], [4, 0], [2, 5]]]
+    assert plan_packs([3, 8, 5, 2, 7, 4], 3, 10) == [[[1, 3]], [[4, 0]], [[2, 5]]]
+    assert plan_packs([], 2, 10) == [[], []]
+    with pytest.raises(ValueError, match="token_budget 0"):
+        plan_packs([1], 1, 0)
 
 
 @pytest.mark.parametrize("seed", range(40))

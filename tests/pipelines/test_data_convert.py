@@ -68,7 +68,7 @@ def test_stats_with_a_tokenizer(alpaca: Path, tmp_path: Path) -> None:
     train_tokenizer(["alpha beta gamma delta"] * 3, 300, ["<end>"], 64).save_pretrained(tmp_path / "tokenizer")
     done = rayward("stats", alpaca, "--tokenizer", "tokenizer", "--report", "stats.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "duplicates" in done.stdout and "languages: not told" in done.stdout
+    assert "duplicates" in done.stdout and "languages" in done.stdout
     found = json.loads((tmp_path / "stats.json").read_text())
     assert (found["read"], found["records"], found["rejected"]) == (4, {"conversation": 3}, {"empty text": 1})
     assert (found["duplicates"], found["answers"], found["mtld"]) == (1, 3, 4.0)
@@ -117,3 +117,33 @@ def test_a_real_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["read"], report["written"], report["rejected"]) == (880, 879, {"empty text": 1})
+
+
+def test_text_becomes_token_rows_cut_to_the_context(alpaca: Path, tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(["alpha beta gamma delta"] * 3, 300, ["<|end_of_turn|>"], 64)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    named = ["--to", "openchat_v1", "--template", "openchat_v1", "--tokenizer", "tokenizer"]
+    done = rayward("convert", alpaca, "--out", "t.train.json", *named, "--report", "r.json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert (report["read"], report["written"], report["rejected"]) == (4, 3, {"empty text": 1})
+    rows, texts = (json.loads((tmp_path / f"t.train{part}.json").read_text()) for part in ("", ".text"))
+    ids, mask = rows[0]
+    end = tokenizer.convert_tokens_to_ids("<|end_of_turn|>")
+    assert ids[0] == tokenizer.bos_token_id and ids.count(end) == 2 and ids[-1] == end and mask[-1]
+    answer = tokenizer.decode([token for token, trained in zip(ids, mask, strict=True) if trained])
+    assert texts[0] == tokenizer.decode(ids) and texts[0].endswith(f"Assistant: {answer}")
+    assert "Human:" not in answer
+
+    shortest = min(next(i for i, trained in enumerate(mask) if trained) for _, mask in rows)
+    cut = [*named, "--context", str(shortest + 1), "--report", "r.json"]
+    assert rayward("convert", alpaca, "--out", "cut.json", *cut, cwd=tmp_path).returncode == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["repaired"]["cut to the context"] == report["written"] > 0
+    assert report["read"] == report["written"] + sum(report["rejected"].values())
+    assert all(len(ids) == len(mask) == shortest + 1 for ids, mask in json.loads((tmp_path / "cut.json").read_text()))
+
+    done = rayward("convert", alpaca, "--out", "x.jsonl", *named[2:], cwd=tmp_path)
+    assert done.returncode == 1 and "choose --to openchat_v1" in done.stderr
+    done = rayward("convert", alpaca, "--out", "x.json", *named[:4], cwd=tmp_path)
+    assert done.returncode == 1 and "need --template and --tokenizer" in done.stderr

@@ -348,7 +348,7 @@ def test_a_model_that_is_given_keeps_its_tokens_and_learns_to_stop(
 
 @pytest.mark.parametrize(("template", "rows", "told"), [
     ("vicuna_v1.1", 300, "model.template vicuna_v1.1: .* needs the token '</s>', which is not among the .* of this"),
-    ("openchat_3.5", 2, "is token 2, but the model has 2 embeddings; add a row for it"),
+    ("openchat_3.5", 2, "is token 2, but the model has 2 embeddings; rayward extend .* makes a model that has it"),
 ])  # fmt: skip
 def test_a_model_without_the_end_of_an_answer_is_refused(
     template: str, rows: int, told: str, tmp_path: Path, own: Callable[..., Config], tiny_models: Any
