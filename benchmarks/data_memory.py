@@ -1,14 +1,16 @@
-"""Peak memory and speed of `rayward data convert` on generated ShareGPT files of several sizes.
+"""Peak memory and speed of data work on generated ShareGPT files of several sizes.
 
-python benchmarks/data_memory.py --gigabytes 0.2 2 --to openai
+python benchmarks/data_memory.py --gigabytes 0.2 2 --to openai     # what `rayward data convert` does
+python benchmarks/data_memory.py --gigabytes 0.2 2 --render        # read, render, tokenise and pack, one core
 
-Each size is converted in a process of its own. Peak memory should be the same for all sizes.
+Each size is worked on in a process of its own. Peak memory should be the same for all sizes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import subprocess
 import sys
@@ -27,6 +29,26 @@ wall_s, cpu_s = time.perf_counter() - begun, time.process_time() - cpu_begun
 peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 found = {"read": account.read, "written": account.written, "wall_s": wall_s, "cpu_s": cpu_s, "peak_bytes": peak_bytes}
 print(json.dumps(found))
+"""
+RENDER = """
+import json, resource, sys, time
+from itertools import islice
+from pathlib import Path
+from data.formats import read
+from data.packing import plan_packs
+from data.templates import encode, find, truncate
+from data.tokenizer import load_tokenizer
+template, tokenizer = find("openchat_3.5"), load_tokenizer(sys.argv[2])
+begun, cpu_begun, rows, tokens, packs = time.perf_counter(), time.process_time(), 0, 0, 0
+stream = read(Path(sys.argv[1]), "sharegpt")
+while records := list(islice(stream, 1024)):
+    lengths = [len(truncate(encode(template, record.turns, tokenizer), 8192).ids) for record in records]
+    packs += len(plan_packs(lengths, 1, 8192)[0])
+    rows, tokens = rows + len(lengths), tokens + sum(lengths)
+wall_s, cpu_s = time.perf_counter() - begun, time.process_time() - cpu_begun
+peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+found = {"read": rows, "written": rows, "wall_s": wall_s, "cpu_s": cpu_s, "peak_bytes": peak_bytes}
+print(json.dumps(found | {"tokens": tokens, "fill": tokens / packs / 8192}))
 """
 
 
@@ -49,12 +71,22 @@ def make(path: Path, num_bytes: int, seed: int = 0) -> None:
         file.write("]\n")
 
 
+def _tokenizer(path: Path, folder: Path) -> None:
+    """A byte-level BPE of 8192 tokens, trained on the beginning of the file."""
+    sys.path.insert(0, str(ROOT))
+    from data.tokenizer import train_tokenizer
+
+    with path.open(encoding="utf-8") as file:
+        train_tokenizer(file.read(5_000_000).split("\n"), 8192, ["<|end_of_turn|>"], 8192).save_pretrained(folder)
+
+
 def main() -> None:
     """Make the files, convert them, and print a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 2.0], help="sizes, in units of 1e9 bytes")
     parser.add_argument("--to", default="openai", help="format to write")
     parser.add_argument("--out", default="out.jsonl", help="name of the output, which tells the container")
+    parser.add_argument("--render", action="store_true", help="render, tokenise and pack instead of converting")
     options = parser.parse_args()
     print(
         f"{'GB':>6} {'rows':>9} {'wall s':>8} {'CPU s':>8} {'rows/s':>8} {'rows/CPU s':>11} {'MB/CPU s':>9} "
@@ -65,7 +97,11 @@ def main() -> None:
             path = Path(folder) / "sharegpt.json"
             make(path, int(gigabytes * 1e9))
             command = [sys.executable, "-c", CONVERT, str(path), str(Path(folder) / options.out), options.to]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+            if options.render:
+                _tokenizer(path, Path(folder) / "tokenizer")
+                command[2:] = [RENDER, str(path), str(Path(folder) / "tokenizer")]
+            alone = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+            done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, check=True)
             found = json.loads(done.stdout)
             assert found["read"] == found["written"]
             print(
@@ -74,6 +110,8 @@ def main() -> None:
                 f"{path.stat().st_size / 1e6 / found['cpu_s']:>9.1f} {found['peak_bytes'] / 2**20:>9.0f}",
                 flush=True,
             )
+            if options.render:
+                print(f"       {found['tokens'] / found['cpu_s']:.0f} tokens/CPU s, packs filled to {found['fill']:.1%}")
 
 
 if __name__ == "__main__":
