@@ -111,7 +111,7 @@ def main() -> None:
                 flush=True,
             )
             if options.render:
-                print(f"       {found['tokens'] / found['cpu_s']:.0f} tokens/CPU s, packs filled to {found['fill']:.1%}")
+                print(f"{found['tokens'] / found['cpu_s']:15.0f} tokens/CPU s, packs {found['fill']:.1%} full")
 
 
 if __name__ == "__main__":
