@@ -16,7 +16,7 @@ from actors.forward import merge
 from actors.supervised import Job, RankedRows, reward_loop
 from algorithms.preference import break_ties, kendall_tau, pair_accuracy
 from cluster.connect import connect
-from configs.plan import optimizer_steps
+from configs.plan import INPUTS, optimizer_steps
 from data.ragged import Ragged
 from data.records import Ranking
 from pipelines.rows import Renderer, fit_rankings, load_records
@@ -27,7 +27,7 @@ from pipelines.training import put, train
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    stage = begin(run, "reward", inputs=("prepare", "sft"))
+    stage = begin(run, "reward", INPUTS["reward"])
     if stage is None:
         return None
     connect(config.cluster)

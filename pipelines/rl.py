@@ -22,7 +22,7 @@ from actors.group import Group, RewardGroup, RolloutGroup, TrainingGroup, critic
 from actors.policy import mean_over_steps
 from algorithms.advantage import gae, kl_k1, kl_k3, missing_eos_scores, scale_scores, shape_rewards, whiten
 from cluster.connect import check_fits, connect
-from configs.plan import arithmetic_lines, roles
+from configs.plan import INPUTS, arithmetic_lines, roles
 from configs.schema import Config
 from data.packing import epoch_order
 from data.ragged import Ragged
@@ -38,7 +38,7 @@ MAX_MISMATCH = {"float32": 1e-4, "bfloat16": 0.05}
 def run(run: Run) -> dict[str, Any] | None:
     """Do what is missing of the stage; None if nothing was. Each algorithm is finished on its own (rl/ppo, rl/apa)."""
     config = run.config
-    tried = {name: begin(run, f"rl/{name}", inputs=("prepare", "sft", "reward")) for name in config.rl.algorithms}
+    tried = {name: begin(run, f"rl/{name}", INPUTS[f"rl/{name}"]) for name in config.rl.algorithms}
     missing = {name: stage for name, stage in tried.items() if stage}
     if not missing:
         return None

@@ -15,7 +15,7 @@ import numpy as np
 from actors.group import Group, RewardGroup, RolloutGroup
 from algorithms.winrate import best_of_n_kl
 from cluster.connect import check_fits, connect
-from configs.plan import roles
+from configs.plan import INPUTS, roles
 from data.records import Conversation, Prompt, Turn
 from data.rollouts import Rollouts
 from pipelines.rows import Renderer, fit_prompts, load_records, some
@@ -28,7 +28,7 @@ PROMPTS_PER_BATCH = 64
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    stage = begin(run, "sample", inputs=("prepare", "sft", "reward"))
+    stage = begin(run, "sample", INPUTS["sample"])
     if stage is None:
         return None
     connect(config.cluster)

@@ -8,7 +8,7 @@ from typing import Any
 
 from actors.supervised import Job, Rows, sft_loop
 from cluster.connect import connect
-from configs.plan import optimizer_steps
+from configs.plan import INPUTS, optimizer_steps
 from configs.schema import Sft, Supervised
 from pipelines.prepare import base_model
 from pipelines.rows import Renderer, fit_conversations, load_records, sft_rows
@@ -19,7 +19,7 @@ from pipelines.training import put, train
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    stage = begin(run, "sft", inputs=("prepare",))
+    stage = begin(run, "sft", INPUTS["sft"])
     if stage is None:
         return None
     connect(config.cluster)
