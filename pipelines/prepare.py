@@ -24,7 +24,6 @@ from data.template_jinja import jinja
 from data.templates import Template, end_token, find, stop_token_ids, text
 from pipelines import quality
 from pipelines.rows import FURTHER, Renderer, fit_conversations, fit_prompts, fit_rankings, prompt_key
-from pipelines.show import coloured, runs
 from pipelines.stage import Metrics, Run, StageError, begin, table, write_json, write_jsonl
 
 FILES = ("conversations", "sft_heldout", "rankings", "heldout", "judge", "prompts", "evaluation_prompts")
@@ -95,7 +94,6 @@ def run(run: Run) -> dict[str, Any] | None:
     for name in FILES:
         metrics[name] = len(split[name])
     metrics["vocabulary"] = len(renderer.tokenizer)
-    _show_first_row(split["conversations"][0], renderer, config)
     table("prepare", {name.replace("_", " "): value for name, value in metrics.items()})
     return stage.finish(metrics)
 
@@ -339,13 +337,3 @@ def _require(split: dict[str, list], config: Config) -> None:
                 f"{' (evaluate.prompts)' if name == 'evaluation_prompts' else ''}; "
                 "report.json in the stage's folder says what became of the others"
             )
-
-
-def _show_first_row(record: Conversation, renderer: Renderer, config: Config) -> None:
-    """Print the first training row, the trained part in colour, so that a wrong mask is seen before it costs."""
-    from rich.console import Console
-    from rich.text import Text
-
-    (row,) = fit_conversations([record], renderer, Counter(), config.sft)[1]
-    line = Text("first training row, trained part in green: ")
-    Console(width=110).print(line + coloured(runs(row, renderer.tokenizer)))

@@ -10,8 +10,11 @@ from actors.supervised import Job, Rows, sft_loop
 from cluster.connect import connect
 from configs.plan import INPUTS, optimizer_steps
 from configs.schema import Sft, Supervised
+from data.packing import epoch_order
+from data.templates import Encoded
 from pipelines.prepare import base_model
 from pipelines.rows import Renderer, fit_conversations, load_records, sft_rows
+from pipelines.show import show_batch
 from pipelines.stage import Run, Stage, begin, table
 from pipelines.training import put, train
 
@@ -41,6 +44,8 @@ def fine_tune(
     rows = _encode(conversations, renderer, sft)
     heldout = _encode(load_records(prepared / "sft_heldout.jsonl"), renderer, config.sft)
     steps = optimizer_steps(len(rows.ids), training.samples_per_step, training.epochs)
+    first = epoch_order(len(rows.ids), config.seed, 0)[: training.samples_per_step]
+    show_batch([Encoded(rows.ids[row].tolist(), rows.weights[row].tolist()) for row in first], renderer.tokenizer)
     job = Job(
         model=_absolute(model),
         tokenizer=str((prepared / "tokenizer").resolve()),

@@ -11,6 +11,7 @@ from rich.text import Text
 from data.templates import Encoded, Piece
 
 Run = tuple[str, bool]  # text, whether it is trained
+ROWS, CHARACTERS = 3, 1000
 
 
 def runs(row: Encoded, tokenizer: Any) -> list[Run]:
@@ -37,3 +38,14 @@ def coloured(stretches: Iterable[Run]) -> Text:
 def plain(stretches: Iterable[Run]) -> str:
     """The trained part in [[...]]."""
     return "".join(f"[[{text}]]" if trained else text for text, trained in stretches)
+
+
+def show_batch(batch: list[Encoded], tokenizer: Any) -> None:
+    """Print the first rows of an optimizer step as they are trained: a wrong mask is seen before it costs."""
+    from rich.console import Console
+
+    console = Console(width=110)
+    console.print(f"first optimizer step, {min(ROWS, len(batch))} of its {len(batch)} rows, the trained part in green:")
+    for row in batch[:ROWS]:
+        line = coloured(runs(row, tokenizer))
+        console.print("  ", line if len(line) <= CHARACTERS else line[:CHARACTERS] + " ...")

@@ -1,4 +1,4 @@
-"""`rayward data render`: rows as text, marks and ids, and what SFT's preparation prints of its first row."""
+"""`rayward data render`: rows as text, marks and ids, and what SFT prints of its first batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from data.template_jinja import jinja
 from data.templates import encode, find, pieces
 from data.tokenizer import train_tokenizer
 from pipelines.cli import main
-from pipelines.show import coloured, plain, runs, runs_of_pieces
+from pipelines.show import coloured, plain, runs, runs_of_pieces, show_batch
 
 EOT = "<|end_of_turn|>"
 CHAT = (Turn("user", "Hi [b]x[/b]"), Turn("assistant", "日本 😀"), Turn("user", "And?"), Turn("assistant", "Fine."))
@@ -52,6 +52,17 @@ def test_marks_from_pieces_and_from_tokens_agree(tokenizer: Any) -> None:
     assert line.plain == "<s>" + SHOWN.replace("[[", "").replace("]]", "")
     green = [line.plain[span.start : span.end] for span in line.spans if span.style == "green"]
     assert green == [f" 日本 😀{EOT}", f" Fine.{EOT}"]
+
+
+def test_the_first_batch_is_shown_before_it_is_trained(tokenizer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    template = find("openchat_3.5")
+    long = encode(template, (Turn("user", "Why?"), Turn("assistant", "because " * 400)), tokenizer)
+    show_batch([encode(template, CHAT, tokenizer), long, long, long], tokenizer)
+    shown = capsys.readouterr().out
+    assert shown.startswith("first optimizer step, 3 of its 4 rows, the trained part in green:")
+    assert "日本 😀" in shown and shown.count("Why?") == 2 and shown.count(" ...") == 2
+    show_batch([long], tokenizer)
+    assert "1 of its 1 rows" in capsys.readouterr().out
 
 
 def test_rows_of_every_kind(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
