@@ -10,14 +10,16 @@ Rankings are ragged: `scores_N` holds the answers of all rankings one after anot
 `sizes` says how many each ranking has. Losses return the SUM over rankings (or pairs); the caller divides
 by the number of rankings (pairs) in the optimizer step, over all micro-batches and ranks.
 
-Ties: Plackett-Luce has no likelihood for them. Order tied answers with `break_ties` and a seeded generator;
-drawn anew in every epoch, the expected loss is the average over all orders that agree with the ranks.
+Ties: Plackett-Luce has no likelihood for them. Order tied answers with `break_ties` and a seeded generator, or give
+the losses the ranks: they then take the mean likelihood over all orders that agree with the ranks (for a pair, the
+mean loss of both directions).
 
 Shapes: N = answers of all rankings, B = rankings or pairs, K = answers of the longest ranking.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -27,13 +29,28 @@ from torch import Tensor
 from algorithms.sequence import at_least_fp32, check_same_length, checked_lengths, pad_segments
 
 
-def plackett_luce(scores_N: Tensor, sizes: Sequence[int], normalize: bool = True) -> Tensor:
+def plackett_luce(
+    scores_N: Tensor, sizes: Sequence[int], normalize: bool = True, ranks_N: Tensor | None = None
+) -> Tensor:
     """Sum over rankings of -log P(ranking), where P = prod_k exp s_k / sum_{j >= k} exp s_j, best first.
 
     `normalize` divides each ranking by K - 1, its number of choices, so that long rankings do not weigh
-    more; for K = 2 this is `bradley_terry`. Invariant to a shift of the scores of a ranking. ValueError:
-    sizes that do not sum to N, or a ranking of fewer than 2 answers.
+    more; for K = 2 this is `bradley_terry`. Invariant to a shift of the scores of a ranking. `ranks_N` (rising in
+    each ranking): equal ones are ties. ValueError: sizes that do not sum to N, or a ranking of fewer than 2 answers.
     """
+    if ranks_N is not None:
+        check_same_length(scores_N=scores_N, ranks_N=ranks_N)
+        tied = [len(set(ranks.tolist())) < len(ranks) for ranks in ranks_N.split(list(sizes))]
+        if any(tied):
+            parts = zip(scores_N.split(list(sizes)), ranks_N.split(list(sizes)), tied, sizes, strict=True)
+            return torch.stack(
+                [
+                    _tied(scores_K, ranks_K) / (size - 1 if normalize else 1)
+                    if is_tied
+                    else plackett_luce(scores_K, [size], normalize)
+                    for scores_K, ranks_K, is_tied, size in parts
+                ]
+            ).sum()
     scores_BK, sizes_B = _pad_rankings(scores_N, sizes)
     # Term k is logsumexp over j >= k of s_j - s_k. The diagonal (0) always takes part, so the rows of padding
     # come out as exactly 0 and nothing needs to be masked afterwards.
@@ -45,15 +62,55 @@ def plackett_luce(scores_N: Tensor, sizes: Sequence[int], normalize: bool = True
     return (loss_B / (sizes_B - 1) if normalize else loss_B).sum()
 
 
-def pair_split(scores_N: Tensor, sizes: Sequence[int], normalize: bool = True) -> Tensor:
+def _tied(scores_K: Tensor, ranks_K: Tensor) -> Tensor:
+    """-log of the mean likelihood of one ranking over all orders of its ties.
+
+    By recursion over the sets of answers that are placed: a group of m tied ones takes m 2^m additions.
+    """
+    scores_K = at_least_fp32(scores_K)
+    loss, start = scores_K.new_zeros(()), 0
+    for size in torch.unique_consecutive(ranks_K, return_counts=True)[1].tolist():
+        left_K = scores_K[start:]
+        likelihood: dict[frozenset[int], Tensor] = {frozenset(): scores_K.new_zeros(())}
+        for _ in range(size):
+            sums: dict[frozenset[int], list[Tensor]] = {}
+            for placed, log_p in likelihood.items():
+                remaining = [index for index in range(len(left_K)) if index not in placed]
+                log_z = left_K[remaining].logsumexp(0)
+                for index in range(size):
+                    if index not in placed:
+                        sums.setdefault(placed | {index}, []).append(log_p + left_K[index] - log_z)
+            likelihood = {placed: torch.stack(terms).logsumexp(0) for placed, terms in sums.items()}
+        (log_p,) = likelihood.values()
+        loss, start = loss - log_p + math.lgamma(size + 1), start + size
+    return loss
+
+
+def pair_split(
+    scores_N: Tensor,
+    sizes: Sequence[int],
+    normalize: bool = True,
+    ranks_N: Tensor | None = None,
+    margin: float = 0.0,
+) -> Tensor:
     """Sum over rankings of the Bradley-Terry loss of all K (K - 1) / 2 pairs (`normalize`: their mean).
 
     All pairs of a ranking belong into one micro-batch: spread over steps, an answer is seen K - 1 times and
-    the reward model overfits (InstructGPT). ValueError as `plackett_luce`.
+    the reward model overfits (InstructGPT). `ranks_N` (rising in each ranking) tell ties, and by how much one answer is
+    better: `margin` times the difference of the ranks is the margin of a pair. ValueError as `plackett_luce`.
     """
     scores_BK, sizes_B = _pad_rankings(scores_N, sizes)
     better_minus_worse_BKK = scores_BK[:, :, None] - scores_BK[:, None, :]
-    loss_BKK = F.softplus(-better_minus_worse_BKK).masked_fill(~_pair_mask(scores_BK, sizes_B), 0.0)
+    if ranks_N is None:
+        loss_BKK = F.softplus(-better_minus_worse_BKK)
+    else:
+        check_same_length(scores_N=scores_N, ranks_N=ranks_N)
+        ranks_BK = pad_segments(ranks_N.to(scores_BK.dtype), checked_lengths(sizes, len(scores_N)))
+        gap_BKK = ranks_BK[:, None, :] - ranks_BK[:, :, None]
+        above_BKK = better_minus_worse_BKK - margin * gap_BKK
+        both_BKK = (F.softplus(-better_minus_worse_BKK) + F.softplus(better_minus_worse_BKK)) / 2
+        loss_BKK = torch.where(gap_BKK == 0, both_BKK, F.softplus(-above_BKK))
+    loss_BKK = loss_BKK.masked_fill(~_pair_mask(scores_BK, sizes_B), 0.0)
     loss_B = loss_BKK.sum((1, 2))
     return (loss_B / (sizes_B * (sizes_B - 1) / 2) if normalize else loss_B).sum()
 
