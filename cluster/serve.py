@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from ray import serve
@@ -51,48 +52,53 @@ def llm_config(folder: str, config: Config) -> LLMConfig:
 def start(folder: str, config: Config) -> str:
     """Start the endpoint on this host and wait until every replica is up; its base URL (…/v1).
 
-    Raises TimeoutError where that takes longer than publish.start_timeout_s. Where Serve runs on the cluster already,
-    its address and port are used, and publish.host and publish.port say nothing.
+    Raises TimeoutError where that takes longer than publish.start_timeout_s.
     """
+    llm = {
+        "llm_configs": [llm_config(folder, config)],
+        "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}},
+    }
     publish = config.publish
+    return publish_app(lambda: build_openai_app(llm), APP, publish.host, publish.port, publish.start_timeout_s) + "/v1"
+
+
+def publish_app(build: Callable[[], Any], name: str, host: str, port: int, timeout_s: float) -> str:
+    """Run a Serve application at / of this host and wait until it is up; its URL. Port 0: a free one.
+
+    Raises TimeoutError. Where Serve runs on the cluster already, its address and port are used, not those given.
+    """
     logging.disable(logging.INFO)  # its greeting comes before the level that it is given
     serve.start(
-        http_options={"host": publish.host, "port": publish.port or _free_port()},
+        http_options={"host": host, "port": port or _free_port()},
         logging_config={"log_level": "ERROR", "enable_access_log": False},
     )
     logging.disable(logging.NOTSET)
-    for name in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for logger in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
+        logging.getLogger(logger).setLevel(logging.ERROR)
     http = _get_global_client().http_config
-    app = build_openai_app(
-        {
-            "llm_configs": [llm_config(folder, config)],
-            "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}},
-        }
-    )
-    starting = threading.Thread(target=_run, args=(app, failures := []), daemon=True)
+    starting = threading.Thread(target=_run, args=(build(), name, failures := []), daemon=True)
     starting.start()
-    starting.join(publish.start_timeout_s)
+    starting.join(timeout_s)
     if failures:
         raise failures[0]
     if starting.is_alive():
         raise TimeoutError(
-            f"the endpoint was not up within {publish.start_timeout_s:.0f} s; if the model only loads slowly, raise "
-            f"publish.start_timeout_s; Serve says: {serve.status().applications[APP].message or 'nothing'}"
+            f"the endpoint was not up within {timeout_s:.0f} s; if the model only loads slowly, allow it more "
+            f"(publish.start_timeout_s); Serve says: {serve.status().applications[name].message or 'nothing'}"
         )
-    return f"http://{'127.0.0.1' if http.host == '0.0.0.0' else http.host}:{http.port}/v1"
+    return f"http://{'127.0.0.1' if http.host == '0.0.0.0' else http.host}:{http.port}"
 
 
-def _run(app: Any, failures: list[BaseException]) -> None:
+def _run(app: Any, name: str, failures: list[BaseException]) -> None:
     try:
-        serve.run(app, name=APP, route_prefix="/", blocking=False)
+        serve.run(app, name=name, route_prefix="/", blocking=False)
     except BaseException as error:
         failures.append(error)
 
 
-def stop(cluster: Cluster) -> None:
+def stop(cluster: Cluster, name: str = APP) -> None:
     """Take the endpoint down and leave other applications of a joined cluster alone; without any, Serve goes too."""
-    serve.delete(APP)
+    serve.delete(name)
     if joined_address(cluster) and not serve.status().applications:
         serve.shutdown()
 
