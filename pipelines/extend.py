@@ -131,7 +131,7 @@ def _lengthen(config: Any, old: int | None, context: int | None, rope: str | Non
     try:
         config.validate_rope()
     except (KeyError, ValueError) as error:
-        raise ValueError(f"--rope {rope}: {error.args[0]}") from error
+        raise ValueError(f"--rope {rope}: {error.args[0]}") from None
 
 
 def _rope(how: str, old: int, factor: float) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _rope(how: str, old: int, factor: float) -> dict[str, Any]:
         try:
             return dict(json.loads(how))
         except ValueError as error:
-            raise ValueError(f"--rope {how}: not JSON: {error}") from error
+            raise ValueError(f"--rope {how}: not JSON: {error}") from None
     if how not in ("linear", "dynamic", "yarn"):
         raise ValueError(f"--rope is {how!r}; give linear, dynamic, yarn, or transformers' rope_parameters as JSON")
     return {"rope_type": how, "factor": factor} | ({"original_max_position_embeddings": old} if how == "yarn" else {})

@@ -423,6 +423,7 @@ def test_the_model_s_own_template_stays_as_it_is(tmp_path: Path, own: Callable[.
     given = load_tokenizer(tiny_models.policy)
     given.eos_token = "<s>"
     given.save_pretrained(tmp_path / "base")
+    AutoConfig.from_pretrained(tiny_models.policy).save_pretrained(tmp_path / "base")
     model = {"path": str(tmp_path / "base"), "scratch": None, "context_tokens": 128, "template": "tokenizer"}
     run = Run(tmp_path / "run", own(model=model))
     assert prepare.run(run) is not None
