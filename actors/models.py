@@ -69,10 +69,25 @@ class TokenScalar(nn.Module):
         super().__init__()
         self.classifier = classifier
 
-    def forward(self, input_ids_BT: Tensor, chosen_BT: Tensor) -> Tensor:
-        """fp32 scores_N of the states after the tokens where `chosen_BT` is True."""
-        hidden_BTH = self.classifier.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state
-        return self.classifier.score(hidden_BTH[chosen_BT]).squeeze(-1).float()
+    def forward(
+        self,
+        input_ids_BT: Tensor,
+        chosen_BT: Tensor,
+        positions_BT: Tensor | None = None,
+        mask_B1TT: Tensor | None = None,
+    ) -> Tensor:
+        """fp32 scores_N of the states after the tokens where `chosen_BT` is True.
+
+        Positions and mask: of rows that share their beginning (actors/prefix.py).
+        """
+        where = {} if positions_BT is None else {"position_ids": positions_BT, "attention_mask": mask_B1TT}
+        hidden_BTH = self.classifier.base_model(input_ids=input_ids_BT, use_cache=False, **where).last_hidden_state
+        return self.classifier.score(hidden_BTH[chosen_BT]).squeeze(-1).float() - self.offset
+
+    @property
+    def offset(self) -> float:
+        """What is taken from every score, so that the answers of SFT have a mean of 0; kept in the folder's config."""
+        return float(getattr(self.classifier.config, "score_offset", 0.0))
 
     def external_parameters(self) -> list[nn.Parameter]:
         return []
