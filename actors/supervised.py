@@ -26,11 +26,12 @@ from actors.forward import (
     weighted_inputs,
 )
 from actors.models import load_policy, load_scalar
+from actors.prefix import pays, shared_inputs, shared_lengths
 from actors.process import set_threads
 from algorithms.preference import pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
 from algorithms.sequence import weighted_nll
 from configs.plan import optimizer_steps
-from configs.schema import Optimizer, Role
+from configs.schema import Optimizer, Reward, Role
 from data.packing import epoch_order, step_batches
 from data.ragged import Ragged
 
@@ -47,16 +48,22 @@ class Rows:
 
 @dataclass(frozen=True)
 class RankedRows:
-    """Token rows of reward training: every answer's conversation, a ranking's answers side by side, best first."""
+    """Token rows of reward training: every answer's conversation, a ranking's answers side by side, best first.
+
+    `ranks`: of every answer, rising in a ranking; equal ones are ties.
+    """
 
     ids: Ragged
     sizes: np.ndarray
+    ranks: np.ndarray
 
     def take(self, rankings: list[int]) -> RankedRows:
         """The given rankings with all their answers."""
+        if not rankings:
+            return RankedRows(self.ids.take([]), self.sizes[:0], self.ranks[:0])
         starts = np.concatenate([[0], np.cumsum(self.sizes)])
         rows = np.concatenate([np.arange(starts[r], starts[r + 1]) for r in rankings])
-        return RankedRows(self.ids.take(rows), self.sizes[rankings])
+        return RankedRows(self.ids.take(rows), self.sizes[rankings], self.ranks[rows])
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,8 @@ class Job:
     role: Role
     queue: Any
     packing: bool = False
-    loss: str = ""
-    zero_sum: float = 0.0
+    reward: Reward | None = None
+    centre: Any = None
 
 
 def _start(job: Job) -> Place:
@@ -184,34 +191,47 @@ def reward_loop(job: Job) -> None:
         job.dtype,
         place.device,
     )
-    ranking_loss = {"plackett_luce": plackett_luce, "pairs": pair_split}[job.loss]
+    settings = job.reward
+    assert settings is not None
+    hidden_size = module.classifier.config.get_text_config().hidden_size
+    share = settings.shared_prompts if settings.shared_prompts is not None else pays(train.ids, train.sizes, hidden_size)
+    cost = shared_lengths(train.ids, train.sizes) if share else None
 
-    def loss(module: Any, rankings: RankedRows | None) -> tuple[Tensor, Sums]:
-        if rankings is None:
-            scores_N = module(*to_device(train.ids.take([]), np.zeros((0, 0)), place.device))
-            return scores_N.sum() * 0.0, {"correct_sum": 0.0, "pairs_sum": 0.0}
-        scores_N = module(*sequence_inputs(rankings.ids, place.device))
+    def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
         sizes = rankings.sizes.tolist()
-        correct, pairs = pair_accuracy(scores_N.detach(), sizes)
-        value = ranking_loss(scores_N, sizes)
-        if job.zero_sum:
-            value = value + job.zero_sum * zero_sum_penalty(scores_N, sizes)
+        if not sizes:
+            scores_N = module(*to_device(rankings.ids, np.zeros((0, 0)), place.device))
+            return scores_N.sum() * 0.0, {"correct_sum": 0.0, "pairs_sum": 0.0}
+        inputs = shared_inputs(rankings.ids, sizes, place.device) if share else sequence_inputs(rankings.ids, place.device)
+        scores_N = module(*inputs)
+        ranks_N = torch.from_numpy(rankings.ranks).to(place.device)
+        correct, pairs = pair_accuracy(scores_N.detach(), sizes, ranks_N)
+        tied = ranks_N if settings.ties == "average" else None
+        if settings.loss == "plackett_luce":
+            value = plackett_luce(scores_N, sizes, ranks_N=tied)
+        else:
+            value = pair_split(scores_N, sizes, ranks_N=ranks_N if settings.margin else tied, margin=settings.margin)
+        if settings.zero_sum:
+            value = value + settings.zero_sum * zero_sum_penalty(scores_N, sizes)
         return value, {"correct_sum": float(correct), "pairs_sum": float(pairs)}
 
     for epoch in range(job.epochs):
         for rankings in step_batches(epoch_order(len(train.sizes), job.seed, epoch), job.rows_per_step):
             begun = time.perf_counter()
             step = train.take(rankings)
-            plan = place.micro_batches(step.ids.lengths, job.optimizer.micro_batch_tokens, step.sizes.tolist())
-            micro_batches = [_rankings_of(step, rows) for rows in plan]
-            sums = engine.step(micro_batches, loss, len(rankings))
+            budget = job.optimizer.micro_batch_tokens
+            if cost is not None:
+                plan = place.micro_batches(cost[rankings], budget)
+            else:
+                plan = _rankings_of(step, place.micro_batches(step.ids.lengths, budget, step.sizes.tolist()))
+            sums = engine.step([step.take(micro) for micro in plan], loss, len(rankings))
             total = _sum_over_ranks({name: sums[name] for name in ("loss_sum", "correct_sum", "pairs_sum")})
             reporter.tell(
                 {
                     "step": engine.steps_done,
                     "epoch": epoch,
                     "loss": total["loss_sum"] / len(rankings),
-                    "pair_accuracy": total["correct_sum"] / total["pairs_sum"],
+                    "pair_accuracy": total["correct_sum"] / max(total["pairs_sum"], 1),
                     "grad_norm": sums["grad_norm"],
                     "learning_rate": sums["learning_rate"],
                     "time": {"tokens_per_s": int(step.ids.lengths.sum()) / (time.perf_counter() - begun)},
@@ -219,16 +239,19 @@ def reward_loop(job: Job) -> None:
             )
 
     reporter.flush()
+    if job.centre is not None:
+        centre = ray.get(job.centre)
+        found = _scores(engine, centre, place, job.optimizer.micro_batch_tokens).values.values
+        sums = _sum_over_ranks({"score": float(found.sum()), "count": float(len(found))})
+        module.classifier.config.score_offset = module.offset + sums["score"] / sums["count"]
     job.queue.put([{"heldout_scores": _scores(engine, heldout.ids, place, job.optimizer.micro_batch_tokens)}])
     engine.save(job.output, _tokenizer(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(place.device))
 
 
-def _rankings_of(step: RankedRows, rows: list[int]) -> RankedRows | None:
-    """The rankings whose answers are in `rows` (whole rankings, in order); None for no rows."""
-    if not rows:
-        return None
+def _rankings_of(step: RankedRows, plan: list[list[int]]) -> list[list[int]]:
+    """For micro-batches of rows, which hold whole rankings in order: the rankings of each."""
     owner = np.repeat(np.arange(len(step.sizes)), step.sizes)
-    return step.take(list(dict.fromkeys(owner[rows].tolist())))
+    return [list(dict.fromkeys(owner[rows].tolist())) for rows in plan]
 
 
 def _scores(engine: TrainEngine, ids: Ragged, place: Place, token_budget: int) -> Part:

@@ -97,7 +97,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
 }
 """What each part of the road may read of the others. Evaluate and publish take the models that are there."""
 
-SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload", "packing")
+SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload", "packing", "shared_prompts")
 """Settings of training that change speed and memory, never the result."""
 
 

@@ -289,10 +289,24 @@ class Reward(Section):
     """Rankings of one optimizer step."""
     loss: Literal["plackett_luce", "pairs"] = "plackett_luce"
     """Likelihood of the whole ranking, or the mean Bradley-Terry loss of its pairs; equal for two answers."""
+    ties: Literal["seed", "average"] = "seed"
+    """Tied answers: in an order drawn by the seed, or the mean likelihood of all orders."""
+    margin: Annotated[float, Field(ge=0)] = 0.0
+    """With pairs: by how much a better answer should lead, for each unit of the difference in rank."""
     zero_sum: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the squared sum of a ranking's scores, which fixes the constant that rankings leave open."""
+    path: str | None = None
+    """Model to start from: a language model or a scalar sequence classifier; null takes the SFT model."""
+    shared_prompts: bool | None = None
+    """Compute the tokens that the answers of a ranking begin with once; null: where that takes fewer operations."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-5, warmup_fraction=0.05)
     """How the weights are updated."""
+
+    @model_validator(mode="after")
+    def _margin_is_of_pairs(self) -> Reward:
+        if self.margin and self.loss != "pairs":
+            raise ValueError(f"reward.margin {self.margin:g} has no effect on reward.loss {self.loss}; use loss pairs")
+        return self
 
 
 class Rollout(Section):

@@ -19,9 +19,11 @@ from cluster.connect import connect
 from configs.plan import INPUTS, optimizer_steps
 from data.ragged import Ragged
 from data.records import Ranking
-from pipelines.rows import Renderer, fit_rankings, load_records
+from pipelines.rows import Renderer, fit_conversations, fit_rankings, load_records
 from pipelines.stage import Run, Stage, begin, table
-from pipelines.training import put, train
+from pipelines.training import absolute, put, train
+
+CENTRE_ROWS = 256
 
 
 def run(run: Run) -> dict[str, Any] | None:
@@ -53,7 +55,7 @@ def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str
     heldout, heldout_rows = ranked_rows(load_records(prepared / "heldout.jsonl"), renderer, seed)
     steps = optimizer_steps(len(rows.sizes), config.reward.rankings_per_step, config.reward.epochs)
     job = Job(
-        model=str((run.folder / "sft" / "model").resolve()),
+        model=absolute(config.reward.path or run.model("sft")),
         tokenizer=str((prepared / "tokenizer").resolve()),
         output=str((stage.folder / folder).resolve()),
         train=put(rows),
@@ -65,8 +67,8 @@ def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str
         seed=seed,
         role=config.resources.train,
         queue=None,
-        loss=config.reward.loss,
-        zero_sum=config.reward.zero_sum,
+        reward=config.reward,
+        centre=put(_sft_answers(run, renderer)),
     )
     name = "reward" if folder == "model" else folder
     said = train(stage, name, reward_loop, job, steps, ("loss", "pair_accuracy"), "" if folder == "model" else folder)
@@ -79,13 +81,22 @@ def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str
     }
 
 
+def _sft_answers(run: Run, renderer: Renderer) -> Ragged:
+    """Token rows of held-out SFT conversations, whose mean score becomes 0."""
+    conversations = load_records(run.folder / "prepare" / "sft_heldout.jsonl")
+    whole = [row for row in fit_conversations(conversations, renderer, Counter())[1] if row.weights[-1]]
+    return Ragged.of([row.ids for row in whole[:CENTRE_ROWS]])
+
+
 def ranked_rows(rankings: list[Ranking], renderer: Renderer, seed: int) -> tuple[list[Ranking], RankedRows]:
     """Rankings, ties broken by the seed, and their token rows."""
     generator = torch.Generator().manual_seed(seed)
     ordered = [_without_ties(ranking, generator) for ranking in rankings]
     kept, encoded = fit_rankings(ordered, renderer, Counter())
     ids = Ragged.of([answer for ranking in encoded for answer in ranking])
-    return kept, RankedRows(ids, np.array([len(ranking) for ranking in encoded], dtype=np.int64))
+    ranks = [rank for ranking in kept for rank in (ranking.ranks or range(len(ranking.answers)))]
+    sizes = np.array([len(ranking) for ranking in encoded], dtype=np.int64)
+    return kept, RankedRows(ids, sizes, np.array(ranks, dtype=np.float32))
 
 
 def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:
@@ -104,9 +115,7 @@ def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:
 def measure(scores: np.ndarray, rankings: list[Ranking], rows: RankedRows) -> dict[str, Any]:
     """Pair accuracy, per source too, beside what chance and "the longer answer wins" reach; Kendall's tau."""
     sizes = rows.sizes.tolist()
-    ranks = torch.tensor(
-        [rank for ranking in rankings for rank in (ranking.ranks or range(len(ranking.answers)))], dtype=torch.float32
-    )
+    ranks = torch.from_numpy(rows.ranks)
     lengths = torch.tensor([float(len(answer)) for ranking in rankings for answer in ranking.answers])
     right, pairs = pair_accuracy(torch.from_numpy(scores), sizes, ranks)
     longer, _ = pair_accuracy(lengths, sizes, ranks)

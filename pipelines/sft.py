@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 from actors.supervised import Job, Rows, sft_loop
@@ -16,7 +15,7 @@ from pipelines.prepare import base_model
 from pipelines.rows import Renderer, fit_conversations, load_records, sft_rows
 from pipelines.show import show_batch
 from pipelines.stage import Run, Stage, begin, table
-from pipelines.training import put, train
+from pipelines.training import absolute, put, train
 
 
 def run(run: Run) -> dict[str, Any] | None:
@@ -47,7 +46,7 @@ def fine_tune(
     first = epoch_order(len(rows.ids), config.seed, 0)[: training.samples_per_step]
     show_batch([Encoded(rows.ids[row].tolist(), rows.weights[row].tolist()) for row in first], renderer.tokenizer)
     job = Job(
-        model=_absolute(model),
+        model=absolute(model),
         tokenizer=str((prepared / "tokenizer").resolve()),
         output=str((stage.folder / "model").resolve()),
         train=put(rows),
@@ -74,8 +73,3 @@ def fine_tune(
 
 def _encode(records: list, renderer: Renderer, sft: Sft | None) -> Rows:
     return Rows(*sft_rows(fit_conversations(records, renderer, Counter(), sft)[1]))
-
-
-def _absolute(model: str) -> str:
-    """Workers run elsewhere: a folder by its full path, a hub name as it is."""
-    return str(Path(model).resolve()) if Path(model).exists() else model

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -87,3 +88,8 @@ def train(
 def put(value: Any) -> ray.ObjectRef:
     """Data for the workers, in the object store once."""
     return ray.put(value)
+
+
+def absolute(model: str) -> str:
+    """Workers run elsewhere: a folder by its full path, a hub name as it is."""
+    return str(Path(model).resolve()) if Path(model).exists() else model
