@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
+    AttentionInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     LlamaConfig,
     PretrainedConfig,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from algorithms.sequence import token_logprobs_from_hidden
 from configs.schema import Scratch
@@ -43,7 +45,7 @@ class TokenPolicy(nn.Module):
 
         With `positions_BT`, B is 1 and the row is several back to back: one begins wherever they start at 0 again.
         """
-        where = {} if positions_BT is None else {"position_ids": positions_BT}
+        where = {} if positions_BT is None else _packed(positions_BT)
         hidden_BTH = self.lm.base_model(input_ids=input_ids_BT, use_cache=False, **where).last_hidden_state
         predicts_BT = chosen_BT[:, 1:]
         head = self.lm.get_output_embeddings()
@@ -56,10 +58,36 @@ class TokenPolicy(nn.Module):
             with_entropy=with_entropy,
         )
 
+    def attend_by_row(self) -> None:
+        """Give packed rows attention one by one, without a mask, where nothing faster does: on the CPU."""
+        if not getattr(self.lm.config.get_text_config(), "sliding_window", None):
+            AttentionInterface.register("rayward_by_row", _attention_by_row)
+            self.lm.set_attn_implementation("rayward_by_row")
+
     def external_parameters(self) -> list[nn.Parameter]:
         """Weights that `forward` reads outside their own module; ZeRO-3 has to gather them here."""
         head = self.lm.get_output_embeddings()
         return [head.weight] + ([head.bias] if head.bias is not None else [])
+
+
+def _packed(positions_BT: Tensor) -> dict[str, Any]:
+    """What attention needs to know of packed rows; the bounds are those of flash attention's kernels."""
+    starts = (positions_BT[0] == 0).nonzero()[:, 0]
+    bounds = torch.cat([starts, starts.new_tensor([positions_BT.shape[1]])]).int()
+    longest = int(positions_BT.max()) + 1
+    found = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
+    return {"position_ids": positions_BT, **found}
+
+
+def _attention_by_row(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
+) -> tuple[Tensor, None]:
+    """transformers' attention of [1, heads, T, size], each row by itself."""
+    bounds = more.get("cu_seq_lens_q")
+    if bounds is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
+    rows = zip(*(x.split(bounds.diff().tolist(), dim=2) for x in (query, key, value)), strict=True)
+    return torch.cat([sdpa_attention_forward(module, *row, None, **more)[0] for row in rows], dim=1), None
 
 
 class TokenScalar(nn.Module):

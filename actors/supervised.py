@@ -132,8 +132,11 @@ def sft_loop(job: Job) -> None:
     place = _start(job)
     reporter = Reporter(job, place)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
+    policy = load_policy(job.model, job.dtype)
+    if job.packing and place.device.type == "cpu":
+        policy.attend_by_row()
     engine = TrainEngine(
-        load_policy(job.model, job.dtype),
+        policy,
         job.optimizer,
         job.optimizer.learning_rate,
         optimizer_steps(len(train.ids), job.rows_per_step, job.epochs),

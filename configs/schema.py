@@ -226,7 +226,7 @@ class Supervised(Section):
     samples_per_step: Count = 128
     """Rows of one optimizer step."""
     packing: bool = False
-    """Rows back to back instead of padded; best with flash attention, which needs no mask to keep them apart."""
+    """Rows back to back instead of padded; on a GPU with flash attention, which needs no mask to keep rows apart."""
     optimizer: Optimizer = Optimizer()
     """How the weights are updated."""
 

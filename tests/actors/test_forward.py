@@ -83,6 +83,10 @@ def test_packed_inputs_choose_what_padded_ones_do(tiny_models):
     with torch.no_grad():
         torch.testing.assert_close(policy(*packed)[0], policy(*padded)[0], atol=1e-5, rtol=0)
         assert float((policy(*packed[:2])[0] - policy(*padded)[0]).abs().max()) > 1e-2, "positions keep rows apart"
+        alone = policy(*padded)[0]
+        policy.attend_by_row()
+        torch.testing.assert_close(policy(*packed)[0], alone, atol=1e-5, rtol=0)
+        torch.testing.assert_close(policy(*padded)[0], alone, atol=1e-5, rtol=0)
     empty, none_N = packed_inputs(Ragged.of([]), Ragged.of([], np.float32), CPU)
     assert len(none_N) == 0 and len(policy(*empty)[0]) == 0
 

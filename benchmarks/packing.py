@@ -1,0 +1,81 @@
+"""Padded micro-batches against rows back to back: SFT forward and backward on the rows of a prepared run, in turn.
+
+python benchmarks/packing.py RUN --steps 8 --repeats 3
+
+RUN: a run folder whose prepare stage is done. Prints tokens per second of both, their ratio, and the share of padding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from actors.forward import Place, packed_inputs, weighted_inputs
+from actors.models import load_policy
+from algorithms.sequence import weighted_nll
+from configs.load import load
+from data.packing import epoch_order, padding_share, step_batches
+from pipelines.prepare import base_model
+from pipelines.rows import Renderer, fit_conversations, load_records, sft_rows
+from pipelines.stage import Run
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--steps", type=int, default=8, help="optimizer steps in a measurement")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    config = load(str(options.run / "config.yaml"))
+    run, place = Run(options.run, config), Place(0, 1, torch.device("cpu"))
+    renderer = Renderer.of(config.model, options.run / "prepare" / "tokenizer")
+    chats = load_records(options.run / "prepare" / "conversations.jsonl")
+    ids, weights = sft_rows(fit_conversations(chats, renderer, Counter(), config.sft)[1])
+    order = epoch_order(len(ids), config.seed, 0)
+    steps = step_batches(order, config.sft.samples_per_step)[: options.steps]
+    policy, budget = load_policy(base_model(run), config.model.dtype), config.sft.optimizer.micro_batch_tokens
+    tokens = sum(int(ids.take(rows).lengths.sum()) for rows in steps)
+
+    def once(cut: Any, inputs: Any) -> tuple[float, float]:
+        begun, losses = time.perf_counter(), 0.0
+        for rows in steps:
+            for micro in cut(ids.take(rows).lengths, budget):
+                chosen = [rows[index] for index in micro]
+                arguments, weights_N = inputs(ids.take(chosen), weights.take(chosen), place.device)
+                loss = weighted_nll(policy(*arguments)[0], weights_N)
+                loss.backward()
+                losses += float(loss.detach())
+        return tokens / (time.perf_counter() - begun), losses
+
+    policy.attend_by_row()
+    kinds = {"padded": (place.micro_batches, weighted_inputs), "packed": (place.packs, packed_inputs)}
+    speeds: dict[str, list[float]] = {name: [] for name in kinds}
+    losses = {}
+    for _ in range(options.repeats + 1):
+        for name, (cut, inputs) in kinds.items():
+            speed, losses[name] = once(cut, inputs)
+            speeds[name].append(speed)
+    shares = [padding_share(ids.take(rows).lengths.tolist(), [place.micro_batches(ids.take(rows).lengths, budget)])
+              for rows in steps]  # fmt: skip
+    median = {name: statistics.median(values[1:]) for name, values in speeds.items()}  # the first one warms up
+    print(f"{len(steps)} steps of {config.sft.samples_per_step} rows, {budget} tokens a micro-batch, {tokens} tokens")
+    print(f"padding in padded micro-batches {statistics.mean(shares):.1%}; losses {sorted(losses.items())}")
+    for name, value in median.items():
+        print(f"{name}: {value:.0f} tokens/s ({min(speeds[name][1:]):.0f} to {max(speeds[name][1:]):.0f})")
+    print(f"packed / padded: {median['packed'] / median['padded']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
