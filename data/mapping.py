@@ -96,7 +96,7 @@ def place(vectors_ND: Vectors, dimensions: int, seed: int) -> Vectors:
 
 
 def cluster(vectors_ND: Vectors, count: int | None, seed: int) -> Clusters:
-    """K-means with `count` clusters, or None for the best of a few. ValueError for more clusters than vectors differ."""
+    """K-means with `count` clusters, or the best of a few. ValueError for more clusters than vectors differ."""
     most = different(vectors_ND)
     if count is not None and count > most:
         raise ValueError(f"{count} clusters of {most} different texts; ask for {most} at most")

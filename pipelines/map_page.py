@@ -39,7 +39,7 @@ def parts(record: Record) -> list[tuple[str, str]]:
 def write_page(
     out: Path, about: dict[str, Any], points: Sequence[Point], clusters: dict[str, Any], places: list[list[float]]
 ) -> None:
-    """Write the page. `about` is for its foot, `clusters` the "names" and each point's "of", `places` one list an axis."""
+    """Write the page. `about`: its foot; `clusters`: "names" and each point's "of"; `places`: one list an axis."""
     from plotly.offline import get_plotlyjs
 
     names = [Path(file).name or file for file in about["settings"]["files"]]

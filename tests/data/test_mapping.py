@@ -1,4 +1,4 @@
-"""Vectors, places, clusters and their terms: decided by a seed, right where it can be known, whole where data are odd."""
+"""Vectors, places, clusters and their terms: decided by a seed, right where known, whole where data are odd."""
 
 from __future__ import annotations
 
