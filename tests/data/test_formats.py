@@ -439,16 +439,31 @@ def test_a_bad_row_costs_itself_and_nothing_else(bad, reason, tmp_path):
         assert run(tmp_path / name)[0] == records  # detection survives it as well
 
 
-@pytest.mark.parametrize("bad, reason", [
-    (b'{"instruction": bad}', "broken JSON"), (b"{'instruction': 'x'}", "broken JSON"),
-    (b"[" * 100_000, "broken JSON"), (b'{"instruction": "x" "output": "y"}', "broken JSON")])  # fmt: skip
-def test_broken_syntax_costs_a_line_or_the_rest_of_an_array(bad, reason, tmp_path):
-    (tmp_path / "lines.jsonl").write_bytes(b"\n".join((GOOD, bad, GOOD)))
-    (tmp_path / "array.json").write_bytes(b"[" + b",".join((GOOD, bad, GOOD)) + b"]")
-    for name, kept in (("lines.jsonl", 2), ("array.json", 1)):
+@pytest.mark.parametrize("bad, kept", [
+    (b'{"instruction": bad}', 2), (b"{'instruction': 'x'}", 2), (b'{"instruction": "x" "output": "y"}', 2),
+    (b'{"instruction": "\\q [{"}', 2), (b'{"a": ' + b"[" * 9000 + b"]" * 9000 + b"}", 2),
+    (b"[" * 100_000, 1), (b'{"instruction": "x}', 1), (b"bad", 1), (b'"\\q"', 1)])  # fmt: skip
+@pytest.mark.parametrize("times", [1, 3000])
+def test_broken_syntax_costs_a_row_or_where_no_end_shows_the_rest_of_an_array(bad, kept, times, tmp_path):
+    (tmp_path / "lines.jsonl").write_bytes(b"\n".join((*[GOOD] * times, bad, *[GOOD] * times)))
+    (tmp_path / "array.json").write_bytes(b"[" + b",".join((*[GOOD] * times, bad, *[GOOD] * times)) + b"]")
+    for name, parts in (("lines.jsonl", 2), ("array.json", kept)):
         records, report = run(tmp_path / name, "alpaca")
-        assert len(records) == kept and report.rejected == {reason: 1}
-        assert report.rejected_rows[0].line == 2
+        assert len(records) == parts * times and report.rejected.total() == 1
+        assert report.rejected_rows[0].line == times + 1
+        assert report.rejected_rows[0].reason in ("broken JSON", "truncated file")
+
+
+def test_an_object_over_several_lines_is_no_file_of_rows(tmp_path):
+    (tmp_path / "one.json").write_text('{\n  "instruction": "x"\n}\n')
+    report = run(tmp_path / "one.json", "alpaca")[1]
+    assert report.rejected == {"not a file of rows": 1}
+
+
+def test_files_that_our_commands_write_beside_data_are_no_data(tmp_path):
+    for name in ("a.jsonl", "a.jsonl.rejected.jsonl", "a.jsonl.provenance.jsonl"):
+        (tmp_path / name).write_bytes(GOOD)
+    assert len(run(tmp_path, "alpaca")[0]) == 1
 
 
 @pytest.mark.parametrize(
