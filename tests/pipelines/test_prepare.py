@@ -445,7 +445,7 @@ def test_segments_and_classes_are_in_the_report(
         data={"conversations": [source]}, sft={"long_conversations": "segment", "quality": quality}))  # fmt: skip
     assert prepare.run(run) is not None
     report = check_account(run)
-    assert report["classes"] == {"expert": 100, "sub_optimal": 50}
+    assert report["classes"] == {"expert": {"Model: GPT-4": 100}, "sub_optimal": {"Model: GPT-3.5": 50}}
     rules = [report["rules"].get(name, {}) for name in ("conversations", "sft_heldout")]
     divided = sum(rule.get("kept, divided into segments", 0) for rule in rules)
     further = sum(rule.get("kept, further segments", 0) for rule in rules)
