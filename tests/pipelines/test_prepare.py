@@ -456,6 +456,14 @@ def test_segments_and_classes_are_in_the_report(
                if f"Label {i}?" in said)  # fmt: skip
 
 
+def test_a_data_set_by_its_name_is_a_source(tmp_path: Path, own: Callable[..., Config]) -> None:
+    write(tmp_path, {"conversations": {"rows.jsonl": [alpaca(f"Instruction {i}.") for i in range(40)]}})
+    source = {"path": f"hf:{tmp_path / 'conversations' / 'rows.jsonl'}"}
+    run = Run(tmp_path / "run", own(data={"conversations": [source]}))
+    assert prepare.run(run) is not None
+    assert check_account(run)["sources"]["conversations"][source["path"]]["read"] == 40
+
+
 # ---- mistakes ----------------------------------------------------------------------------------------------
 
 
