@@ -381,7 +381,7 @@ def test_content_that_stands_alone_gets_the_tokenizer_s_space_before_its_own(nam
     assert (prefix[-1] == "▁") == (name in ("openchat_v1", "ultralm")), "the lone space that these two have"
 
 
-# Those whose pieces are cut before spaces, so that a byte-level tokenizer reads the whole string as it reads the pieces.
+# Those cut before spaces, so that a byte-level tokenizer reads the whole string as it reads the pieces.
 WHOLE = [name for name in TABLE if name.startswith(("vicuna", "openchat_3.5"))]
 
 
