@@ -89,7 +89,7 @@ class Source(Section):
     """One file or folder of rows."""
 
     path: str
-    """File or folder, relative to data.root."""
+    """File or folder, relative to data.root, or hf:NAME[:CONFIG][:SPLIT]."""
     format: str = "auto"
     """Format name from data/formats.py, or auto to detect it from the first row."""
     limit: Count | None = None
@@ -231,14 +231,17 @@ class Supervised(Section):
     """How the weights are updated."""
 
 
+EXPERTS = ("Model: GPT-4", "gpt-4", "gpt4", "GPT4", "GPT4 Correct", "expert")
+
+
 class Quality(Section):
     """C-RLFT: classes of answers with words of their own in the prompt and weights of their own in the loss."""
 
     conditioning: bool = False
     """Name the class of an answer in the role prefixes; RL and serving use the template's own words, the expert's."""
     weighting: bool = False
-    """Multiply the loss of an answer by the weight of its class."""
-    classes: dict[str, str] = {"Model: GPT-4": "expert", "gpt4": "expert", "expert": "expert"}
+    """Multiply the loss of an answer by the weight of its class; own weights other than 0 and 1 are kept."""
+    classes: dict[str, str] = dict.fromkeys(EXPERTS, "expert")
     """Class of each label of a conversation (`quality` in our records, `model` in ShareGPT); one of them is expert."""
     other: Annotated[str, Field(min_length=1)] = "sub_optimal"
     """Class of conversations with another label or none."""

@@ -6,8 +6,8 @@ cannot be read is itself a row of the stream, in its place: a line that is not U
 that is not finite, the point where gzip data breaks off.
 
 A streaming JSON parser gives up at the first NaN or bad byte and loses the rest of an array. Here the
-items are cut out of the array one by one instead, so one bad item costs one row. Only broken syntax ends
-an array early, because after it no border between items is certain.
+items are cut out of the array one by one instead, so one bad item costs one row: its end is then told by brackets
+and quotes. An array ends early only where these do not lead to another item either.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from typing import Any
 from data.records import RowError, describe, surrogate_in
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
+OWN = (".rejected.jsonl", ".provenance.jsonl")  # written beside data by our own commands
+STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]', re.DOTALL)
 BLOCK_BYTES = 1 << 18
 MAX_ITEM_CHARACTERS = 1 << 26
 PARQUET_BATCH_ROWS = 256
@@ -54,7 +57,8 @@ def data_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    files = sorted(file for file in path.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
+    found = (file for file in path.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
+    files = sorted(file for file in found if not file.name.endswith(OWN))
     if not files:
         raise FileNotFoundError(f"{path}: no data file; expected names that end in {', '.join(SUFFIXES)}")
     return files
@@ -124,6 +128,10 @@ def _line_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
         for end in ends:
             line = b"".join((*parts, end))
             parts = []
+            if line.strip() == b"{" and number == 1:
+                found = "one object over several lines"
+                yield number, RowError("file", found, "an array of rows, or a row a line", "not a file of rows")
+                return
             if line.strip():
                 yield number, _parse_line(line)
             number += 1
@@ -221,8 +229,9 @@ class _Array:
                 )
                 if cut and len(self.text) - self.at < MAX_ITEM_CHARACTERS and self.grow():
                     continue
-                self.broken = True
-                return self.damage or self._no_item(error)
+                at_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(self.text.rstrip())
+                self.broken = self.damage is not None or not self.skip()
+                return self.damage or self._no_item(error, at_end)
             if end == len(self.text) and self.grow():
                 continue  # perhaps a number of which more digits come
             raw, self.at = self.text[self.at : end], end
@@ -232,12 +241,27 @@ class _Array:
                 return RowError("item", self.refused[0], "a finite number", "number not finite")
             return value
 
-    def _no_item(self, error: json.JSONDecodeError | RecursionError) -> RowError:
-        expected = "JSON (the rest of the file is not read)"
+    def skip(self) -> bool:
+        """Go behind the object or array at `at`, by brackets and quotes; False if these do not lead to its end."""
+        while self.text[self.at : self.at + 1] in ("{", "["):
+            depth = 0
+            for match in STRUCTURE.finditer(self.text, self.at):
+                if match[0] == '"':
+                    break  # a string that is not all there yet
+                depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(match[0], 0)
+                if depth == 0:
+                    self.at = match.end()
+                    return self.next_character() in (",", "]")
+            if len(self.text) - self.at >= MAX_ITEM_CHARACTERS or not self.grow():
+                break
+        return False
+
+    def _no_item(self, error: json.JSONDecodeError | RecursionError, at_end: bool) -> RowError:
+        expected = "JSON (the rest of the file is not read)" if self.broken else "JSON"
         if isinstance(error, RecursionError):
             return RowError("item", "values nested too deeply", expected, "broken JSON")
-        at_end = error.pos >= len(self.text.rstrip()) or error.msg.startswith("Unterminated string")
-        return RowError("item", error.msg, expected, "truncated file" if at_end else "broken JSON")
+        cut = self.broken and (at_end or error.msg.startswith("Unterminated string"))
+        return RowError("item", error.msg, expected, "truncated file" if cut else "broken JSON")
 
 
 # ---- parquet -----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from data.formats import Rejected, outcomes
 from data.outputs import open_output
 from data.records import RowError
 from data.token_rows import NAME as TOKENS
-from data.token_rows import Encode, TokenRow, open_token_rows
+from data.token_rows import Encode, TokenRow, open_token_rows, text_path
 from data.writers import WRITERS
 
 
@@ -63,12 +63,15 @@ def convert(
         raise ValueError(f"unknown format to write {target_format!r}; known: {', '.join(WRITERS)}, {TOKENS}")
     if encode and target_format != TOKENS:
         raise ValueError(f"a chat template makes rows of {TOKENS}, not of {target_format}; choose --to {TOKENS}")
-    if not str(path).startswith("hf:") and out.resolve() in [file.resolve() for file in data_files(Path(path))]:
-        raise ValueError(f"{out} is among the files to read; choose another name or folder")
+    rejected = out.with_name(out.name + ".rejected.jsonl")
+    beside = [text_path(out)] if target_format == TOKENS else []
+    refuse_to_write([out, rejected, *beside], path, questions)
+    if beside and beside[0].exists() and not out.exists():
+        raise ValueError(f"{beside[0]} is there, and would be replaced by the texts of {out}; choose another name")
     account = Account()
     stream = outcomes(path, source_format, questions)
     with ExitStack() as stack:
-        reject = stack.enter_context(_rejected_file(out.with_name(out.name + ".rejected.jsonl")))
+        reject = stack.enter_context(_rejected_file(rejected))
         write = stack.enter_context(_writer(out, target_format, encode))
         for outcome in stream:
             account.read += 1
@@ -88,6 +91,16 @@ def convert(
             account.repaired.update(set(repairs))
     account.expanded = account.written - account.converted
     return account
+
+
+def refuse_to_write(targets: list[Path], path: str | Path, questions: Path | None = None) -> None:
+    """ValueError if a file to write is one of those that are read, or the texts beside one."""
+    named = Path(str(path).removeprefix("hf:").split(":")[0] if str(path).startswith("hf:") else path)
+    files = data_files(named) if named.exists() else []
+    read = {file.resolve() for file in [*files, *map(text_path, files), *([questions] if questions else [])]}
+    for target in targets:
+        if target.resolve() in read:
+            raise ValueError(f"{target} is among the files to read; choose another name or folder")
 
 
 Write = Callable[[tuple[Any, ...], list[str]], int]

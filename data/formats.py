@@ -200,7 +200,7 @@ def _questions(source: Rows, given: Path | None) -> Questions:
     beside = [place / name for place in (folder, folder.parent) for name in QUESTION_FILES]
     path = given or next((path for path in beside if path.is_file()), None)
     if path is None:
-        raise ValueError(f"{source.name}: MT-Bench answers hold no questions; give the question file")
+        raise ValueError(f"{source.name}: MT-Bench answers hold no questions; give the question file (--questions)")
     prompts = read(path, "mt_bench_questions", strict=True)
     return {prompt.id: (prompt.turns[0].content, *prompt.follow_ups) for prompt in prompts}  # type: ignore[union-attr]
 
@@ -220,7 +220,24 @@ FORMATS: dict[str, Format] = {
     for form in (
         _format("rayward", readers_chat.rayward, "kind turns"),
         _format("sharegpt", readers_chat.sharegpt, "conversations", "items", never="chosen rejected label"),
-        _format("alpaca", readers_chat.alpaca, "instruction output", never="generator dataset instances completions"),
+        _format(
+            "alpaca",
+            readers_chat.alpaca,
+            "instruction output",
+            "instruction response",
+            never="generator dataset instances completions",
+        ),
+        _format("self_instruct", readers_chat.self_instruct, "instruction instances"),
+        _format("gsm8k", readers_chat.gsm8k, "question answer", never="ground_truth"),
+        _format("kto", readers_chat.kto, "messages label", never="chosen rejected"),
+        _format("sharegpt_pairs", readers_ranked.sharegpt_pairs, "conversations chosen rejected"),
+        _format("pandalm", readers_ranked.pandalm, "instruction response1 response2 annotator1"),
+        _format("arena", readers_ranked.arena, "prompt response_a response_b winner"),
+        _format(
+            "alpaca_eval_annotations",
+            readers_ranked.alpaca_eval_annotation,
+            "instruction output_1 output_2 preference",
+        ),
         _format(
             "alpaca_eval",
             readers_chat.alpaca_eval,

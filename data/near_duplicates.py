@@ -35,7 +35,8 @@ def signature(items: Sequence[tuple[str, str]]) -> bytes:
     """MinHash of the conversation's runs of WORDS words: PERMUTATIONS 32-bit numbers."""
     from datasketch import MinHash
 
-    words = WORD.findall("\n".join(text for _, text in items).lower())
+    text = "\n".join(text for _, text in items).lower()
+    words = WORD.findall(text) or list(text)  # of signs alone, each counts
     runs = {" ".join(words[at : at + WORDS]) for at in range(max(1, len(words) - WORDS + 1))}
     made = MinHash(PERMUTATIONS, SEED, scheme=SCHEME)
     made.update_batch([run.encode() for run in sorted(runs)])

@@ -2,8 +2,8 @@
 
 Field names are those of the published data sets: ShareGPT (as FastChat and OpenChat write it), Stanford
 Alpaca, UltraChat, OpenChat's C-RLFT files, AlpacaEval model outputs, and MT-Bench questions and model
-answers (FastChat's llm_judge). Departures: Alpaca's input follows its instruction after
-a blank line. ShareGPT conversations are often pieces of longer chats: a leading assistant turn and a
+answers (FastChat's llm_judge). Alpaca's input follows its instruction after the heading that its own
+prompt has. ShareGPT conversations are often pieces of longer chats: a leading assistant turn and a
 trailing user turn are dropped, and counted. `label_of` and `messages_of` also serve the ranked formats.
 
 A function raises RowError for a row that cannot be used and appends to `repairs` the names of repairs made.
@@ -30,6 +30,7 @@ from data.records import (
     object_of,
     text_of,
 )
+from data.template_table import INPUT
 
 Row = Mapping[str, Any]
 Questions = Mapping[str, tuple[str, ...]]
@@ -103,15 +104,50 @@ def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
     return [Conversation(turns, "sharegpt", label_of(row, "id"), label_of(row, "model") or None)]
 
 
+def asked(instruction: object, context: object, where: str = "") -> str:
+    """An instruction with its input, if it has one, after INPUT."""
+    question = text_of(instruction, f"{where}instruction")
+    if context is not None and not isinstance(context, str):
+        raise RowError(f"{where}input", describe(context), "text", "wrong type")
+    return question + INPUT + context if context and context.strip() else question
+
+
 def alpaca(row: Row, repairs: list[str]) -> list[Record]:
-    """{"instruction", "input", "output"}."""
-    question, context = text_of(row.get("instruction"), "instruction"), row.get("input")
-    if context is not None and context != "":
-        if not isinstance(context, str):
-            raise RowError("input", describe(context), "text", "wrong type")
-        question += f"\n\n{context}" if context.strip() else ""
-    turns = (Turn("user", question), Turn("assistant", text_of(row.get("output"), "output")))
+    """{"instruction", "input", "output" (GPTeacher: "response")}."""
+    name = "output" if row.get("output") is not None else "response" if row.get("response") is not None else "output"
+    question = asked(row.get("instruction"), row.get("input"))
+    turns = (Turn("user", question), Turn("assistant", text_of(row.get(name), name)))
     return [Conversation(turns, "alpaca", label_of(row, "id"))]
+
+
+def self_instruct(row: Row, repairs: list[str]) -> list[Record]:
+    """{"instruction", "instances": [{"input", "output"}]}: a conversation an instance."""
+    records: list[Record] = []
+    for index, value in enumerate(list_of(row.get("instances"), "instances")):
+        where = f"instances[{index}]"
+        entry = object_of(value, where)
+        question = asked(row.get("instruction"), entry.get("input"))
+        turns = (Turn("user", question), Turn("assistant", text_of(entry.get("output"), f"{where}.output")))
+        records.append(Conversation(turns, "self_instruct", label_of(row, "id")))
+    if not records:
+        raise RowError("instances", "an empty list", "at least one", "no instances")
+    return records
+
+
+def gsm8k(row: Row, repairs: list[str]) -> list[Record]:
+    """{"question", "answer"}."""
+    question, answer = (text_of(row.get(name), name) for name in ("question", "answer"))
+    turns = (Turn("user", question), Turn("assistant", answer))
+    return [Conversation(turns, "gsm8k", label_of(row, "id"))]
+
+
+def kto(row: Row, repairs: list[str]) -> list[Record]:
+    """{"messages", "label"}: a conversation where the label is true; one to unlearn has no record."""
+    if row.get("label") is not True:
+        raise RowError("label", describe(row.get("label")), "true", "answer to be unlearned")
+    turns = messages_of(row.get("messages"), "messages")
+    check_turns(turns, "assistant", "messages")
+    return [Conversation(turns, "kto", label_of(row, "id"))]
 
 
 def alpaca_eval(row: Row, repairs: list[str]) -> list[Record]:

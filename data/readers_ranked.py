@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from data.readers_chat import SPEAKERS, Row, label_of, messages_of
+from data.readers_chat import SPEAKERS, Row, asked, label_of, messages_of
 from data.records import (
     Conversation,
     Preference,
@@ -98,6 +98,9 @@ def ultrafeedback(row: Row, repairs: list[str]) -> list[Record]:
     for index, value in enumerate(list_of(row.get("completions"), "completions")):
         where = f"completions[{index}]"
         entry = object_of(value, where)
+        if isinstance(entry.get("response"), str) and not entry["response"].strip():
+            repairs.append("left out completion without text")
+            continue
         scored.append((_scores(entry, where), text_of(entry.get("response"), f"{where}.response")))
     measures = ("ratings", "fine-grained_score", "overall_score")
     measure = max(measures, key=lambda name: sum(name in scores for scores, _ in scored))
@@ -149,6 +152,68 @@ def _score(value: object, field: str) -> float | None:
         if isinstance(error, RowError):
             raise
         raise RowError(field, describe(value), "a number or N/A", "not a rating") from None
+
+
+# ---- comparisons ---------------------------------------------------------------------------------------------
+
+
+def sharegpt_pairs(row: Row, repairs: list[str]) -> list[Record]:
+    """{"conversations": [{"from", "value"}], "chosen", "rejected": {"from", "value"}}, as LLaMA-Factory has it."""
+
+    def turn(value: object, where: str) -> Turn:
+        entry = object_of(value, where)
+        said = entry.get("from")
+        if not isinstance(said, str) or said not in SPEAKERS:
+            raise RowError(f"{where}.from", describe(said), "one of " + ", ".join(SPEAKERS), "unknown role")
+        role = SPEAKERS[said]
+        return Turn(role, text_of(entry.get("value"), f"{where}.value"))
+
+    entries = list_of(row.get("conversations"), "conversations")
+    turns = tuple(turn(value, f"conversations[{index}]") for index, value in enumerate(entries))
+    check_turns(turns, "user", "conversations")
+    sides = [turn(row.get(side), side) for side in ("chosen", "rejected")]
+    for side, answer in zip(("chosen", "rejected"), sides, strict=True):
+        if answer.role != "assistant":
+            raise RowError(f"{side}.from", answer.role, "assistant", "answer does not follow the prompt")
+    return [Preference(turns, sides[0].content, sides[1].content, source="sharegpt_pairs", id=label_of(row, "id"))]
+
+
+def _preferred(
+    row: Row, prompt: str, first: str, second: str, choice: float | None, source: str, labels: tuple[str, ...]
+) -> list[Record]:
+    """The preference of two answers; `choice` 1 or 2 is the better one, and all else a tie."""
+    texts = [text_of(row.get(name), name) for name in (first, second)]
+    if choice not in (1, 2):
+        found = ", ".join(describe(row.get(label)) for label in labels)
+        raise RowError("/".join(labels), found, "that one is better", "a tie")
+    better, worse = texts if choice == 1 else texts[::-1]
+    label = label_of(row, "id") or label_of(row, "idx") or label_of(row, "question_id")
+    return [Preference((Turn("user", prompt),), better, worse, source=source, id=label)]
+
+
+def pandalm(row: Row, repairs: list[str]) -> list[Record]:
+    """{"instruction", "input", "response1", "response2", "annotator1", ...}: what most annotators say, 0 is a tie."""
+    labels = tuple(name for name in sorted(row) if name.startswith("annotator") and row[name] is not None)
+    votes = [number_of(row[name], name) for name in labels]
+    most = [choice for choice in (1, 2) if 2 * votes.count(choice) > len(votes)]
+    prompt = asked(row.get("instruction"), row.get("input"))
+    return _preferred(row, prompt, "response1", "response2", most[0] if most else None, "pandalm", labels)
+
+
+def arena(row: Row, repairs: list[str]) -> list[Record]:
+    """{"prompt", "response_a", "response_b", "winner": "model_a" or "model_b"}."""
+    choice = {"model_a": 1, "model_b": 2}.get(str(row.get("winner")))
+    prompt = text_of(row.get("prompt"), "prompt")
+    return _preferred(row, prompt, "response_a", "response_b", choice, "arena", ("winner",))
+
+
+def alpaca_eval_annotation(row: Row, repairs: list[str]) -> list[Record]:
+    """{"instruction", "output_1", "output_2", "preference": 1 to 2 (0 and 1.5: a tie)}, of AlpacaEval's judges."""
+    value = row.get("preference")
+    value = None if value is None else number_of(value, "preference")
+    choice = None if value is None or not 1 <= value <= 2 or value == 1.5 else 1 if value < 1.5 else 2
+    prompt = text_of(row.get("instruction"), "instruction")
+    return _preferred(row, prompt, "output_1", "output_2", choice, "alpaca_eval", ("preference",))
 
 
 # ---- messages and pairs ------------------------------------------------------------------------------------

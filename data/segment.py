@@ -14,13 +14,19 @@ from data.records import Turn, check_turns
 
 
 def bounds(num_pairs: int, fits: Callable[[int, int], bool]) -> list[tuple[int, int]]:
-    """Ranges [start, end) that cover 0 to `num_pairs` in order, each as long as `fits(start, end)` allows, or 1."""
+    """Ranges [start, end) that cover 0 to `num_pairs` in order, each as long as `fits(start, end)` allows, or 1.
+
+    What does not fit does not fit when longer, so that a search by doubling and halving finds the end.
+    """
     found: list[tuple[int, int]] = []
     start = 0
     while start < num_pairs:
-        end = start + 1
-        while end < num_pairs and fits(start, end + 1):
-            end += 1
+        end, step = start + 1, 1
+        while end + step <= num_pairs and fits(start, end + step):
+            end, step = end + step, 2 * step
+        while step := step // 2:
+            if end + step <= num_pairs and fits(start, end + step):
+                end += step
         found.append((start, end))
         start = end
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from data.template_table import Frame, Template
+from data.template_table import INPUT, Frame, Template
 from data.templates import ids_and_habit
 
 
@@ -26,8 +26,11 @@ def jinja(template: Template, tokenizer: Any = None) -> str:
     content = "message['content']"
     default, between, question = "", "", content
     if template.default_system:
-        whole = system.before + system.lead + template.default_system + system.after
-        default = "{% if messages[0]['role'] != 'system' %}{{ " + repr(whole) + " }}{% endif %}"
+        said = repr(system.before + system.lead + template.default_system + system.after)
+        if template.input_system:
+            with_input = repr(system.before + system.lead + template.input_system + system.after)
+            said = f"{with_input} if {INPUT!r} in messages[0]['content'] else {said}"
+        default = "{% if messages[0]['role'] != 'system' %}{{ " + said + " }}{% endif %}"
     if template.folds_system:
         parts = (repr(system.before + system.lead), "messages[0]['content']", repr(system.after))
         first = "loop.index0 == 1 and messages[0]['role'] == 'system'"

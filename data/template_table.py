@@ -16,6 +16,7 @@ from typing import NamedTuple
 from data.records import Role
 
 EOT = "<|end_of_turn|>"
+INPUT = "\n\n### Input:\n"
 
 
 class Frame(NamedTuple):
@@ -32,7 +33,8 @@ class Frame(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A chat template. `default_system` stands in where the conversation has no system turn.
+    """A chat template. `default_system` stands in where the conversation has no system turn; `input_system`, if any,
+    where its first question has an input after `INPUT`, as Alpaca's.
 
     `special_tokens` are those that the tokenizer must have. The first ends an answer, so it stands in
     `assistant.after`. BOS is used where a tokenizer has one, unless `bos` is False.
@@ -47,6 +49,7 @@ class Template:
     assistant: Frame
     special_tokens: tuple[str, ...]
     default_system: str = ""
+    input_system: str = ""
     head: str = ""
     between_pairs: str = ""
     folds_system: bool = False
@@ -139,6 +142,10 @@ TEMPLATES: dict[str, Template] = {
             special_tokens=("</s>",),
             default_system=(
                 "Below is an instruction that describes a task. "
+                "Write a response that appropriately completes the request."
+            ),
+            input_system=(
+                "Below is an instruction that describes a task, paired with an input that provides further context. "
                 "Write a response that appropriately completes the request."
             ),
             between_pairs="\n\n",

@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from data.records import Turn, check_turns
-from data.template_table import TEMPLATES, Frame, Template, find
+from data.template_table import INPUT, TEMPLATES, Frame, Template, find
 
 __all__ = ["TEMPLATES", "Encoded", "Frame", "Piece", "Template", "encode", "end_token", "find", "ids_and_habit",
            "pieces", "prompt_pieces", "stop_token_ids", "text", "truncate", "with_condition"]  # fmt: skip
@@ -112,7 +112,9 @@ def _add_own(out: list[Piece], template: Template, text: str) -> None:
 def _with_system(template: Template, turns: Sequence[Turn]) -> Sequence[Turn]:
     """The turns with the system message that the template puts first, or inside of the first question."""
     if turns[0].role != "system":
-        return (Turn("system", template.default_system), *turns) if template.default_system else turns
+        with_input = bool(template.input_system) and INPUT in turns[0].content
+        default = template.input_system if with_input else template.default_system
+        return (Turn("system", default), *turns) if default else turns
     if not template.folds_system or len(turns) == 1:
         return turns
     frame, first = template.system, turns[1]

@@ -16,7 +16,7 @@ from typing import Any
 from data.containers import Rows, rows
 from data.outputs import Output, open_output
 from data.records import Conversation, RowError, describe, list_of
-from data.templates import Template, encode, truncate
+from data.templates import Template, encode, truncate, with_condition
 
 NAME = "openchat_v1"
 
@@ -79,6 +79,12 @@ def read_token_rows(source: Rows) -> Iterator[tuple[int, TokenRow | RowError]]:
         yield number + 1, RowError("text", f"more than {number} texts", f"{number}, one a row", "text without a row")
 
 
+def in_own_words(template: Template, record: Any) -> Template:
+    """The template that says what an OpenChat row (C-RLFT) says of its answers, where it has words for it."""
+    said = record.quality if isinstance(record, Conversation) and record.source == "crlft" else None
+    return with_condition(template, said) if said and template.condition else template
+
+
 Encode = Callable[[Any, list[str]], TokenRow]
 
 
@@ -96,7 +102,12 @@ def encoder(template: Template, tokenizer: Any, context_tokens: int) -> Encode:
             raise RowError("record", type(record).__name__.lower(), "conversation", f"{NAME} has no place for its kind")
         if not any(turn.weight or (turn.weight is None and turn.role == "assistant") for turn in record.turns):
             raise RowError("turns", "no loss weight above 0", "an answer to learn", "nothing to learn")
-        whole = encode(template, record.turns, tokenizer)
+        try:
+            whole = encode(in_own_words(template, record), record.turns, tokenizer)
+        except ValueError as error:
+            if isinstance(error, RowError):
+                raise
+            raise RowError("turns", str(error), "text to encode", "not encoded") from None
         row = truncate(whole, context_tokens)
         if row is None:
             found = f"its first trained token at {next(i for i, weight in enumerate(whole.weights) if weight)}"

@@ -20,6 +20,7 @@ from itertools import combinations
 from typing import Any
 
 from data.records import Conversation, Preference, Prompt, Ranking, Record, Role, RowError, Turn, describe, to_json
+from data.template_table import INPUT
 
 Write = Callable[[Any, list[str]], list[dict[str, Any]]]
 ROLE_WEIGHT: dict[Role, float] = {"system": 0.0, "user": 0.0, "assistant": 1.0}
@@ -105,8 +106,10 @@ def _sharegpt(record: Conversation, repairs: list[str]) -> list[dict[str, Any]]:
 
 
 def _alpaca(record: Conversation, repairs: list[str]) -> list[dict[str, Any]]:
-    question = _one_question(record.turns)
-    return [_kept(id=record.id) | {"instruction": question, "input": "", "output": record.turns[1].content}]
+    question, _, context = _one_question(record.turns).partition(INPUT)
+    if not question.strip():
+        raise RowError("turns[0].content", describe(context), "an instruction before its input", "no instruction")
+    return [_kept(id=record.id) | {"instruction": question, "input": context, "output": record.turns[1].content}]
 
 
 def _ultrachat(record: Conversation, repairs: list[str]) -> list[dict[str, Any]]:

@@ -22,7 +22,9 @@ COMMANDS = {
 }
 
 # Modules with an `add(actions)` that declares parsers; like this one they import nothing heavy before they are run.
-DATA_COMMANDS = ("data_convert", "data_render", "data_clean", "data_simulate", "data_rank")
+DATA_COMMANDS = (
+    "data_convert", "data_render", "data_clean", "data_map", "data_simulate", "data_rank",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:

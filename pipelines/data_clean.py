@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from data.sieve import Rules
 
 PAGES_A_TASK = 64
+COLUMNS = {"id": "text", "model": "text", "views": "integer", "items": [{"from": "text", "value": "text"}]}
 
 
 def add(actions: Any) -> None:
@@ -32,10 +33,9 @@ def add(actions: Any) -> None:
     parser.add_argument("--model", metavar="LABEL", help='keep pages of this model only, as in "Model: GPT-4"')
     parser.add_argument(
         "--blocked-word",
-        nargs="*",
-        default=["openai"],
+        action="append",
         metavar="WORD",
-        help="leave out conversations with one of these in them (default openai; none given: no such rule)",
+        help="leave out conversations that have it in them; repeatable (default openai; '' alone: no such rule)",
     )
     parser.add_argument(
         "--near-duplicates", type=float, metavar="S", help="leave out what is similar by S or more, as in 0.8"
@@ -52,7 +52,8 @@ def _run(options: argparse.Namespace) -> int:
     from data.sieve import Rules
     from pipelines.stage import table
 
-    rules = Rules(tuple(options.blocked_word), options.model, options.language, options.near_duplicates)
+    words = tuple(word for word in options.blocked_word or ["openai"] if word)
+    rules = Rules(words, options.model, options.language, options.near_duplicates)
     rules.check()
     page_files(options.folder)  # so that a wrong folder is told before Ray starts
     connect(Cluster(address=options.address))
@@ -71,38 +72,26 @@ def clean(
     """
     from tqdm import tqdm
 
+    from data.outputs import open_output
     from data.sieve import Sieve, shown
     from pipelines.stage import write_json
 
     rules.check()
     files = page_files(folder)
     sieve = Sieve(rules)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    rejected = out.with_name(f"{out.name}.rejected.jsonl")
-    temporary = {path: path.with_name(f".{path.name}.writing") for path in (rejected, out)}
-    try:
-        with temporary[out].open("w", encoding="utf-8") as kept, temporary[rejected].open("w", encoding="utf-8") as bad:
-            rows = tqdm(_cleaned(folder, files, rules, cpus), total=len(files), unit=" pages", disable=None)
-            for file, row in zip(files, rows, strict=True):
-                line, refusal = sieve.look(shown(file), row)
-                if refusal is None:
-                    kept.write(line + "\n")
-                else:
-                    bad.write(json.dumps(refusal, ensure_ascii=False) + "\n")
-            for written in (kept, bad):
-                written.flush()
-                os.fsync(written.fileno())
+    with open_output(out, COLUMNS) as kept, open_output(out.with_name(f"{out.name}.rejected.jsonl")) as bad:
+        rows = tqdm(_cleaned(folder, files, rules, cpus), total=len(files), unit=" pages", disable=None)
+        for file, row in zip(files, rows, strict=True):
+            line, refusal = sieve.look(shown(file), row)
+            if refusal is None:
+                kept.write(json.loads(line))
+            else:
+                bad.write(refusal)
         report = {"read": len(files), "written": sieve.written, "rejected": dict(sieve.rejected)}
         if report["read"] != sieve.written + sieve.rejected.total():
             raise AssertionError(f"not every page is accounted for: {report}")
         if report_path:
-            report_path.parent.mkdir(parents=True, exist_ok=True)
             write_json(report_path, report)
-        for path, half in temporary.items():
-            half.replace(path)
-    finally:
-        for half in temporary.values():
-            half.unlink(missing_ok=True)
     return report
 
 

@@ -48,9 +48,11 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from data.convert import convert
+    from data.convert import convert, refuse_to_write
     from pipelines.stage import table, write_json
 
+    if options.report:
+        refuse_to_write([options.report], options.input, options.questions)
     encode = _encoder(options.template, options.tokenizer, options.context)
     account = convert(
         options.input, options.out, options.source, options.to, options.questions, options.strict, encode
@@ -88,6 +90,7 @@ def _account_rows(account: dict[str, Any]) -> list[tuple]:
 
 
 def _stats(options: argparse.Namespace) -> int:
+    from data.convert import refuse_to_write
     from pipelines.data_stats import PERCENTILES, stats
     from pipelines.stage import table, write_json
 
@@ -96,6 +99,8 @@ def _stats(options: argparse.Namespace) -> int:
         from data.tokenizer import load_tokenizer
 
         tokenizer = load_tokenizer(options.tokenizer)
+    if options.report:
+        refuse_to_write([options.report], options.input, options.questions)
     found = stats(options.input, options.source, tokenizer, options.questions)
     if options.report:
         write_json(options.report, found)

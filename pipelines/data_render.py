@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 
@@ -13,7 +15,8 @@ def add(actions: Any) -> None:
     parser = actions.add_parser("render", help="show rows in a chat template, what is trained in green")
     parser.add_argument("file", metavar="FILE", help="file or folder of rows, in any format that is known")
     parser.add_argument("--template", required=True, metavar="T", help="chat template; tokenizer is the model's own")
-    parser.add_argument("--format", default="auto", help="format of the rows (default: detected)")
+    parser.add_argument("--from", dest="source", default="auto", metavar="FORMAT", help="their format (default: told)")
+    parser.add_argument("--questions", type=Path, metavar="FILE", help="MT-Bench: the questions of model answers")
     parser.add_argument("--tokenizer", metavar="DIR", help="show what is left after this model's tokenizer")
     parser.add_argument("--ids", action="store_true", help="print the token ids too; needs --tokenizer")
     parser.add_argument("--plain", action="store_true", help="mark what is trained by [[...]] instead of colour")
@@ -24,8 +27,8 @@ def add(actions: Any) -> None:
 def _render(options: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from data.formats import Report, read
     from data.templates import encode, find, pieces
+    from data.token_rows import in_own_words
     from pipelines.show import coloured, plain, runs, runs_of_pieces
 
     template = find(options.template)
@@ -40,20 +43,30 @@ def _render(options: argparse.Namespace) -> int:
 
         tokenizer = load_tokenizer(options.tokenizer)
         assert_known_ids(template, tokenizer)
-    console, report = Console(soft_wrap=True, highlight=False), Report()
-    for record in islice(read(options.file, options.format, report), options.limit):
+    console, rejected = Console(soft_wrap=True, highlight=False), Counter[str]()
+    for record in islice(_records(options, rejected), options.limit):
         for title, turns, asks in _texts(record):
             console.print(f"--- {title}", style="bold", markup=False)
-            row = encode(template, turns, tokenizer, asks) if tokenizer else None
-            stretches = runs(row, tokenizer) if row else runs_of_pieces(pieces(template, turns, asks))
+            said = in_own_words(template, record)
+            row = encode(said, turns, tokenizer, asks) if tokenizer else None
+            stretches = runs(row, tokenizer) if row else runs_of_pieces(pieces(said, turns, asks))
             console.print(plain(stretches) if options.plain else coloured(stretches), markup=False)
             if row and options.ids:
                 console.print(str(row.ids), markup=False)
                 if not asks:
                     console.print(f"weights {[round(weight, 6) for weight in row.weights]}", markup=False)
-    for reason, count in report.rejected.items():
+    for reason, count in rejected.items():
         console.print(f"--- {count} rows left out: {reason}", markup=False)
     return 0
+
+
+def _records(options: argparse.Namespace, rejected: Counter[str]) -> Iterator[Any]:
+    from data.formats import outcomes
+
+    for outcome in outcomes(options.file, options.source, options.questions, token_files=False):
+        if outcome.error:
+            rejected[outcome.error.reason] += 1
+        yield from outcome.records
 
 
 def _texts(record: Any) -> Iterator[tuple[str, Any, bool]]:

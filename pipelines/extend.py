@@ -2,7 +2,8 @@
 
 A new token starts as the mean of the rows before it, in the embedding and in the head, as OpenChat's end-of-turn token
 in LLaMA; or drawn from N(0, std^2), as the paper says of StarCoder. The mean is taken in fp32. Rows that a vocabulary
-is padded with are used first, so many models do not grow.
+is padded with are used first, so many models do not grow; rows that a model lacks for its tokenizer's tokens are added.
+A token that the tokenizer has, but not as a special one, becomes special.
 
 A longer context is `max_position_embeddings` alone, or with one of the ways of transformers to stretch the rotary
 positions. Models whose positions are learned vectors have none to add.
@@ -71,9 +72,14 @@ def extend(
     config = AutoConfig.from_pretrained(model)
     tokenizer = AutoTokenizer.from_pretrained(model)
     old_tokens, old_context = len(tokenizer), getattr(config, "max_position_embeddings", None)
-    known = tokenizer.get_vocab()
-    new = [token for token in dict.fromkeys(tokens) if token not in known]
-    if not new and context is None and rope is None:
+    if "" in tokens:
+        raise ValueError("--token is empty; give the text of a token")
+    known, special = tokenizer.get_vocab(), {str(one) for one in tokenizer.added_tokens_decoder.values() if one.special}
+    new = [token for token in dict.fromkeys(tokens) if token not in known or token not in special]
+    lm = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
+    rows = lm.get_input_embeddings().weight.shape[0]
+    short = rows < old_tokens  # the tokenizer was extended before, and the model was not
+    if not new and not short and context is None and rope is None:
         have = f"{model} needs no extension: it has {', '.join(tokens)}"
         raise ValueError(have if tokens else "give --template, --token or --context")
     if context is not None or rope is not None:
@@ -82,14 +88,14 @@ def extend(
     if new:
         added = [AddedToken(token, special=True, normalized=False) for token in new]
         tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
-    lm = AutoModelForCausalLM.from_pretrained(model, config=config, dtype="auto")
-    rows = lm.get_input_embeddings().weight.shape[0]
-    if new:
-        _add_rows(lm, old_tokens, len(tokenizer), init, std, seed)
+    if config.to_dict() != lm.config.to_dict():
+        lm = AutoModelForCausalLM.from_pretrained(model, config=config, dtype="auto")
+    if len(tokenizer) > (first := min(rows, old_tokens)):
+        _add_rows(lm, first, len(tokenizer), init, std, seed)
     lm.save_pretrained(out)
     tokenizer.save_pretrained(out)
     return {
-        "tokens": f"{old_tokens} + {len(new)}",
+        "tokens": f"{old_tokens} -> {len(tokenizer)}",
         "added": ", ".join(f"{token} = {tokenizer.convert_tokens_to_ids(token)}" for token in new) or "none",
         "embedding rows": f"{rows} -> {lm.get_input_embeddings().weight.shape[0]}",
         "context": f"{old_context} -> {config.max_position_embeddings}" if context or rope else str(old_context),

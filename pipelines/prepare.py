@@ -158,7 +158,7 @@ def _contents(data: Data) -> dict[str, str]:
     """A hash of every source file, so that a changed file is not taken for the old one."""
     sources = {source.path for name in SOURCES for source in getattr(data, name)}
     found: dict[str, str] = {}
-    for path in sorted(Path(data.root) / source for source in sources):
+    for path in sorted(Path(data.root) / source for source in sources if not source.startswith("hf:")):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             if file.is_file():
                 with file.open("rb") as opened:
@@ -168,7 +168,7 @@ def _contents(data: Data) -> dict[str, str]:
 
 
 def _open(data: Data, name: str, source: Source, rows: Report) -> Iterator[Any]:
-    path = Path(data.root) / source.path
+    path = source.path if source.path.startswith("hf:") else Path(data.root) / source.path
     try:
         return iter(read(path, source.format, rows))
     except (FileNotFoundError, ValueError) as error:

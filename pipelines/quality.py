@@ -33,9 +33,12 @@ def conditioned(quality: Quality, template: Template, conversation: Conversation
 
 
 def weighed(quality: Quality, conversation: Conversation) -> tuple[Turn, ...]:
-    """Its turns with the weight of its class; weights that turns have of their own are multiplied by it."""
+    """Its turns with the weight of its class, where they are trained.
+
+    Weights of 0 and 1 say what is trained. Others are kept as they are: OpenChat's files hold those of the classes.
+    """
     weight = quality.weights[class_of(quality, conversation)] if quality.weighting else 1.0
-    if weight == 1.0:
+    if weight == 1.0 or any(turn.weight not in (None, 0.0, 1.0) for turn in conversation.turns):
         return conversation.turns
     turns = []
     for turn in conversation.turns:
@@ -44,12 +47,13 @@ def weighed(quality: Quality, conversation: Conversation) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def check(quality: Quality, template: Template, conversations: Iterable[Conversation]) -> dict[str, int]:
-    """Conversations by class. StageError where conditions or weights cannot do what they are for."""
-    counts: dict[str, int] = {}
+def check(quality: Quality, template: Template, conversations: Iterable[Conversation]) -> dict[str, dict[str, int]]:
+    """Conversations by class and label. StageError where conditions or weights cannot do what they are for."""
+    counts: dict[str, dict[str, int]] = {}
     for conversation in conversations:
-        name = class_of(quality, conversation)
-        counts[name] = counts.get(name, 0) + 1
+        labels = counts.setdefault(class_of(quality, conversation), {})
+        label = conversation.quality or "(no label)"
+        labels[label] = labels.get(label, 0) + 1
     if quality.conditioning:
         try:
             for words in quality.conditions.values():
@@ -67,4 +71,6 @@ def check(quality: Quality, template: Template, conversations: Iterable[Conversa
             "sft.quality: no conversation is of the class expert; list the labels of expert answers in "
             f"sft.quality.classes, now {', '.join(quality.classes)} (`quality` of our records, `model` in ShareGPT)"
         )
+    for name, labels in sorted(counts.items()):
+        print(f"class {name}: " + ", ".join(f"{label} ({count})" for label, count in sorted(labels.items())))
     return dict(sorted(counts.items()))

@@ -250,6 +250,9 @@ def test_near_duplicates_are_found_by_their_similarity() -> None:
     assert near.find_or_add("half again", signature(half)) == ("half", 1.0)
     # What was found is not kept: it takes nothing with it.
     assert set(near.kept) == {"base", "half"}
+    signs = NearDuplicates(0.8)
+    for name, said in (("smile", "😀😀😀"), ("shout", "!!!"), ("ask", "???")):
+        assert signs.find_or_add(name, signature([("human", said), ("gpt", said)])) is None
     assert NearDuplicates(0.97).find_or_add("a", signature(changed)) is None
 
 

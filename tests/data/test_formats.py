@@ -51,6 +51,15 @@ ROWS = {
     "mt_bench_answers": {"question_id": 81, "model_id": "m", "choices": [{"index": 0, "turns": ["a", "b"]}]},
     "rewardbench": {"id": 3, "prompt": "q", "chosen": "a", "rejected": "b", "subset": "donotanswer"},
     "rayward": {"kind": "prompt", "turns": [{"role": "user", "content": "Hi"}], "id": "7"},
+    "self_instruct": {"id": "t", "instruction": "Add.", "instances": [{"input": "1 2", "output": "3"}]},
+    "gsm8k": {"question": "1 + 1?", "answer": "#### 2"},
+    "kto": {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "label": True},
+    "sharegpt_pairs": {"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"},
+                       "rejected": {"from": "gpt", "value": "b"}},
+    "pandalm": {"idx": 5, "instruction": "Add.", "input": "1 2", "response1": "4", "response2": "3",
+                "annotator1": 2, "annotator2": 1, "annotator3": 2},
+    "arena": {"question_id": "x", "prompt": "q", "response_a": "b", "response_b": "a", "winner": "model_b"},
+    "alpaca_eval_annotations": {"instruction": "q", "output_1": "a", "output_2": "b", "preference": 1.2},
 }  # fmt: skip
 FOUR = (Turn("user", "q"), Turn("assistant", "a"), Turn("user", "r"), Turn("assistant", "b"))
 RECORDS = {
@@ -60,7 +69,16 @@ RECORDS = {
         "a_0",
         "Model: GPT-4",
     ),
-    "alpaca": Conversation((Turn("user", "Classify.\n\ncat"), Turn("assistant", "animal")), "alpaca"),
+    "alpaca": Conversation((Turn("user", "Classify.\n\n### Input:\ncat"), Turn("assistant", "animal")), "alpaca"),
+    "self_instruct": Conversation(
+        (Turn("user", "Add.\n\n### Input:\n1 2"), Turn("assistant", "3")), "self_instruct", "t"
+    ),
+    "gsm8k": Conversation((Turn("user", "1 + 1?"), Turn("assistant", "#### 2")), "gsm8k"),
+    "kto": Conversation((Turn("user", "q"), Turn("assistant", "a")), "kto"),
+    "sharegpt_pairs": Preference((Turn("user", "q"),), "a", "b", None, "sharegpt_pairs"),
+    "pandalm": Preference((Turn("user", "Add.\n\n### Input:\n1 2"),), "3", "4", None, "pandalm", "5"),
+    "arena": Preference((Turn("user", "q"),), "a", "b", None, "arena", "x"),
+    "alpaca_eval_annotations": Preference((Turn("user", "q"),), "a", "b", None, "alpaca_eval"),
     "hh_rlhf": Preference(
         (Turn("user", "q"), Turn("assistant", "a"), Turn("user", "r")), "good", "bad", None, "hh_rlhf"
     ),
@@ -244,6 +262,8 @@ def rated(*ratings):
     (feedback({"fine-grained_score": 2.5}, {"fine-grained_score": "4"}), (1, 0), (1.0, 2.0), []),
     (feedback({"overall_score": 9}, {"overall_score": 8.5}), (0, 1), (1.0, 2.0), []),
     (feedback(rated("1"), rated("N/A"), rated("4")), (2, 0), (1.0, 2.0), ["left out completion without a score"]),
+    (feedback(rated("1"), rated("5") | {"response": " "}, rated("4")), (2, 0), (1.0, 2.0),
+     ["left out completion without text"]),
 ])  # fmt: skip
 def test_ultrafeedback_ranks(row, order, ranks, repairs):
     made = []
@@ -255,7 +275,8 @@ def test_ultrafeedback_ranks(row, order, ranks, repairs):
 @pytest.mark.parametrize("row, reason", [
     (feedback(rated("N/A"), rated("N/A")), "too few answers"), (feedback(rated("5")), "too few answers"),
     (feedback(rated("good"), rated("5")), "not a rating"), (feedback(rated("nan"), rated("5")), "number not finite"),
-    (feedback(rated("5"), rated("4") | {"response": ""}), "empty text"),
+    (feedback(rated("5"), rated("4") | {"response": ""}), "too few answers"),
+    (feedback(rated("5"), rated("4") | {"response": None}), "missing text"),
     (feedback({"annotations": []}, rated("5")), "wrong type")])  # fmt: skip
 def test_ultrafeedback_bad_rows(row, reason):
     with pytest.raises(RowError) as caught:
@@ -270,11 +291,28 @@ def test_openai_rows_with_their_first_question_again():
     assert convert("openai", both) == [Preference((Turn("user", "q"),), "yes", "no", None, "openai")]
 
 
-def test_answers_with_a_verdict_are_refused_even_where_the_format_is_given(tmp_path):
+def test_answers_to_be_unlearned_are_set_aside(tmp_path):
     rows = [{"messages": [ASKED, SAID], "label": label} for label in (True, False)]
-    with pytest.raises(ValueError, match="fit no known format"):
-        read(write_lines(tmp_path / "rows.jsonl", rows))
+    records, report = run(write_lines(tmp_path / "rows.jsonl", rows))
+    assert len(records) == 1 and report.rejected == {"answer to be unlearned": 1}
     assert run(tmp_path / "rows.jsonl", "openai")[1].rejected == {"answer with a verdict": 2}
+
+
+@pytest.mark.parametrize("name, change, reason", [
+    ("pandalm", {"annotator2": 0, "annotator3": 1}, "a tie"), ("pandalm", {"response1": " "}, "empty text"),
+    ("arena", {"winner": "tie"}, "a tie"), ("alpaca_eval_annotations", {"preference": 0}, "a tie"),
+    ("alpaca_eval_annotations", {"preference": 1.5}, "a tie"), ("self_instruct", {"instances": []}, "no instances"),
+    ("sharegpt_pairs", {"chosen": {"from": "human", "value": "x"}}, "answer does not follow the prompt"),
+    ("sharegpt_pairs", {"conversations": []}, "no turns")])  # fmt: skip
+def test_comparisons_without_a_better_answer(name, change, reason):
+    with pytest.raises(RowError) as caught:
+        convert(name, ROWS[name] | change)
+    assert caught.value.reason == reason
+
+
+def test_answers_of_gpteacher():
+    row = {"instruction": "Classify.", "input": "cat", "response": "animal"}
+    assert convert("alpaca", row) == [RECORDS["alpaca"]]
 
 
 def test_mt_bench_references_and_unusable_questions():
@@ -316,8 +354,11 @@ def test_mt_bench_answers_and_their_questions(tmp_path):
     ("id data", "ultrachat"), ("class data", "ultra_eval"), ("items condition system", "crlft"), ("items", "sharegpt"),
     ("question_id turns category", "mt_bench_questions"), ("question_id choices tstamp", "mt_bench_answers"),
     ("source instruction models completions", "ultrafeedback"), ("prompt prompt_id messages", "openai"),
-    ("conversations chosen rejected", None), ("messages label", None), ("instruction input response", None),
-    ("instruction output_1 output_2", None), ("question answer", None)])  # fmt: skip
+    ("conversations chosen rejected", "sharegpt_pairs"), ("messages label", "kto"),
+    ("instruction input response", "alpaca"), ("question answer", "gsm8k"), ("instruction instances", "self_instruct"),
+    ("instruction response1 response2 annotator1", "pandalm"), ("prompt response_a response_b winner", "arena"),
+    ("instruction output_1 output_2 preference", "alpaca_eval_annotations"),
+    ("instruction output_1 output_2", None), ("question answer ground_truth", None)])  # fmt: skip
 def test_detect_by_keys(keys, found, tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", [dict.fromkeys(keys.split(), "x")])
     if found:
@@ -439,16 +480,31 @@ def test_a_bad_row_costs_itself_and_nothing_else(bad, reason, tmp_path):
         assert run(tmp_path / name)[0] == records  # detection survives it as well
 
 
-@pytest.mark.parametrize("bad, reason", [
-    (b'{"instruction": bad}', "broken JSON"), (b"{'instruction': 'x'}", "broken JSON"),
-    (b"[" * 100_000, "broken JSON"), (b'{"instruction": "x" "output": "y"}', "broken JSON")])  # fmt: skip
-def test_broken_syntax_costs_a_line_or_the_rest_of_an_array(bad, reason, tmp_path):
-    (tmp_path / "lines.jsonl").write_bytes(b"\n".join((GOOD, bad, GOOD)))
-    (tmp_path / "array.json").write_bytes(b"[" + b",".join((GOOD, bad, GOOD)) + b"]")
-    for name, kept in (("lines.jsonl", 2), ("array.json", 1)):
+@pytest.mark.parametrize("bad, kept", [
+    (b'{"instruction": bad}', 2), (b"{'instruction': 'x'}", 2), (b'{"instruction": "x" "output": "y"}', 2),
+    (b'{"instruction": "\\q [{"}', 2), (b'{"a": ' + b"[" * 9000 + b"]" * 9000 + b"}", 2),
+    (b"[" * 100_000, 1), (b'{"instruction": "x}', 1), (b"bad", 1), (b'"\\q"', 1)])  # fmt: skip
+@pytest.mark.parametrize("times", [1, 3000])
+def test_broken_syntax_costs_a_row_or_where_no_end_shows_the_rest_of_an_array(bad, kept, times, tmp_path):
+    (tmp_path / "lines.jsonl").write_bytes(b"\n".join((*[GOOD] * times, bad, *[GOOD] * times)))
+    (tmp_path / "array.json").write_bytes(b"[" + b",".join((*[GOOD] * times, bad, *[GOOD] * times)) + b"]")
+    for name, parts in (("lines.jsonl", 2), ("array.json", kept)):
         records, report = run(tmp_path / name, "alpaca")
-        assert len(records) == kept and report.rejected == {reason: 1}
-        assert report.rejected_rows[0].line == 2
+        assert len(records) == parts * times and report.rejected.total() == 1
+        assert report.rejected_rows[0].line == times + 1
+        assert report.rejected_rows[0].reason in ("broken JSON", "truncated file")
+
+
+def test_an_object_over_several_lines_is_no_file_of_rows(tmp_path):
+    (tmp_path / "one.json").write_text('{\n  "instruction": "x"\n}\n')
+    report = run(tmp_path / "one.json", "alpaca")[1]
+    assert report.rejected == {"not a file of rows": 1}
+
+
+def test_files_that_our_commands_write_beside_data_are_no_data(tmp_path):
+    for name in ("a.jsonl", "a.jsonl.rejected.jsonl", "a.jsonl.provenance.jsonl"):
+        (tmp_path / name).write_bytes(GOOD)
+    assert len(run(tmp_path, "alpaca")[0]) == 1
 
 
 @pytest.mark.parametrize(

@@ -57,3 +57,14 @@ def test_turns_stay_whole_and_a_system_message_stands_before_each() -> None:
 def test_turns_that_do_not_end_with_an_answer_are_refused() -> None:
     with pytest.raises(RowError, match="expected assistant"):
         segments((Turn("user", "q"),), lambda turns: True)
+
+
+def test_a_long_dialogue_is_not_measured_over_and_over() -> None:
+    calls = []
+
+    def fits(start: int, end: int) -> bool:
+        calls.append(end - start)
+        return end - start <= 300
+
+    assert bounds(1000, fits) == [(0, 300), (300, 600), (600, 900), (900, 1000)]
+    assert len(calls) < 80

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from data.readers_chat import alpaca
 from data.records import Turn
 from data.template_table import TEMPLATES, find
 from data.templates import text, with_condition
@@ -105,8 +106,8 @@ def test_every_template_is_written_out_somewhere() -> None:
 
 
 def test_alpaca_with_an_input() -> None:
-    """The input and its longer introduction are what is said; the frame around them is the same."""
-    turns = (Turn("system", ALPACA_INPUT), Turn("user", "Add.\n\n### Input:\n1 2"), Turn("assistant", "3"))
+    """From a row of a file to the string of Alpaca's own trainer."""
+    turns = alpaca({"instruction": "Add.", "input": "1 2", "output": "3"}, [])[0].turns
     assert text(find("alpaca"), turns) == (
         f"{ALPACA_INPUT}\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:3</s>"
     )

@@ -381,11 +381,16 @@ def test_content_that_stands_alone_gets_the_tokenizer_s_space_before_its_own(nam
     assert (prefix[-1] == "▁") == (name in ("openchat_v1", "ultralm")), "the lone space that these two have"
 
 
-@pytest.mark.parametrize("template", TABLE.values(), ids=TABLE)
-def test_jinja_agrees_in_text_ids_and_mask(template, tokenizers):
+# Those cut before spaces, so that a byte-level tokenizer reads the whole string as it reads the pieces.
+WHOLE = [name for name in TABLE if name.startswith(("vicuna", "openchat_3.5"))]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_jinja_agrees_in_text_ids_and_mask(name, tokenizers):
+    template = TABLE[name]
     tokenizer, rng = tokenizers["bytes"], random.Random(template.name)
     form = jinja(template)
-    for _ in range(60 if template.name.startswith(("vicuna", "openchat_3.5")) else 0):
+    for _ in range(60):
         turns = random_turns(rng, WORDS, rng.randrange(1, 4))
         for ended, prompt in ((turns, False), (turns[:-1], True)):
             messages = [{"role": turn.role, "content": turn.content} for turn in ended]
@@ -402,7 +407,7 @@ def test_jinja_agrees_in_text_ids_and_mask(template, tokenizers):
 
 def test_jinja_text_is_exact_for_special_strings_too_and_roles_are_checked(tokenizers):
     tokenizer, rng = tokenizers["bytes"], random.Random(0)
-    words = WORDS + INJECTIONS + ["{{ 1 }}", "{% if %}", "'", '"', "\\n"]
+    words = WORDS + INJECTIONS + ["\n\n### Input:\n", "{{ 1 }}", "{% if %}", "'", '"', "\\n"]
     for template in TABLE.values():
         form, bos = jinja(template), "<s>" * template.bos
         for number in range(1000):

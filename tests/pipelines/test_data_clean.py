@@ -89,7 +89,8 @@ def test_options_keep_a_model_and_a_language_and_drop_near_duplicates(local_ray:
     assert [row["id"] for row in rows(out)] == ["first", "last"]
     rejected = {"duplicate": 1, "near duplicate": 1, "other language": 1, "other model": 1}
     assert json.loads(account.read_text()) == {"read": 6, "written": 2, "rejected": rejected}
-    assert main(["data", "clean", str(folder), "--out", str(out), "--blocked-word", "paris", "berlin"]) == 0
+    words = ["--blocked-word", "paris", "--blocked-word", "berlin"]
+    assert main(["data", "clean", *words, str(folder), "--out", str(out)]) == 0
     assert [row["id"] for row in rows(out)][:2] == ["first", "near"] and len(rows(out)) == 3
 
 

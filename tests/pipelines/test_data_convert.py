@@ -147,3 +147,35 @@ def test_text_becomes_token_rows_cut_to_the_context(alpaca: Path, tmp_path: Path
     assert done.returncode == 1 and "choose --to openchat_v1" in done.stderr
     done = rayward("convert", alpaca, "--out", "x.json", *named[:4], cwd=tmp_path)
     assert done.returncode == 1 and "need --template and --tokenizer" in done.stderr
+
+
+def test_nothing_that_is_read_is_overwritten(alpaca: Path, tmp_path: Path) -> None:
+    before = alpaca.read_bytes()
+    for arguments in (
+        ["convert", f"hf:{alpaca}", "--out", alpaca],
+        ["convert", alpaca, "--out", "o.jsonl", "--report", alpaca],
+        ["convert", alpaca, "--out", "o.jsonl", "--questions", "o.jsonl"],
+        ["stats", alpaca, "--report", alpaca],
+    ):
+        done = rayward(*arguments, cwd=tmp_path)
+        assert done.returncode == 1 and "is among the files to read" in done.stderr
+    (tmp_path / "t.text.json").write_text("[]")
+    done = rayward("convert", "t.text.json", "--from", "alpaca", "--to", "openchat_v1", "--out", "t.json", cwd=tmp_path)
+    assert done.returncode == 1 and "is among the files to read" in done.stderr
+    done = rayward("convert", alpaca, "--to", "openchat_v1", "--out", "t.json", cwd=tmp_path)
+    assert done.returncode == 1 and "t.text.json is there" in done.stderr
+    assert alpaca.read_bytes() == before and (tmp_path / "t.text.json").read_text() == "[]"
+    done = rayward("convert", alpaca, "--out", "o.jsonl", "--report", "new/folder/r.json", cwd=tmp_path)
+    assert done.returncode == 0 and (tmp_path / "new/folder/r.json").is_file()
+
+
+def test_an_openchat_row_keeps_its_condition(tmp_path: Path) -> None:
+    items = [{"role": "user", "content": "alpha"}, {"role": "assistant", "content": "beta"}]
+    rows = [{"items": items, "condition": words, "system": ""} for words in ("GPT4", "GPT3")]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train_tokenizer(["alpha beta"] * 3, 300, ["<|end_of_turn|>"], 64).save_pretrained(tmp_path / "tokenizer")
+    named = ["--to", "openchat_v1", "--template", "openchat_v3.2", "--tokenizer", "tokenizer"]
+    assert rayward("convert", "in.jsonl", "--out", "o.json", *named, cwd=tmp_path).returncode == 0
+    assert [text[3:12] for text in json.loads((tmp_path / "o.text.json").read_text())] == ["GPT4 User", "GPT3 User"]
+    shown = rayward("render", "in.jsonl", "--template", "openchat_v3.2", "--plain", cwd=tmp_path).stdout
+    assert "GPT4 User:alpha" in shown and "GPT3 User:alpha" in shown

@@ -138,3 +138,21 @@ def test_what_cannot_be_done_is_refused(tiny_models, tmp_path, capsys):
     assert "--rope" in refused("--rope", '{"rope_type": "longrope"}', "--context", "9999")
     assert "gpt2 has no rotary positions" in refused("--context", "9999", model=gpt2)
     assert refused("--token", "<a>", model=str(tmp_path / "nowhere"))
+
+
+def test_a_model_that_lacks_rows_for_its_tokenizer_gets_them(tiny_models, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models.policy)
+    rows = len(tokenizer)
+    AutoModelForCausalLM.from_pretrained(tiny_models.policy).save_pretrained(tmp_path / "short")
+    tokenizer.add_tokens(["<plain>"])
+    tokenizer.save_pretrained(tmp_path / "short")
+    extend(str(tmp_path / "short"), tmp_path / "out", ["<|end_of_turn|>"])
+    weight = AutoModelForCausalLM.from_pretrained(tmp_path / "out").get_input_embeddings().weight
+    assert len(weight) == rows + 1
+    torch.testing.assert_close(weight[rows], weight[:rows].mean(0), atol=1e-6, rtol=0)
+
+    extend(str(tmp_path / "short"), tmp_path / "special", ["<plain>"])
+    ids = load_tokenizer(tmp_path / "special")("a<plain>b", split_special_tokens=True).input_ids
+    assert rows not in ids, "a special token can be told from text"
+    with pytest.raises(ValueError, match="--token is empty"):
+        extend(tiny_models.policy, tmp_path / "none", [""])

@@ -445,7 +445,7 @@ def test_segments_and_classes_are_in_the_report(
         data={"conversations": [source]}, sft={"long_conversations": "segment", "quality": quality}))  # fmt: skip
     assert prepare.run(run) is not None
     report = check_account(run)
-    assert report["classes"] == {"expert": 100, "sub_optimal": 50}
+    assert report["classes"] == {"expert": {"Model: GPT-4": 100}, "sub_optimal": {"Model: GPT-3.5": 50}}
     rules = [report["rules"].get(name, {}) for name in ("conversations", "sft_heldout")]
     divided = sum(rule.get("kept, divided into segments", 0) for rule in rules)
     further = sum(rule.get("kept, further segments", 0) for rule in rules)
@@ -454,6 +454,14 @@ def test_segments_and_classes_are_in_the_report(
     said = " ".join(turn.content for record in records(run, "conversations") for turn in record.turns)
     assert all(f"Said {i}." in said and f"More {i}." in said for i in range(150)
                if f"Label {i}?" in said)  # fmt: skip
+
+
+def test_a_data_set_by_its_name_is_a_source(tmp_path: Path, own: Callable[..., Config]) -> None:
+    write(tmp_path, {"conversations": {"rows.jsonl": [alpaca(f"Instruction {i}.") for i in range(40)]}})
+    source = {"path": f"hf:{tmp_path / 'conversations' / 'rows.jsonl'}"}
+    run = Run(tmp_path / "run", own(data={"conversations": [source]}))
+    assert prepare.run(run) is not None
+    assert check_account(run)["sources"]["conversations"][source["path"]]["read"] == 40
 
 
 # ---- mistakes ----------------------------------------------------------------------------------------------

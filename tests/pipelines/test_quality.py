@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from actors.models import TokenPolicy, build_from_scratch
 from algorithms.sequence import weighted_nll
 from configs.plan import decisive
 from configs.schema import Config, Quality, Scratch, Sft
+from data.formats import read
 from data.records import Conversation, Turn
 from data.templates import TEMPLATES, find, text, with_condition
 from data.tokenizer import train_tokenizer
@@ -82,11 +85,26 @@ def test_off_is_the_default_and_prompts_are_the_experts(renderer: Renderer, tiny
     assert expert.ids[: len(asked)] == asked
 
 
-def test_weights_of_turns_are_multiplied() -> None:
+def test_what_turns_say_of_training_stays_and_weights_of_their_own_do_too() -> None:
     quality = Quality(weighting=True)
-    turns = (Turn("user", "q", 0.5), Turn("assistant", "a", 0.0), Turn("user", "r"), Turn("assistant", "b"))
-    assert [turn.weight for turn in weighed(quality, Conversation(turns))] == [0.05, 0.0, None, 0.1]
+    turns = (Turn("user", "q", 1.0), Turn("assistant", "a", 0.0), Turn("user", "r"), Turn("assistant", "b"))
+    assert [turn.weight for turn in weighed(quality, Conversation(turns))] == [0.1, 0.0, None, 0.1]
     assert weighed(quality, Conversation(turns, quality="gpt4")) == turns
+    own = (Turn("user", "q", 0.0), Turn("assistant", "a", 0.1))
+    assert weighed(quality, Conversation(own, quality="GPT3")) == own, "OpenChat's files hold the weights of classes"
+
+
+def test_rows_of_openchat_are_of_their_classes(tmp_path: Path) -> None:
+    rows = [
+        {"condition": condition, "system": "", "items": [
+            {"role": "user", "content": "q", "weight": 0.0}, {"role": "assistant", "content": "a", "weight": weight}]}
+        for condition, weight in (("GPT4", 1.0), ("GPT3", 0.1))
+    ]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    expert, other = read(tmp_path / "rows.jsonl", "crlft")
+    quality = Quality(conditioning=True, weighting=True)
+    assert [class_of(quality, row) for row in (expert, other)] == ["expert", "sub_optimal"]
+    assert [weighed(quality, row)[1].weight for row in (expert, other)] == [1.0, 0.1]
 
 
 # ---- settings ----------------------------------------------------------------------------------------------
@@ -103,7 +121,8 @@ def test_more_classes_than_two(renderer: Renderer) -> None:
     labels = ("gpt4", "human", "x", None)
     found = [Conversation(PAIRS[0].turns, quality=label) for label in labels]
     assert [class_of(quality, one) for one in found] == ["expert", "human", "sub_optimal", "sub_optimal"]
-    assert check(quality, renderer.template, found) == {"expert": 1, "human": 1, "sub_optimal": 2}
+    counts = check(quality, renderer.template, found)
+    assert {name: sum(of.values()) for name, of in counts.items()} == {"expert": 1, "human": 1, "sub_optimal": 2}
     _, rows = fit_conversations(found, renderer, Counter(), Sft(quality=quality))
     assert [max(row.weights) for row in rows] == [1.0, 0.5, 0.1, 0.1]
 
@@ -112,7 +131,7 @@ def test_more_classes_than_two(renderer: Renderer) -> None:
     ({"classes": {"bard": "bard"}}, "conditions has nothing for the class 'bard'; the classes are bard, expert, sub"),
     ({"weights": {"exprt": 1}}, "weights names an unknown class 'exprt'"),
     ({"conditions": {"expert": "GPT4"}}, "names the expert, whose words are the template's"),
-    ({"classes": dict.fromkeys(("Model: GPT-4", "gpt4", "expert"), "sub_optimal")}, "no label of the class expert"),
+    ({"classes": dict.fromkeys(Quality().classes, "sub_optimal")}, "no label of the class expert"),
     ({"weights": {"sub_optimal": 0}}, "greater than 0")])  # fmt: skip
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
