@@ -16,7 +16,7 @@ from actors.policy import Policy
 from actors.reference import FrozenModel
 from actors.reward import RewardModel
 from actors.rollout import RolloutEngine
-from configs.schema import Config, Role
+from configs.schema import Cluster, Config, Role
 from data.ragged import Ragged
 from data.rollouts import Rollouts, gather
 
@@ -24,8 +24,8 @@ from data.rollouts import Rollouts, gather
 class Group:
     """Actors of one role."""
 
-    def __init__(self, name: str, cls: type, role: Role, config: Config, arguments: tuple):
-        self.name, self.role, self.config = name, role, config
+    def __init__(self, name: str, cls: type, role: Role, cluster: Cluster, arguments: tuple):
+        self.name, self.role, self.cluster = name, role, cluster
         threads = str(role.threads)
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
         remote = ray.remote(num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": environment})(cls)
@@ -37,8 +37,8 @@ class Group:
 
     def finish(self, calls: Sequence[ray.ObjectRef], timeout_s: float | None = None) -> list[Any]:
         """Results of `begin`, in rank order. Raises TimeoutError that names the ranks that are late."""
-        limit = timeout_s or self.config.cluster.call_timeout_s
-        setting = "start_timeout_s" if timeout_s == self.config.cluster.start_timeout_s else "call_timeout_s"
+        limit = timeout_s or self.cluster.call_timeout_s
+        setting = "start_timeout_s" if timeout_s == self.cluster.start_timeout_s else "call_timeout_s"
         return wait_for(
             calls,
             limit,
@@ -53,7 +53,7 @@ class Group:
 
     def ready(self) -> None:
         """Wait until every actor is up. Raises TimeoutError, or what its constructor raised."""
-        self.finish([actor.__ray_ready__.remote() for actor in self.actors], self.config.cluster.start_timeout_s)
+        self.finish([actor.__ray_ready__.remote() for actor in self.actors], self.cluster.start_timeout_s)
 
     def stop(self) -> None:
         """End the processes and give their resources back."""
@@ -66,27 +66,32 @@ class TrainingGroup(Group):
 
     def begin_start(self) -> list[ray.ObjectRef]:
         """Let the ranks find each other and load; wait with `finish`."""
-        host, port = self.finish([self.actors[0].open.remote()], self.config.cluster.start_timeout_s)[0]
+        host, port = self.finish([self.actors[0].open.remote()], self.cluster.start_timeout_s)[0]
         return self.begin("start", host, port)
 
 
 def policy_group(folder: str, config: Config, algorithm: str) -> TrainingGroup:
-    return TrainingGroup("policy", Policy, config.resources.policy, config, (folder, config, algorithm))
+    return TrainingGroup("policy", Policy, config.resources.policy, config.cluster, (folder, config, algorithm))
 
 
 def critic_group(folder: str, config: Config) -> TrainingGroup:
-    return TrainingGroup("critic", Critic, config.resources.critic, config, (folder, config))
+    return TrainingGroup("critic", Critic, config.resources.critic, config.cluster, (folder, config))
 
 
 def frozen_group(name: str, folder: str, config: Config, temperature: float) -> Group:
-    return Group(name, FrozenModel, config.resources.reference, config, (folder, config, temperature))
+    return Group(name, FrozenModel, config.resources.reference, config.cluster, (folder, config, temperature))
+
+
+def reward_group(folder: str, config: Config) -> RewardGroup:
+    budget = config.reward.optimizer.micro_batch_tokens
+    return RewardGroup(folder, config.model.dtype, budget, config.resources.reward, config.cluster)
 
 
 class RewardGroup(Group):
     """Reward-model actors behind one call."""
 
-    def __init__(self, folder: str, config: Config):
-        super().__init__("reward", RewardModel, config.resources.reward, config, (folder, config))
+    def __init__(self, folder: str, dtype: str, micro_batch_tokens: int, role: Role, cluster: Cluster):
+        super().__init__("reward", RewardModel, role, cluster, (folder, dtype, micro_batch_tokens, role))
 
     def score(self, sequences: Ragged) -> np.ndarray:
         """One score per row."""
@@ -98,7 +103,7 @@ class RolloutGroup(Group):
 
     def __init__(self, folder: str, config: Config, sender: Role):
         self.backend = transfer_backend(config, sender)
-        super().__init__("rollout", RolloutEngine, config.resources.rollout, config, (folder, config, self.backend))
+        super().__init__("rollout", RolloutEngine, config.resources.rollout, config.cluster, (folder, config, self.backend))
 
     def generate(
         self,

@@ -8,19 +8,18 @@ import torch
 from actors.forward import Part, Place, sequence_inputs
 from actors.models import load_scalar
 from actors.process import device, set_threads
-from configs.schema import Config
+from configs.schema import Role
 from data.ragged import Ragged
 
 
 class RewardModel:
     """One process of the reward model; processes share the rows and know nothing of each other."""
 
-    def __init__(self, folder: str, config: Config, rank: int):
-        role = config.resources.reward
+    def __init__(self, folder: str, dtype: str, micro_batch_tokens: int, role: Role, rank: int):
         set_threads(role.threads)
         self.place = Place(rank, role.workers, device(role.gpus))
-        self.token_budget = config.reward.optimizer.micro_batch_tokens
-        self.module = load_scalar(folder, config.model.dtype).to(self.place.device).eval()
+        self.token_budget = micro_batch_tokens
+        self.module = load_scalar(folder, dtype).to(self.place.device).eval()
 
     @torch.no_grad()
     def score(self, sequences: Ragged) -> Part:

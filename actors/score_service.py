@@ -3,9 +3,9 @@
 POST /score  {"messages": [{"role", "content"}, ...]}  or  {"conversations": [[...], ...]}
          ->  {"scores": [float, ...], "tokens": [int, ...], "model": str}
 
-Requests of different clients that come within `batch_wait_s` of each other share forward passes. What a client did wrong
-is a 4xx that names the message (400: a conversation that is none; 413: one too long, or too many); what takes longer
-than the deadline is a 504; a replica with too many waiting refuses with 503.
+Requests of different clients that come within `batch_wait_s` of each other share forward passes. What a client did
+wrong is a 4xx that names the message (400: a conversation that is none; 413: one too long, or too many); what takes
+longer than the deadline is a 504; a replica with too many waiting refuses with 503.
 """
 
 from __future__ import annotations
@@ -86,9 +86,8 @@ class ScoreService:
         conversations = request.conversations if request.messages is None else [request.messages]
         limits = self.limits
         if not conversations or len(conversations) > limits.max_conversations:
-            raise HTTPException(
-                413 if conversations else 400, f"{len(conversations)} conversations; give 1 to {limits.max_conversations}"
-            )
+            told = f"{len(conversations)} conversations; give 1 to {limits.max_conversations}"
+            raise HTTPException(413 if conversations else 400, told)
         rows = [self._row(index, messages) for index, messages in enumerate(conversations)]
         try:
             scores = await asyncio.wait_for(asyncio.gather(*(self.batched(row) for row in rows)), limits.deadline_s)

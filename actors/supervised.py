@@ -196,8 +196,9 @@ def reward_loop(job: Job) -> None:
     )
     settings = job.reward
     assert settings is not None
-    hidden_size = module.classifier.config.get_text_config().hidden_size
-    share = settings.shared_prompts if settings.shared_prompts is not None else pays(train.ids, train.sizes, hidden_size)
+    share = settings.shared_prompts
+    if share is None:
+        share = pays(train.ids, train.sizes, module.classifier.config.get_text_config().hidden_size)
     cost = shared_lengths(train.ids, train.sizes) if share else None
 
     def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
@@ -205,18 +206,14 @@ def reward_loop(job: Job) -> None:
         if not sizes:
             scores_N = module(*to_device(rankings.ids, np.zeros((0, 0)), place.device))
             return scores_N.sum() * 0.0, {"correct_sum": 0.0, "pairs_sum": 0.0}
-        inputs = shared_inputs(rankings.ids, sizes, place.device) if share else sequence_inputs(rankings.ids, place.device)
-        scores_N = module(*inputs)
-        ranks_N = torch.from_numpy(rankings.ranks).to(place.device)
+        ids, device = rankings.ids, place.device
+        scores_N = module(*(shared_inputs(ids, sizes, device) if share else sequence_inputs(ids, device)))
+        ranks_N = torch.from_numpy(rankings.ranks).to(device)
         correct, pairs = pair_accuracy(scores_N.detach(), sizes, ranks_N)
-        tied = ranks_N if settings.ties == "average" else None
-        if settings.loss == "plackett_luce":
-            value = plackett_luce(scores_N, sizes, ranks_N=tied)
-        else:
-            value = pair_split(scores_N, sizes, ranks_N=ranks_N if settings.margin else tied, margin=settings.margin)
-        if settings.zero_sum:
-            value = value + settings.zero_sum * zero_sum_penalty(scores_N, sizes)
-        return value, {"correct_sum": float(correct), "pairs_sum": float(pairs)}
+        return ranking_loss(settings, scores_N, sizes, ranks_N), {
+            "correct_sum": float(correct),
+            "pairs_sum": float(pairs),
+        }
 
     for epoch in range(job.epochs):
         for rankings in step_batches(epoch_order(len(train.sizes), job.seed, epoch), job.rows_per_step):
@@ -249,6 +246,16 @@ def reward_loop(job: Job) -> None:
         module.classifier.config.score_offset = module.offset + sums["score"] / sums["count"]
     job.queue.put([{"heldout_scores": _scores(engine, heldout.ids, place, job.optimizer.micro_batch_tokens)}])
     engine.save(job.output, _tokenizer(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(place.device))
+
+
+def ranking_loss(settings: Reward, scores_N: Tensor, sizes: list[int], ranks_N: Tensor) -> Tensor:
+    """Sum over rankings of the loss that the settings ask for."""
+    ties = ranks_N if settings.ties == "average" else None
+    if settings.loss == "plackett_luce":
+        value = plackett_luce(scores_N, sizes, ranks_N=ties)
+    else:
+        value = pair_split(scores_N, sizes, ranks_N=ranks_N if settings.margin else ties, margin=settings.margin)
+    return value + settings.zero_sum * zero_sum_penalty(scores_N, sizes) if settings.zero_sum else value
 
 
 def _rankings_of(step: RankedRows, plan: list[list[int]]) -> list[list[int]]:

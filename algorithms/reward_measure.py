@@ -1,9 +1,9 @@
 """How good the scores of a reward model are: agreement with rankings, calibration, and what length explains of it.
 
-All measures are over pairs of answers to one prompt that differ in rank. A score that predicts the better answer of a
-pair does so with probability sigmoid(s_better - s_worse) under Bradley-Terry: `calibration` compares that with how often
-it is right (expected calibration error, Guo et al., arXiv:1706.04599). Intervals are of the bootstrap over prompts,
-because the pairs of one ranking depend on each other. Equal scores count one half, as everywhere here.
+All measures are over pairs of answers to one prompt that differ in rank. Under Bradley-Terry the better answer of a
+pair wins with probability sigmoid(s_better - s_worse): `calibration` compares the confidence that this gives with how
+often it is right (expected calibration error, Guo et al., arXiv:1706.04599). Intervals are of the bootstrap over
+prompts, because the pairs of one ranking depend on each other. Equal scores count one half, as everywhere here.
 
 Shapes: N = answers of all rankings, P = pairs, B = rankings.
 """
@@ -38,8 +38,13 @@ class Pairs:
 
     def where(self, chosen_P: NDArray[np.bool_]) -> Pairs:
         """The chosen pairs."""
-        columns = (self.score_P, self.length_P, self.relative_length_P, self.rank_P, self.ranking_P)
-        return Pairs(*(column[chosen_P] for column in columns))
+        return Pairs(
+            self.score_P[chosen_P],
+            self.length_P[chosen_P],
+            self.relative_length_P[chosen_P],
+            self.rank_P[chosen_P],
+            self.ranking_P[chosen_P],
+        )
 
 
 def pairs_of(scores_N: ArrayLike, sizes: Sequence[int], ranks_N: ArrayLike, lengths_N: ArrayLike) -> Pairs:

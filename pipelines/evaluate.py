@@ -16,7 +16,7 @@ import numpy as np
 import ray
 
 from actors.forward import merge
-from actors.group import Group, RewardGroup, RolloutGroup, frozen_group
+from actors.group import Group, RolloutGroup, frozen_group, reward_group
 from algorithms.winrate import bootstrap_interval, outcomes
 from cluster.connect import check_fits, connect
 from configs.plan import roles
@@ -88,7 +88,7 @@ class Panel:
         self.groups: list[Group] = [self.rollout, self.reference, self.candidate]
         self.scorer = None
         if config.evaluate.judge == "reward_model":
-            self.scorer = RewardGroup(str((run.folder / "reward" / "judge").resolve()), config)
+            self.scorer = reward_group(str((run.folder / "reward" / "judge").resolve()), config)
             self.groups.append(self.scorer)
 
     def __enter__(self) -> Panel:

@@ -18,7 +18,7 @@ import ray
 import torch
 
 from actors.forward import merge
-from actors.group import Group, RewardGroup, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
+from actors.group import Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group, reward_group
 from actors.policy import mean_over_steps
 from algorithms.advantage import gae, kl_k1, kl_k3, missing_eos_scores, scale_scores, shape_rewards, whiten
 from cluster.connect import check_fits, connect
@@ -106,7 +106,7 @@ class Team:
         check_fits(roles(self.config, "rl"))
         self.rollout = RolloutGroup(run.model("sft"), self.config, self.config.resources.policy)
         self.reference = frozen_group("reference", run.model("sft"), self.config, self.config.rollout.temperature)
-        self.reward = RewardGroup(run.model("reward"), self.config)
+        self.reward = reward_group(run.model("reward"), self.config)
         self.serving: list[Group] = [self.rollout, self.reference, self.reward]
 
     def __enter__(self) -> Team:

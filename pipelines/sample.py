@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.group import Group, RewardGroup, RolloutGroup
+from actors.group import Group, RolloutGroup, reward_group
 from algorithms.winrate import best_of_n_kl
 from cluster.connect import check_fits, connect
 from configs.plan import INPUTS, roles
@@ -57,7 +57,7 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
     check_fits({name: role for name, role in roles(config, "sample").items() if name != "train"})
     prompts, ids = fit_prompts(prompts, renderer, config.rollout.max_new_tokens, Counter())
     rollout = RolloutGroup(stage.run.model("sft"), config, config.resources.policy)
-    reward = RewardGroup(stage.run.model("reward"), config)
+    reward = reward_group(stage.run.model("reward"), config)
     groups: list[Group] = [rollout, reward]
     made: list[dict[str, Any]] = []
     try:

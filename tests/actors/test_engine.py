@@ -118,7 +118,7 @@ def answer_weights(rollouts):
 @pytest.fixture(scope="module")
 def ranks(local_ray, tiny_config):
     """Process groups of 1 and of 2 ranks."""
-    groups = {n: TrainingGroup("trainer", Rank, Role(workers=n, cpus=0.1), tiny_config(), (n,)) for n in (1, 2)}
+    groups = {n: TrainingGroup("trainer", Rank, Role(workers=n, cpus=0.1), tiny_config().cluster, (n,)) for n in (1, 2)}
     for calls, group in [(group.begin_start(), group) for group in groups.values()]:
         group.finish(calls, 120)
     yield groups

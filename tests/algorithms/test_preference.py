@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections import Counter
@@ -239,3 +240,46 @@ def test_user_mistakes_name_both_numbers() -> None:
         bradley_terry(scores, scores[:4])
     with pytest.raises(ValueError, match="chosen_B has 5 entries and margin_B has 1"):
         bradley_terry(scores, scores, scores[:1])
+
+
+# ---- ties and margins --------------------------------------------------------------------------------------
+
+
+def orders_of(ranks: list[float]) -> list[list[int]]:
+    """Every order of the answers that agrees with the ranks."""
+    return [list(order) for order in itertools.permutations(range(len(ranks)))
+            if [ranks[i] for i in order] == sorted(ranks)]  # fmt: skip
+
+
+@pytest.mark.parametrize("ranks", [[1, 1], [1, 1, 1], [1, 1, 2, 2], [1, 2, 2, 2, 3], [1, 2, 3]])
+def test_ties_have_the_mean_likelihood_of_all_orders(ranks: list[float]) -> None:
+    scores = torch.randn(len(ranks), dtype=torch.float64, generator=torch.Generator().manual_seed(len(ranks)))
+    orders = orders_of(ranks)
+    mean = sum(math.exp(-reference_plackett_luce(scores[order].tolist())) for order in orders) / len(orders)
+    found = plackett_luce(scores, [len(ranks)], False, torch.tensor(ranks, dtype=torch.float64))
+    assert float(found) == pytest.approx(-math.log(mean), rel=1e-9)
+    halves = torch.tensor(ranks + [1.0, 2.0], dtype=torch.float64)
+    both = plackett_luce(torch.cat([scores, scores[:2]]), [len(ranks), 2], True, halves)
+    alone = found / (len(ranks) - 1) + plackett_luce(scores[:2], [2])
+    assert float(both) == pytest.approx(float(alone), rel=1e-9)
+
+
+def test_tied_answers_are_pulled_together() -> None:
+    for loss in (plackett_luce, pair_split):
+        scores = torch.tensor([1.0, -1.0, 0.0], requires_grad=True)
+        loss(scores, [3], ranks_N=torch.tensor([1.0, 1.0, 2.0])).backward()
+        assert scores.grad[0] > scores.grad[1], "the higher of two tied scores falls, the lower one rises"
+        shifted = loss(scores.detach() + 7, [3], ranks_N=torch.tensor([1.0, 1.0, 2.0]))
+        assert float(shifted) == pytest.approx(float(loss(scores, [3], ranks_N=torch.tensor([1.0, 1.0, 2.0]))), rel=1e-5)
+
+
+def test_margins_are_those_of_the_pairs() -> None:
+    """Of facts: chosen 1.2, rejected 0.4."""
+    for margin, expected in ((0.0, 0.3711006659), (1 / 3, 0.4867925811), (1.0, 0.7981388694), (3.0, 2.3050833198)):
+        for ranks, scale in (([0.0, 1.0], margin), ([2.0, 4.0], margin / 2)):
+            found = pair_split(flat(1.2, 0.4), [2], ranks_N=torch.tensor(ranks), margin=scale)
+            assert float(found) == pytest.approx(expected, abs=1e-8)
+    ranks = torch.tensor([1.0, 2.0, 4.0])
+    three = pair_split(flat(2, 1, 0), [3], False, ranks, 0.5)
+    by_hand = sum(float(bradley_terry(flat(a), flat(b), flat(m))) for a, b, m in ((2, 1, 0.5), (2, 0, 1.5), (1, 0, 1.0)))
+    assert float(three) == pytest.approx(by_hand, rel=1e-9)
