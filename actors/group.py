@@ -103,7 +103,9 @@ class RolloutGroup(Group):
 
     def __init__(self, folder: str, config: Config, sender: Role):
         self.backend = transfer_backend(config, sender)
-        super().__init__("rollout", RolloutEngine, config.resources.rollout, config.cluster, (folder, config, self.backend))
+        super().__init__(
+            "rollout", RolloutEngine, config.resources.rollout, config.cluster, (folder, config, self.backend)
+        )
 
     def generate(
         self,

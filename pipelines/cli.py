@@ -88,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html of a finished run again")
     report.add_argument("run", type=Path, help="run folder")
     report.set_defaults(run_command=_report)
-    importlib.import_module("pipelines.extend").add(commands)
+    for module in ("extend", "reward_eval"):
+        importlib.import_module(f"pipelines.{module}").add(commands)
     data = commands.add_parser("data", help="work on data files: see rayward data --help")
     actions = data.add_subparsers(title="actions", required=True, metavar="ACTION")
     for module in DATA_COMMANDS:

@@ -88,11 +88,13 @@ def _sft_answers(run: Run, renderer: Renderer) -> Ragged:
     return Ragged.of([row.ids for row in whole[:CENTRE_ROWS]])
 
 
-def ranked_rows(rankings: list[Ranking], renderer: Renderer, seed: int) -> tuple[list[Ranking], RankedRows]:
-    """Rankings, ties broken by the seed, and their token rows."""
+def ranked_rows(
+    rankings: list[Ranking], renderer: Renderer, seed: int, dropped: Counter[str] | None = None
+) -> tuple[list[Ranking], RankedRows]:
+    """Rankings, ties broken by the seed, and their token rows; what does not fit is counted in `dropped`."""
     generator = torch.Generator().manual_seed(seed)
     ordered = [_without_ties(ranking, generator) for ranking in rankings]
-    kept, encoded = fit_rankings(ordered, renderer, Counter())
+    kept, encoded = fit_rankings(ordered, renderer, Counter() if dropped is None else dropped)
     ids = Ragged.of([answer for ranking in encoded for answer in ranking])
     ranks = [rank for ranking in kept for rank in (ranking.ranks or range(len(ranking.answers)))]
     sizes = np.array([len(ranking) for ranking in encoded], dtype=np.int64)

@@ -237,7 +237,8 @@ def test_a_stuck_engine_is_named_within_the_deadline(transfer):
 
 def test_a_dead_engine_stops_the_transfer_at_once(transfer, tiny_config, tmp_path):
     config = tiny_config()
-    dead = Group("rollout", RolloutEngine, config.resources.rollout, config.cluster, (str(tmp_path / "none"), config, "x"))
+    none = (str(tmp_path / "none"), config, "x")
+    dead = Group("rollout", RolloutEngine, config.resources.rollout, config.cluster, none)
     with pytest.raises(Exception, match="."):
         dead.ready()
     begun = time.monotonic()

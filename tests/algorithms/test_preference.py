@@ -269,8 +269,9 @@ def test_tied_answers_are_pulled_together() -> None:
         scores = torch.tensor([1.0, -1.0, 0.0], requires_grad=True)
         loss(scores, [3], ranks_N=torch.tensor([1.0, 1.0, 2.0])).backward()
         assert scores.grad[0] > scores.grad[1], "the higher of two tied scores falls, the lower one rises"
-        shifted = loss(scores.detach() + 7, [3], ranks_N=torch.tensor([1.0, 1.0, 2.0]))
-        assert float(shifted) == pytest.approx(float(loss(scores, [3], ranks_N=torch.tensor([1.0, 1.0, 2.0]))), rel=1e-5)
+        ranks = torch.tensor([1.0, 1.0, 2.0])
+        shifted = loss(scores.detach() + 7, [3], ranks_N=ranks)
+        assert float(shifted) == pytest.approx(float(loss(scores, [3], ranks_N=ranks)), rel=1e-5)
 
 
 def test_margins_are_those_of_the_pairs() -> None:
@@ -281,5 +282,6 @@ def test_margins_are_those_of_the_pairs() -> None:
             assert float(found) == pytest.approx(expected, abs=1e-8)
     ranks = torch.tensor([1.0, 2.0, 4.0])
     three = pair_split(flat(2, 1, 0), [3], False, ranks, 0.5)
-    by_hand = sum(float(bradley_terry(flat(a), flat(b), flat(m))) for a, b, m in ((2, 1, 0.5), (2, 0, 1.5), (1, 0, 1.0)))
+    pairs = ((2, 1, 0.5), (2, 0, 1.5), (1, 0, 1.0))
+    by_hand = sum(float(bradley_terry(flat(a), flat(b), flat(m))) for a, b, m in pairs)
     assert float(three) == pytest.approx(by_hand, rel=1e-9)

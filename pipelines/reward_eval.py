@@ -1,0 +1,188 @@
+"""`rayward reward-eval MODEL DATA...`: how far a reward model can be trusted, by source, beside what chance and length
+explain; as a table, as JSON and as one HTML page that needs no network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+# Sections of RewardBench (arXiv:2403.13787): its average over subsets counts prompts, but math as much as all code.
+SECTIONS = {
+    "chat": "alpacaeval-easy alpacaeval-length alpacaeval-hard mt-bench-easy mt-bench-med",
+    "chat hard": "mt-bench-hard llmbar-natural llmbar-adver-neighbor llmbar-adver-GPTInst llmbar-adver-GPTOut "
+    "llmbar-adver-manual",
+    "safety": "refusals-dangerous refusals-offensive xstest-should-refuse xstest-should-respond donotanswer",
+    "math": "math-prm",
+    "code": "hep-cpp hep-go hep-java hep-js hep-python hep-rust",
+}
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("reward-eval", help="measure a reward model on rankings and pairs")
+    parser.add_argument("model", metavar="MODEL", help="folder of the reward model")
+    parser.add_argument("data", nargs="+", metavar="DATA", help="files, folders or hf:NAME of rankings and pairs")
+    parser.add_argument("--second", metavar="MODEL", help="another reward model, for agreement")
+    parser.add_argument("--template", default="tokenizer", help="chat template (default: the model's own)")
+    parser.add_argument(
+        "--context", type=int, default=2048, metavar="N", help="longest answer in tokens (default 2048)"
+    )
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes that score (default 1)")
+    parser.add_argument("--gpus", type=float, default=0.0, help="GPUs for each (default 0)")
+    parser.add_argument("--threads", type=int, default=2, help="compute threads of each on the CPU (default 2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write report.json and report.html there")
+    parser.set_defaults(run_command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from pipelines.reward_page import write_page
+    from pipelines.stage import table, write_json
+
+    found = evaluate(options)
+    columns = ("source", "rankings", "pairs", "accuracy [95 %]", "longer", "length-matched", "tau", "top-1", "ECE")
+    rows = [(name, *_row(of)) for name, of in found["sources"].items()]
+    table(found["model"], rows, columns)
+    for name in ("sections", "left_out"):
+        if found[name]:
+            table(name.replace("_", " "), found[name])
+    if options.out:
+        write_json(options.out / "report.json", found)
+        print(write_page(options.out / "report.html", found))
+    return 0
+
+
+def _row(of: dict[str, Any]) -> tuple:
+    accuracy = of["accuracy"]
+    shown = f"{accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
+    numbers = (accuracy["length_baseline"], of["length_matched"]["mean"], of["kendall_tau"], of["top_1"])
+    return (
+        of["rankings"],
+        accuracy["pairs"],
+        shown,
+        *(round(n, 3) for n in numbers),
+        round(of["calibration"]["error"], 3),
+    )
+
+
+def evaluate(options: argparse.Namespace) -> dict[str, Any]:
+    """All measures of the model by source, and of everything together as "all"."""
+    import numpy as np
+
+    from cluster.connect import connect
+    from configs.schema import Cluster
+    from data.templates import find
+    from data.tokenizer import load_tokenizer
+    from pipelines.reward import ranked_rows
+    from pipelines.rows import Renderer
+    from pipelines.stage import versions
+
+    left_out: Counter[str] = Counter()
+    rankings = list(_rankings(options.data, left_out))
+    renderer = Renderer(find(options.template), load_tokenizer(options.model), options.context)
+    kept, rows = ranked_rows(rankings, renderer, options.seed, left_out)
+    if not kept:
+        raise ValueError(f"no ranking can be scored: {json.dumps(left_out)}")
+    connect(Cluster())
+    scores = score(options, options.model, rows.ids)
+    second = score(options, options.second, rows.ids) if options.second else None
+    lengths = np.array([len(answer) for ranking in kept for answer in ranking.answers], dtype=float)
+    starts = np.concatenate([[0], np.cumsum(rows.sizes)])
+    of = [ranking.source or "unnamed" for ranking in kept]
+    sources = {}
+    for name in ["all", *sorted(set(of))] if len(set(of)) > 1 else ["all"]:
+        mine = [index for index in range(len(kept)) if name in ("all", of[index])]
+        pick = np.concatenate([np.arange(starts[index], starts[index + 1]) for index in mine])
+        theirs = None if second is None else second[pick]
+        sources[name] = measures(
+            scores[pick], rows.sizes[mine].tolist(), rows.ranks[pick], lengths[pick], theirs, options.seed
+        )
+    return {
+        "model": str(options.model),
+        "second": options.second,
+        "data": options.data,
+        "template": options.template,
+        "sources": sources,
+        "sections": _sections(sources),
+        "left_out": dict(left_out),
+        "versions": versions(),
+    }
+
+
+def _rankings(paths: Sequence[str], left_out: Counter[str]) -> Any:
+    from data.formats import outcomes
+    from data.records import Preference, Ranking
+
+    for path in paths:
+        for outcome in outcomes(path, token_files=False):
+            if outcome.error:
+                left_out[f"row: {outcome.error.reason}"] += 1
+            for record in outcome.records:
+                record = record.as_ranking() if isinstance(record, Preference) else record
+                if isinstance(record, Ranking):
+                    yield record
+                else:
+                    left_out[f"a {type(record).__name__.lower()} has no answers to compare"] += 1
+
+
+def score(options: argparse.Namespace, model: str, ids: Any) -> Any:
+    """One score a row, by as many processes as are asked for."""
+    from actors.group import RewardGroup
+    from cluster.connect import check_fits
+    from configs.schema import Cluster, Role
+
+    role = Role(workers=options.workers, cpus=1 / options.workers, gpus=options.gpus, threads=options.threads)
+    check_fits({"reward": role})
+    group = RewardGroup(str(Path(model).resolve()), options.dtype, 8192 if options.gpus else 1024, role, Cluster())
+    try:
+        group.ready()
+        return group.score(ids)
+    finally:
+        group.stop()
+
+
+def measures(scores: Any, sizes: list[int], ranks: Any, lengths: Any, second: Any, seed: int) -> dict[str, Any]:
+    """What algorithms/reward_measure.py can tell of some rankings."""
+    import torch
+
+    from algorithms import reward_measure as by
+    from algorithms.preference import kendall_tau
+
+    pairs = by.pairs_of(scores, sizes, ranks, lengths)
+    tau_B = kendall_tau(torch.as_tensor(scores), sizes, torch.as_tensor(ranks))
+    found = {
+        "rankings": len(sizes),
+        "accuracy": by.accuracy(pairs, seed=seed),
+        "chance": 0.5,
+        "length_matched": by.accuracy(by.length_matched(pairs), seed=seed),
+        "kendall_tau": float(tau_B.mean()),
+        "top_1": by.top_1(scores, sizes, ranks),
+        "calibration": by.calibration(pairs),
+        "by_margin": by.by_margin(pairs),
+        "by_rank": by.by_rank(pairs),
+        "length_correlation": by.length_correlation(scores, sizes, lengths),
+    }
+    if second is not None:
+        found["agreement"] = by.agreement(pairs, by.pairs_of(second, sizes, ranks, lengths))
+    return found
+
+
+def _sections(sources: dict[str, Any]) -> dict[str, float]:
+    """RewardBench's sections, of the subsets that are there; reasoning is the mean of math and code."""
+    found: dict[str, float] = {}
+    for section, names in SECTIONS.items():
+        parts = [
+            sources[f"rewardbench/{name}"]["accuracy"] for name in names.split() if f"rewardbench/{name}" in sources
+        ]
+        if parts:
+            found[section] = sum(part["mean"] * part["pairs"] for part in parts) / sum(part["pairs"] for part in parts)
+    reasoning = [found.pop(name) for name in ("math", "code") if name in found]
+    if reasoning:
+        found["reasoning"] = sum(reasoning) / len(reasoning)
+    return found | ({"average of sections": sum(found.values()) / len(found)} if found else {})
