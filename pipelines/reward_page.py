@@ -13,13 +13,13 @@ from pipelines.report import STYLE
 def write_page(path: Path, found: dict[str, Any]) -> Path:
     """Write the page; its path."""
     rows = "".join(f"<tr><td>{html.escape(name)}</td>{_cells(of)}</tr>" for name, of in found["sources"].items())
-    names = "source rankings pairs accuracy [95&nbsp;%] chance longer length-matched tau top-1 ECE score-length agreement"
+    names = "source rankings pairs accuracy [95&nbsp;%] chance longer matched tau top-1 ECE score-length agreement"
     heads = "".join(f"<th>{name}</th>" for name in names.split())
     title = html.escape(Path(found["model"]).name)
     body = [
         f"<h1>{title}</h1><p>Reward model on {html.escape(', '.join(found['data']))}. Equal scores count one half; "
         "intervals are of the bootstrap over prompts. <i>longer</i>: accuracy of preferring the longer answer; "
-        "<i>length-matched</i>: accuracy on pairs whose lengths differ by 10&nbsp;% at most; <i>score-length</i>: mean "
+        "<i>matched</i>: accuracy on pairs whose lengths differ by 10&nbsp;% at most; <i>score-length</i>: mean "
         "rank correlation of score and length of the answers to a prompt.</p>",
         f'<div class="wide"><table><tr>{heads}</tr>{rows}</table></div>',
     ]

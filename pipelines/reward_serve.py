@@ -1,0 +1,77 @@
+"""`rayward reward-serve MODEL`: a reward model on Ray Serve, which answers POST /score until it is interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: Any) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("reward-serve", help="serve a reward model: POST /score")
+    parser.add_argument("model", metavar="MODEL", help="folder of the reward model")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=0, help="port (default: a free one)")
+    parser.add_argument("--replicas", type=int, default=1, help="processes that score (default 1)")
+    parser.add_argument("--template", default="tokenizer", help="chat template (default: the model's own)")
+    parser.add_argument("--context", type=int, default=2048, metavar="N", help="longest conversation (default 2048)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--gpus", type=float, default=0.0, help="GPUs of a replica (default 0)")
+    parser.add_argument("--threads", type=int, default=2, help="compute threads of a replica on the CPU (default 2)")
+    parser.add_argument("--max-conversations", type=int, default=256, metavar="N", help="in a request (default 256)")
+    parser.add_argument("--deadline", type=float, default=60.0, metavar="S", help="for a request (default 60)")
+    parser.add_argument("--max-batch", type=int, default=64, metavar="N", help="conversations at once (default 64)")
+    parser.add_argument("--batch-wait", type=float, default=0.005, metavar="S", help="for a batch (default 0.005)")
+    parser.add_argument("--start-timeout", type=float, default=600.0, metavar="S", help="until it is up (default 600)")
+    parser.set_defaults(run_command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from configs.schema import Cluster
+
+    url = start(options)
+    from cluster.serve import stop
+
+    try:
+        print(f"scoring with {options.model} at {url}/score\nCtrl-C stops it", flush=True)
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("stopping")
+    finally:
+        from actors.score_service import APP
+
+        stop(Cluster(), APP)
+    return 0
+
+
+def start(options: argparse.Namespace) -> str:
+    """Bring the service up; its URL. ValueError for a folder that is no reward model with such a template."""
+    from actors.models import load_scalar
+    from cluster.connect import connect
+    from configs.schema import Cluster
+    from data.templates import find, ids_and_habit
+    from data.tokenizer import load_tokenizer
+
+    folder = str(Path(options.model).resolve())
+    load_scalar(folder, options.dtype)  # what is wrong with the folder is told here, not by a replica
+    ids_and_habit(find(options.template), load_tokenizer(folder))
+    connect(Cluster())
+    from actors.score_service import APP, Limits, application
+    from cluster.serve import publish_app
+
+    limits = Limits(
+        template=options.template,
+        context_tokens=options.context,
+        dtype=options.dtype,
+        threads=options.threads,
+        gpus=options.gpus,
+        max_conversations=options.max_conversations,
+        deadline_s=options.deadline,
+        max_batch=options.max_batch,
+        batch_wait_s=options.batch_wait,
+    )
+    app = application(folder, limits, options.replicas)
+    return publish_app(lambda: app, APP, options.host, options.port, options.start_timeout)
