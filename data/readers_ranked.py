@@ -201,9 +201,12 @@ def pandalm(row: Row, repairs: list[str]) -> list[Record]:
 
 
 def arena(row: Row, repairs: list[str]) -> list[Record]:
-    """{"prompt", "response_a", "response_b", "winner": "model_a" or "model_b"}."""
-    choice = {"model_a": 1, "model_b": 2}.get(str(row.get("winner")))
+    """{"prompt", "response_a", "response_b", "winner": "model_a" or "model_b"}; without winner, a prompt."""
     prompt = text_of(row.get("prompt"), "prompt")
+    if row.get("winner") is None:
+        repairs.append("left out answers without a winner")
+        return [Prompt((Turn("user", prompt),), "arena", label_of(row, "id") or label_of(row, "question_id"))]
+    choice = {"model_a": 1, "model_b": 2}.get(str(row["winner"]))
     return _preferred(row, prompt, "response_a", "response_b", choice, "arena", ("winner",))
 
 
@@ -214,6 +217,34 @@ def alpaca_eval_annotation(row: Row, repairs: list[str]) -> list[Record]:
     choice = None if value is None or not 1 <= value <= 2 or value == 1.5 else 1 if value < 1.5 else 2
     prompt = text_of(row.get("instruction"), "instruction")
     return _preferred(row, prompt, "output_1", "output_2", choice, "alpaca_eval", ("preference",))
+
+
+def starling(name: str, better: str, worse: str, row: Row, repairs: list[str]) -> list[Record]:
+    """{"prompt", "response_a", "response_b", ...} without a winner: the place says which are better, all alike.
+
+    `better` and `worse`: the letters of either. In Starling's benchmarks, "truthful" has true answers in a and c and a
+    false one in b; "verbose" a needlessly long or wrong one in a.
+    """
+    turns = (Turn("user", text_of(row.get("prompt"), "prompt")),)
+    answers = tuple(text_of(row.get(f"response_{side}"), f"response_{side}") for side in better + worse)
+    ranks = tuple(1.0 if side in better else 1.0 + len(better) for side in better + worse)
+    return [Ranking(turns, answers, f"starling/{name}", label_of(row, "question_id"), ranks)]
+
+
+def gsm8k_solutions(row: Row, repairs: list[str]) -> list[Record]:
+    """{"question", "ground_truth", MODEL: {"solution", "is_correct"}, ...}: right ones before wrong ones, tied."""
+    turns = (Turn("user", text_of(row.get("question"), "question")),)
+    right, wrong = [text_of(row.get("ground_truth"), "ground_truth")], []
+    for name, entry in row.items():
+        if isinstance(entry, dict):
+            verdict = entry.get("is_correct")
+            if not isinstance(verdict, bool):
+                raise RowError(f"{name}.is_correct", describe(verdict), "true or false", "no verdict")
+            (right if verdict else wrong).append(text_of(entry.get("solution"), f"{name}.solution"))
+    if not wrong:
+        raise RowError("is_correct", f"{len(right)} right answers", "a wrong one among them", "a tie")
+    ranks = (1.0,) * len(right) + (1.0 + len(right),) * len(wrong)
+    return [Ranking(turns, (*right, *wrong), "gsm8k_solutions", label_of(row, "id"), ranks)]
 
 
 # ---- messages and pairs ------------------------------------------------------------------------------------
