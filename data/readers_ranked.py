@@ -234,7 +234,8 @@ def starling(name: str, better: str, worse: str, row: Row, repairs: list[str]) -
 def gsm8k_solutions(row: Row, repairs: list[str]) -> list[Record]:
     """{"question", "ground_truth", MODEL: {"solution", "is_correct"}, ...}: right ones before wrong ones, tied."""
     turns = (Turn("user", text_of(row.get("question"), "question")),)
-    right, wrong = [text_of(row.get("ground_truth"), "ground_truth")], []
+    right = [text_of(row.get("ground_truth"), "ground_truth")]
+    wrong: list[str] = []
     for name, entry in row.items():
         if isinstance(entry, dict):
             verdict = entry.get("is_correct")

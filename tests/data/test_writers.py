@@ -139,6 +139,19 @@ def test_a_ranking_becomes_the_pairs_of_different_rank(name: str, tmp_path: Path
     assert len(WRITERS[name].rows(replace(record, ranks=None), [])) == 6
 
 
+JOINT = "\n\n### Input:\n"
+
+
+@pytest.mark.parametrize("question, context", [
+    ("Add.", ""), (f"Add.{JOINT}1", "1"), (f"Add.{JOINT}1{JOINT}2", f"1{JOINT}2"), (f" Add. {JOINT} 1\n", " 1\n"),
+    (f"{JOINT}1", ""), (f"Add.{JOINT}", ""), (f"Add.{JOINT} \n", "")])  # fmt: skip
+def test_alpaca_splits_a_question_at_its_input(question: str, context: str) -> None:
+    record = Conversation((Turn("user", question), ANSWER), "alpaca", "7")
+    (row,) = WRITERS["alpaca"].rows(record, [])
+    assert row["input"] == context
+    assert FORMATS["alpaca"].convert(row, []) == [record]
+
+
 def test_mt_bench_answers_come_back_with_their_questions(tmp_path: Path) -> None:
     (answers,) = WRITERS["mt_bench_answers"].rows(LONG, [])
     assert set(answers) == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
