@@ -163,6 +163,7 @@ def _outcomes(source: Rows, form: Format | None) -> Iterator[Outcome]:
             records = form.convert(row, repairs)
             for record in records:
                 validate(record)
+            records = [readers_ranked.distinct(record, repairs) for record in records]
         except RowError as error:
             yield Outcome(source.name, line, error=error)
             continue

@@ -5,13 +5,14 @@ OpenAI's files, which hold chats as well, are here too.
 Field names are those of the published data sets: Anthropic hh-rlhf, berkeley-nest/Nectar, UltraFeedback,
 OpenAI and TRL preference files, and RewardBench. White space around the turns of
 "\\n\\nHuman: ...\\n\\nAssistant: ..." text belongs to the frame. A function raises RowError for a row that
-cannot be used and appends to `repairs` the names of repairs made.
+cannot be used and appends to `repairs` the names of repairs made. `distinct` comes after each of them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from data.readers_chat import SPEAKERS, Row, asked, label_of, messages_of
@@ -30,6 +31,27 @@ from data.records import (
     object_of,
     text_of,
 )
+
+
+def distinct(record: Record, repairs: list[str]) -> Record:
+    """The record, without answers that are the same but for white space around them: of these the best one stays.
+
+    RowError if fewer than two are left: no preference can be learned from one answer.
+    """
+    if not isinstance(record, Ranking | Preference):
+        return record
+    ranking = record.as_ranking() if isinstance(record, Preference) else record
+    first: dict[str, int] = {}  # answers are in order, best first
+    for index, answer in enumerate(ranking.answers):
+        first.setdefault(answer.strip(), index)
+    if len(first) == len(ranking.answers):
+        return record
+    if len(first) < 2:
+        field = "rejected" if isinstance(record, Preference) else "answers"
+        raise RowError(field, describe(ranking.answers[-1]), "another answer than the best one", "identical answers")
+    repairs.append("left out identical answer")
+    ranks = ranking.ranks and tuple(ranking.ranks[index] for index in first.values())
+    return replace(ranking, answers=tuple(ranking.answers[index] for index in first.values()), ranks=ranks)
 
 
 def _framed(text: str, name: str) -> list[Turn]:

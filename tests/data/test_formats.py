@@ -25,6 +25,9 @@ from data.records import (
 )
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+needs_real_data = pytest.mark.skipif(
+    not REAL.is_dir(), reason="the real data sets are not beside this checkout"
+)
 
 ROWS = {
     "sharegpt": {"id": "a_0", "model": "Model: GPT-4", "conversations": [
@@ -299,6 +302,42 @@ def test_openai_rows_with_their_first_question_again():
     assert convert("openai", row) == [Conversation((Turn("user", "q"), Turn("assistant", "yes")), "openai")]
     both = {"prompt": "q", "messages": [ASKED, SAID], "chosen": [ASKED, SAID], "rejected": "no"}
     assert convert("openai", both) == [Preference((Turn("user", "q"),), "yes", "no", None, "openai")]
+
+
+def test_identical_answers(tmp_path):
+    """White space around answers does not tell them apart, in whatever format and whatever their ranks."""
+
+    def ranked(*answers, ranks=None):
+        return to_json(Ranking((Turn("user", "q"),), answers, "s", "", ranks))
+
+    pair = {"prompt": "q", "chosen": "yes", "rejected": " yes\n"}
+    framed = {side: f"\n\nHuman: q\n\nAssistant: yes{end}" for side, end in (("chosen", ""), ("rejected", " "))}
+    rows = {
+        "openai": [pair, pair | {"rejected": "Yes"}], "rewardbench": [pair | {"subset": "x"}], "hh_rlhf": [framed],
+        "rayward": [ranked("a", "b", "a ", "c", "b", ranks=(1.0, 2.0, 3.0, 3.0, 4.0)), ranked("a", "\na"),
+                    ranked("a", "b", "b"), ranked("a", "b", " a", ranks=(1.0, 1.0, 1.0))],
+        "ultrafeedback": [feedback(*(rated(rating) | {"response": text} for rating, text in some))
+                          for some in (((2, "x"), (1, "y"), (3, " x")), ((1, "x"), (2, "x")))],
+    }  # fmt: skip
+    found = {name: run(write_lines(tmp_path / f"{name}.jsonl", some), name) for name, some in rows.items()}
+    kept = {name: [getattr(record, "answers", None) for record in records] for name, (records, _) in found.items()}
+    assert kept == {"openai": [None], "rewardbench": [], "hh_rlhf": [], "ultrafeedback": [(" x", "y")],
+                    "rayward": [("a", "b", "c"), ("a", "b"), ("a", "b")]}  # fmt: skip
+    assert [record.ranks for record in found["rayward"][0]] == [(1.0, 2.0, 3.0), None, (1.0, 1.0)]
+    assert found["ultrafeedback"][0][0].ranks == (1.0, 3.0)
+    assert all(report.rejected == {"identical answers": 1} for _, report in found.values())
+    repaired = {name: report.repaired["left out identical answer"] for name, (_, report) in found.items()}
+    assert repaired == {"openai": 0, "rewardbench": 0, "hh_rlhf": 0, "rayward": 3, "ultrafeedback": 1}
+    assert found["openai"][1].rejected_rows[0].field == "rejected"
+
+
+@needs_real_data
+def test_real_identical_answers():
+    """16 and 6 rows of Nectar have the same answer at two ranks."""
+    for part, count in (("train", 16), ("test", 6)):
+        records, report = run(REAL / f"nectar/{part}.jsonl.gz")
+        assert report.repaired == {"left out identical answer": count}
+        assert all(len({answer.strip() for answer in record.answers}) == len(record.answers) for record in records)
 
 
 def test_answers_to_be_unlearned_are_set_aside(tmp_path):
@@ -737,9 +776,6 @@ REAL_FILES = {
     "preference/starling_verbose_benchmark.json.gz": ("arena", 30, 30),
     "alpaca_eval/results/Starling-LM-7B-alpha/model_outputs.json.gz": ("alpaca_eval", 805, 805),
 }
-needs_real_data = pytest.mark.skipif(
-    not REAL.is_dir(), reason="the real data sets are not beside this checkout"
-)
 
 
 @needs_real_data

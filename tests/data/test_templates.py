@@ -319,9 +319,10 @@ def test_what_a_user_writes_is_never_special(template, kind, written, tokenizers
     assert said.ids[-from_end:] == plain.ids[-from_end:]
 
 
-# openchat_v1's lone space before the content is a piece of its own with some tokenizers and not with others.
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", [name for name in TABLE if name != "openchat_v1"])
+# A byte-level tokenizer joins openchat_v1's lone space to the content that follows.
+@pytest.mark.parametrize(
+    "name, kind", [(name, kind) for name in TABLE for kind in KINDS if (name, kind) != ("openchat_v1", "bytes")]
+)
 def test_pieces_give_the_ids_of_the_whole_string(name, kind, tokenizers):
     template = TABLE[name]
     turns = (
