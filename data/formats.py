@@ -77,7 +77,7 @@ class Format:
     """A shape of rows. A row has it if it has all of one set of `keys` and none of `never`.
 
     `convert(row, repairs)` gives the row's records or raises RowError, and appends the names of repairs made.
-    Of several formats that fit, the one with the most keys is meant.
+    Of several formats that fit, the one with the most keys is meant. One without keys is used where it is named.
     """
 
     name: str
@@ -163,6 +163,7 @@ def _outcomes(source: Rows, form: Format | None) -> Iterator[Outcome]:
             records = form.convert(row, repairs)
             for record in records:
                 validate(record)
+            records = [readers_ranked.distinct(record, repairs) for record in records]
         except RowError as error:
             yield Outcome(source.name, line, error=error)
             continue
@@ -228,11 +229,14 @@ FORMATS: dict[str, Format] = {
             never="generator dataset instances completions",
         ),
         _format("self_instruct", readers_chat.self_instruct, "instruction instances"),
-        _format("gsm8k", readers_chat.gsm8k, "question answer", never="ground_truth"),
+        _format("gsm8k", readers_chat.gsm8k, "question answer", never="ground_truth choices options context"),
+        _format("gsm8k_solutions", readers_ranked.gsm8k_solutions, "question ground_truth"),
         _format("kto", readers_chat.kto, "messages label", never="chosen rejected"),
         _format("sharegpt_pairs", readers_ranked.sharegpt_pairs, "conversations chosen rejected"),
         _format("pandalm", readers_ranked.pandalm, "instruction response1 response2 annotator1"),
-        _format("arena", readers_ranked.arena, "prompt response_a response_b winner"),
+        _format("arena", readers_ranked.arena, "prompt response_a response_b winner", "prompt response_a response_b"),
+        _format("starling_truthful", partial(readers_ranked.starling, "truthful", "ac", "b")),
+        _format("starling_verbose", partial(readers_ranked.starling, "verbose", "b", "a")),
         _format(
             "alpaca_eval_annotations",
             readers_ranked.alpaca_eval_annotation,
@@ -266,7 +270,12 @@ FORMATS: dict[str, Format] = {
         _format("crlft", readers_chat.crlft, "items condition", "items system"),
         _format("ultrafeedback", readers_ranked.ultrafeedback, "instruction completions"),
         _format("mt_bench_questions", readers_chat.mt_bench_question, "question_id turns"),
-        _format("mt_bench_answers", partial(readers_chat.mt_bench_answer, {}), "question_id choices"),
+        _format(
+            "mt_bench_answers",
+            partial(readers_chat.mt_bench_answer, {}),
+            "question_id choices",
+            "question_id model_id text",
+        ),
         _format("rewardbench", readers_ranked.rewardbench, "prompt chosen rejected subset", never="messages label"),
     )
 }

@@ -113,9 +113,10 @@ def asked(instruction: object, context: object, where: str = "") -> str:
 
 
 def alpaca(row: Row, repairs: list[str]) -> list[Record]:
-    """{"instruction", "input", "output" (GPTeacher: "response")}."""
-    name = "output" if row.get("output") is not None else "response" if row.get("response") is not None else "output"
-    question = asked(row.get("instruction"), row.get("input"))
+    """{"instruction", "input" (Dolly: "context"), "output" (GPTeacher and Dolly: "response")}."""
+    name = "response" if row.get("output") is None and row.get("response") is not None else "output"
+    context = row.get("context") if row.get("input") is None else row["input"]
+    question = asked(row.get("instruction"), context)
     turns = (Turn("user", question), Turn("assistant", text_of(row.get(name), name)))
     return [Conversation(turns, "alpaca", label_of(row, "id"))]
 
@@ -205,11 +206,14 @@ def mt_bench_question(row: Row, repairs: list[str]) -> list[Record]:
 def mt_bench_answer(questions: Questions, row: Row, repairs: list[str]) -> list[Record]:
     """{"question_id", "model_id", "choices": [{"turns": [answer, ...]}]}: one conversation a choice.
 
-    `questions`: the texts of each question by its id; the rows themselves hold none.
+    In Vicuna's own benchmark, "text" is the one answer. `questions`: the texts of each question by its id; the
+    rows themselves hold none.
     """
     name = label_of(row, "question_id")
     if name not in questions:
         raise RowError("question_id", describe(row.get("question_id")), "an id of the question file", "no question")
+    if row.get("choices") is None and row.get("text") is not None:
+        row = {**row, "choices": [{"turns": [text_of(row["text"], "text")]}]}
     choices = list_of(row.get("choices"), "choices")
     if not choices:
         raise RowError("choices", "0 choices", "at least one", "no choices")

@@ -5,13 +5,14 @@ OpenAI's files, which hold chats as well, are here too.
 Field names are those of the published data sets: Anthropic hh-rlhf, berkeley-nest/Nectar, UltraFeedback,
 OpenAI and TRL preference files, and RewardBench. White space around the turns of
 "\\n\\nHuman: ...\\n\\nAssistant: ..." text belongs to the frame. A function raises RowError for a row that
-cannot be used and appends to `repairs` the names of repairs made.
+cannot be used and appends to `repairs` the names of repairs made. `distinct` comes after each of them.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from data.readers_chat import SPEAKERS, Row, asked, label_of, messages_of
@@ -30,6 +31,27 @@ from data.records import (
     object_of,
     text_of,
 )
+
+
+def distinct(record: Record, repairs: list[str]) -> Record:
+    """The record, without answers that are the same but for white space around them: of these the best one stays.
+
+    RowError if fewer than two are left: no preference can be learned from one answer.
+    """
+    if not isinstance(record, Ranking | Preference):
+        return record
+    ranking = record.as_ranking() if isinstance(record, Preference) else record
+    first: dict[str, int] = {}  # answers are in order, best first
+    for index, answer in enumerate(ranking.answers):
+        first.setdefault(answer.strip(), index)
+    if len(first) == len(ranking.answers):
+        return record
+    if len(first) < 2:
+        field = "rejected" if isinstance(record, Preference) else "answers"
+        raise RowError(field, describe(ranking.answers[-1]), "another answer than the best one", "identical answers")
+    repairs.append("left out identical answer")
+    ranks = ranking.ranks and tuple(ranking.ranks[index] for index in first.values())
+    return replace(ranking, answers=tuple(ranking.answers[index] for index in first.values()), ranks=ranks)
 
 
 def _framed(text: str, name: str) -> list[Turn]:
@@ -201,9 +223,12 @@ def pandalm(row: Row, repairs: list[str]) -> list[Record]:
 
 
 def arena(row: Row, repairs: list[str]) -> list[Record]:
-    """{"prompt", "response_a", "response_b", "winner": "model_a" or "model_b"}."""
-    choice = {"model_a": 1, "model_b": 2}.get(str(row.get("winner")))
+    """{"prompt", "response_a", "response_b", "winner": "model_a" or "model_b"}; without winner, a prompt."""
     prompt = text_of(row.get("prompt"), "prompt")
+    if row.get("winner") is None:
+        repairs.append("left out answers without a winner")
+        return [Prompt((Turn("user", prompt),), "arena", label_of(row, "id") or label_of(row, "question_id"))]
+    choice = {"model_a": 1, "model_b": 2}.get(str(row["winner"]))
     return _preferred(row, prompt, "response_a", "response_b", choice, "arena", ("winner",))
 
 
@@ -214,6 +239,35 @@ def alpaca_eval_annotation(row: Row, repairs: list[str]) -> list[Record]:
     choice = None if value is None or not 1 <= value <= 2 or value == 1.5 else 1 if value < 1.5 else 2
     prompt = text_of(row.get("instruction"), "instruction")
     return _preferred(row, prompt, "output_1", "output_2", choice, "alpaca_eval", ("preference",))
+
+
+def starling(name: str, better: str, worse: str, row: Row, repairs: list[str]) -> list[Record]:
+    """{"prompt", "response_a", "response_b", ...} without a winner: the place says which are better, all alike.
+
+    `better` and `worse`: the letters of either. In Starling's benchmarks, "truthful" has true answers in a and c and a
+    false one in b; "verbose" a needlessly long or wrong one in a.
+    """
+    turns = (Turn("user", text_of(row.get("prompt"), "prompt")),)
+    answers = tuple(text_of(row.get(f"response_{side}"), f"response_{side}") for side in better + worse)
+    ranks = tuple(1.0 if side in better else 1.0 + len(better) for side in better + worse)
+    return [Ranking(turns, answers, f"starling/{name}", label_of(row, "question_id"), ranks)]
+
+
+def gsm8k_solutions(row: Row, repairs: list[str]) -> list[Record]:
+    """{"question", "ground_truth", MODEL: {"solution", "is_correct"}, ...}: right ones before wrong ones, tied."""
+    turns = (Turn("user", text_of(row.get("question"), "question")),)
+    right = [text_of(row.get("ground_truth"), "ground_truth")]
+    wrong: list[str] = []
+    for name, entry in row.items():
+        if isinstance(entry, dict):
+            verdict = entry.get("is_correct")
+            if not isinstance(verdict, bool):
+                raise RowError(f"{name}.is_correct", describe(verdict), "true or false", "no verdict")
+            (right if verdict else wrong).append(text_of(entry.get("solution"), f"{name}.solution"))
+    if not wrong:
+        raise RowError("is_correct", f"{len(right)} right answers", "a wrong one among them", "a tie")
+    ranks = (1.0,) * len(right) + (1.0 + len(right),) * len(wrong)
+    return [Ranking(turns, (*right, *wrong), "gsm8k_solutions", label_of(row, "id"), ranks)]
 
 
 # ---- messages and pairs ------------------------------------------------------------------------------------

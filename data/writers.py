@@ -106,10 +106,12 @@ def _sharegpt(record: Conversation, repairs: list[str]) -> list[dict[str, Any]]:
 
 
 def _alpaca(record: Conversation, repairs: list[str]) -> list[dict[str, Any]]:
-    question, _, context = _one_question(record.turns).partition(INPUT)
-    if not question.strip():
-        raise RowError("turns[0].content", describe(context), "an instruction before its input", "no instruction")
-    return [_kept(id=record.id) | {"instruction": question, "input": context, "output": record.turns[1].content}]
+    """A question is split at `INPUT` where both parts say something, so that the reader joins the same again."""
+    question = _one_question(record.turns)
+    instruction, _, context = question.partition(INPUT)
+    if not instruction.strip() or not context.strip():
+        instruction, context = question, ""
+    return [_kept(id=record.id) | {"instruction": instruction, "input": context, "output": record.turns[1].content}]
 
 
 def _ultrachat(record: Conversation, repairs: list[str]) -> list[dict[str, Any]]:

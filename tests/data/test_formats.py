@@ -25,6 +25,9 @@ from data.records import (
 )
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
+needs_real_data = pytest.mark.skipif(
+    not REAL.is_dir(), reason="the real data sets are not beside this checkout"
+)
 
 ROWS = {
     "sharegpt": {"id": "a_0", "model": "Model: GPT-4", "conversations": [
@@ -58,6 +61,10 @@ ROWS = {
                        "rejected": {"from": "gpt", "value": "b"}},
     "pandalm": {"idx": 5, "instruction": "Add.", "input": "1 2", "response1": "4", "response2": "3",
                 "annotator1": 2, "annotator2": 1, "annotator3": 2},
+    "gsm8k_solutions": {"question": "1 + 1?", "ground_truth": "A: 2", "6b": {"is_correct": False, "solution": "A: 3"},
+                        "175b": {"is_correct": True, "solution": "So A: 2"}},
+    "starling_truthful": {"question_id": 4, "prompt": "q", "response_a": "a", "response_b": "c", "response_c": "b"},
+    "starling_verbose": {"prompt": "q", "response_a": "long", "response_b": "short"},
     "arena": {"question_id": "x", "prompt": "q", "response_a": "b", "response_b": "a", "winner": "model_b"},
     "alpaca_eval_annotations": {"instruction": "q", "output_1": "a", "output_2": "b", "preference": 1.2},
 }  # fmt: skip
@@ -77,6 +84,11 @@ RECORDS = {
     "kto": Conversation((Turn("user", "q"), Turn("assistant", "a")), "kto"),
     "sharegpt_pairs": Preference((Turn("user", "q"),), "a", "b", None, "sharegpt_pairs"),
     "pandalm": Preference((Turn("user", "Add.\n\n### Input:\n1 2"),), "3", "4", None, "pandalm", "5"),
+    "gsm8k_solutions": Ranking(
+        (Turn("user", "1 + 1?"),), ("A: 2", "So A: 2", "A: 3"), "gsm8k_solutions", "", (1.0, 1.0, 3.0)
+    ),
+    "starling_truthful": Ranking((Turn("user", "q"),), ("a", "b", "c"), "starling/truthful", "4", (1.0, 1.0, 3.0)),
+    "starling_verbose": Ranking((Turn("user", "q"),), ("short", "long"), "starling/verbose", "", (1.0, 2.0)),
     "arena": Preference((Turn("user", "q"),), "a", "b", None, "arena", "x"),
     "alpaca_eval_annotations": Preference((Turn("user", "q"),), "a", "b", None, "alpaca_eval"),
     "hh_rlhf": Preference(
@@ -132,8 +144,9 @@ def test_example_of_each_format(name, tmp_path):
     if name == "mt_bench_answers":
         (tmp_path / "question.jsonl").write_text(json.dumps(ROWS["mt_bench_questions"]))
     path = write_lines(tmp_path / "rows.jsonl", [ROWS[name]])
-    assert detect(path) == name
-    for form in ("auto", name):
+    by_keys = FORMATS[name].keys != ()
+    assert detect(path) == (name if by_keys else "arena")
+    for form in ("auto", name) if by_keys else (name,):
         records, report = run(path, form)
         assert records == [RECORDS[name]]
         assert (report.read, report.kept, report.repaired) == (1, 1, {})
@@ -291,6 +304,42 @@ def test_openai_rows_with_their_first_question_again():
     assert convert("openai", both) == [Preference((Turn("user", "q"),), "yes", "no", None, "openai")]
 
 
+def test_identical_answers(tmp_path):
+    """White space around answers does not tell them apart, in whatever format and whatever their ranks."""
+
+    def ranked(*answers, ranks=None):
+        return to_json(Ranking((Turn("user", "q"),), answers, "s", "", ranks))
+
+    pair = {"prompt": "q", "chosen": "yes", "rejected": " yes\n"}
+    framed = {side: f"\n\nHuman: q\n\nAssistant: yes{end}" for side, end in (("chosen", ""), ("rejected", " "))}
+    rows = {
+        "openai": [pair, pair | {"rejected": "Yes"}], "rewardbench": [pair | {"subset": "x"}], "hh_rlhf": [framed],
+        "rayward": [ranked("a", "b", "a ", "c", "b", ranks=(1.0, 2.0, 3.0, 3.0, 4.0)), ranked("a", "\na"),
+                    ranked("a", "b", "b"), ranked("a", "b", " a", ranks=(1.0, 1.0, 1.0))],
+        "ultrafeedback": [feedback(*(rated(rating) | {"response": text} for rating, text in some))
+                          for some in (((2, "x"), (1, "y"), (3, " x")), ((1, "x"), (2, "x")))],
+    }  # fmt: skip
+    found = {name: run(write_lines(tmp_path / f"{name}.jsonl", some), name) for name, some in rows.items()}
+    kept = {name: [getattr(record, "answers", None) for record in records] for name, (records, _) in found.items()}
+    assert kept == {"openai": [None], "rewardbench": [], "hh_rlhf": [], "ultrafeedback": [(" x", "y")],
+                    "rayward": [("a", "b", "c"), ("a", "b"), ("a", "b")]}  # fmt: skip
+    assert [record.ranks for record in found["rayward"][0]] == [(1.0, 2.0, 3.0), None, (1.0, 1.0)]
+    assert found["ultrafeedback"][0][0].ranks == (1.0, 3.0)
+    assert all(report.rejected == {"identical answers": 1} for _, report in found.values())
+    repaired = {name: report.repaired["left out identical answer"] for name, (_, report) in found.items()}
+    assert repaired == {"openai": 0, "rewardbench": 0, "hh_rlhf": 0, "rayward": 3, "ultrafeedback": 1}
+    assert found["openai"][1].rejected_rows[0].field == "rejected"
+
+
+@needs_real_data
+def test_real_identical_answers():
+    """16 and 6 rows of Nectar have the same answer at two ranks."""
+    for part, count in (("train", 16), ("test", 6)):
+        records, report = run(REAL / f"nectar/{part}.jsonl.gz")
+        assert report.repaired == {"left out identical answer": count}
+        assert all(len({answer.strip() for answer in record.answers}) == len(record.answers) for record in records)
+
+
 def test_answers_to_be_unlearned_are_set_aside(tmp_path):
     rows = [{"messages": [ASKED, SAID], "label": label} for label in (True, False)]
     records, report = run(write_lines(tmp_path / "rows.jsonl", rows))
@@ -303,16 +352,36 @@ def test_answers_to_be_unlearned_are_set_aside(tmp_path):
     ("arena", {"winner": "tie"}, "a tie"), ("alpaca_eval_annotations", {"preference": 0}, "a tie"),
     ("alpaca_eval_annotations", {"preference": 1.5}, "a tie"), ("self_instruct", {"instances": []}, "no instances"),
     ("sharegpt_pairs", {"chosen": {"from": "human", "value": "x"}}, "answer does not follow the prompt"),
-    ("sharegpt_pairs", {"conversations": []}, "no turns")])  # fmt: skip
+    ("sharegpt_pairs", {"conversations": []}, "no turns"), ("starling_verbose", {"response_b": ""}, "empty text"),
+    ("starling_truthful", {"response_c": None}, "missing text"),
+    ("gsm8k_solutions", {"6b": {"is_correct": True, "solution": "x"}}, "a tie"),
+    ("gsm8k_solutions", {"6b": {"solution": "x"}}, "no verdict")])  # fmt: skip
 def test_comparisons_without_a_better_answer(name, change, reason):
     with pytest.raises(RowError) as caught:
         convert(name, ROWS[name] | change)
     assert caught.value.reason == reason
 
 
-def test_answers_of_gpteacher():
-    row = {"instruction": "Classify.", "input": "cat", "response": "animal"}
+@pytest.mark.parametrize("name", ["input", "context"])
+def test_answers_of_gpteacher_and_dolly(name):
+    row = {"instruction": "Classify.", name: "cat", "response": "animal"}
     assert convert("alpaca", row) == [RECORDS["alpaca"]]
+
+
+def test_a_comparison_without_a_winner_is_a_prompt(tmp_path):
+    rows = [ROWS["starling_truthful"], ROWS["starling_verbose"]]
+    records, report = run(write_lines(tmp_path / "rows.jsonl", rows))
+    assert records == [Prompt((Turn("user", "q"),), "arena", "4"), Prompt((Turn("user", "q"),), "arena")]
+    assert report.repaired == {"left out answers without a winner": 2}
+
+
+def test_answers_of_vicuna_s_own_benchmark(tmp_path):
+    (tmp_path / "question.jsonl").write_text(json.dumps({"question_id": 1, "turns": ["q"]}))
+    (tmp_path / "answer").mkdir()
+    row = {"answer_id": "x", "model_id": "m", "question_id": 1, "text": "a", "metadata": {}}
+    records, report = run(write_lines(tmp_path / "answer" / "a.jsonl", [row, row | {"text": " "}, row | {"text": 1}]))
+    assert records == [Conversation((Turn("user", "q"), Turn("assistant", "a")), "mt_bench", "1", "m")]
+    assert report.rejected == {"empty text": 1, "wrong type": 1}
 
 
 def test_mt_bench_references_and_unusable_questions():
@@ -353,12 +422,16 @@ def test_mt_bench_answers_and_their_questions(tmp_path):
     ("prompt chosen rejected", "openai"), ("messages id", "openai"), ("prompt answers", "nectar"),
     ("id data", "ultrachat"), ("class data", "ultra_eval"), ("items condition system", "crlft"), ("items", "sharegpt"),
     ("question_id turns category", "mt_bench_questions"), ("question_id choices tstamp", "mt_bench_answers"),
+    ("answer_id model_id question_id text", "mt_bench_answers"),
     ("source instruction models completions", "ultrafeedback"), ("prompt prompt_id messages", "openai"),
     ("conversations chosen rejected", "sharegpt_pairs"), ("messages label", "kto"),
     ("instruction input response", "alpaca"), ("question answer", "gsm8k"), ("instruction instances", "self_instruct"),
     ("instruction response1 response2 annotator1", "pandalm"), ("prompt response_a response_b winner", "arena"),
+    ("prompt response_a response_b", "arena"), ("question_id prompt response_a response_b response_c", "arena"),
+    ("question ground_truth 6b", "gsm8k_solutions"), ("instruction context response", "alpaca"),
+    ("question_id score text review_id", None), ("question answer choices", None), ("question answer context", None),
     ("instruction output_1 output_2 preference", "alpaca_eval_annotations"),
-    ("instruction output_1 output_2", None), ("question answer ground_truth", None)])  # fmt: skip
+    ("instruction output_1 output_2", None), ("question ground truth", None)])  # fmt: skip
 def test_detect_by_keys(keys, found, tmp_path):
     path = write_lines(tmp_path / "rows.jsonl", [dict.fromkeys(keys.split(), "x")])
     if found:
@@ -690,11 +763,19 @@ REAL_FILES = {
     "mt_bench/reference_answer/gpt-4.jsonl.gz": ("mt_bench_answers", 30, 30),
     "mt_bench/model_answer/gpt-4.jsonl.gz": ("mt_bench_answers", 80, 80),
     "mt_bench/model_answer/llama-13b.jsonl.gz": ("mt_bench_answers", 80, 79),  # 1 empty
+    "vicuna_bench/answer/answer_gpt35.jsonl.gz": ("mt_bench_answers", 80, 80),
+    "gsm8k/train.jsonl.gz": ("gsm8k", 500, 500),
+    "gsm8k/example_model_solutions.jsonl.gz": ("gsm8k_solutions", 100, 86),  # 14 all right
+    "gpteacher/codegen_instruct.json.gz": ("alpaca", 1000, 1000),
+    "self_instruct/seed_tasks.jsonl.gz": ("self_instruct", 175, 175),
+    "preference/dpo_en_demo.json.gz": ("sharegpt_pairs", 300, 300),
+    "preference/kto_en_demo.json.gz": ("kto", 300, 150),  # 150 to be unlearned
+    "preference/pandalm_testset.json.gz": ("pandalm", 500, 433),  # 46 empty, 21 ties
+    "preference/starling_preference_benchmark.json.gz": ("arena", 500, 499),  # 1 empty
+    "preference/starling_truthful_qa_benchmark.json.gz": ("arena", 409, 409),  # without a winner: prompts
+    "preference/starling_verbose_benchmark.json.gz": ("arena", 30, 30),
     "alpaca_eval/results/Starling-LM-7B-alpha/model_outputs.json.gz": ("alpaca_eval", 805, 805),
 }
-needs_real_data = pytest.mark.skipif(
-    not REAL.is_dir(), reason="the real data sets are not beside this checkout"
-)
 
 
 @needs_real_data
@@ -704,6 +785,16 @@ def test_real_file(name):
     assert detect(REAL / name) == form
     records, report = run(REAL / name)
     assert (report.read, report.kept, len(records)) == (num_rows, num_kept, num_kept)
+
+
+@needs_real_data
+@pytest.mark.parametrize("name, file", [
+    ("truthful", "truthful_qa"), ("verbose", "verbose")])  # fmt: skip
+def test_real_benchmarks_of_starling_by_their_names(name, file):
+    records, report = run(REAL / f"preference/starling_{file}_benchmark.json.gz", f"starling_{name}")
+    assert all(isinstance(record, Ranking) for record in records) and len(records) == report.read
+    if name == "verbose":
+        assert all(len(record.answers[0]) < len(record.answers[1]) for record in records)
 
 
 @needs_real_data

@@ -8,6 +8,7 @@ from data.readers_chat import alpaca
 from data.records import Turn
 from data.template_table import TEMPLATES, find
 from data.templates import text, with_condition
+from data.writers import WRITERS
 
 EOT = "<|end_of_turn|>"
 SYSTEM, U1, A1, U2, A2 = (
@@ -106,11 +107,18 @@ def test_every_template_is_written_out_somewhere() -> None:
 
 
 def test_alpaca_with_an_input() -> None:
-    """From a row of a file to the string of Alpaca's own trainer."""
-    turns = alpaca({"instruction": "Add.", "input": "1 2", "output": "3"}, [])[0].turns
-    assert text(find("alpaca"), turns) == (
-        f"{ALPACA_INPUT}\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:3</s>"
-    )
+    """From a row of a file to the string of Alpaca's own trainer, and back to the row."""
+    row = {"instruction": "Add.", "input": "1 2", "output": "3"}
+    (record,) = alpaca(row, [])
+    turns, template = record.turns, find("alpaca")
+    prompt = f"{ALPACA_INPUT}\n\n### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:"
+    assert text(template, turns) == f"{prompt}3</s>"
+    assert text(template, turns[:1], True) == prompt
+    assert WRITERS["alpaca"].rows(record, []) == [row]
+    # The introduction is that of the first question, and a system message stands in its place.
+    assert text(template, (U1, A1, *turns)).startswith(f"{ALPACA}a1</s>\n\n### Instruction:\nAdd.\n\n### Input:\n")
+    assert text(template, (SYSTEM, *turns)) == f"S.{prompt}3</s>".replace(ALPACA_INPUT, "")
+    assert text(find("chatml"), turns[:1]) == "<|im_start|>user\nAdd.\n\n### Input:\n1 2<|im_end|>\n"
 
 
 def test_ultralm_asked_as_in_its_evaluation() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from data.records import Turn
 from data.template_jinja import jinja
+from data.template_table import INPUT
 from data.templates import (
     TEMPLATES,
     Encoded,
@@ -317,9 +319,12 @@ def test_what_a_user_writes_is_never_special(template, kind, written, tokenizers
     assert said.ids[-from_end:] == plain.ids[-from_end:]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("template", TABLE.values(), ids=TABLE)
-def test_pieces_give_the_ids_of_the_whole_string(template, kind, tokenizers):
+# A byte-level tokenizer joins openchat_v1's lone space to the content that follows.
+@pytest.mark.parametrize(
+    "name, kind", [(name, kind) for name in TABLE for kind in KINDS if (name, kind) != ("openchat_v1", "bytes")]
+)
+def test_pieces_give_the_ids_of_the_whole_string(name, kind, tokenizers):
+    template = TABLE[name]
     turns = (
         user("Hello there"),
         assistant("Hi, I can help you"),
@@ -333,8 +338,7 @@ def test_pieces_give_the_ids_of_the_whole_string(template, kind, tokenizers):
     served = tokenizer.apply_chat_template(
         messages, chat_template=jinja(template, tokenizer), add_generation_prompt=len(turns) == 1, return_dict=False
     )
-    if template.name != "openchat_v1":
-        assert encode(template, turns, tokenizer, len(turns) == 1).ids == served
+    assert encode(template, turns, tokenizer, len(turns) == 1).ids == served
     if template.name.startswith(("vicuna", "openchat_3.5")):
         whole = tokenizer(text(template, turns), add_special_tokens=False).input_ids
         assert encode(template, turns, tokenizer).ids == [tokenizer.bos_token_id, *whole]
@@ -381,22 +385,24 @@ def test_content_that_stands_alone_gets_the_tokenizer_s_space_before_its_own(nam
     assert (prefix[-1] == "▁") == (name in ("openchat_v1", "ultralm")), "the lone space that these two have"
 
 
-# Those cut before spaces, so that a byte-level tokenizer reads the whole string as it reads the pieces.
-WHOLE = [name for name in TABLE if name.startswith(("vicuna", "openchat_3.5"))]
+# Line breaks of these meet the content's: where it has none at its ends, a byte-level tokenizer reads the
+# whole string as the pieces. Those of PIECEWISE have a space or line breaks before the content: never.
+LINES = ("alpaca", "chatml")
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", [name for name in TABLE if name not in PIECEWISE])
 def test_jinja_agrees_in_text_ids_and_mask(name, tokenizers):
-    template = TABLE[name]
-    tokenizer, rng = tokenizers["bytes"], random.Random(template.name)
-    form = jinja(template)
+    template, tokenizer, rng = TABLE[name], tokenizers["bytes"], random.Random(name)
+    form, bos = jinja(template), "<s>" * template.bos
     for _ in range(60):
-        turns = random_turns(rng, WORDS, rng.randrange(1, 4))
+        turns = random_turns(rng, [*WORDS, INPUT], rng.randrange(1, 4))
+        if name in LINES:
+            turns = tuple(replace(turn, content=f"x{turn.content.strip()}") for turn in turns)
         for ended, prompt in ((turns, False), (turns[:-1], True)):
             messages = [{"role": turn.role, "content": turn.content} for turn in ended]
             options = {"chat_template": form, "add_generation_prompt": prompt}
             rendered = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-            assert rendered == "<s>" + text(template, ended, prompt)
+            assert rendered == bos + text(template, ended, prompt)
             applied = tokenizer.apply_chat_template(
                 messages, return_dict=True, return_assistant_tokens_mask=True, **options
             )
@@ -407,9 +413,9 @@ def test_jinja_agrees_in_text_ids_and_mask(name, tokenizers):
 
 def test_jinja_text_is_exact_for_special_strings_too_and_roles_are_checked(tokenizers):
     tokenizer, rng = tokenizers["bytes"], random.Random(0)
-    words = WORDS + INJECTIONS + ["\n\n### Input:\n", "{{ 1 }}", "{% if %}", "'", '"', "\\n"]
+    words = WORDS + INJECTIONS + [INPUT, "{{ 1 }}", "{% if %}", "'", '"', "\\n"]
     for template in TABLE.values():
-        form, bos = jinja(template), "<s>" * template.bos
+        form, bos, with_input = jinja(template), "<s>" * template.bos, 0
         for number in range(1000):
             turns = random_turns(rng, words, rng.randrange(1, 4))
             turns = turns[: len(turns) - number % 2]  # every other one is a prompt
@@ -418,6 +424,8 @@ def test_jinja_text_is_exact_for_special_strings_too_and_roles_are_checked(token
                 messages, tokenize=False, chat_template=form, add_generation_prompt=bool(number % 2)
             )
             assert rendered == bos + text(template, turns, bool(number % 2))
+            with_input += bool(template.input_system) and template.input_system in rendered
+        assert (with_input > 20) == (template.name == "alpaca")
         with pytest.raises(Exception, match="roles are user and assistant"):
             tokenizer.apply_chat_template([{"role": "tool", "content": "x"}], chat_template=jinja(template))
 

@@ -80,8 +80,9 @@ def test_round_trip(record: Record, name: str, back: Record, suffix: str, tmp_pa
 
 
 def test_every_record_of_a_readable_format_can_be_written_or_says_why_not() -> None:
-    only_read = "ultrafeedback ultra_eval self_instruct gsm8k kto sharegpt_pairs pandalm arena alpaca_eval_annotations"
-    assert {*FORMATS} - {*WRITERS} == set(only_read.split())
+    only_read = "ultrafeedback ultra_eval self_instruct gsm8k gsm8k_solutions kto sharegpt_pairs pandalm arena"
+    benchmarks = "starling_truthful starling_verbose alpaca_eval_annotations"
+    assert {*FORMATS} - {*WRITERS} == {*only_read.split(), *benchmarks.split()}
     assert {*WRITERS} <= {*FORMATS}
     reasons = set()
     for record, _ in ROUND_TRIPS:
@@ -136,6 +137,19 @@ def test_a_ranking_becomes_the_pairs_of_different_rank(name: str, tmp_path: Path
     pairs = [(found.chosen, found.rejected) for found in read(tmp_path / "pairs.jsonl", name)]
     assert pairs == [("a", "b"), ("a", "c"), ("a", "d"), ("b", "d"), ("c", "d")]
     assert len(WRITERS[name].rows(replace(record, ranks=None), [])) == 6
+
+
+JOINT = "\n\n### Input:\n"
+
+
+@pytest.mark.parametrize("question, context", [
+    ("Add.", ""), (f"Add.{JOINT}1", "1"), (f"Add.{JOINT}1{JOINT}2", f"1{JOINT}2"), (f" Add. {JOINT} 1\n", " 1\n"),
+    (f"{JOINT}1", ""), (f"Add.{JOINT}", ""), (f"Add.{JOINT} \n", "")])  # fmt: skip
+def test_alpaca_splits_a_question_at_its_input(question: str, context: str) -> None:
+    record = Conversation((Turn("user", question), ANSWER), "alpaca", "7")
+    (row,) = WRITERS["alpaca"].rows(record, [])
+    assert row["input"] == context
+    assert FORMATS["alpaca"].convert(row, []) == [record]
 
 
 def test_mt_bench_answers_come_back_with_their_questions(tmp_path: Path) -> None:

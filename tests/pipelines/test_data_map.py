@@ -38,11 +38,18 @@ def ask(question: str, answer: str, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """A page of 5,000 generated records from two files, and its report."""
+    """A page of 5,000 generated records from two files, and its report.
+
+    Drawn in a process of its own: Ray, which other tests bring into this one, puts a `print` in place that numba, which
+    UMAP needs for so many records, cannot compile.
+    """
     folder = tmp_path_factory.mktemp("map")
     talk = write(folder / "talk.jsonl", list(map(to_json, demonstrations(4000, seed=1))))
     ranked = write(folder / "ranked.jsonl", list(map(to_json, rankings(500, 3, 0.1, 1)[0] + prompts(500, 1, "train"))))
-    return folder / "map.html", draw([str(talk), str(ranked)], folder / "map.html", Settings())
+    out, report = folder / "map.html", folder / "report.json"
+    command = [sys.executable, "-m", "pipelines.cli", "data", "map", talk, ranked, "--out", out, "--report", report]
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True)
+    return out, json.loads(report.read_text())
 
 
 @pytest.fixture(scope="module")
