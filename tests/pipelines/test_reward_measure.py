@@ -40,7 +40,8 @@ def ranking(*answers: str, source: str = "", ranks: tuple[float, ...] | None = N
 
 def rows_of(rankings: list[Ranking]) -> RankedRows:
     sizes = np.array([len(ranking.answers) for ranking in rankings], dtype=np.int64)
-    return RankedRows(Ragged.of([[1]] * int(sizes.sum())), sizes)
+    ranks = [rank for ranking in rankings for rank in (ranking.ranks or range(len(ranking.answers)))]
+    return RankedRows(Ragged.of([[1]] * int(sizes.sum())), sizes, np.array(ranks, dtype=np.float32))
 
 
 def measured(rankings: list[Ranking], scores: list[float]) -> dict:
