@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 from typing import Any
 
@@ -12,6 +11,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from cluster.connect import joined_address
+from cluster.ports import free_port
 from configs.schema import Cluster, Config
 
 APP = "rayward"
@@ -57,7 +57,7 @@ def start(folder: str, config: Config) -> str:
     publish = config.publish
     logging.disable(logging.INFO)  # its greeting comes before the level that it is given
     serve.start(
-        http_options={"host": publish.host, "port": publish.port or _free_port()},
+        http_options={"host": publish.host, "port": publish.port or free_port()},
         logging_config={"log_level": "ERROR", "enable_access_log": False},
     )
     logging.disable(logging.NOTSET)
@@ -95,9 +95,3 @@ def stop(cluster: Cluster) -> None:
     serve.delete(APP)
     if joined_address(cluster) and not serve.status().applications:
         serve.shutdown()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
