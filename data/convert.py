@@ -10,17 +10,16 @@ records cannot be written, the row is rejected.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from data.containers import data_files
 from data.formats import Rejected, outcomes
-from data.outputs import open_output
+from data.outputs import Output, open_output
 from data.records import RowError
 from data.token_rows import NAME as TOKENS
 from data.token_rows import Encode, TokenRow, open_token_rows, text_path
@@ -138,24 +137,15 @@ def _writer(out: Path, target_format: str, encode: Encode | None) -> Iterator[Wr
 
 @contextmanager
 def _rejected_file(path: Path) -> Iterator[Callable[[Rejected], None]]:
-    """A function that adds a line to a file, which is made with the first line and put in place at the end."""
-    partial = path.with_name(path.name + ".partial")
-    opened: list[IO[str]] = []
+    """A function that adds a line to a file, which is there only if there is a line."""
+    opened: list[Output] = []
+    with ExitStack() as stack:
 
-    def write(row: Rejected) -> None:
-        if not opened:
-            opened.append(open(partial, "w", encoding="utf-8"))  # noqa: SIM115 - closed below
-        opened[0].write(json.dumps(asdict(row), ensure_ascii=False) + "\n")
+        def write(row: Rejected) -> None:
+            if not opened:
+                opened.append(stack.enter_context(open_output(path)))
+            opened[0].write(asdict(row))
 
-    try:
         yield write
-        for file in opened:
-            file.close()
-        if opened:
-            partial.replace(path)
-        else:
-            path.unlink(missing_ok=True)  # of an earlier run
-    finally:
-        for file in opened:
-            file.close()
-        partial.unlink(missing_ok=True)
+    if not opened:
+        path.unlink(missing_ok=True)  # of an earlier run

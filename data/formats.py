@@ -67,6 +67,15 @@ class Report:
     repaired: Counter[str] = field(default_factory=Counter)
     rejected_rows: list[Rejected] = field(default_factory=list)
 
+    def count(self, outcome: Outcome) -> None:
+        """Add a row; one that was refused is not listed in `rejected_rows`, which would grow with the file."""
+        self.read += 1
+        if outcome.error is not None:
+            self.rejected[outcome.error.reason] += 1
+            return
+        self.kept += 1
+        self.repaired.update(set(outcome.repairs))
+
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON."""
         return asdict(self) | {"rejected": dict(self.rejected), "repaired": dict(self.repaired)}
@@ -135,15 +144,11 @@ def detect(path: str | Path) -> str:
 
 def _read(stream: Iterator[Outcome], report: Report, strict: bool) -> Iterator[Record]:
     for outcome in stream:
-        report.read += 1
+        report.count(outcome)
         if outcome.error is not None:
             if strict:
                 raise ValueError(f"{outcome.file}:{outcome.line}: {outcome.error}")
-            report.rejected[outcome.error.reason] += 1
             report.rejected_rows.append(outcome.rejected())
-            continue
-        report.kept += 1
-        report.repaired.update(set(outcome.repairs))
         yield from outcome.records
 
 

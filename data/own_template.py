@@ -101,7 +101,7 @@ def _runs(tokenizer: Any, turns: Sequence[Turn], prompt: bool) -> list[Run]:
     parts = re.split("(" + "|".join(map(re.escape, marks)) + ")", marked)
     whole, _ = _render(tokenizer, turns, [turn.content for turn in turns], prompt)
     special = re.compile("(" + "|".join(map(re.escape, own_special_tokens(tokenizer))) + ")")
-    answers = [1.0 if turn.weight is None else turn.weight for turn in turns if turn.role == "assistant"]
+    answers = [turn.loss_weight for turn in turns if turn.role == "assistant"]
     weight_of = dict(zip([tuple(span) for span in spans], answers, strict=True))
     runs: list[Run] = []
     at = here = 0  # where we are in `marked` and in `whole`

@@ -53,7 +53,8 @@ def label_of(row: Row, name: str) -> str:
     return str(value)
 
 
-def _role(value: object, roles: Mapping[str, Role], where: str) -> Role:
+def role_of(value: object, roles: Mapping[str, Role], where: str) -> Role:
+    """The role that a name stands for. RowError for one that is none of `roles`, or of a tool."""
     if isinstance(value, str) and value in roles:
         return roles[value]
     reason = "tool turn" if value in TOOLS else "unknown role"
@@ -69,7 +70,7 @@ def messages_of(value: object, name: str) -> tuple[Turn, ...]:
         weight = entry.get("weight")
         turns.append(
             Turn(
-                _role(entry.get("role"), ROLES, f"{where}.role"),
+                role_of(entry.get("role"), ROLES, f"{where}.role"),
                 text_of(entry.get("content"), f"{where}.content"),
                 None if weight is None else number_of(weight, f"{where}.weight"),
             )
@@ -89,7 +90,7 @@ def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
     for index, value in enumerate(list_of(row.get(name), name)):
         where = f"{name}[{index}]"
         entry = object_of(value, where)
-        role = _role(entry.get("from"), SPEAKERS, f"{where}.from")
+        role = role_of(entry.get("from"), SPEAKERS, f"{where}.from")
         entries.append((role, entry.get("value"), f"{where}.value"))
     start = 1 if entries and entries[0][0] == "system" else 0
     while len(entries) > start and entries[start][0] == "assistant":

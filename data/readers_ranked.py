@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from data.readers_chat import SPEAKERS, Row, asked, label_of, messages_of
+from data.readers_chat import SPEAKERS, Row, asked, label_of, messages_of, role_of
 from data.records import (
     Conversation,
     Preference,
@@ -184,10 +184,7 @@ def sharegpt_pairs(row: Row, repairs: list[str]) -> list[Record]:
 
     def turn(value: object, where: str) -> Turn:
         entry = object_of(value, where)
-        said = entry.get("from")
-        if not isinstance(said, str) or said not in SPEAKERS:
-            raise RowError(f"{where}.from", describe(said), "one of " + ", ".join(SPEAKERS), "unknown role")
-        role = SPEAKERS[said]
+        role = role_of(entry.get("from"), SPEAKERS, f"{where}.from")
         return Turn(role, text_of(entry.get("value"), f"{where}.value"))
 
     entries = list_of(row.get("conversations"), "conversations")

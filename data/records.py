@@ -39,6 +39,11 @@ class Turn:
     content: str
     weight: float | None = None
 
+    @property
+    def loss_weight(self) -> float:
+        """`weight`, or what None stands for."""
+        return float(self.role == "assistant") if self.weight is None else self.weight
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:

@@ -88,7 +88,7 @@ def pieces(template: Template, turns: Sequence[Turn], add_generation_prompt: boo
     own = template.head  # the template's own text: what follows a turn is one piece with what precedes the next
     for before, turn in zip((None, *turns), turns, strict=False):
         frame = template.frame(turn.role)
-        weight = turn.weight if turn.weight is not None else float(turn.role == "assistant")
+        weight = turn.loss_weight
         own += template.between_pairs if before and before.role == "assistant" else ""
         _add_own(out, template, own + frame.before)
         tail, end, own = frame.after.partition(template.end_token)

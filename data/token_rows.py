@@ -100,7 +100,7 @@ def encoder(template: Template, tokenizer: Any, context_tokens: int) -> Encode:
             return record
         if not isinstance(record, Conversation):
             raise RowError("record", type(record).__name__.lower(), "conversation", f"{NAME} has no place for its kind")
-        if not any(turn.weight or (turn.weight is None and turn.role == "assistant") for turn in record.turns):
+        if not any(turn.loss_weight for turn in record.turns):
             raise RowError("turns", "no loss weight above 0", "an answer to learn", "nothing to learn")
         try:
             whole = encode(in_own_words(template, record), record.turns, tokenizer)

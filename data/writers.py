@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from data.records import Conversation, Preference, Prompt, Ranking, Record, Role, RowError, Turn, describe, to_json
+from data.records import Conversation, Preference, Prompt, Ranking, Record, RowError, Turn, describe, to_json
 from data.template_table import INPUT
 
 Write = Callable[[Any, list[str]], list[dict[str, Any]]]
-ROLE_WEIGHT: dict[Role, float] = {"system": 0.0, "user": 0.0, "assistant": 1.0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +61,8 @@ def _kept(**fields: Any) -> dict[str, Any]:
 def _plain(turns: tuple[Turn, ...]) -> None:
     """RowError if a turn has a loss weight other than that of its role, which needs a field of its own."""
     for index, turn in enumerate(turns):
-        if turn.weight not in (None, ROLE_WEIGHT[turn.role]):
+        if turn.loss_weight != Turn(turn.role, "").loss_weight:
             raise RowError(f"turns[{index}].weight", str(turn.weight), "no weight of its own", "loss weight of a turn")
-
-
-def _weight(turn: Turn) -> float:
-    return ROLE_WEIGHT[turn.role] if turn.weight is None else turn.weight
 
 
 def _without_system(turns: tuple[Turn, ...]) -> None:
@@ -126,7 +121,7 @@ def _crlft(record: Conversation, repairs: list[str]) -> list[dict[str, Any]]:
     if system.role != "system":
         system, turns = Turn("system", ""), list(record.turns)
     _plain((system,))
-    items = [{"role": turn.role, "content": turn.content, "weight": _weight(turn)} for turn in turns]
+    items = [{"role": turn.role, "content": turn.content, "weight": turn.loss_weight} for turn in turns]
     return [_kept(id=record.id) | {"items": items, "condition": record.quality or "", "system": system.content}]
 
 

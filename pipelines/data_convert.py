@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -121,23 +120,18 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from data.formats import outcomes
+    from data.formats import Report, outcomes
     from pipelines.stage import table
 
-    usable, rejected, repaired, lines = 0, Counter[str](), Counter[str](), list[str]()
+    report, lines = Report(), list[str]()
     for outcome in outcomes(options.input, options.source, options.questions):
-        if outcome.error is None:
-            usable += 1
-            repaired.update(set(outcome.repairs))
-            continue
-        rejected[outcome.error.reason] += 1
-        if len(lines) < SHOWN:
+        report.count(outcome)
+        if outcome.error is not None and len(lines) < SHOWN:
             lines.append(f"{outcome.file}:{outcome.line}: {outcome.error}")
-    account = {"read": usable + rejected.total(), "usable": usable, "rejected": rejected, "repaired": repaired}
     print(options.input)
-    table("", _account_rows(account))
+    table("", _account_rows({"usable": report.kept, **report.as_dict()}))
     for line in lines:
         print(line)
-    if (more := rejected.total() - len(lines)) > 0:
+    if (more := report.rejected.total() - len(lines)) > 0:
         print(f"... and {more} more")
-    return 1 if rejected else 0
+    return 1 if report.rejected else 0

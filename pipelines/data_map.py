@@ -154,27 +154,24 @@ def sample(
     files: Sequence[str], settings: Settings, source: str = "auto", questions: Path | None = None
 ) -> tuple[list[Point], dict[str, Any]]:
     """At most `limit` records, each as likely as any other (Vitter 1985, algorithm R), in order; counts of all rows."""
-    from data.formats import outcomes
+    from data.formats import Report, outcomes
 
     rng, kept, number = random.Random(settings.seed), list[Any](), 0
-    read, rejected, repaired = 0, Counter[str](), Counter[str]()
+    report = Report()
     for file in files:
         for row in outcomes(file, source, questions, token_files=False):
-            read += 1
-            if row.error is not None:
-                rejected[row.error.reason] += 1
-                continue
-            repaired.update(set(row.repairs))
+            report.count(row)
             for record in row.records:
                 spot = len(kept) if len(kept) < settings.limit else rng.randrange(number + 1)
                 if spot < settings.limit:
                     kept[spot : spot + 1] = [(number, row, record)]
                 number += 1
     if not kept:
-        why = ", ".join(f"{reason} ({count})" for reason, count in rejected.items()) or "there are none"
-        raise ValueError(f"{' '.join(map(str, files))}: no row to draw of {read} read: {why}")
+        why = ", ".join(f"{reason} ({count})" for reason, count in report.rejected.items()) or "there are none"
+        raise ValueError(f"{' '.join(map(str, files))}: no row to draw of {report.read} read: {why}")
     kept.sort(key=lambda point: point[0])
-    return kept, {"read": read, "records": number, "rejected": dict(rejected), "repaired": dict(repaired)}
+    counts = {"rejected": dict(report.rejected), "repaired": dict(report.repaired)}
+    return kept, {"read": report.read, "records": number, **counts}
 
 
 def embed(texts: Sequence[str], settings: Settings) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -27,6 +26,7 @@ def add(actions: Any) -> None:
 def _render(options: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from data.formats import Report
     from data.templates import encode, find, pieces
     from data.token_rows import in_own_words
     from pipelines.show import coloured, plain, runs, runs_of_pieces
@@ -43,8 +43,8 @@ def _render(options: argparse.Namespace) -> int:
 
         tokenizer = load_tokenizer(options.tokenizer)
         assert_known_ids(template, tokenizer)
-    console, rejected = Console(soft_wrap=True, highlight=False), Counter[str]()
-    for record in islice(_records(options, rejected), options.limit):
+    console, report = Console(soft_wrap=True, highlight=False), Report()
+    for record in islice(_records(options, report), options.limit):
         for title, turns, asks in _texts(record):
             console.print(f"--- {title}", style="bold", markup=False)
             said = in_own_words(template, record)
@@ -55,17 +55,16 @@ def _render(options: argparse.Namespace) -> int:
                 console.print(str(row.ids), markup=False)
                 if not asks:
                     console.print(f"weights {[round(weight, 6) for weight in row.weights]}", markup=False)
-    for reason, count in rejected.items():
+    for reason, count in report.rejected.items():
         console.print(f"--- {count} rows left out: {reason}", markup=False)
     return 0
 
 
-def _records(options: argparse.Namespace, rejected: Counter[str]) -> Iterator[Any]:
+def _records(options: argparse.Namespace, report: Any) -> Iterator[Any]:
     from data.formats import outcomes
 
     for outcome in outcomes(options.file, options.source, options.questions, token_files=False):
-        if outcome.error:
-            rejected[outcome.error.reason] += 1
+        report.count(outcome)
         yield from outcome.records
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.diversity import mtld
-from data.formats import outcomes
+from data.formats import Report, outcomes
 from data.language import language
 from data.records import Conversation, Preference, Ranking
 from data.token_rows import TokenRow
@@ -33,16 +33,12 @@ def stats(
     without a chat template. Of files of token rows the ids are counted.
     """
     count_tokens = _token_counter(tokenizer)
-    read, kinds, rejected, repaired, languages = 0, *(Counter[str]() for _ in range(4))
+    report, kinds, languages = Report(), Counter[str](), Counter[str]()
     turns, characters, tokens, answer_characters = (Counter[int]() for _ in range(4))
     seen: set[int] = set()
     duplicates, num_answers, mtld_sum = 0, 0, 0.0
     for outcome in outcomes(path, source_format, questions):
-        read += 1
-        if outcome.error is not None:
-            rejected[outcome.error.reason] += 1
-            continue
-        repaired.update(set(outcome.repairs))
+        report.count(outcome)
         for record in outcome.records:
             kinds[type(record).__name__.lower()] += 1
             if isinstance(record, TokenRow):
@@ -66,9 +62,9 @@ def stats(
             duplicates += found in seen
             seen.add(found)
     return {
-        "read": read,
-        "rejected": dict(rejected),
-        "repaired": dict(repaired),
+        "read": report.read,
+        "rejected": dict(report.rejected),
+        "repaired": dict(report.repaired),
         "records": dict(kinds),
         "duplicates": duplicates,
         "turns": _summary(turns),

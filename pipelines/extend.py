@@ -76,8 +76,7 @@ def extend(
         raise ValueError("--token is empty; give the text of a token")
     known, special = tokenizer.get_vocab(), {str(one) for one in tokenizer.added_tokens_decoder.values() if one.special}
     new = [token for token in dict.fromkeys(tokens) if token not in known or token not in special]
-    lm = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
-    rows = lm.get_input_embeddings().weight.shape[0]
+    rows = config.get_text_config().vocab_size
     short = rows < old_tokens  # the tokenizer was extended before, and the model was not
     if not new and not short and context is None and rope is None:
         have = f"{model} needs no extension: it has {', '.join(tokens)}"
@@ -88,8 +87,7 @@ def extend(
     if new:
         added = [AddedToken(token, special=True, normalized=False) for token in new]
         tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
-    if config.to_dict() != lm.config.to_dict():
-        lm = AutoModelForCausalLM.from_pretrained(model, config=config, dtype="auto")
+    lm = AutoModelForCausalLM.from_pretrained(model, config=config, dtype="auto")
     if len(tokenizer) > (first := min(rows, old_tokens)):
         _add_rows(lm, first, len(tokenizer), init, std, seed)
     lm.save_pretrained(out)

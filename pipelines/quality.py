@@ -42,8 +42,7 @@ def weighed(quality: Quality, conversation: Conversation) -> tuple[Turn, ...]:
         return conversation.turns
     turns = []
     for turn in conversation.turns:
-        own = float(turn.role == "assistant") if turn.weight is None else turn.weight
-        turns.append(replace(turn, weight=weight * own) if own else turn)
+        turns.append(replace(turn, weight=weight * turn.loss_weight) if turn.loss_weight else turn)
     return tuple(turns)
 
 

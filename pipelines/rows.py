@@ -103,7 +103,7 @@ def fit_conversations(
 def _encoded(record: Conversation, renderer: Renderer, sft: Sft | None) -> Encoded | None:
     """The whole row; None if the weights that its turns bring are all 0."""
     turns = quality.weighed(sft.quality, record) if sft else record.turns
-    if not any(turn.weight or (turn.weight is None and turn.role == "assistant") for turn in turns):
+    if not any(turn.loss_weight for turn in turns):
         return None
     return renderer.conversation(turns)
 
