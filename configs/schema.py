@@ -295,7 +295,8 @@ class Reward(Section):
     ties: Literal["seed", "average"] = "seed"
     """Tied answers: in an order drawn by the seed, or the mean likelihood of all orders."""
     margin: Annotated[float, Field(ge=0)] = 0.0
-    """With pairs: by how much a better answer should lead, for each unit of the difference in rank."""
+    """With pairs: by how much a better answer should lead, for each unit of the margin of a pair, or of the
+    difference in rank."""
     zero_sum: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the squared sum of a ranking's scores, which fixes the constant that rankings leave open."""
     path: str | None = None

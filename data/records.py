@@ -88,8 +88,9 @@ class Preference:
     id: str = ""
 
     def as_ranking(self) -> Ranking:
-        """The same as a ranking of K = 2; the margin has no place there."""
-        return Ranking(self.turns, (self.chosen, self.rejected), self.source, self.id)
+        """The same as a ranking of K = 2; a margin above 0 becomes the distance of the ranks."""
+        ranks = (1.0, 1.0 + self.margin) if self.margin and self.margin > 0 else None
+        return Ranking(self.turns, (self.chosen, self.rejected), self.source, self.id, ranks)
 
 
 Record = Conversation | Prompt | Ranking | Preference

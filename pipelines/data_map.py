@@ -54,18 +54,14 @@ class Settings:
 
 def add(actions: Any) -> None:
     """Declare the command."""
-    parser = actions.add_parser(
-        "map", help="a picture of data: similar texts side by side, to search and read"
-    )
+    parser = actions.add_parser("map", help="a picture of data: similar texts side by side, to search and read")
     parser.add_argument("files", nargs="+", metavar="FILE", help="files or folders of rows, or hf:NAME")
     parser.add_argument("--out", type=Path, required=True, metavar="M.html", help="page to write")
     parser.add_argument("--report", type=Path, metavar="R.json", help="write counts, clusters and times as JSON")
     parser.add_argument("--from", dest="source", default="auto", metavar="FORMAT", help="format (default: detected)")
     parser.add_argument("--questions", type=Path, metavar="FILE", help="MT-Bench: the questions of model answers")
     parser.add_argument("--dimensions", type=int, choices=(2, 3), default=2, help="of the map (default 2)")
-    parser.add_argument(
-        "--clusters", type=_clusters, metavar="K", help="how many, or auto (default): best of a few"
-    )
+    parser.add_argument("--clusters", type=_clusters, metavar="K", help="how many, or auto (default): best of a few")
     parser.add_argument("--limit", type=int, default=5000, metavar="N", help="records to draw (default 5000)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of sample, vectors and places (default 0)")
     parser.add_argument(

@@ -23,7 +23,7 @@ from data.records import Conversation, Preference, Prompt, Ranking, Turn, to_jso
 from data.template_jinja import jinja
 from data.templates import Template, end_token, find, stop_token_ids, text
 from pipelines import quality
-from pipelines.rows import FURTHER, Renderer, fit_conversations, fit_prompts, fit_rankings, prompt_key
+from pipelines.rows import FURTHER, LeftOut, Renderer, fit_conversations, fit_prompts, fit_rankings, prompt_key
 from pipelines.stage import Metrics, Run, StageError, begin, table, write_json, write_jsonl
 
 FILES = ("conversations", "sft_heldout", "rankings", "heldout", "judge", "prompts", "evaluation_prompts")
@@ -49,7 +49,7 @@ def run(run: Run) -> dict[str, Any] | None:
         report["classes"] = quality.check(config.sft.quality, renderer.template, conversations)
 
     split: dict[str, list] = {name: [] for name in FILES}
-    dropped: dict[str, Counter[str]] = {name: Counter() for name in FILES}
+    dropped = {name: LeftOut() for name in FILES}
     evaluation = Questions.of(records["evaluation_prompts"])
     for record in _without(conversations, evaluation, dropped["conversations"]):
         heldout = _share(prompt_key(_to_first_answer(record.turns))) < SFT_HELDOUT_FRACTION
@@ -83,6 +83,7 @@ def run(run: Run) -> dict[str, Any] | None:
         write_jsonl(stage.folder / f"{name}.jsonl", [to_json(record) for record in split[name]])
     report["kept"] = {name: len(split[name]) for name in FILES}
     report["rules"] = {name: dict(counts) for name, counts in dropped.items() if counts}
+    report["left_out"] = [row for counts in dropped.values() for row in counts.rows]
     if not config.data.toyworld:
         _check_account(records, report)
     else:

@@ -19,7 +19,7 @@ from cluster.connect import connect
 from configs.plan import INPUTS, optimizer_steps
 from data.ragged import Ragged
 from data.records import Ranking
-from pipelines.rows import Renderer, fit_conversations, fit_rankings, load_records
+from pipelines.rows import Renderer, check_vocabulary, fit_conversations, fit_rankings, load_records
 from pipelines.stage import Run, Stage, begin, table
 from pipelines.training import absolute, put, train
 
@@ -51,11 +51,13 @@ def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str
     run, config = stage.run, stage.run.config
     prepared = run.folder / "prepare"
     renderer = Renderer.of(config.model, prepared / "tokenizer")
+    start = config.reward.path or run.model("sft")
+    check_vocabulary(renderer.tokenizer, start)
     rows = ranked_rows(load_records(prepared / f"{rankings_name}.jsonl"), renderer, seed)[1]
     heldout, heldout_rows = ranked_rows(load_records(prepared / "heldout.jsonl"), renderer, seed)
     steps = optimizer_steps(len(rows.sizes), config.reward.rankings_per_step, config.reward.epochs)
     job = Job(
-        model=absolute(config.reward.path or run.model("sft")),
+        model=absolute(start),
         tokenizer=str((prepared / "tokenizer").resolve()),
         output=str((stage.folder / folder).resolve()),
         train=put(rows),

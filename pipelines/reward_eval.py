@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections import Counter
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ SECTIONS = {
     "math": "math-prm",
     "code": "hep-cpp hep-go hep-java hep-js hep-python hep-rust",
 }
+
+
+SHOWN = 5  # rows that were left out, on the terminal
 
 
 def add(commands: Any) -> None:
@@ -52,6 +55,10 @@ def _run(options: argparse.Namespace) -> int:
     for name in ("sections", "left_out"):
         if found[name]:
             table(name.replace("_", " "), found[name])
+    for row in found["left_out_rows"][:SHOWN]:
+        print("{where}: {reason}: found {found}, expected {expected}".format(**row))
+    if (more := len(found["left_out_rows"]) - SHOWN) > 0:
+        print(f"... and {more} more" + ("" if options.out else " (--out DIR writes all)"))
     if options.out:
         write_json(options.out / "report.json", found)
         print(write_page(options.out / "report.html", found))
@@ -80,18 +87,25 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from data.templates import find
     from data.tokenizer import load_tokenizer
     from pipelines.reward import ranked_rows
-    from pipelines.rows import Renderer
+    from pipelines.rows import LeftOut, Renderer, check_vocabulary
     from pipelines.stage import versions
 
-    left_out: Counter[str] = Counter()
+    left_out = LeftOut()
     rankings = list(_rankings(options.data, left_out))
-    renderer = Renderer(find(options.template), load_tokenizer(options.model), options.context)
-    kept, rows = ranked_rows(rankings, renderer, options.seed, left_out)
+
+    def ids_for(model: str, rankings: list[Any], context: int) -> tuple[list[Any], Any]:
+        tokenizer = load_tokenizer(model)
+        check_vocabulary(tokenizer, model)
+        return ranked_rows(rankings, Renderer(find(options.template), tokenizer, context), options.seed, left_out)
+
+    kept, rows = ids_for(options.model, rankings, options.context)
     if not kept:
-        raise ValueError(f"no ranking can be scored: {json.dumps(left_out)}")
+        raise ValueError(f"no ranking can be scored: {json.dumps(left_out)}; {left_out.rows[:1]}")
+    # The second model reads the same answers in its own tokens, however many they are.
+    again = ids_for(options.second, kept, sys.maxsize)[1] if options.second else None
     connect(Cluster())
     scores = score(options, options.model, rows.ids)
-    second = score(options, options.second, rows.ids) if options.second else None
+    second = score(options, options.second, again.ids) if again else None
     lengths = np.array([len(answer) for ranking in kept for answer in ranking.answers], dtype=float)
     starts = np.concatenate([[0], np.cumsum(rows.sizes)])
     of = [ranking.source or "unnamed" for ranking in kept]
@@ -111,24 +125,29 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "sources": sources,
         "sections": _sections(sources),
         "left_out": dict(left_out),
+        "left_out_rows": left_out.rows,
         "versions": versions(),
     }
 
 
-def _rankings(paths: Sequence[str], left_out: Counter[str]) -> Any:
+def _rankings(paths: Sequence[str], left_out: Any) -> Any:
+    from dataclasses import replace
+
     from data.formats import outcomes
     from data.records import Preference, Ranking
 
     for path in paths:
         for outcome in outcomes(path, token_files=False):
-            if outcome.error:
-                left_out[f"row: {outcome.error.reason}"] += 1
+            where = f"{outcome.file}:{outcome.line}"
+            if error := outcome.error:
+                left_out.add(f"{where}: {error.field}", f"row: {error.reason}", error.found, error.expected)
             for record in outcome.records:
                 record = record.as_ranking() if isinstance(record, Preference) else record
                 if isinstance(record, Ranking):
-                    yield record
+                    yield replace(record, id=where)
                 else:
-                    left_out[f"a {type(record).__name__.lower()} has no answers to compare"] += 1
+                    kind = type(record).__name__.lower()
+                    left_out.add(where, f"a {kind} has no answers to compare", f"a {kind}", "a ranking or a pair")
 
 
 def score(options: argparse.Namespace, model: str, ids: Any) -> Any:

@@ -60,6 +60,18 @@ class Renderer:
         return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).strip()
 
 
+class LeftOut(Counter[str]):
+    """Counts of what was left out by rule, and each one with what would keep it in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows: list[dict[str, str]] = []
+
+    def add(self, where: str, rule: str, found: str, expected: str) -> None:
+        self[rule] += 1
+        self.rows.append({"where": where, "reason": rule, "found": found, "expected": expected})
+
+
 NO_ANSWER = "no answer token within the context"
 FURTHER = "kept, further segments"
 
@@ -133,22 +145,27 @@ def fit_rankings(
     """Rankings with the rows of their answers. Answers that do not fit whole are left out; two must remain."""
     kept: list[Ranking] = []
     rows: list[list[list[int]]] = []
+    limit = renderer.context_tokens
     for record in records:
         encoded = [renderer.conversation((*record.turns, Turn("assistant", answer))).ids for answer in record.answers]
-        fits = [len(ids) <= renderer.context_tokens for ids in encoded]
-        if sum(fits) < 2:
-            dropped["fewer than two answers fit the context"] += 1
-            continue
-        if not all(fits):
-            dropped["kept, without answers longer than the context"] += 1
-        pick = [index for index, fit in enumerate(fits) if fit]
+        pick = [index for index, ids in enumerate(encoded) if len(ids) <= limit]
         ranks = None if record.ranks is None else tuple(record.ranks[index] for index in pick)
-        if ranks is not None and len(set(ranks)) == 1:
-            dropped["all answers that fit are tied"] += 1
+        fault = ("", "")
+        if len(pick) < 2:
+            lengths = ", ".join(str(len(ids)) for ids in encoded)
+            fault = ("fewer than two answers fit the context", f"conversations of {lengths} tokens")
+        elif ranks is not None and len(set(ranks)) == 1:
+            fault = ("all answers that fit are tied", f"{len(pick)} answers of rank {ranks[0]:g}")
+        if fault[0]:
+            if isinstance(dropped, LeftOut):
+                expected = f"two answers of different rank, each at most {limit} tokens with its prompt"
+                dropped.add(record.id or record.source or "a ranking", *fault, expected)
+            else:
+                dropped[fault[0]] += 1
             continue
-        kept.append(
-            Ranking(record.turns, tuple(record.answers[index] for index in pick), record.source, record.id, ranks)
-        )
+        if len(pick) < len(encoded):
+            dropped["kept, without answers longer than the context"] += 1
+        kept.append(replace(record, answers=tuple(record.answers[index] for index in pick), ranks=ranks))
         rows.append([encoded[index] for index in pick])
     return kept, rows
 
@@ -197,6 +214,28 @@ def answered(renderer: Renderer, prompt: Prompt, answer: str, finished: bool) ->
     else:
         ids = renderer.prompt(prompt.turns) + stop
     return (ids if finished else ids[: -len(stop)])[: renderer.context_tokens]
+
+
+def check_vocabulary(tokenizer: Any, model: str) -> None:
+    """ValueError if the ids of `tokenizer` would mean other tokens, or none, to the model of this folder."""
+    from transformers import AutoConfig
+
+    from data.tokenizer import load_tokenizer
+
+    size = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+    fix = "use the tokenizer that the model was trained with, or rayward extend to add tokens to the model"
+    vocabulary = tokenizer.get_vocab()
+    if (highest := max(vocabulary.values())) >= size:
+        raise ValueError(
+            f"{model} has embeddings for {size} tokens, but the tokenizer gives ids up to {highest}; {fix}"
+        )
+    if not any((Path(model) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return
+    own = load_tokenizer(model).get_vocab()
+    for token, number in vocabulary.items():
+        if own.get(token) != number:
+            told = f"{model} knows {token!r} as token {own.get(token, 'none')}, but the tokenizer gives it id {number}"
+            raise ValueError(f"{told}; {fix}")
 
 
 def load_records(path: Path) -> list[Any]:

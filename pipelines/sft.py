@@ -12,7 +12,7 @@ from configs.schema import Sft, Supervised
 from data.packing import epoch_order
 from data.templates import Encoded
 from pipelines.prepare import base_model
-from pipelines.rows import Renderer, fit_conversations, load_records, sft_rows
+from pipelines.rows import Renderer, check_vocabulary, fit_conversations, load_records, sft_rows
 from pipelines.show import show_batch
 from pipelines.stage import Run, Stage, begin, table
 from pipelines.training import absolute, put, train
@@ -40,6 +40,7 @@ def fine_tune(
     """
     config, prepared = stage.run.config, stage.run.folder / "prepare"
     renderer = Renderer.of(config.model, prepared / "tokenizer")
+    check_vocabulary(renderer.tokenizer, model)
     rows = _encode(conversations, renderer, sft)
     heldout = _encode(load_records(prepared / "sft_heldout.jsonl"), renderer, config.sft)
     steps = optimizer_steps(len(rows.ids), training.samples_per_step, training.epochs)
