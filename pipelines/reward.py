@@ -7,6 +7,7 @@ never sees.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -48,17 +49,43 @@ def run(run: Run) -> dict[str, Any] | None:
 
 def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str, Any]:
     """Train one reward model into the stage's `folder`; its measures on the held-out rankings."""
+    prepared = stage.run.folder / "prepare"
+    fitted = fit(
+        stage,
+        load_records(prepared / f"{rankings_name}.jsonl"),
+        load_records(prepared / "heldout.jsonl"),
+        folder,
+        seed,
+    )
+    figures = {"rankings": fitted.trained, "optimizer_steps": fitted.steps, "loss": fitted.last["loss"]}
+    return figures | measure(fitted.scores, fitted.heldout, fitted.rows)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training left: counts, the last step's metrics, and the scores of the held-out rankings' answers."""
+
+    trained: int
+    steps: int
+    last: dict[str, Any]
+    scores: np.ndarray
+    heldout: list[Ranking]
+    rows: RankedRows
+
+
+def fit(stage: Stage, rankings: list[Ranking], heldout: list[Ranking], folder: str, seed: int) -> Fitted:
+    """Train a reward model on rankings, from the run's SFT model or reward.path, into the stage's `folder`."""
     run, config = stage.run, stage.run.config
-    prepared = run.folder / "prepare"
-    renderer = Renderer.of(config.model, prepared / "tokenizer")
+    tokenizer = run.folder / "prepare" / "tokenizer"
+    renderer = Renderer.of(config.model, tokenizer)
     start = config.reward.path or run.model("sft")
     check_vocabulary(renderer.tokenizer, start)
-    rows = ranked_rows(load_records(prepared / f"{rankings_name}.jsonl"), renderer, seed)[1]
-    heldout, heldout_rows = ranked_rows(load_records(prepared / "heldout.jsonl"), renderer, seed)
+    rows = ranked_rows(rankings, renderer, seed)[1]
+    heldout, heldout_rows = ranked_rows(heldout, renderer, seed)
     steps = optimizer_steps(len(rows.sizes), config.reward.rankings_per_step, config.reward.epochs)
     job = Job(
         model=absolute(start),
-        tokenizer=str((prepared / "tokenizer").resolve()),
+        tokenizer=str(tokenizer.resolve()),
         output=str((stage.folder / folder).resolve()),
         train=put(rows),
         heldout=put(heldout_rows),
@@ -75,12 +102,7 @@ def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str
     name = "reward" if folder == "model" else folder
     said = train(stage, name, reward_loop, job, steps, ("loss", "pair_accuracy"), "" if folder == "model" else folder)
     scores = merge(said["heldout_scores"], len(heldout_rows.ids))
-    return {
-        "rankings": len(rows.sizes),
-        "optimizer_steps": steps,
-        "loss": said["last"]["loss"],
-        **measure(scores, heldout, heldout_rows),
-    }
+    return Fitted(len(rows.sizes), steps, said["last"], scores, heldout, heldout_rows)
 
 
 def _sft_answers(run: Run, renderer: Renderer) -> Ragged:

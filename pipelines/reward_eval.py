@@ -91,7 +91,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from pipelines.stage import versions
 
     left_out = LeftOut()
-    rankings = list(_rankings(options.data, left_out))
+    rankings = list(rankings_of(options.data, left_out))
 
     def ids_for(model: str, rankings: list[Any], context: int) -> tuple[list[Any], Any]:
         tokenizer = load_tokenizer(model)
@@ -130,7 +130,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _rankings(paths: Sequence[str], left_out: Any) -> Any:
+def rankings_of(paths: Sequence[str], left_out: Any) -> Any:
     from dataclasses import replace
 
     from data.formats import outcomes
