@@ -18,13 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cluster.connect import connect
 from configs.load import load
 from data.toyworld import rankings
 from pipelines.reward import fit
-from pipelines.reward_eval import measures, rankings_of
+from pipelines.reward_eval import by_source, rankings_of
 from pipelines.rows import LeftOut, load_records
 from pipelines.stage import Run, Stage, table
 
@@ -77,16 +75,9 @@ def one(options: argparse.Namespace, task: Any, loss: str, seed: int) -> list[di
     stage.open()
     fitted = fit(stage, train, heldout, "model", seed)
     seconds = time.perf_counter() - begun
-    rows, kept = fitted.rows, fitted.heldout
-    lengths = np.array([len(answer) for ranking in kept for answer in ranking.answers], dtype=float)
-    starts = np.concatenate([[0], np.cumsum(rows.sizes)])
-    sources = sorted({ranking.source for ranking in kept})
     made = []
-    for source in ["", *sources] if len(sources) > 1 else [""]:
-        mine = [index for index, ranking in enumerate(kept) if source in ("", ranking.source)]
-        pick = np.concatenate([np.arange(starts[index], starts[index + 1]) for index in mine])
-        of = measures(fitted.scores[pick], rows.sizes[mine].tolist(), rows.ranks[pick], lengths[pick], None, seed)
-        name = f"noise {task:g}" if task != "real" else source or "all"
+    for source, of in by_source(fitted.scores, fitted.heldout, fitted.rows, seed).items():
+        name = f"noise {task:g}" if task != "real" else source
         made.append({"task": name, "loss": loss, "seed": seed, "seconds": seconds, "steps": fitted.steps, **of})
     print(json.dumps({key: made[0][key] for key in ("task", "loss", "seed", "accuracy", "seconds")}), flush=True)
     return made

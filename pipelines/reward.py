@@ -15,11 +15,12 @@ import torch
 
 from actors.forward import merge
 from actors.supervised import Job, RankedRows, reward_loop
-from algorithms.preference import break_ties, kendall_tau, pair_accuracy
+from algorithms.preference import break_ties
 from cluster.connect import connect
 from configs.plan import INPUTS, optimizer_steps
 from data.ragged import Ragged
 from data.records import Ranking
+from pipelines.reward_eval import by_source
 from pipelines.rows import Renderer, check_vocabulary, fit_conversations, fit_rankings, load_records
 from pipelines.stage import Run, Stage, begin, table
 from pipelines.training import absolute, put, train
@@ -82,6 +83,7 @@ def fit(stage: Stage, rankings: list[Ranking], heldout: list[Ranking], folder: s
     check_vocabulary(renderer.tokenizer, start)
     rows = ranked_rows(rankings, renderer, seed)[1]
     heldout, heldout_rows = ranked_rows(heldout, renderer, seed)
+    answers = _sft_answers(run, renderer)
     steps = optimizer_steps(len(rows.sizes), config.reward.rankings_per_step, config.reward.epochs)
     job = Job(
         model=absolute(start),
@@ -97,7 +99,7 @@ def fit(stage: Stage, rankings: list[Ranking], heldout: list[Ranking], folder: s
         role=config.resources.train,
         queue=None,
         reward=config.reward,
-        centre=put(_sft_answers(run, renderer)),
+        centre=put(answers) if len(answers) else None,
     )
     name = "reward" if folder == "model" else folder
     said = train(stage, name, reward_loop, job, steps, ("loss", "pair_accuracy"), "" if folder == "model" else folder)
@@ -139,26 +141,21 @@ def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:
 
 
 def measure(scores: np.ndarray, rankings: list[Ranking], rows: RankedRows) -> dict[str, Any]:
-    """Pair accuracy, per source too, beside what chance and "the longer answer wins" reach; Kendall's tau."""
-    sizes = rows.sizes.tolist()
-    ranks = torch.from_numpy(rows.ranks)
-    lengths = torch.tensor([float(len(answer)) for ranking in rankings for answer in ranking.answers])
-    right, pairs = pair_accuracy(torch.from_numpy(scores), sizes, ranks)
-    longer, _ = pair_accuracy(lengths, sizes, ranks)
-    measures: dict[str, Any] = {
-        "heldout_rankings": len(sizes),
-        "heldout_pairs": pairs,
-        "pair_accuracy": right / pairs,
-        "chance_baseline": 0.5,
-        "length_baseline": longer / pairs,
-        "kendall_tau": float(kendall_tau(torch.from_numpy(scores), sizes, ranks).mean()),
+    """The main figures of `reward-eval`, flat; of each source its pair accuracy."""
+    found = by_source(scores, rankings, rows, 0)
+    of = found["all"]
+    accuracy = of["accuracy"]
+    return {
+        "heldout_rankings": of["rankings"],
+        "heldout_pairs": accuracy["pairs"],
+        "pair_accuracy": accuracy["mean"],
+        "accuracy_low": accuracy["low"],
+        "accuracy_high": accuracy["high"],
+        "chance_baseline": of["chance"],
+        "length_baseline": accuracy["length_baseline"],
+        "kendall_tau": of["kendall_tau"],
+        "top_1": of["top_1"],
+        "calibration_error": of["calibration"]["error"],
+        "length_correlation": of["length_correlation"],
+        **{f"pair_accuracy_{name}": found[name]["accuracy"]["mean"] for name in found if name != "all"},
     }
-    sources = sorted({ranking.source for ranking in rankings})
-    if len(sources) > 1:
-        starts = np.concatenate([[0], np.cumsum(sizes)])
-        for source in sources:
-            mine = [i for i, ranking in enumerate(rankings) if ranking.source == source]
-            pick = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in mine])
-            right, pairs = pair_accuracy(torch.from_numpy(scores[pick]), [sizes[i] for i in mine], ranks[pick])
-            measures[f"pair_accuracy_{source or 'unnamed'}"] = right / max(pairs, 1)
-    return measures

@@ -80,8 +80,6 @@ def _row(of: dict[str, Any]) -> tuple:
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """All measures of the model by source, and of everything together as "all"."""
-    import numpy as np
-
     from cluster.connect import connect
     from configs.schema import Cluster
     from data.templates import find
@@ -106,17 +104,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     connect(Cluster())
     scores = score(options, options.model, rows.ids)
     second = score(options, options.second, again.ids) if again else None
-    lengths = np.array([len(answer) for ranking in kept for answer in ranking.answers], dtype=float)
-    starts = np.concatenate([[0], np.cumsum(rows.sizes)])
-    of = [ranking.source or "unnamed" for ranking in kept]
-    sources = {}
-    for name in ["all", *sorted(set(of))] if len(set(of)) > 1 else ["all"]:
-        mine = [index for index in range(len(kept)) if name in ("all", of[index])]
-        pick = np.concatenate([np.arange(starts[index], starts[index + 1]) for index in mine])
-        theirs = None if second is None else second[pick]
-        sources[name] = measures(
-            scores[pick], rows.sizes[mine].tolist(), rows.ranks[pick], lengths[pick], theirs, options.seed
-        )
+    sources = by_source(scores, kept, rows, options.seed, second)
     return {
         "model": str(options.model),
         "second": options.second,
@@ -164,6 +152,25 @@ def score(options: argparse.Namespace, model: str, ids: Any) -> Any:
         return group.score(ids)
     finally:
         group.stop()
+
+
+def by_source(scores: Any, rankings: Sequence[Any], rows: Any, seed: int, second: Any = None) -> dict[str, Any]:
+    """The measures of all rankings under "all" and, where there are several sources, of each.
+
+    `scores` (and those of a second model): one for each row of `rows`, the answers of the rankings side by side.
+    """
+    import numpy as np
+
+    lengths = np.array([len(answer) for ranking in rankings for answer in ranking.answers], dtype=float)
+    starts = np.concatenate([[0], np.cumsum(rows.sizes)])
+    of = [ranking.source or "unnamed" for ranking in rankings]
+    found = {}
+    for name in ["all", *sorted(set(of))] if len(set(of)) > 1 else ["all"]:
+        mine = [index for index in range(len(of)) if name in ("all", of[index])]
+        pick = np.concatenate([np.arange(starts[index], starts[index + 1]) for index in mine])
+        theirs = None if second is None else second[pick]
+        found[name] = measures(scores[pick], rows.sizes[mine].tolist(), rows.ranks[pick], lengths[pick], theirs, seed)
+    return found
 
 
 def measures(scores: Any, sizes: list[int], ranks: Any, lengths: Any, second: Any, seed: int) -> dict[str, Any]:
