@@ -81,7 +81,7 @@ $(CPU_STAMP) $(GPU_STAMP): $(VENV)/.installed-%: requirements/%.lock pyproject.t
 	$(PIP) install -qq --no-deps --no-build-isolation -e .
 	if [[ "$*" == cpu ]]; then
 		echo "Compiling DeepSpeed's shared-memory op, so that the first training run need not"
-		PATH="$(CURDIR)/$(VENV)/bin:$$PATH" timeout 600 $(PY) -m actors.ops >/dev/null 2>&1 \
+		timeout 600 $(PY) -m actors.ops >/dev/null 2>&1 \
 			|| echo "rayward: it did not compile now; the first training run tries again and says why" >&2
 	fi
 	touch $@

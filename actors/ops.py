@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from pathlib import Path
 
 
@@ -17,6 +18,8 @@ def shared_memory_op() -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache / "rayward" / "torch_extensions")))
     os.environ["DS_ACCELERATOR"] = "cpu"
+    # The ninja that it is compiled with is that of this environment, which may not be activated.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     from deepspeed.comm.torch import build_shm_op
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 

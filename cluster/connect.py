@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import ray
 
@@ -30,8 +28,6 @@ def connect(cluster: Cluster) -> None:
     environment |= {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_V2_ENABLED": "1"}
     environment = {name: value for name, value in environment.items() if name not in given}
     address = joined_address(cluster)
-    if not address:  # DeepSpeed compiles with the ninja of this environment, which may not be activated
-        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     local = (
         {} if address else {"object_store_memory": int(cluster.object_store_gib * 2**30), "include_dashboard": False}
     )
