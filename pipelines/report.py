@@ -22,7 +22,8 @@ table { border-collapse: collapse; } .wide { overflow-x: auto; }
 td, th { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n { font-variant-numeric: tabular-nums; white-space: nowrap; } b.best { color: var(--accent); }
 img { max-width: 100%; background: #fff; } pre { overflow-x: auto; font-size: 13px; }
-.prompt { opacity: .75; } .answer { white-space: pre-wrap; overflow-wrap: anywhere; }
+.prompt { opacity: .75; }
+.answer { display: inline-block; min-width: 9rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 

@@ -12,7 +12,7 @@ from pipelines.page import image_html, rows_html
 from pipelines.stage import Run, read_jsonl
 
 PANELS = {
-    "reward, in standard deviations of iteration 0": ("max_second_drop",),
+    "score, in deviations of iteration 0": ("max_second_drop",),
     "tokens of an answer": ("max_length_ratio", "min_length_ratio"),
     "KL to the SFT model, nats an answer": ("max_kl",),
     "shares": ("max_truncated", "max_repetition", "min_distinct"),
@@ -65,7 +65,7 @@ def curves(rows: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]]) -> 
         second = _standardised(rows, "monitor/second_score", first["monitor/second_std"])
         lines[0].append(("second reward model", second))
     steps = [row["step"] for row in rows]
-    figure, axes = pyplot.subplots(2, 2, figsize=(7.2, 5.4))
+    figure, axes = pyplot.subplots(2, 2, figsize=(6.4, 5.2))
     for axis, (title, names), drawn in zip(axes.flat, PANELS.items(), lines, strict=True):
         for label, values in drawn:
             axis.plot(steps, values, label=label, marker="." if len(steps) < 10 else None)
@@ -76,6 +76,7 @@ def curves(rows: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]]) -> 
         axis.xaxis.get_major_locator().set_params(integer=True)
         if drawn[0][0]:
             axis.legend(fontsize=9)
+    axes[1][1].set_ylim(-0.05, 1.05)
     for axis in axes[1]:
         axis.set_xlabel("iteration")
     figure.tight_layout()
@@ -92,22 +93,16 @@ def _standardised(rows: Sequence[dict[str, Any]], name: str, deviation: float) -
 def _alarms(alarms: Sequence[dict[str, Any]]) -> str:
     if not alarms:
         return "<p>No alarm.</p>"
-    rows = []
+    items = []
     for name, of in counts(alarms).items():
         mine = [alarm for alarm in alarms if alarm["name"] == name]
         worst = (max if name.startswith("max") else min)(mine, key=lambda alarm: alarm["value"])
-        meaning = html.escape(MEANINGS[name].format(value=worst["value"]))
-        rows.append(
-            [
-                html.escape(name),
-                str(of["iterations"]),
-                f"{of['first']} to {mine[-1]['iteration']}",
-                f"{worst['value']:.3g}",
-                f"{worst['limit']:g}",
-                f'<span class="answer">{meaning}</span>',
-            ]
+        items.append(
+            f"<li><b>{html.escape(name)}</b> in {of['iterations']} iterations ({of['first']} to "
+            f"{mine[-1]['iteration']}), limit {worst['limit']:g}, worst: "
+            f"{html.escape(MEANINGS[name].format(value=worst['value']))}</li>"
         )
-    return rows_html(["alarm", "times", "iterations", "worst", "limit", "which means"], rows)
+    return f"<p>Alarms:</p><ul>{''.join(items)}</ul>"
 
 
 def _answers(looks: dict[int, list[dict[str, Any]]]) -> str:
@@ -121,4 +116,5 @@ def _answers(looks: dict[int, list[dict[str, Any]]]) -> str:
             text = html.escape(row["answer"])
             cells.append(f'<span class="answer">{text}</span><br><small>{scores}; {row["tokens"]} tokens{cut}</small>')
         rows.append(cells)
-    return rows_html(["prompt", *(f"iteration {iteration}" for iteration in looks)], rows)
+    heads = ["prompt", *(f"iteration {iteration}" for iteration in looks)]
+    return "<p>Fixed prompts, held out from training:</p>" + rows_html(heads, rows)
