@@ -12,7 +12,7 @@ Shapes: none; texts are str, tokens are any hashable.
 from __future__ import annotations
 
 import string
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 _DELETED = string.digits + "\u2013\u2014-"  # en dash, em dash, hyphen
 _TO_WORDS: dict[int, str | None] = {
@@ -33,6 +33,14 @@ def distinct_n(token_lists: Iterable[Sequence[Hashable]], n: int) -> float:
         seen.update(ngrams)
         total += len(ngrams)
     return len(seen) / total if total else 0.0
+
+
+def distinct_ratio(now: Sequence[Sequence[Hashable]], first: Sequence[Sequence[Hashable]], n: int) -> float:
+    """Distinct-n of `now` over that of `first`, of equally much text: both end after as many tokens as the
+    shorter has. 1 if nothing can be compared: `first` has no list of n tokens up to there."""
+    size = min(sum(map(len, now)), sum(map(len, first)))
+    before = distinct_n(_first_tokens(first, size), n)
+    return distinct_n(_first_tokens(now, size), n) / before if before else 1.0
 
 
 def repetition_rate(tokens: Sequence[Hashable], n: int) -> float:
@@ -76,6 +84,12 @@ def _mtld_one_way(tokens: list[str], threshold: float) -> float:
         factors += (1 - len(types) / length) / (1 - threshold)
     # No factor at all means that no word repeats: by convention the text is one factor long.
     return len(tokens) / (factors or 1.0)
+
+
+def _first_tokens(token_lists: Iterable[Sequence[Hashable]], size: int) -> Iterator[Sequence[Hashable]]:
+    for tokens in token_lists:
+        yield tokens[:size]
+        size = max(0, size - len(tokens))
 
 
 def _ngrams(tokens: Sequence[Hashable], n: int) -> list[tuple[Hashable, ...]]:

@@ -74,6 +74,7 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
             "reference": resources.reference,
             "reward": resources.reward,
             "rollout": resources.rollout,
+            **({"second": resources.reward} if second_model(config) else {}),
         },
         "evaluate": {
             "rollout": resources.rollout,
@@ -83,6 +84,11 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
         },
         "publish": {"serve": Role(workers=config.publish.replicas, cpus=1, gpus=resources.rollout.gpus)},
     }[stage]
+
+
+def second_model(config: Config) -> bool:
+    """Whether a reward model that nothing is trained on watches RL: rl.monitor.second, or the run's own judge."""
+    return bool(config.rl.monitor.second) or config.evaluate.judge == "reward_model"
 
 
 INPUTS: dict[str, tuple[str, ...]] = {
@@ -111,7 +117,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     generation = {"max_new_tokens": rollout.max_new_tokens, "temperature": rollout.temperature}
     training = {"workers": resources.train.workers}
     algorithm = part.removeprefix("rl/")
-    rl = config.rl.model_dump(mode="json", exclude={"algorithms", "ppo", "apa"})
+    rl = config.rl.model_dump(mode="json", exclude={"algorithms", "ppo", "apa", "monitor"})
     table: dict[str, dict[str, Any]] = {
         "prepare": {
             "model": config.model,

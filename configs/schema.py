@@ -371,6 +371,41 @@ class Apa(Section):
     """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
 
 
+class Monitor(Section):
+    """Signs of reward hacking: what is watched, and from where on it is an alarm; nothing here changes the policy."""
+
+    second: str | None = None
+    """Folder of a reward model that is only asked, never trained on; null takes the judge of evaluate, if a model."""
+    max_kl: Positive | None = 50.0
+    """Alarm where the mean KL to the SFT model is above this, in nats per answer; null never."""
+    max_length_ratio: Positive | None = 2.0
+    """Alarm where the mean answer length is above this multiple of iteration 0's; null never."""
+    min_length_ratio: Positive | None = 0.5
+    """Alarm where the mean answer length is below this share of iteration 0's; null never."""
+    max_truncated: Fraction | None = 0.5
+    """Alarm where more than this share of the answers are cut at rollout.max_new_tokens; null never."""
+    max_repetition: Fraction | None = 0.3
+    """Alarm where more than this share of an answer's 4-grams repeat earlier ones, on the average; null never."""
+    min_distinct: Positive | None = 0.3
+    """Alarm where the share of different 2-grams is below this multiple of iteration 0's; null never."""
+    max_second_drop: Positive | None = 0.5
+    """Alarm where the second model's mean score fell by this many standard deviations of iteration 0; null never."""
+    prompts: Annotated[int, Field(ge=0)] = 8
+    """Held-out prompts that are the same in all iterations and whose answers are kept to be read; 0 for none."""
+    every: Count = 1
+    """Iterations from one look at the fixed prompts to the next; the last iteration has one too."""
+    stop_on_alarm: bool = False
+    """Stop the stage after `patience` iterations in a row with the same alarm; otherwise alarms only warn."""
+    patience: Count = 3
+    """Iterations in a row with the same alarm that stop the stage; only with stop_on_alarm."""
+
+    @model_validator(mode="after")
+    def _patience_is_of_stopping(self) -> Monitor:
+        if self.patience != Monitor.model_fields["patience"].default and not self.stop_on_alarm:
+            raise ValueError(f"rl.monitor.patience {self.patience} has no effect without rl.monitor.stop_on_alarm true")
+        return self
+
+
 class Rl(Section):
     """Online RL: what PPO and APA share, and each one's own numbers."""
 
@@ -408,6 +443,8 @@ class Rl(Section):
     """PPO's own numbers."""
     apa: Apa = Apa()
     """APA's own numbers."""
+    monitor: Monitor = Monitor()
+    """Signs of reward hacking."""
     optimizer: Updates = Updates(schedule="constant", warmup_fraction=0.0)
     """How policy and critic are updated; their learning rates are given above."""
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.load import dump
+from pipelines.page import image_html, pairs_html, rows_html
+from pipelines.report_monitor import monitor_html
 from pipelines.stage import Run, read_json, read_jsonl, versions
 
 EXAMPLES = 8
@@ -21,7 +22,8 @@ table { border-collapse: collapse; } .wide { overflow-x: auto; }
 td, th { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n { font-variant-numeric: tabular-nums; white-space: nowrap; } b.best { color: var(--accent); }
 img { max-width: 100%; background: #fff; } pre { overflow-x: auto; font-size: 13px; }
-.prompt { opacity: .75; } .answer { white-space: pre-wrap; overflow-wrap: anywhere; }
+.prompt { opacity: .75; }
+.answer { display: inline-block; min-width: 9rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 
@@ -40,8 +42,8 @@ def write_report(run: Run) -> Path:
         f"<p>Judge: {html.escape(evaluation['judge'].replace('_', ' '))}; {evaluation['prompts']} held-out prompts, "
         "95 % bootstrap intervals, ties count half. KL is that of the answers to the SFT model, in nats an answer.</p>",
         "<h2>While learning</h2>",
-        f'<img alt="reward-model score and judge score over the iterations" src="data:image/png;base64,'
-        f'{base64.b64encode(png).decode()}">',
+        image_html(png, "reward-model score and judge score over the iterations"),
+        *monitor_html(run, list(summary.get("rl", {}))),
         "<h2>Same prompts, every model</h2>",
         _answers(run, list(evaluation["models"])),
         "<h2>Stages</h2>",
@@ -52,7 +54,7 @@ def write_report(run: Run) -> Path:
         ),
         "<h2>Settings</h2>",
         f"<details><summary>config.yaml</summary><pre>{html.escape(dump(run.config))}</pre></details>",
-        _table(versions().items()),
+        pairs_html(versions().items()),
     ]
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,"
@@ -117,7 +119,7 @@ def _win_rates(evaluation: dict[str, Any]) -> str:
                 f"{about['finished']:.1%}",
             ]
         )
-    return _rows(["model", "win rate", "judge's mean", "KL", "tokens", "finished"], rows)
+    return rows_html(["model", "win rate", "judge's mean", "KL", "tokens", "finished"], rows)
 
 
 def _answers(run: Run, models: Sequence[str]) -> str:
@@ -131,7 +133,7 @@ def _answers(run: Run, models: Sequence[str]) -> str:
             for name in models
         ]
         rows.append([f'<span class="prompt">{prompt}</span>', *cells])
-    return _rows(["prompt", *models], rows)
+    return rows_html(["prompt", *models], rows)
 
 
 def _stage(name: str, metrics: dict[str, Any], seconds: float | None) -> str:
@@ -144,31 +146,4 @@ def _stage(name: str, metrics: dict[str, Any], seconds: float | None) -> str:
         for inner, value in values.items()
         if not isinstance(value, dict)
     ]
-    return f"<h3>{html.escape(name)}{took}</h3>{_table([*plain, *nested])}"
-
-
-def _table(pairs: Iterable[tuple[str, Any]]) -> str:
-    return _rows(
-        [],
-        [
-            [
-                html.escape(str(key).replace("_", " ")),
-                f"{value:.4g}" if isinstance(value, float) else html.escape(str(value)),
-            ]
-            for key, value in pairs
-        ],
-    )
-
-
-def _rows(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>" if head else ""
-    lines = (
-        "<tr>"
-        + "".join(
-            f"<td{' class=n' if index else ''}>{cell}</td>" if "answer" not in cell else f"<td>{cell}</td>"
-            for index, cell in enumerate(row)
-        )
-        + "</tr>"
-        for row in rows
-    )
-    return f'<div class="wide"><table>{top}{"".join(lines)}</table></div>'
+    return f"<h3>{html.escape(name)}{took}</h3>{pairs_html([*plain, *nested])}"

@@ -28,6 +28,7 @@ from data.packing import epoch_order
 from data.ragged import Ragged
 from data.records import Prompt
 from data.rollouts import Rollouts
+from pipelines.monitor import Monitor, counts, second_group
 from pipelines.rows import Renderer, fit_prompts, load_records
 from pipelines.stage import Metrics, Run, Stage, begin, table, write_jsonl
 
@@ -59,6 +60,7 @@ def _train(stage: Stage, algorithm: str, team: Team) -> dict[str, Any]:
     transcripts = stage.folder / "transcripts"
     transcripts.mkdir()
     stream = PromptStream(stage.run, team.renderer)
+    monitor = Monitor(stage, algorithm, team)
     history: list[dict[str, Any]] = []
     with Metrics(stage.folder, algorithm, config.rl.iterations, "iter") as metrics:
         for iteration in range(config.rl.iterations):
@@ -67,14 +69,16 @@ def _train(stage: Stage, algorithm: str, team: Team) -> dict[str, Any]:
             rollouts = clock.time("generate", team.generate, prompt_ids, iteration)
             rollouts, entropy = clock.time("score", team.score, rollouts)
             rollouts, measures = estimate_advantages(rollouts, config, algorithm)
+            measures |= clock.time("monitor", monitor.look, iteration, rollouts, measures)
             measures |= clock.time("update", team.update, rollouts, iteration)
             if iteration + 1 < config.rl.iterations:  # the last weights have nobody to sample for
                 measures |= clock.time("transfer", team.send_weights, iteration + 1)
             history.append({**measures, "entropy": entropy, "time": clock.seconds})
             metrics.log(iteration, history[-1], ("score", "kl", "length"))
             write_jsonl(transcripts / f"{iteration:05d}.jsonl", team.transcripts(rollouts, prompts))
+            monitor.check()
     team.policy.call("save", str((stage.folder / "model").resolve()))
-    return _summary(algorithm, history)
+    return _summary(algorithm, history, counts(monitor.alarms))
 
 
 class PromptStream:
@@ -107,7 +111,8 @@ class Team:
         self.rollout = RolloutGroup(run.model("sft"), self.config, self.config.resources.policy)
         self.reference = frozen_group("reference", run.model("sft"), self.config, self.config.rollout.temperature)
         self.reward = reward_group(run.model("reward"), self.config)
-        self.serving: list[Group] = [self.rollout, self.reference, self.reward]
+        self.second = second_group(run, self.renderer)
+        self.serving: list[Group] = [self.rollout, self.reference, self.reward, *([self.second] if self.second else [])]
 
     def __enter__(self) -> Team:
         return self
@@ -255,7 +260,7 @@ def estimate_advantages(rollouts: Rollouts, config: Config, algorithm: str) -> t
     return rollouts.with_columns(advantages=used_N.float().numpy(), returns=returns_N.float().numpy()), measures
 
 
-def _summary(algorithm: str, history: list[dict[str, Any]]) -> dict[str, Any]:
+def _summary(algorithm: str, history: list[dict[str, Any]], alarms: dict[str, dict[str, int]]) -> dict[str, Any]:
     first, last = history[0], history[-1]
     phases = {
         phase: float(np.median([row["time"][phase] for row in history if phase in row["time"]]))
@@ -271,11 +276,14 @@ def _summary(algorithm: str, history: list[dict[str, Any]]) -> dict[str, Any]:
         "entropy": last["entropy"],
         "finished": last["finished"],
         "mismatch_max": max(row["mismatch_max"] for row in history),
+        "alarms": alarms,
         "seconds_per_iteration": phases,
     }
+    shown = [f"{name}: {of['iterations']}, first {of['first']}" for name, of in alarms.items()]
     table(
         algorithm,
         {name: value for name, value in metrics.items() if name != "seconds_per_iteration"}
+        | {"alarms": "; ".join(shown) or "none"}
         | {f"median {phase}": value for phase, value in phases.items()},
     )
     return metrics

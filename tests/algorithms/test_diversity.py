@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from algorithms.diversity import _mtld_one_way, distinct_n, mtld, repetition_rate, words
+from algorithms.diversity import _mtld_one_way, distinct_n, distinct_ratio, mtld, repetition_rate, words
 
 LINCOLN = "of the people, by the people, for the people, shall not perish from the earth"
 
@@ -60,3 +60,15 @@ def test_repetition_rate() -> None:
     assert repetition_rate([1, 2, 1, 2, 1, 2], 2) == pytest.approx(3 / 5)
     assert repetition_rate([7] * 101, 4) == pytest.approx(97 / 98)
     assert repetition_rate([1], 2) == 0.0
+
+
+def test_distinct_ratio_compares_equally_much_text() -> None:
+    varied = [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert distinct_ratio(varied, varied, 2) == 1.0
+    assert distinct_ratio([[1, 2, 3, 4]] * 2, varied, 2) == pytest.approx(1 / 2)
+    # Twice the text says everything twice, yet its first half is as varied as all of the other.
+    assert distinct_ratio(varied * 2, varied, 2) == 1.0 > distinct_n(varied * 2, 2)
+    # Of the longer side only [1, 2, 3] and [4] count, which has no 2-gram.
+    assert distinct_ratio([[9, 9, 9, 9]], [[1, 2, 3], [4, 5, 6]], 2) == pytest.approx(1 / 3)
+    assert distinct_ratio([[1]], varied, 2) == 1.0, "one token has no 2-gram on either side"
+    assert distinct_ratio([[1], [2], [3]], varied, 2) == 0.0

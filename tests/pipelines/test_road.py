@@ -31,7 +31,7 @@ def align(folder: Path, *options: str) -> str:
 def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of all stages."""
     folder = tmp_path_factory.mktemp("road")
-    align(folder)
+    (folder / "log.txt").write_text(align(folder))
     return folder
 
 
@@ -65,6 +65,46 @@ def test_every_stage_leaves_its_files(road: Path) -> None:
         "the page must open without a network"
     )
     assert (road / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rl_is_watched_and_alarms_are_told(road: Path) -> None:
+    """tiny.yaml takes answers that are cut for an alarm, and a model that has learnt nothing gives some."""
+    held_out = {row["id"] for row in rows_of(road / "prepare" / "evaluation_prompts.jsonl")}
+    told = json.loads((road / "summary.json").read_text())["rl"]
+    page = (road / "report.html").read_text()
+    assert "<h2>Reward hacking</h2>" in page and "answers were cut at rollout.max_new_tokens" in page
+    log = (road / "log.txt").read_text()
+    for name in ("ppo", "apa"):
+        folder = road / "rl" / name
+        metrics = rows_of(folder / "metrics.jsonl")
+        looks = [rows_of(folder / "fixed" / f"{iteration:05d}.jsonl") for iteration in range(2)]
+        assert len(looks[0]) == 4 and {row["prompt_id"] for row in looks[0]} <= held_out
+        assert [row["prompt"] for row in looks[0]] == [row["prompt"] for row in looks[1]]
+        assert [row["answer"] for row in looks[0]] != [row["answer"] for row in looks[1]]
+        assert all(math.isfinite(row["score"]) and row["tokens"] > 0 for look in looks for row in look)
+        assert metrics[0]["monitor/length_ratio"] == metrics[0]["monitor/distinct"] == 1
+        for row in metrics:
+            assert row["monitor/truncated"] == 1 - row["finished"] and 0 < row["monitor/distinct_2"] <= 1
+            assert row["monitor/length_ratio"] == pytest.approx(row["length"] / metrics[0]["length"])
+        alarms = rows_of(folder / "alarms.jsonl")
+        assert sum(row["monitor/alarms"] for row in metrics) == len(alarms) > 0
+        first = next(alarm for alarm in alarms if alarm["name"] == "max_truncated")
+        assert first["value"] == metrics[first["iteration"]]["monitor/truncated"] > first["limit"] == 0.01
+        assert told[name]["alarms"]["max_truncated"]["first"] == first["iteration"]
+        assert log.count(f"ALARM {name} iteration {first['iteration']}: truncated ") == 1
+
+
+def test_an_alarm_that_lasts_stops_the_stage_where_the_config_says_so(road: Path, tmp_path: Path) -> None:
+    for stage in ("prepare", "sft", "reward"):
+        (tmp_path / stage).symlink_to(road / stage)
+    settings = ("rl.algorithms=[ppo]", "rl.monitor.stop_on_alarm=true", "rl.monitor.patience=2")
+    options = [part for setting in settings for part in ("--set", setting)]
+    command = [sys.executable, "-m", "pipelines.cli", "rl", str(TINY), "--run", str(tmp_path), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "max_truncated for 2 iterations in a row" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "rl" / "ppo" / "manifest.json").exists()
+    assert len(rows_of(tmp_path / "rl" / "ppo" / "metrics.jsonl")) == 2, "figures of the last iteration are there"
 
 
 def test_trained_weights_differ_from_where_they_started(road: Path) -> None:
@@ -182,6 +222,10 @@ def test_the_road_on_files_with_a_reward_model_for_a_judge(files: Path, tmp_path
     assert all([asked[row["prompt_id"]]] == row["prompt"] for row in sampled)
     for row in rows_of(tmp_path / "rl" / "apa" / "transcripts" / "00000.jsonl"):
         assert asked[row["prompt_id"]] == row["prompt"]
+    for row in rows_of(tmp_path / "rl" / "apa" / "metrics.jsonl"):
+        assert math.isfinite(row["monitor/second_score"]) and row["monitor/second_drop"] >= 0
+    (watched,) = (rows_of(path) for path in (tmp_path / "rl" / "apa" / "fixed").glob("00001.jsonl"))
+    assert len(watched) == 4 and all(row["second"] != row["score"] for row in watched)
     curve = json.loads((tmp_path / "evaluate" / "curves.json").read_text())["apa"]
     assert [point["iteration"] for point in curve] == [0, 1] and all(math.isfinite(p["judge"]) for p in curve)
 
@@ -197,7 +241,11 @@ def test_chat_says_when_nothing_answers() -> None:
 
 
 def test_the_same_run_twice_gives_the_same_metrics(road: Path, tmp_path: Path) -> None:
-    align(tmp_path, "--stages", ",".join(stage for stage in STAGES if stage != "publish"))
+    """Also where RL is watched less: the fixed prompts leave no trace in what is learned."""
+    stages = ",".join(stage for stage in STAGES if stage != "publish")
+    align(tmp_path, "--stages", stages, "--set", "rl.monitor.prompts=0")
+    for model in ("rl/ppo/model/model.safetensors", "rl/apa/model/model.safetensors"):
+        assert (tmp_path / model).read_bytes() == (road / model).read_bytes()
     files = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("metrics.jsonl"))
     assert len(files) >= len(TRAINED)
     for file in files:

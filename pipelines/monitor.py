@@ -1,0 +1,177 @@
+"""What shows reward hacking while a policy learns: figures and alarms of each iteration, and fixed prompts to read.
+
+A policy that exploits its reward model gets higher scores for worse answers: longer, looping, all alike, or liked by no
+other reward model. Nothing here changes what is learned: the second reward model is only asked, and the fixed prompts
+have request seeds of their own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from actors.forward import merge
+from actors.group import RewardGroup, reward_group
+from algorithms.diversity import distinct_n, distinct_ratio, repetition_rate
+from configs import schema
+from configs.plan import second_model
+from data.ragged import Ragged
+from data.rollouts import Rollouts
+from data.tokenizer import load_tokenizer
+from pipelines.rows import Renderer, fit_prompts, load_records, some
+from pipelines.stage import Run, Stage, StageError, write_jsonl
+
+if TYPE_CHECKING:
+    from pipelines.rl import Team
+
+MEANINGS = {
+    "max_kl": "the policy is {value:.3g} nats an answer from the SFT model: the reward model may never have seen such "
+    "answers",
+    "max_length_ratio": "answers got {value:.3g} times as long as at the start: the reward may favour length",
+    "min_length_ratio": "answers shrank to {value:.0%} of their length at the start: the reward may favour saying less",
+    "max_truncated": "{value:.0%} of the answers were cut at rollout.max_new_tokens: the limit is low, or the policy "
+    "forgets to stop",
+    "max_repetition": "{value:.0%} of an answer's 4-grams repeat earlier ones: the reward may favour loops",
+    "min_distinct": "answers are {value:.0%} as varied as at the start: one text may win on every prompt",
+    "max_second_drop": "the reward rose while the second reward model fell by {value:.2g} standard deviations: the "
+    "policy may please its own reward model only",
+}
+"""What each alarm, named like its limit in rl.monitor, says."""
+
+
+def alarms_of(figures: Mapping[str, float], at: schema.Monitor) -> dict[str, tuple[float, float]]:
+    """(value, limit) of each alarm that the figures of an iteration raise. A figure that is not there raises none."""
+    limits = {
+        "max_kl": at.max_kl,
+        "max_length_ratio": at.max_length_ratio,
+        "min_length_ratio": at.min_length_ratio,
+        "max_truncated": at.max_truncated,
+        "max_repetition": at.max_repetition,
+        "min_distinct": at.min_distinct,
+        "max_second_drop": at.max_second_drop,
+    }
+    found = {}
+    for name, limit in limits.items():
+        value = figures.get(name[4:])
+        if value is not None and limit is not None and (value > limit if name[:3] == "max" else value < limit):
+            found[name] = (value, limit)
+    return found
+
+
+def compared(first: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """The figures of an iteration with those that look back to iteration 0: length_ratio, second_drop.
+
+    second_drop counts standard deviations of iteration 0, and is 0 as long as the trained reward has not risen.
+    """
+    figures = {**now, "length_ratio": now["length"] / first["length"]}
+    if first.get("second_std"):
+        drop = (first["second_score"] - now["second_score"]) / first["second_std"]
+        figures["second_drop"] = max(0.0, drop) if now["score"] > first["score"] else 0.0
+    return figures
+
+
+def counts(alarms: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """In how many iterations each alarm was up, and the first of them."""
+    found: dict[str, dict[str, int]] = {}
+    for alarm in alarms:
+        found.setdefault(alarm["name"], {"iterations": 0, "first": alarm["iteration"]})["iterations"] += 1
+    return found
+
+
+def second_group(run: Run, renderer: Renderer) -> RewardGroup | None:
+    """The second reward model, where the config has one. StageError for a folder that holds none for this run."""
+    if not second_model(run.config):
+        return None
+    folder = Path(run.config.rl.monitor.second or run.folder / "reward" / "judge").resolve()
+    if not (folder / "config.json").is_file():
+        raise StageError(f"{folder} holds no model (no config.json); rl.monitor.second names a reward model's folder")
+    if load_tokenizer(folder).get_vocab() != renderer.tokenizer.get_vocab():
+        raise StageError(
+            f"{folder} has another tokenizer than the run; the second reward model (rl.monitor.second) reads the run's "
+            "token ids, so train it from the same base model"
+        )
+    group = reward_group(str(folder), run.config)
+    group.name = "second reward model"
+    return group
+
+
+class Monitor:
+    """Watches one algorithm; `alarms` holds every alarm of every iteration."""
+
+    def __init__(self, stage: Stage, algorithm: str, team: Team):
+        self.folder, self.algorithm, self.team, self.config = stage.folder, algorithm, team, stage.run.config
+        self.at = self.config.rl.monitor
+        known = load_records(stage.run.folder / "prepare" / "evaluation_prompts.jsonl")
+        chosen = some(known, self.at.prompts, self.config.seed)
+        self.prompts, self.ids = fit_prompts(chosen, team.renderer, self.config.rollout.max_new_tokens, Counter())
+        self.alarms: list[dict[str, Any]] = []
+        self.running: dict[str, int] = {}
+        self.first: dict[str, float] = {}
+        self.first_answers: list[list[int]] = []
+        (self.folder / "fixed").mkdir()
+
+    def look(self, iteration: int, rollouts: Rollouts, measures: Mapping[str, float]) -> dict[str, float]:
+        """Figures of an iteration, before its update; prints alarms that come up and end."""
+        second = self.team.second.begin("score", rollouts.sequences()) if self.team.second else []
+        if self.prompts and (iteration % self.at.every == 0 or iteration + 1 == self.config.rl.iterations):
+            write_jsonl(self.folder / "fixed" / f"{iteration:05d}.jsonl", self._answers())
+        answers = [rollouts.responses[row].tolist() for row in range(len(rollouts))]
+        now = {name: measures[name] for name in ("score", "kl", "length")} | {
+            "truncated": 1 - measures["finished"],
+            "repetition": float(np.mean([repetition_rate(answer, 4) for answer in answers])),
+            "distinct_2": distinct_n(answers, 2),
+        }
+        self.first_answers = self.first_answers or answers
+        now["distinct"] = distinct_ratio(answers, self.first_answers, 2)
+        if self.team.second:
+            scores = merge(self.team.second.finish(second), len(rollouts))
+            now |= {"second_score": float(scores.mean()), "second_std": float(scores.std())}
+        self.first = self.first or now
+        figures = compared(self.first, now)
+        figures["alarms"] = self._sound(iteration, figures)
+        return {f"monitor/{name}": value for name, value in figures.items() if name not in measures}
+
+    def _answers(self) -> list[dict[str, Any]]:
+        """Answers to the fixed prompts, with the same seeds in every iteration, and what both reward models say."""
+        rollout, team = self.config.rollout, self.team
+        seeds = (self.config.seed, "monitor")
+        answers = team.rollout.generate(
+            self.ids, 1, seeds, team.renderer.stop_token_ids, rollout.temperature, rollout.max_new_tokens
+        )
+        sequences: Ragged = answers.sequences()
+        scored = answers.with_columns(scores=team.reward.score(sequences))
+        second = team.second.score(sequences).tolist() if team.second else [None] * len(answers)
+        rows = team.transcripts(scored, self.prompts)
+        return [row | {"second": score} for row, score in zip(rows, second, strict=True)]
+
+    def _sound(self, iteration: int, figures: Mapping[str, float]) -> int:
+        found = alarms_of(figures, self.at)
+        where = f"{self.algorithm} iteration {iteration}"
+        for name, (value, limit) in found.items():
+            self.alarms.append({"iteration": iteration, "name": name, "value": value, "limit": limit})
+            if name not in self.running:
+                beyond = ">" if name.startswith("max") else "<"
+                meaning = MEANINGS[name].format(value=value)
+                tqdm.write(f"ALARM {where}: {name[4:]} {value:.3g} {beyond} {limit:g} ({meaning})")
+        for name in self.running:
+            if name not in found:
+                tqdm.write(f"alarm over, {where}: {name[4:]} {figures[name[4:]]:.3g} (rl.monitor.{name})")
+        write_jsonl(self.folder / "alarms.jsonl", self.alarms)
+        self.running = {name: self.running.get(name, 0) + 1 for name in found}
+        return len(found)
+
+    def check(self) -> None:
+        """Raise StageError where rl.monitor says that alarms stop the stage and one has lasted."""
+        for name, iterations in self.running.items():
+            if self.at.stop_on_alarm and iterations >= self.at.patience:
+                value = next(alarm["value"] for alarm in reversed(self.alarms) if alarm["name"] == name)
+                raise StageError(
+                    f"{self.algorithm} stopped by rl.monitor.stop_on_alarm: {name} for {iterations} iterations in a "
+                    f"row: {MEANINGS[name].format(value=value)}. See {self.folder / 'transcripts'}; to go on, set "
+                    f"stop_on_alarm false, or rl.monitor.{name} to null for no such alarm"
+                )
