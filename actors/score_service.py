@@ -2,6 +2,7 @@
 
 POST /score  {"messages": [{"role", "content"}, ...]}  or  {"conversations": [[...], ...]}
          ->  {"scores": [float, ...], "tokens": [int, ...], "model": str}
+GET /health  ->  {"status": "ok", "model": str, "scored": conversations so far, "batches": in how many batches}
 
 Requests of different clients that come within `batch_wait_s` of each other share forward passes. What a client did
 wrong is a 4xx that names the message (400: a conversation that is none; 413: one too long, or too many); what takes
@@ -72,12 +73,15 @@ class ScoreService:
         self.place = Place(0, 1, device(limits.gpus))
         self.tokenizer, self.template = load_tokenizer(folder), find(limits.template)
         self.module = load_scalar(folder, limits.dtype).to(self.place.device).eval()
+        holds = self.module.classifier.config.get_text_config().max_position_embeddings
+        self.context_tokens = min(limits.context_tokens, holds)
+        self.scored = self.batches = 0
         self.batched.set_max_batch_size(limits.max_batch)  # type: ignore[attr-defined]
         self.batched.set_batch_wait_timeout_s(limits.batch_wait_s)  # type: ignore[attr-defined]
 
     @api.get("/health")
-    def health(self) -> dict[str, str]:
-        return {"status": "ok", "model": self.name}
+    def health(self) -> dict[str, Any]:
+        return {"status": "ok", "model": self.name, "scored": self.scored, "batches": self.batches}
 
     @api.post("/score")
     async def score(self, request: Request) -> dict[str, Any]:
@@ -88,28 +92,31 @@ class ScoreService:
         if not conversations or len(conversations) > limits.max_conversations:
             told = f"{len(conversations)} conversations; give 1 to {limits.max_conversations}"
             raise HTTPException(413 if conversations else 400, told)
-        rows = [self._row(index, messages) for index, messages in enumerate(conversations)]
+        rows = [
+            self._row("messages" if request.conversations is None else f"conversations[{index}]", messages)
+            for index, messages in enumerate(conversations)
+        ]
         try:
             scores = await asyncio.wait_for(asyncio.gather(*(self.batched(row) for row in rows)), limits.deadline_s)
         except TimeoutError:
             raise HTTPException(504, f"not scored within {limits.deadline_s:g} s: the server is busy") from None
         return {"scores": list(scores), "tokens": [len(row) for row in rows], "model": self.name}
 
-    def _row(self, index: int, messages: list[Message]) -> list[int]:
-        where = f"conversations[{index}]"
+    def _row(self, where: str, messages: list[Message]) -> list[int]:
         try:
             turns = [Turn(message.role, message.content) for message in messages]  # type: ignore[arg-type]
             check_turns(turns, last="assistant", field=where)
             ids = encode(self.template, turns, self.tokenizer).ids
         except (RowError, ValueError) as error:
             raise HTTPException(400, str(error)) from None
-        if len(ids) > self.limits.context_tokens:
-            raise HTTPException(413, f"{where} has {len(ids)} tokens, more than {self.limits.context_tokens}")
+        if len(ids) > self.context_tokens:
+            raise HTTPException(413, f"{where} has {len(ids)} tokens, more than {self.context_tokens}")
         return ids
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.005)
     async def batched(self, rows: list[list[int]]) -> list[float]:
         """Scores of rows that came about together, off the event loop."""
+        self.scored, self.batches = self.scored + len(rows), self.batches + 1
         return await asyncio.to_thread(self._scores, Ragged.of(rows))
 
     @torch.no_grad()
