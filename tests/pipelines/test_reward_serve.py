@@ -25,7 +25,7 @@ from data.templates import encode, find
 from pipelines import reward_serve
 
 ROOT = Path(__file__).parents[2]
-CONTEXT, MOST, OFFSET = 120, 40, 0.25
+CONTEXT, MOST, OFFSET = 400, 40, 0.25
 
 
 @pytest.fixture(scope="module")
