@@ -5,11 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 
+@cache
 def shared_memory_op() -> None:
-    """Compile (the first time) and load DeepSpeed's collectives over shared memory, which its CPU backend asks for.
+    """Compile (the first time) and load, once a process, DeepSpeed's collectives over shared memory, for its CPU backend.
 
     PyTorch guards the folder with a plain file. A process killed in that moment leaves the file, and all that come
     after wait for it without end. A lock of the operating system goes with its holder, so who holds ours knows that
