@@ -11,7 +11,7 @@ from pathlib import Path
 
 @cache
 def shared_memory_op() -> None:
-    """Compile (the first time) and load, once a process, DeepSpeed's collectives over shared memory, for its CPU backend.
+    """Compile (the first time) and load DeepSpeed's collectives over shared memory for the CPU, once a process.
 
     PyTorch guards the folder with a plain file. A process killed in that moment leaves the file, and all that come
     after wait for it without end. A lock of the operating system goes with its holder, so who holds ours knows that
