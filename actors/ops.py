@@ -17,8 +17,8 @@ def shared_memory_op() -> None:
     after wait for it without end. A lock of the operating system goes with its holder, so who holds ours knows that
     PyTorch's is a leftover. The folder is our own unless TORCH_EXTENSIONS_DIR names one: nobody else compiles there.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(cache / "rayward" / "torch_extensions")))
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = Path(os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(caches / "rayward" / "torch_extensions")))
     os.environ["DS_ACCELERATOR"] = "cpu"
     # The ninja that it is compiled with is that of this environment, which may not be activated.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
