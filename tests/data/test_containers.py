@@ -1,0 +1,192 @@
+"""Files, folders and damaged ones: the same rows from every container, and what a bad row or a cut file costs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+
+import pytest
+
+from data import containers
+from data.formats import detect
+from tests.data.examples import RECORDS, ROWS, run, write_array, write_lines
+
+
+def many_rows(count: int) -> list[dict]:
+    rng = random.Random(count)
+    words = ["é", "日本語", "😀", "a", "\\", '"', "]", "}", ",", "[{", "\u2028", "\\u0041", "\n", "\t"]
+    text = lambda: "x" + "".join(rng.choice(words) for _ in range(rng.randrange(40)))  # noqa: E731
+    return [{"instruction": text(), "input": text(), "output": text(), "id": i} for i in range(count)]
+
+
+def test_same_records_from_every_container(tmp_path, monkeypatch):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = many_rows(60)
+    expected, _ = run(write_lines(tmp_path / "a.jsonl", rows))
+    assert len(expected) == 60
+    paths = [
+        write_lines(tmp_path / "b.jsonl.gz", rows, gzip.open),
+        write_lines(tmp_path / "c.jsonl", rows, newline="\r\n"),
+        write_lines(tmp_path / "d.txt", rows, newline="\n\n \n"),
+        write_array(tmp_path / "e.json", rows),
+        write_array(tmp_path / "f.json.gz", rows, gzip.open, indent=1),
+        write_lines(tmp_path / "g.json", rows),
+    ]
+    for path in (paths[1], paths[3]):
+        marked = path.with_name("bom_" + path.name)
+        marked.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+        paths.append(marked)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "h.parquet", row_group_size=7)
+    for path in (*paths, tmp_path / "h.parquet"):
+        records, report = run(path)
+        assert records == expected and not report.rejected, path
+    for block_bytes in (3, 7, 100, 1000):  # borders within characters, escapes, numbers, items
+        monkeypatch.setattr(containers, "BLOCK_BYTES", block_bytes)
+        for path in paths:
+            assert run(path)[0] == expected, (path, block_bytes)
+
+
+def test_folder_reads_its_data_files_by_name(tmp_path):
+    write_lines(tmp_path / "b.jsonl", [ROWS["alpaca"]])
+    write_array(tmp_path / "a.json", [ROWS["openai"]])
+    write_lines(tmp_path / "c.jsonl", [])
+    (tmp_path / "README.md").write_text("not data")
+    (tmp_path / "sub").mkdir()
+    records, report = run(tmp_path)
+    assert records == [RECORDS["openai"], RECORDS["alpaca"]] and report.read == 2
+    assert detect(tmp_path) == "openai"
+
+
+GOOD = json.dumps(ROWS["alpaca"]).encode()
+BAD_ITEMS = {
+    b'{"instruction": NaN, "output": "x"}': "number not finite",
+    b'{"instruction": "x", "output": "x", "extra": -Infinity}': "number not finite",
+    b'{"instruction": "x", "output": "x", "extra": ' + b"9" * 5000 + b"}": "number not finite",
+    b'{"instruction": "\xff\xfe", "output": "x"}': "not UTF-8",
+    b'{"instruction": "\xed\xa0\x80", "output": "x"}': "not UTF-8",
+    b'{"instruction": "\\ud800", "output": "x"}': "invalid Unicode",
+    b"17": "wrong type",
+    b"null": "wrong type",
+    b'"text"': "wrong type",
+    b"[[1], 2]": "wrong type",
+    b'{"instruction": ["x"], "output": "x"}': "wrong type",
+    b'{"instruction": "x", "output": {"y": 1}}': "wrong type",
+    b'{"instruction": "x", "output": null}': "missing text",
+    b'{"instruction": "x"}': "missing text",
+    b'{"instruction": "x", "output": " \\n"}': "empty text",
+    b'{"instruction": "x", "output": "x", "input": 4}': "wrong type",
+    b'{"instruction": "x", "output": "x", "id": 1.5}': "wrong type",
+}
+
+
+@pytest.mark.parametrize("bad, reason", BAD_ITEMS.items(), ids=lambda value: str(value)[:40])
+def test_a_bad_row_costs_itself_and_nothing_else(bad, reason, tmp_path):
+    (tmp_path / "lines.jsonl").write_bytes(b"\n".join((GOOD, bad, GOOD)))
+    (tmp_path / "array.json").write_bytes(b"[" + b" ,\n".join((GOOD, bad, GOOD)) + b"]\n")
+    for name in ("lines.jsonl", "array.json"):
+        records, report = run(tmp_path / name, "alpaca")
+        assert records == [RECORDS["alpaca"]] * 2
+        assert report.rejected == {reason: 1}
+        (rejected,) = report.rejected_rows
+        assert (rejected.file, rejected.line) == (str(tmp_path / name), 2)
+        assert rejected.field and rejected.found and rejected.expected
+        assert run(tmp_path / name)[0] == records  # detection survives it as well
+
+
+@pytest.mark.parametrize("bad, kept", [
+    (b'{"instruction": bad}', 2), (b"{'instruction': 'x'}", 2), (b'{"instruction": "x" "output": "y"}', 2),
+    (b'{"instruction": "\\q [{"}', 2), (b'{"a": ' + b"[" * 9000 + b"]" * 9000 + b"}", 2),
+    (b"[" * 100_000, 1), (b'{"instruction": "x}', 1), (b"bad", 1), (b'"\\q"', 1)])  # fmt: skip
+@pytest.mark.parametrize("times", [1, 3000])
+def test_broken_syntax_costs_a_row_or_where_no_end_shows_the_rest_of_an_array(bad, kept, times, tmp_path):
+    (tmp_path / "lines.jsonl").write_bytes(b"\n".join((*[GOOD] * times, bad, *[GOOD] * times)))
+    (tmp_path / "array.json").write_bytes(b"[" + b",".join((*[GOOD] * times, bad, *[GOOD] * times)) + b"]")
+    for name, parts in (("lines.jsonl", 2), ("array.json", kept)):
+        records, report = run(tmp_path / name, "alpaca")
+        assert len(records) == parts * times and report.rejected.total() == 1
+        assert report.rejected_rows[0].line == times + 1
+        assert report.rejected_rows[0].reason in ("broken JSON", "truncated file")
+
+
+def test_an_object_over_several_lines_is_no_file_of_rows(tmp_path):
+    (tmp_path / "one.json").write_text('{\n  "instruction": "x"\n}\n')
+    report = run(tmp_path / "one.json", "alpaca")[1]
+    assert report.rejected == {"not a file of rows": 1}
+
+
+def test_files_that_our_commands_write_beside_data_are_no_data(tmp_path):
+    for name in ("a.jsonl", "a.jsonl.rejected.jsonl", "a.jsonl.provenance.jsonl"):
+        (tmp_path / name).write_bytes(GOOD)
+    assert len(run(tmp_path, "alpaca")[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "text, kept, reason",
+    [
+        (b"[%s, %s", 2, "truncated file"),
+        (b"[%s, %s,", 2, "truncated file"),
+        (b'[%s, %s, {"in', 2, "truncated file"),
+        (b"[%s %s]", 1, "broken JSON"),
+        (b"[%s, %s] x", 2, "broken JSON"),
+        (b"[%s, %s]]", 2, "broken JSON"),
+    ],
+)
+def test_ends_of_arrays(text, kept, reason, tmp_path):  # fmt: skip
+    (tmp_path / "a.json").write_bytes(text % (GOOD, GOOD))
+    records, report = run(tmp_path / "a.json")
+    assert len(records) == kept and report.rejected == {reason: 1}
+
+
+def test_numbers_in_an_array_are_not_cut_at_a_block(tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "BLOCK_BYTES", 4)
+    (tmp_path / "a.json").write_text("[12345678, -1.25e-3, true, 7]")
+    assert list(containers.rows(tmp_path / "a.json")) == [(1, 12345678), (2, -1.25e-3), (3, True), (4, 7)]
+
+
+@pytest.mark.parametrize("shape", ["lines", "array"])
+def test_gzip_cut_anywhere_keeps_what_came_before(shape, tmp_path, monkeypatch):
+    monkeypatch.setattr(containers, "BLOCK_BYTES", 500)
+    rows = many_rows(40)
+    whole = (write_lines if shape == "lines" else write_array)(tmp_path / "whole.gz", rows, gzip.open)
+    expected, content = run(whole)[0], whole.read_bytes()
+    counts = []
+    for cut in [*range(2, len(content), 97), len(content) - 8, len(content) - 1]:
+        (tmp_path / "cut.gz").write_bytes(content[:cut])
+        records, report = run(tmp_path / "cut.gz", "alpaca")
+        assert records == expected[: len(records)]
+        assert report.rejected == {"truncated file": 1}
+        counts.append(len(records))
+    assert counts == sorted(counts) and counts[0] == 0
+    assert counts[-1] >= 39  # only the checksum is missing; a last line without line end counts as cut off
+
+
+def test_damaged_files_never_raise(tmp_path):
+    rng = random.Random(0)
+    lines = write_lines(tmp_path / "a.jsonl", many_rows(20)).read_bytes()
+    for content in (lines, b"[" + lines.replace(b"\n", b",") + b"]", gzip.compress(lines)):
+        for _ in range(60):
+            damaged = bytearray(content)
+            for _ in range(rng.randrange(1, 6)):
+                damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+            (tmp_path / "damaged").write_bytes(damaged)
+            run(tmp_path / "damaged", "alpaca")
+
+
+def test_damaged_parquet(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    path = tmp_path / "a.parquet"
+    table = pyarrow.table({"instruction": ["a", "b", "c"], "output": ["x", None, "z"]})
+    pyarrow.parquet.write_table(table, path)
+    content = path.read_bytes()
+    assert run(path)[1].rejected == {"missing text": 1}
+    path.write_bytes(content[:-20])
+    assert run(path, "alpaca")[1].rejected == {"damaged file": 1}
+    bytes_column = pyarrow.array([b"ok", b"\xff", b"ok"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"instruction": bytes_column, "output": ["x", "y", "z"]}), path)
+    records, report = run(path)
+    assert len(records) == 2 and report.rejected == {"not UTF-8": 1} and report.rejected_rows[0].line == 2
