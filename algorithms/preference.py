@@ -1,4 +1,4 @@
-"""Losses and measures that learn from preferences: rankings of K answers, pairs of answers, and DPO.
+"""Losses and measures that learn from preferences: rankings of K answers, pairs of answers, and DPO's implicit rewards.
 
 Plackett-Luce, the likelihood of a whole ranking, trains the Starling reward model: Zhu, Jiao and Jordan,
 arXiv:2301.11270 (MLE_K there; `pair_split` is their MLE_2, and with the mean over pairs it is the loss of
@@ -146,26 +146,15 @@ def zero_sum_penalty(scores_N: Tensor, sizes: Sequence[int]) -> Tensor:
     return scores_BK.sum(1).square().sum()
 
 
-def dpo(
-    chosen_logprobs_B: Tensor,
-    rejected_logprobs_B: Tensor,
-    ref_chosen_logprobs_B: Tensor,
-    ref_rejected_logprobs_B: Tensor,
-    beta: float,
-) -> Tensor:
-    """Sum over pairs of -log sigmoid(beta * (log-ratio of chosen - log-ratio of rejected)), arXiv:2305.18290.
+def implicit_rewards(logprobs_N: Tensor, reference_logprobs_N: Tensor, beta: float) -> Tensor:
+    """beta * (log pi - log pi_ref) of each answer: the reward that DPO (arXiv:2305.18290) says the policy has learnt.
 
-    Log-probs are sums over the response tokens (`sequence.segment_sum`); log-ratio = policy - reference.
+    Log-probs are sums over the tokens of an answer (`sequence.segment_sum`). DPO is `bradley_terry` of them, or
+    `pair_split` where there are more than two answers; under `plackett_luce` it is the K-wise form of the paper's
+    appendix. ValueError if the lengths differ.
     """
-    check_same_length(
-        chosen_logprobs_B=chosen_logprobs_B,
-        rejected_logprobs_B=rejected_logprobs_B,
-        ref_chosen_logprobs_B=ref_chosen_logprobs_B,
-        ref_rejected_logprobs_B=ref_rejected_logprobs_B,
-    )
-    chosen_B = at_least_fp32(chosen_logprobs_B) - at_least_fp32(ref_chosen_logprobs_B)
-    rejected_B = at_least_fp32(rejected_logprobs_B) - at_least_fp32(ref_rejected_logprobs_B)
-    return bradley_terry(beta * chosen_B, beta * rejected_B)
+    check_same_length(logprobs_N=logprobs_N, reference_logprobs_N=reference_logprobs_N)
+    return beta * (at_least_fp32(logprobs_N) - at_least_fp32(reference_logprobs_N))
 
 
 def break_ties(ranks_K: Sequence[float], generator: torch.Generator) -> list[int]:

@@ -10,7 +10,10 @@ from pydantic import BaseModel
 
 from configs.schema import Config, Role
 
-STAGES = ("prepare", "sft", "reward", "sample", "rl", "evaluate", "publish")
+STAGES = ("prepare", "sft", "reward", "sample", "dpo", "rl", "evaluate", "publish")
+
+MODELS = {"sft": "sft", "rejection": "sample", "dpo": "dpo", "ppo": "rl/ppo", "apa": "rl/apa"}
+"""Where each model that can be evaluated and published is made."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
         "sft": {"train": resources.train},
         "reward": {"train": resources.train},
         "sample": {"rollout": resources.rollout, "reward": resources.reward, "train": resources.train},
+        "dpo": {"train": resources.train},
         "rl": {
             "policy": resources.policy,
             "critic": resources.critic,
@@ -96,10 +100,11 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "sft": ("prepare",),
     "reward": ("prepare", "sft"),
     "sample": ("prepare", "sft", "reward"),
+    "dpo": ("prepare", "sft", "sample"),
     "rl/ppo": ("prepare", "sft", "reward"),
     "rl/apa": ("prepare", "sft", "reward"),
-    "evaluate": ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa"),
-    "publish": ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa", "evaluate"),
+    "evaluate": ("prepare", "sft", "reward", "sample", "dpo", "rl/ppo", "rl/apa"),
+    "publish": ("prepare", "sft", "reward", "sample", "dpo", "rl/ppo", "rl/apa", "evaluate"),
 }
 """What each part of the road may read of the others. Evaluate and publish take the models that are there."""
 
@@ -130,6 +135,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
         "sft": {"model": config.model, "sft": config.sft} | training,
         "reward": {"model": model, "reward": config.reward} | training,
         "sample": {"model": model, "sample": config.sample, "max_new_tokens": rollout.max_new_tokens} | training,
+        "dpo": {"model": model, "dpo": config.dpo} | training,
         f"rl/{algorithm}": {
             "model": model,
             "rl": rl,
@@ -157,8 +163,16 @@ def followers(part: str) -> tuple[str, ...]:
 
 
 def parts(config: Config, stage: str) -> tuple[str, ...]:
-    """What a stage is finished in: itself, or one part an algorithm."""
-    return tuple(f"rl/{name}" for name in config.rl.algorithms) if stage == "rl" else (stage,)
+    """What a stage is finished in: itself, one part an algorithm, or nothing where it is left out."""
+    if stage == "rl":
+        return tuple(f"rl/{name}" for name in config.rl.algorithms)
+    return () if stage == "dpo" and config.dpo is None else (stage,)
+
+
+def models(config: Config) -> dict[str, str]:
+    """The models of a config and the parts that make them."""
+    made = {part for stage in STAGES for part in parts(config, stage)}
+    return {name: part for name, part in MODELS.items() if part in made}
 
 
 def stage_summary(config: Config, stage: str) -> str:
@@ -175,6 +189,9 @@ def stage_summary(config: Config, stage: str) -> str:
         f"rankings a step: {config.reward.rankings_per_step}",
         "sample": f"{config.sample.prompts} prompts x {config.sample.samples_per_prompt} answers, best kept, "
         f"then {config.sample.training.epochs} epochs of SFT",
+        "dpo": f"{config.dpo.loss}, beta {config.dpo.beta:g}, on the {config.dpo.data}, from {config.dpo.start}"
+        if config.dpo
+        else "left out: the config has no dpo section",
         "rl": f"{', '.join(config.rl.algorithms)}: {config.rl.iterations} iterations",
         "evaluate": f"{config.evaluate.prompts} held-out prompts, judge: {config.evaluate.judge}",
         "publish": f"Ray Serve, model: {config.publish.model}, port {config.publish.port}",

@@ -283,8 +283,8 @@ class Sft(Supervised):
     """Answers of unequal quality."""
 
 
-class Reward(Section):
-    """Reward-model training."""
+class Preferences(Section):
+    """Learning from rankings: what the reward model and DPO share."""
 
     epochs: Count = 1
     """Passes over the rankings; more than one overfits on most data."""
@@ -295,8 +295,21 @@ class Reward(Section):
     ties: Literal["seed", "average"] = "seed"
     """Tied answers: in an order drawn by the seed, or the mean likelihood of all orders."""
     margin: Annotated[float, Field(ge=0)] = 0.0
-    """With pairs: by how much a better answer should lead, for each unit of the margin of a pair, or of the
-    difference in rank."""
+    """With pairs: lead that a better answer should have, for each unit of a pair's margin or of a rank."""
+    optimizer: Optimizer = Optimizer()
+    """How the weights are updated."""
+
+    @model_validator(mode="after")
+    def _margin_is_of_pairs(self) -> Preferences:
+        if self.margin and self.loss != "pairs":
+            name = type(self).__name__.lower()
+            raise ValueError(f"{name}.margin {self.margin:g} has no effect on {name}.loss {self.loss}; use loss pairs")
+        return self
+
+
+class Reward(Preferences):
+    """Reward-model training."""
+
     zero_sum: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the squared sum of a ranking's scores, which fixes the constant that rankings leave open."""
     path: str | None = None
@@ -306,11 +319,22 @@ class Reward(Section):
     optimizer: Optimizer = Optimizer(learning_rate=1e-5, warmup_fraction=0.05)
     """How the weights are updated."""
 
-    @model_validator(mode="after")
-    def _margin_is_of_pairs(self) -> Reward:
-        if self.margin and self.loss != "pairs":
-            raise ValueError(f"reward.margin {self.margin:g} has no effect on reward.loss {self.loss}; use loss pairs")
-        return self
+
+class Dpo(Preferences):
+    """Direct preference optimization: a policy straight from rankings, without a reward model in between."""
+
+    data: Literal["preferences", "samples"] = "preferences"
+    """Rankings of data.preferences, or those that the reward model gave the answers of rejection sampling."""
+    answers_per_prompt: Annotated[int, Field(ge=2)] = 2
+    """Answers of a prompt with data samples, evenly from the best to the worst."""
+    start: Literal["sft", "sample"] = "sft"
+    """Model to start from, which is the reference too: SFT's, or that of rejection sampling."""
+    beta: Positive = 0.1
+    """Implicit reward of a nat that the policy prefers an answer more than the reference does; larger stays closer."""
+    loss: Literal["plackett_luce", "pairs"] = "pairs"
+    """Likelihood of the whole ranking, or the mean Bradley-Terry loss of its pairs; equal for two answers."""
+    optimizer: Optimizer = Optimizer(learning_rate=5e-7, warmup_fraction=0.1)
+    """How the weights are updated."""
 
 
 class Rollout(Section):
@@ -465,7 +489,7 @@ class Evaluate(Section):
 class Publish(Section):
     """The chat endpoint on Ray Serve."""
 
-    model: Literal["best", "sft", "rejection", "ppo", "apa"] = "best"
+    model: Literal["best", "sft", "rejection", "dpo", "ppo", "apa"] = "best"
     """Model to serve; best is the one with the highest win rate in evaluate."""
     model_id: str = "rayward"
     """Name of the model in the API."""
@@ -502,6 +526,8 @@ class Config(Section):
     """Generation with vLLM."""
     sample: Sample = Sample()
     """Rejection sampling."""
+    dpo: Dpo | None = None
+    """DPO; null leaves it out, {} takes its defaults."""
     rl: Rl = Rl()
     """PPO and APA."""
     evaluate: Evaluate = Evaluate()
@@ -540,6 +566,7 @@ class Config(Section):
         optimizers: list[tuple[str, Updates, str, Role]] = [
             ("sft", self.sft.optimizer, "train", resources.train),
             ("reward", self.reward.optimizer, "train", resources.train),
+            *([("dpo", self.dpo.optimizer, "train", resources.train)] if self.dpo else []),
             ("sample.training", self.sample.training.optimizer, "train", resources.train),
             ("rl", self.rl.optimizer, "policy", resources.policy),
             ("rl", self.rl.optimizer, "critic", resources.critic),
@@ -571,6 +598,8 @@ class Config(Section):
                 f"publish.model is {self.publish.model}, which rl.algorithms ({', '.join(self.rl.algorithms)}) does "
                 "not train"
             )
+        if self.publish.model == "dpo" and self.dpo is None:
+            raise ValueError("publish.model is dpo, which this config does not train; give a dpo section, at least {}")
         scratch = self.model.scratch
         if scratch and not resources.rollout.gpus and scratch.hidden_size // scratch.heads not in CPU_HEAD_SIZES:
             raise ValueError(

@@ -35,6 +35,8 @@ def align(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[st
     made: dict[str, Any] | None = None
     with PeakMemory() as memory:
         for stage in stages:
+            if not parts(config, stage) and len(stages) > 1:
+                continue
             begun = time.perf_counter()
             module = importlib.import_module(f"pipelines.{stage}")
             print(f"== {stage}: {stage_summary(config, stage)}", flush=True)
@@ -111,7 +113,7 @@ def plan_text(config: Config, folder: Path, stages: Sequence[str]) -> str:
         "stages",
     ]
     for stage in stages:
-        states = dict.fromkeys(Run(folder, config).state(part) for part in parts(config, stage))
+        states = dict.fromkeys(Run(folder, config).state(part) for part in parts(config, stage)) or {"-": None}
         lines.append(f"  {stage:<9} {', '.join(states):<6} {stage_summary(config, stage)}")
     lines += ["", "actors (of a stage, all at once)"]
     for stage in stages:

@@ -16,6 +16,7 @@ COMMANDS = {
     "sft": "supervised fine-tuning of the base model",
     "reward": "train and measure the reward model",
     "sample": "rejection sampling: draw answers, keep the best, fine-tune on them",
+    "dpo": "direct preference optimization, from rankings to a policy (only where the config has a dpo section)",
     "rl": "PPO and APA",
     "evaluate": "win rates against SFT on held-out prompts",
     "publish": "serve the chosen model on an OpenAI-compatible endpoint",

@@ -19,6 +19,7 @@ from actors.forward import merge
 from actors.group import Group, RolloutGroup, frozen_group, reward_group
 from algorithms.winrate import bootstrap_interval, outcomes
 from cluster.connect import check_fits, connect
+from configs.plan import models as configured
 from configs.plan import roles
 from data import toyworld
 from data.ragged import Ragged
@@ -27,7 +28,6 @@ from data.rollouts import Rollouts
 from pipelines.rows import Renderer, answered, fit_prompts, load_records, some
 from pipelines.stage import Metrics, Run, StageError, begin, read_jsonl, table, write_json, write_jsonl
 
-MODELS = {"sft": "sft", "rejection": "sample", "ppo": "rl/ppo", "apa": "rl/apa"}
 TRANSCRIPTS_PER_ITERATION = 256
 
 Judge = Callable[[Sequence[Prompt], Sequence[dict[str, Any]]], np.ndarray]
@@ -36,12 +36,11 @@ Judge = Callable[[Sequence[Prompt], Sequence[dict[str, Any]]], np.ndarray]
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    configured = ("sft", "rejection", *config.rl.algorithms)
-    models = {name: stage for name, stage in MODELS.items() if name in configured and run.done(stage)}
+    models = {name: stage for name, stage in configured(config).items() if run.done(stage)}
     if "sft" not in models or len(models) < 2:
         raise StageError(
             f"{run.folder} holds {', '.join(models) or 'no model'}; evaluate compares others with sft: "
-            "run sft and at least one of sample and rl first"
+            "run sft and at least one of sample, dpo and rl first"
         )
     stage = begin(run, "evaluate", ("prepare", "reward", *models.values()), follows_inputs=True)
     if stage is None:

@@ -6,11 +6,9 @@ import time
 from typing import Any
 
 from cluster.connect import check_fits, connect
-from configs.plan import roles
+from configs.plan import MODELS, roles
 from pipelines.rows import load_records
 from pipelines.stage import Metrics, Run, StageError, begin, table
-
-FOLDERS = {"sft": "sft", "rejection": "sample", "ppo": "rl/ppo", "apa": "rl/apa"}
 
 
 def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
@@ -20,7 +18,7 @@ def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
     """
     config = run.config
     name = choose(run)
-    inputs = ("prepare", "evaluate", FOLDERS[name]) if config.publish.model == "best" else ("prepare", FOLDERS[name])
+    inputs = ("prepare", "evaluate", MODELS[name]) if config.publish.model == "best" else ("prepare", MODELS[name])
     stage = begin(run, "publish", inputs, {"chosen": name}, follows_inputs=True)
     if stage is None and not keep:
         return None
@@ -32,7 +30,7 @@ def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
     folder = stage.folder if stage else run.folder / "publish" / "again"
     try:
         with Metrics(folder, "publish", 2, "step") as progress:
-            url = serve.start(run.model(FOLDERS[name]), config)
+            url = serve.start(run.model(MODELS[name]), config)
             metrics: dict[str, Any] = {"model": name, "url": url}
             metrics["start_seconds"] = round(time.perf_counter() - begun, 1)
             progress.log(0, {"up": 1, "time": {"start_s": metrics["start_seconds"]}}, ("up",))

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from actors.forward import merge
-from actors.supervised import Job, RankedRows, reward_loop
+from actors.ranked import RankedRows, reward_loop
+from actors.supervised import Job
 from algorithms.preference import break_ties
 from cluster.connect import connect
 from configs.plan import INPUTS, optimizer_steps
@@ -98,7 +99,7 @@ def fit(stage: Stage, rankings: list[Ranking], heldout: list[Ranking], folder: s
         seed=seed,
         role=config.resources.train,
         queue=None,
-        reward=config.reward,
+        preferences=config.reward,
         centre=put(answers) if len(answers) else None,
     )
     name = "reward" if folder == "model" else folder
@@ -121,10 +122,11 @@ def ranked_rows(
     generator = torch.Generator().manual_seed(seed)
     ordered = [_without_ties(ranking, generator) for ranking in rankings]
     kept, encoded = fit_rankings(ordered, renderer, Counter() if dropped is None else dropped)
-    ids = Ragged.of([answer for ranking in encoded for answer in ranking])
+    ids = Ragged.of([row.ids for ranking in encoded for row in ranking])
+    answers = Ragged.of([row.weights for ranking in encoded for row in ranking], np.uint8)
     ranks = [rank for ranking in kept for rank in (ranking.ranks or range(len(ranking.answers)))]
     sizes = np.array([len(ranking) for ranking in encoded], dtype=np.int64)
-    return kept, RankedRows(ids, sizes, np.array(ranks, dtype=np.float32))
+    return kept, RankedRows(ids, sizes, np.array(ranks, dtype=np.float32), answers)
 
 
 def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:

@@ -141,18 +141,19 @@ def _segments(record: Conversation, renderer: Renderer) -> Iterable[Conversation
 
 def fit_rankings(
     records: Iterable[Ranking], renderer: Renderer, dropped: Counter[str]
-) -> tuple[list[Ranking], list[list[list[int]]]]:
-    """Rankings with the rows of their answers. Answers that do not fit whole are left out; two must remain."""
+) -> tuple[list[Ranking], list[list[Encoded]]]:
+    """Rankings and the rows of their answers, weight 1 at the answer. What does not fit is left out; two must stay."""
     kept: list[Ranking] = []
-    rows: list[list[list[int]]] = []
+    rows: list[list[Encoded]] = []
     limit = renderer.context_tokens
     for record in records:
-        encoded = [renderer.conversation((*record.turns, Turn("assistant", answer))).ids for answer in record.answers]
-        pick = [index for index, ids in enumerate(encoded) if len(ids) <= limit]
+        turns = [replace(turn, weight=0.0) for turn in record.turns]
+        encoded = [renderer.conversation((*turns, Turn("assistant", answer))) for answer in record.answers]
+        pick = [index for index, row in enumerate(encoded) if len(row.ids) <= limit]
         ranks = None if record.ranks is None else tuple(record.ranks[index] for index in pick)
         fault = ("", "")
         if len(pick) < 2:
-            lengths = ", ".join(str(len(ids)) for ids in encoded)
+            lengths = ", ".join(str(len(row.ids)) for row in encoded)
             fault = ("fewer than two answers fit the context", f"conversations of {lengths} tokens")
         elif ranks is not None and len(set(ranks)) == 1:
             fault = ("all answers that fit are tied", f"{len(pick)} answers of rank {ranks[0]:g}")

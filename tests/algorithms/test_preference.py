@@ -17,7 +17,7 @@ from algorithms.preference import (
     bradley_terry,
     break_ties,
     centering_penalty,
-    dpo,
+    implicit_rewards,
     kendall_tau,
     pair_accuracy,
     pair_split,
@@ -147,6 +147,10 @@ def test_ranking_loss_orders_the_answers() -> None:
         (grad,) = torch.autograd.grad(plackett_luce(scores, [4]), scores)
         scores = (scores - 0.5 * grad).detach().requires_grad_()
     assert pair_accuracy(scores, [4]) == (6.0, 6)
+
+
+def dpo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float) -> Tensor:
+    return bradley_terry(implicit_rewards(chosen, ref_chosen, beta), implicit_rewards(rejected, ref_rejected, beta))
 
 
 def test_dpo() -> None:

@@ -48,7 +48,7 @@ def test_the_default_shown_is_the_one_that_holds() -> None:
     """`rayward settings` must tell what a config without the setting gets."""
     sources = ("data.conversations.", "data.preferences.", "data.prompts.", "data.evaluation_prompts.")
     given = {name for name, *_ in LEAVES if name.startswith(sources)}
-    bare = Config.model_validate({"model": {"scratch": {}}, "data": {"toyworld": {}}})
+    bare = Config.model_validate({"model": {"scratch": {}}, "data": {"toyworld": {}}, "dpo": {}})
     wrong = {}
     for name, _, default in LEAVES:
         if name not in given:

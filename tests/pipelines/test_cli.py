@@ -119,7 +119,7 @@ def test_a_report_of_what_never_ran_is_an_error_in_one_line(tmp_path: Path) -> N
 @pytest.mark.parametrize("stage, told", [
     ("sft", "prepare has not run yet .*: rayward prepare"), ("reward", "prepare has not run yet .*: rayward prepare"),
     ("sample", "prepare has not run yet .*: rayward prepare"), ("rl", "prepare has not run yet .*: rayward prepare"),
-    ("evaluate", "run sft and at least one of sample and rl first"),
+    ("evaluate", "run sft and at least one of sample, dpo and rl first"),
     ("publish", "evaluate has not run yet .*: rayward evaluate"),
 ])  # fmt: skip
 def test_a_stage_before_its_time_says_what_to_run_first(

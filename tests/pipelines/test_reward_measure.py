@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from actors.supervised import RankedRows
+from actors.ranked import RankedRows
 from data import toyworld
 from data.ragged import Ragged
 from data.records import Ranking, Turn
@@ -41,7 +41,8 @@ def ranking(*answers: str, source: str = "", ranks: tuple[float, ...] | None = N
 def rows_of(rankings: list[Ranking]) -> RankedRows:
     sizes = np.array([len(ranking.answers) for ranking in rankings], dtype=np.int64)
     ranks = [rank for ranking in rankings for rank in (ranking.ranks or range(len(ranking.answers)))]
-    return RankedRows(Ragged.of([[1]] * int(sizes.sum())), sizes, np.array(ranks, dtype=np.float32))
+    ids = Ragged.of([[1]] * int(sizes.sum()))
+    return RankedRows(ids, sizes, np.array(ranks, dtype=np.float32), ids)
 
 
 def measured(rankings: list[Ranking], scores: list[float]) -> dict:

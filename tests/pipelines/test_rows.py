@@ -112,8 +112,11 @@ def test_rankings_keep_the_answers_that_fit_whole_in_their_order(renderer: Rende
         if before.ranks is not None:
             assert ranking.ranks == tuple(r for r, fit in zip(before.ranks, fits, strict=True) if fit)
             assert len(set(ranking.ranks)) > 1, "all tied teaches nothing"
-        assert encoded == [renderer.conversation((*ranking.turns, Turn("assistant", a))).ids for a in ranking.answers]
-        assert len(encoded) >= 2 and max(map(len, encoded)) <= context
+        whole = [renderer.conversation((*ranking.turns, Turn("assistant", a))) for a in ranking.answers]
+        assert [row.ids for row in encoded] == [row.ids for row in whole]
+        first = len(renderer.prompt(ranking.turns))
+        assert all(not any(row.weights[:first]) and row.weights[first] == 1 for row in encoded)
+        assert len(encoded) >= 2 and max(len(row.ids) for row in encoded) <= context
         shortened += not all(fits)
     assert dropped["kept, without answers longer than the context"] >= shortened
 

@@ -1,0 +1,202 @@
+"""The training loops that learn from rankings: the reward model, and DPO, whose policy is a reward model of its own.
+
+Both give every answer of a ranking a score and take the same losses of it. DPO's score is implicit: by how much the
+policy prefers the answer more than the reference, the model it starts from, does (arXiv:2305.18290).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from torch import Tensor
+
+from actors.engine import Sums, TrainEngine
+from actors.forward import Part, Place, sequence_inputs, weighted_inputs
+from actors.models import load_policy, load_scalar
+from actors.prefix import pays, shared_inputs, shared_lengths
+from actors.supervised import Job, Reporter, add_over_ranks, start, sum_over_ranks, tokenizer_of
+from algorithms.preference import implicit_rewards, pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
+from algorithms.sequence import segment_sum
+from configs.plan import optimizer_steps
+from configs.schema import Dpo, Preferences, Reward
+from data.packing import epoch_order, step_batches
+from data.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class RankedRows:
+    """Token rows of every answer's conversation, a ranking's answers side by side, best first.
+
+    `ranks`: of every answer, rising in a ranking; equal ones are ties. `answers`: 1 at the tokens of the answer itself,
+    0 before. `reference`: log-prob of each answer by the reference model of DPO, in nats.
+    """
+
+    ids: Ragged
+    sizes: np.ndarray
+    ranks: np.ndarray
+    answers: Ragged
+    reference: np.ndarray | None = None
+
+    def take(self, rankings: list[int]) -> RankedRows:
+        """The given rankings with all their answers."""
+        starts = np.concatenate([[0], np.cumsum(self.sizes)])
+        rows = np.array([row for r in rankings for row in range(starts[r], starts[r + 1])], dtype=np.int64)
+        return RankedRows(
+            self.ids.take(rows),
+            self.sizes[np.array(rankings, dtype=np.int64)],
+            self.ranks[rows],
+            self.answers.take(rows),
+            None if self.reference is None else self.reference[rows],
+        )
+
+
+def reward_loop(job: Job) -> None:
+    """Reward-model training, then the scores of the held-out answers."""
+    place = start(job)
+    train, heldout = ray.get(job.train), ray.get(job.heldout)
+    module = load_scalar(job.model, job.dtype, seed=job.seed)
+    engine = _engine(job, module, train, place)
+    settings, device = job.preferences, place.device
+    assert isinstance(settings, Reward)
+    share = settings.shared_prompts
+    if share is None:
+        share = pays(train.ids, train.sizes, module.classifier.config.get_text_config().hidden_size)
+
+    def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
+        ids, sizes = rankings.ids, rankings.sizes.tolist()
+        scores_N = module(*(shared_inputs(ids, sizes, device) if share and sizes else sequence_inputs(ids, device)))
+        value, sums = ranking_loss(settings, scores_N, rankings)
+        return value + settings.zero_sum * zero_sum_penalty(scores_N, sizes), sums
+
+    _learn(job, place, engine, train, loss, shared_lengths(train.ids, train.sizes) if share else None)
+
+    def score(ids: Ragged) -> Part:
+        return _over_rows(job, place, engine, ids, lambda m, rows: m(*sequence_inputs(ids.take(rows), device)))
+
+    if job.centre is not None:
+        found = score(ray.get(job.centre)).values.values
+        sums = sum_over_ranks({"score": float(found.sum()), "count": float(len(found))})
+        module.classifier.config.score_offset = module.offset + sums["score"] / sums["count"]
+    job.queue.put([{"heldout_scores": score(heldout.ids)}])
+    engine.save(job.output, tokenizer_of(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(device))
+
+
+def dpo_loop(job: Job) -> None:
+    """Direct preference optimization, then the implicit rewards of the held-out answers."""
+    place = start(job)
+    train, heldout = ray.get(job.train), ray.get(job.heldout)
+    settings, device = job.preferences, place.device
+    assert isinstance(settings, Dpo)
+    engine = _engine(job, load_policy(job.model, job.dtype), train, place)
+
+    def logprobs(module: Any, ids: Ragged, answers: Ragged) -> Tensor:
+        """[N] log-prob of each answer, the sum over its tokens."""
+        inputs, _ = weighted_inputs(ids, answers, device)
+        return segment_sum(module(*inputs)[0], [int(answers[row].sum()) for row in range(len(ids))])
+
+    def of_all(of: RankedRows) -> Part:
+        def value(module: Any, rows: list[int]) -> Tensor:
+            return logprobs(module, of.ids.take(rows), of.answers.take(rows))
+
+        return _over_rows(job, place, engine, of.ids, value)
+
+    def with_reference(of: RankedRows) -> RankedRows:
+        """The engine still holds the reference: nothing is trained yet."""
+        part, own_N = of_all(of), torch.zeros(len(of.ids), dtype=torch.float64)
+        own_N[part.rows] = torch.from_numpy(part.values.values).double()
+        return replace(of, reference=add_over_ranks(own_N).float().numpy())
+
+    train, heldout = with_reference(train), with_reference(heldout)
+
+    def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
+        own_N = logprobs(module, rankings.ids, rankings.answers)
+        reference_N = torch.from_numpy(rankings.reference).to(device)
+        value, sums = ranking_loss(settings, implicit_rewards(own_N, reference_N, settings.beta), rankings)
+        moved = (own_N.detach() - reference_N).cpu().numpy()
+        last = np.cumsum(rankings.sizes)
+        return value, sums | {
+            "best_moved_sum": float(moved[last - rankings.sizes].sum()),
+            "worst_moved_sum": float(moved[last - 1].sum()),
+        }
+
+    _learn(job, place, engine, train, loss, None)
+    part = of_all(heldout)
+    moved = part.values.values - heldout.reference[part.rows]
+    job.queue.put([{"heldout_scores": Part(part.rows, part.values.like(settings.beta * moved))}])
+    engine.save(job.output, tokenizer_of(job.tokenizer), lambda path: load_policy(path, job.dtype).to(device))
+
+
+def ranking_loss(settings: Preferences, scores_N: Tensor, rankings: RankedRows) -> tuple[Tensor, Sums]:
+    """Sum over rankings of the loss that the settings ask for; and how many pairs there are, and how many are right."""
+    sizes, ranks_N = rankings.sizes.tolist(), torch.from_numpy(rankings.ranks).to(scores_N.device)
+    ties = ranks_N if settings.ties == "average" else None
+    if settings.loss == "plackett_luce":
+        value = plackett_luce(scores_N, sizes, ranks_N=ties)
+    else:
+        value = pair_split(scores_N, sizes, ranks_N=ranks_N if settings.margin else ties, margin=settings.margin)
+    correct, pairs = pair_accuracy(scores_N.detach(), sizes, ranks_N)
+    return value, {"correct_sum": correct, "pairs_sum": float(pairs)}
+
+
+def _engine(job: Job, module: Any, train: RankedRows, place: Place) -> TrainEngine:
+    steps = optimizer_steps(len(train.sizes), job.rows_per_step, job.epochs)
+    return TrainEngine(module, job.optimizer, job.optimizer.learning_rate, steps, job.dtype, place.device)
+
+
+def _learn(
+    job: Job,
+    place: Place,
+    engine: TrainEngine,
+    train: RankedRows,
+    loss: Callable[[Any, RankedRows], tuple[Tensor, Sums]],
+    cost: np.ndarray | None,
+) -> None:
+    """The optimizer steps of all epochs. `cost`: tokens of each ranking as one row, where its answers share one."""
+    reporter, budget = Reporter(job, place), job.optimizer.micro_batch_tokens
+    for epoch in range(job.epochs):
+        for rankings in step_batches(epoch_order(len(train.sizes), job.seed, epoch), job.rows_per_step):
+            begun = time.perf_counter()
+            step = train.take(rankings)
+            if cost is not None:
+                plan = place.micro_batches(cost[rankings], budget)
+            else:
+                plan = _rankings_of(step, place.micro_batches(step.ids.lengths, budget, step.sizes.tolist()))
+            sums = engine.step([step.take(micro) for micro in plan], loss, len(rankings))
+            total = sum_over_ranks({name: value for name, value in sums.items() if name.endswith("_sum")})
+            correct, pairs = total.pop("correct_sum"), total.pop("pairs_sum")
+            reporter.tell(
+                {
+                    "step": engine.steps_done,
+                    "epoch": epoch,
+                    **{name.removesuffix("_sum"): value / len(rankings) for name, value in total.items()},
+                    "pair_accuracy": correct / max(pairs, 1),
+                    "grad_norm": sums["grad_norm"],
+                    "learning_rate": sums["learning_rate"],
+                    "time": {"tokens_per_s": int(step.ids.lengths.sum()) / (time.perf_counter() - begun)},
+                },
+            )
+    reporter.flush()
+
+
+def _rankings_of(step: RankedRows, plan: list[list[int]]) -> list[list[int]]:
+    """For micro-batches of rows, which hold whole rankings in order: the rankings of each."""
+    owner = np.repeat(np.arange(len(step.sizes)), step.sizes)
+    return [list(dict.fromkeys(owner[rows].tolist())) for rows in plan]
+
+
+def _over_rows(
+    job: Job, place: Place, engine: TrainEngine, ids: Ragged, value: Callable[[Any, list[int]], Tensor]
+) -> Part:
+    """One number for each of this rank's rows, without gradients. `value` gives them for a micro-batch."""
+    rows: list[int] = []
+    found: list[np.ndarray] = []
+    for micro in place.micro_batches(ids.lengths, job.optimizer.micro_batch_tokens):
+        found.append(engine.infer(lambda module, micro=micro: value(module, micro)).float().cpu().numpy())
+        rows += micro
+    return Part(np.array(rows, dtype=np.int64), Ragged(np.concatenate(found), np.ones(len(rows), dtype=np.int64)))

@@ -1,0 +1,89 @@
+"""Direct preference optimization: the policy itself learns from rankings, without reward model, critic or rollouts.
+
+The last stage of Xwin-LM's 2024 paper (arXiv:2405.20335). Rankings are those that people brought, or of the policy's
+own answers, as that paper advises for what is dispreferred: those of rejection sampling, ranked by the reward model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from actors.forward import merge
+from actors.ranked import dpo_loop
+from actors.supervised import Job
+from cluster.connect import connect
+from configs.load import ConfigError
+from configs.plan import optimizer_steps
+from data.records import Prompt, Ranking
+from pipelines.reward import measure, ranked_rows
+from pipelines.rows import Renderer, check_vocabulary, load_records
+from pipelines.stage import Run, StageError, begin, read_jsonl, table
+from pipelines.training import absolute, put, train
+
+
+def run(run: Run) -> dict[str, Any] | None:
+    """Do the stage; None if it was done before."""
+    config, dpo = run.config, run.config.dpo
+    if dpo is None:
+        raise ConfigError("this config has no dpo section; give one, or --set dpo={} for its defaults")
+    sampled = "sample" in (dpo.start, {"samples": "sample"}.get(dpo.data))
+    stage = begin(run, "dpo", ("prepare", "sft", *(["sample"] if sampled else [])))
+    if stage is None:
+        return None
+    connect(config.cluster)
+    prepared = run.folder / "prepare"
+    renderer = Renderer.of(config.model, prepared / "tokenizer")
+    model = run.model(dpo.start)
+    check_vocabulary(renderer.tokenizer, model)
+    rankings = load_records(prepared / "rankings.jsonl")
+    if dpo.data == "samples":
+        samples = list(read_jsonl(run.folder / "sample" / "samples.jsonl"))
+        rankings = list(sampled_rankings(load_records(prepared / "prompts.jsonl"), samples, dpo.answers_per_prompt))
+    kept, rows = ranked_rows(rankings, renderer, config.seed)
+    if not kept:
+        raise StageError(f"dpo.data {dpo.data}: none of {len(rankings)} rankings has two answers that fit the context")
+    heldout, heldout_rows = ranked_rows(load_records(prepared / "heldout.jsonl"), renderer, config.seed)
+    job = Job(
+        model=absolute(model),
+        tokenizer=str((prepared / "tokenizer").resolve()),
+        output=str((stage.folder / "model").resolve()),
+        train=put(rows),
+        heldout=put(heldout_rows),
+        epochs=dpo.epochs,
+        rows_per_step=dpo.rankings_per_step,
+        optimizer=dpo.optimizer,
+        dtype=config.model.dtype,
+        seed=config.seed,
+        role=config.resources.train,
+        queue=None,
+        preferences=dpo,
+    )
+    steps = optimizer_steps(len(kept), dpo.rankings_per_step, dpo.epochs)
+    said = train(stage, "dpo", dpo_loop, job, steps, ("loss", "pair_accuracy"))
+    last = {name: said["last"][name] for name in ("loss", "best_moved", "worst_moved")}
+    found = measure(merge(said["heldout_scores"], len(heldout_rows.ids)), heldout, heldout_rows)
+    metrics = {"rankings": len(kept), "optimizer_steps": steps} | last | found
+    table("dpo", metrics)
+    return stage.finish(metrics)
+
+
+def sampled_rankings(prompts: Sequence[Prompt], samples: Sequence[dict[str, Any]], count: int) -> Iterator[Ranking]:
+    """Of each prompt of rejection sampling its best answer and worse ones, evenly down to the worst, `count` in all.
+
+    Prompts are left out that sampling did not keep, or whose answers are all the best one. No two answers are equal.
+    """
+    by_id = {prompt.id: prompt for prompt in prompts}
+    for row in samples:
+        if not row["kept"]:
+            continue
+        scored = dict(zip(row["answers"], row["scores"], strict=True))
+        worse = [text for text in scored if text and scored[text] < scored[row["response"]] and text != row["response"]]
+        ordered = [row["response"], *sorted(worse, key=lambda text: -scored[text])]
+        pick = np.unique(np.linspace(0, len(ordered) - 1, count).round().astype(int))
+        if len(pick) > 1:
+            prompt, answers = by_id[row["prompt_id"]], [ordered[index] for index in pick]
+            ranks = tuple(float(sorted({-scored[text] for text in answers}).index(-scored[text])) for text in answers)
+            yield Ranking(prompt.turns, tuple(answers), "samples", prompt.id, ranks)
