@@ -56,9 +56,9 @@ class RankedRows:
         )
 
 
-def reward_loop(job: Job) -> None:
-    """Reward-model training, then the scores of the held-out answers."""
-    place = start(job)
+def reward_loop(job: Job, place: Place | None = None) -> None:
+    """Reward-model training, then the scores of the held-out answers. `place`: null asks Ray Train."""
+    place = place or start(job)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     module = load_scalar(job.model, job.dtype, seed=job.seed)
     engine = _engine(job, module, train, place)
@@ -87,9 +87,9 @@ def reward_loop(job: Job) -> None:
     engine.save(job.output, tokenizer_of(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(device))
 
 
-def dpo_loop(job: Job) -> None:
-    """Direct preference optimization, then the implicit rewards of the held-out answers."""
-    place = start(job)
+def dpo_loop(job: Job, place: Place | None = None) -> None:
+    """Direct preference optimization, then the implicit rewards of the held-out answers. `place` as above."""
+    place = place or start(job)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     settings, device = job.preferences, place.device
     assert isinstance(settings, Dpo)

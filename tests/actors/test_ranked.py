@@ -1,0 +1,161 @@
+"""Learning from rankings on one and two ranks, however they are cut, against the same training in plain torch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray.util.queue import Queue
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from actors.forward import merge
+from actors.group import TrainingGroup
+from actors.process import Rendezvous, set_threads
+from actors.ranked import RankedRows, dpo_loop, reward_loop
+from actors.supervised import Job
+from configs.schema import Dpo, Optimizer, Reward, Role
+from data.packing import epoch_order
+from data.ragged import Ragged
+
+PER_STEP, SEED, RATE, BETA = 4, 3, 2e-3, 0.5
+PLAIN = {"schedule": "constant", "warmup_fraction": 0.0, "eps": 1e-3, "learning_rate": RATE, "max_grad_norm": 1e6}
+LOOPS = {"reward": (reward_loop, Reward), "dpo": (dpo_loop, Dpo)}
+
+
+class Rank:
+    """One process that runs a loop at its place in a process group."""
+
+    def __init__(self, world_size: int, rank: int):
+        set_threads(1)
+        self.rendezvous = Rendezvous(rank, world_size, timeout_s=60)
+
+    def open(self):
+        return self.rendezvous.open()
+
+    def start(self, host, port):
+        self.place = self.rendezvous.join(host, port, gpus=0)
+
+    def learn(self, name, job):
+        torch.manual_seed(job.seed)
+        LOOPS[name][0](job, self.place)
+
+
+@pytest.fixture(scope="module")
+def ranks(local_ray, tiny_config):
+    groups = {n: TrainingGroup("trainer", Rank, Role(workers=n, cpus=0.1), tiny_config().cluster, (n,)) for n in (1, 2)}
+    for calls, group in [(group.begin_start(), group) for group in groups.values()]:
+        group.finish(calls, 120)
+    yield groups
+    for group in groups.values():
+        group.stop()
+
+
+def rows_of(sizes: list[int], seed: int) -> RankedRows:
+    """Rankings of random tokens with prompts of their own, and ties where there are more than two answers."""
+    rng = np.random.default_rng(seed)
+    ids, answers = [], []
+    for size in sizes:
+        prompt = rng.integers(3, 60, rng.integers(2, 9)).tolist()
+        for _ in range(size):
+            said = rng.integers(3, 60, rng.integers(1, 14)).tolist()
+            ids.append([*prompt, *said, 2])
+            answers.append([0] * len(prompt) + [1] * (len(said) + 1))
+    ranks = [rank for size in sizes for rank in ([1, 2, 2, 3, 4][:size] if size > 2 else [1, 2])]
+    return RankedRows(Ragged.of(ids), np.array(sizes), np.array(ranks, np.float32), Ragged.of(answers, np.uint8))
+
+
+TRAIN, HELDOUT = rows_of([2, 5, 3, 2, 4, 2, 5, 2, 3], 0), rows_of([2, 3, 2, 4, 2], 1)
+
+
+def learned(ranks, tiny_models, folder, name, world=1, budget=10_000, **settings):
+    """(weights, held-out scores, metrics of the steps)."""
+    cls = LOOPS[name][1]
+    preferences = cls(**{"rankings_per_step": PER_STEP, **({"beta": BETA} if name == "dpo" else {}), **settings})
+    queue = Queue(actor_options={"num_cpus": 0})
+    job = Job(
+        model=tiny_models.policy if name == "dpo" else tiny_models.reward,
+        tokenizer=tiny_models.policy,
+        output=str(folder),
+        train=ray.put(TRAIN),
+        heldout=ray.put(HELDOUT),
+        epochs=1,
+        rows_per_step=PER_STEP,
+        optimizer=Optimizer(**PLAIN, micro_batch_tokens=budget),
+        dtype="float32",
+        seed=SEED,
+        role=Role(),
+        queue=queue,
+        preferences=preferences,
+    )
+    ranks[world].call("learn", name, job)
+    told = [message for batch in queue.get_nowait_batch(queue.qsize()) for message in batch]
+    queue.shutdown()
+    steps = [message for message in told if "step" in message]
+    scores = merge([message["heldout_scores"] for message in told if "step" not in message], len(HELDOUT.ids))
+    return load_file(folder / "model.safetensors"), scores, steps
+
+
+CASES = [
+    ("reward", {"loss": "plackett_luce", "ties": "average", "zero_sum": 0.1}),
+    ("reward", {"loss": "pairs", "margin": 0.5}),
+    ("dpo", {"loss": "pairs"}),
+    ("dpo", {"loss": "plackett_luce", "ties": "average"}),
+]
+
+
+@pytest.mark.parametrize("name, settings", CASES)
+def test_ranks_and_micro_batches_change_nothing(ranks, tiny_models, tmp_path, name, settings):
+    weights, scores, steps = learned(ranks, tiny_models, tmp_path / "whole", name, **settings)
+    assert [step["step"] for step in steps] == [1, 2, 3]
+    cuts = [(1, 40, {}), (2, 40, {}), (2, 10_000, {})]
+    if name == "reward":  # rows of their own or one row a prompt
+        cuts = [(world, budget, {"shared_prompts": budget == 40}) for world, budget, _ in cuts]
+    for world, budget, more in cuts:
+        found = learned(ranks, tiny_models, tmp_path / f"{world}-{budget}", name, world, budget, **settings, **more)
+        for key, value in weights.items():
+            torch.testing.assert_close(found[0][key], value, atol=2e-6, rtol=0)
+        np.testing.assert_allclose(found[1], scores, atol=2e-5)
+        for ours, theirs in zip(found[2], steps, strict=True):
+            for figure in ours.keys() - {"time"}:
+                assert ours[figure] == pytest.approx(theirs[figure], rel=1e-5, abs=3e-5), figure
+
+
+def test_dpo_is_the_papers_loss_in_plain_torch(ranks, tiny_models, tmp_path):
+    """Unpadded rows, full logits and a loop over the pairs of every ranking."""
+    weights, scores, steps = learned(ranks, tiny_models, tmp_path / "ours", "dpo", loss="pairs")
+    lm, reference = (AutoModelForCausalLM.from_pretrained(tiny_models.policy, dtype=torch.float32) for _ in range(2))
+    adam = torch.optim.AdamW(lm.parameters(), lr=RATE, betas=(0.9, 0.95), eps=PLAIN["eps"], weight_decay=0.0)
+
+    def implicit(rows: RankedRows, row: int) -> torch.Tensor:
+        ids_T = torch.from_numpy(rows.ids[row].astype(np.int64))
+        first = int(np.flatnonzero(rows.answers[row])[0])
+        sums = []
+        for model in (lm, reference):
+            logprobs_TV = torch.log_softmax(model(ids_T[None]).logits[0], -1)
+            sums.append(logprobs_TV[first - 1 : -1].gather(1, ids_T[first:, None]).sum())
+        return BETA * (sums[0] - sums[1].detach())
+
+    starts = np.concatenate([[0], np.cumsum(TRAIN.sizes)])
+    order = epoch_order(len(TRAIN.sizes), SEED, 0)
+    for number, step in enumerate(steps):
+        loss = torch.zeros(())
+        chosen = order[number * PER_STEP : (number + 1) * PER_STEP]
+        for ranking in chosen:
+            rewards = [implicit(TRAIN, row) for row in range(starts[ranking], starts[ranking + 1])]
+            pairs = [(i, j) for i in range(len(rewards)) for j in range(i + 1, len(rewards))]
+            loss = loss - sum(torch.nn.functional.logsigmoid(rewards[i] - rewards[j]) for i, j in pairs) / len(pairs)
+        loss = loss / len(chosen)
+        assert step["loss"] == pytest.approx(float(loss), abs=1e-5)
+        if number == 0:
+            assert step["loss"] == pytest.approx(math.log(2)), "policy and reference are the same"
+            assert step["best_moved"] == step["worst_moved"] == 0
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+    for key, value in lm.named_parameters():
+        torch.testing.assert_close(weights[key], value.detach(), atol=2e-6, rtol=0)
+    np.testing.assert_allclose(scores, [float(implicit(HELDOUT, row)) for row in range(len(HELDOUT.ids))], atol=1e-4)
