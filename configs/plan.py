@@ -108,7 +108,10 @@ INPUTS: dict[str, tuple[str, ...]] = {
 }
 """What each part of the road may read of the others. Evaluate and publish take the models that are there."""
 
-SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload", "packing", "shared_prompts")
+SPEED = (
+    "micro_batch_tokens", "gradient_checkpointing", "offload", "packing", "shared_prompts", "batch", "parallel",
+    "timeout_s", "retries", "key",
+)  # fmt: skip
 """Settings of training that change speed and memory, never the result."""
 
 
@@ -134,13 +137,16 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
         },
         "sft": {"model": config.model, "sft": config.sft} | training,
         "reward": {"model": model, "reward": config.reward} | training,
-        "sample": {"model": model, "sample": config.sample, "max_new_tokens": rollout.max_new_tokens} | training,
+        "sample": {"model": model, "sample": config.sample, "max_new_tokens": rollout.max_new_tokens}
+        | {"scoring": config.scoring}
+        | training,
         "dpo": {"model": model, "dpo": config.dpo} | training,
         f"rl/{algorithm}": {
             "model": model,
             "rl": rl,
             algorithm: getattr(config.rl, algorithm, None),
             "rollout": generation,
+            "scoring": config.scoring,
             "workers": [resources.policy.workers, resources.critic.workers],
         },
         "evaluate": {"model": model, "evaluate": config.evaluate, "max_new_tokens": rollout.max_new_tokens},
@@ -152,6 +158,8 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
 
 def _without_speed(value: Any) -> Any:
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    if isinstance(plain, list):
+        return [_without_speed(inner) for inner in plain]
     if not isinstance(plain, dict):
         return plain
     return {name: _without_speed(inner) for name, inner in plain.items() if name not in SPEED}

@@ -7,6 +7,7 @@ optimizer step); micro-batches follow from a token budget.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -337,6 +338,83 @@ class Dpo(Preferences):
     """How the weights are updated."""
 
 
+class RewardSource(Section):
+    """One source of reward."""
+
+    kind: Literal["model", "function", "http", "judge"] = "model"
+    """Reward models of this run, a Python function, a service with POST /score, or a language model that rates."""
+    name: str | None = None
+    """Name in figures and errors; null is the kind."""
+    weight: float = 1.0
+    """Factor of its score in the sum that is the reward."""
+    only: tuple[str, ...] = ()
+    """Names of the data sources (the field source of a prompt) that it scores; empty scores all."""
+    paths: tuple[str, ...] = ()
+    """Kind model: folders of reward models with the run's tokenizer; empty takes the model of stage reward."""
+    ensemble: Literal["mean", "worst"] = "mean"
+    """Kind model: how the scores of several paths become one."""
+    target: str | None = None
+    """Kind function MODULE:FUNCTION, http the address of POST /score, judge NAME@URL of an OpenAI-compatible API."""
+    prompts: str | None = None
+    """Kind judge: folder with rate_system.txt and rate_user.txt in place of data/prompts."""
+    key: str = "OPENAI_API_KEY"
+    """Environment variable that holds the key of an http service or a judge, if it needs one."""
+    batch: Count = 64
+    """Answers of one call."""
+    parallel: Count = 1
+    """Processes of a function; requests that a judge gets at once."""
+    timeout_s: Positive = 60
+    """Longest wait for one call, in seconds."""
+    retries: Annotated[int, Field(ge=0)] = 3
+    """Further tries after a connection error, status 429 or 5xx, or a judge's reply without a rating."""
+    empty_answer: float | None = None
+    """Score of an answer without text; null asks the source, and many services refuse it."""
+    tolerated: Fraction = 0.0
+    """Share of a batch's answers that may go without a score; they get the mean of the others and are counted."""
+
+    @property
+    def title(self) -> str:
+        """How figures and errors call it."""
+        return self.name or self.kind
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> RewardSource:
+        if (self.target is None) != (self.kind == "model"):
+            told = "takes paths, no target" if self.kind == "model" else f"needs a target: {_TARGETS[self.kind]}"
+            raise ValueError(f"a scoring source of kind {self.kind} {told}")
+        if self.target and not re.fullmatch(_TARGET_FORMS[self.kind], self.target):
+            raise ValueError(f"target of a {self.kind} is {self.target!r}, expected {_TARGETS[self.kind]}")
+        for field, kind in (("paths", "model"), ("ensemble", "model"), ("prompts", "judge")):
+            if getattr(self, field) != RewardSource.model_fields[field].default and self.kind != kind:
+                raise ValueError(f"{field} is of kind {kind}; this scoring source is of kind {self.kind}")
+        return self
+
+
+_TARGETS = {
+    "function": "MODULE:FUNCTION",
+    "http": "http://HOST:PORT/score",
+    "judge": "NAME@http://HOST:PORT/v1",
+}
+_TARGET_FORMS = {"function": r"[\w.]+:\w+", "http": r"https?://.+", "judge": r".+@https?://.+"}
+
+
+class Scoring(Section):
+    """The reward of answers in rejection sampling and RL: the weighted sum of what its sources say."""
+
+    sources: Annotated[tuple[RewardSource, ...], Field(min_length=1)] = (RewardSource(),)
+    """Where scores come from."""
+    functions: str = "."
+    """Folder in which the modules of functions are looked for, beside installed packages."""
+
+    @field_validator("sources")
+    @classmethod
+    def _names_differ(cls, sources: tuple[RewardSource, ...]) -> tuple[RewardSource, ...]:
+        names = [source.title for source in sources]
+        if twice := sorted(name for name in set(names) if names.count(name) > 1):
+            raise ValueError(f"two scoring sources are called {twice[0]!r}; give them different names")
+        return sources
+
+
 class Rollout(Section):
     """Generation with vLLM."""
 
@@ -451,8 +529,12 @@ class Rl(Section):
     """GAE lambda: 1 is the plain return, lower trusts the critic more."""
     reward_clip: Positive | None = 10.0
     """Scores beyond plus or minus this are cut, in units of reward; null never cuts."""
+    reward_scaling: Literal["none", "clip_then_std", "std_then_clip"] = "none"
+    """Divide scores by the standard deviation of all so far, after cutting them (Starling) or before (APA)."""
+    length_penalty: Annotated[float, Field(ge=0)] = 0.0
+    """Taken from the score for each token of the answer, in units of reward."""
     missing_eos_reward: float | None = None
-    """Score given to an answer that was cut at max_new_tokens; null keeps the model's score."""
+    """Score given to an answer that was cut at max_new_tokens, whatever the scaling; null keeps its score."""
     value_clip: Positive | None = 0.2
     """Half width of the critic's trust interval around its old values; null does not clip."""
     critic_learning_rate: Positive = 5e-6
@@ -522,6 +604,8 @@ class Config(Section):
     """Supervised fine-tuning."""
     reward: Reward = Reward()
     """Reward model."""
+    scoring: Scoring = Scoring()
+    """The reward of answers."""
     rollout: Rollout = Rollout()
     """Generation with vLLM."""
     sample: Sample = Sample()

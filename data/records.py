@@ -57,12 +57,16 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Turns that end with the user. `follow_ups`: what the user says after each answer, as in MT-Bench."""
+    """Turns that end with the user. `follow_ups`: what the user says after each answer, as in MT-Bench.
+
+    `reference`: an answer known to be right, for sources of reward that compare.
+    """
 
     turns: tuple[Turn, ...]
     source: str = ""
     id: str = ""
     follow_ups: tuple[str, ...] = ()
+    reference: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +201,8 @@ def validate(record: Record) -> None:
     elif isinstance(record, Prompt):
         for index, text in enumerate(record.follow_ups):
             text_of(text, f"follow_ups[{index}]")
+        if record.reference is not None:
+            text_of(record.reference, "reference")
     elif isinstance(record, Ranking):
         _check_ranking(record)
 

@@ -22,8 +22,8 @@ from configs import schema
 from configs.plan import second_model
 from data.ragged import Ragged
 from data.rollouts import Rollouts
-from data.tokenizer import load_tokenizer
 from pipelines.rows import Renderer, fit_prompts, load_records, some
+from pipelines.scoring import check_same_tokens
 from pipelines.stage import Run, Stage, StageError, write_jsonl
 
 if TYPE_CHECKING:
@@ -88,13 +88,7 @@ def second_group(run: Run, renderer: Renderer) -> RewardGroup | None:
     if not second_model(run.config):
         return None
     folder = Path(run.config.rl.monitor.second or run.folder / "reward" / "judge").resolve()
-    if not (folder / "config.json").is_file():
-        raise StageError(f"{folder} holds no model (no config.json); rl.monitor.second names a reward model's folder")
-    if load_tokenizer(folder).get_vocab() != renderer.tokenizer.get_vocab():
-        raise StageError(
-            f"{folder} has another tokenizer than the run; the second reward model (rl.monitor.second) reads the run's "
-            "token ids, so train it from the same base model"
-        )
+    check_same_tokens(folder, renderer, "rl.monitor.second")
     group = reward_group(str(folder), run.config)
     group.name = "second reward model"
     return group
@@ -144,7 +138,7 @@ class Monitor:
             self.ids, 1, seeds, team.renderer.stop_token_ids, rollout.temperature, rollout.max_new_tokens
         )
         sequences: Ragged = answers.sequences()
-        scored = answers.with_columns(scores=team.reward.score(sequences))
+        scored = answers.with_columns(scores=team.reward.score(answers, self.prompts))
         second = team.second.score(sequences).tolist() if team.second else [None] * len(answers)
         rows = team.transcripts(scored, self.prompts)
         return [row | {"second": score} for row, score in zip(rows, second, strict=True)]

@@ -184,8 +184,10 @@ def _as_kind(record: Any, name: str) -> Any:
             record.as_ranking() if isinstance(record, Preference) else record if isinstance(record, Ranking) else None
         )
     if isinstance(record, Conversation):
-        return Prompt(_to_first_answer(record.turns), record.source, record.id)
-    return Prompt(record.turns, record.source, record.id)
+        asked = _to_first_answer(record.turns)
+        return Prompt(asked, record.source, record.id, reference=record.turns[len(asked)].content)
+    reference = record.reference if isinstance(record, Prompt) else None
+    return Prompt(record.turns, record.source, record.id, reference=reference)
 
 
 def _to_first_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:

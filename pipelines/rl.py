@@ -18,9 +18,18 @@ import ray
 import torch
 
 from actors.forward import merge
-from actors.group import Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group, reward_group
+from actors.group import Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
 from actors.policy import mean_over_steps
-from algorithms.advantage import gae, kl_k1, kl_k3, missing_eos_scores, scale_scores, shape_rewards, whiten
+from algorithms.advantage import (
+    RunningMoments,
+    gae,
+    kl_k1,
+    kl_k3,
+    missing_eos_scores,
+    scale_scores,
+    shape_rewards,
+    whiten,
+)
 from cluster.connect import check_fits, connect
 from configs.plan import INPUTS, arithmetic_lines, roles
 from configs.schema import Config
@@ -30,7 +39,8 @@ from data.records import Prompt
 from data.rollouts import Rollouts
 from pipelines.monitor import Monitor, counts, second_group
 from pipelines.rows import Renderer, fit_prompts, load_records
-from pipelines.stage import Metrics, Run, Stage, begin, table, write_jsonl
+from pipelines.scoring import Scorer
+from pipelines.stage import Metrics, Run, Stage, begin, table, write_json, write_jsonl
 
 # Mean gap between rollout and trainer log-probs of a token that stops a run, in nats. Right weights give 1e-6 in fp32.
 MAX_MISMATCH = {"float32": 1e-4, "bfloat16": 0.05}
@@ -62,20 +72,23 @@ def _train(stage: Stage, algorithm: str, team: Team) -> dict[str, Any]:
     stream = PromptStream(stage.run, team.renderer)
     monitor = Monitor(stage, algorithm, team)
     history: list[dict[str, Any]] = []
+    moments = RunningMoments()
     with Metrics(stage.folder, algorithm, config.rl.iterations, "iter") as metrics:
         for iteration in range(config.rl.iterations):
             clock = Clock()
             prompts, prompt_ids = stream.take(iteration)
             rollouts = clock.time("generate", team.generate, prompt_ids, iteration)
-            rollouts, entropy = clock.time("score", team.score, rollouts)
-            rollouts, measures = estimate_advantages(rollouts, config, algorithm)
+            rollouts, figures = clock.time("score", team.score, rollouts, prompts)
+            rollouts, measures = estimate_advantages(rollouts, config, algorithm, moments)
+            measures |= figures
             measures |= clock.time("monitor", monitor.look, iteration, rollouts, measures)
             measures |= clock.time("update", team.update, rollouts, iteration)
             if iteration + 1 < config.rl.iterations:  # the last weights have nobody to sample for
                 measures |= clock.time("transfer", team.send_weights, iteration + 1)
-            history.append({**measures, "entropy": entropy, "time": clock.seconds})
+            history.append({**measures, "time": clock.seconds})
             metrics.log(iteration, history[-1], ("score", "kl", "length"))
             write_jsonl(transcripts / f"{iteration:05d}.jsonl", team.transcripts(rollouts, prompts))
+            write_json(stage.folder / "reward_state.json", moments.state_dict())
             monitor.check()
     team.policy.call("save", str((stage.folder / "model").resolve()))
     return _summary(algorithm, history, counts(monitor.alarms))
@@ -110,9 +123,11 @@ class Team:
         check_fits(roles(self.config, "rl"))
         self.rollout = RolloutGroup(run.model("sft"), self.config, self.config.resources.policy)
         self.reference = frozen_group("reference", run.model("sft"), self.config, self.config.rollout.temperature)
-        self.reward = reward_group(run.model("reward"), self.config)
+        self.reward = Scorer(run, self.renderer)
         self.second = second_group(run, self.renderer)
-        self.serving: list[Group] = [self.rollout, self.reference, self.reward, *([self.second] if self.second else [])]
+        self.serving: list[Group] = [self.rollout, self.reference, *self.reward.groups]
+        if self.second:
+            self.serving.append(self.second)
 
     def __enter__(self) -> Team:
         return self
@@ -157,22 +172,24 @@ class Team:
             raise RuntimeError(f"iteration {iteration} was sampled with weight version {rollouts.weight_version}")
         return rollouts
 
-    def score(self, rollouts: Rollouts) -> tuple[Rollouts, float]:
-        """Reward, reference and policy log-probs and values, all at once; and the policy's mean entropy in nats."""
+    def score(self, rollouts: Rollouts, prompts: list[Prompt]) -> tuple[Rollouts, dict[str, float]]:
+        """Reward, reference and policy log-probs and values, all at once; and figures: the policy's mean entropy in
+        nats, and of the sources of reward."""
         batch = ray.put(rollouts)
-        scores = self.reward.begin("score", rollouts.sequences())
+        asked = self.reward.begin(rollouts, prompts)
         reference = self.reference.begin("logprobs", batch)
         values = self.critic.begin("values", batch)
         policy = self.policy.begin("logprobs", batch)
         rows = len(rollouts)
         parts = self.policy.finish(policy)
         entropy = sum(entropy_sum for _, entropy_sum in parts) / len(rollouts.responses.values)
+        scores, figures = self.reward.finish(asked, rollouts, prompts)
         return rollouts.with_columns(
-            scores=merge(self.reward.finish(scores), rows),
+            scores=scores,
             policy_logprobs=merge([part for part, _ in parts], rows),
             reference_logprobs=merge(self.reference.finish(reference), rows),
             values=merge(self.critic.finish(values), rows),
-        ), float(entropy)
+        ), {"entropy": float(entropy), **figures}
 
     def update(self, rollouts: Rollouts, iteration: int) -> dict[str, float]:
         """Train policy and critic side by side; the mean over the optimizer steps of what they report."""
@@ -218,8 +235,12 @@ class Clock:
             self.seconds[f"{phase}_s"] = round(time.perf_counter() - begun, 4)
 
 
-def estimate_advantages(rollouts: Rollouts, config: Config, algorithm: str) -> tuple[Rollouts, dict[str, float]]:
+def estimate_advantages(
+    rollouts: Rollouts, config: Config, algorithm: str, moments: RunningMoments
+) -> tuple[Rollouts, dict[str, float]]:
     """Per-token rewards (score at the end, KL penalty along the way), GAE, whitening; and the RL panel's figures.
+
+    `moments`, of all scores so far, take in these.
 
     Raises RuntimeError where rollout and trainer log-probs are further apart than rl.max_mismatch on the average.
     """
@@ -235,9 +256,12 @@ def estimate_advantages(rollouts: Rollouts, config: Config, algorithm: str) -> t
             f"trainer and rollout log-probs of a token differ by {float(gap_N.mean()):.3g} nats on the average, more "
             f"than {allowed} (rl.max_mismatch): the engine does not run the trainer's model"
         )
+    std = moments.update(scores_B)[1]
+    scaled = {"none": (1.0, True), "clip_then_std": (std, True), "std_then_clip": (std, False)}[rl.reward_scaling]
+    penalized_B = scores_B - rl.length_penalty * torch.tensor(lengths)
+    shaped_B = scale_scores(penalized_B, scaled[0], rl.reward_clip, clip_first=scaled[1])
     if rl.missing_eos_reward is not None:
-        scores_B = missing_eos_scores(scores_B, torch.from_numpy(rollouts.finished), rl.missing_eos_reward)
-    shaped_B = scale_scores(scores_B, clip=rl.reward_clip)
+        shaped_B = missing_eos_scores(shaped_B, torch.from_numpy(rollouts.finished), rl.missing_eos_reward)
     kl_N = kl_k1(policy_N, reference_N)
     rewards_N = shape_rewards(shaped_B, kl_N, lengths, own.kl_coef)
     advantages_N, returns_N = gae(rewards_N, values_N, lengths, rl.gamma, rl.gae_lambda)

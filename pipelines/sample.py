@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from actors.group import Group, RolloutGroup, reward_group
+from actors.group import Group, RolloutGroup
 from algorithms.winrate import best_of_n_kl
 from cluster.connect import check_fits, connect
 from configs.plan import INPUTS, roles
 from data.records import Conversation, Prompt, Turn
 from data.rollouts import Rollouts
 from pipelines.rows import Renderer, fit_prompts, load_records, some
+from pipelines.scoring import Scorer
 from pipelines.sft import fine_tune
 from pipelines.stage import Metrics, Run, Stage, StageError, begin, table, write_jsonl
 
@@ -57,8 +58,8 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
     check_fits({name: role for name, role in roles(config, "sample").items() if name != "train"})
     prompts, ids = fit_prompts(prompts, renderer, config.rollout.max_new_tokens, Counter())
     rollout = RolloutGroup(stage.run.model("sft"), config, config.resources.policy)
-    reward = reward_group(stage.run.model("reward"), config)
-    groups: list[Group] = [rollout, reward]
+    reward = Scorer(stage.run, renderer)
+    groups: list[Group] = [rollout, *reward.groups]
     made: list[dict[str, Any]] = []
     try:
         for group in groups:
@@ -75,8 +76,9 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
                     sample.temperature,
                     config.rollout.max_new_tokens,
                 )
-                scored = rollouts.with_columns(scores=reward.score(rollouts.sequences()))
-                rows = list(pick_best(scored, [prompts[i] for i in batch], renderer, sample.samples_per_prompt))
+                asked = [prompts[i] for i in batch]
+                scored = rollouts.with_columns(scores=reward.score(rollouts, asked))
+                rows = list(pick_best(scored, asked, renderer, sample.samples_per_prompt))
                 made += rows
                 metrics.log(
                     number,

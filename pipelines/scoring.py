@@ -1,0 +1,161 @@
+"""The reward of answers: every source of scoring.sources says a number, and the reward is their weighted sum.
+
+A source scores the prompts that it is for (all, or those of the data sources in `only`). Nothing that goes wrong
+becomes a 0: see actors/sources.py for the two errors, and `tolerated` for what may be left out, and is counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.forward import merge
+from actors.group import Group, RewardGroup, reward_group
+from actors.sources import Answered, Score, Source, SourceDataError, SourceUnavailable
+from configs.schema import RewardSource, Role
+from data.records import Prompt
+from data.rollouts import Rollouts
+from pipelines.rows import Renderer
+from pipelines.stage import Run, StageError
+
+
+class Scorer:
+    """The actors of all sources behind one call."""
+
+    def __init__(self, run: Run, renderer: Renderer):
+        self.scoring, self.renderer = run.config.scoring, renderer
+        folder = str(Path(run.config.scoring.functions).resolve())
+        self.asked: list[ModelSource | OtherSource] = []
+        for source in self.scoring.sources:
+            if source.kind == "model":
+                self.asked.append(ModelSource(source, run, renderer))
+            else:
+                self.asked.append(OtherSource(source, run, folder))
+
+    @property
+    def groups(self) -> list[Group]:
+        return [group for source in self.asked for group in source.groups]
+
+    def begin(self, rollouts: Rollouts, prompts: Sequence[Prompt]) -> list[Any]:
+        """Ask all sources, each for the answers to its prompts; `prompts` are those that `prompt_index` counts."""
+        begun = []
+        for source in self.asked:
+            only = source.source.only
+            rows = [row for row, index in enumerate(rollouts.prompt_index) if not only or prompts[index].source in only]
+            part = rollouts if len(rows) == len(rollouts) else rollouts.take(rows)
+            begun.append((rows, source.begin(part, prompts, self.renderer) if rows else None))
+        return begun
+
+    def finish(self, begun: list[Any], rollouts: Rollouts, prompts: Sequence[Prompt]) -> tuple[np.ndarray, dict]:
+        """([B] reward of each answer, figures of each source where there are several).
+
+        Raises SourceUnavailable, SourceDataError.
+        """
+        values = np.full((len(self.asked), len(rollouts)), np.nan)
+        figures: dict[str, float] = {}
+        for number, (source, (rows, calls)) in enumerate(zip(self.asked, begun, strict=True)):
+            if not rows:
+                continue
+            said = source.finish(calls, len(rows))
+            bad = [index for index, score in enumerate(said) if isinstance(score, str)]
+            if len(bad) > source.source.tolerated * len(said):
+                prompt = prompts[rollouts.prompt_index[rows[bad[0]]]]
+                raise SourceDataError(
+                    f"scoring source {source.source.title}: no score for {len(bad)} of {len(said)} answers, first to "
+                    f"prompt {prompt.id!r} of {prompt.source!r}: {said[bad[0]]}. Mend the source, or allow a share of "
+                    f"them with tolerated (now {source.source.tolerated:g})"
+                )
+            found = np.array([np.nan if score is None or isinstance(score, str) else score for score in said])
+            if bad and np.isfinite(found).any():
+                found[bad] = np.nanmean(found)
+            values[number, rows] = found
+            if len(self.asked) > 1 and np.isfinite(found).any():
+                figures[f"sources/{source.source.title}"] = float(np.nanmean(found))
+            if source.source.tolerated:
+                figures[f"sources/{source.source.title}_without"] = float(len(bad))
+        silent = np.flatnonzero(np.isnan(values).all(0))
+        if len(silent):
+            prompt = prompts[rollouts.prompt_index[silent[0]]]
+            raise SourceDataError(
+                f"no source of reward scores {len(silent)} of {len(rollouts)} answers, first to prompt {prompt.id!r} "
+                f"of {prompt.source!r}; give scoring.sources one that does (only, or a function that returns None)"
+            )
+        weights = np.array([source.source.weight for source in self.asked])
+        return np.nansum(values * weights[:, None], axis=0).astype(np.float32), figures
+
+    def score(self, rollouts: Rollouts, prompts: Sequence[Prompt]) -> np.ndarray:
+        """`begin` and `finish`."""
+        return self.finish(self.begin(rollouts, prompts), rollouts, prompts)[0]
+
+
+class ModelSource:
+    """Reward models: one, or several whose mean or worst score counts."""
+
+    def __init__(self, source: RewardSource, run: Run, renderer: Renderer):
+        self.source = source
+        for path in source.paths:
+            check_same_tokens(path, renderer, "scoring.sources paths")
+        folders = [str(Path(path).resolve()) for path in source.paths] or [run.model("reward")]
+        self.groups: list[RewardGroup] = [reward_group(folder, run.config) for folder in folders]
+
+    def begin(self, rollouts: Rollouts, *_: Any) -> list[Any]:
+        sequences = ray.put(rollouts.sequences())
+        return [group.begin("score", sequences) for group in self.groups]
+
+    def finish(self, calls: list[Any], count: int) -> list[Score]:
+        pairs = zip(self.groups, calls, strict=True)
+        scores = np.stack([merge(group.finish(parts), count) for group, parts in pairs])
+        combined = scores.min(0) if self.source.ensemble == "worst" else scores.mean(0)
+        return [float(score) if np.isfinite(score) else f"the reward model says {score}" for score in combined]
+
+
+class OtherSource:
+    """A function, a service or a judge: asked in batches, dealt to its processes in turn."""
+
+    def __init__(self, source: RewardSource, run: Run, folder: str):
+        self.source = source
+        workers = source.parallel if source.kind == "function" else 1
+        role = Role(workers=workers, cpus=0.01)
+        self.groups = [Group(f"scoring source {source.title}", Source, role, run.config.cluster, (source, folder))]
+
+    def begin(self, rollouts: Rollouts, prompts: Sequence[Prompt], renderer: Renderer) -> list[Any]:
+        asked = []
+        for row, index in enumerate(rollouts.prompt_index):
+            prompt, text = prompts[index], renderer.answer(rollouts.responses[row])
+            messages = [{"role": turn.role, "content": turn.content} for turn in prompt.turns]
+            finished = bool(rollouts.finished[row])
+            asked.append(Answered(messages, text, prompt.reference, prompt.source, prompt.id, finished))
+        actors, size = self.groups[0].actors, self.source.batch
+        batches = [asked[start : start + size] for start in range(0, len(asked), size)]
+        return [actors[number % len(actors)].score.remote(batch) for number, batch in enumerate(batches)]
+
+    def finish(self, calls: list[Any], count: int) -> list[Score]:
+        tries = 1 if self.source.kind == "function" else (self.source.retries + 1) ** 2
+        limit = self.source.timeout_s * len(calls) * tries
+        try:
+            return [score for part in self.groups[0].finish(calls, limit) for score in part]
+        except TimeoutError:
+            raise SourceUnavailable(
+                f"scoring source {self.source.title}: {self.source.target} did not answer {count} answers within "
+                f"{limit:g} s; raise its timeout_s if it is only slow"
+            ) from None
+        except ray.exceptions.RayActorError as error:
+            raise SourceUnavailable(f"scoring source {self.source.title}: its process ended: {error}") from None
+
+
+def check_same_tokens(folder: str | Path, renderer: Renderer, setting: str) -> None:
+    """StageError for a folder that holds no reward model which reads the run's token ids."""
+    from data.tokenizer import load_tokenizer
+
+    folder = Path(folder).resolve()
+    if not (folder / "config.json").is_file():
+        raise StageError(f"{folder} holds no model (no config.json); {setting} names a reward model's folder")
+    if load_tokenizer(folder).get_vocab() != renderer.tokenizer.get_vocab():
+        raise StageError(
+            f"{folder} has another tokenizer than the run; the reward model ({setting}) reads the run's token ids, so "
+            "train it from the same base model, or ask it as text: rayward reward-serve and a source of kind http"
+        )
