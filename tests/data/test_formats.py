@@ -60,7 +60,7 @@ ASKED, SAID = {"role": "user", "content": "q"}, {"role": "assistant", "content":
 def test_openai_preferences(prompt, chosen):
     expected = Preference((Turn("user", "q"),), "yes", "no", 0.5, "openai")
     assert convert("openai", {**prompt, "chosen": chosen, "rejected": "no", "margin": 0.5}) == [expected]
-    assert expected.as_ranking() == Ranking((Turn("user", "q"),), ("yes", "no"), "openai")
+    assert expected.as_ranking() == Ranking((Turn("user", "q"),), ("yes", "no"), "openai", "", (1.0, 1.5))
 
 
 def test_openai_messages_that_end_with_the_user_are_a_prompt():

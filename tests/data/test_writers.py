@@ -43,7 +43,7 @@ ROUND_TRIPS: list[tuple[Record, dict[str, Record]]] = [
                                  "mt_bench_questions": Prompt((USER,), "x", "7")}),
     (QUESTION, {"rayward": QUESTION, "mt_bench_questions": QUESTION}),
     (PAIR, {"rayward": PAIR, "openai": PAIR, "hh_rlhf": replace(PAIR, margin=None),
-            "nectar": Ranking(PAIR.turns, ("yes", "no"), "x", "7", (1.0, 2.0))}),
+            "nectar": Ranking(PAIR.turns, ("yes", "no"), "x", "7", (1.0, 1.5))}),
     (replace(PAIR, turns=(USER,), source="rewardbench/math"), {
         "rewardbench": Preference((USER,), "yes", "no", None, "rewardbench/math", "7")}),
     (RANKING, {"rayward": RANKING, "nectar": RANKING}),
