@@ -60,14 +60,21 @@ class TokenPolicy(nn.Module):
 
     def attend_by_row(self) -> None:
         """Give packed rows attention one by one, without a mask, where nothing faster does: on the CPU."""
-        if not getattr(self.lm.config.get_text_config(), "sliding_window", None):
-            AttentionInterface.register("rayward_by_row", _attention_by_row)
-            self.lm.set_attn_implementation("rayward_by_row")
+        attend_by_row(self.lm)
 
     def external_parameters(self) -> list[nn.Parameter]:
         """Weights that `forward` reads outside their own module; ZeRO-3 has to gather them here."""
         head = self.lm.get_output_embeddings()
         return [head.weight] + ([head.bias] if head.bias is not None else [])
+
+
+def attend_by_row(model: Any) -> bool:
+    """Let a model's attention take packed rows one by one; False where it cannot, with a sliding window."""
+    if getattr(model.config.get_text_config(), "sliding_window", None):
+        return False
+    AttentionInterface.register("rayward_by_row", _attention_by_row)
+    model.set_attn_implementation("rayward_by_row")
+    return True
 
 
 def _packed(positions_BT: Tensor) -> dict[str, Any]:
@@ -82,12 +89,13 @@ def _packed(positions_BT: Tensor) -> dict[str, Any]:
 def _attention_by_row(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
-    """transformers' attention of [1, heads, T, size], each row by itself."""
-    bounds = more.get("cu_seq_lens_q")
-    if bounds is None:
+    """transformers' attention of [1, heads, T, size], each row by itself, with its mask in `row_masks` or causal."""
+    bounds, masks = more.get("cu_seq_lens_q"), more.pop("row_masks", None)
+    if bounds is None and masks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
-    rows = zip(*(x.split(bounds.diff().tolist(), dim=2) for x in (query, key, value)), strict=True)
-    return torch.cat([sdpa_attention_forward(module, *row, None, **more)[0] for row in rows], dim=1), None
+    lengths = [mask.shape[-1] for mask in masks] if masks else bounds.diff().tolist()
+    rows = zip(masks or [None] * len(lengths), *(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+    return torch.cat([sdpa_attention_forward(module, *row, mask, **more)[0] for mask, *row in rows], dim=1), None
 
 
 class TokenScalar(nn.Module):
@@ -102,13 +110,14 @@ class TokenScalar(nn.Module):
         input_ids_BT: Tensor,
         chosen_BT: Tensor,
         positions_BT: Tensor | None = None,
-        mask_B1TT: Tensor | None = None,
+        row_masks: list[Tensor] | None = None,
     ) -> Tensor:
         """fp32 scores_N of the states after the tokens where `chosen_BT` is True.
 
-        Positions and mask: of rows that share their beginning (actors/prefix.py).
+        With positions and masks, B is 1 and the row is several back to back, whose answers share their beginning
+        (actors/prefix.py); only after `attend_by_row`.
         """
-        where = {} if positions_BT is None else {"position_ids": positions_BT, "attention_mask": mask_B1TT}
+        where = {} if positions_BT is None else {"position_ids": positions_BT, "row_masks": row_masks}
         hidden_BTH = self.classifier.base_model(input_ids=input_ids_BT, use_cache=False, **where).last_hidden_state
         return self.classifier.score(hidden_BTH[chosen_BT]).squeeze(-1).float() - self.offset
 

@@ -1,8 +1,8 @@
 """Answers to one prompt as one row: the prompt's tokens are computed once, and no answer sees another.
 
 A row is the tokens that all answers of a group begin with, then what follows in each. Positions go on from the shared
-tokens in every answer, and a mask [B, 1, T, T] keeps the answers apart, which transformers hands to the attention as it
-is. Scores and gradients are those of separate rows.
+tokens in every answer, and a mask [T, T] keeps the answers apart. Rows stand back to back, without padding; attention
+takes them one by one (`attend_by_row` of actors/models.py). Scores and gradients are those of separate rows.
 
 It saves the layers' work on repeated prompts and costs attention over longer rows; `pays` weighs the two by their
 floating-point operations (per token and layer about 24 H^2 for the matrices, 4 H a key for attention).
@@ -51,26 +51,22 @@ def pays(ids: Ragged, sizes: np.ndarray, hidden_size: int) -> bool:
 
 def shared_inputs(
     ids: Ragged, sizes: Sequence[int] | np.ndarray, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(input ids, last tokens of the answers, positions, mask) of the groups, one row each; answers in their order."""
-    prefixes = prefix_lengths(ids, sizes)
-    rows, chosen, positions, owners = ([list[np.ndarray]() for _ in sizes] for _ in range(4))
-    row = 0
-    for group, (size, prefix) in enumerate(zip(sizes, prefixes.tolist(), strict=True)):
+) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+    """(input ids, last tokens of the answers, positions: [1, T] each, masks) of the groups; answers in their order."""
+    tokens, chosen, positions, masks, row = [], [], [], [], 0
+    for size, prefix in zip(sizes, prefix_lengths(ids, sizes).tolist(), strict=True):
+        owners = []
         for answer in range(size):
-            start = prefix if answer else 0
-            tokens = ids[row + answer][start:]
-            rows[group].append(tokens)
-            chosen[group].append(np.arange(start, start + len(tokens)) == start + len(tokens) - 1)
-            positions[group].append(np.arange(start, start + len(tokens)))
-            owners[group].append(np.where(np.arange(start, start + len(tokens)) < prefix, 0, answer + 1))
+            start, length = (prefix if answer else 0), int(ids.lengths[row + answer])
+            place = np.arange(start, length)
+            tokens.append(ids[row + answer][start:])
+            positions.append(place)
+            chosen.append(place == length - 1)
+            owners.append(np.where(place < prefix, 0, answer + 1))
+        owner = np.concatenate(owners)
+        sees = (owner[None, :] == 0) | (owner[None, :] == owner[:, None])
+        masks.append(torch.from_numpy(sees & np.tri(len(owner), dtype=bool)).to(device)[None, None])
         row += size
-    ids_BT, chosen_BT, positions_BT, owners_BT = (
-        Ragged.of([np.concatenate(parts) for parts in of], np.int64).padded()
-        for of in (rows, chosen, positions, owners)
-    )
-    owner_BT = torch.from_numpy(owners_BT).to(device)
-    causal_TT = torch.ones(owner_BT.shape[1], owner_BT.shape[1], dtype=torch.bool, device=device).tril()
-    sees_BTT = (owner_BT[:, None, :] == 0) | (owner_BT[:, None, :] == owner_BT[:, :, None])
-    tensors = (torch.from_numpy(array).to(device) for array in (ids_BT, chosen_BT > 0, positions_BT))
-    return *tensors, (sees_BTT & causal_TT)[:, None]  # type: ignore[return-value]
+    flat = (np.concatenate(parts)[None] for parts in (tokens, chosen, positions))
+    ids_1T, chosen_1T, positions_1T = (torch.from_numpy(array).to(device) for array in flat)
+    return ids_1T.long(), chosen_1T, positions_1T, masks

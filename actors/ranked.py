@@ -18,7 +18,7 @@ from torch import Tensor
 
 from actors.engine import Sums, TrainEngine
 from actors.forward import Part, Place, sequence_inputs, weighted_inputs
-from actors.models import load_policy, load_scalar
+from actors.models import attend_by_row, load_policy, load_scalar
 from actors.prefix import pays, shared_inputs, shared_lengths
 from actors.supervised import Job, Reporter, add_over_ranks, start, sum_over_ranks, tokenizer_of
 from algorithms.preference import implicit_rewards, pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
@@ -67,6 +67,7 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
     share = settings.shared_prompts
     if share is None:
         share = pays(train.ids, train.sizes, module.classifier.config.get_text_config().hidden_size)
+    share = share and attend_by_row(module.classifier)
 
     def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
         ids, sizes = rankings.ids, rankings.sizes.tolist()
@@ -164,7 +165,7 @@ def _learn(
             begun = time.perf_counter()
             step = train.take(rankings)
             if cost is not None:
-                plan = place.micro_batches(cost[rankings], budget)
+                plan = place.packs(cost[rankings], budget)
             else:
                 plan = _rankings_of(step, place.micro_batches(step.ids.lengths, budget, step.sizes.tolist()))
             sums = engine.step([step.take(micro) for micro in plan], loss, len(rankings))

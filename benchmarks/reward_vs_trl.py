@@ -159,23 +159,23 @@ def work(rows: Any, config: Any, hidden: int) -> dict[str, int]:
     for step in step_batches(order_of(rows, config), config.reward.rankings_per_step):
         part = rows.take(step)
         lengths = (shared_lengths(part.ids, part.sizes) if share else part.ids.lengths).tolist()
-        plan = plan_micro_batches(lengths, 1, budget, None if share else part.sizes.tolist())[0]
+        plan = [] if share else plan_micro_batches(lengths, 1, budget, part.sizes.tolist())[0]
         tokens += sum(lengths)
-        computed += sum(max(lengths[row] for row in micro) * len(micro) for micro in plan)
+        computed += sum(max(lengths[row] for row in micro) * len(micro) for micro in plan) or sum(lengths)
     return {"tokens": tokens, "computed": computed}
 
 
 def timed_loop(job: Any) -> None:
     """Rayward's loop as it is; messages also carry the time at which they are sent."""
-    from actors import supervised
+    from actors import ranked
 
-    class Stamped(supervised.Reporter):
+    class Stamped(ranked.Reporter):
         def tell(self, message: dict[str, Any]) -> None:
             message["time"]["end"] = time.perf_counter()
             super().tell(message)
 
-    supervised.Reporter = Stamped  # type: ignore[misc]
-    supervised.reward_loop(job)
+    ranked.Reporter = Stamped  # type: ignore[misc]
+    ranked.reward_loop(job)
 
 
 def rayward_half(run_folder: Path, config: Any, pairs: list[Any], folder: Path) -> dict[str, Any]:

@@ -24,9 +24,9 @@ from transformers.utils import logging
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from actors.forward import Place, sequence_inputs
-from actors.models import load_scalar
+from actors.models import attend_by_row, load_scalar
 from actors.prefix import pays, shared_inputs, shared_lengths
-from actors.supervised import RankedRows, _rankings_of, ranking_loss
+from actors.ranked import RankedRows, _rankings_of, ranking_loss
 from configs.load import load
 from data.packing import epoch_order, step_batches
 from data.ragged import Ragged
@@ -55,6 +55,7 @@ def main() -> None:
     rows = ranked_rows(load_records(options.run / "prepare" / "rankings.jsonl"), renderer, config.seed)[1]
     start = config.reward.path or Run(options.run, config).model("sft")
     module = load_scalar(start, config.model.dtype, seed=config.seed)
+    attend_by_row(module.classifier)
     found = [one(options, config, module, rows, more) for more in options.prompt_tokens]
     table("shared prompts", [tuple(of[name] for name in COLUMNS) for of in found], COLUMNS)
     if options.json:
@@ -93,7 +94,7 @@ def longer(rows: RankedRows, more: int, vocab_size: int) -> RankedRows:
     generator = np.random.default_rng(0)
     drawn = np.repeat(generator.integers(4, vocab_size, (len(rows.sizes), more)), rows.sizes, axis=0)
     ids = Ragged.of([np.concatenate([before, rows.ids[row]]) for row, before in enumerate(drawn)])
-    return RankedRows(ids, rows.sizes, rows.ranks)
+    return RankedRows(ids, rows.sizes, rows.ranks, ids)
 
 
 def train_step(config: Any, module: Any, step: RankedRows, share: bool) -> float:
@@ -101,14 +102,14 @@ def train_step(config: Any, module: Any, step: RankedRows, share: bool) -> float
     place, budget, total = Place(0, 1, torch.device("cpu")), config.reward.optimizer.micro_batch_tokens, 0.0
     module.zero_grad()
     if share:
-        plan = place.micro_batches(shared_lengths(step.ids, step.sizes), budget)
+        plan = place.packs(shared_lengths(step.ids, step.sizes), budget)
     else:
         plan = _rankings_of(step, place.micro_batches(step.ids.lengths, budget, step.sizes.tolist()))
     for micro in plan:
         part = step.take(micro)
         sizes = part.sizes.tolist()
         inputs = shared_inputs(part.ids, sizes, place.device) if share else sequence_inputs(part.ids, place.device)
-        loss = ranking_loss(config.reward, module(*inputs), sizes, torch.from_numpy(part.ranks))
+        loss, _ = ranking_loss(config.reward, module(*inputs), part)
         loss.backward()
         total += float(loss.detach())
     return total

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from actors.forward import sequence_inputs
-from actors.models import load_scalar
+from actors.models import attend_by_row, load_scalar
 from actors.prefix import pays, prefix_lengths, shared_inputs, shared_lengths
 from data.ragged import Ragged
 
@@ -28,6 +28,7 @@ def test_scores_and_gradients_are_those_of_separate_rows(tiny_models, seed):
     sizes = rng.integers(2, 8, 4).tolist()
     ids = groups(rng, sizes, rng.integers(0, 30, 4).tolist())
     model = load_scalar(tiny_models.reward, "float32")
+    assert attend_by_row(model.classifier)
     apart = model(*sequence_inputs(ids, CPU))
     together = model(*shared_inputs(ids, sizes, CPU))
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
@@ -43,7 +44,7 @@ def test_what_is_shared():
     ids = Ragged.of([[5, 6, 7, 8], [5, 6, 9], [1, 2], [1, 2, 3], [4], [4]])
     assert prefix_lengths(ids, [2, 2, 2]).tolist() == [2, 1, 0], "an answer keeps a token of its own"
     assert shared_lengths(ids, [2, 2, 2]).tolist() == [5, 4, 2]
-    assert shared_inputs(ids, [2, 2, 2], CPU)[0].tolist() == [[5, 6, 7, 8, 9], [1, 2, 2, 3, 0], [4, 4, 0, 0, 0]]
+    assert shared_inputs(ids, [2, 2, 2], CPU)[0].tolist() == [[5, 6, 7, 8, 9, 1, 2, 2, 3, 4, 4]]
 
 
 def test_it_pays_for_long_prompts_and_wide_models():
