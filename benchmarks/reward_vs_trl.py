@@ -46,7 +46,8 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=3, help="first steps that are not timed")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--hidden", type=int, default=256, help="width of the model, a multiple of 64")
+    parser.add_argument("--micro-batch-tokens", type=int, default=4096, help="ours, in one forward pass")
+    parser.add_argument("--hidden", type=int, default=512, help="width of the model, a multiple of 64")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
     parser.add_argument("--json", type=Path, help="write all figures there")
@@ -65,7 +66,8 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     fixed = [f"reward.optimizer.{setting}" for setting in constant]
     fixed += [f"reward.rankings_per_step={options.rows}", f"reward.epochs={options.epochs}"]
     fixed += [f"reward.path={folder}/base", "model.dtype=float32"]
-    fixed += ["resources.train.workers=1", f"resources.train.threads={options.threads}"]
+    fixed += [f"reward.optimizer.micro_batch_tokens={options.micro_batch_tokens}", "resources.train.workers=1"]
+    fixed += [ f"resources.train.threads={options.threads}"]
     config = load(str(options.run / "config.yaml"), [*options.set, *fixed])
     renderer = Renderer.of(config.model, options.run / "prepare" / "tokenizer")
     parameters = build(folder / "base", renderer.tokenizer, options, config.model.context_tokens)

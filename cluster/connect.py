@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
+import threading
 from collections.abc import Mapping
 
 import ray
@@ -31,6 +33,7 @@ def connect(cluster: Cluster) -> None:
     local = (
         {} if address else {"object_store_memory": int(cluster.object_store_gib * 2**30), "include_dashboard": False}
     )
+    on_term = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=address,
         runtime_env={"env_vars": environment},
@@ -38,6 +41,8 @@ def connect(cluster: Cluster) -> None:
         log_to_driver=bool(os.environ.get("RAYWARD_WORKER_LOGS")),
         **local,
     )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_term)  # Ray put a handler of its own there, which aborts the process
 
 
 def joined_address(cluster: Cluster) -> str | None:

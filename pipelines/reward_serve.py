@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,6 @@ def _run(options: argparse.Namespace) -> int:
     url = start(options)
     from cluster.serve import stop
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray put its own there, which aborts the process
     try:
         print(f"scoring with {options.model} at {url}/score\nCtrl-C stops it", flush=True)
         while True:

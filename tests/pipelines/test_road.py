@@ -17,7 +17,7 @@ from data import toyworld
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 pytestmark = pytest.mark.timeout(1800)
-TRAINED = ("sft", "reward", "sample", "rl/ppo", "rl/apa")
+TRAINED = ("sft", "reward", "sample", "dpo", "rl/ppo", "rl/apa")
 
 
 def align(folder: Path, *options: str) -> str:
@@ -40,9 +40,10 @@ def test_every_stage_leaves_its_figures(road: Path) -> None:
     assert set(STAGES) <= summary.keys()
     assert set(STAGES) <= summary["seconds"].keys() and summary["seconds"]["total"] > 0
     assert 0 < summary["peak_memory_bytes"] < 12 * 2**30
-    for name in ("rejection", "ppo", "apa"):
+    for name in ("rejection", "dpo", "ppo", "apa"):
         rate = summary["evaluate"]["win_rate"][name]
         assert 0 <= rate["low"] <= rate["mean"] <= rate["high"] <= 1 and rate["n"] == 24
+    assert summary["dpo"]["rankings"] > 0 and 0 <= summary["dpo"]["pair_accuracy"] <= 1
     for name in ("ppo", "apa"):
         assert 0 <= summary["rl"][name]["mismatch_max"] < 1e-4
         assert math.isfinite(summary["rl"][name]["kl"])
@@ -112,7 +113,7 @@ def test_trained_weights_differ_from_where_they_started(road: Path) -> None:
     from safetensors.torch import load_file
 
     start = load_file(road / "sft" / "model" / "model.safetensors")
-    for stage in ("sample", "rl/ppo", "rl/apa"):
+    for stage in ("sample", "dpo", "rl/ppo", "rl/apa"):
         after = load_file(road / stage / "model" / "model.safetensors")
         assert after.keys() == start.keys()
         assert all(not after[name].equal(start[name]) for name in start), stage
@@ -205,14 +206,16 @@ def test_the_road_on_files_with_a_reward_model_for_a_judge(files: Path, tmp_path
     settings = {
         "model.template": "vicuna_v1.1", "model.context_tokens": 160, "data.toyworld": "null", "data.root": files,
         "data.heldout_fraction": 0.25, "evaluate.judge": "reward_model", "evaluate.prompts": 20,
-        "evaluate.temperature": 0.8, "rl.algorithms": "[apa]",
+        "evaluate.temperature": 0.8, "rl.algorithms": "[apa]", "dpo.data": "samples", "dpo.start": "sample",
+        "scoring.sources": "[{weight: 2}, {kind: function, target: 'scoring_functions:length', weight: -0.01}]",
+        "scoring.functions": Path(__file__).parent, "rl.reward_scaling": "clip_then_std", "rl.length_penalty": 0.01,
         **{f"data.{name}": f"[{{path: {file}.jsonl}}]" for name, file in lists.items()},
     }  # fmt: skip
     options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     align(tmp_path, "--stages", ",".join(stage for stage in STAGES if stage != "publish"), *options)
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["evaluate"]["judge"] == "reward_model" and summary["reward"]["judge"]["heldout_pairs"] > 0
-    for name in ("rejection", "apa"):
+    for name in ("rejection", "dpo", "apa"):
         rate = summary["evaluate"]["win_rate"][name]
         assert 0 <= rate["low"] <= rate["mean"] <= rate["high"] <= 1 and rate["n"] == 20
     assert all(model["mismatch_max"] < 1e-4 for model in summary["evaluate"]["models"].values())
@@ -224,6 +227,10 @@ def test_the_road_on_files_with_a_reward_model_for_a_judge(files: Path, tmp_path
         assert asked[row["prompt_id"]] == row["prompt"]
     for row in rows_of(tmp_path / "rl" / "apa" / "metrics.jsonl"):
         assert math.isfinite(row["monitor/second_score"]) and row["monitor/second_drop"] >= 0
+        said = 2 * row["sources/model"] - 0.01 * row["sources/function"]
+        assert row["score"] == pytest.approx(said, abs=1e-4) and row["sources/function"] > 1
+    state = json.loads((tmp_path / "rl" / "apa" / "reward_state.json").read_text())
+    assert round(state["count"]) == 2 * 32 and state["var"] > 0
     (watched,) = (rows_of(path) for path in (tmp_path / "rl" / "apa" / "fixed").glob("00001.jsonl"))
     assert len(watched) == 4 and all(row["second"] != row["score"] for row in watched)
     curve = json.loads((tmp_path / "evaluate" / "curves.json").read_text())["apa"]

@@ -1,0 +1,58 @@
+"""What DPO learns from when it learns from samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.load import ConfigError
+from configs.schema import Config
+from data.records import Prompt, Ranking, Turn, validate
+from pipelines import dpo
+from pipelines.dpo import sampled_rankings
+from pipelines.stage import Run
+
+PROMPT = Prompt((Turn("user", "Why?"),), "toy", "p")
+
+
+def row(answers: str, scores: list[float], response: str, **more: Any) -> dict[str, Any]:
+    return {"prompt_id": "p", "answers": list(answers), "scores": scores, "response": response, "kept": True, **more}
+
+
+def ranked(sample: dict[str, Any], count: int) -> Ranking | None:
+    found = list(sampled_rankings([PROMPT], [sample], count))
+    for ranking in found:
+        validate(ranking)
+    return found[0] if found else None
+
+
+def test_the_kept_answer_stands_against_worse_ones_down_to_the_worst() -> None:
+    sample = row("abcde", [1.0, 5.0, 2.0, 4.0, 3.0], "b")
+    assert ranked(sample, 2) == Ranking(PROMPT.turns, ("b", "a"), "samples", "p", (0.0, 1.0))
+    assert ranked(sample, 3) == Ranking(PROMPT.turns, ("b", "e", "a"), "samples", "p", (0.0, 1.0, 2.0))
+    everything = ranked(sample, 9)
+    assert everything is not None and "".join(everything.answers) == "bdeca"
+
+
+def test_equal_texts_are_one_answer_and_equal_scores_are_ties() -> None:
+    sample = row("abacd", [2.0, 5.0, 2.0, 2.0, 1.0], "b")
+    assert ranked(sample, 9) == Ranking(PROMPT.turns, ("b", "a", "c", "d"), "samples", "p", (0.0, 1.0, 1.0, 2.0))
+
+
+def test_an_answer_above_the_kept_one_was_cut_and_is_left_out() -> None:
+    assert ranked(row("xab", [9.0, 5.0, 1.0], "a"), 2) == Ranking(PROMPT.turns, ("a", "b"), "samples", "p", (0.0, 1.0))
+
+
+@pytest.mark.parametrize("sample", [
+    row("ab", [1.0, 2.0], "b", kept=False), row("bb", [2.0, 2.0], "b"), row(["b", ""], [2.0, 1.0], "b"),
+])  # fmt: skip
+def test_prompts_without_a_worse_answer_are_left_out(sample: dict[str, Any]) -> None:
+    assert ranked(sample, 2) is None
+
+
+def test_without_a_section_the_command_says_so(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no dpo section; give one"):
+        dpo.run(Run(tmp_path, tiny_config()))

@@ -1,0 +1,301 @@
+"""Sources of reward: what they say is combined as the config says, and a source that fails is never a silent zero."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from actors.sources import Answered, Source, SourceDataError, SourceUnavailable
+from algorithms.advantage import RunningMoments
+from configs.schema import Config, RewardSource
+from data.ragged import Ragged
+from data.records import Prompt, Turn
+from data.rollouts import Rollouts
+from data.rules import exact_number, final_number
+from data.templates import find
+from pipelines.rl import estimate_advantages
+from pipelines.rows import Renderer
+from pipelines.scoring import Scorer
+from pipelines.stage import Run
+
+HERE = str(Path(__file__).parent)
+FUNCTIONS = "scoring_functions:"
+
+
+def source(kind: str = "function", target: str | None = FUNCTIONS + "length", **more: Any) -> RewardSource:
+    return RewardSource.model_validate({"kind": kind, "target": target, "retries": 1, "timeout_s": 20, **more})
+
+
+def answered(*texts: str, question: str = "What is 6 x 7?", reference: str | None = None) -> list[Answered]:
+    asked = [{"role": "user", "content": question}]
+    return [Answered(asked, text, reference, "toy", f"p{number}", True) for number, text in enumerate(texts)]
+
+
+class Service:
+    """A real HTTP server that says what it is told, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.replies: list[tuple[int, str]] = []
+        self.asked: list[dict[str, Any]] = []
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                service.asked.append(json.loads(body) | {"path": self.path, "key": self.headers["Authorization"]})
+                code, text = service.replies.pop(0) if len(service.replies) > 1 else service.replies[0]
+                self.send_response(code)
+                self.send_header("Content-Type", "application/json")
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.address = f"http://127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+
+@pytest.fixture
+def service() -> Iterator[Service]:
+    made = Service()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def scores(*values: Any) -> tuple[int, str]:
+    return 200, json.dumps({"scores": values})
+
+
+def rating(text: str) -> tuple[int, str]:
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    return 200, json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]})
+
+
+# ---- functions ---------------------------------------------------------------------------------------------
+
+
+def test_a_function_is_called_as_trl_calls_one() -> None:
+    assert Source(source(), HERE, 0).score(answered("a", "bcd")) == [1.0, 3.0]
+    rules = source(target="data.rules:exact_number")
+    assert Source(rules, HERE, 0).score(answered("It is 42.", "43", reference="6 x 7 = <<42>>\n#### 42")) == [1, 0]
+    assert Source(source(target=FUNCTIONS + "only_questions"), HERE, 0).score(answered("a", question="Go.")) == [None]
+
+
+@pytest.mark.parametrize("target, told", [
+    ("no_such_module:f", "cannot be imported: No module named 'no_such_module'"),
+    (FUNCTIONS + "no_such_name", "cannot be imported: module 'scoring_functions' has no attribute 'no_such_name'"),
+    (FUNCTIONS + "raises", r"raised KeyError: 'no such column'; the batch begins with prompt 'p0', answer 'a'"),
+    (FUNCTIONS + "one_short", "got 1 scores, expected a list of 2 numbers"),
+])  # fmt: skip
+def test_a_wrong_function_is_a_data_error(target: str, told: str) -> None:
+    with pytest.raises(SourceDataError, match=f"scoring source function: .*{told}"):
+        Source(source(target=target), HERE, 0).score(answered("a", "b"))
+
+
+def test_the_number_of_a_solution() -> None:
+    texts = {"#### 1,234\nSo 5.": 1234, "a 3 and then -4.50.": -4.5, "none": None, "#### unknown, about 7": 7, "": None}
+    assert {text: final_number(text) for text in texts} == texts
+    assert exact_number(completions=["7", "7"], references=[None, "it is 7.0"], prompts=[], more=1) == [None, 1.0]
+
+
+# ---- services and judges -----------------------------------------------------------------------------------
+
+
+def test_a_service_is_asked_as_reward_serve_is(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_KEY", "secret")
+    service.replies = [scores(0.5, -1)]
+    made = Source(source("http", f"{service.address}/score", key="MY_KEY", empty_answer=-9), HERE, 0)
+    assert made.score(answered("a", "  ", "b")) == [0.5, -9.0, -1.0]
+    (asked,) = service.asked
+    assert asked["path"] == "/score" and asked["key"] == "Bearer secret"
+    said = [conversation[-1] for conversation in asked["conversations"]]
+    assert said == [{"role": "assistant", "content": text} for text in "ab"]
+
+
+def test_a_service_is_asked_again_after_a_fault_that_passes(service: Service) -> None:
+    service.replies = [(503, "busy"), scores(1.0)]
+    assert Source(source("http", f"{service.address}/score"), HERE, 0).score(answered("a")) == [1.0]
+    assert len(service.asked) == 2
+
+
+@pytest.mark.parametrize("reply, error, told", [
+    ((503, "busy"), SourceUnavailable, "did not answer in 2 tries: status 503: busy"),
+    ((404, "no"), SourceUnavailable, "says 404: no; is the address right"),
+    ((400, "conversations[0]: blank"), SourceDataError, r"refuses the request with 400: conversations\[0\]: blank"),
+    ((200, "<html>"), SourceDataError, "answered '<html>', expected JSON"),
+    ((200, "[1.0]"), SourceDataError, r"answered '\[1.0\]', expected an object with a list named scores"),
+    (scores(1.0, 2.0), SourceDataError, "got 2 scores, expected a list of 1 numbers"),
+])  # fmt: skip
+def test_a_service_that_fails(service: Service, reply: tuple[int, str], error: type, told: str) -> None:
+    service.replies = [reply]
+    with pytest.raises(error, match=f"scoring source http: .*{told}"):
+        Source(source("http", f"{service.address}/score"), HERE, 0).score(answered("a"))
+
+
+def test_a_service_that_is_not_there() -> None:
+    with pytest.raises(SourceUnavailable, match="did not answer in 2 tries: ConnectError"):
+        Source(source("http", "http://127.0.0.1:9/score"), HERE, 0).score(answered("a"))
+
+
+def test_a_judge_rates_and_is_asked_again_where_it_does_not(service: Service) -> None:
+    service.replies = [rating("Good, but long.\nRating: 7"), rating("No idea."), rating("**Rating**: 3.5 of 10")]
+    judge = Source(source("judge", f"m@{service.address}/v1", parallel=1), HERE, 0)
+    assert judge.score(answered("forty-two", "a", reference="42")) == [7.0, 3.5]
+    text = service.asked[0]["messages"][-1]["content"]
+    assert "USER: What is 6 x 7?" in text and "forty-two" in text and "known: 42" in text
+    assert [asked["seed"] for asked in service.asked] == [0, 0, 1]
+    service.replies = [rating("11 out of 10. Rating: 11")]
+    (said,) = judge.score(answered("a"))
+    assert isinstance(said, str) and "expected a rating from 1 to 10" in said
+
+
+# ---- together ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def renderer(tiny_models: Any) -> Renderer:
+    return Renderer(find("openchat_3.5"), tiny_models.tokenizer, 448)
+
+
+@pytest.fixture
+def scored(local_ray: Any, tiny_models: Any, tiny_config: Callable[..., Config], renderer: Renderer, tmp_path: Path):
+    """`scored(*sources)`: (rewards, figures) of four answers to two prompts of different data sources."""
+    (tmp_path / "reward").mkdir()
+    (tmp_path / "reward" / "model").symlink_to(tiny_models.reward)
+    (tmp_path / "reward" / "manifest.json").write_text("{}")
+    prompts = [Prompt((Turn("user", text),), name, name) for text, name in (("Why?", "first"), ("Go.", "second"))]
+    asked = [renderer.prompt(prompts[index].turns) for index in (0, 0, 1, 1)]
+    said = [[*renderer.tokenizer.encode(text), *renderer.stop_token_ids[:1]] for text in ("a", "b", "ccc", "dddd")]
+    rollouts = Rollouts(
+        prompts=Ragged.of(asked),
+        responses=Ragged.of(said),
+        prompt_index=np.array([0, 0, 1, 1]),
+        finished=np.ones(4, bool),
+        rollout_logprobs=np.zeros(sum(map(len, said)), np.float32),
+        weight_version=0,
+    )
+
+    def score(*sources: dict[str, Any]) -> tuple[list[float], dict[str, float]]:
+        config = tiny_config(scoring={"sources": list(sources), "functions": HERE})
+        scorer = Scorer(Run(tmp_path, config), renderer)
+        try:
+            for group in scorer.groups:
+                group.ready()
+            found, figures = scorer.finish(scorer.begin(rollouts, prompts), rollouts, prompts)
+            assert found.dtype == np.float32
+            return found.tolist(), figures
+        finally:
+            for group in scorer.groups:
+                group.stop()
+
+    return score
+
+
+def function(name: str, **more: Any) -> dict[str, Any]:
+    return {"kind": "function", "target": FUNCTIONS + name, "name": name, **more}
+
+
+def test_weighted_sum_and_who_scores_what(scored: Callable, tiny_models: Any) -> None:
+    plain, figures = scored({})
+    assert len(set(plain)) == 4 and not figures
+    several, figures = scored(
+        {"weight": 2.0},
+        function("length", weight=-0.5, only=["second"], batch=1, parallel=2),
+        function("only_questions", weight=10.0),
+    )
+    np.testing.assert_allclose(several, [2 * plain[0] + 10, 2 * plain[1] + 10, 2 * plain[2] - 1.5, 2 * plain[3] - 2])
+    assert figures["sources/length"] == 3.5 and figures["sources/only_questions"] == 1.0
+    assert figures["sources/model"] == pytest.approx(np.mean(plain))
+
+
+def test_an_ensemble_is_the_mean_or_the_worst(scored: Callable, tiny_models: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = tmp_path / "other"
+    other.mkdir()
+    for path in Path(tiny_models.reward).iterdir():
+        (other / path.name).write_bytes(path.read_bytes())
+    weights = load_file(other / "model.safetensors")
+    save_file(weights | {"score.weight": -2 * weights["score.weight"]}, other / "model.safetensors", {"format": "pt"})
+    plain, _ = scored({})
+    both = {"paths": [tiny_models.reward, str(other)]}
+    np.testing.assert_allclose(scored(both)[0], [-score / 2 for score in plain], rtol=1e-4, atol=1e-5)
+    worst = scored(both | {"ensemble": "worst"})[0]
+    np.testing.assert_allclose(worst, [min(score, -2 * score) for score in plain], rtol=1e-4, atol=1e-5)
+
+
+def test_what_gives_no_score_stops_or_is_counted(scored: Callable) -> None:
+    told = "no score for 1 of 4 answers, first to prompt 'first' of 'first': got 'nan', expected a finite number"
+    with pytest.raises(SourceDataError, match=told):
+        scored(function("not_a_number"))
+    found, figures = scored(function("not_a_number", tolerated=0.25), function("length"))
+    assert found == [3.0, 3.0, 5.0, 6.0] and figures["sources/not_a_number_without"] == 1
+    with pytest.raises(SourceDataError, match="no source of reward scores 2 of 4 answers, first to prompt 'second'"):
+        scored(function("only_questions"))
+
+
+def test_a_source_that_hangs_or_dies_is_unavailable(scored: Callable) -> None:
+    with pytest.raises(SourceUnavailable, match="did not answer 4 answers within 2 s; raise its timeout_s"):
+        scored(function("sleeps", timeout_s=2))
+    with pytest.raises(SourceUnavailable, match="its process ended"):
+        scored(function("ends_the_process"))
+
+
+@pytest.mark.parametrize("values, told", [
+    ({"kind": "function"}, "needs a target: MODULE:FUNCTION"),
+    ({"kind": "http", "target": "localhost/score"}, "expected http://HOST:PORT/score"),
+    ({"target": "a:b"}, "takes paths, no target"),
+    ({"kind": "http", "target": "http://h/score", "paths": ["x"]}, "paths is of kind model"),
+])  # fmt: skip
+def test_a_source_has_what_its_kind_needs(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValidationError, match=told):
+        RewardSource.model_validate(values)
+
+
+def test_two_sources_of_one_name_are_refused(tiny_config: Callable[..., Config]) -> None:
+    with pytest.raises(ValidationError, match="two scoring sources are called 'model'"):
+        tiny_config(scoring={"sources": [{}, {}]})
+
+
+# ---- shaping -----------------------------------------------------------------------------------------------
+
+
+def test_rewards_are_cut_scaled_and_penalized_as_the_config_says(tiny_config: Callable[..., Config]) -> None:
+    """Facts: running std of [4, 6] after [1, 2, 3] is 1.9235384."""
+    lengths = np.array([2, 3])
+    ids = Ragged(np.zeros(5, np.int32), lengths)
+    zeros = np.zeros(5, np.float32)
+    rollouts = Rollouts(
+        prompts=Ragged.of([[1], [1]]), responses=ids, prompt_index=np.arange(2), finished=np.array([True, False]),
+        rollout_logprobs=zeros, weight_version=0, scores=np.array([4.0, 6.0], np.float32), policy_logprobs=zeros,
+        reference_logprobs=zeros, values=zeros,
+    )  # fmt: skip
+
+    def rewards(**settings: Any) -> list[float]:
+        import torch
+
+        moments = RunningMoments()
+        moments.update(torch.tensor([1.0, 2.0, 3.0]))
+        config = tiny_config(rl={"gae_lambda": 1.0, "apa": {"whiten": False}, **settings})
+        made, figures = estimate_advantages(rollouts, config, "apa", moments)
+        assert moments.count == 5 and figures["score"] == 5
+        assert made.returns is not None
+        return [made.returns[0], made.returns[2]]  # gamma and lambda are 1: the reward at the end
+
+    std = 1.9235384
+    assert rewards() == [4, 6] and rewards(reward_clip=5.0) == [4, 5]
+    assert rewards(reward_clip=5.0, reward_scaling="clip_then_std") == pytest.approx([4 / std, 5 / std])
+    assert rewards(reward_clip=3.0, reward_scaling="std_then_clip") == pytest.approx([4 / std, 3.0])
+    assert rewards(length_penalty=0.5) == [3, 4.5]
+    assert rewards(missing_eos_reward=-1.0, reward_scaling="std_then_clip") == pytest.approx([4 / std, -1])
