@@ -67,7 +67,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     fixed += [f"reward.rankings_per_step={options.rows}", f"reward.epochs={options.epochs}"]
     fixed += [f"reward.path={folder}/base", "model.dtype=float32"]
     fixed += [f"reward.optimizer.micro_batch_tokens={options.micro_batch_tokens}", "resources.train.workers=1"]
-    fixed += [ f"resources.train.threads={options.threads}"]
+    fixed += [f"resources.train.threads={options.threads}"]
     config = load(str(options.run / "config.yaml"), [*options.set, *fixed])
     renderer = Renderer.of(config.model, options.run / "prepare" / "tokenizer")
     parameters = build(folder / "base", renderer.tokenizer, options, config.model.context_tokens)
