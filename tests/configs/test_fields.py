@@ -46,7 +46,8 @@ def test_every_setting_has_one_sentence(name: str, sentence: str) -> None:
 
 def test_the_default_shown_is_the_one_that_holds() -> None:
     """`rayward settings` must tell what a config without the setting gets."""
-    sources = ("data.conversations.", "data.preferences.", "data.prompts.", "data.evaluation_prompts.", "scoring.sources.")
+    lists = ("conversations", "preferences", "prompts", "evaluation_prompts")
+    sources = (*(f"data.{name}." for name in lists), "scoring.sources.")
     given = {name for name, *_ in LEAVES if name.startswith(sources)}
     bare = Config.model_validate({"model": {"scratch": {}}, "data": {"toyworld": {}}, "dpo": {}})
     wrong = {}

@@ -18,6 +18,7 @@ from configs.schema import Config
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 SOURCES = ("conversations", "preferences", "prompts", "evaluation_prompts")
+LISTED = {*(("data", name) for name in SOURCES), ("scoring", "sources")}
 # The smallest config with files instead of the toy world.
 OWN_DATA = "model: {path: base}\ndata:\n" + "".join(f"  {name}: [{{path: {name}.jsonl}}]\n" for name in SOURCES)
 
@@ -159,10 +160,10 @@ def test_an_unknown_key_names_its_line_and_the_nearest_key(dotted: str, tmp_path
     assert keys[-1] != right
     lines = ["# a comment", ""]
     for depth, key in enumerate(keys):
-        item = "- " if depth == 2 and keys[0] == "data" and keys[1] in SOURCES else ""
+        item = "- " if depth == 2 and tuple(keys[:2]) in LISTED else ""
         lines.append("    " * depth + item + key + (": 1" if depth == len(keys) - 1 else ":"))
     path = write(tmp_path, "\n".join(lines) + "\n")
-    shown = ".".join([*keys[:2], "0", keys[2]] if keys[0] == "data" and keys[1] in SOURCES and len(keys) == 3 else keys)
+    shown = ".".join([*keys[:2], "0", keys[2]] if tuple(keys[:2]) in LISTED and len(keys) == 3 else keys)
     assert f"{path}:{len(lines)}: unknown key {shown!r}; did you mean {right!r}?" in mistakes(path)
     if shown == ".".join(keys):
         override = f"{shown}=1"
