@@ -13,7 +13,6 @@ import numpy as np
 
 from actors.forward import merge
 from actors.ranked import dpo_loop
-from actors.supervised import Job
 from cluster.connect import connect
 from configs.load import ConfigError
 from configs.plan import optimizer_steps
@@ -21,7 +20,7 @@ from data.records import Prompt, Ranking
 from pipelines.reward import measure, ranked_rows
 from pipelines.rows import Renderer, check_vocabulary, load_records
 from pipelines.stage import Run, StageError, begin, read_jsonl, table
-from pipelines.training import absolute, put, train
+from pipelines.training import job, train
 
 
 def run(run: Run) -> dict[str, Any] | None:
@@ -46,23 +45,9 @@ def run(run: Run) -> dict[str, Any] | None:
     if not kept:
         raise StageError(f"dpo.data {dpo.data}: none of {len(rankings)} rankings has two answers that fit the context")
     heldout, heldout_rows = ranked_rows(load_records(prepared / "heldout.jsonl"), renderer, config.seed)
-    job = Job(
-        model=absolute(model),
-        tokenizer=str((prepared / "tokenizer").resolve()),
-        output=str((stage.folder / "model").resolve()),
-        train=put(rows),
-        heldout=put(heldout_rows),
-        epochs=dpo.epochs,
-        rows_per_step=dpo.rankings_per_step,
-        optimizer=dpo.optimizer,
-        dtype=config.model.dtype,
-        seed=config.seed,
-        role=config.resources.train,
-        queue=None,
-        preferences=dpo,
-    )
     steps = optimizer_steps(len(kept), dpo.rankings_per_step, dpo.epochs)
-    said = train(stage, "dpo", dpo_loop, job, steps, ("loss", "pair_accuracy"))
+    work = job(stage, model, rows, heldout_rows, dpo)
+    said = train(stage, "dpo", dpo_loop, work, steps, ("loss", "pair_accuracy"))
     last = {name: said["last"][name] for name in ("loss", "best_moved", "worst_moved")}
     found = measure(merge(said["heldout_scores"], len(heldout_rows.ids)), heldout, heldout_rows)
     metrics = {"rankings": len(kept), "optimizer_steps": steps} | last | found

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 
 from actors.forward import merge
 from actors.ranked import RankedRows, reward_loop
-from actors.supervised import Job
 from algorithms.preference import break_ties
 from cluster.connect import connect
 from configs.plan import INPUTS, optimizer_steps
@@ -24,7 +24,7 @@ from data.records import Ranking
 from pipelines.reward_eval import by_source
 from pipelines.rows import Renderer, check_vocabulary, fit_conversations, fit_rankings, load_records
 from pipelines.stage import Run, Stage, begin, table
-from pipelines.training import absolute, put, train
+from pipelines.training import job, train
 
 CENTRE_ROWS = 256
 
@@ -86,24 +86,10 @@ def fit(stage: Stage, rankings: list[Ranking], heldout: list[Ranking], folder: s
     heldout, heldout_rows = ranked_rows(heldout, renderer, seed)
     answers = _sft_answers(run, renderer)
     steps = optimizer_steps(len(rows.sizes), config.reward.rankings_per_step, config.reward.epochs)
-    job = Job(
-        model=absolute(start),
-        tokenizer=str(tokenizer.resolve()),
-        output=str((stage.folder / folder).resolve()),
-        train=put(rows),
-        heldout=put(heldout_rows),
-        epochs=config.reward.epochs,
-        rows_per_step=config.reward.rankings_per_step,
-        optimizer=config.reward.optimizer,
-        dtype=config.model.dtype,
-        seed=seed,
-        role=config.resources.train,
-        queue=None,
-        preferences=config.reward,
-        centre=put(answers) if len(answers) else None,
-    )
+    centre = ray.put(answers) if len(answers) else None
+    work = job(stage, start, rows, heldout_rows, config.reward, folder, seed=seed, centre=centre)
     name = "reward" if folder == "model" else folder
-    said = train(stage, name, reward_loop, job, steps, ("loss", "pair_accuracy"), "" if folder == "model" else folder)
+    said = train(stage, name, reward_loop, work, steps, ("loss", "pair_accuracy"), "" if folder == "model" else folder)
     scores = merge(said["heldout_scores"], len(heldout_rows.ids))
     return Fitted(len(rows.sizes), steps, said["last"], scores, heldout, heldout_rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from actors.supervised import Job, Rows, sft_loop
+from actors.supervised import Rows, sft_loop
 from cluster.connect import connect
 from configs.plan import INPUTS, optimizer_steps
 from configs.schema import Sft, Supervised
@@ -15,7 +15,7 @@ from pipelines.prepare import base_model
 from pipelines.rows import Renderer, check_vocabulary, fit_conversations, load_records, sft_rows
 from pipelines.show import show_batch
 from pipelines.stage import Run, Stage, begin, table
-from pipelines.training import absolute, put, train
+from pipelines.training import job, train
 
 
 def run(run: Run) -> dict[str, Any] | None:
@@ -46,22 +46,8 @@ def fine_tune(
     steps = optimizer_steps(len(rows.ids), training.samples_per_step, training.epochs)
     first = epoch_order(len(rows.ids), config.seed, 0)[: training.samples_per_step]
     show_batch([Encoded(rows.ids[row].tolist(), rows.weights[row].tolist()) for row in first], renderer.tokenizer)
-    job = Job(
-        model=absolute(model),
-        tokenizer=str((prepared / "tokenizer").resolve()),
-        output=str((stage.folder / "model").resolve()),
-        train=put(rows),
-        heldout=put(heldout),
-        epochs=training.epochs,
-        rows_per_step=training.samples_per_step,
-        optimizer=training.optimizer,
-        dtype=config.model.dtype,
-        seed=config.seed,
-        role=config.resources.train,
-        queue=None,
-        packing=training.packing,
-    )
-    said = train(stage, title, sft_loop, job, steps, ("loss",))
+    work = job(stage, model, rows, heldout, training, packing=training.packing)
+    said = train(stage, title, sft_loop, work, steps, ("loss",))
     return {
         "conversations": len(rows.ids),
         "trained_tokens_per_epoch": int((rows.weights.values > 0).sum()),

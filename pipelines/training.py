@@ -14,6 +14,7 @@ import ray
 
 from actors.supervised import Job
 from cluster.connect import check_fits
+from configs.schema import Preferences, Supervised
 from pipelines.stage import Metrics, Stage
 
 
@@ -85,11 +86,26 @@ def train(
     return said
 
 
-def put(value: Any) -> ray.ObjectRef:
-    """Data for the workers, in the object store once."""
-    return ray.put(value)
-
-
-def absolute(model: str) -> str:
-    """Workers run elsewhere: a folder by its full path, a hub name as it is."""
-    return str(Path(model).resolve()) if Path(model).exists() else model
+def job(
+    stage: Stage, model: str, train: Any, heldout: Any, settings: Supervised | Preferences, folder: str = "model",
+    **more: Any,
+) -> Job:  # fmt: skip
+    """What the workers need to train `model` (a folder or hub name) into the stage's `folder`; rows go to the store."""
+    config = stage.run.config
+    supervised = isinstance(settings, Supervised)
+    fields = {
+        "model": str(Path(model).resolve()) if Path(model).exists() else model,  # workers run elsewhere
+        "tokenizer": str((stage.run.folder / "prepare" / "tokenizer").resolve()),
+        "output": str((stage.folder / folder).resolve()),
+        "train": ray.put(train),
+        "heldout": ray.put(heldout),
+        "epochs": settings.epochs,
+        "rows_per_step": settings.samples_per_step if supervised else settings.rankings_per_step,
+        "optimizer": settings.optimizer,
+        "dtype": config.model.dtype,
+        "seed": config.seed,
+        "role": config.resources.train,
+        "queue": None,
+        "preferences": None if supervised else settings,
+    }
+    return Job(**fields | more)
