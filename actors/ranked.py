@@ -28,6 +28,8 @@ from configs.schema import Dpo, Preferences, Reward
 from data.packing import epoch_order, step_batches
 from data.ragged import Ragged
 
+PROBE = ((1, 9), (1, 12), (5, 11), (5, 7), (5, 14))  # first id and length of rows, two of one group, three of another
+
 
 @dataclass(frozen=True)
 class RankedRows:
@@ -64,10 +66,7 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
     engine = _engine(job, module, train, place)
     settings, device = job.preferences, place.device
     assert isinstance(settings, Reward)
-    share = settings.shared_prompts
-    if share is None:
-        share = pays(train.ids, train.sizes, module.classifier.config.get_text_config().hidden_size)
-    share = share and attend_by_row(module.classifier)
+    share = _shares(engine, module.classifier, settings.shared_prompts, train)
 
     def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
         ids, sizes = rankings.ids, rankings.sizes.tolist()
@@ -143,6 +142,34 @@ def ranking_loss(settings: Preferences, scores_N: Tensor, rankings: RankedRows) 
         value = pair_split(scores_N, sizes, ranks_N=ranks_N if settings.margin else ties, margin=settings.margin)
     correct, pairs = pair_accuracy(scores_N.detach(), sizes, ranks_N)
     return value, {"correct_sum": correct, "pairs_sum": float(pairs)}
+
+
+def _shares(engine: TrainEngine, classifier: Any, wanted: bool | None, train: RankedRows) -> bool:
+    """Whether answers share the tokens of their prompt: where that is wanted, or pays, and the model proves to do it.
+
+    ValueError where it is wanted and the model's attention cannot. A collective under ZeRO-3.
+    """
+    hidden_size = classifier.config.get_text_config().hidden_size
+    if not (pays(train.ids, train.sizes, hidden_size) if wanted is None else wanted):
+        return False
+    before, gap = classifier.config._attn_implementation, float("inf")
+    if attend_by_row(classifier):
+        ids = Ragged.of([(start + np.arange(length)) % engine.vocab_size for start, length in PROBE])
+        sizes = [2, 3]
+        shared, alone = (
+            engine.infer(lambda module, inputs=inputs: module(*inputs))
+            for inputs in (shared_inputs(ids, sizes, engine.device), sequence_inputs(ids, engine.device))
+        )
+        gap = float((shared - alone).abs().max())
+    if gap <= (1e-3 if next(classifier.parameters()).dtype == torch.float32 else 0.2):
+        return True
+    if wanted:
+        raise ValueError(
+            f"reward.shared_prompts: scores of answers that share their prompt differ by {gap:.2g} from those of the "
+            "answers alone, so this model's attention does not keep them apart; set it to null or false"
+        )
+    classifier.set_attn_implementation(before)
+    return False
 
 
 def _engine(job: Job, module: Any, train: RankedRows, place: Place) -> TrainEngine:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import math
-import os
 import re
 import sys
 import threading
@@ -24,8 +23,13 @@ from typing import Any
 from configs.schema import RewardSource
 
 Score = float | str | None
-RATING = re.compile(r"rating\W{0,4}(\d+(?:\.\d+)?)|\[\[(\d+(?:\.\d+)?)\]\]", re.IGNORECASE)
+RATING = re.compile(  # a line of its own
+    r"^[\s*_#>]*rating(?:\s*\(1\s*(?:-|to)\s*10\))?[\s*_]*:"
+    r"[\s*_]*(\d+(?:\.\d+)?)[\s*_]*(?:/\s*10|(?:out\s+)?of\s+10)?[\s*_.]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 BEST_RATING = 10.0
+LONGEST_PAUSE_S = 20.0
 
 
 class SourceUnavailable(ConnectionError):
@@ -51,15 +55,13 @@ class Answered:
 class Source:
     """A process of a source."""
 
-    def __init__(self, source: RewardSource, folder: str, rank: int):
+    def __init__(self, source: RewardSource, folder: str, key: str | None, rank: int):
         self.source = source
-        if source.kind == "function" and folder not in sys.path:
-            sys.path.insert(0, folder)  # a function stands in a file beside the config, or in an installed package
-        self.ask: Callable[[Sequence[Answered]], list[Score]] = {
-            "function": function_source,
-            "http": http_source,
-            "judge": judge_source,
-        }[source.kind](source)
+        self.ask: Callable[[Sequence[Answered]], list[Score]]
+        if source.kind == "function":
+            self.ask = function_source(source, folder)
+        else:
+            self.ask = {"http": http_source, "judge": judge_source}[source.kind](source, key)
 
     def score(self, batch: Sequence[Answered]) -> list[Score]:
         """What the source says of each answer; empty ones get `empty_answer` where it is set."""
@@ -69,12 +71,14 @@ class Source:
         return [next(scores) if item.answer.strip() or default is None else default for item in batch]
 
 
-def function_source(source: RewardSource) -> Callable[[Sequence[Answered]], list[Score]]:
-    """MODULE:FUNCTION, called as TRL calls its reward functions: keywords prompts, completions and columns.
+def function_source(source: RewardSource, folder: str) -> Callable[[Sequence[Answered]], list[Score]]:
+    """MODULE:FUNCTION, found in `folder` or an installed package and called with keywords.
 
     prompts: lists of {"role", "content"}; completions: texts; references, sources, finished: one each. It returns a
-    number or None for each. What it raises is a SourceDataError, with the traceback in its text.
+    number or None for each. What it raises is a SourceDataError.
     """
+    if folder not in sys.path:
+        sys.path.append(folder)
     module_name, _, name = (source.target or "").partition(":")
     try:
         function = getattr(importlib.import_module(module_name), name)
@@ -100,11 +104,10 @@ def function_source(source: RewardSource) -> Callable[[Sequence[Answered]], list
     return ask
 
 
-def http_source(source: RewardSource) -> Callable[[Sequence[Answered]], list[Score]]:
+def http_source(source: RewardSource, key: str | None) -> Callable[[Sequence[Answered]], list[Score]]:
     """A service that scores as `rayward reward-serve` does: {"conversations": [...]} gives {"scores": [...]}."""
     import httpx
 
-    key = os.environ.get(source.key)
     client = httpx.Client(timeout=source.timeout_s, headers={"Authorization": f"Bearer {key}"} if key else {})
 
     class Again(Exception):
@@ -120,7 +123,7 @@ def http_source(source: RewardSource) -> Callable[[Sequence[Answered]], list[Sco
         if response.status_code in (401, 403, 404):
             raise SourceUnavailable(
                 f"scoring source {source.title}: {source.target} says {response.status_code}: {response.text[:200]}; "
-                f"is the address right, and the key in {source.key}?"
+                "is the address right, and the key that the variable `key` names?"
             )
         if response.status_code >= 400:
             raise SourceDataError(
@@ -145,7 +148,7 @@ def http_source(source: RewardSource) -> Callable[[Sequence[Answered]], list[Sco
                     raise SourceUnavailable(
                         f"scoring source {source.title}: {source.target} did not answer in {attempt + 1} tries: {error}"
                     ) from None
-                time.sleep(min(20.0, 0.25 * 2**attempt))
+                time.sleep(min(LONGEST_PAUSE_S, 0.25 * 2**attempt))
         if not isinstance(found, dict) or "scores" not in found:
             raise SourceDataError(
                 f"scoring source {source.title}: {source.target} answered {str(found)[:80]!r}, expected an object with "
@@ -156,18 +159,18 @@ def http_source(source: RewardSource) -> Callable[[Sequence[Answered]], list[Sco
     return ask
 
 
-def judge_source(source: RewardSource) -> Callable[[Sequence[Answered]], list[Score]]:
+def judge_source(source: RewardSource, key: str | None) -> Callable[[Sequence[Answered]], list[Score]]:
     """NAME@URL of a language model that rates each answer from 1 to 10; asked again where its reply has no rating."""
     import openai
 
-    from data.prompt_files import fill, load_prompts, transcript
+    from data.prompt_files import digest, fill, load_prompts, transcript
     from data.records import Turn
 
     name, _, url = (source.target or "").partition("@")
     prompts = load_prompts(Path(source.prompts) if source.prompts else None)
     client = openai.OpenAI(
         base_url=url,
-        api_key=os.environ.get(source.key) or "none",
+        api_key=key or "none",
         timeout=source.timeout_s,
         max_retries=source.retries,
     )
@@ -175,6 +178,7 @@ def judge_source(source: RewardSource) -> Callable[[Sequence[Answered]], list[Sc
     def one(item: Answered) -> Score:
         turns = [Turn(message["role"], message["content"]) for message in item.messages]  # type: ignore[arg-type]
         told = {"conversation": transcript(turns), "answer": item.answer, "reference": item.reference or "(none)"}
+        told["tag"] = digest(*told.values())[:8]  # an answer cannot name its own hash to leave its frame
         messages: list[Any] = [
             {"role": "system", "content": fill(prompts, "rate_system")},
             {"role": "user", "content": fill(prompts, "rate_user", **told)},
@@ -191,7 +195,7 @@ def judge_source(source: RewardSource) -> Callable[[Sequence[Answered]], list[Sc
                 kind = SourceUnavailable if error.status_code in (401, 403, 404) else SourceDataError
                 raise kind(f"scoring source {source.title}: {url} refuses {name}: {error.message}") from None
             reply = (answer.choices[0].message.content or "") if answer.choices else ""
-            ratings = [float(first or second) for first, second in RATING.findall(reply)]
+            ratings = [float(number) for number in RATING.findall(reply)]
             if ratings and 1 <= ratings[-1] <= BEST_RATING:
                 return ratings[-1]
         return f"the judge said {reply[-80:]!r}, expected a rating from 1 to {BEST_RATING:g}"

@@ -59,13 +59,16 @@ def start(folder: str, config: Config) -> str:
         "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}},
     }
     publish = config.publish
-    return publish_app(lambda: build_openai_app(llm), APP, publish.host, publish.port, publish.start_timeout_s) + "/v1"
+    limit = publish.start_timeout_s
+    url = publish_app(lambda: build_openai_app(llm), APP, publish.host, publish.port, limit, "publish.start_timeout_s")
+    return url + "/v1"
 
 
-def publish_app(build: Callable[[], Any], name: str, host: str, port: int, timeout_s: float) -> str:
+def publish_app(build: Callable[[], Any], name: str, host: str, port: int, timeout_s: float, setting: str) -> str:
     """Run a Serve application at / of this host and wait until it is up; its URL. Port 0: a free one.
 
-    Raises TimeoutError. Where Serve runs on the cluster already, its address and port are used, not those given.
+    Raises TimeoutError, which names `setting` as what to raise.
+    Where Serve runs on the cluster already, its address and port are used, not those given.
     """
     logging.disable(logging.INFO)  # its greeting comes before the level that it is given
     serve.start(
@@ -84,7 +87,7 @@ def publish_app(build: Callable[[], Any], name: str, host: str, port: int, timeo
     if starting.is_alive():
         raise TimeoutError(
             f"the endpoint was not up within {timeout_s:.0f} s; if the model only loads slowly, allow it more "
-            f"(publish.start_timeout_s); Serve says: {serve.status().applications[name].message or 'nothing'}"
+            f"({setting}); Serve says: {serve.status().applications[name].message or 'nothing'}"
         )
     return f"http://{'127.0.0.1' if http.host == '0.0.0.0' else http.host}:{http.port}"
 

@@ -66,17 +66,19 @@ def arithmetic_lines(config: Config) -> list[str]:
 def roles(config: Config, stage: str) -> dict[str, Role]:
     """The actors that a stage starts, by role."""
     resources = config.resources
+    models = sum(max(1, len(source.paths)) for source in config.scoring.sources if source.kind == "model")
+    scorers = {f"reward_{number}" if number else "reward": resources.reward for number in range(models)}
     return {
         "prepare": {},
         "sft": {"train": resources.train},
         "reward": {"train": resources.train},
-        "sample": {"rollout": resources.rollout, "reward": resources.reward, "train": resources.train},
+        "sample": {"rollout": resources.rollout, **scorers, "train": resources.train},
         "dpo": {"train": resources.train},
         "rl": {
             "policy": resources.policy,
             "critic": resources.critic,
             "reference": resources.reference,
-            "reward": resources.reward,
+            **scorers,
             "rollout": resources.rollout,
             **({"second": resources.reward} if second_model(config) else {}),
         },
@@ -108,10 +110,7 @@ INPUTS: dict[str, tuple[str, ...]] = {
 }
 """What each part of the road may read of the others. Evaluate and publish take the models that are there."""
 
-SPEED = (
-    "micro_batch_tokens", "gradient_checkpointing", "offload", "packing", "shared_prompts", "batch", "parallel",
-    "timeout_s", "retries", "key",
-)  # fmt: skip
+SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload", "packing", "shared_prompts")
 """Settings of training that change speed and memory, never the result."""
 
 
@@ -126,6 +125,9 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     training = {"workers": resources.train.workers}
     algorithm = part.removeprefix("rl/")
     rl = config.rl.model_dump(mode="json", exclude={"algorithms", "ppo", "apa", "monitor"})
+    sources = [source.model_dump(mode="json", exclude={"key", "parallel", "timeout_s"}) for source in
+               config.scoring.sources]  # fmt: skip
+    scoring = {"sources": sources, "functions": config.scoring.functions}
     table: dict[str, dict[str, Any]] = {
         "prepare": {
             "model": config.model,
@@ -138,7 +140,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
         "sft": {"model": config.model, "sft": config.sft} | training,
         "reward": {"model": model, "reward": config.reward} | training,
         "sample": {"model": model, "sample": config.sample, "max_new_tokens": rollout.max_new_tokens}
-        | {"scoring": config.scoring}
+        | {"scoring": scoring}
         | training,
         "dpo": {"model": model, "dpo": config.dpo} | training,
         f"rl/{algorithm}": {
@@ -146,7 +148,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
             "rl": rl,
             algorithm: getattr(config.rl, algorithm, None),
             "rollout": generation,
-            "scoring": config.scoring,
+            "scoring": scoring,
             "workers": [resources.policy.workers, resources.critic.workers],
         },
         "evaluate": {"model": model, "evaluate": config.evaluate, "max_new_tokens": rollout.max_new_tokens},
@@ -158,8 +160,6 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
 
 def _without_speed(value: Any) -> Any:
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    if isinstance(plain, list):
-        return [_without_speed(inner) for inner in plain]
     if not isinstance(plain, dict):
         return plain
     return {name: _without_speed(inner) for name, inner in plain.items() if name not in SPEED}

@@ -348,7 +348,7 @@ class RewardSource(Section):
     weight: float = 1.0
     """Factor of its score in the sum that is the reward."""
     only: tuple[str, ...] = ()
-    """Names of the data sources (the field source of a prompt) that it scores; empty scores all."""
+    """Data sources (the field source of a prompt) whose prompts it scores, adding nothing to others; empty: all."""
     paths: tuple[str, ...] = ()
     """Kind model: folders of reward models with the run's tokenizer; empty takes the model of stage reward."""
     ensemble: Literal["mean", "worst"] = "mean"
@@ -357,14 +357,14 @@ class RewardSource(Section):
     """Kind function MODULE:FUNCTION, http the address of POST /score, judge NAME@URL of an OpenAI-compatible API."""
     prompts: str | None = None
     """Kind judge: folder with rate_system.txt and rate_user.txt in place of data/prompts."""
-    key: str = "OPENAI_API_KEY"
-    """Environment variable that holds the key of an http service or a judge, if it needs one."""
+    key: str | None = None
+    """Environment variable with the key for an http service or a judge; null sends a judge OPENAI_API_KEY's, if set."""
     batch: Count = 64
     """Answers of one call."""
     parallel: Count = 1
     """Processes of a function; requests that a judge gets at once."""
     timeout_s: Positive = 60
-    """Longest wait for one call, in seconds."""
+    """Longest wait for one call of a function or one request, in seconds."""
     retries: Annotated[int, Field(ge=0)] = 3
     """Further tries after a connection error, status 429 or 5xx, or a judge's reply without a rating."""
     empty_answer: float | None = None
@@ -384,12 +384,21 @@ class RewardSource(Section):
             raise ValueError(f"a scoring source of kind {self.kind} {told}")
         if self.target and not re.fullmatch(_TARGET_FORMS[self.kind], self.target):
             raise ValueError(f"target of a {self.kind} is {self.target!r}, expected {_TARGETS[self.kind]}")
-        for field, kind in (("paths", "model"), ("ensemble", "model"), ("prompts", "judge")):
-            if getattr(self, field) != RewardSource.model_fields[field].default and self.kind != kind:
-                raise ValueError(f"{field} is of kind {kind}; this scoring source is of kind {self.kind}")
+        for field, kinds in _KINDS.items():
+            given = getattr(self, field) != RewardSource.model_fields[field].default
+            if given and self.kind not in kinds.split():
+                raise ValueError(f"{field} has no effect on a scoring source of kind {self.kind}, only on {kinds}")
+        if self.ensemble == "worst" and len(self.paths) < 2:
+            raise ValueError("ensemble worst needs two or more paths")
         return self
 
 
+_KINDS = {
+    "paths": "model", "ensemble": "model", "prompts": "judge", "key": "http judge", "retries": "http judge",
+    "parallel": "function judge", "batch": "function http judge", "timeout_s": "function http judge",
+    "empty_answer": "function http judge",
+}  # fmt: skip
+"""Which kinds have a field; the others have it for all."""
 _TARGETS = {
     "function": "MODULE:FUNCTION",
     "http": "http://HOST:PORT/score",
@@ -404,7 +413,7 @@ class Scoring(Section):
     sources: Annotated[tuple[RewardSource, ...], Field(min_length=1)] = (RewardSource(),)
     """Where scores come from."""
     functions: str = "."
-    """Folder in which the modules of functions are looked for, beside installed packages."""
+    """Folder, from where the command runs, in which modules of functions are looked for after installed packages."""
 
     @field_validator("sources")
     @classmethod

@@ -92,8 +92,11 @@ class Preference:
     id: str = ""
 
     def as_ranking(self) -> Ranking:
-        """The same as a ranking of K = 2; a margin above 0 becomes the distance of the ranks."""
-        ranks = (1.0, 1.0 + self.margin) if self.margin and self.margin > 0 else None
+        """The same as a ranking of K = 2; the margin becomes the distance of the ranks, 1 where none is known.
+
+        A margin of 0 is next to a tie, not one: `chosen` is better still.
+        """
+        ranks = None if self.margin is None else (1.0, 1.0 + max(self.margin, 1e-6))
         return Ranking(self.turns, (self.chosen, self.rejected), self.source, self.id, ranks)
 
 
@@ -196,8 +199,8 @@ def validate(record: Record) -> None:
     elif isinstance(record, Preference):
         text_of(record.chosen, "chosen")
         text_of(record.rejected, "rejected")
-        if record.margin is not None:
-            number_of(record.margin, "margin")
+        if record.margin is not None and number_of(record.margin, "margin") < 0:
+            raise RowError("margin", str(record.margin), "a margin of at least 0", "negative margin")
     elif isinstance(record, Prompt):
         for index, text in enumerate(record.follow_ups):
             text_of(text, f"follow_ups[{index}]")

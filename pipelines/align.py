@@ -28,6 +28,8 @@ def align(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[st
         raise ConfigError("--keep leaves the endpoint of publish up, and publish is not among the stages to run")
     run = Run(folder, config)
     check(run, stages, redo)
+    if {"sample", "rl"} & set(stages):
+        check_functions(config)
     folder.mkdir(parents=True, exist_ok=True)
     forget(run, redo)
     if "rl" in stages:
@@ -73,6 +75,15 @@ def check(run: Run, stages: Sequence[str], redo: Sequence[str]) -> None:
         read = part in wanted or any(part in INPUTS[other] for other in wanted)
         if read and part in configured and part not in gone and run.state(part) == "done with other settings":
             raise run.conflict(part, decisive(run.config, part))
+
+
+def check_functions(config: Config) -> None:
+    """Import the functions of scoring.sources now: SourceDataError for one that is not there."""
+    from actors.sources import function_source
+
+    for source in config.scoring.sources:
+        if source.kind == "function":
+            function_source(source, str(Path(config.scoring.functions).resolve()))
 
 
 def forget(run: Run, redo: Sequence[str]) -> None:

@@ -138,7 +138,7 @@ class Monitor:
             self.ids, 1, seeds, team.renderer.stop_token_ids, rollout.temperature, rollout.max_new_tokens
         )
         sequences: Ragged = answers.sequences()
-        scored = answers.with_columns(scores=team.reward.score(answers, self.prompts))
+        scored = answers.with_columns(scores=team.reward.score(answers, self.prompts, lenient=True))
         second = team.second.score(sequences).tolist() if team.second else [None] * len(answers)
         rows = team.transcripts(scored, self.prompts)
         return [row | {"second": score} for row, score in zip(rows, second, strict=True)]

@@ -111,7 +111,8 @@ def _answers(looks: dict[int, list[dict[str, Any]]]) -> str:
     for answers in zip(*looks.values(), strict=True):
         cells = [f'<span class="prompt">{html.escape(answers[0]["prompt"])}</span>']
         for row in answers:
-            scores = f"{row['score']:.2f}" + ("" if row["second"] is None else f", second {row['second']:.2f}")
+            said = {"": row["score"], "second ": row["second"]}
+            scores = ", ".join(f"{name}{score:.2f}" for name, score in said.items() if score is not None) or "no score"
             cut = "" if row["finished"] else ", cut"
             text = html.escape(row["answer"])
             cells.append(f'<span class="answer">{text}</span><br><small>{scores}; {row["tokens"]} tokens{cut}</small>')

@@ -102,12 +102,16 @@ def _sft_answers(run: Run, renderer: Renderer) -> Ragged:
 
 
 def ranked_rows(
-    rankings: list[Ranking], renderer: Renderer, seed: int, dropped: Counter[str] | None = None
+    rankings: list[Ranking], renderer: Renderer, seed: int | None, dropped: Counter[str] | None = None
 ) -> tuple[list[Ranking], RankedRows]:
-    """Rankings, ties broken by the seed, and their token rows; what does not fit is counted in `dropped`."""
-    generator = torch.Generator().manual_seed(seed)
-    ordered = [_without_ties(ranking, generator) for ranking in rankings]
-    kept, encoded = fit_rankings(ordered, renderer, Counter() if dropped is None else dropped)
+    """Rankings, ties in an order drawn by the seed (None keeps it), and their token rows.
+
+    What does not fit is counted in `dropped`.
+    """
+    if seed is not None:
+        generator = torch.Generator().manual_seed(seed)
+        rankings = [_without_ties(ranking, generator) for ranking in rankings]
+    kept, encoded = fit_rankings(rankings, renderer, Counter() if dropped is None else dropped)
     ids = Ragged.of([row.ids for ranking in encoded for row in ranking])
     answers = Ragged.of([row.weights for ranking in encoded for row in ranking], np.uint8)
     ranks = [rank for ranking in kept for rank in (ranking.ranks or range(len(ranking.answers)))]

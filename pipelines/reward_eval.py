@@ -22,6 +22,7 @@ SECTIONS = {
 }
 
 
+CHUNK = 512  # rows of one call, which has cluster.call_timeout_s
 SHOWN = 5  # rows that were left out, on the terminal
 
 
@@ -91,16 +92,16 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     left_out = LeftOut()
     rankings = list(rankings_of(options.data, left_out))
 
-    def ids_for(model: str, rankings: list[Any], context: int) -> tuple[list[Any], Any]:
+    def ids_for(model: str, rankings: list[Any], context: int, seed: int | None) -> tuple[list[Any], Any]:
         tokenizer = load_tokenizer(model)
         check_vocabulary(tokenizer, model)
-        return ranked_rows(rankings, Renderer(find(options.template), tokenizer, context), options.seed, left_out)
+        return ranked_rows(rankings, Renderer(find(options.template), tokenizer, context), seed, left_out)
 
-    kept, rows = ids_for(options.model, rankings, options.context)
+    kept, rows = ids_for(options.model, rankings, options.context, options.seed)
     if not kept:
         raise ValueError(f"no ranking can be scored: {json.dumps(left_out)}; {left_out.rows[:1]}")
-    # The second model reads the same answers in its own tokens, however many they are.
-    again = ids_for(options.second, kept, sys.maxsize)[1] if options.second else None
+    # The second model reads the same answers in the same order in its own tokens, however many they are.
+    again = ids_for(options.second, kept, sys.maxsize, None)[1] if options.second else None
     connect(Cluster())
     scores = score(options, options.model, rows.ids)
     second = score(options, options.second, again.ids) if again else None
@@ -140,6 +141,9 @@ def rankings_of(paths: Sequence[str], left_out: Any) -> Any:
 
 def score(options: argparse.Namespace, model: str, ids: Any) -> Any:
     """One score a row, by as many processes as are asked for."""
+    import numpy as np
+    from tqdm import tqdm
+
     from actors.group import RewardGroup
     from cluster.connect import check_fits
     from configs.schema import Cluster, Role
@@ -149,7 +153,9 @@ def score(options: argparse.Namespace, model: str, ids: Any) -> Any:
     group = RewardGroup(str(Path(model).resolve()), options.dtype, 8192 if options.gpus else 1024, role, Cluster())
     try:
         group.ready()
-        return group.score(ids)
+        chunks = [range(start, min(start + CHUNK, len(ids))) for start in range(0, len(ids), CHUNK)]
+        bar = tqdm(chunks, desc=f"scores of {Path(model).name}", unit="chunk", disable=not sys.stderr.isatty())
+        return np.concatenate([group.score(ids.take(chunk)) for chunk in bar])
     finally:
         group.stop()
 

@@ -29,38 +29,53 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from actors.score_service import APP
+    from cluster.serve import stop
     from configs.schema import Cluster
 
-    url = start(options)
-    from cluster.serve import stop
-
+    prepare(options)
     try:
+        url = start(options)
         print(f"scoring with {options.model} at {url}/score\nCtrl-C stops it", flush=True)
         while True:
             time.sleep(3600)
     except KeyboardInterrupt:
         print("stopping")
     finally:
-        from actors.score_service import APP
-
         stop(Cluster(), APP)
     return 0
 
 
-def start(options: argparse.Namespace) -> str:
-    """Bring the service up; its URL. ValueError for a folder that is no reward model with such a template."""
+def prepare(options: argparse.Namespace) -> None:
+    """Tell here, not in a replica, what is wrong with the folder, and join Ray.
+
+    ValueError for a folder that is no reward model with such a template, or where a model is served already.
+    """
+    from ray import serve
+
     from actors.models import load_scalar
+    from actors.score_service import APP
     from cluster.connect import connect
     from configs.schema import Cluster
     from data.templates import find, ids_and_habit
     from data.tokenizer import load_tokenizer
+    from pipelines.rows import check_vocabulary
 
-    folder = str(Path(options.model).resolve())
-    load_scalar(folder, options.dtype)  # what is wrong with the folder is told here, not by a replica
-    ids_and_habit(find(options.template), load_tokenizer(folder))
+    load_scalar(str(Path(options.model).resolve()), options.dtype)
+    tokenizer = load_tokenizer(options.model)
+    ids_and_habit(find(options.template), tokenizer)
+    check_vocabulary(tokenizer, options.model)
     connect(Cluster())
+    if APP in serve.status().applications:
+        raise ValueError(f"this cluster serves a reward model already (Serve application {APP}); stop that one first")
+
+
+def start(options: argparse.Namespace) -> str:
+    """Bring the service up; its URL."""
     from actors.score_service import APP, Limits, application
     from cluster.serve import publish_app
+
+    folder = str(Path(options.model).resolve())
 
     limits = Limits(
         template=options.template,
@@ -74,4 +89,4 @@ def start(options: argparse.Namespace) -> str:
         batch_wait_s=options.batch_wait,
     )
     app = application(folder, limits, options.replicas)
-    return publish_app(lambda: app, APP, options.host, options.port, options.start_timeout)
+    return publish_app(lambda: app, APP, options.host, options.port, options.start_timeout, "--start-timeout")

@@ -215,7 +215,7 @@ class Team:
                 "prompt_id": prompt.id,
                 "prompt": prompt.turns[-1].content,
                 "answer": self.renderer.answer(rollouts.responses[row]),
-                "score": float(rollouts.scores[row]),
+                "score": None if np.isnan(rollouts.scores[row]) else float(rollouts.scores[row]),
                 "tokens": int(rollouts.responses.lengths[row]),
                 "finished": bool(rollouts.finished[row]),
             }

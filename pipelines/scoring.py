@@ -1,11 +1,13 @@
 """The reward of answers: every source of scoring.sources says a number, and the reward is their weighted sum.
 
-A source scores the prompts that it is for (all, or those of the data sources in `only`). Nothing that goes wrong
-becomes a 0: see actors/sources.py for the two errors, and `tolerated` for what may be left out, and is counted.
+A source scores the prompts that it is for (all, or those of the data sources in `only`) and adds nothing to the others,
+nor where it says None: what a source scores should be worth the same for every prompt. Nothing that goes wrong becomes
+a 0: see actors/sources.py for the two errors, and `tolerated` for what may be left out, and is counted.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,11 @@ import ray
 
 from actors.forward import merge
 from actors.group import Group, RewardGroup, reward_group
-from actors.sources import Answered, Score, Source, SourceDataError, SourceUnavailable
+from actors.sources import LONGEST_PAUSE_S, Answered, Score, Source, SourceDataError, SourceUnavailable
 from configs.schema import RewardSource, Role
 from data.records import Prompt
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer
+from pipelines.rows import Renderer, load_records
 from pipelines.stage import Run, StageError
 
 
@@ -28,6 +30,7 @@ class Scorer:
 
     def __init__(self, run: Run, renderer: Renderer):
         self.scoring, self.renderer = run.config.scoring, renderer
+        self._check_names(run)
         folder = str(Path(run.config.scoring.functions).resolve())
         self.asked: list[ModelSource | OtherSource] = []
         for source in self.scoring.sources:
@@ -35,6 +38,15 @@ class Scorer:
                 self.asked.append(ModelSource(source, run, renderer))
             else:
                 self.asked.append(OtherSource(source, run, folder))
+
+    def _check_names(self, run: Run) -> None:
+        if wanted := sorted({name for source in self.scoring.sources for name in source.only}):
+            known = sorted({prompt.source for prompt in load_records(run.folder / "prepare" / "prompts.jsonl")})
+            if unknown := [name for name in wanted if name not in known]:
+                raise StageError(
+                    f"scoring.sources: only names {unknown[0]!r}, but no prompt is of that source; there are "
+                    f"{', '.join(known)}"
+                )
 
     @property
     def groups(self) -> list[Group]:
@@ -50,46 +62,54 @@ class Scorer:
             begun.append((rows, source.begin(part, prompts, self.renderer) if rows else None))
         return begun
 
-    def finish(self, begun: list[Any], rollouts: Rollouts, prompts: Sequence[Prompt]) -> tuple[np.ndarray, dict]:
+    def finish(
+        self, begun: list[Any], rollouts: Rollouts, prompts: Sequence[Prompt], lenient: bool = False
+    ) -> tuple[np.ndarray, dict[str, float]]:
         """([B] reward of each answer, figures of each source where there are several).
 
-        Raises SourceUnavailable, SourceDataError.
+        Raises SourceUnavailable, SourceDataError. `lenient`: an answer that a source fails on, or that none scores, has
+        the reward NaN instead.
         """
         values = np.full((len(self.asked), len(rollouts)), np.nan)
-        figures: dict[str, float] = {}
+        failed, figures = np.zeros(len(rollouts), bool), dict[str, float]()
         for number, (source, (rows, calls)) in enumerate(zip(self.asked, begun, strict=True)):
             if not rows:
                 continue
             said = source.finish(calls, len(rows))
             bad = [index for index, score in enumerate(said) if isinstance(score, str)]
-            if len(bad) > source.source.tolerated * len(said):
+            found = np.array([np.nan if score is None or isinstance(score, str) else score for score in said])
+            able = bool(np.isfinite(found).any())
+            if bad and not lenient and (not able or len(bad) > source.source.tolerated * len(said)):
                 prompt = prompts[rollouts.prompt_index[rows[bad[0]]]]
                 raise SourceDataError(
                     f"scoring source {source.source.title}: no score for {len(bad)} of {len(said)} answers, first to "
                     f"prompt {prompt.id!r} of {prompt.source!r}: {said[bad[0]]}. Mend the source, or allow a share of "
                     f"them with tolerated (now {source.source.tolerated:g})"
                 )
-            found = np.array([np.nan if score is None or isinstance(score, str) else score for score in said])
-            if bad and np.isfinite(found).any():
+            failed[[rows[index] for index in bad]] = True
+            if bad and able:
                 found[bad] = np.nanmean(found)
             values[number, rows] = found
-            if len(self.asked) > 1 and np.isfinite(found).any():
+            if len(self.asked) > 1 and able:
                 figures[f"sources/{source.source.title}"] = float(np.nanmean(found))
             if source.source.tolerated:
                 figures[f"sources/{source.source.title}_without"] = float(len(bad))
         silent = np.flatnonzero(np.isnan(values).all(0))
-        if len(silent):
+        if len(silent) and not lenient:
             prompt = prompts[rollouts.prompt_index[silent[0]]]
             raise SourceDataError(
                 f"no source of reward scores {len(silent)} of {len(rollouts)} answers, first to prompt {prompt.id!r} "
                 f"of {prompt.source!r}; give scoring.sources one that does (only, or a function that returns None)"
             )
         weights = np.array([source.source.weight for source in self.asked])
-        return np.nansum(values * weights[:, None], axis=0).astype(np.float32), figures
+        rewards = np.nansum(values * weights[:, None], axis=0).astype(np.float32)
+        if lenient:
+            rewards[failed] = rewards[silent] = np.nan
+        return rewards, figures
 
-    def score(self, rollouts: Rollouts, prompts: Sequence[Prompt]) -> np.ndarray:
-        """`begin` and `finish`."""
-        return self.finish(self.begin(rollouts, prompts), rollouts, prompts)[0]
+    def score(self, rollouts: Rollouts, prompts: Sequence[Prompt], lenient: bool = False) -> np.ndarray:
+        """`begin` and `finish`, the rewards alone."""
+        return self.finish(self.begin(rollouts, prompts), rollouts, prompts, lenient)[0]
 
 
 class ModelSource:
@@ -120,7 +140,9 @@ class OtherSource:
         self.source = source
         workers = source.parallel if source.kind == "function" else 1
         role = Role(workers=workers, cpus=0.01)
-        self.groups = [Group(f"scoring source {source.title}", Source, role, run.config.cluster, (source, folder))]
+        key = os.environ.get(source.key or ("OPENAI_API_KEY" if source.kind == "judge" else ""))
+        arguments = (source, folder, key)
+        self.groups = [Group(f"scoring source {source.title}", Source, role, run.config.cluster, arguments)]
 
     def begin(self, rollouts: Rollouts, prompts: Sequence[Prompt], renderer: Renderer) -> list[Any]:
         asked = []
@@ -134,17 +156,30 @@ class OtherSource:
         return [actors[number % len(actors)].score.remote(batch) for number, batch in enumerate(batches)]
 
     def finish(self, calls: list[Any], count: int) -> list[Score]:
-        tries = 1 if self.source.kind == "function" else (self.source.retries + 1) ** 2
-        limit = self.source.timeout_s * len(calls) * tries
+        workers, limit = len(self.groups[0].actors), self.longest_s
+        scores: list[Score] = []
         try:
-            return [score for part in self.groups[0].finish(calls, limit) for score in part]
+            for start in range(0, len(calls), workers):  # one call of each process at a time, so each has the limit
+                for part in self.groups[0].finish(calls[start : start + workers], limit):
+                    scores += part
         except TimeoutError:
             raise SourceUnavailable(
-                f"scoring source {self.source.title}: {self.source.target} did not answer {count} answers within "
-                f"{limit:g} s; raise its timeout_s if it is only slow"
+                f"scoring source {self.source.title}: {self.source.target} did not answer a call of "
+                f"{min(count, self.source.batch)} answers within {limit:g} s; raise its timeout_s if it is only slow"
             ) from None
         except ray.exceptions.RayActorError as error:
             raise SourceUnavailable(f"scoring source {self.source.title}: its process ended: {error}") from None
+        return scores
+
+    @property
+    def longest_s(self) -> float:
+        """What a call may take in the worst case, all retries and the pauses between them included."""
+        source = self.source
+        tries = source.retries + 1
+        waits = tries * (source.timeout_s + LONGEST_PAUSE_S)
+        if source.kind == "function":
+            return source.timeout_s
+        return waits if source.kind == "http" else -(-source.batch // source.parallel) * tries * waits
 
 
 def check_same_tokens(folder: str | Path, renderer: Renderer, setting: str) -> None:

@@ -71,20 +71,20 @@ def rows_of(sizes: list[int], seed: int) -> RankedRows:
 TRAIN, HELDOUT = rows_of([2, 5, 3, 2, 4, 2, 5, 2, 3], 0), rows_of([2, 3, 2, 4, 2], 1)
 
 
-def learned(ranks, tiny_models, folder, name, world=1, budget=10_000, **settings):
+def learned(ranks, tiny_models, folder, name, world=1, budget=10_000, zero_stage=1, model=None, **settings):
     """(weights, held-out scores, metrics of the steps)."""
     cls = LOOPS[name][1]
     preferences = cls(**{"rankings_per_step": PER_STEP, **({"beta": BETA} if name == "dpo" else {}), **settings})
     queue = Queue(actor_options={"num_cpus": 0})
     job = Job(
-        model=tiny_models.policy if name == "dpo" else tiny_models.reward,
+        model=model or (tiny_models.policy if name == "dpo" else tiny_models.reward),
         tokenizer=tiny_models.policy,
         output=str(folder),
         train=ray.put(TRAIN),
         heldout=ray.put(HELDOUT),
         epochs=1,
         rows_per_step=PER_STEP,
-        optimizer=Optimizer(**PLAIN, micro_batch_tokens=budget),
+        optimizer=Optimizer(**PLAIN, micro_batch_tokens=budget, zero_stage=zero_stage),
         dtype="float32",
         seed=SEED,
         role=Role(),
@@ -111,9 +111,9 @@ CASES = [
 def test_ranks_and_micro_batches_change_nothing(ranks, tiny_models, tmp_path, name, settings):
     weights, scores, steps = learned(ranks, tiny_models, tmp_path / "whole", name, **settings)
     assert [step["step"] for step in steps] == [1, 2, 3]
-    cuts = [(1, 40, {}), (2, 40, {}), (2, 10_000, {})]
+    cuts = [(1, 40, {}), (2, 40, {"zero_stage": 3}), (2, 10_000, {})]
     if name == "reward":  # rows of their own or one row a prompt
-        cuts = [(world, budget, {"shared_prompts": budget == 40}) for world, budget, _ in cuts]
+        cuts = [(world, budget, more | {"shared_prompts": budget == 40}) for world, budget, more in cuts]
     for world, budget, more in cuts:
         found = learned(ranks, tiny_models, tmp_path / f"{world}-{budget}", name, world, budget, **settings, **more)
         for key, value in weights.items():
@@ -159,3 +159,20 @@ def test_dpo_is_the_papers_loss_in_plain_torch(ranks, tiny_models, tmp_path):
     for key, value in lm.named_parameters():
         torch.testing.assert_close(weights[key], value.detach(), atol=2e-6, rtol=0)
     np.testing.assert_allclose(scores, [float(implicit(HELDOUT, row)) for row in range(len(HELDOUT.ids))], atol=1e-4)
+
+
+def test_a_model_whose_answers_would_see_each_other_trains_on_rows_apart(ranks, tiny_models, tmp_path):
+    """GPT-J's attention has no place for masks of rows."""
+    from transformers import GPTJConfig, GPTJForSequenceClassification
+
+    torch.manual_seed(0)
+    shape = {"vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8}
+    model = GPTJForSequenceClassification(GPTJConfig(**shape, num_labels=1, pad_token_id=0))
+    model.save_pretrained(tmp_path / "gptj")
+    more = {"model": str(tmp_path / "gptj"), "loss": "pairs"}
+    apart = learned(ranks, tiny_models, tmp_path / "apart", "reward", shared_prompts=False, **more)
+    found = learned(ranks, tiny_models, tmp_path / "found", "reward", **more)
+    for ours, theirs in zip(found[2], apart[2], strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+    with pytest.raises(ValueError, match="shared_prompts: scores of answers that share their prompt differ by"):
+        learned(ranks, tiny_models, tmp_path / "wanted", "reward", shared_prompts=True, **more)

@@ -23,6 +23,10 @@ def not_a_number(*, completions: list[str], **_: Any) -> list[float]:
     return [float("nan") if text == "b" else 2.0 for text in completions]
 
 
+def never(*, completions: list[str], **_: Any) -> list[float]:
+    return [float("inf")] * len(completions)
+
+
 def raises(**_: Any) -> list[float]:
     raise KeyError("no such column")
 

@@ -154,7 +154,7 @@ def test_a_request_that_waits_longer_than_its_deadline_is_a_504(url: str, folder
 
 def test_a_folder_that_is_no_reward_model_is_told_before_anything_starts(tiny_models) -> None:
     with pytest.raises(ValueError, match="no score head in this folder"):
-        reward_serve.start(options(tiny_models.policy))
+        reward_serve.prepare(options(tiny_models.policy))
 
 
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
