@@ -101,8 +101,8 @@ def learned(ranks, tiny_models, folder, name, world=1, budget=10_000, zero_stage
 
 CASES = [
     ("reward", {"loss": "plackett_luce", "ties": "average", "zero_sum": 0.1}),
-    ("reward", {"loss": "pairs", "margin": 0.5}),
-    ("dpo", {"loss": "pairs"}),
+    pytest.param("reward", {"loss": "pairs", "margin": 0.5}, marks=pytest.mark.slow),
+    pytest.param("dpo", {"loss": "pairs"}, marks=pytest.mark.slow),
     ("dpo", {"loss": "plackett_luce", "ties": "average"}),
 ]
 

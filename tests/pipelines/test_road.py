@@ -95,6 +95,7 @@ def test_rl_is_watched_and_alarms_are_told(road: Path) -> None:
         assert log.count(f"ALARM {name} iteration {first['iteration']}: truncated ") == 1
 
 
+@pytest.mark.slow
 def test_an_alarm_that_lasts_stops_the_stage_where_the_config_says_so(road: Path, tmp_path: Path) -> None:
     for stage in ("prepare", "sft", "reward"):
         (tmp_path / stage).symlink_to(road / stage)
