@@ -82,7 +82,7 @@ def url_of(server: subprocess.Popen[str]) -> str:
 
 def stop(server: subprocess.Popen[str]) -> None:
     """As Ctrl-C does; killed where that takes longer than a minute."""
-    server.send_signal(signal.SIGINT)
+    server.send_signal(signal.SIGTERM)
     try:
         server.wait(60)
     except subprocess.TimeoutExpired:
