@@ -53,10 +53,17 @@ class TrainEngine:
         plain = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
         groups = [{"params": decayed, "weight_decay": optimizer.weight_decay}, {"params": plain, "weight_decay": 0.0}]
         adam = torch.optim.AdamW(
-            [g for g in groups if g["params"]], lr=learning_rate, betas=optimizer.betas, eps=optimizer.eps
+            [g for g in groups if g["params"]],
+            lr=learning_rate,
+            betas=optimizer.betas,
+            eps=optimizer.eps,
+            fused=True,
         )
+        # One rank has nothing to share out, and in fp32 no master weights to keep: ZeRO-1 and 2 would only copy.
+        alone = self.world_size == 1 and dtype == "float32" and not optimizer.offload
+        self.zero_stage = 0 if alone and optimizer.zero_stage < 3 else optimizer.zero_stage
         # DeepSpeed clips in every mode but one, in which it also keeps the norm to itself: no ZeRO, no bf16.
-        self.clips_itself = optimizer.zero_stage == 0 and dtype == "float32"
+        self.clips_itself = self.zero_stage == 0 and dtype == "float32"
         self.grad_norm = 0.0
         if self.clips_itself:
             adam.register_step_pre_hook(self._clip)
@@ -68,7 +75,7 @@ class TrainEngine:
                 deepspeed.zero.register_external_parameter(self.engine.module, parameter)
 
     def _deepspeed_config(self, dtype: str) -> dict[str, Any]:
-        zero: dict[str, Any] = {"stage": self.settings.zero_stage, "overlap_comm": False}
+        zero: dict[str, Any] = {"stage": self.zero_stage, "overlap_comm": False}
         if self.settings.offload:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
         return {

@@ -8,6 +8,7 @@ Shapes: B = rows, T = longest row, N = chosen positions, H = hidden size.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,13 +90,26 @@ def _packed(positions_BT: Tensor) -> dict[str, Any]:
 def _attention_by_row(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
-    """transformers' attention of [1, heads, T, size], each row by itself, with its mask in `row_masks` or causal."""
+    """transformers' attention of [1, heads, T, size], each row by itself, with its mask in `row_masks` or causal.
+
+    A mask [1, 1, Q, T] is of a row's last Q queries; those before them are causal among themselves.
+    """
     bounds, masks = more.get("cu_seq_lens_q"), more.pop("row_masks", None)
     if bounds is None and masks is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
     lengths = [mask.shape[-1] for mask in masks] if masks else bounds.diff().tolist()
+    if groups := query.shape[1] // key.shape[1] - 1:
+        key, value = (x.repeat_interleave(groups + 1, dim=1) for x in (key, value))
+    attend = partial(nn.functional.scaled_dot_product_attention, scale=more.get("scaling"))
+    parts = []
     rows = zip(masks or [None] * len(lengths), *(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
-    return torch.cat([sdpa_attention_forward(module, *row, mask, **more)[0] for mask, *row in rows], dim=1), None
+    for mask, q, k, v in rows:
+        causal = q.shape[2] if mask is None else q.shape[2] - mask.shape[2]
+        if causal:
+            parts.append(attend(q[:, :, :causal], k[:, :, :causal], v[:, :, :causal], is_causal=True))
+        if mask is not None:
+            parts.append(attend(q[:, :, causal:], k, v, attn_mask=mask))
+    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
 class TokenScalar(nn.Module):

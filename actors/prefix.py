@@ -1,8 +1,9 @@
 """Answers to one prompt as one row: the prompt's tokens are computed once, and no answer sees another.
 
 A row is the tokens that all answers of a group begin with, then what follows in each. Positions go on from the shared
-tokens in every answer, and a mask [T, T] keeps the answers apart. Rows stand back to back, without padding; attention
-takes them one by one (`attend_by_row` of actors/models.py). Scores and gradients are those of separate rows.
+tokens in every answer, and a mask keeps the answers apart; CAUSAL_FROM shared tokens or more need none themselves.
+Rows stand back to back, without padding; attention takes them one by one (`attend_by_row` of actors/models.py). Scores
+and gradients are those of separate rows.
 
 It saves the layers' work on repeated prompts and costs attention over longer rows; `pays` weighs the two by their
 floating-point operations (per token and layer about 24 H^2 for the matrices, 4 H a key for attention).
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 
 from data.ragged import Ragged
+
+CAUSAL_FROM = 64  # where a second call of attention, causal and without a mask, is faster than a larger mask
 
 
 def prefix_lengths(ids: Ragged, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
@@ -65,7 +68,8 @@ def shared_inputs(
             owners.append(np.where(place < prefix, 0, answer + 1))
         owner = np.concatenate(owners)
         sees = (owner[None, :] == 0) | (owner[None, :] == owner[:, None])
-        masks.append(torch.from_numpy(sees & np.tri(len(owner), dtype=bool)).to(device)[None, None])
+        mask = (sees & np.tri(len(owner), dtype=bool))[prefix if prefix >= CAUSAL_FROM else 0 :]
+        masks.append(torch.from_numpy(mask).to(device)[None, None])
         row += size
     flat = (np.concatenate(parts)[None] for parts in (tokens, chosen, positions))
     ids_1T, chosen_1T, positions_1T = (torch.from_numpy(array).to(device) for array in flat)

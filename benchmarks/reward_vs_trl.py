@@ -1,11 +1,8 @@
 """Reward-model training in pairs per second: Rayward's reward stage against TRL's RewardTrainer, in turn.
 
-python benchmarks/reward_vs_trl.py RUN --peer-python .venv-peers/bin/python --pairs 512 --repeats 3 --json FILE
+python benchmarks/reward_vs_trl.py [RUN] --pairs 512 --repeats 3 --json FILE
 
-RUN: a run folder whose prepare and sft stages are done; nothing is written there. TRL lives in an environment of its
-own, which reads what .venv has:
-  python3.11 -m venv .venv-peers && .venv-peers/bin/pip install --no-deps 'trl==1.16.*' accelerate
-  echo $PWD/.venv/lib/python3.11/site-packages > .venv-peers/lib/python3.11/site-packages/rayward.pth
+RUN: a run folder whose prepare stage is done; nothing is written there. Without it the toy world is prepared.
 
 Both train the same sequence classifier (random weights, one label) in fp32 on the same token rows (the best answer of
 a ranking against each worse one; --pairs of them, drawn by the seed), with as many pairs a step, AdamW at a constant
@@ -20,15 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+if sys.argv[1:2] != ["--trl-half"]:  # that half runs elsewhere, on TRL alone
+    from peers import peer_python, run_peer, toy_run
 
 IDS = ("chosen_ids", "rejected_ids")
 VERSIONS = ("torch", "transformers", "deepspeed", "ray")
@@ -37,8 +35,8 @@ VERSIONS = ("torch", "transformers", "deepspeed", "ray")
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path, help="folder of a run with prepare and sft")
-    parser.add_argument("--peer-python", required=True, help="Python of the environment with TRL")
+    parser.add_argument("run", type=Path, nargs="?", help="folder of a run with prepare; none: the toy world")
+    parser.add_argument("--peer-python", help="Python of an environment with TRL; none: one is made (peers.py)")
     parser.add_argument("--pairs", type=int, default=512, help="pairs to train on; whole steps of them are taken")
     parser.add_argument("--rows", type=int, default=32, help="pairs in an optimizer step")
     parser.add_argument("--epochs", type=int, default=1)
@@ -52,7 +50,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
+    options.peer_python = options.peer_python or peer_python()
     with tempfile.TemporaryDirectory() as folder:
+        options.run = options.run or toy_run(Path(folder))
         measure(options, Path(folder))
 
 
@@ -200,12 +200,8 @@ def rayward_half(run_folder: Path, config: Any, pairs: list[Any], folder: Path) 
 
 def trl_half_of(options: argparse.Namespace, folder: Path, strategy: str, accumulate: int) -> dict[str, Any]:
     """The same of TRL, in its environment, and the tokens of its batches."""
-    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
-    script = str(Path(__file__).resolve())
-    command = [options.peer_python, script, "--trl-half", str(folder), strategy, str(accumulate)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    arguments = ["--trl-half", str(folder), strategy, str(accumulate)]
+    run_peer([options.peer_python, str(Path(__file__).resolve()), *arguments], options.threads)
     return json.loads((folder / "trl.json").read_text())
 
 
