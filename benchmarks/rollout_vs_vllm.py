@@ -147,6 +147,7 @@ def ours(options: argparse.Namespace) -> Any:
 
 def bare(options: argparse.Namespace) -> Any:
     """(prompts, call) -> answers of vLLM's own LLM class in this process, set up as the actor sets up its own."""
+    os.nice(15)  # as Ray's workers are, so that other work on the machine slows both down alike
     os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     context = options.prompt_tokens + options.new_tokens
     if options.gpus:
