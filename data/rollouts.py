@@ -75,20 +75,24 @@ class Rollouts:
         )
 
 
-def gather(parts: Sequence[Rollouts], order: np.ndarray) -> Rollouts:
-    """Freshly sampled parts put together so that row i is row `order[i]` of all parts one after another.
+def concatenated(parts: Sequence[Rollouts]) -> Rollouts:
+    """The rows of all parts, one part after the other, with the columns that all of them have.
 
-    Raises ValueError where the parts were sampled with different weights.
+    Raises ValueError where there is no part, or the parts were sampled with different weights.
     """
     versions = {part.weight_version for part in parts}
     if len(versions) != 1:
         raise ValueError(f"rollout engines answered with different weight versions {sorted(versions)}")
-    whole = Rollouts(
+    flat = ("prompt_index", "finished", "scores", *PER_TOKEN)
+    columns = {name: [getattr(part, name) for part in parts] for name in flat}
+    return Rollouts(
         prompts=stack([part.prompts for part in parts]),
         responses=stack([part.responses for part in parts]),
-        prompt_index=np.concatenate([part.prompt_index for part in parts]),
-        finished=np.concatenate([part.finished for part in parts]),
-        rollout_logprobs=np.concatenate([part.rollout_logprobs for part in parts]),
         weight_version=versions.pop(),
+        **{name: None if any(c is None for c in found) else np.concatenate(found) for name, found in columns.items()},
     )
-    return whole.take(order)
+
+
+def gather(parts: Sequence[Rollouts], order: np.ndarray) -> Rollouts:
+    """Parts put together so that row i is row `order[i]` of all parts one after another; see `concatenated`."""
+    return concatenated(parts).take(order)
