@@ -4,10 +4,10 @@ baselines.
 The estimators k1, k2 and k3 are those of John Schulman (joschu.net/blog/kl-approx.html); the KL-shaped
 reward and the adaptive coefficient those of Ziegler et al., arXiv:1909.08593; GAE is arXiv:1506.02438; RLOO
 is arXiv:2402.14740 and GRPO arXiv:2402.03300 (without the division by the deviation: Dr. GRPO,
-arXiv:2503.20783). Running moments are the parallel update of Chan et al. (1979). Departures: statistics
-never see padding, for there is none, and they are meant for the whole batch: call `whiten` and
-`RunningMoments.update` once with the tokens or scores of all ranks. Whitened per micro-batch, the algorithm
-would change with the batch size.
+arXiv:2503.20783); REINFORCE++ (arXiv:2501.03262) whitens plain returns. Running moments are the parallel
+update of Chan et al. (1979). Departures: statistics never see padding, for there is none, and they are meant
+for the whole batch: call `whiten` and `RunningMoments.update` once with the tokens or scores of all ranks.
+Whitened per micro-batch, the algorithm would change with the batch size.
 
 Nothing here is differentiated: rewards, advantages and returns are constants of the optimizer steps.
 
@@ -202,6 +202,15 @@ def gae(
         advantages_TB[t] += gamma * lam * advantages_TB[t + 1]
     advantages_N = unpad_segments(advantages_TB.T, lengths)
     return advantages_N, advantages_N + at_least_fp32(values_N)
+
+
+def returns_to_go(rewards_N: Tensor, lengths: Sequence[int], gamma: float = 1.0) -> Tensor:
+    """G_t = r_t + gamma G_{t+1}, the discounted sum of the rewards from each token on: fp32 [N].
+
+    REINFORCE++ (arXiv:2501.03262) takes it as the advantage, whitened over the whole batch, with the KL in the
+    rewards and without a value function. ValueError if lengths do not sum to N.
+    """
+    return gae(rewards_N, torch.zeros_like(rewards_N), lengths, gamma, lam=1.0)[1]
 
 
 @torch.no_grad()

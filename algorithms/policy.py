@@ -1,4 +1,4 @@
-"""Losses that train the policy and the critic: PPO with clipping, APA and AWR, the clipped value loss.
+"""Losses that train the policy and the critic: PPO with clipping, APA, AWR, a KL loss, the clipped value loss.
 
 PPO is arXiv:1707.06347, with the value clipping usual for language models; dual clip is arXiv:1912.09729;
 truncated importance weights correct for a rollout engine whose log-probs differ from the trainer's
@@ -23,7 +23,7 @@ import math
 import torch
 from torch import Tensor
 
-from algorithms.advantage import MAX_LOG_RATIO, kl_k3
+from algorithms.advantage import MAX_LOG_RATIO, kl_k2, kl_k3
 from algorithms.sequence import at_least_fp32, check_same_length
 
 Diagnostics = dict[str, Tensor]
@@ -59,16 +59,13 @@ def ppo_clip(
     terms_N = torch.maximum(plain_N, clipped_N)
     if dual_clip is not None:
         terms_N = torch.where(advantages_N < 0, torch.minimum(terms_N, -advantages_N * dual_clip), terms_N)
-    if weights_N is not None:
-        check_same_length(logprobs_N=logprobs_N, weights_N=weights_N)
-        terms_N = terms_N * weights_N.detach()
     diagnostics = {
         "clipfrac_sum": (clipped_N > plain_N).sum().float(),
         # The samples come from the old policy, so k3 with the old policy first is the unbiased one.
         "approx_kl_sum": kl_k3(old_logprobs_N, logprobs_N.detach()).sum(),
         "ratio_max": _max_or_floor(ratio_N),
     }
-    return terms_N.sum(), diagnostics
+    return _weighted_sum(terms_N, weights_N), diagnostics
 
 
 def value_loss(
@@ -92,56 +89,80 @@ def value_loss(
     return torch.maximum(plain_N, clipped_N).sum() / 2, diagnostics
 
 
-def apa(logprobs_N: Tensor, anchor_logprobs_N: Tensor, advantages_N: Tensor, lam: float) -> tuple[Tensor, Diagnostics]:
+def apa(
+    logprobs_N: Tensor,
+    anchor_logprobs_N: Tensor,
+    advantages_N: Tensor,
+    lam: float,
+    weights_N: Tensor | None = None,
+) -> tuple[Tensor, Diagnostics]:
     """Sum of (logprobs - advantages / lam - anchor)^2, the squared-error alignment of arXiv:2306.02231.
 
     Its minimum is the policy proportional to anchor * exp(advantage / lam), if that is normalised already;
     large lam stays close to the anchor. With lam = 0.1 and whitened advantages the target of good tokens is
     a log-prob above 0, out of reach: then the loss never falls to 0, and small steps are what keeps it
-    sane. Diagnostics: `unreachable_sum` (tokens with such a target), `target_max`, and `progress_sum`, the
-    part of the wanted change that was made: (logprobs - anchor) / (advantages / lam), clamped to [-1, 1].
-    ValueError: lengths that differ, lam <= 0.
+    sane. `weights_N` multiplies each token's term, as in `ppo_clip`. Diagnostics: `unreachable_sum` (tokens
+    with such a target), `target_max`, and `progress_sum`, the part of the wanted change that was made:
+    (logprobs - anchor) / (advantages / lam), clamped to [-1, 1]. ValueError: lengths that differ, lam <= 0.
     """
     check_same_length(logprobs_N=logprobs_N, anchor_logprobs_N=anchor_logprobs_N, advantages_N=advantages_N)
     if lam <= 0.0:
         raise ValueError(f"lam is {lam}, but must be > 0 (0.1 in the paper's runs, 1 in Starling)")
     logprobs_N, anchor_N = at_least_fp32(logprobs_N), at_least_fp32(anchor_logprobs_N.detach())
     wanted_N = at_least_fp32(advantages_N.detach()) / lam
-    loss = (logprobs_N - wanted_N - anchor_N).square().sum()
+    terms_N = (logprobs_N - wanted_N - anchor_N).square()
     moved_N = logprobs_N.detach() - anchor_N
     diagnostics = {
         "unreachable_sum": (wanted_N + anchor_N > 0).sum().float(),
         "target_max": _max_or_floor(wanted_N + anchor_N, floor=-math.inf),
         "progress_sum": torch.where(wanted_N == 0, 0.0, moved_N / wanted_N).clamp(-1.0, 1.0).sum(),
     }
-    return loss, diagnostics
+    return _weighted_sum(terms_N, weights_N), diagnostics
 
 
-def awr(logprobs_N: Tensor, advantages_N: Tensor, coef: float, max_weight: float = 20.0) -> tuple[Tensor, Diagnostics]:
+def awr(
+    logprobs_N: Tensor,
+    advantages_N: Tensor,
+    coef: float,
+    max_weight: float = 20.0,
+    weights_N: Tensor | None = None,
+) -> tuple[Tensor, Diagnostics]:
     """Sum of -min(exp(coef * advantages), max_weight) * logprobs, advantage-weighted regression.
 
     `coef` is 1 / lambda (0.5 for HH, 1 for TL;DR in the APA paper's code, which has no bound on the
-    weight). Diagnostics: `weight_sum`, `capped_sum` (tokens at the bound). ValueError: lengths that differ,
-    max_weight <= 0.
+    weight). Its minimum is the policy proportional to the sampling policy * exp(coef * advantage).
+    `weights_N` multiplies each token's term besides, as in `ppo_clip`. Diagnostics, without them: `weight_sum`,
+    `capped_sum` (tokens at the bound). ValueError: lengths that differ, max_weight <= 0.
     """
     check_same_length(logprobs_N=logprobs_N, advantages_N=advantages_N)
     if max_weight <= 0.0:
         raise ValueError(f"max_weight is {max_weight}, but must be > 0 (20 in the AWR paper)")
     exponents_N = coef * at_least_fp32(advantages_N.detach())
     # The bound goes on the exponent: min(exp(x), bound) would pass through inf.
-    weights_N = exponents_N.clamp(max=math.log(max_weight)).exp()
+    regression_N = exponents_N.clamp(max=math.log(max_weight)).exp()
     diagnostics = {
-        "weight_sum": weights_N.sum(),
+        "weight_sum": regression_N.sum(),
         "capped_sum": (exponents_N > math.log(max_weight)).sum().float(),
     }
-    return -(weights_N * at_least_fp32(logprobs_N)).sum(), diagnostics
+    return _weighted_sum(-regression_N * at_least_fp32(logprobs_N), weights_N), diagnostics
+
+
+def kl_loss(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> tuple[Tensor, Diagnostics]:
+    """Sum of k2 = (logprobs - ref)^2 / 2: on tokens of the current policy its gradient is that of KL(policy || ref).
+
+    That is the KL of the next token in the states that were visited; unlike KL in the reward it does not see
+    that a token also leads to states where the two differ. Diagnostics: `kl_loss_sum`. ValueError: lengths that
+    differ.
+    """
+    loss = kl_k2(logprobs_N, ref_logprobs_N.detach()).sum()
+    return loss, {"kl_loss_sum": loss.detach()}
 
 
 @torch.no_grad()
 def truncated_importance_weights(
     old_trainer_logprobs_N: Tensor, rollout_logprobs_N: Tensor, cap: float = 2.0
 ) -> Tensor:
-    """min(pi_trainer,old / pi_rollout, cap) per token, a constant for `ppo_clip(weights_N=...)`.
+    """min(pi_trainer,old / pi_rollout, cap) per token, a constant for the `weights_N` of a loss.
 
     Both log-probs are of the same weights, computed by the trainer and by the rollout engine; their ratio
     has nothing to do with the PPO ratio. A token whose log-prob is not finite on either side gets weight 0:
@@ -153,6 +174,35 @@ def truncated_importance_weights(
     log_ratio_N = at_least_fp32(old_trainer_logprobs_N) - at_least_fp32(rollout_logprobs_N)
     weights_N = log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=cap)
     return torch.where(log_ratio_N.isfinite(), weights_N, 0.0)
+
+
+@torch.no_grad()
+def mismatch(trainer_logprobs_N: Tensor, rollout_logprobs_N: Tensor) -> dict[str, float]:
+    """How far the log-probs of trainer and rollout engine are apart, for the same tokens and weights.
+
+    `mismatch_mean` and `mismatch_max` of |gap| in nats; `mismatch_k3` estimates KL(rollout || trainer), for the
+    samples are the rollout engine's; `mismatch_factor` is the mean of exp(|gap|), the token-multiplied
+    probability error of NeMo RL, 1 where both agree. A gap that is not finite shows up as such in the first
+    two. ValueError: lengths that differ, no tokens.
+    """
+    if check_same_length(trainer_logprobs_N=trainer_logprobs_N, rollout_logprobs_N=rollout_logprobs_N) == 0:
+        raise ValueError("0 tokens to compare, but at least 1 is needed: skip the empty batch")
+    # fp64, for k3 of gaps of 1e-7 is lost in the rounding of fp32.
+    trainer_N, rollout_N = trainer_logprobs_N.double(), rollout_logprobs_N.double()
+    gap_N = (trainer_N - rollout_N).abs()
+    return {
+        "mismatch_mean": float(gap_N.mean()),
+        "mismatch_max": float(gap_N.max()),
+        "mismatch_k3": float(kl_k3(rollout_N, trainer_N).mean()),
+        "mismatch_factor": float(gap_N.clamp(max=MAX_LOG_RATIO).exp().mean()),
+    }
+
+
+def _weighted_sum(terms_N: Tensor, weights_N: Tensor | None) -> Tensor:
+    if weights_N is None:
+        return terms_N.sum()
+    check_same_length(logprobs_N=terms_N, weights_N=weights_N)
+    return (terms_N * weights_N.detach()).sum()
 
 
 def _max_or_floor(x_N: Tensor, floor: float = 0.0) -> Tensor:

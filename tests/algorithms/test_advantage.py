@@ -22,6 +22,7 @@ from algorithms.advantage import (
     kl_k2,
     kl_k3,
     missing_eos_scores,
+    returns_to_go,
     scale_scores,
     shape_rewards,
     whiten,
@@ -153,6 +154,18 @@ def test_gae_with_lambda_one_is_the_return_to_go() -> None:
     rewards = flat(1, 2, 3, 10, 20)
     _, returns = gae(rewards, torch.randn(5, dtype=torch.float64), [3, 2], gamma=1.0, lam=1.0)
     torch.testing.assert_close(returns, flat(6, 5, 3, 30, 20))
+
+
+def test_returns_to_go() -> None:
+    """REINFORCE++: a score of 1 on the last token and KL on the way; values by hand."""
+    rewards = flat(-0.1, -0.2, 1.0, 5.0, 1.0, 2.0)
+    torch.testing.assert_close(returns_to_go(rewards, [3, 1, 2]), flat(0.7, 0.8, 1, 5, 3, 2))
+    torch.testing.assert_close(returns_to_go(rewards, [3, 1, 2], gamma=0.5), flat(0.05, 0.3, 1, 5, 2, 2))
+    assert returns_to_go(rewards.bfloat16().requires_grad_(), [6]).dtype == torch.float32
+    assert not returns_to_go(rewards.requires_grad_(), [6]).requires_grad
+    assert returns_to_go(flat(), []).shape == (0,)
+    with pytest.raises(ValueError, match="lengths sum to 5, but the flat tensor holds 6"):
+        returns_to_go(rewards, [5])
 
 
 def test_gae_of_no_tokens_and_of_wrong_lengths() -> None:

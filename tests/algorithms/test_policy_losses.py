@@ -1,4 +1,4 @@
-"""Golden numbers, gradients, the APA fixed point, and independence of the cut into micro-batches."""
+"""Golden numbers, gradients, and independence of the cut into micro-batches."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms.policy import apa, awr, ppo_clip, truncated_importance_weights, value_loss
-from algorithms.sequence import token_logprobs
+from algorithms.policy import apa, awr, kl_loss, mismatch, ppo_clip, truncated_importance_weights, value_loss
 
 
 def flat(*values: float) -> Tensor:
@@ -138,9 +137,53 @@ def test_truncated_importance_weights() -> None:
     weights = truncated_importance_weights(trainer, rollout, cap=2.0)
     assert weights.tolist() == pytest.approx([math.exp(0.5), math.exp(-0.5), 2, 2, 0, 0])
     assert not truncated_importance_weights(trainer.requires_grad_(), rollout).requires_grad
-    plain = per_token(ppo_clip, LOGP, OLD, ADV)
-    weighted, _ = ppo_clip(LOGP, OLD, ADV, weights_N=flat(0.0, 0.5, 2.0))
-    assert float(weighted) == pytest.approx(0.5 * plain[1] + 2 * plain[2])
+
+
+def test_weights_multiply_the_term_of_each_token() -> None:
+    for loss in (
+        functools.partial(ppo_clip, LOGP, OLD, ADV),
+        functools.partial(apa, LOGP, ANCHOR, ADV, lam=0.5),
+        functools.partial(awr, LOGP, ADV, coef=0.5),
+    ):
+        tokens = [loss(weights_N=weights)[0] for weights in torch.eye(3, dtype=torch.float64)]
+        torch.testing.assert_close(torch.stack(tokens).sum(), loss()[0])
+        torch.testing.assert_close(loss(weights_N=flat(0.0, 0.5, 2.0))[0], 0.5 * tokens[1] + 2 * tokens[2])
+        weights = flat(0.0, 0.5, 2.0).requires_grad_()
+        assert not loss(weights_N=weights)[0].requires_grad  # a constant, although it asks for a gradient
+        with pytest.raises(ValueError, match="logprobs_N has 3 entries and weights_N has 2"):
+            loss(weights_N=flat(1, 1))
+
+
+def test_goldens_of_the_kl_loss() -> None:
+    policy, reference = flat(-1.0, -1.5, -2.0), flat(-1.5, -1.0, -2.0).requires_grad_()
+    loss, diagnostics = kl_loss(policy.requires_grad_(), reference)
+    loss.backward()
+    assert loss.item() == float(diagnostics["kl_loss_sum"]) == pytest.approx(0.25)
+    assert policy.grad is not None and policy.grad.tolist() == pytest.approx([0.5, -0.5, 0.0])
+    assert reference.grad is None
+
+
+def test_goldens_of_mismatch() -> None:
+    # k3 of KL(rollout || trainer) for rollout - trainer of 0.5 and -0.5: .106530660 and .148721271.
+    report = mismatch(flat(-1.5, -1.0, -3.0, -4.0), flat(-1.0, -1.5, -3.0, -4.0))
+    assert report["mismatch_mean"] == pytest.approx(0.25) and report["mismatch_max"] == pytest.approx(0.5)
+    assert report["mismatch_k3"] == pytest.approx((0.106530660 + 0.148721271) / 4, abs=1e-9)
+    assert report["mismatch_factor"] == pytest.approx((2 * math.exp(0.5) + 2) / 4)
+    one_sided = mismatch(flat(-1.5), flat(-1.0))["mismatch_k3"]
+    assert one_sided == pytest.approx(0.106530660, abs=1e-9)  # the other order would give .148721271
+    assert mismatch(flat(-1.0), flat(-1.0)) == dict.fromkeys(report, 0.0) | {"mismatch_factor": 1.0}
+    small = mismatch(torch.tensor([-1.0]), torch.tensor([-1.0 + 2**-20]))["mismatch_k3"]
+    assert small == pytest.approx(2**-41, rel=1e-3)
+    assert mismatch(flat(-1.0), flat(-math.inf))["mismatch_max"] == math.inf
+    with pytest.raises(ValueError, match="0 tokens"):
+        mismatch(flat(), flat())
+
+
+def test_mismatch_k3_is_the_kl_when_the_rollout_policy_samples() -> None:
+    """10 tokens in the proportions of the rollout policy: the mean of k3 is KL(rollout || trainer) exactly."""
+    rollout, trainer, tokens = flat(0.4, 0.4, 0.2), flat(0.5, 0.3, 0.2), torch.tensor([0] * 4 + [1] * 4 + [2] * 2)
+    report = mismatch(trainer.log()[tokens], rollout.log()[tokens])
+    assert report["mismatch_k3"] == pytest.approx(0.0258154085, abs=1e-10)
 
 
 def test_diagnostics_of_apa() -> None:
@@ -153,32 +196,15 @@ def test_diagnostics_of_apa() -> None:
     assert float(still[0]) == 0 and float(still[1]["progress_sum"]) == 0
 
 
-@pytest.mark.parametrize("weights", [(1 / 3, 1 / 3, 1 / 3), (0.5, 0.3, 0.2), (0.1, 0.1, 0.8)])
-def test_apa_reaches_its_fixed_point_from_any_sampling(weights: tuple[float, ...]) -> None:
-    """pi_init (.5, .3, .2), lambda .5 and advantages with Z = 1 lead to (.6, .3, .1) with a loss of 0."""
-    anchor, advantages = flat(0.5, 0.3, 0.2).log(), flat(0.0911607784, 0.0, -0.3465735903)
-    logits = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.SGD([logits], lr=0.3)
-    for _ in range(600):
-        optimizer.zero_grad()
-        logprobs = token_logprobs(logits.expand(3, 3), torch.arange(3))
-        tokens = zip(logprobs.split(1), anchor.split(1), advantages.split(1), strict=True)
-        terms = [apa(*token, lam=0.5)[0] for token in tokens]
-        loss = torch.stack([weight * term for weight, term in zip(weights, terms, strict=True)]).sum()
-        loss.backward()
-        optimizer.step()
-    assert logits.softmax(-1)[0].tolist() == pytest.approx([0.6, 0.3, 0.1], abs=1e-5)
-    assert loss.item() < 1e-9
-
-
 def test_sums_do_not_depend_on_micro_batches() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b, c = torch.randn(3, 40, generator=generator, dtype=torch.float64)
     losses: list[Callable[[Tensor, Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]] = [
         lambda x, y, z: ppo_clip(x, y, z, dual_clip=3.0, weights_N=y.exp()),
         lambda x, y, z: value_loss(x, y, z),
-        lambda x, y, z: apa(x, y, z, lam=0.3),
-        lambda x, y, z: awr(x, z, coef=0.7),
+        lambda x, y, z: apa(x, y, z, lam=0.3, weights_N=y.exp()),
+        lambda x, y, z: awr(x, z, coef=0.7, weights_N=y.exp()),
+        lambda x, y, z: kl_loss(x, y),
     ]
     for loss in losses:
         whole, whole_diagnostics = loss(a, b, c)
@@ -195,6 +221,7 @@ def test_zero_tokens_give_a_connected_zero() -> None:
     empty = torch.zeros(0, requires_grad=True)
     total = ppo_clip(empty, empty, empty, dual_clip=3.0)[0] + value_loss(empty, empty, empty)[0]
     total = total + apa(empty, empty, empty, lam=1.0)[0] + awr(empty, empty, coef=1.0)[0]
+    total = total + kl_loss(empty, empty)[0]
     total.backward()
     assert total.item() == 0.0 and empty.grad is not None
 
@@ -203,8 +230,10 @@ def test_user_mistakes_name_both_numbers() -> None:
     x, short = torch.zeros(3), torch.zeros(2)
     with pytest.raises(ValueError, match="logprobs_N has 3 entries and old_logprobs_N has 2"):
         ppo_clip(x, short, x)
-    with pytest.raises(ValueError, match="logprobs_N has 3 entries and weights_N has 2"):
-        ppo_clip(x, x, x, weights_N=short)
+    with pytest.raises(ValueError, match="logprobs_N has 3 entries and ref_logprobs_N has 2"):
+        kl_loss(x, short)
+    with pytest.raises(ValueError, match="trainer_logprobs_N has 3 entries and rollout_logprobs_N has 2"):
+        mismatch(x, short)
     with pytest.raises(ValueError, match=r"advantages_N has shape \[3, 1\]"):
         apa(x, x, x[:, None], lam=1.0)
     for clip, clip_high, dual_clip in (
