@@ -180,8 +180,11 @@ class Generation:
                 continue
             shares[part][self.number[id(ready[0])]] = rollouts
             if len(shares[part]) == len(self.rows_of[part]):
-                answers = [shares[part][engine] for engine in sorted(shares.pop(part))]
-                yield part, gather(answers, np.argsort(np.concatenate(self.rows_of[part])))
+                own = shares.pop(part)
+                yield (
+                    part,
+                    gather([own[engine] for engine in sorted(own)], np.argsort(np.concatenate(self.rows_of[part]))),
+                )
 
     def all(self) -> Rollouts:
         """Every answer, in the order of the requests."""

@@ -21,6 +21,7 @@ from data.rollouts import Rollouts
 PROBE = ((1, 9), (1, 12), (5, 11), (5, 7), (5, 14))  # first id and length of rows, two of one group, three of another
 
 
+@torch.no_grad()
 def share_gap(model: Any, run: Callable[..., Tensor], device: torch.device, next_token: bool) -> float:
     """Largest gap between results of rows that share their beginning and of rows alone; infinite where it cannot be.
 

@@ -135,7 +135,7 @@ class Policy(Timed):
         gap_N = (logprobs_N - old_N).abs()
         largest = float(gap_N.max()) if len(gap_N) else 0.0
         found = {"log_ratio_sum": float(gap_N.sum()), "log_ratio_max": largest, "own_tokens": float(len(gap_N))}
-        if self.first_step:
+        if self.first_step and self.config.rl.old_logprobs == "rollout":
             found |= {
                 "first_mean_sum": found["log_ratio_sum"],
                 "first_max": largest,

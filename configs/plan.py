@@ -118,11 +118,12 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "reward": ("prepare", "sft"),
     "sample": ("prepare", "sft", "reward"),
     "dpo": ("prepare", "sft", "sample"),
-    **{part: ("prepare", "sft", "reward") for part in RL_PARTS},
+    **dict.fromkeys(RL_PARTS, ("prepare", "sft", "reward")),
     "evaluate": ("prepare", "sft", "reward", "sample", "dpo", *RL_PARTS),
     "publish": ("prepare", "sft", "reward", "sample", "dpo", *RL_PARTS, "evaluate"),
 }
 """What each part of the road may read of the others. Evaluate and publish take the models that are there."""
+
 
 def inputs(config: Config, part: str) -> tuple[str, ...]:
     """Those of INPUTS that a part needs under this config: RL can do without a reward model of the run."""

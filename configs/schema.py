@@ -473,7 +473,7 @@ class Algorithm(Section):
     def _target_has_a_coefficient(self) -> Algorithm:
         name = type(self).__name__.lower()
         if self.kl_target and not self.kl_coef:
-            raise ValueError(f"rl.{name}.kl_target steers kl_coef, which is 0 and stays so; give kl_coef a start above 0")
+            raise ValueError(f"rl.{name}.kl_target steers kl_coef, which is 0 and would stay so; start it above 0")
         if self.kl_horizon != Algorithm.model_fields["kl_horizon"].default and not self.kl_target:
             raise ValueError(f"rl.{name}.kl_horizon {self.kl_horizon} has no effect without kl_target")
         return self
@@ -514,7 +514,7 @@ class Grpo(Clipped):
     kl_loss: Annotated[float, Field(ge=0)] = 0.04
     """Weight of the KL to the SFT model as a loss (k2), per token."""
     divide_by_std: bool = True
-    """Divide by the deviation of the group's rewards; false is Dr. GRPO (arXiv:2503.20783)."""
+    """Divide by the deviation of the group's rewards; false does not, as in arXiv:2503.20783."""
 
 
 class Reinforce(Clipped):
@@ -670,15 +670,15 @@ class Rl(Section):
     def _settings_have_an_effect(self) -> Rl:
         if self.old_logprobs == "rollout" and self.importance_cap != Rl.model_fields["importance_cap"].default:
             raise ValueError(
-                f"rl.importance_cap {self.importance_cap:g} has no effect with rl.old_logprobs rollout, where the ratio "
-                "itself is to the engine's log-probs; use old_logprobs trainer"
+                f"rl.importance_cap {self.importance_cap:g} has no effect with rl.old_logprobs rollout, where the "
+                "ratio itself is to the engine's log-probs; use old_logprobs trainer"
             )
-        if alone := [name for name in self.algorithms if name in ("rloo", "grpo")]:
-            if self.samples_per_prompt < 2:
-                raise ValueError(
-                    f"rl.algorithms {alone[0]} compares the answers of a prompt, and rl.samples_per_prompt is "
-                    f"{self.samples_per_prompt}; give it at least 2"
-                )
+        alone = [name for name in self.algorithms if name in ("rloo", "grpo")]
+        if alone and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"rl.algorithms {alone[0]} compares the answers of a prompt, and rl.samples_per_prompt is "
+                f"{self.samples_per_prompt}; give it at least 2"
+            )
         return self
 
     def own(self, algorithm: str) -> Any:

@@ -83,13 +83,15 @@ def concatenated(parts: Sequence[Rollouts]) -> Rollouts:
     versions = {part.weight_version for part in parts}
     if len(versions) != 1:
         raise ValueError(f"rollout engines answered with different weight versions {sorted(versions)}")
-    flat = ("prompt_index", "finished", "scores", *PER_TOKEN)
-    columns = {name: [getattr(part, name) for part in parts] for name in flat}
+    found: dict[str, Any] = {}
+    for name in ("prompt_index", "finished", "scores", *PER_TOKEN):
+        columns = [getattr(part, name) for part in parts]
+        found[name] = None if any(column is None for column in columns) else np.concatenate(columns)
     return Rollouts(
         prompts=stack([part.prompts for part in parts]),
         responses=stack([part.responses for part in parts]),
         weight_version=versions.pop(),
-        **{name: None if any(c is None for c in found) else np.concatenate(found) for name, found in columns.items()},
+        **found,
     )
 
 

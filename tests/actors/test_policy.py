@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from actors.forward import merge
 from actors.group import TrainingGroup
 from actors.models import load_scalar
-from actors.policy import mean_over_steps
+from actors.updates import mean_over_steps
 from data.packing import epoch_order
 from data.rollouts import Rollouts
 
