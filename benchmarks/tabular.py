@@ -8,9 +8,9 @@ Every iteration samples 64 answers, takes GAE's advantages (lambda 0.95) and mak
 KL of the policy are then computed exactly, over all 625 answers. Reward is given as the share of the way from the
 reference (0) to the best answer (1).
 
-Each method gets 48 settings: 8 of its strength, 2 of a second kind, 3 learning rates. `on the way` is the KL where a run
-first reaches a reward, `held` the means of the last quarter of a run; `usual` leaves only the learning rate free. The
-figure at a level is that of the setting with the lowest mean over seeds, of those that get there with every seed.
+Each method gets 48 settings: 8 of its strength, 2 of a second kind, 3 learning rates. `on the way` is the KL where a
+run first reaches a reward, `held` the means of the last quarter of a run; `usual` leaves only the learning rate free.
+The figure at a level is that of the setting with the lowest mean over seeds, of those that get there with every seed.
 
 Shapes: B = answers, T = tokens of one, N = tokens of a batch, S = states, V = vocabulary.
 """
