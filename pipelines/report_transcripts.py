@@ -46,7 +46,7 @@ def transcripts_html(folder: Path) -> str:
 
 
 def level_of(kl: float) -> str:
-    """The CSS class of a token: more1 to more4 where the policy gives it more than the reference, less1 to less4, ""."""
+    """A token's CSS class: more1 to more4 where the policy gives it more than the reference, less1 to less4, or ""."""
     strength = sum(abs(kl) >= least for least in LEVELS)
     return f"{'more' if kl > 0 else 'less'}{strength}" if strength else ""
 
@@ -80,6 +80,6 @@ def _legend() -> str:
         for kind in ("more", "less")
     }
     return (
-        '<p class="legend">KL of a token, log &pi; - log &pi;<sub>ref</sub>, in nats. The policy gives it more than the '
-        f"reference: {marks['more']}; less: {marks['less']} and beyond. A pointer on a token shows its figures.</p>"
+        '<p class="legend">KL of a token, log &pi; - log &pi;<sub>ref</sub>, in nats. The policy gives it more than '
+        f"the reference: {marks['more']}; less: {marks['less']} and beyond. A pointer on a token shows its figures.</p>"
     )
