@@ -37,7 +37,7 @@ RATES = {
     "peak_share": "{:.1%} of the peak FLOP/s",
 }
 STYLE = """
-.bar { width: 40%; } .bar i { display: block; height: .8em; background: var(--accent); max-width: 100%; }
+.bar { width: 40%; } .bar i { display: block; height: .8em; margin-top: .35em; background: var(--accent); max-width: 100%; }
 """
 
 
@@ -93,7 +93,7 @@ def curves_png(rows: Sequence[dict[str, Any]]) -> bytes:
 
     drawn, steps = panels(rows), [row["step"] for row in rows]
     height = max(1, math.ceil(len(drawn) / 2))
-    figure, axes = pyplot.subplots(height, 2, figsize=(5.4, 1.55 * height), squeeze=False, layout="constrained")
+    figure, axes = pyplot.subplots(height, 2, figsize=(5.4, 1.55 * height + 0.2), squeeze=False)
     for axis in axes.flat[len(drawn) :]:
         axis.set_visible(False)
     for axis, (title, curves) in zip(axes.flat, drawn, strict=False):
@@ -107,6 +107,8 @@ def curves_png(rows: Sequence[dict[str, Any]]) -> bytes:
             axis.legend(fontsize=7.5)
         if title.startswith("log-prob gap") and any(value > 0 for values in curves.values() for value in values):
             axis.set_yscale("log")
+    figure.supxlabel("iteration", fontsize=8.5)
+    figure.tight_layout(pad=0.4)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
     pyplot.close(figure)
