@@ -37,7 +37,8 @@ RATES = {
     "peak_share": "{:.1%} of the peak FLOP/s",
 }
 STYLE = """
-.bar { width: 40%; } .bar i { display: block; height: .8em; margin-top: .35em; background: var(--accent); max-width: 100%; }
+.bar { width: 40%; }
+.bar i { display: block; height: .8em; margin-top: .35em; max-width: 100%; background: var(--accent); }
 """
 
 
