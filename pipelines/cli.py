@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--temperature", type=float, default=0.7, help="sampling temperature (default 0.7)")
     chat.add_argument("--max-tokens", type=int, help="longest answer, in tokens")
     chat.set_defaults(run_command=_chat)
-    report = commands.add_parser("report", help="write report.html of a finished run again")
+    report = commands.add_parser("report", help="write report.html from what a run has so far")
     report.add_argument("run", type=Path, help="run folder")
     report.set_defaults(run_command=_report)
     for module in ("extend", "reward_eval", "reward_serve"):

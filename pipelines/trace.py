@@ -130,7 +130,7 @@ def _ordered(found: Iterable[str], known: Sequence[str]) -> list[str]:
 
 
 def timeline_png(line: Line) -> bytes:
-    """One iteration as a picture: a row for each actor, a bar for each span, grey where no actor is at work.
+    """One iteration as a picture: a row for each actor, a bar for each span, yellow where no actor is at work.
 
     Of a role with many ranks the first four are drawn.
     """
@@ -152,17 +152,17 @@ def timeline_png(line: Line) -> bytes:
     edges = [0.0, *(edge for interval in busy for edge in interval), wall]
     for start, end in zip(edges[::2], edges[1::2], strict=True):
         if max(start, 0) < min(end, wall):
-            axis.axvspan(max(start, 0), min(end, wall), color="#bbb", alpha=0.5, linewidth=0)
+            axis.axvspan(max(start, 0), min(end, wall), color="#f7d774", alpha=0.6, linewidth=0)
     for place, (role, rank) in enumerate(rows):
         for span in spans:
             if (span["role"], span["rank"]) == (role, rank):
                 colour, bar = colours[span["name"]], (span["start"] - begun, span["end"] - span["start"])
                 axis.broken_barh([bar], (place - 0.38, 0.76), facecolor=colour, edgecolor=colour, linewidth=0.4)
     axis.set_yticks(range(len(rows)), [f"{role} {rank}" if len(ranks[role]) > 1 else role for role, rank in rows])
-    axis.set(xlim=(0, wall or 1), ylim=(len(rows) - 0.5, -0.5), xlabel="seconds")
+    axis.set(xlim=(0, wall or 1), ylim=(max(len(rows), 1) - 0.5, -0.5), xlabel="seconds")
     axis.set_title(f"iteration {line['iteration']}: {wall:.3g} s", fontsize=10)
     handles = [Patch(color=colours[name], label=name.replace("_", " ")) for name in names]
-    handles.append(Patch(color="#bbb", alpha=0.5, label="no actor at work"))
+    handles.append(Patch(color="#f7d774", alpha=0.6, label="no actor at work"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False, handlelength=1)
     axis.grid(axis="x", alpha=0.3)
     buffer = io.BytesIO()
