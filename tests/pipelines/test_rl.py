@@ -50,11 +50,9 @@ def test_every_algorithm_trains_with_what_it_needs(ahead: Path) -> None:
         rows = rows_of(ahead / "rl" / name / "metrics.jsonl")
         assert len(rows) == 3 and all(math.isfinite(row["policy/loss"]) for row in rows)
         assert ("explained_variance" in rows[0]) == ("critic/loss" in rows[0]) == (name == "awr")
-        assert rows[1]["policy/grad_norm"] > 0 and rows[2]["kl"] > 0
-        start, end = (
-            (folder / "model" / "model.safetensors").read_bytes() for folder in (ahead / "sft", ahead / "rl" / name)
-        )
-        assert start != end
+        assert rows[1]["policy/grad_norm"] > 0 and rows[2]["kl_k3"] > 0
+        start, end = (ahead / part / "model" / "model.safetensors" for part in ("sft", f"rl/{name}"))
+        assert start.read_bytes() != end.read_bytes()
     rloo, grpo = (rows_of(ahead / "rl" / name / "metrics.jsonl") for name in ("rloo", "grpo"))
     assert rloo[0]["kl_coef"] == 0.05 < rloo[1]["kl_coef"], "the KL is above its target: the coefficient rises"
     assert grpo[0]["kl_coef"] == 0 and "policy/kl" in grpo[0]
@@ -65,7 +63,7 @@ def test_one_step_off_is_one_version_late_and_no_more(ahead: Path) -> None:
         rows = rows_of(ahead / "rl" / name / "metrics.jsonl")
         assert [row["staleness"] for row in rows] == [0, 1, 1]
         assert rows[0]["mismatch_max"] < 1e-4 < rows[1]["mismatch_max"], "old weights sampled the second batch"
-        assert rows[0]["mismatch_factor"] == pytest.approx(1, abs=1e-4) < rows[1]["mismatch_factor"]
+        assert rows[0]["mismatch_factor"] < 1.0001 < rows[1]["mismatch_factor"]
         versions = [
             rollout_file.read(path)[0].weight_version for path in sorted((ahead / "rl" / name / "rollouts").iterdir())
         ]
