@@ -8,9 +8,11 @@ Every iteration samples 64 answers, takes GAE's advantages (lambda 0.95) and mak
 KL of the policy are then computed exactly, over all 625 answers. Reward is given as the share of the way from the
 reference (0) to the best answer (1).
 
-Each method gets 48 settings: 8 of its strength, 2 of a second kind, 3 learning rates. `on the way` is the KL where a
-run first reaches a reward, `held` the means of the last quarter of a run; `usual` leaves only the learning rate free.
-The figure at a level is that of the setting with the lowest mean over seeds, of those that get there with every seed.
+Each method gets 64 settings: 8 of its strength, 2 of a second kind, 4 learning rates. `on the way` is the KL where a
+run first reaches a reward; `usual` leaves only the learning rate free. `at the end` goes by the means of the last
+quarter of the runs: the KL at a reward lies between those of two neighbouring strengths, all else equal. The figure at
+a level is that of the setting with the lowest mean KL over seeds, of those that get there with every seed; in brackets,
+the range over seeds of KL / least possible KL at that reward.
 
 Shapes: B = answers, T = tokens of one, N = tokens of a batch, S = states, V = vocabulary.
 """
@@ -39,7 +41,7 @@ from algorithms.policy import apa, awr, ppo_clip, value_loss
 
 VOCABULARY, TOKENS, BATCH, EPOCHS, VALUE_LR = 5, 4, 64, 4, 0.1
 LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9)
-LEARNING_RATES = (0.01, 0.03, 0.1)
+LEARNING_RATES = (0.003, 0.01, 0.03, 0.1)
 # The strengths that the code of the APA paper uses, with whitened advantages and a clip of 0.2.
 USUAL = {"APA": 0.1, "PPO": 0.05, "AWR": 0.5}
 COLORS = {"APA": "C0", "PPO": "C1", "AWR": "C2"}
@@ -48,18 +50,18 @@ COLORS = {"APA": "C0", "PPO": "C1", "AWR": "C2"}
 class Setting(NamedTuple):
     method: str
     lr: float
-    strength: float  # APA: lambda; PPO: coefficient of the KL in the reward; AWR: coefficient of the advantage.
+    strength: float | None  # APA: lambda; PPO: coefficient of the KL in the reward; AWR: coefficient of the advantage.
     clip: float = 0.2
     whitened: bool = True
 
 
 def settings() -> list[Setting]:
-    """48 a method."""
+    """64 a method, each from the weakest strength on."""
     found = []
     for lr in LEARNING_RATES:
-        for strength, whitened in itertools.product((0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0), (True, False)):
+        for strength, whitened in itertools.product((3.0, 1.5, 1.0, 0.7, 0.5, 0.3, 0.2, 0.1), (True, False)):
             found.append(Setting("APA", lr, strength, whitened=whitened))
-        for strength, clip in itertools.product((0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0), (0.1, 0.2)):
+        for strength, clip in itertools.product((1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05, 0.0), (0.1, 0.2)):
             found.append(Setting("PPO", lr, strength, clip=clip))
         for strength, whitened in itertools.product((0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0), (True, False)):
             found.append(Setting("AWR", lr, strength, whitened=whitened))
@@ -156,7 +158,7 @@ def kl_at(path: Sequence[tuple[float, float]], level: float) -> float | None:
     return None
 
 
-def best_on_the_way(paths: dict[Setting, list], method: str, level: float) -> tuple[Setting, list[float]] | None:
+def best(paths: dict[Setting, list], method: str, level: float) -> tuple[Setting, list[float]] | None:
     """The setting with the lowest mean KL at `level`, and its KL for each seed."""
     reached = {s: [kl_at(path, level) for path in runs] for s, runs in paths.items() if s.method == method}
     return min(
@@ -166,51 +168,59 @@ def best_on_the_way(paths: dict[Setting, list], method: str, level: float) -> tu
     )
 
 
-def best_held(held: dict[Setting, list], method: str, level: float) -> tuple[Setting, list[float]] | None:
-    """Likewise among the settings whose last iterations have at least this reward with every seed."""
-    there = ((s, [kl for _, kl in runs]) for s, runs in held.items() if min(runs)[0] >= level and s.method == method)
-    return min(there, key=lambda item: statistics.fmean(item[1]), default=None)
+def by_strength(ends: dict[Setting, list]) -> dict[Setting, list]:
+    """Paths like those of training, but over the strengths: from the reference to where the strongest ends."""
+    paths: dict[Setting, list] = {}
+    for setting, runs in ends.items():
+        family = paths.setdefault(setting._replace(strength=None), [[(0.0, 0.0)] for _ in runs])
+        for path, end in zip(family, runs, strict=True):
+            path.append(end)
+    return paths
 
 
-def cell(found: Sequence[float]) -> str:
-    return f"{statistics.fmean(found):.2f} ({min(found):.2f} to {max(found):.2f})"
+def cell(found: tuple[Setting, list[float]] | None, bound: Sequence[float]) -> str:
+    if found is None:
+        return "not reached"
+    ratios = [kl / least for kl, least in zip(found[1], bound, strict=True)]
+    return f"{statistics.fmean(found[1]):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
 
 
 def named(setting: Setting) -> str:
     name = {"APA": "lambda", "PPO": "KL", "AWR": "coef"}[setting.method]
+    strength = "" if setting.strength is None else f"{name} {setting.strength}, "
     second = f"clip {setting.clip}" if setting.method == "PPO" else "whitened" if setting.whitened else "plain"
-    return f"{name} {setting.strength}, {second}, lr {setting.lr}"
+    return f"{setting.method} {strength}{second}, lr {setting.lr}"
 
 
-def plot(svg: Path, paths: dict[Setting, list], held: dict[Setting, list], problems: list[Problem]) -> None:
-    """Left: the frontiers on the way, mean and range over seeds. Right: every setting at its end, means over seeds."""
+def plot(svg: Path, ways: dict[str, dict[Setting, list]], problems: list[Problem]) -> None:
+    """KL against reward, mean over seeds, and below it as a multiple of the least possible, with the range."""
     import matplotlib
 
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "rayward"
     from matplotlib import pyplot
 
-    figure, (way, end) = pyplot.subplots(1, 2, figsize=(9.6, 3.8), sharex=True, sharey=True)
-    levels = [0.05 * step for step in range(1, 20)]
-    bound = [statistics.fmean(problem.bound(level) for problem in problems) for level in levels]
-    for method, color in COLORS.items():
-        found = [(level, best_on_the_way(paths, method, level)) for level in levels]
-        reached = [(level, best[1]) for level, best in found if best]
-        x = [level for level, _ in reached]
-        way.plot(x, [statistics.fmean(kls) for _, kls in reached], color=color, label=method)
-        low_high = [min(kls) for _, kls in reached], [max(kls) for _, kls in reached]
-        way.fill_between(x, *low_high, color=color, alpha=0.15, linewidth=0)
-        ends = [
-            [statistics.fmean(x) for x in zip(*runs, strict=True)] for s, runs in held.items() if s.method == method
-        ]
-        end.scatter(*zip(*ends, strict=True), s=12, color=color, label=method)
-    for axis, title in ((way, "lowest KL on the way to a reward"), (end, "where each setting ends")):
-        axis.plot(levels, bound, "k--", linewidth=1, label="least possible")
-        axis.set(
-            title=title, xlabel="reward (0 reference, 1 best answer)", ylabel="KL to the reference, nats an answer"
+    figure, axes = pyplot.subplots(2, len(ways), figsize=(4.4 * len(ways), 6), sharex=True, sharey="row")
+    levels = [0.05 * step for step in range(4, 19)]
+    bounds = {level: [problem.bound(level) for problem in problems] for level in levels}
+    for (above, below), (title, paths) in zip(axes.T, ways.items(), strict=True):
+        for method, color in COLORS.items():
+            found = {level: lowest[1] for level in levels if (lowest := best(paths, method, level))}
+            ratios = [[kl / least for kl, least in zip(found[x], bounds[x], strict=True)] for x in found]
+            above.plot(list(found), [statistics.fmean(kls) for kls in found.values()], color=color, label=method)
+            below.plot(list(found), [statistics.fmean(row) for row in ratios], color=color)
+            low, high = [min(row) for row in ratios], [max(row) for row in ratios]
+            below.fill_between(list(found), low, high, color=color, alpha=0.15, linewidth=0)
+        above.plot(
+            levels, [statistics.fmean(bounds[level]) for level in levels], "k--", linewidth=1, label="least possible"
         )
+        above.set_title(title)
+        above.legend()
+        below.set(xlabel="reward (0 reference, 1 best answer)", ylim=(0.95, 3))
+    axes[0][0].set_ylabel("KL to the reference, nats an answer")
+    axes[1][0].set_ylabel("KL / least possible")
+    for axis in axes.flat:
         axis.grid(alpha=0.3)
-        axis.legend()
     figure.tight_layout()
     figure.savefig(svg, format="svg", metadata={"Date": None})
 
@@ -231,33 +241,29 @@ def main() -> None:
     with ProcessPoolExecutor(options.workers) as pool:
         paths = dict(zip(settings(), pool.map(job, settings()), strict=True))
     tail = max(1, options.iterations // 4)
-    held = {
+    ends = {
         s: [tuple(statistics.fmean(x) for x in zip(*path[-tail:], strict=True)) for path in runs]
         for s, runs in paths.items()
     }
     usual = {s: p for s, p in paths.items() if s.strength == USUAL[s.method] and s.whitened and s.clip == 0.2}
-    tables = {
-        "on the way": functools.partial(best_on_the_way, paths),
-        "on the way, usual": functools.partial(best_on_the_way, usual),
-        "held": functools.partial(best_held, held),
-    }
-    figures: dict[str, list] = {"settings": [s._asdict() | {"held": held[s]} for s in paths]}
-    for title, best in tables.items():
+    figures: dict[str, list] = {"settings": [s._asdict() | {"end": ends[s]} for s in paths]}
+    ways = {"on the way": paths, "usual, on the way": usual, "at the end": by_strength(ends)}
+    for title, which in ways.items():
         print(f"\n| reward, {title} | least possible | " + " | ".join(COLORS) + " | settings |\n" + "|---" * 6 + "|")
         figures[title] = []
         for level in LEVELS:
             bound = [problem.bound(level) for problem in problems]
-            found = {method: best(method, level) for method in COLORS}
-            cells = [cell(f[1]) if f else "not reached" for f in found.values()]
+            found = {method: best(which, method, level) for method in COLORS}
+            cells = [f"{statistics.fmean(bound):.2f}", *(cell(f, bound) for f in found.values())]
             chosen = "; ".join(named(f[0]) for f in found.values() if f)
-            print(f"| {level} | {cell(bound)} | " + " | ".join(cells) + f" | {chosen} |")
+            print(f"| {level} | " + " | ".join(cells) + f" | {chosen} |", flush=True)
             rows = {method: {"setting": f[0]._asdict(), "kl": f[1]} for method, f in found.items() if f}
             figures[title].append({"level": level, "least_possible": bound} | rows)
     print(f"\n{len(paths)} settings, seeds {options.seeds}, {time.perf_counter() - begun:.0f} s")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
     if options.svg:
-        plot(options.svg, paths, held, problems)
+        plot(options.svg, ways, problems)
 
 
 if __name__ == "__main__":
