@@ -37,7 +37,7 @@ RATES = {
     "peak_share": "{:.1%} of the peak FLOP/s",
 }
 STYLE = """
-.bar { width: 40%; }
+.phases { width: 100%; max-width: 34rem; margin-bottom: 1rem; } .bar { width: 40%; }
 .bar i { display: block; height: .8em; margin-top: .35em; max-width: 100%; background: var(--accent); }
 """
 
