@@ -16,6 +16,7 @@ from torch import Tensor
 
 from actors.engine import Sums, TrainEngine
 from actors.forward import Place, packed_inputs, require_separate_rows, weighted_inputs
+from actors.lean import skip_unread
 from actors.models import attend_by_row, load_policy
 from actors.process import set_threads
 from algorithms.sequence import weighted_nll
@@ -111,6 +112,7 @@ def sft_loop(job: Job) -> None:
     policy = load_policy(job.model, job.dtype)
     by_row = job.packing is not False and place.device.type == "cpu" and attend_by_row(policy.lm)
     packed = by_row if job.packing is None else job.packing
+    skip_unread(policy)
     engine = TrainEngine(
         policy,
         job.optimizer,

@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=3, help="first steps that are not timed")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="ours, in one forward pass")
+    parser.add_argument("--micro-batch-tokens", type=int, default=1024, help="ours, in one forward pass")
     parser.add_argument("--hidden", type=int, default=256, help="width of the model, a multiple of 64")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
@@ -155,7 +155,8 @@ def work(ids: Any, steps: list[list[int]], config: Any) -> dict[str, Any]:
     tokens, computed = [0], 0
     for step in steps:
         lengths = ids.take(step).lengths.tolist()
-        plan = [] if config.sft.packing else plan_micro_batches(lengths, 1, config.sft.optimizer.micro_batch_tokens)[0]
+        padded = config.sft.packing is False  # on the CPU it packs unless it is told not to
+        plan = plan_micro_batches(lengths, 1, config.sft.optimizer.micro_batch_tokens)[0] if padded else []
         tokens.append(tokens[-1] + sum(lengths))
         computed += sum(max(lengths[row] for row in micro) * len(micro) for micro in plan) or sum(lengths)
     return {"tokens": tokens[1:], "computed": computed}
