@@ -227,8 +227,8 @@ class Supervised(Section):
     """Passes over the rows."""
     samples_per_step: Count = 128
     """Rows of one optimizer step."""
-    packing: bool = False
-    """Rows back to back instead of padded; on a GPU with flash attention, which needs no mask to keep rows apart."""
+    packing: bool | None = None
+    """Rows back to back instead of padded; null: on the CPU. On a GPU it needs flash attention to be fast."""
     optimizer: Optimizer = Optimizer()
     """How the weights are updated."""
 
