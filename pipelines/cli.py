@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html from what a run has so far")
     report.add_argument("run", type=Path, help="run folder")
     report.set_defaults(run_command=_report)
-    for module in ("extend", "reward_eval", "reward_serve"):
+    for module in ("doctor", "extend", "reward_eval", "reward_serve"):
         importlib.import_module(f"pipelines.{module}").add(commands)
     data = commands.add_parser("data", help="work on data files: see rayward data --help")
     actions = data.add_subparsers(title="actions", required=True, metavar="ACTION")

@@ -56,7 +56,7 @@ def test_every_algorithm_trains_with_what_it_needs(ahead: Path) -> None:
     rloo, grpo = (rows_of(ahead / "rl" / name / "metrics.jsonl") for name in ("rloo", "grpo"))
     falls = 1 - 0.2 * 32 / 10000
     assert rloo[0]["kl_coef"] == 0.05 and rloo[1]["kl_coef"] == pytest.approx(0.05 * falls), "no KL yet: it falls"
-    assert grpo[0]["kl_coef"] == 0 and "policy/kl" in grpo[0]
+    assert grpo[0]["kl_coef"] == 0 and "policy/kl_loss" in grpo[0]
 
 
 def test_one_step_off_is_one_version_late_and_no_more(ahead: Path) -> None:
