@@ -130,7 +130,7 @@ def test_no_tensor_of_all_logits_is_made(generator: torch.Generator, kept: bool)
 def test_fp32_is_for_one_chunk_and_nothing_of_the_vocabulary_is_kept(
     generator: torch.Generator, num_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Beyond KEPT_BYTES. Log-probs, loss and backward of a bf16 head: memory in fp32 does not grow with the number of tokens."""
+    """Log-probs, loss and backward of a bf16 head beyond KEPT_BYTES: fp32 memory does not grow with the tokens."""
     monkeypatch.setattr(sequence, "KEPT_BYTES", 0)
     vocabulary, chunk_tokens, kept = 300, 8, []
     hidden = torch.randn(num_tokens, H, generator=generator).bfloat16().requires_grad_()
