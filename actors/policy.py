@@ -12,7 +12,7 @@ from actors.engine import Sums, TrainEngine
 from actors.forward import Part, map_rollouts
 from actors.layout import Layout
 from actors.models import load_policy
-from actors.process import Rendezvous, peak_flops, set_threads, workers_per_engine
+from actors.process import Rendezvous, copy_rate, peak_flops, set_threads, workers_per_engine
 from actors.spans import Timed
 from actors.updates import train
 from algorithms.advantage import kl_k3
@@ -56,10 +56,11 @@ class Policy(Timed):
         self.layout = Layout(module.lm, self._logprobs, self.place, True, rl.shared_prompts)
 
     def describe(self) -> dict[str, float]:
-        """Parameters of the model, and the floating-point operations a second that this process can do."""
+        """Parameters of the model, and what this process can do a second: floating-point operations, bytes copied."""
         model = self.engine.engine.module.lm
         counts = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()]
-        return {"parameters": float(sum(counts)), "peak_flops": peak_flops(self.config.model.dtype, self.place.device)}
+        peak = peak_flops(self.config.model.dtype, self.place.device)
+        return {"parameters": float(sum(counts)), "peak_flops": peak, "copy_bytes_per_s": copy_rate()}
 
     def offload(self) -> None:
         """Leave the GPU's memory to the rollout engines."""

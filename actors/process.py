@@ -38,6 +38,17 @@ def peak_flops(dtype: str, where: torch.device, size: int = 1024, seconds: float
     return best
 
 
+def copy_rate(size_bytes: int = 2**27) -> float:
+    """Bytes a second of a copy in the machine's memory, the best of three: what a weight transfer is held against."""
+    source, target = torch.ones(size_bytes, dtype=torch.uint8), torch.zeros(size_bytes, dtype=torch.uint8)
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        target.copy_(source)
+        seconds.append(time.perf_counter() - begun)
+    return size_bytes / min(seconds)
+
+
 class Rendezvous:
     """Rank 0 opens a key-value store on a free port, everybody joins it: no port is guessed, so none is taken."""
 

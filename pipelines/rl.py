@@ -86,7 +86,7 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
             monitor.check()
     team.policy.call("save", str((stage.folder / "model").resolve()))
     write_trace(stage.folder)
-    return _summary(algorithm, record.history, counts(monitor.alarms))
+    return _summary(algorithm, record.history, counts(monitor.alarms)) | {"machine": team.about}
 
 
 FIRST = ("mean", "max", "k3", "factor")
@@ -121,7 +121,7 @@ def rollout_only(run: Run, folder: Path) -> dict[str, float]:
 
 def _summary(algorithm: str, history: list[dict[str, Any]], alarms: dict[str, dict[str, int]]) -> dict[str, Any]:
     first, last = history[0], history[-1]
-    shown = [name for name in first["time"] if name.endswith("_s") and name != "idle_s"]
+    shown = [name for name in first["time"] if name.endswith("_s") and "_per_" not in name and name != "idle_s"]
     medians = {name: float(np.median([row["time"].get(name, 0.0) for row in history])) for name in shown}
     figures = ("score", "kl", "length", "entropy", "finished")
     metrics = {
