@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import io
 import math
+import re
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -128,7 +129,7 @@ def phases_html(times: Sequence[dict[str, Any]]) -> str:
     phases = {
         name.removesuffix("_s").replace("_", " "): value
         for name, value in seconds.items()
-        if value is not None and name.endswith("_s") and "_per_" not in name and name not in ("iteration_s", "outside_s")
+        if value is not None and re.fullmatch(r"(?!.*_per_|iteration_|outside_).*_s", name)
     }
     whole = seconds.get("iteration_s") or sum(phases.values())
     if seconds.get("outside_s") is not None:
