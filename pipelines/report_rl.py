@@ -129,7 +129,7 @@ def phases_html(times: Sequence[dict[str, Any]]) -> str:
     phases = {
         name.removesuffix("_s").replace("_", " "): value
         for name, value in seconds.items()
-        if value is not None and name.endswith("_s") and "_per_" not in name and name not in ("iteration_s", "outside_s")
+        if value is not None and name.endswith("_s") and not name.endswith(("_per_s", "iteration_s", "outside_s"))
     }
     whole = seconds.get("iteration_s") or sum(phases.values())
     if seconds.get("outside_s") is not None:
