@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import math
-import re
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
@@ -36,6 +35,7 @@ RATES = {
     "generated_tokens_per_s": "{:,.0f} generated tokens/s",
     "training_tokens_per_s": "{:,.0f} training tokens/s",
     "peak_share": "{:.1%} of the peak FLOP/s",
+    "overhead_share": "{:.1%} outside generation, scoring and training",
 }
 STYLE = """
 .phases { width: 100%; max-width: 34rem; margin-bottom: 1rem; } .bar { width: 40%; }
@@ -129,7 +129,7 @@ def phases_html(times: Sequence[dict[str, Any]]) -> str:
     phases = {
         name.removesuffix("_s").replace("_", " "): value
         for name, value in seconds.items()
-        if value is not None and re.fullmatch(r"(?!.*_per_|iteration_|outside_).*_s", name)
+        if value is not None and name.endswith("_s") and not name.endswith(("_per_s", "iteration_s", "outside_s"))
     }
     whole = seconds.get("iteration_s") or sum(phases.values())
     if seconds.get("outside_s") is not None:

@@ -25,7 +25,8 @@ FIGURES = {
 TIME = {
     "iteration_s": 8.0, "generate_s": 4.0, "reward_s": 1.0, "policy_update_s": 2.0, "transfer_s": 0.25,
     "outside_s": 0.5, "idle_s": {"rollout": 4.0, "policy": 5.5}, "samples_per_s": 64.0,
-    "generated_tokens_per_s": 1234.5, "training_tokens_per_s": 2000.0, "peak_share": 0.125,
+    "generated_tokens_per_s": 1234.5, "training_tokens_per_s": 2000.0, "peak_share": 0.125, "overhead_share": 0.07,
+    "transfer_bytes_per_s": 1e9,
 }  # fmt: skip
 
 
@@ -101,11 +102,13 @@ def test_panels_are_those_of_the_figures_that_are_there() -> None:
 def test_phases_are_medians_and_shares_of_the_iteration() -> None:
     times = [TIME | {"generate_s": seconds} for seconds in (1.0, 4.0, 5.0)]
     shown = phases_html(times)
-    for told in ("8 s, 64.0 samples/s, 1,234 generated tokens/s, 2,000 training tokens/s, 12.5% of the peak FLOP/s",
+    for told in ("8 s, 64.0 samples/s, 1,234 generated tokens/s, 2,000 training tokens/s, 12.5% of the peak FLOP/s, "
+                 "7.0% outside generation, scoring and training. Phases",
                  '<td>generate</td><td class="bar"><i style="width:50.0%"></i></td><td class="n">50.0%</td>',
                  '<td>transfer</td><td class="bar"><i style="width:3.1%">', '<td>no actor at work</td>',
                  '<td>idle: policy</td><td class="bar"><i style="width:68.8%">'):  # fmt: skip
         assert told in shown
+    assert shown.count("<tr>") == 4 + 1 + 2, "a rate is no phase"
     old = phases_html([{"generate_s": 3.0, "score_s": 1.0}, {"generate_s": 3.0, "score_s": 1.0, "transfer_s": 4.0}])
     assert "Median iteration: 8 s." in old and "<td>transfer</td>" in old and "samples/s" not in old
     assert phases_html([]) == ""
