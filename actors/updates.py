@@ -11,7 +11,7 @@ from torch import Tensor
 from actors.engine import Sums, TrainEngine
 from actors.layout import Layout
 from configs.schema import Config
-from data.packing import epoch_order, step_batches
+from data.packing import epoch_order, padding_share, step_batches
 from data.rollouts import Rollouts
 
 Loss = Callable[[Any, Rollouts, dict[str, Any]], tuple[Tensor, Sums]]
@@ -49,7 +49,8 @@ def train(
                 return loss(module, batch, layout.inputs(batch, shared))
 
             sums = engine.step(batches, of_batch, tokens)
-            history.append(sums | {"tokens": tokens})
+            padding = 0.0 if shared else padding_share(step.sequences().lengths, [plan])
+            history.append(sums | {"tokens": tokens, "padding": padding})
             after_step(history[-1])
     return history
 

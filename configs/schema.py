@@ -228,7 +228,7 @@ class Supervised(Section):
     samples_per_step: Count = 128
     """Rows of one optimizer step."""
     packing: bool | None = None
-    """Rows back to back instead of padded; null: on the CPU. On a GPU it needs flash attention to be fast."""
+    """Rows back to back instead of padded; null: on the CPU (on a GPU it needs flash attention to be fast)."""
     optimizer: Optimizer = Optimizer()
     """How the weights are updated."""
 
@@ -440,6 +440,17 @@ class Rollout(Section):
     """Requests an engine works on at once."""
     weight_transfer: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
     """How weights reach the engines; auto takes nccl where policy and engine own GPUs, else Ray's object store."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _draws_from_the_whole_distribution(cls, values: Any) -> Any:
+        cut = {"top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"}
+        if isinstance(values, dict) and (named := sorted(cut & set(values))):
+            raise ValueError(
+                f"rollout.{named[0]} is refused: the log-probs of answers drawn with it are not those of the policy "
+                "that is trained, so its gradients would be wrong; only rollout.temperature shapes rollouts"
+            )
+        return values
 
 
 class Sample(Section):

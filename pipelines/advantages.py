@@ -110,7 +110,7 @@ def estimate_advantages(
         groups = np.unique(rollouts.prompt_index, return_counts=True)[1].tolist()
         advantages_N = group_baseline(totals_B, groups, kind).repeat_interleave(torch.tensor(lengths))
     measures |= {"advantage_mean": float(advantages_N.mean()), "advantage_std": float(advantages_N.std())}
-    if getattr(own, "whiten", False):
+    if algorithm not in ("rloo", "grpo") and own.whiten:
         advantages_N = whiten(advantages_N)
     columns = {"advantages": advantages_N.float().numpy()}
     if returns_N is not None:

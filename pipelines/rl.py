@@ -75,6 +75,7 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
                 check_mismatch(measures, config, rollouts.weight_version, iteration)
             measures |= record.time("monitor", monitor.look, iteration, rollouts, measures, fixed)
             measures |= record.time("update", team.update, rollouts, iteration)
+            record.note({"time": {"padding": measures.pop("policy/padding", 0.0)}})
             if rl.old_logprobs == "rollout" and "policy/first_mean" in measures:
                 measures |= {f"mismatch_{name}": measures.pop(f"policy/first_{name}") for name in FIRST}
                 check_mismatch(measures, config, rollouts.weight_version, iteration)
