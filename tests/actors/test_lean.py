@@ -65,7 +65,7 @@ def test_only_what_is_read_is_computed(tiny_models):
     GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2),
     MixtralConfig(**SIZES, num_key_value_heads=2, intermediate_size=16, num_local_experts=2)])  # fmt: skip
 def test_other_models_are_left_alone(config):
-    policy = TokenPolicy(AutoModelForCausalLM.from_config(config))
+    policy = TokenPolicy(AutoModelForCausalLM.from_config(config)).eval()
     before = policy(torch.arange(3, 9)[None], torch.ones(1, 6, dtype=torch.bool))[0]
     assert not skip_unread(policy)
     assert torch.equal(policy(torch.arange(3, 9)[None], torch.ones(1, 6, dtype=torch.bool))[0], before)
