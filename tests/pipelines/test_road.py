@@ -188,6 +188,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_the_road_on_files_with_a_reward_model_for_a_judge(
     files: Path, tmp_path: Path, rayward: Callable[..., str]
 ) -> None:
