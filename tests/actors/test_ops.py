@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 
 @pytest.mark.slow
 def test_a_lock_that_a_killed_process_left_is_removed_and_the_op_loads(tmp_path):
