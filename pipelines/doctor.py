@@ -202,7 +202,7 @@ def judge(rollouts: Any, trainer_N: Any, dtype: str) -> tuple[dict[str, float], 
     import torch
 
     from algorithms.policy import mismatch
-    from pipelines.rl import MAX_MISMATCH
+    from pipelines.advantages import MAX_MISMATCH
 
     figures = mismatch(torch.from_numpy(trainer_N), torch.from_numpy(rollouts.rollout_logprobs))
     found, allowed = figures["mismatch_mean"], MAX_MISMATCH[dtype]

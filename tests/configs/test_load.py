@@ -144,6 +144,11 @@ def test_a_config_cannot_be_changed() -> None:
         config.rl.ppo.clip = 0.5  # type: ignore[misc]
 
 
+def test_rollouts_that_are_not_the_policy_s_are_refused() -> None:
+    (mistake,) = [line for line in mistakes("quickstart", "rollout.top_p=0.9") if "top_p" in line]
+    assert "rollout.top_p is refused" in mistake and "only rollout.temperature shapes rollouts" in mistake
+
+
 # ---- unknown keys ------------------------------------------------------------------------------------------
 
 
@@ -178,7 +183,8 @@ def test_an_unknown_section_names_the_nearest_one(section: str, tmp_path: Path) 
 
 def test_a_key_unlike_any_other_lists_the_known_ones() -> None:
     assert mistakes("quickstart", "rl.ppo.zzzz=1") == [
-        "--set rl.ppo.zzzz=1: unknown key 'rl.ppo.zzzz'; known keys: learning_rate, kl_coef, clip, whiten"
+        "--set rl.ppo.zzzz=1: unknown key 'rl.ppo.zzzz'; known keys: learning_rate, kl_coef, kl_target, kl_horizon, "
+        "kl_loss, clip, clip_high, dual_clip, whiten"
     ]
 
 
