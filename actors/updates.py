@@ -11,7 +11,7 @@ from torch import Tensor
 from actors.engine import Sums, TrainEngine
 from actors.layout import Layout
 from configs.schema import Config
-from data.packing import epoch_order, padding_share, step_batches
+from data.packing import epoch_order, step_batches
 from data.rollouts import Rollouts
 
 Loss = Callable[[Any, Rollouts, dict[str, Any]], tuple[Tensor, Sums]]
@@ -49,8 +49,7 @@ def train(
                 return loss(module, batch, layout.inputs(batch, shared))
 
             sums = engine.step(batches, of_batch, tokens)
-            padding = 0.0 if shared else padding_share(step.sequences().lengths, [plan])
-            history.append(sums | {"tokens": tokens, "padding": padding})
+            history.append(sums | {"tokens": tokens, **layout.cost(step, plan, shared)})
             after_step(history[-1])
     return history
 
@@ -74,6 +73,8 @@ def _mean(ranks: list[list[Sums]], wanted: Callable[[str], bool]) -> dict[str, f
             merged[name.removesuffix("_sum")] = float(np.sum(values)) / tokens
         elif name.endswith("_max"):
             merged[name] = float(np.max(values))
+        elif name == "computed_tokens":
+            merged[name] = float(np.sum(values))
         elif name not in ("tokens", "own_tokens"):
             merged[name] = float(np.mean(values))
     return merged

@@ -22,6 +22,8 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 DEFAULT_CHUNK_TOKENS = 1024
+CHUNK_BYTES = 64 * 2**20
+"""Most fp32 logits that are made at a time: with a large vocabulary a chunk has fewer tokens."""
 KEPT_BYTES = 64 * 2**20
 """Most fp32 logits of one call that are kept for its backward pass; the entropy keeps up to three more such tensors."""
 
@@ -86,6 +88,7 @@ def token_logprobs(
 
     # split, not slices: its backward joins the chunk gradients once, where N / chunk slices would each add a
     # zero-filled [N, V].
+    chunk_tokens = _fitting(chunk_tokens, logits_NV.shape[1])
     chunks = zip(torch.split(logits_NV, chunk_tokens), torch.split(targets_N, chunk_tokens), strict=True)
     recomputed = _too_large(*logits_NV.shape)
     return torch.cat([_stats(from_logits, *chunk, recomputed)[0] for chunk in chunks])
@@ -120,6 +123,7 @@ def token_logprobs_from_hidden(
         logits_cV = F.linear(hidden_cH, head_weight_VH, bias)
         return _select_logprobs(logits_cV, targets_c, temperature, with_entropy)
 
+    chunk_tokens = _fitting(chunk_tokens, head_weight_VH.shape[0])
     chunks = zip(torch.split(hidden_NH, chunk_tokens), torch.split(targets_N, chunk_tokens), strict=True)
     recomputed = _too_large(len(hidden_NH), len(head_weight_VH))
     parts = [_stats(from_hidden, *chunk, recomputed) for chunk in chunks]
@@ -150,6 +154,11 @@ def _select_logprobs(
     # A vocabulary padded to a round number has -inf logits there: 0 * -inf would be NaN, 0 * finite is 0.
     finite_cV = all_logprobs_cV.clamp(min=torch.finfo(all_logprobs_cV.dtype).min)
     return logprobs_c, -(all_logprobs_cV.exp() * finite_cV).sum(-1)
+
+
+def _fitting(chunk_tokens: int, vocabulary: int) -> int:
+    """Tokens of a chunk, fewer than asked for where their logits would be more than CHUNK_BYTES."""
+    return max(1, min(chunk_tokens, CHUNK_BYTES // (4 * vocabulary)))
 
 
 def _check_logprob_arguments(x_NX: Tensor, targets_N: Tensor, temperature: float, chunk_tokens: int) -> None:
