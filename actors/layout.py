@@ -101,7 +101,7 @@ class Layout:
 
     def plan(self, rollouts: Rollouts, token_budget: int) -> tuple[list[list[int]], bool]:
         """(this rank's micro-batches as row numbers, whether their prompts are shared)."""
-        token_budget *= self.ulysses.size if self.ulysses else 1
+        token_budget *= self.ulysses.size if self.ulysses else 1  # of which a rank has its slice
         if not self.shared(rollouts, token_budget):
             return self.place.micro_batches(rollouts.sequences().lengths, token_budget), False
         units, costs = response_units(rollouts, token_budget)

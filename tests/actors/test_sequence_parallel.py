@@ -104,7 +104,7 @@ def trained(local_ray, tiny_models, grouped_queries, tiny_config, rollouts, tmp_
 
 
 @pytest.mark.parametrize("key", [*SHARED, *(pytest.param(key, marks=pytest.mark.slow) for key in SLOW)], ids=str)
-def test_results_and_updates_are_those_of_one_rank(trained, key):
+def test_results_and_updates_are_those_of_a_rank_alone(trained, key):
     alone, shared = trained(ALONE[key[0]]), trained(key)
     np.testing.assert_allclose(shared.before, alone.before, atol=1e-5, rtol=0)
     assert shared.entropy_sum == pytest.approx(alone.entropy_sum, rel=1e-5)
@@ -114,7 +114,7 @@ def test_results_and_updates_are_those_of_one_rank(trained, key):
         torch.testing.assert_close(shared.weights[name], weight, atol=1e-5, rtol=0)
 
 
-def test_one_rank_alone_gives_the_logprobs_of_transformers(trained, grouped_queries, rollouts, plain):
+def test_a_rank_alone_gives_the_logprobs_of_transformers(trained, grouped_queries, rollouts, plain):
     """What the others are compared with."""
     expected = plain(load_policy(grouped_queries, "float32").lm, rollouts.prompts, rollouts.responses)
     np.testing.assert_allclose(trained(ALONE["grpo"]).before, expected, atol=1e-5, rtol=0)
