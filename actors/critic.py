@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from actors.engine import Sums, TrainEngine
-from actors.forward import Part, map_rollouts
+from actors.forward import Part
 from actors.layout import Layout
 from actors.models import load_scalar
 from actors.process import Rendezvous, set_threads
@@ -45,7 +45,8 @@ class Critic(Timed):
             self.place.device,
         )
         model = self.engine.engine.module.classifier
-        self.layout = Layout(model, self._values, self.place, False, rl.shared_prompts)
+        group = self.rendezvous.subgroup(rl.sequence_parallel)
+        self.layout = Layout(model, self._values, self.place, False, rl.shared_prompts, group)
 
     def offload(self) -> None:
         """Leave the GPU's memory to the rollout engines."""
@@ -63,8 +64,7 @@ class Critic(Timed):
     def values(self, rollouts: Rollouts) -> Part:
         """V(state before each response token) of this rank's rows."""
         with self.span("values"):
-            plan, shared = self.layout.plan(rollouts, self.config.rl.optimizer.micro_batch_tokens)
-            return map_rollouts(rollouts, plan, lambda batch: self._values(**self.layout.inputs(batch, shared)))
+            return self.layout.read(rollouts, self.config.rl.optimizer.micro_batch_tokens, self._values)
 
     def update(self, rollouts: Rollouts, iteration: int) -> list[Sums]:
         """Train on one iteration's answers; this rank's sums of every optimizer step."""

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.forward import Place, response_inputs, sequence_inputs
+from actors.forward import Part, Place, map_rollouts, response_inputs, sequence_inputs
 from actors.models import attend_by_row
 from actors.prefix import operations, response_units, shared_inputs, shared_responses
+from actors.ulysses import Ulysses
 from data.ragged import Ragged
 from data.rollouts import Rollouts
 
@@ -60,23 +61,47 @@ def shares(
 
 
 class Layout:
-    """The layout of one model's forward passes over rollouts."""
+    """The layout of one model's forward passes over rollouts.
 
-    def __init__(self, model: Any, run: Callable[..., Tensor], place: Place, policy: bool, wanted: bool | None):
+    The ranks of a `group` share the tokens of rows, which then always lie back to back; ValueError where they cannot.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        run: Callable[..., Tensor],
+        place: Place,
+        policy: bool,
+        wanted: bool | None,
+        group: torch.distributed.ProcessGroup | None = None,
+    ):
         self.place, self.policy, self.wanted = place, policy, wanted
         self.able = shares(model, run, place.device, policy, wanted, "rl.shared_prompts")
+        self.ulysses: Ulysses | None = None
+        if group is not None:
+            size = group.size()
+            if not self.able:
+                raise ValueError(
+                    f"rl.sequence_parallel {size} needs attention that keeps rows apart which lie back to back, and "
+                    "this model's does not; set it to 1"
+                )
+            self.ulysses = Ulysses(model, group)
+            self.place = Place(place.rank // size, place.world_size // size, place.device)
         self.hidden_size = int(model.config.get_text_config().hidden_size)
 
     def shared(self, rollouts: Rollouts, token_budget: int) -> bool:
         """Whether these rollouts are read with shared prompts."""
         if not self.able or not len(rollouts):
             return False
+        if self.ulysses:
+            return True
         costs = response_units(rollouts, token_budget)[1]
         alone = rollouts.sequences().lengths
         return bool(self.wanted) or operations(costs, self.hidden_size) < operations(alone, self.hidden_size)
 
     def plan(self, rollouts: Rollouts, token_budget: int) -> tuple[list[list[int]], bool]:
         """(this rank's micro-batches as row numbers, whether their prompts are shared)."""
+        token_budget *= self.ulysses.size if self.ulysses else 1  # of which a rank has its slice
         if not self.shared(rollouts, token_budget):
             return self.place.micro_batches(rollouts.sequences().lengths, token_budget), False
         units, costs = response_units(rollouts, token_budget)
@@ -87,5 +112,27 @@ class Layout:
         """What the module takes to read the states before the response tokens of a micro-batch."""
         if shared and len(batch):
             return shared_responses(batch, self.place.device, self.policy)
+        if self.ulysses:
+            none_1T = torch.zeros(1, 0, dtype=torch.long, device=self.place.device)
+            empty = {"input_ids_BT": none_1T, "positions_BT": none_1T, "row_masks": [], "read_N": none_1T[0]}
+            return {**empty, "targets_N": none_1T[0]} if self.policy else empty
         ids_BT, chosen_BT = response_inputs(batch, self.place.device, shift=0 if self.policy else 1)
         return {"input_ids_BT": ids_BT, "chosen_BT": chosen_BT}
+
+    def own(self, batch: Rollouts, inputs: dict[str, Any]) -> tuple[Rollouts, dict[str, Any]]:
+        """Of a micro-batch and its inputs the tokens that this rank reads: all, unless ranks share them."""
+        if self.ulysses is None:
+            return batch, inputs
+        own_N, inputs = self.ulysses.own(inputs)
+        return batch.keep(own_N.cpu().numpy()), inputs
+
+    def read(self, rollouts: Rollouts, token_budget: int, run: Callable[..., Tensor]) -> Part:
+        """What `run` gives for the inputs of this rank's micro-batches; one of the ranks that share rows has them."""
+        plan, shared = self.plan(rollouts, token_budget)
+
+        def score(batch: Rollouts) -> Tensor:
+            inputs = self.inputs(batch, shared)
+            return self.ulysses.read(run, inputs) if self.ulysses else run(**inputs)
+
+        part = map_rollouts(rollouts, plan, score)
+        return Part(part.rows[:0], part.values.take([])) if self.ulysses and self.ulysses.rank else part

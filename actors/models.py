@@ -84,7 +84,7 @@ def attend_by_row(model: Any) -> bool:
     """Let a model's attention take packed rows one by one; False where it cannot, with a sliding window."""
     if getattr(model.config.get_text_config(), "sliding_window", None):
         return False
-    AttentionInterface.register("rayward_by_row", _attention_by_row)
+    AttentionInterface.register("rayward_by_row", attention_by_row)
     model.set_attn_implementation("rayward_by_row")
     return True
 
@@ -98,7 +98,7 @@ def _packed(positions_BT: Tensor) -> dict[str, Any]:
     return {"position_ids": positions_BT, **found}
 
 
-def _attention_by_row(
+def attention_by_row(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
     """transformers' attention of [1, heads, T, size], each row by itself, with its mask in `row_masks` or causal.

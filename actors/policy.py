@@ -9,7 +9,7 @@ from torch import Tensor
 
 from actors import lora
 from actors.engine import Sums, TrainEngine
-from actors.forward import Part, map_rollouts
+from actors.forward import Part
 from actors.layout import Layout
 from actors.models import load_policy
 from actors.process import Rendezvous, copy_rate, peak_flops, set_threads, workers_per_engine
@@ -53,7 +53,8 @@ class Policy(Timed):
             lora.add_adapters(module.lm, rl.lora, config.seed)
         steps, rate = rl_arithmetic(config).policy_steps, rl.own(self.algorithm).learning_rate
         self.engine = TrainEngine(module, rl.optimizer, rate, steps, config.model.dtype, self.place.device)
-        self.layout = Layout(module.lm, self._logprobs, self.place, True, rl.shared_prompts)
+        group = self.rendezvous.subgroup(rl.sequence_parallel)
+        self.layout = Layout(module.lm, self._logprobs, self.place, True, rl.shared_prompts, group)
 
     def describe(self) -> dict[str, float]:
         """Parameters of the model, and what this process can do a second: floating-point operations, bytes copied."""
@@ -78,23 +79,20 @@ class Policy(Timed):
     def logprobs(self, rollouts: Rollouts) -> tuple[Part, float]:
         """(log-probs of this rank's rows, sum of the entropies of their tokens in nats)."""
         entropy_sum = 0.0
-        plan, shared = self.layout.plan(rollouts, self.config.rl.optimizer.micro_batch_tokens)
 
-        def score(batch: Rollouts) -> Tensor:
+        def run(**inputs: Any) -> Tensor:
             nonlocal entropy_sum
-            inputs = self.layout.inputs(batch, shared)
             logprobs_N, entropy_N = self.engine.infer(lambda engine: engine(**inputs, with_entropy=True))
             entropy_sum += float(entropy_N.sum())
             return logprobs_N
 
         with self.span("logprobs"):
-            return map_rollouts(rollouts, plan, score), entropy_sum
+            return self.layout.read(rollouts, self.config.rl.optimizer.micro_batch_tokens, run), entropy_sum
 
     def reference_logprobs(self, rollouts: Rollouts) -> Part:
         """Log-probs of this rank's rows by the model without its adapters."""
-        plan, shared = self.layout.plan(rollouts, self.config.rl.optimizer.micro_batch_tokens)
         with self.span("reference"), lora.without_adapters(self.engine.engine.module.lm):
-            return map_rollouts(rollouts, plan, lambda batch: self._logprobs(**self.layout.inputs(batch, shared)))
+            return self.layout.read(rollouts, self.config.rl.optimizer.micro_batch_tokens, self._logprobs)
 
     def update(self, rollouts: Rollouts, iteration: int) -> list[Sums]:
         """Train on one iteration's answers; this rank's sums of every optimizer step.

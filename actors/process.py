@@ -87,6 +87,10 @@ class Rendezvous:
         )
         return Place(self.rank, self.world_size, where)
 
+    def subgroup(self, size: int) -> torch.distributed.ProcessGroup | None:
+        """This rank's group of `size` consecutive ranks, None for 1. After `join`; every rank must call it."""
+        return torch.distributed.new_subgroups(size, timeout=self.timeout)[0] if size > 1 else None
+
 
 def _own_address() -> str:
     import ray

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from actors.forward import Part, Place, map_rollouts
+from actors.forward import Part, Place
 from actors.layout import Layout
 from actors.models import load_policy
 from actors.process import device, set_threads, workers_per_engine
@@ -46,8 +46,7 @@ class FrozenModel(Timed):
     def logprobs(self, rollouts: Rollouts) -> Part:
         """Log-probs of this process's rows at the temperature that was given."""
         with self.span("logprobs"):
-            plan, shared = self.layout.plan(rollouts, self.config.rl.optimizer.micro_batch_tokens)
-            return map_rollouts(rollouts, plan, lambda batch: self._logprobs(**self.layout.inputs(batch, shared)))
+            return self.layout.read(rollouts, self.config.rl.optimizer.micro_batch_tokens, self._logprobs)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every weight."""

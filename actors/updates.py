@@ -46,7 +46,7 @@ def train(
             tokens = len(step.responses.values)
 
             def of_batch(module: Any, batch: Rollouts, shared: bool = shared) -> tuple[Tensor, Sums]:
-                return loss(module, batch, layout.inputs(batch, shared))
+                return loss(module, *layout.own(batch, layout.inputs(batch, shared)))
 
             sums = engine.step(batches, of_batch, tokens)
             history.append(sums | {"tokens": tokens, **layout.cost(step, plan, shared)})

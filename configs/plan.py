@@ -8,12 +8,11 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from configs.schema import AlgorithmName, Config, Role
+from configs.schema import WITH_CRITIC, AlgorithmName, Config, Role
 
 STAGES = ("prepare", "sft", "reward", "sample", "dpo", "rl", "evaluate", "publish")
 
 ALGORITHMS: tuple[str, ...] = get_args(AlgorithmName)
-WITH_CRITIC = ("ppo", "apa", "awr")
 RL_PARTS = tuple(f"rl/{name}" for name in ALGORITHMS)
 
 MODELS = {"sft": "sft", "rejection": "sample", "dpo": "dpo"} | dict(zip(ALGORITHMS, RL_PARTS, strict=True))
@@ -132,7 +131,7 @@ def inputs(config: Config, part: str) -> tuple[str, ...]:
     return tuple(name for name in INPUTS[part] if needed or name != "reward")
 
 
-SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload", "packing", "shared_prompts")
+SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload", "packing", "shared_prompts", "sequence_parallel")
 """Settings of training that change speed and memory, never the result."""
 
 

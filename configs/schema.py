@@ -16,6 +16,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 AlgorithmName = Literal["ppo", "rloo", "grpo", "reinforce", "apa", "awr"]
+WITH_CRITIC = ("ppo", "apa", "awr")
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes that vLLM's attention on the CPU has (vllm/v1/attention/backends/cpu_attn.py, 0.29)."""
 
@@ -656,6 +657,8 @@ class Rl(Section):
     """Mean gap between trainer and rollout log-probs that stops a run, in nats; null is 1e-4, in bfloat16 0.05."""
     shared_prompts: bool | None = None
     """Compute a prompt's tokens once for its answers; null: where that takes fewer operations and the model can."""
+    sequence_parallel: Count = 1
+    """Ranks of policy and critic that share each row's tokens, and in attention the heads (Ulysses)."""
     lora: Lora | None = None
     """Train low-rank adapters of the policy; null trains all its weights."""
     save_rollouts: bool = True
@@ -683,6 +686,11 @@ class Rl(Section):
             raise ValueError(
                 f"rl.importance_cap {self.importance_cap:g} has no effect with rl.old_logprobs rollout, where the "
                 "ratio itself is to the engine's log-probs; use old_logprobs trainer"
+            )
+        if self.sequence_parallel > 1 and self.shared_prompts is False:
+            raise ValueError(
+                f"rl.shared_prompts false has no effect with rl.sequence_parallel {self.sequence_parallel}, which lays "
+                "rows back to back with shared prompts; set it to null"
             )
         alone = [name for name in self.algorithms if name in ("rloo", "grpo")]
         if alone and self.samples_per_prompt < 2:
@@ -810,6 +818,13 @@ class Config(Section):
                 raise ValueError(
                     f"{name}.optimizer.offload works with GPUs and zero_stage 2 or 3 only; here "
                     f"resources.{role_name}.gpus is {role.gpus:g}, zero_stage {optimizer.zero_stage}"
+                )
+        sharing = self.rl.sequence_parallel
+        for role_name in ("policy", *(["critic"] if set(self.rl.algorithms) & set(WITH_CRITIC) else [])):
+            if (workers := getattr(resources, role_name).workers) % sharing:
+                raise ValueError(
+                    f"rl.sequence_parallel {sharing} does not divide resources.{role_name}.workers {workers}; "
+                    f"nearest that does: {sharing * max(1, round(workers / sharing))} workers"
                 )
         for role_name in ("train", "policy", "critic", "reference", "reward"):
             if (gpus := getattr(resources, role_name).gpus) > 1:

@@ -74,6 +74,13 @@ class Rollouts:
             **per_token,
         )
 
+    def keep(self, kept_N: np.ndarray) -> Rollouts:
+        """The same answers with those of their tokens only where `kept_N` is True, in every per-token column."""
+        columns = {name: column[kept_N] for name in PER_TOKEN if (column := getattr(self, name)) is not None}
+        row_N = np.repeat(np.arange(len(self)), self.responses.lengths)
+        lengths = np.bincount(row_N[kept_N], minlength=len(self))
+        return replace(self, responses=Ragged(self.responses.values[kept_N], lengths), **columns)
+
 
 def concatenated(parts: Sequence[Rollouts]) -> Rollouts:
     """The rows of all parts, one part after the other, with the columns that all of them have.

@@ -16,7 +16,8 @@ from actors.group import Generation, Group, RolloutGroup, TrainingGroup, critic_
 from actors.updates import mean_over_steps
 from algorithms.advantage import kl_k1
 from cluster.connect import check_fits
-from configs.plan import WITH_CRITIC, has_reference, roles, wants_reference
+from configs.plan import has_reference, roles, wants_reference
+from configs.schema import WITH_CRITIC
 from data.ragged import Ragged
 from data.records import Prompt
 from data.rollouts import Rollouts, concatenated
