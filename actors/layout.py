@@ -14,7 +14,7 @@ from torch import Tensor
 
 from actors.forward import Part, Place, map_rollouts, response_inputs, sequence_inputs
 from actors.models import attend_by_row
-from actors.prefix import operations, response_units, shared_inputs, shared_responses
+from actors.prefix import group_sizes, operations, response_units, shared_inputs, shared_responses
 from actors.ulysses import Ulysses
 from data.ragged import Ragged
 from data.rollouts import Rollouts
@@ -107,6 +107,21 @@ class Layout:
         units, costs = response_units(rollouts, token_budget)
         packs = self.place.packs(costs, token_budget)
         return [[row for unit in pack for row in units[unit]] for pack in packs], True
+
+    def cost(self, rollouts: Rollouts, plan: list[list[int]], shared: bool) -> dict[str, float]:
+        """Tokens that this rank's layers see in a plan, and which share of them is padding."""
+        computed = padded = 0
+        lengths = rollouts.sequences().lengths
+        for rows in filter(None, plan):
+            if shared:
+                batch = rollouts.take(rows)
+                sizes = group_sizes(batch)
+                computed += int(batch.prompts.lengths[np.cumsum(sizes) - sizes].sum() + batch.responses.lengths.sum())
+            else:
+                computed += int(lengths[rows].max()) * len(rows)
+                padded += int(lengths[rows].max()) * len(rows) - int(lengths[rows].sum())
+        share = self.ulysses.size if self.ulysses else 1
+        return {"computed_tokens": computed / share, "padding": padded / max(1, computed)}
 
     def inputs(self, batch: Rollouts, shared: bool) -> dict[str, Any]:
         """What the module takes to read the states before the response tokens of a micro-batch."""

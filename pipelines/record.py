@@ -66,7 +66,8 @@ class Record:
         line = {"iteration": self.iteration, **{name: round(at, 5) for name, at in ends.items()}, "spans": shifted}
         with (self.stage.folder / "spans.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self.note({"time": speeds(line, rollouts, self.stage.run.config, self.team.about)})
+        computed = self.figures["time"].pop("computed_tokens", 0.0)
+        self.note({"time": speeds(line, rollouts, self.stage.run.config, self.team.about, computed)})
         self.history.append(self.figures)
         return self.figures
 
@@ -82,8 +83,13 @@ PHASES = {
 WORK = ("generate", "score", "reference", "logprobs", "values", "update")
 
 
-def speeds(line: dict[str, Any], rollouts: Rollouts, config: Config, about: list[dict[str, float]]) -> dict[str, Any]:
-    """Seconds by phase, idle seconds by role, and rates of an iteration; `about` is what each policy rank says."""
+def speeds(
+    line: dict[str, Any], rollouts: Rollouts, config: Config, about: list[dict[str, float]], computed: float
+) -> dict[str, Any]:
+    """Seconds by phase, idle seconds by role, and rates of an iteration; `about` is what each policy rank says.
+
+    `computed`: tokens that the layers of all policy ranks saw in the update, shared prompts once and padding too.
+    """
     found = seconds_of(line)
     wall = found["iteration_s"]
     seconds = {PHASES[task]: spent for task, spent in found["busy_s"].items() if task in PHASES}
@@ -98,7 +104,7 @@ def speeds(line: dict[str, Any], rollouts: Rollouts, config: Config, about: list
     if spent := seconds.get("policy_update_s"):
         peak = sum(rank["peak_flops"] for rank in about)
         rates["training_tokens_per_s"] = trained / spent
-        rates["peak_share"] = 6 * about[0]["parameters"] * trained / spent / peak
+        rates["peak_share"] = 6 * about[0]["parameters"] * computed / spent / peak
     known = {"iteration_s": wall, **seconds, "outside_s": found["outside_s"], **rates}
     return {name: round(value, 4) for name, value in known.items()} | {
         "idle_s": {role: round(value, 4) for role, value in found["idle_s"].items()}
