@@ -75,8 +75,6 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
                 check_mismatch(measures, config, rollouts.weight_version, iteration)
             measures |= record.time("monitor", monitor.look, iteration, rollouts, measures, fixed)
             measures |= record.time("update", team.update, rollouts, iteration)
-            record.note({"time": {name: measures.pop(f"policy/{name}", 0.0) for name in ("padding", "computed_tokens")}})
-            measures = {name: value for name, value in measures.items() if name not in LAYOUT}
             if rl.old_logprobs == "rollout" and "policy/first_mean" in measures:
                 measures |= {f"mismatch_{name}": measures.pop(f"policy/first_{name}") for name in FIRST}
                 check_mismatch(measures, config, rollouts.weight_version, iteration)
@@ -91,7 +89,6 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
     return _summary(algorithm, record.history, counts(monitor.alarms)) | {"machine": team.about}
 
 
-LAYOUT = ("critic/padding", "critic/computed_tokens")  # how the critic's rows lay, which changes nothing
 FIRST = ("mean", "max", "k3", "factor")
 
 

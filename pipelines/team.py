@@ -27,6 +27,7 @@ from pipelines.scoring import Scorer
 from pipelines.stage import Run
 
 PARTS = 4  # in which the answers of an iteration go to be scored
+LAYOUT = ("padding", "computed_tokens")
 TOLD = 8  # answers of an iteration whose tokens are kept with their KL
 
 
@@ -155,17 +156,21 @@ class Team:
             columns["values"] = joined(self.critic, "values")
         return rollouts.with_columns(**columns), figures
 
-    def update(self, rollouts: Rollouts, iteration: int) -> dict[str, float]:
-        """Train policy and critic side by side; the mean over the optimizer steps of what they report."""
+    def update(self, rollouts: Rollouts, iteration: int) -> dict[str, Any]:
+        """Train policy and critic side by side; the mean over the optimizer steps of what they report.
+
+        How the policy's rows lay in memory, which changes no result, stands under "time".
+        """
         batch = ray.put(rollouts)
         critic = self.critic.begin("update", batch, iteration) if self.critic else None
-        metrics: dict[str, float] = {}
+        metrics: dict[str, Any] = {}
         if not self.critic or iteration >= self.config.rl.critic_warmup_iterations:
             merged = mean_over_steps(self.policy.call("update", batch, iteration))
+            metrics["time"] = {name: merged.pop(name) for name in LAYOUT}
             metrics |= {f"policy/{name}": value for name, value in merged.items()}
         if self.critic and critic:
             merged = mean_over_steps(self.critic.finish(critic))
-            metrics |= {f"critic/{name}": value for name, value in merged.items()}
+            metrics |= {f"critic/{name}": value for name, value in merged.items() if name not in LAYOUT}
         return metrics
 
     def send_weights(self, version: int) -> dict[str, Any]:
