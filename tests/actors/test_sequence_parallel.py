@@ -108,9 +108,8 @@ def test_results_and_updates_are_those_of_a_rank_alone(trained, key):
     alone, shared = trained(ALONE[key[0]]), trained(key)
     np.testing.assert_allclose(shared.before, alone.before, atol=1e-5, rtol=0)
     assert shared.entropy_sum == pytest.approx(alone.entropy_sum, rel=1e-5)
-    for name in ("padding", "computed_tokens"):  # of how rows lie, unlike the rest
-        assert shared.metrics.pop(name) >= 0 <= alone.metrics.pop(name)
-    assert shared.metrics == pytest.approx(alone.metrics, rel=1e-4, abs=1e-5)
+    for name in alone.metrics.keys() - {"padding", "computed_tokens"}:  # which are of how rows lie
+        assert shared.metrics[name] == pytest.approx(alone.metrics[name], rel=1e-4, abs=1e-5), name
     assert alone.metrics["grad_norm"] > 0.01 and shared.weights.keys() == alone.weights.keys()
     for name, weight in alone.weights.items():
         torch.testing.assert_close(shared.weights[name], weight, atol=1e-5, rtol=0)
@@ -149,7 +148,7 @@ def test_slices_hold_every_token_once(rollouts, size, rows):
 
 @pytest.mark.parametrize(("heads", "key_heads", "size", "fits"), [(8, 2, 2, True), (8, 2, 4, False), (6, 6, 4, False)])
 def test_heads_that_do_not_divide_are_refused(heads, key_heads, size, fits):
-    config = LlamaConfig(num_attention_heads=heads, num_key_value_heads=key_heads)
+    config = LlamaConfig(hidden_size=heads * 16, num_attention_heads=heads, num_key_value_heads=key_heads)
     if fits:
         check_heads(config, size)
     else:
