@@ -7,20 +7,23 @@ from typing import Any
 import torch
 
 from actors.engine import Sums, TrainEngine
-from actors.forward import Part, map_rollouts, response_inputs
+from actors.forward import Part
+from actors.layout import Layout
 from actors.models import load_scalar
 from actors.process import Rendezvous, set_threads
+from actors.spans import Timed
+from actors.updates import train
 from algorithms.policy import value_loss
 from configs.plan import rl_arithmetic
 from configs.schema import Config
-from data.packing import epoch_order, step_batches
 from data.rollouts import Rollouts
 
 
-class Critic:
+class Critic(Timed):
     """One rank of the critic, which starts as the reward model."""
 
     def __init__(self, folder: str, config: Config, rank: int):
+        super().__init__()
         role = config.resources.critic
         set_threads(role.threads)
         self.config, self.folder = config, folder
@@ -41,33 +44,35 @@ class Critic:
             config.model.dtype,
             self.place.device,
         )
+        model = self.engine.engine.module.classifier
+        group = self.rendezvous.subgroup(rl.sequence_parallel)
+        self.layout = Layout(model, self._values, self.place, False, rl.shared_prompts, group)
+
+    def offload(self) -> None:
+        """Leave the GPU's memory to the rollout engines."""
+        with self.span("offload"):
+            self.engine.offload()
+
+    def reload(self) -> None:
+        """Take it back."""
+        with self.span("reload"):
+            self.engine.reload()
+
+    def _values(self, *rows: torch.Tensor, **inputs: Any) -> torch.Tensor:
+        return self.engine.infer(lambda engine: engine(*rows, **inputs))
 
     def values(self, rollouts: Rollouts) -> Part:
         """V(state before each response token) of this rank's rows."""
-        return map_rollouts(
-            rollouts,
-            self.place,
-            self.config.rl.optimizer.micro_batch_tokens,
-            lambda batch: self.engine.infer(lambda engine: engine(*response_inputs(batch, self.place.device, shift=1))),
-        )
+        with self.span("values"):
+            return self.layout.read(rollouts, self.config.rl.optimizer.micro_batch_tokens, self._values)
 
     def update(self, rollouts: Rollouts, iteration: int) -> list[Sums]:
         """Train on one iteration's answers; this rank's sums of every optimizer step."""
-        rl = self.config.rl
-        lengths = rollouts.sequences().lengths
-        history: list[Sums] = []
-        for epoch in range(rl.epochs):
-            order = epoch_order(len(rollouts), self.config.seed, iteration * rl.epochs + epoch)
-            for rows in step_batches(order, rl.samples_per_step):
-                step = rollouts.take(rows)
-                micro_batches = self.place.micro_batches(lengths[rows], rl.optimizer.micro_batch_tokens)
-                tokens = int(step.responses.lengths.sum())
-                sums = self.engine.step((step.take(m) for m in micro_batches), self._loss, tokens)
-                history.append(sums | {"tokens": tokens})
-        return history
+        with self.span("update"):
+            return train(self.engine, self.layout, rollouts, self.config, iteration, self._loss)
 
-    def _loss(self, engine: Any, batch: Rollouts) -> tuple[torch.Tensor, Sums]:
-        values_N = engine(*response_inputs(batch, self.place.device, shift=1))
+    def _loss(self, engine: Any, batch: Rollouts, inputs: dict[str, Any]) -> tuple[torch.Tensor, Sums]:
+        values_N = engine(**inputs)
         column = lambda name: torch.from_numpy(getattr(batch, name)).to(self.place.device)  # noqa: E731
         loss, sums = value_loss(values_N, column("values"), column("returns"), self.config.rl.value_clip)
         return loss, {name: float(value) for name, value in sums.items()}

@@ -102,18 +102,12 @@ class Part:
     values: Ragged
 
 
-def map_rollouts(rollouts: Rollouts, place: Place, token_budget: int, score: Callable[[Rollouts], Tensor]) -> Part:
-    """Per-token values of this rank's share of the answers. `score` returns them flat for a micro-batch."""
-    rows: list[int] = []
-    flat: list[np.ndarray] = []
-    for micro_batch in place.micro_batches(rollouts.sequences().lengths, token_budget):
-        values_N = score(rollouts.take(micro_batch))
-        rows += micro_batch
-        flat.append(values_N.float().cpu().numpy())
+def map_rollouts(rollouts: Rollouts, micro_batches: list[list[int]], score: Callable[[Rollouts], Tensor]) -> Part:
+    """Per-token values of the answers in this rank's micro-batches. `score` returns them flat for one."""
+    flat = [score(rollouts.take(rows)).float().cpu().numpy() for rows in micro_batches]
+    rows_B = np.array([row for rows in micro_batches for row in rows], dtype=np.int64)
     values = np.concatenate(flat) if flat else np.zeros(0, np.float32)
-    return Part(
-        np.array(rows, dtype=np.int64), Ragged(values, rollouts.responses.lengths[np.array(rows, dtype=np.int64)])
-    )
+    return Part(rows_B, Ragged(values, rollouts.responses.lengths[rows_B]))
 
 
 def merge(parts: Sequence[Part], num_rows: int) -> np.ndarray:

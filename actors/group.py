@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from actors.reward import RewardModel
 from actors.rollout import RolloutEngine
 from configs.schema import Cluster, Config, Role
 from data.ragged import Ragged
-from data.rollouts import Rollouts, gather
+from data.rollouts import Rollouts, concatenated, gather
 
 
 class Group:
@@ -99,7 +99,7 @@ class RewardGroup(Group):
 
 
 class RolloutGroup(Group):
-    """vLLM engines behind one call: requests are dealt out in turn, answers come back in the order of the requests."""
+    """vLLM engines behind one call: prompts are dealt out in turn, answers come back in the order of the requests."""
 
     def __init__(self, folder: str, config: Config, sender: Role):
         self.backend = transfer_backend(config, sender)
@@ -107,7 +107,11 @@ class RolloutGroup(Group):
             "rollout", RolloutEngine, config.resources.rollout, config.cluster, (folder, config, self.backend)
         )
 
-    def generate(
+    def generate(self, *arguments: Any) -> Rollouts:
+        """What `stream` takes, at once."""
+        return self.stream(*arguments).all()
+
+    def stream(
         self,
         prompts: Ragged,
         samples_per_prompt: int,
@@ -115,10 +119,12 @@ class RolloutGroup(Group):
         stop_token_ids: Sequence[int],
         temperature: float,
         max_new_tokens: int,
-    ) -> Rollouts:
-        """`samples_per_prompt` answers to each prompt, a prompt's answers side by side.
+        prompts_per_part: int | None = None,
+    ) -> Generation:
+        """Start to draw `samples_per_prompt` answers to each prompt, a prompt's answers side by side.
 
         The seed of an answer is a hash of `seed_parts` (run seed, stage, iteration, ...), prompt row and sample number.
+        Answers come in parts of so many prompts (null: all), whatever the number of engines.
         """
         index = np.repeat(np.arange(len(prompts)), samples_per_prompt)
         seeds = np.array(
@@ -128,14 +134,62 @@ class RolloutGroup(Group):
                 for sample in range(samples_per_prompt)
             ]
         )
-        shares = [np.arange(engine, len(index), len(self.actors)) for engine in range(len(self.actors))]
-        calls = [
-            actor.generate.remote(
-                prompts.take(index[rows]), index[rows], seeds[rows], temperature, max_new_tokens, list(stop_token_ids)
-            )
-            for actor, rows in zip(self.actors, shares, strict=True)
-        ]
-        return gather(self.finish(calls), np.argsort(np.concatenate(shares)))
+        part_of = index // (prompts_per_part or max(1, len(prompts)))
+        engines = index % len(self.actors)
+        streams: list[Any] = []
+        rows_of: dict[int, list[np.ndarray]] = {part: [] for part in dict.fromkeys(part_of.tolist())}
+        for engine, actor in enumerate(self.actors):
+            rows = np.flatnonzero(engines == engine)
+            if not len(rows):
+                continue
+            for part in rows_of:
+                if len(own := rows[part_of[rows] == part]):
+                    rows_of[part].append(own)
+            arguments = (prompts.take(index[rows]), index[rows], seeds[rows], temperature, max_new_tokens)
+            generate = actor.generate.options(num_returns="streaming")
+            streams.append(generate.remote(*arguments, list(stop_token_ids), part_of[rows].tolist()))
+        return Generation(streams, rows_of, self.cluster.call_timeout_s)
+
+
+class Generation:
+    """Answers on their way: parts of whole prompts, each as soon as every engine has sent its share."""
+
+    def __init__(self, streams: list[Any], rows_of: dict[int, list[np.ndarray]], timeout_s: float):
+        self.streams, self.rows_of, self.timeout_s = streams, rows_of, timeout_s
+        self.number = {id(stream): number for number, stream in enumerate(streams)}
+
+    def parts(self) -> Iterator[tuple[int, Rollouts]]:
+        """(number, answers) of each part, in the order in which they are complete.
+
+        Raises TimeoutError where no engine sends anything for `timeout_s` seconds, and what an engine raises.
+        """
+        shares: dict[int, dict[int, Rollouts]] = {part: {} for part in self.rows_of}
+        running = list(self.streams)
+        while running:
+            ready, _ = ray.wait(running, num_returns=1, timeout=self.timeout_s, fetch_local=False)
+            if not ready:
+                late = ", ".join(str(self.number[id(stream)]) for stream in running)
+                raise TimeoutError(
+                    f"rollout {late} sent no answers for {self.timeout_s:.0f} s; if only slow, raise "
+                    "cluster.call_timeout_s or generate fewer tokens"
+                )
+            try:
+                part, rollouts = ray.get(next(ready[0]))
+            except StopIteration:
+                running.remove(ready[0])
+                continue
+            shares[part][self.number[id(ready[0])]] = rollouts
+            if len(shares[part]) == len(self.rows_of[part]):
+                own = shares.pop(part)
+                yield (
+                    part,
+                    gather([own[engine] for engine in sorted(own)], np.argsort(np.concatenate(self.rows_of[part]))),
+                )
+
+    def all(self) -> Rollouts:
+        """Every answer, in the order of the requests."""
+        found = dict(self.parts())
+        return concatenated([found[part] for part in sorted(found)])
 
 
 def request_seed(*parts: int | str) -> int:

@@ -40,23 +40,34 @@ class TokenPolicy(nn.Module):
         self.temperature = temperature
 
     def forward(
-        self, input_ids_BT: Tensor, chosen_BT: Tensor, positions_BT: Tensor | None = None, with_entropy: bool = False
+        self,
+        input_ids_BT: Tensor,
+        chosen_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        row_masks: list[Tensor] | None = None,
+        read_N: Tensor | None = None,
+        targets_N: Tensor | None = None,
+        with_entropy: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """(logprobs_N, entropy_N or None) of the tokens where `chosen_BT` is True, in row order; column 0 has none.
 
         With `positions_BT`, B is 1 and the row is several back to back: one begins wherever they start at 0 again.
+        With masks too, rows share their beginnings (actors/prefix.py), and `read_N` says where the states stand
+        that `targets_N` follow.
         """
-        where = {} if positions_BT is None else _packed(positions_BT)
+        if row_masks is not None:
+            where: dict[str, Any] = {"position_ids": positions_BT, "row_masks": row_masks}
+        else:
+            where = {} if positions_BT is None else _packed(positions_BT)
         hidden_BTH = self.lm.base_model(input_ids=input_ids_BT, use_cache=False, **where).last_hidden_state
-        predicts_BT = chosen_BT[:, 1:]
+        if read_N is not None:
+            states_NH = hidden_BTH[0, read_N]
+        else:
+            predicts_BT = chosen_BT[:, 1:]
+            states_NH, targets_N = hidden_BTH[:, :-1][predicts_BT], input_ids_BT[:, 1:][predicts_BT]
         head = self.lm.get_output_embeddings()
         return token_logprobs_from_hidden(
-            hidden_BTH[:, :-1][predicts_BT],
-            head.weight,
-            input_ids_BT[:, 1:][predicts_BT],
-            self.temperature,
-            bias=head.bias,
-            with_entropy=with_entropy,
+            states_NH, head.weight, targets_N, self.temperature, bias=head.bias, with_entropy=with_entropy
         )
 
     def attend_by_row(self) -> None:
@@ -73,7 +84,7 @@ def attend_by_row(model: Any) -> bool:
     """Let a model's attention take packed rows one by one; False where it cannot, with a sliding window."""
     if getattr(model.config.get_text_config(), "sliding_window", None):
         return False
-    AttentionInterface.register("rayward_by_row", _attention_by_row)
+    AttentionInterface.register("rayward_by_row", attention_by_row)
     model.set_attn_implementation("rayward_by_row")
     return True
 
@@ -87,7 +98,7 @@ def _packed(positions_BT: Tensor) -> dict[str, Any]:
     return {"position_ids": positions_BT, **found}
 
 
-def _attention_by_row(
+def attention_by_row(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
 ) -> tuple[Tensor, None]:
     """transformers' attention of [1, heads, T, size], each row by itself, with its mask in `row_masks` or causal.
@@ -122,18 +133,20 @@ class TokenScalar(nn.Module):
     def forward(
         self,
         input_ids_BT: Tensor,
-        chosen_BT: Tensor,
+        chosen_BT: Tensor | None = None,
         positions_BT: Tensor | None = None,
         row_masks: list[Tensor] | None = None,
+        read_N: Tensor | None = None,
     ) -> Tensor:
         """fp32 scores_N of the states after the tokens where `chosen_BT` is True.
 
-        With positions and masks, B is 1 and the row is several back to back, whose answers share their beginning
-        (actors/prefix.py); only after `attend_by_row`.
+        With positions and masks, B is 1 and the row is several back to back, which share their beginnings
+        (actors/prefix.py) and are read at `read_N`; only after `attend_by_row`.
         """
         where = {} if positions_BT is None else {"position_ids": positions_BT, "row_masks": row_masks}
         hidden_BTH = self.classifier.base_model(input_ids=input_ids_BT, use_cache=False, **where).last_hidden_state
-        return self.classifier.score(hidden_BTH[chosen_BT]).squeeze(-1).float() - self.offset
+        states_NH = hidden_BTH[chosen_BT] if read_N is None else hidden_BTH[0, read_N]
+        return self.classifier.score(states_NH).squeeze(-1).float() - self.offset
 
     @property
     def offset(self) -> float:

@@ -1,20 +1,24 @@
-"""The policy that learns: log-probs of rollouts, PPO and APA updates under DeepSpeed, weights to rollout engines."""
+"""The policy that learns: log-probs of rollouts, updates under DeepSpeed, weights to rollout engines."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
+from actors import lora
 from actors.engine import Sums, TrainEngine
-from actors.forward import Part, map_rollouts, response_inputs
+from actors.forward import Part
+from actors.layout import Layout
 from actors.models import load_policy
-from actors.process import Rendezvous, set_threads, workers_per_engine
-from algorithms.policy import apa, ppo_clip, truncated_importance_weights
+from actors.process import Rendezvous, copy_rate, peak_flops, set_threads, workers_per_engine
+from actors.spans import Timed
+from actors.updates import train
+from algorithms.advantage import kl_k3
+from algorithms.policy import apa, awr, kl_loss, ppo_clip, truncated_importance_weights
 from configs.plan import rl_arithmetic
 from configs.schema import Config
-from data.packing import epoch_order, step_batches
 from data.rollouts import Rollouts
 
 if TYPE_CHECKING:
@@ -25,15 +29,17 @@ if TYPE_CHECKING:
 RATIO_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 
 
-class Policy:
+class Policy(Timed):
     """One rank of the policy."""
 
     def __init__(self, folder: str, config: Config, algorithm: str, rank: int):
+        super().__init__()
         role = config.resources.policy
         set_threads(role.threads)
         self.config, self.algorithm, self.folder = config, algorithm, folder
         self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
         self.sender: Sender | None = None
+        self.first_step = True
 
     def open(self) -> tuple[str, int]:
         return self.rendezvous.open()
@@ -42,64 +48,100 @@ class Policy:
         """Join the group and load the model."""
         config, rl = self.config, self.config.rl
         self.place = self.rendezvous.join(host, port, config.resources.policy.gpus)
-        rate = rl.ppo.learning_rate if self.algorithm == "ppo" else rl.apa.learning_rate
         module = load_policy(self.folder, config.model.dtype, config.rollout.temperature)
-        self.engine = TrainEngine(
-            module, rl.optimizer, rate, rl_arithmetic(config).policy_steps, config.model.dtype, self.place.device
-        )
+        if rl.lora:
+            lora.add_adapters(module.lm, rl.lora, config.seed)
+        steps, rate = rl_arithmetic(config).policy_steps, rl.own(self.algorithm).learning_rate
+        self.engine = TrainEngine(module, rl.optimizer, rate, steps, config.model.dtype, self.place.device)
+        group = self.rendezvous.subgroup(rl.sequence_parallel)
+        self.layout = Layout(module.lm, self._logprobs, self.place, True, rl.shared_prompts, group)
+
+    def describe(self) -> dict[str, float]:
+        """Parameters of the model, and what this process can do a second: floating-point operations, bytes copied."""
+        model = self.engine.engine.module.lm
+        counts = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()]
+        peak = peak_flops(self.config.model.dtype, self.place.device)
+        return {"parameters": float(sum(counts)), "peak_flops": peak, "copy_bytes_per_s": copy_rate()}
+
+    def offload(self) -> None:
+        """Leave the GPU's memory to the rollout engines."""
+        with self.span("offload"):
+            self.engine.offload()
+
+    def reload(self) -> None:
+        """Take it back."""
+        with self.span("reload"):
+            self.engine.reload()
+
+    def _logprobs(self, *rows: Tensor, **inputs: Any) -> Tensor:
+        return self.engine.infer(lambda engine: engine(*rows, **inputs)[0])
 
     def logprobs(self, rollouts: Rollouts) -> tuple[Part, float]:
         """(log-probs of this rank's rows, sum of the entropies of their tokens in nats)."""
         entropy_sum = 0.0
 
-        def score(batch: Rollouts) -> torch.Tensor:
+        def run(**inputs: Any) -> Tensor:
             nonlocal entropy_sum
-            logprobs_N, entropy_N = self.engine.infer(
-                lambda engine: engine(*response_inputs(batch, self.place.device), with_entropy=True)
-            )
+            logprobs_N, entropy_N = self.engine.infer(lambda engine: engine(**inputs, with_entropy=True))
             entropy_sum += float(entropy_N.sum())
             return logprobs_N
 
-        part = map_rollouts(rollouts, self.place, self.config.rl.optimizer.micro_batch_tokens, score)
-        return part, entropy_sum
+        with self.span("logprobs"):
+            return self.layout.read(rollouts, self.config.rl.optimizer.micro_batch_tokens, run), entropy_sum
+
+    def reference_logprobs(self, rollouts: Rollouts) -> Part:
+        """Log-probs of this rank's rows by the model without its adapters."""
+        with self.span("reference"), lora.without_adapters(self.engine.engine.module.lm):
+            return self.layout.read(rollouts, self.config.rl.optimizer.micro_batch_tokens, self._logprobs)
 
     def update(self, rollouts: Rollouts, iteration: int) -> list[Sums]:
         """Train on one iteration's answers; this rank's sums of every optimizer step.
 
-        Raises RuntimeError where the first step does not start from a ratio of 1.
+        Raises RuntimeError where old log-probs are the trainer's and the first step does not start from a ratio of 1.
         """
-        rl = self.config.rl
-        lengths = rollouts.sequences().lengths
-        history: list[Sums] = []
-        for epoch in range(rl.epochs):
-            order = epoch_order(len(rollouts), self.config.seed, iteration * rl.epochs + epoch)
-            for rows in step_batches(order, rl.samples_per_step):
-                step = rollouts.take(rows)
-                micro_batches = self.place.micro_batches(lengths[rows], rl.optimizer.micro_batch_tokens)
-                tokens = int(step.responses.lengths.sum())
-                sums = self.engine.step((step.take(m) for m in micro_batches), self._loss, tokens)
-                if not history:
-                    self._assert_ratio_is_one(sums)
-                history.append(sums | {"tokens": tokens})
-        return history
+        self.first_step = True
+        with self.span("update"):
+            return train(self.engine, self.layout, rollouts, self.config, iteration, self._loss, self._stepped)
 
-    def _loss(self, engine: Any, batch: Rollouts) -> tuple[torch.Tensor, Sums]:
-        rl = self.config.rl
-        logprobs_N, _ = engine(*response_inputs(batch, self.place.device))
+    def _stepped(self, sums: Sums) -> None:
+        if self.first_step and self.config.rl.old_logprobs == "trainer":
+            self._assert_ratio_is_one(sums)
+        self.first_step = False
+
+    def _loss(self, engine: Any, batch: Rollouts, inputs: dict[str, Any]) -> tuple[Tensor, Sums]:
+        rl, own = self.config.rl, self.config.rl.own(self.algorithm)
+        logprobs_N, _ = engine(**inputs)
         column = lambda name: torch.from_numpy(getattr(batch, name)).to(self.place.device)  # noqa: E731
         old_N, advantages_N = column("policy_logprobs"), column("advantages")
-        if self.algorithm == "ppo":
+        weights_N = None
+        if rl.old_logprobs == "trainer":
             weights_N = truncated_importance_weights(old_N, column("rollout_logprobs"), rl.importance_cap)
-            loss, sums = ppo_clip(logprobs_N, old_N, advantages_N, rl.ppo.clip, weights_N=weights_N)
+        if self.algorithm == "apa":
+            anchor_N = column("reference_logprobs") if own.anchor == "ref" else old_N
+            loss, sums = apa(logprobs_N, anchor_N, advantages_N, own.lam, weights_N=weights_N)
+        elif self.algorithm == "awr":
+            loss, sums = awr(logprobs_N, advantages_N, own.coef, own.max_weight, weights_N=weights_N)
         else:
-            anchor_N = column("reference_logprobs") if rl.apa.anchor == "ref" else old_N
-            loss, sums = apa(logprobs_N, anchor_N, advantages_N, rl.apa.lam)
-        gap_N = (logprobs_N.detach() - old_N).abs()
-        return loss, {name: float(value) for name, value in sums.items()} | {
-            "log_ratio_sum": float(gap_N.sum()),
-            "log_ratio_max": float(gap_N.max()) if len(gap_N) else 0.0,
-            "own_tokens": float(len(gap_N)),
-        }
+            bounds = {"clip": own.clip, "clip_high": own.clip_high, "dual_clip": own.dual_clip}
+            loss, sums = ppo_clip(logprobs_N, old_N, advantages_N, **bounds, weights_N=weights_N)
+        if own.kl_loss:
+            penalty, figures = kl_loss(logprobs_N, column("reference_logprobs"))
+            loss, sums = loss + own.kl_loss * penalty, sums | figures
+        return loss, {name: float(value) for name, value in sums.items()} | self._gaps(logprobs_N.detach(), old_N)
+
+    def _gaps(self, logprobs_N: Tensor, old_N: Tensor) -> Sums:
+        """How far the policy is from the old log-probs; in the first step this is how far the engine is from it."""
+        gap_N = (logprobs_N - old_N).abs()
+        largest = float(gap_N.max()) if len(gap_N) else 0.0
+        found = {"log_ratio_sum": float(gap_N.sum()), "log_ratio_max": largest, "own_tokens": float(len(gap_N))}
+        if self.first_step and self.config.rl.old_logprobs == "rollout":
+            found |= {
+                "first_mean_sum": found["log_ratio_sum"],
+                "first_max": largest,
+                "first_k3_sum": float(kl_k3(old_N, logprobs_N).sum()),
+                "first_factor_sum": float(gap_N.exp().sum()),
+            }
+        return found
 
     def _assert_ratio_is_one(self, sums: Sums) -> None:
         """In fp32 for every token of this rank, in bf16 on the average."""
@@ -128,7 +170,8 @@ class Policy:
     def send_weights(self, version: int) -> dict[str, Any] | None:
         """Bring the current weights to every engine as `version`; rank 0 returns their digest and bytes."""
         assert self.sender is not None, "connect() comes first"
-        return self.sender.send(version)
+        with self.span("send_weights"):
+            return self.sender.send(version)
 
     def save(self, folder: str) -> None:
         """The model as a Hugging Face folder, reloaded and checked. Every rank must call it."""
@@ -141,19 +184,3 @@ class Policy:
                 self.place.device
             ),
         )
-
-
-def mean_over_steps(ranks: list[list[Sums]]) -> dict[str, float]:
-    """Metrics of one update from every rank's sums: `_sum` divided by the tokens of all steps, `_max` the largest."""
-    steps = [step for rank in ranks for step in rank]
-    tokens = float(np.sum([step["tokens"] for step in ranks[0]]))
-    merged: dict[str, float] = {}
-    for name in steps[0]:
-        values = [step[name] for step in steps]
-        if name.endswith("_sum"):
-            merged[name.removesuffix("_sum")] = float(np.sum(values)) / tokens
-        elif name.endswith("_max"):
-            merged[name] = float(np.max(values))
-        elif name not in ("tokens", "own_tokens"):
-            merged[name] = float(np.mean(values))
-    return merged

@@ -12,12 +12,14 @@ floating-point operations (per token and layer about 24 H^2 for the matrices, 4 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from data.ragged import Ragged
+from data.rollouts import Rollouts
 
 CAUSAL_FROM = 64  # where a second call of attention, causal and without a mask, is faster than a larger mask
 
@@ -44,33 +46,106 @@ def shared_lengths(ids: Ragged, sizes: Sequence[int] | np.ndarray) -> np.ndarray
 
 def pays(ids: Ragged, sizes: np.ndarray, hidden_size: int) -> bool:
     """Whether rows that share their prompts take fewer operations than separate ones."""
-    shared, alone = shared_lengths(ids, sizes).astype(float), ids.lengths.astype(float)
-
-    def operations(lengths: np.ndarray) -> float:
-        return float((24 * hidden_size * lengths + 4 * lengths**2).sum())
-
-    return operations(shared) < operations(alone)
+    return operations(shared_lengths(ids, sizes), hidden_size) < operations(ids.lengths, hidden_size)
 
 
-def shared_inputs(
-    ids: Ragged, sizes: Sequence[int] | np.ndarray, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
-    """(input ids, last tokens of the answers, positions: [1, T] each, masks) of the groups; answers in their order."""
-    tokens, chosen, positions, masks, row = [], [], [], [], 0
-    for size, prefix in zip(sizes, prefix_lengths(ids, sizes).tolist(), strict=True):
-        owners = []
+def operations(lengths: np.ndarray, hidden_size: int) -> float:
+    """Floating-point operations of a layer for rows of these lengths, up to a factor."""
+    return float((24.0 * hidden_size * lengths + 4.0 * lengths.astype(float) ** 2).sum())
+
+
+@dataclass(frozen=True)
+class SharedRows:
+    """Groups of rows back to back, the beginning that a group's rows share written once; T tokens in all."""
+
+    ids_T: np.ndarray
+    positions_T: np.ndarray
+    masks: list[np.ndarray]
+    """Of each group, [queries, its tokens]: what may be seen; the queries are its last tokens, see CAUSAL_FROM."""
+    places: Ragged
+    """Of each row, where its tokens stand among the T."""
+
+
+def shared_rows(ids: Ragged, sizes: Sequence[int] | np.ndarray, prefixes: Sequence[int]) -> SharedRows:
+    """Groups of `sizes` consecutive rows, of which each begins with the `prefixes` tokens of its group's first."""
+    tokens, positions, masks, places, row, begun = [], [], [], [], 0, 0
+    for size, prefix in zip(sizes, prefixes, strict=True):
+        owners, base = [], begun
         for answer in range(size):
             start, length = (prefix if answer else 0), int(ids.lengths[row + answer])
             place = np.arange(start, length)
             tokens.append(ids[row + answer][start:])
             positions.append(place)
-            chosen.append(place == length - 1)
             owners.append(np.where(place < prefix, 0, answer + 1))
+            own = np.arange(begun, begun + length - start)
+            places.append(np.concatenate([np.arange(base, base + start), own]))
+            begun += length - start
         owner = np.concatenate(owners)
         sees = (owner[None, :] == 0) | (owner[None, :] == owner[:, None])
-        mask = (sees & np.tri(len(owner), dtype=bool))[prefix if prefix >= CAUSAL_FROM else 0 :]
-        masks.append(torch.from_numpy(mask).to(device)[None, None])
+        masks.append((sees & np.tri(len(owner), dtype=bool))[prefix if prefix >= CAUSAL_FROM else 0 :])
         row += size
-    flat = (np.concatenate(parts)[None] for parts in (tokens, chosen, positions))
-    ids_1T, chosen_1T, positions_1T = (torch.from_numpy(array).to(device) for array in flat)
-    return ids_1T.long(), chosen_1T, positions_1T, masks
+    return SharedRows(np.concatenate(tokens), np.concatenate(positions), masks, Ragged.of(places))
+
+
+def on_device(rows: SharedRows, device: torch.device) -> dict[str, Any]:
+    """Input ids and positions [1, T] and masks [1, 1, queries, tokens], as the models of actors/models.py take them."""
+    ids_1T, positions_1T = (torch.from_numpy(x[None].astype(np.int64)) for x in (rows.ids_T, rows.positions_T))
+    masks = [torch.from_numpy(mask).to(device)[None, None] for mask in rows.masks]
+    return {"input_ids_BT": ids_1T.to(device), "positions_BT": positions_1T.to(device), "row_masks": masks}
+
+
+def shared_inputs(
+    ids: Ragged, sizes: Sequence[int] | np.ndarray, device: torch.device, next_token: bool = False
+) -> dict[str, Any]:
+    """What a scalar model takes to read the last token of every row, rows in their order.
+
+    With `next_token`, what a policy takes to give the log-prob of that token.
+    """
+    rows = shared_rows(ids, sizes, prefix_lengths(ids, sizes).tolist())
+    last_N = rows.places.values[rows.places.offsets[1:] - 1]
+    inputs = on_device(rows, device)
+    if not next_token:
+        return {**inputs, "read_N": torch.from_numpy(last_N).to(device)}
+    before_N = rows.places.values[rows.places.offsets[1:] - 2]
+    targets_N = torch.from_numpy(rows.ids_T[last_N].astype(np.int64))
+    return {**inputs, "read_N": torch.from_numpy(before_N).to(device), "targets_N": targets_N.to(device)}
+
+
+def shared_responses(rollouts: Rollouts, device: torch.device, with_targets: bool) -> dict[str, Any]:
+    """What a policy (with targets) or a critic takes to read the state before every response token, rows in order.
+
+    Answers that stand side by side and have the same prompt share its tokens.
+    """
+    ids, sizes = rollouts.sequences(), group_sizes(rollouts)
+    firsts = np.cumsum(sizes) - sizes
+    rows = shared_rows(ids, sizes, rollouts.prompts.lengths[firsts].tolist())
+    answers = zip((rows.places[row] for row in range(len(ids))), rollouts.prompts.lengths, strict=True)
+    read_N = np.concatenate([places[length - 1 : -1] for places, length in answers])
+    inputs = {**on_device(rows, device), "read_N": torch.from_numpy(read_N).to(device)}
+    if with_targets:
+        inputs["targets_N"] = torch.from_numpy(rollouts.responses.values.astype(np.int64)).to(device)
+    return inputs
+
+
+def group_sizes(rollouts: Rollouts) -> np.ndarray:
+    """Answers to the same prompt that stand side by side."""
+    changes = np.flatnonzero(np.diff(rollouts.prompt_index)) + 1
+    return np.diff(np.concatenate([[0], changes, [len(rollouts)]]))
+
+
+def response_units(rollouts: Rollouts, token_budget: int) -> tuple[list[list[int]], np.ndarray]:
+    """Rows of one prompt that stay together, cut where over the budget, and the tokens of each such unit as one row."""
+    prompts, answers = rollouts.prompts.lengths, rollouts.responses.lengths
+    units: list[list[int]] = []
+    costs: list[int] = []
+    row = 0
+    for size in group_sizes(rollouts).tolist():
+        for answer in range(row, row + size):
+            if answer > row and costs[-1] + answers[answer] <= token_budget:
+                units[-1].append(answer)
+                costs[-1] += int(answers[answer])
+            else:
+                units.append([answer])
+                costs.append(int(prompts[answer] + answers[answer]))
+        row += size
+    return units, np.array(costs, dtype=np.int64)

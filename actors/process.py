@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import os
 import socket
+import time
 
 import torch
 
@@ -25,6 +26,27 @@ def workers_per_engine(config: Config) -> int:
 def set_threads(threads: int) -> None:
     """Compute threads of this process on the CPU."""
     torch.set_num_threads(threads)
+
+
+def peak_flops(dtype: str, where: torch.device, size: int = 1024, seconds: float = 0.2) -> float:
+    """Floating-point operations a second of the product of two square matrices here and now: the best of many."""
+    a = torch.randn(size, size, device=where, dtype=getattr(torch, dtype))
+    best, until = 0.0, time.perf_counter() + seconds
+    while (begun := time.perf_counter()) < until:
+        (a @ a)[0, 0].item()  # waits for the device
+        best = max(best, 2 * size**3 / (time.perf_counter() - begun))
+    return best
+
+
+def copy_rate(size_bytes: int = 2**27) -> float:
+    """Bytes a second of a copy in the machine's memory, the best of three: what a weight transfer is held against."""
+    source, target = torch.ones(size_bytes, dtype=torch.uint8), torch.zeros(size_bytes, dtype=torch.uint8)
+    seconds = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        target.copy_(source)
+        seconds.append(time.perf_counter() - begun)
+    return size_bytes / min(seconds)
 
 
 class Rendezvous:
@@ -64,6 +86,10 @@ class Rendezvous:
             timeout=self.timeout,
         )
         return Place(self.rank, self.world_size, where)
+
+    def subgroup(self, size: int) -> torch.distributed.ProcessGroup | None:
+        """This rank's group of `size` consecutive ranks, None for 1. After `join`; every rank must call it."""
+        return torch.distributed.new_subgroups(size, timeout=self.timeout)[0] if size > 1 else None
 
 
 def _own_address() -> str:

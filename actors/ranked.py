@@ -18,7 +18,8 @@ from torch import Tensor
 
 from actors.engine import Sums, TrainEngine
 from actors.forward import Part, Place, sequence_inputs, weighted_inputs
-from actors.models import attend_by_row, load_policy, load_scalar
+from actors.layout import shares
+from actors.models import load_policy, load_scalar
 from actors.prefix import pays, shared_inputs, shared_lengths
 from actors.supervised import Job, Reporter, add_over_ranks, start, sum_over_ranks, tokenizer_of
 from algorithms.preference import implicit_rewards, pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
@@ -27,8 +28,6 @@ from configs.plan import optimizer_steps
 from configs.schema import Dpo, Preferences, Reward
 from data.packing import epoch_order, step_batches
 from data.ragged import Ragged
-
-PROBE = ((1, 9), (1, 12), (5, 11), (5, 7), (5, 14))  # first id and length of rows, two of one group, three of another
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,10 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
 
     def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
         ids, sizes = rankings.ids, rankings.sizes.tolist()
-        scores_N = module(*(shared_inputs(ids, sizes, device) if share and sizes else sequence_inputs(ids, device)))
+        if share and sizes:
+            scores_N = module(**shared_inputs(ids, sizes, device))
+        else:
+            scores_N = module(*sequence_inputs(ids, device))
         value, sums = ranking_loss(settings, scores_N, rankings)
         return value + settings.zero_sum * zero_sum_penalty(scores_N, sizes), sums
 
@@ -149,27 +151,10 @@ def _shares(engine: TrainEngine, classifier: Any, wanted: bool | None, train: Ra
 
     ValueError where it is wanted and the model's attention cannot. A collective under ZeRO-3.
     """
-    hidden_size = classifier.config.get_text_config().hidden_size
-    if not (pays(train.ids, train.sizes, hidden_size) if wanted is None else wanted):
+    if wanted is None and not pays(train.ids, train.sizes, classifier.config.get_text_config().hidden_size):
         return False
-    before, gap = classifier.config._attn_implementation, float("inf")
-    if attend_by_row(classifier):
-        ids = Ragged.of([(start + np.arange(length)) % engine.vocab_size for start, length in PROBE])
-        sizes = [2, 3]
-        shared, alone = (
-            engine.infer(lambda module, inputs=inputs: module(*inputs))
-            for inputs in (shared_inputs(ids, sizes, engine.device), sequence_inputs(ids, engine.device))
-        )
-        gap = float((shared - alone).abs().max())
-    if gap <= (1e-3 if next(classifier.parameters()).dtype == torch.float32 else 0.2):
-        return True
-    if wanted:
-        raise ValueError(
-            f"reward.shared_prompts: scores of answers that share their prompt differ by {gap:.2g} from those of the "
-            "answers alone, so this model's attention does not keep them apart; set it to null or false"
-        )
-    classifier.set_attn_implementation(before)
-    return False
+    run = lambda *rows, **shared: engine.infer(lambda module: module(*rows, **shared))  # noqa: E731
+    return shares(classifier, run, engine.device, False, wanted, "reward.shared_prompts")
 
 
 def _engine(job: Job, module: Any, train: RankedRows, place: Place) -> TrainEngine:

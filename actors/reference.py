@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from actors.forward import Part, Place, map_rollouts, response_inputs
+from actors.forward import Part, Place
+from actors.layout import Layout
 from actors.models import load_policy
 from actors.process import device, set_threads, workers_per_engine
+from actors.spans import Timed
 from configs.schema import Config
 from data.rollouts import Rollouts
 
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
     from actors.weights import Sender
 
 
-class FrozenModel:
+class FrozenModel(Timed):
     """One process of a group that shares the rows; its members know nothing of each other."""
 
     def __init__(self, folder: str, config: Config, temperature: float, rank: int):
+        super().__init__()
         role = config.resources.reference
         set_threads(role.threads)
         self.config, self.temperature = config, temperature
@@ -33,16 +36,17 @@ class FrozenModel:
         """Hold the model of another folder from now on."""
         self.module = load_policy(folder, self.config.model.dtype, self.temperature)
         self.module.to(self.place.device).eval()
+        with torch.no_grad():
+            self.layout = Layout(self.module.lm, self._logprobs, self.place, True, self.config.rl.shared_prompts)
+
+    def _logprobs(self, *rows: Tensor, **inputs: Any) -> Tensor:
+        return self.module(*rows, **inputs)[0]
 
     @torch.no_grad()
     def logprobs(self, rollouts: Rollouts) -> Part:
         """Log-probs of this process's rows at the temperature that was given."""
-        return map_rollouts(
-            rollouts,
-            self.place,
-            self.config.rl.optimizer.micro_batch_tokens,
-            lambda batch: self.module(*response_inputs(batch, self.place.device))[0],
-        )
+        with self.span("logprobs"):
+            return self.layout.read(rollouts, self.config.rl.optimizer.micro_batch_tokens, self._logprobs)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every weight."""

@@ -7,20 +7,23 @@ order they come changes nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from actors.spans import Timed
 from configs.schema import Config
 from data.ragged import Ragged
 from data.rollouts import Rollouts
 
 
-class RolloutEngine:
+class RolloutEngine(Timed):
     """One vLLM engine; with more than one GPU it splits the model over them."""
 
     def __init__(self, folder: str, config: Config, backend: str, rank: int):
+        super().__init__()
         role = config.resources.rollout
         on_gpu = role.gpus > 0
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -46,6 +49,7 @@ class RolloutEngine:
         own = (
             {
                 "gpu_memory_utilization": config.rollout.gpu_memory_fraction,
+                "enable_sleep_mode": config.rl.mode == "colocate",
                 "tensor_parallel_size": max(1, int(role.gpus)),
                 "distributed_executor_backend": "uni" if role.gpus <= 1 else "mp",
             }
@@ -80,8 +84,32 @@ class RolloutEngine:
         temperature: float,
         max_new_tokens: int,
         stop_token_ids: Sequence[int],
-    ) -> Rollouts:
-        """One answer to every row of `prompts`, sampled with the row's seed at top-p 1; rows stay in order."""
+        parts: Sequence[int],
+    ) -> Iterator[tuple[int, Rollouts]]:
+        """One answer to every row of `prompts`, sampled with the row's seed at top-p 1.
+
+        `parts` numbers the part that each row belongs to; (number, answers in the order of their rows) come as soon as
+        a part has all its answers.
+        """
+        with self.span("generate"):
+            rows_of = {part: [row for row, own in enumerate(parts) if own == part] for part in dict.fromkeys(parts)}
+            missing = {part: len(rows) for part, rows in rows_of.items()}
+            row_of = self._enqueue(prompts, seeds, temperature, max_new_tokens, stop_token_ids)
+            found: dict[int, Any] = {}
+            while self.llm.llm_engine.has_unfinished_requests():
+                for request in self.llm.llm_engine.step():
+                    row = row_of[request.request_id]
+                    found[row] = request.outputs[0]
+                    missing[parts[row]] -= 1
+                    if not missing[parts[row]]:
+                        rows = rows_of[parts[row]]
+                        answers = [found.pop(row) for row in rows]
+                        yield parts[row], self._rollouts(prompts.take(rows), prompt_index[rows], answers)
+
+    def _enqueue(
+        self, prompts: Ragged, seeds: Sequence[int], temperature: float, max_new_tokens: int, stop_ids: Sequence[int]
+    ) -> dict[str, int]:
+        """Hand all requests to the engine; the row of each, by the id that answers carry."""
         from vllm import SamplingParams
 
         requests = [{"prompt_token_ids": prompts[row].tolist()} for row in range(len(prompts))]
@@ -93,20 +121,31 @@ class RolloutEngine:
                 logprobs=0,
                 flat_logprobs=True,
                 detokenize=False,
-                stop_token_ids=list(stop_token_ids),
+                stop_token_ids=list(stop_ids),
             )
             for seed in seeds
         ]
-        outputs = [request.outputs[0] for request in self.llm.generate(requests, sampling, use_tqdm=False)]
-        logprobs = [np.asarray(output.logprobs.logprobs, dtype=np.float32) for output in outputs]
+        ids = self.llm.enqueue(requests, sampling, use_tqdm=False)
+        return {name.split("-")[0]: row for row, name in enumerate(ids)}  # vLLM adds a random ending of its own
+
+    def _rollouts(self, prompts: Ragged, prompt_index: np.ndarray, answers: list[Any]) -> Rollouts:
+        logprobs = [np.asarray(answer.logprobs.logprobs, dtype=np.float32) for answer in answers]
         return Rollouts(
             prompts=prompts,
-            responses=Ragged.of([output.token_ids for output in outputs]),
+            responses=Ragged.of([answer.token_ids for answer in answers]),
             prompt_index=prompt_index,
-            finished=np.array([output.finish_reason == "stop" for output in outputs], dtype=bool),
-            rollout_logprobs=np.concatenate([np.zeros(0, np.float32), *logprobs]),  # an engine may get no row
+            finished=np.array([answer.finish_reason == "stop" for answer in answers], dtype=bool),
+            rollout_logprobs=np.concatenate(logprobs),
             weight_version=self.version,
         )
+
+    def sleep(self) -> None:
+        """Leave the GPU's memory to others: weights and KV cache go (the next weights come by transfer)."""
+        self.llm.sleep(level=2)
+
+    def wake(self, what: str) -> None:
+        """Take back the memory of the `weights` or of the `kv_cache`."""
+        self.llm.wake_up(tags=[what])
 
     # What the policy calls through actors.weights.EngineClient, in this order.
 
@@ -114,6 +153,7 @@ class RolloutEngine:
         self.llm.init_weight_transfer_engine({"init_info": init_info})
 
     def start_weight_update(self) -> None:
+        self.begun = time.time()
         self.llm.collective_rpc("begin_weight_digest")
         self.llm.start_weight_update()
 
@@ -130,6 +170,7 @@ class RolloutEngine:
         """Everything sampled from now on carries `version`. Returns the digest of what was loaded."""
         self.llm.update_weight_version(str(version))
         self.version = version
+        self.spans.append(("receive_weights", self.begun, time.time()))
         return str(self.llm.collective_rpc("weight_digest")[0])
 
 

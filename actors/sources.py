@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from actors.spans import Timed
 from configs.schema import RewardSource
 
 Score = float | str | None
@@ -52,10 +53,11 @@ class Answered:
     finished: bool
 
 
-class Source:
+class Source(Timed):
     """A process of a source."""
 
     def __init__(self, source: RewardSource, folder: str, key: str | None, rank: int):
+        super().__init__()
         self.source = source
         self.ask: Callable[[Sequence[Answered]], list[Score]]
         if source.kind == "function":
@@ -67,7 +69,8 @@ class Source:
         """What the source says of each answer; empty ones get `empty_answer` where it is set."""
         default = self.source.empty_answer
         asked = [item for item in batch if item.answer.strip() or default is None]
-        scores = iter(self.ask(asked) if asked else [])
+        with self.span("score"):
+            scores = iter(self.ask(asked) if asked else [])
         return [next(scores) if item.answer.strip() or default is None else default for item in batch]
 
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from actors.engine import Sums, TrainEngine
 from actors.forward import Place, packed_inputs, require_separate_rows, weighted_inputs
-from actors.models import load_policy
+from actors.lean import skip_unread
+from actors.models import attend_by_row, load_policy
 from actors.process import set_threads
 from algorithms.sequence import weighted_nll
 from configs.plan import optimizer_steps
@@ -51,7 +52,7 @@ class Job:
     seed: int
     role: Role
     queue: Any
-    packing: bool = False
+    packing: bool | None = None
     preferences: Preferences | None = None
     centre: Any = None
 
@@ -109,8 +110,9 @@ def sft_loop(job: Job) -> None:
     reporter = Reporter(job, place)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     policy = load_policy(job.model, job.dtype)
-    if job.packing and place.device.type == "cpu":
-        policy.attend_by_row()
+    by_row = job.packing is not False and place.device.type == "cpu" and attend_by_row(policy.lm)
+    packed = by_row if job.packing is None else job.packing
+    skip_unread(policy)
     engine = TrainEngine(
         policy,
         job.optimizer,
@@ -120,8 +122,8 @@ def sft_loop(job: Job) -> None:
         place.device,
     )
 
-    cut, as_inputs = (place.packs, packed_inputs) if job.packing else (place.micro_batches, weighted_inputs)
-    if job.packing:
+    cut, as_inputs = (place.packs, packed_inputs) if packed else (place.micro_batches, weighted_inputs)
+    if packed:
         require_separate_rows(engine)
 
     def loss(module: Any, rows: list[int], data: Rows = train) -> tuple[Tensor, Sums]:

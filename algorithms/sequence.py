@@ -5,7 +5,7 @@ A fp32 log-softmax over the vocabulary is the largest tensor of RLHF training (1
 is 10 GB), and bf16 is too coarse for it: log-probs are then wrong by about 1e-2, which shows up as a fake
 KL. So both log-prob functions work in fp32 on a chunk of tokens at a time, and recompute the chunk in the
 backward pass (Chen et al., "Training deep nets with sublinear memory cost", arXiv:1604.06174) instead of
-keeping it.
+keeping it, unless all chunks together fit into KEPT_BYTES: then keeping them saves the second product with the head.
 
 Shapes: N = tokens, B = sequences, T = longest sequence, V = vocabulary, H = hidden size.
 """
@@ -22,6 +22,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 DEFAULT_CHUNK_TOKENS = 1024
+CHUNK_BYTES = 64 * 2**20
+"""Most fp32 logits that are made at a time: with a large vocabulary a chunk has fewer tokens."""
+KEPT_BYTES = 64 * 2**20
+"""Most fp32 logits of one call that are kept for its backward pass; the entropy keeps up to three more such tensors."""
 
 ChunkStats = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """(logits or hidden states, targets) of a chunk -> its (log-probs, entropies if wanted)."""
@@ -84,8 +88,10 @@ def token_logprobs(
 
     # split, not slices: its backward joins the chunk gradients once, where N / chunk slices would each add a
     # zero-filled [N, V].
+    chunk_tokens = _fitting(chunk_tokens, logits_NV.shape[1])
     chunks = zip(torch.split(logits_NV, chunk_tokens), torch.split(targets_N, chunk_tokens), strict=True)
-    return torch.cat([_recomputed(from_logits, *chunk)[0] for chunk in chunks])
+    recomputed = _too_large(*logits_NV.shape)
+    return torch.cat([_stats(from_logits, *chunk, recomputed)[0] for chunk in chunks])
 
 
 def token_logprobs_from_hidden(
@@ -100,10 +106,11 @@ def token_logprobs_from_hidden(
     """The same from the last hidden states and the LM head: (logprobs_N, entropy_N or None), both fp32.
 
     Never builds [N, V]: each chunk's logits are made (in the dtype of the model, as the model itself makes
-    them), reduced in fp32 and dropped, and made again in the backward pass. So the head must still be whole
-    during backward: under ZeRO-3 call this inside the forward of the module that owns it. The head's gradient
-    adds up over chunks in the head's dtype. The entropy is that of softmax(logits / temperature), in nats,
-    and differentiable. `bias` is [V]. ValueError: as `token_logprobs`, or hidden sizes that differ.
+    them) and reduced in fp32; where they are many they are dropped and made again in the backward pass. So the
+    head must still be whole during backward: under ZeRO-3 call this inside the forward of the module that owns
+    it. The head's gradient adds up over chunks in the head's dtype. The entropy is that of
+    softmax(logits / temperature), in nats, and differentiable. `bias` is [V]. ValueError: as `token_logprobs`,
+    or hidden sizes that differ.
     """
     _check_logprob_arguments(hidden_NH, targets_N, temperature, chunk_tokens)
     if head_weight_VH.dim() != 2 or head_weight_VH.shape[1] != hidden_NH.shape[1]:
@@ -116,13 +123,22 @@ def token_logprobs_from_hidden(
         logits_cV = F.linear(hidden_cH, head_weight_VH, bias)
         return _select_logprobs(logits_cV, targets_c, temperature, with_entropy)
 
+    chunk_tokens = _fitting(chunk_tokens, head_weight_VH.shape[0])
     chunks = zip(torch.split(hidden_NH, chunk_tokens), torch.split(targets_N, chunk_tokens), strict=True)
-    parts = [_recomputed(from_hidden, *chunk) for chunk in chunks]
+    recomputed = _too_large(len(hidden_NH), len(head_weight_VH))
+    parts = [_stats(from_hidden, *chunk, recomputed) for chunk in chunks]
     logprobs_N = torch.cat([logprobs_c for logprobs_c, _ in parts])
     return logprobs_N, torch.cat([e_c for _, e_c in parts if e_c is not None]) if with_entropy else None
 
 
-def _recomputed(chunk_stats: ChunkStats, x_cX: Tensor, targets_c: Tensor) -> tuple[Tensor, Tensor | None]:
+def _too_large(num_tokens: int, vocabulary: int) -> bool:
+    """Whether the fp32 logits are recomputed rather than kept."""
+    return 4 * num_tokens * vocabulary > KEPT_BYTES
+
+
+def _stats(chunk_stats: ChunkStats, x_cX: Tensor, targets_c: Tensor, recomputed: bool) -> tuple[Tensor, Tensor | None]:
+    if not recomputed:
+        return chunk_stats(x_cX, targets_c)
     # No random numbers are drawn, so saving the states of the generators would be wasted time.
     stats = checkpoint(chunk_stats, x_cX, targets_c, use_reentrant=False, preserve_rng_state=False)
     return cast(tuple[Tensor, Tensor | None], stats)
@@ -138,6 +154,11 @@ def _select_logprobs(
     # A vocabulary padded to a round number has -inf logits there: 0 * -inf would be NaN, 0 * finite is 0.
     finite_cV = all_logprobs_cV.clamp(min=torch.finfo(all_logprobs_cV.dtype).min)
     return logprobs_c, -(all_logprobs_cV.exp() * finite_cV).sum(-1)
+
+
+def _fitting(chunk_tokens: int, vocabulary: int) -> int:
+    """Tokens of a chunk, fewer than asked for where their logits would be more than CHUNK_BYTES."""
+    return max(1, min(chunk_tokens, CHUNK_BYTES // (4 * vocabulary)))
 
 
 def _check_logprob_arguments(x_NX: Tensor, targets_N: Tensor, temperature: float, chunk_tokens: int) -> None:

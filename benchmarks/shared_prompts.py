@@ -108,8 +108,11 @@ def train_step(config: Any, module: Any, step: RankedRows, share: bool) -> float
     for micro in plan:
         part = step.take(micro)
         sizes = part.sizes.tolist()
-        inputs = shared_inputs(part.ids, sizes, place.device) if share else sequence_inputs(part.ids, place.device)
-        loss, _ = ranking_loss(config.reward, module(*inputs), part)
+        if share:
+            inputs = shared_inputs(part.ids, sizes, place.device)
+        else:
+            inputs = dict(zip(("input_ids_BT", "chosen_BT"), sequence_inputs(part.ids, place.device), strict=True))
+        loss, _ = ranking_loss(config.reward, module(**inputs), part)
         loss.backward()
         total += float(loss.detach())
     return total

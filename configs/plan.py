@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from configs.schema import Config, Role
+from configs.schema import WITH_CRITIC, AlgorithmName, Config, Role
 
 STAGES = ("prepare", "sft", "reward", "sample", "dpo", "rl", "evaluate", "publish")
 
-MODELS = {"sft": "sft", "rejection": "sample", "dpo": "dpo", "ppo": "rl/ppo", "apa": "rl/apa"}
+ALGORITHMS: tuple[str, ...] = get_args(AlgorithmName)
+RL_PARTS = tuple(f"rl/{name}" for name in ALGORITHMS)
+
+MODELS = {"sft": "sft", "rejection": "sample", "dpo": "dpo"} | dict(zip(ALGORITHMS, RL_PARTS, strict=True))
 """Where each model that can be evaluated and published is made."""
 
 
@@ -58,7 +61,7 @@ def arithmetic_lines(config: Config) -> list[str]:
         f"{numbers.answers_per_iteration} answers / {rl.samples_per_step} samples per optimizer step "
         f"= {numbers.steps_per_epoch} steps per epoch x {rl.epochs} epochs = {numbers.steps_per_iteration} a round",
         f"x {rl.iterations} iterations = {numbers.answers} answers, {numbers.policy_steps} policy steps, "
-        f"{numbers.critic_steps} critic steps, for each of: {', '.join(rl.algorithms)}",
+        f"{numbers.critic_steps} critic steps where there is one, for each of: {', '.join(rl.algorithms)}",
         f"micro-batches of at most {rl.optimizer.micro_batch_tokens} padded tokens a rank",
     ]
 
@@ -67,6 +70,7 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
     """The actors that a stage starts, by role."""
     resources = config.resources
     models = sum(max(1, len(source.paths)) for source in config.scoring.sources if source.kind == "model")
+    own_reference = any(has_reference(config, name) for name in config.rl.algorithms)
     scorers = {f"reward_{number}" if number else "reward": resources.reward for number in range(models)}
     return {
         "prepare": {},
@@ -76,8 +80,8 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
         "dpo": {"train": resources.train},
         "rl": {
             "policy": resources.policy,
-            "critic": resources.critic,
-            "reference": resources.reference,
+            **({"critic": resources.critic} if set(config.rl.algorithms) & set(WITH_CRITIC) else {}),
+            **({"reference": resources.reference} if own_reference else {}),
             **scorers,
             "rollout": resources.rollout,
             **({"second": resources.reward} if second_model(config) else {}),
@@ -92,6 +96,16 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
     }[stage]
 
 
+def has_reference(config: Config, algorithm: str) -> bool:
+    """Whether RL asks a reference model of its own: not where nothing needs it, nor where it is the bare policy."""
+    return wants_reference(config, algorithm) and config.rl.lora is None
+
+
+def wants_reference(config: Config, algorithm: str) -> bool:
+    """Whether log-probs of the reference are computed: to learn from, or to watch the KL."""
+    return config.rl.monitor.kl or config.rl.own(algorithm).needs_reference
+
+
 def second_model(config: Config) -> bool:
     """Whether a reward model that nothing is trained on watches RL: rl.monitor.second, or the run's own judge."""
     return bool(config.rl.monitor.second) or config.evaluate.judge == "reward_model"
@@ -103,14 +117,21 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "reward": ("prepare", "sft"),
     "sample": ("prepare", "sft", "reward"),
     "dpo": ("prepare", "sft", "sample"),
-    "rl/ppo": ("prepare", "sft", "reward"),
-    "rl/apa": ("prepare", "sft", "reward"),
-    "evaluate": ("prepare", "sft", "reward", "sample", "dpo", "rl/ppo", "rl/apa"),
-    "publish": ("prepare", "sft", "reward", "sample", "dpo", "rl/ppo", "rl/apa", "evaluate"),
+    **dict.fromkeys(RL_PARTS, ("prepare", "sft", "reward")),
+    "evaluate": ("prepare", "sft", "reward", "sample", "dpo", *RL_PARTS),
+    "publish": ("prepare", "sft", "reward", "sample", "dpo", *RL_PARTS, "evaluate"),
 }
 """What each part of the road may read of the others. Evaluate and publish take the models that are there."""
 
-SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload", "packing", "shared_prompts")
+
+def inputs(config: Config, part: str) -> tuple[str, ...]:
+    """Those of INPUTS that a part needs under this config: RL can do without a reward model of the run."""
+    own_model = any(source.kind == "model" and not source.paths for source in config.scoring.sources)
+    needed = own_model or part.removeprefix("rl/") in WITH_CRITIC or part not in RL_PARTS
+    return tuple(name for name in INPUTS[part] if needed or name != "reward")
+
+
+SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload", "packing", "shared_prompts", "sequence_parallel")
 """Settings of training that change speed and memory, never the result."""
 
 
@@ -124,7 +145,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     generation = {"max_new_tokens": rollout.max_new_tokens, "temperature": rollout.temperature}
     training = {"workers": resources.train.workers}
     algorithm = part.removeprefix("rl/")
-    rl = config.rl.model_dump(mode="json", exclude={"algorithms", "ppo", "apa", "monitor"})
+    rl = config.rl.model_dump(mode="json", exclude={"algorithms", "monitor", "save_rollouts", *ALGORITHMS})
     sources = [source.model_dump(mode="json", exclude={"key", "parallel", "timeout_s"}) for source in
                config.scoring.sources]  # fmt: skip
     scoring = {"sources": sources, "functions": config.scoring.functions}
@@ -200,7 +221,7 @@ def stage_summary(config: Config, stage: str) -> str:
         "dpo": f"{config.dpo.loss}, beta {config.dpo.beta:g}, on the {config.dpo.data}, from {config.dpo.start}"
         if config.dpo
         else "left out: the config has no dpo section",
-        "rl": f"{', '.join(config.rl.algorithms)}: {config.rl.iterations} iterations",
+        "rl": f"{', '.join(config.rl.algorithms)}: {config.rl.iterations} iterations, {config.rl.mode}",
         "evaluate": f"{config.evaluate.prompts} held-out prompts, judge: {config.evaluate.judge}",
         "publish": f"Ray Serve, model: {config.publish.model}, port {config.publish.port}",
     }[stage]

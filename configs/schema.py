@@ -8,13 +8,15 @@ optimizer step); micro-batches follow from a token budget.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+AlgorithmName = Literal["ppo", "rloo", "grpo", "reinforce", "apa", "awr"]
+WITH_CRITIC = ("ppo", "apa", "awr")
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Head sizes that vLLM's attention on the CPU has (vllm/v1/attention/backends/cpu_attn.py, 0.29)."""
 
@@ -226,8 +228,8 @@ class Supervised(Section):
     """Passes over the rows."""
     samples_per_step: Count = 128
     """Rows of one optimizer step."""
-    packing: bool = False
-    """Rows back to back instead of padded; on a GPU with flash attention, which needs no mask to keep rows apart."""
+    packing: bool | None = None
+    """Rows back to back instead of padded; null: on the CPU (on a GPU it needs flash attention to be fast)."""
     optimizer: Optimizer = Optimizer()
     """How the weights are updated."""
 
@@ -440,6 +442,17 @@ class Rollout(Section):
     weight_transfer: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
     """How weights reach the engines; auto takes nccl where policy and engine own GPUs, else Ray's object store."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _draws_from_the_whole_distribution(cls, values: Any) -> Any:
+        cut = {"top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"}
+        if isinstance(values, dict) and (named := sorted(cut & set(values))):
+            raise ValueError(
+                f"rollout.{named[0]} is refused: the log-probs of answers drawn with it are not those of the policy "
+                "that is trained, so its gradients would be wrong; only rollout.temperature shapes rollouts"
+            )
+        return values
+
 
 class Sample(Section):
     """Rejection sampling: draw, score, keep the best, fine-tune on it."""
@@ -454,24 +467,78 @@ class Sample(Section):
     """Fine-tuning of the SFT model on the best answers."""
 
 
-class Ppo(Section):
-    """Proximal policy optimization with a per-token KL penalty in the reward."""
+class Algorithm(Section):
+    """What every RL algorithm has."""
 
     learning_rate: Positive = 1e-6
     """Peak learning rate of the policy."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of the KL penalty (k1) per token, in units of reward."""
+    """Weight of the KL penalty (k1) in the reward, per token, in units of reward."""
+    kl_target: Positive | None = None
+    """Mean KL of an answer to the SFT model, in nats, that kl_coef is steered to; null keeps kl_coef as it is."""
+    kl_horizon: Count = 10000
+    """Answers over which kl_coef follows kl_target; fewer follow faster."""
+    kl_loss: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL to the SFT model as a loss (k2), per token."""
+
+    @model_validator(mode="after")
+    def _target_has_a_coefficient(self) -> Algorithm:
+        name = type(self).__name__.lower()
+        if self.kl_target and not self.kl_coef:
+            raise ValueError(f"rl.{name}.kl_target steers kl_coef, which is 0 and would stay so; start it above 0")
+        if self.kl_horizon != Algorithm.model_fields["kl_horizon"].default and not self.kl_target:
+            raise ValueError(f"rl.{name}.kl_horizon {self.kl_horizon} has no effect without kl_target")
+        return self
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether anything that is learned depends on the reference model."""
+        return bool(self.kl_coef or self.kl_loss)
+
+
+class Clipped(Algorithm):
+    """PPO's clipped ratio, which the critic-free algorithms use as well."""
+
     clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Half width of the ratio's trust interval."""
+    """How far below 1 the ratio is trusted."""
+    clip_high: Positive | None = None
+    """How far above 1 the ratio is trusted; null is clip."""
+    dual_clip: Annotated[float, Field(gt=1)] | None = None
+    """Bound of the loss of a token with a negative advantage, in multiples of the advantage (usually 3); null none."""
+
+
+class Ppo(Clipped):
+    """Proximal policy optimization with a per-token KL penalty in the reward."""
+
     whiten: bool = True
     """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
 
 
-class Apa(Section):
+class Rloo(Clipped):
+    """REINFORCE leave-one-out: the mean reward of a prompt's other answers is the baseline (arXiv:2402.14740)."""
+
+
+class Grpo(Clipped):
+    """Group-relative policy optimization (arXiv:2402.03300): the mean reward of a prompt's answers is the baseline."""
+
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of the KL penalty (k1) in the reward, per token, in units of reward."""
+    kl_loss: Annotated[float, Field(ge=0)] = 0.04
+    """Weight of the KL to the SFT model as a loss (k2), per token."""
+    divide_by_std: bool = True
+    """Divide by the deviation of the group's rewards; false does not, as in arXiv:2503.20783."""
+
+
+class Reinforce(Clipped):
+    """REINFORCE++ (arXiv:2501.03262): the reward to come, whitened over the iteration's tokens, without a critic."""
+
+    whiten: bool = True
+    """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
+
+
+class Apa(Algorithm):
     """Advantage-induced policy alignment: squared error to log pi_ref + advantage / lambda (arXiv:2306.02231)."""
 
-    learning_rate: Positive = 1e-6
-    """Peak learning rate of the policy."""
     lam: Positive = 0.1
     """Lambda: how close to the anchor the policy stays; larger is closer."""
     anchor: Literal["ref", "old"] = "ref"
@@ -481,12 +548,42 @@ class Apa(Section):
     whiten: bool = True
     """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
 
+    @property
+    def needs_reference(self) -> bool:
+        return self.anchor == "ref" or super().needs_reference
+
+
+class Awr(Algorithm):
+    """Advantage-weighted regression (arXiv:1910.00177): log-likelihood weighted by exp(coef x advantage)."""
+
+    coef: Positive = 1.0
+    """One over the temperature of the weights; larger prefers good answers more."""
+    max_weight: Positive = 20.0
+    """Bound of a token's weight."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a KL penalty in the reward, in units of reward."""
+    whiten: bool = True
+    """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
+
+
+class Lora(Section):
+    """Low-rank adapters (arXiv:2106.09685) instead of all weights; the reference is the policy without them."""
+
+    rank: Count = 16
+    """Rank of an adapter's two matrices."""
+    alpha: Positive = 32.0
+    """The adapter's output is multiplied by alpha / rank."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """Names of the layers that get one, or all-linear: every linear layer but the head."""
+
 
 class Monitor(Section):
     """Signs of reward hacking: what is watched, and from where on it is an alarm; nothing here changes the policy."""
 
     second: str | None = None
     """Folder of a reward model that is only asked, never trained on; null takes the judge of evaluate, if a model."""
+    kl: bool = True
+    """Measure the KL to the SFT model in every iteration, also where nothing that is learned needs it."""
     max_kl: Positive | None = 50.0
     """Alarm where the mean KL to the SFT model is above this, in nats per answer; null never."""
     max_length_ratio: Positive | None = 2.0
@@ -518,10 +615,12 @@ class Monitor(Section):
 
 
 class Rl(Section):
-    """Online RL: what PPO and APA share, and each one's own numbers."""
+    """Online RL: what the algorithms share, and each one's own numbers."""
 
-    algorithms: Annotated[tuple[Literal["ppo", "apa"], ...], Field(min_length=1)] = ("ppo", "apa")
-    """Algorithms to run, each from the SFT model on its own."""
+    algorithms: Annotated[tuple[AlgorithmName, ...], Field(min_length=1)] = ("ppo", "apa")
+    """Algorithms to run, each from the SFT model on its own; rloo, grpo and reinforce have no critic."""
+    mode: Literal["sync", "one_step_off", "colocate"] = "sync"
+    """Generate, then train; or generate the next answers while training; or take turns on the same GPUs."""
     iterations: Count = 100
     """Rounds of generating, scoring and updating."""
     prompts_per_iteration: Count = 64
@@ -550,18 +649,60 @@ class Rl(Section):
     """Peak learning rate of the critic."""
     critic_warmup_iterations: Annotated[int, Field(ge=0)] = 0
     """First iterations that train the critic only."""
+    old_logprobs: Literal["trainer", "rollout"] = "trainer"
+    """Whose log-probs of the answers are the old ones: the trainer's, in a pass of their own, or the engine's."""
     importance_cap: Annotated[float, Field(ge=1)] = 2.0
-    """Cap of the importance weight between trainer and rollout probabilities of a token (PPO)."""
+    """Cap of the importance weight between trainer and rollout probabilities of a token; with old_logprobs trainer."""
     max_mismatch: Positive | None = None
     """Mean gap between trainer and rollout log-probs that stops a run, in nats; null is 1e-4, in bfloat16 0.05."""
+    shared_prompts: bool | None = None
+    """Compute a prompt's tokens once for its answers; null: where that takes fewer operations and the model can."""
+    sequence_parallel: Count = 1
+    """Ranks of policy and critic that share each row's tokens, and in attention the heads (Ulysses)."""
+    lora: Lora | None = None
+    """Train low-rank adapters of the policy; null trains all its weights."""
+    save_rollouts: bool = True
+    """Keep each iteration's answers with all that was measured of them as parquet; rayward rl --replay reads them."""
     ppo: Ppo = Ppo()
     """PPO's own numbers."""
+    rloo: Rloo = Rloo()
+    """RLOO's own numbers."""
+    grpo: Grpo = Grpo()
+    """GRPO's own numbers."""
+    reinforce: Reinforce = Reinforce()
+    """REINFORCE++'s own numbers."""
     apa: Apa = Apa()
     """APA's own numbers."""
+    awr: Awr = Awr()
+    """AWR's own numbers."""
     monitor: Monitor = Monitor()
     """Signs of reward hacking."""
     optimizer: Updates = Updates(schedule="constant", warmup_fraction=0.0)
     """How policy and critic are updated; their learning rates are given above."""
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Rl:
+        if self.old_logprobs == "rollout" and self.importance_cap != Rl.model_fields["importance_cap"].default:
+            raise ValueError(
+                f"rl.importance_cap {self.importance_cap:g} has no effect with rl.old_logprobs rollout, where the "
+                "ratio itself is to the engine's log-probs; use old_logprobs trainer"
+            )
+        if self.sequence_parallel > 1 and self.shared_prompts is False:
+            raise ValueError(
+                f"rl.shared_prompts false has no effect with rl.sequence_parallel {self.sequence_parallel}, which lays "
+                "rows back to back with shared prompts; set it to null"
+            )
+        alone = [name for name in self.algorithms if name in ("rloo", "grpo")]
+        if alone and self.samples_per_prompt < 2:
+            raise ValueError(
+                f"rl.algorithms {alone[0]} compares the answers of a prompt, and rl.samples_per_prompt is "
+                f"{self.samples_per_prompt}; give it at least 2"
+            )
+        return self
+
+    def own(self, algorithm: str) -> Any:
+        """An algorithm's own numbers."""
+        return getattr(self, algorithm)
 
 
 class Evaluate(Section):
@@ -580,7 +721,7 @@ class Evaluate(Section):
 class Publish(Section):
     """The chat endpoint on Ray Serve."""
 
-    model: Literal["best", "sft", "rejection", "dpo", "ppo", "apa"] = "best"
+    model: Literal["best", "sft", "rejection", "dpo"] | AlgorithmName = "best"
     """Model to serve; best is the one with the highest win rate in evaluate."""
     model_id: str = "rayward"
     """Name of the model in the API."""
@@ -622,7 +763,7 @@ class Config(Section):
     dpo: Dpo | None = None
     """DPO; null leaves it out, {} takes its defaults."""
     rl: Rl = Rl()
-    """PPO and APA."""
+    """Online RL."""
     evaluate: Evaluate = Evaluate()
     """Evaluation."""
     publish: Publish = Publish()
@@ -638,6 +779,14 @@ class Config(Section):
                 f"rl.samples_per_step {self.rl.samples_per_step} does not divide rl.prompts_per_iteration x "
                 f"rl.samples_per_prompt = {samples}; nearest that does: {near}"
             )
+        if self.rl.mode == "colocate" and not (self.resources.rollout.gpus and self.resources.policy.gpus):
+            raise ValueError(
+                "rl.mode colocate lets engines and trainers take turns in the memory of the same GPUs, and here "
+                f"resources.rollout.gpus is {self.resources.rollout.gpus:g}, resources.policy.gpus "
+                f"{self.resources.policy.gpus:g}; use sync or one_step_off"
+            )
+        if self.rl.mode == "colocate" and not self.rl.optimizer.zero_stage:
+            raise ValueError("rl.mode colocate moves optimizer states to the host, which needs ZeRO: zero_stage 1 to 3")
         if self.rollout.max_new_tokens >= self.model.context_tokens:
             raise ValueError(
                 f"rollout.max_new_tokens {self.rollout.max_new_tokens} leaves no room for a prompt in "
@@ -670,6 +819,13 @@ class Config(Section):
                     f"{name}.optimizer.offload works with GPUs and zero_stage 2 or 3 only; here "
                     f"resources.{role_name}.gpus is {role.gpus:g}, zero_stage {optimizer.zero_stage}"
                 )
+        sharing = self.rl.sequence_parallel
+        for role_name in ("policy", *(["critic"] if set(self.rl.algorithms) & set(WITH_CRITIC) else [])):
+            if (workers := getattr(resources, role_name).workers) % sharing:
+                raise ValueError(
+                    f"rl.sequence_parallel {sharing} does not divide resources.{role_name}.workers {workers}; "
+                    f"nearest that does: {sharing * max(1, round(workers / sharing))} workers"
+                )
         for role_name in ("train", "policy", "critic", "reference", "reward"):
             if (gpus := getattr(resources, role_name).gpus) > 1:
                 raise ValueError(
@@ -686,7 +842,8 @@ class Config(Section):
                     f"resources.{role_name}.gpus is {getattr(resources, role_name).gpus:g}, "
                     f"resources.rollout.gpus {resources.rollout.gpus:g}; use object_store"
                 )
-        if self.publish.model in ("ppo", "apa") and self.publish.model not in self.rl.algorithms:
+        trained = self.publish.model in get_args(AlgorithmName)
+        if trained and self.publish.model not in self.rl.algorithms:
             raise ValueError(
                 f"publish.model is {self.publish.model}, which rl.algorithms ({', '.join(self.rl.algorithms)}) does "
                 "not train"

@@ -74,21 +74,34 @@ class Rollouts:
             **per_token,
         )
 
+    def keep(self, kept_N: np.ndarray) -> Rollouts:
+        """The same answers with those of their tokens only where `kept_N` is True, in every per-token column."""
+        columns = {name: column[kept_N] for name in PER_TOKEN if (column := getattr(self, name)) is not None}
+        row_N = np.repeat(np.arange(len(self)), self.responses.lengths)
+        lengths = np.bincount(row_N[kept_N], minlength=len(self))
+        return replace(self, responses=Ragged(self.responses.values[kept_N], lengths), **columns)
 
-def gather(parts: Sequence[Rollouts], order: np.ndarray) -> Rollouts:
-    """Freshly sampled parts put together so that row i is row `order[i]` of all parts one after another.
 
-    Raises ValueError where the parts were sampled with different weights.
+def concatenated(parts: Sequence[Rollouts]) -> Rollouts:
+    """The rows of all parts, one part after the other, with the columns that all of them have.
+
+    Raises ValueError where there is no part, or the parts were sampled with different weights.
     """
     versions = {part.weight_version for part in parts}
     if len(versions) != 1:
         raise ValueError(f"rollout engines answered with different weight versions {sorted(versions)}")
-    whole = Rollouts(
+    found: dict[str, Any] = {}
+    for name in ("prompt_index", "finished", "scores", *PER_TOKEN):
+        columns = [getattr(part, name) for part in parts]
+        found[name] = None if any(column is None for column in columns) else np.concatenate(columns)
+    return Rollouts(
         prompts=stack([part.prompts for part in parts]),
         responses=stack([part.responses for part in parts]),
-        prompt_index=np.concatenate([part.prompt_index for part in parts]),
-        finished=np.concatenate([part.finished for part in parts]),
-        rollout_logprobs=np.concatenate([part.rollout_logprobs for part in parts]),
         weight_version=versions.pop(),
+        **found,
     )
-    return whole.take(order)
+
+
+def gather(parts: Sequence[Rollouts], order: np.ndarray) -> Rollouts:
+    """Parts put together so that row i is row `order[i]` of all parts one after another; see `concatenated`."""
+    return concatenated(parts).take(order)

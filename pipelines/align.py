@@ -11,16 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError, dump
-from configs.plan import INPUTS, STAGES, arithmetic_lines, decisive, followers, parts, roles, stage_summary
+from configs.plan import INPUTS, RL_PARTS, STAGES, arithmetic_lines, decisive, followers, parts, roles, stage_summary
 from configs.schema import Config
 from pipelines.memory import PeakMemory
 from pipelines.stage import Run, read_json, write_json
 
-PARTS = {"rl": ("rl/ppo", "rl/apa")}
+PARTS = {"rl": RL_PARTS}
 
 
-def align(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[str] = (), keep: bool = False) -> None:
+def align(
+    config: Config,
+    folder: Path,
+    stages: Sequence[str],
+    redo: Sequence[str] = (),
+    keep: bool = False,
+    replay: Path | None = None,
+) -> None:
     """Run `stages` into `folder`; `redo` makes those parts and all that follow again. `keep` leaves the endpoint up.
+    RL trains on the rollouts in `replay`, where it is given.
 
     Raises ConfigError or StageError, before anything is removed or started, where that cannot be.
     """
@@ -42,7 +50,8 @@ def align(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[st
             begun = time.perf_counter()
             module = importlib.import_module(f"pipelines.{stage}")
             print(f"== {stage}: {stage_summary(config, stage)}", flush=True)
-            made = module.run(run, keep) if stage == "publish" else module.run(run)
+            own = {"publish": {"keep": keep}, "rl": {"replay": replay}}
+            made = module.run(run, **own.get(stage, {}))
             if made is None:
                 print(f"   done before, nothing to do ({folder / stage})")
             else:
@@ -159,7 +168,7 @@ def parse_stages(text: str | None) -> tuple[str, ...]:
 
 
 def parse_redo(text: str | None) -> tuple[str, ...]:
-    """Parts to make again: stage names, `rl/ppo` or `rl/apa`; `rl` is both. Raises ConfigError for an unknown one."""
+    """Parts to make again: stages, or `rl/ppo` and such; `rl` is all of them. ConfigError for an unknown one."""
     names = _names(text or "", (*STAGES, *PARTS["rl"]))
     return tuple(part for name in names for part in PARTS.get(name, (name,)))
 

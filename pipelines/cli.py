@@ -17,7 +17,7 @@ COMMANDS = {
     "reward": "train and measure the reward model",
     "sample": "rejection sampling: draw answers, keep the best, fine-tune on them",
     "dpo": "direct preference optimization, from rankings to a policy (only where the config has a dpo section)",
-    "rl": "PPO and APA",
+    "rl": "online RL: PPO, APA, RLOO, GRPO, REINFORCE++, AWR",
     "evaluate": "win rates against SFT on held-out prompts",
     "publish": "serve the chosen model on an OpenAI-compatible endpoint",
 }
@@ -79,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=help_text)
         _add_run_options(command)
         command.set_defaults(run_command=_align, stages=name)
+        if name == "rl":
+            command.add_argument("--replay", type=Path, metavar="DIR", help="train on the rollouts in DIR (parquet)")
+            command.add_argument(
+                "--rollout-only", type=Path, metavar="DIR", help="write the SFT model's answers to DIR, train nothing"
+            )
     chat = commands.add_parser("chat", help="talk to a published model from the terminal")
     chat.add_argument("url", help="base URL that publish printed, for example http://127.0.0.1:8000/v1")
     chat.add_argument("--model", help="model name in the API; by default the first one it lists")
@@ -86,10 +91,10 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--temperature", type=float, default=0.7, help="sampling temperature (default 0.7)")
     chat.add_argument("--max-tokens", type=int, help="longest answer, in tokens")
     chat.set_defaults(run_command=_chat)
-    report = commands.add_parser("report", help="write report.html of a finished run again")
+    report = commands.add_parser("report", help="write report.html from what a run has so far")
     report.add_argument("run", type=Path, help="run folder")
     report.set_defaults(run_command=_report)
-    for module in ("extend", "reward_eval", "reward_serve"):
+    for module in ("doctor", "extend", "reward_eval", "reward_serve"):
         importlib.import_module(f"pipelines.{module}").add(commands)
     data = commands.add_parser("data", help="work on data files: see rayward data --help")
     actions = data.add_subparsers(title="actions", required=True, metavar="ACTION")
@@ -106,7 +111,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="YAML file or preset name")
     parser.add_argument("--run", type=Path, metavar="DIR", help="run folder (default runs/NAME)")
     parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting; repeatable")
-    parser.add_argument("--redo", metavar="A,B", help="make these stages (or rl/ppo, rl/apa) and what follows again")
+    parser.add_argument("--redo", metavar="A,B", help="make these stages (or rl/ppo and such) and what follows again")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--keep", action="store_true", help="publish: serve until interrupted")
 
@@ -124,7 +129,14 @@ def _align(options: argparse.Namespace) -> int:
     if options.dry_run:
         print(plan_text(config, folder, stages))
         return 0
-    align(config, folder, stages, parse_redo(options.redo), options.keep)
+    if rollouts := getattr(options, "rollout_only", None):
+        from pipelines.rl import rollout_only
+        from pipelines.stage import Run
+
+        print(f"{rollouts}: {rollout_only(Run(folder, config), rollouts)}")
+        return 0
+    replay = getattr(options, "replay", None)
+    align(config, folder, stages, parse_redo(options.redo), options.keep, replay)
     return 0
 
 

@@ -19,8 +19,8 @@ from actors.forward import merge
 from actors.group import Group, RolloutGroup, frozen_group, reward_group
 from algorithms.winrate import bootstrap_interval, outcomes
 from cluster.connect import check_fits, connect
+from configs.plan import ALGORITHMS, roles
 from configs.plan import models as configured
-from configs.plan import roles
 from data import toyworld
 from data.ragged import Ragged
 from data.records import Prompt
@@ -54,7 +54,7 @@ def run(run: Run) -> dict[str, Any] | None:
     with Panel(run, folders["sft"], renderer) as panel:
         answers = panel.answer(stage.folder, folders, prompts)
         judged = {name: panel.judge(prompts, rows) for name, rows in answers.items()}
-        curves = {name: _curve(run, name, panel.judge) for name in ("ppo", "apa") if name in models}
+        curves = {name: _curve(run, name, panel.judge) for name in ALGORITHMS if name in models}
     for name, rows in answers.items():
         write_jsonl(
             stage.folder / f"answers_{name}.jsonl",

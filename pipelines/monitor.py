@@ -20,14 +20,13 @@ from actors.group import RewardGroup, reward_group
 from algorithms.diversity import distinct_n, distinct_ratio, repetition_rate
 from configs import schema
 from configs.plan import second_model
-from data.ragged import Ragged
 from data.rollouts import Rollouts
 from pipelines.rows import Renderer, fit_prompts, load_records, some
 from pipelines.scoring import check_same_tokens
 from pipelines.stage import Run, Stage, StageError, write_jsonl
 
 if TYPE_CHECKING:
-    from pipelines.rl import Team
+    from pipelines.team import Team
 
 MEANINGS = {
     "max_kl": "the policy is {value:.3g} nats an answer from the SFT model: the reward model may never have seen such "
@@ -109,13 +108,27 @@ class Monitor:
         self.first_answers: list[list[int]] = []
         (self.folder / "fixed").mkdir()
 
-    def look(self, iteration: int, rollouts: Rollouts, measures: Mapping[str, float]) -> dict[str, float]:
+    def ask(self, iteration: int) -> Rollouts | None:
+        """Answers to the fixed prompts by the weights that the engines hold, where this iteration has a look at them.
+
+        Their seeds are the same in every iteration.
+        """
+        if not self.prompts or (iteration % self.at.every and iteration + 1 != self.config.rl.iterations):
+            return None
+        rollout, seeds = self.config.rollout, (self.config.seed, "monitor")
+        return self.team.rollout.generate(
+            self.ids, 1, seeds, self.team.renderer.stop_token_ids, rollout.temperature, rollout.max_new_tokens
+        )
+
+    def look(
+        self, iteration: int, rollouts: Rollouts, measures: Mapping[str, float], fixed: Rollouts | None
+    ) -> dict[str, float]:
         """Figures of an iteration, before its update; prints alarms that come up and end."""
         second = self.team.second.begin("score", rollouts.sequences()) if self.team.second else []
-        if self.prompts and (iteration % self.at.every == 0 or iteration + 1 == self.config.rl.iterations):
-            write_jsonl(self.folder / "fixed" / f"{iteration:05d}.jsonl", self._answers())
+        if fixed:
+            write_jsonl(self.folder / "fixed" / f"{iteration:05d}.jsonl", self._told(fixed))
         answers = [rollouts.responses[row].tolist() for row in range(len(rollouts))]
-        now = {name: measures[name] for name in ("score", "kl", "length")} | {
+        now = {name: measures[name] for name in ("score", "kl", "length") if name in measures} | {
             "truncated": 1 - measures["finished"],
             "repetition": float(np.mean([repetition_rate(answer, 4) for answer in answers])),
             "distinct_2": distinct_n(answers, 2),
@@ -130,16 +143,11 @@ class Monitor:
         figures["alarms"] = self._sound(iteration, figures)
         return {f"monitor/{name}": value for name, value in figures.items() if name not in measures}
 
-    def _answers(self) -> list[dict[str, Any]]:
-        """Answers to the fixed prompts, with the same seeds in every iteration, and what both reward models say."""
-        rollout, team = self.config.rollout, self.team
-        seeds = (self.config.seed, "monitor")
-        answers = team.rollout.generate(
-            self.ids, 1, seeds, team.renderer.stop_token_ids, rollout.temperature, rollout.max_new_tokens
-        )
-        sequences: Ragged = answers.sequences()
+    def _told(self, answers: Rollouts) -> list[dict[str, Any]]:
+        """The answers to the fixed prompts, and what both reward models say."""
+        team = self.team
         scored = answers.with_columns(scores=team.reward.score(answers, self.prompts, lenient=True))
-        second = team.second.score(sequences).tolist() if team.second else [None] * len(answers)
+        second = team.second.score(answers.sequences()).tolist() if team.second else [None] * len(answers)
         rows = team.transcripts(scored, self.prompts)
         return [row | {"second": score} for row, score in zip(rows, second, strict=True)]
 

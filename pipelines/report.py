@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import dump
+from pipelines import report_rl, report_transcripts
 from pipelines.page import image_html, pairs_html, rows_html
 from pipelines.report_monitor import monitor_html
-from pipelines.stage import Run, read_json, read_jsonl, versions
+from pipelines.report_rl import algorithms, rl_html
+from pipelines.stage import Run, StageError, read_json, read_jsonl, versions
 
 EXAMPLES = 8
 STYLE = """
@@ -28,43 +30,58 @@ img { max-width: 100%; background: #fff; } pre { overflow-x: auto; font-size: 13
 
 
 def write_report(run: Run) -> Path:
-    """Write curves.png and report.html into the run folder; the path of the page."""
-    summary = read_json(run.folder / "summary.json")
-    png = plot(run)
-    (run.folder / "curves.png").write_bytes(png)
-    evaluation = summary["evaluate"]
-    body = [
-        f"<h1>{html.escape(summary['name'])}</h1>",
-        f"<p>Seed {summary['seed']}, {summary['seconds']['total']:.0f} s in all, peak memory "
-        f"{summary['peak_memory_bytes'] / 2**30:.1f} GiB.</p>",
-        "<h2>Win rate against SFT</h2>",
-        _win_rates(evaluation),
-        f"<p>Judge: {html.escape(evaluation['judge'].replace('_', ' '))}; {evaluation['prompts']} held-out prompts, "
-        "95 % bootstrap intervals, ties count half. KL is that of the answers to the SFT model, in nats an answer.</p>",
-        "<h2>While learning</h2>",
-        image_html(png, "reward-model score and judge score over the iterations"),
-        *monitor_html(run, list(summary.get("rl", {}))),
-        "<h2>Same prompts, every model</h2>",
-        _answers(run, list(evaluation["models"])),
-        "<h2>Stages</h2>",
-        *(
-            _stage(name, summary[name], summary["seconds"].get(name))
-            for name in summary
-            if isinstance(summary[name], dict) and name not in ("seconds", "evaluate")
-        ),
+    """Write report.html into the run folder, from what is there, and after evaluation curves.png; the page's path.
+
+    Raises StageError where the run has neither finished a stage nor begun one of RL.
+    """
+    path, learned = run.folder / "summary.json", algorithms(run)
+    if not (path.is_file() or learned):
+        raise StageError(
+            f"{run.folder} holds neither summary.json nor figures in rl/*/metrics.jsonl: nothing to report"
+        )
+    summary = read_json(path) if path.is_file() else {}
+    body = [f"<h1>{html.escape(run.config.name)}</h1>", f"<p>Seed {run.config.seed}{_totals(summary)}.</p>"]
+    if "evaluate" in summary:
+        body += _evaluation(run, summary["evaluate"])
+    body += rl_html(run, learned)
+    body += monitor_html(run, learned)
+    if "evaluate" in summary:
+        body += ["<h2>Same prompts, every model</h2>", _answers(run, list(summary["evaluate"]["models"]))]
+    stages = [name for name in summary if isinstance(summary[name], dict) and name not in ("seconds", "evaluate")]
+    if stages:
+        body += ["<h2>Stages</h2>", *(_stage(name, summary[name], summary["seconds"].get(name)) for name in stages)]
+    body += [
         "<h2>Settings</h2>",
         f"<details><summary>config.yaml</summary><pre>{html.escape(dump(run.config))}</pre></details>",
         pairs_html(versions().items()),
     ]
     page = (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width,"
-        f"initial-scale=1'><title>{html.escape(summary['name'])} - Rayward</title><style>{STYLE}</style>"
-        + "".join(body)
-        + "</html>\n"
+        f"initial-scale=1'><title>{html.escape(run.config.name)} - Rayward</title>"
+        f"<style>{STYLE}{report_rl.STYLE}{report_transcripts.STYLE}</style>{''.join(body)}</html>\n"
     )
     path = run.folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def _totals(summary: dict[str, Any]) -> str:
+    if not summary:
+        return ", not finished"
+    return f", {summary['seconds']['total']:.0f} s in all, peak memory {summary['peak_memory_bytes'] / 2**30:.1f} GiB"
+
+
+def _evaluation(run: Run, evaluation: dict[str, Any]) -> list[str]:
+    png = plot(run)
+    (run.folder / "curves.png").write_bytes(png)
+    return [
+        "<h2>Win rate against SFT</h2>",
+        _win_rates(evaluation),
+        f"<p>Judge: {html.escape(evaluation['judge'].replace('_', ' '))}; {evaluation['prompts']} held-out prompts, "
+        "95 % bootstrap intervals, ties count half. KL is that of the answers to the SFT model, in nats an answer.</p>",
+        "<h2>While learning</h2>",
+        image_html(png, "reward-model score and judge score over the iterations"),
+    ]
 
 
 def plot(run: Run, kind: str = "png") -> bytes:

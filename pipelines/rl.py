@@ -1,55 +1,38 @@
-"""Stage 5: online RL. Each algorithm of the config (PPO, APA) starts from the SFT model and learns by itself.
+"""Stage 5: online RL. Each algorithm of the config starts from the SFT model and learns by itself.
 
 One iteration: generate, score, estimate advantages, update policy and critic, bring the new weights to the rollout
-engines. The loop below is the whole of it; what a step does stands in the functions under it.
+engines. The loop below is the whole of it; who does the work stands in team.py. In mode one_step_off the engines draw
+the next iteration's answers while this one's are trained on, with weights one update old.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import ray
-import torch
 
-from actors.forward import merge
-from actors.group import Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
-from actors.policy import mean_over_steps
-from algorithms.advantage import (
-    RunningMoments,
-    gae,
-    kl_k1,
-    kl_k3,
-    missing_eos_scores,
-    scale_scores,
-    shape_rewards,
-    whiten,
-)
-from cluster.connect import check_fits, connect
-from configs.plan import INPUTS, arithmetic_lines, roles
-from configs.schema import Config
-from data.packing import epoch_order
-from data.ragged import Ragged
-from data.records import Prompt
-from data.rollouts import Rollouts
-from pipelines.monitor import Monitor, counts, second_group
-from pipelines.rows import Renderer, fit_prompts, load_records
-from pipelines.scoring import Scorer
-from pipelines.stage import Metrics, Run, Stage, begin, table, write_json, write_jsonl
-
-# Mean gap between rollout and trainer log-probs of a token that stops a run, in nats. Right weights give 1e-6 in fp32.
-MAX_MISMATCH = {"float32": 1e-4, "bfloat16": 0.05}
+from cluster.connect import connect
+from configs.plan import arithmetic_lines, inputs
+from data import rollout_file
+from pipelines.advantages import Shaping, check_mismatch, estimate_advantages, gap
+from pipelines.answers import PromptStream, Replay, Sampler
+from pipelines.monitor import Monitor, counts
+from pipelines.record import Record
+from pipelines.stage import Metrics, Run, Stage, StageError, begin, table
+from pipelines.team import Team
+from pipelines.trace import write_trace
 
 
-def run(run: Run) -> dict[str, Any] | None:
-    """Do what is missing of the stage; None if nothing was. Each algorithm is finished on its own (rl/ppo, rl/apa)."""
+def run(run: Run, replay: Path | None = None) -> dict[str, Any] | None:
+    """Do what is missing of the stage; None if nothing was. Each algorithm is finished on its own (rl/ppo, rl/apa...).
+
+    `replay`: a folder of rollouts (data/rollout_file.py) to train on in place of new ones.
+    """
     config = run.config
-    tried = {name: begin(run, f"rl/{name}", INPUTS[f"rl/{name}"]) for name in config.rl.algorithms}
+    more = {"replay": str(replay.resolve())} if replay else {}
+    tried = {name: begin(run, f"rl/{name}", inputs(config, f"rl/{name}"), more) for name in config.rl.algorithms}
     missing = {name: stage for name, stage in tried.items() if stage}
     if not missing:
         return None
@@ -60,254 +43,105 @@ def run(run: Run) -> dict[str, Any] | None:
         for algorithm, stage in missing.items():
             stage.begun = time.perf_counter()
             with team.learning(algorithm):
-                metrics = _train(stage, algorithm, team)
+                sampler = Replay(replay, team) if replay else Sampler(team)
+                metrics = _train(stage, algorithm, team, sampler)
             results[algorithm] = stage.finish(metrics)
     return results
 
 
-def _train(stage: Stage, algorithm: str, team: Team) -> dict[str, Any]:
-    config = stage.run.config
-    transcripts = stage.folder / "transcripts"
-    transcripts.mkdir()
-    stream = PromptStream(stage.run, team.renderer)
-    monitor = Monitor(stage, algorithm, team)
-    history: list[dict[str, Any]] = []
-    moments = RunningMoments()
-    with Metrics(stage.folder, algorithm, config.rl.iterations, "iter") as metrics:
-        for iteration in range(config.rl.iterations):
-            clock = Clock()
-            prompts, prompt_ids = stream.take(iteration)
-            rollouts = clock.time("generate", team.generate, prompt_ids, iteration)
-            rollouts, figures = clock.time("score", team.score, rollouts, prompts)
-            rollouts, measures = estimate_advantages(rollouts, config, algorithm, moments)
+def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) -> dict[str, Any]:
+    config, rl = stage.run.config, stage.run.config.rl
+    monitor, record = Monitor(stage, algorithm, team), Record(stage, team)
+    shaping = Shaping.of(config, algorithm)
+    ahead = rl.mode == "one_step_off" and isinstance(sampler, Sampler)
+    with Metrics(stage.folder, algorithm, rl.iterations, "iter") as metrics:
+        for iteration in range(rl.iterations):
+            last = iteration + 1 == rl.iterations
+            record.start(iteration)
+            sampler.begin(iteration)
+            prompts = record.time("generate", sampler.finish, iteration)
+            fixed = record.time("monitor", monitor.ask, iteration)
+            if ahead and not last:
+                if iteration:
+                    record.note(record.time("transfer", team.send_weights, iteration))
+                team.take_spans("rollout")
+                sampler.begin(iteration + 1)
+            rollouts, figures = record.time("score", team.scored, prompts)
+            stale = iteration - rollouts.weight_version
+            rollouts, measures = record.time("advantages", estimate_advantages, rollouts, config, algorithm, shaping)
             measures |= figures
-            measures |= clock.time("monitor", monitor.look, iteration, rollouts, measures)
-            measures |= clock.time("update", team.update, rollouts, iteration)
-            if iteration + 1 < config.rl.iterations:  # the last weights have nobody to sample for
-                measures |= clock.time("transfer", team.send_weights, iteration + 1)
-            history.append({**measures, "time": clock.seconds})
-            metrics.log(iteration, history[-1], ("score", "kl", "length"))
-            write_jsonl(transcripts / f"{iteration:05d}.jsonl", team.transcripts(rollouts, prompts))
-            write_json(stage.folder / "reward_state.json", moments.state_dict())
+            if rl.old_logprobs == "trainer":
+                measures |= gap(rollouts)
+                check_mismatch(measures, config, rollouts.weight_version, iteration)
+            measures |= record.time("monitor", monitor.look, iteration, rollouts, measures, fixed)
+            measures |= record.time("update", team.update, rollouts, iteration)
+            record.note({"time": {name: measures.pop(f"policy/{name}", 0.0) for name in ("padding", "computed_tokens")}})
+            measures = {name: value for name, value in measures.items() if name not in LAYOUT}
+            if rl.old_logprobs == "rollout" and "policy/first_mean" in measures:
+                measures |= {f"mismatch_{name}": measures.pop(f"policy/first_{name}") for name in FIRST}
+                check_mismatch(measures, config, rollouts.weight_version, iteration)
+            if not last and not ahead:  # the last weights have nobody to sample for
+                record.note(record.time("transfer", team.send_weights, iteration + 1))
+            record.note(measures | {"staleness": stale})
+            record.time("save", record.files, rollouts, prompts, shaping)
+            metrics.log(iteration, record.end(rollouts), ("score", "kl", "length"))
             monitor.check()
     team.policy.call("save", str((stage.folder / "model").resolve()))
-    return _summary(algorithm, history, counts(monitor.alarms))
+    write_trace(stage.folder)
+    return _summary(algorithm, record.history, counts(monitor.alarms)) | {"machine": team.about}
 
 
-class PromptStream:
-    """Training prompts in a shuffled order that depends on the seed alone; each pass over them has its own."""
-
-    def __init__(self, run: Run, renderer: Renderer):
-        prompts = load_records(run.folder / "prepare" / "prompts.jsonl")
-        self.prompts, self.ids = fit_prompts(prompts, renderer, run.config.rollout.max_new_tokens, Counter())
-        self.seed, self.size = run.config.seed, run.config.rl.prompts_per_iteration
-
-    def take(self, iteration: int) -> tuple[list[Prompt], Ragged]:
-        """The prompts of an iteration, and their token ids."""
-        rows = []
-        for position in range(iteration * self.size, (iteration + 1) * self.size):
-            pass_number, place = divmod(position, len(self.ids))
-            rows.append(epoch_order(len(self.ids), self.seed, pass_number)[place])
-        return [self.prompts[row] for row in rows], self.ids.take(rows)
+LAYOUT = ("critic/padding", "critic/computed_tokens")  # how the critic's rows lay, which changes nothing
+FIRST = ("mean", "max", "k3", "factor")
 
 
-class Team:
-    """The actors of the stage. Engines, reference and reward model serve every algorithm; each has its own learners."""
+def rollout_only(run: Run, folder: Path) -> dict[str, float]:
+    """Answers of the SFT model to the prompts of every iteration, scored and written to `folder`, without training.
 
-    policy: TrainingGroup
-    critic: TrainingGroup
-
-    def __init__(self, run: Run):
-        self.config, self.run = run.config, run
-        self.renderer = Renderer.of(run.config.model, run.folder / "prepare" / "tokenizer")
-        check_fits(roles(self.config, "rl"))
-        self.rollout = RolloutGroup(run.model("sft"), self.config, self.config.resources.policy)
-        self.reference = frozen_group("reference", run.model("sft"), self.config, self.config.rollout.temperature)
-        self.reward = Scorer(run, self.renderer)
-        self.second = second_group(run, self.renderer)
-        self.serving: list[Group] = [self.rollout, self.reference, *self.reward.groups]
-        if self.second:
-            self.serving.append(self.second)
-
-    def __enter__(self) -> Team:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for group in self.serving:
-            group.stop()
-
-    @contextmanager
-    def learning(self, algorithm: str) -> Iterator[None]:
-        """Policy and critic of an algorithm, from the SFT and the reward model; the engines hold the policy's weights.
-
-        The first time it waits for the other actors too, which start meanwhile.
-        """
-        self.policy = policy_group(self.run.model("sft"), self.config, algorithm)
-        self.critic = critic_group(self.run.model("reward"), self.config)
-        learners = (self.policy, self.critic)
-        try:
-            starting = [(group, group.begin_start()) for group in learners]
-            for group in self.serving:
-                group.ready()
-            for group, calls in starting:
-                group.finish(calls, self.config.cluster.start_timeout_s)
-            self.policy.call("connect", self.rollout.actors, self.rollout.backend)
-            self.send_weights(0)
-            yield
-        finally:
-            for group in learners:
-                group.stop()
-
-    def generate(self, prompts: Ragged, iteration: int) -> Rollouts:
-        """Answers to the prompts, sampled by the policy's current weights and by no other."""
-        rollouts = self.rollout.generate(
-            prompts,
-            self.config.rl.samples_per_prompt,
-            (self.config.seed, "rl", iteration),
-            self.renderer.stop_token_ids,
-            self.config.rollout.temperature,
-            self.config.rollout.max_new_tokens,
-        )
-        if rollouts.weight_version != iteration:
-            raise RuntimeError(f"iteration {iteration} was sampled with weight version {rollouts.weight_version}")
-        return rollouts
-
-    def score(self, rollouts: Rollouts, prompts: list[Prompt]) -> tuple[Rollouts, dict[str, float]]:
-        """Reward, reference and policy log-probs and values, all at once; and figures: the policy's mean entropy in
-        nats, and of the sources of reward."""
-        batch = ray.put(rollouts)
-        asked = self.reward.begin(rollouts, prompts)
-        reference = self.reference.begin("logprobs", batch)
-        values = self.critic.begin("values", batch)
-        policy = self.policy.begin("logprobs", batch)
-        rows = len(rollouts)
-        parts = self.policy.finish(policy)
-        entropy = sum(entropy_sum for _, entropy_sum in parts) / len(rollouts.responses.values)
-        scores, figures = self.reward.finish(asked, rollouts, prompts)
-        return rollouts.with_columns(
-            scores=scores,
-            policy_logprobs=merge([part for part, _ in parts], rows),
-            reference_logprobs=merge(self.reference.finish(reference), rows),
-            values=merge(self.critic.finish(values), rows),
-        ), {"entropy": float(entropy), **figures}
-
-    def update(self, rollouts: Rollouts, iteration: int) -> dict[str, float]:
-        """Train policy and critic side by side; the mean over the optimizer steps of what they report."""
-        batch = ray.put(rollouts)
-        critic = self.critic.begin("update", batch, iteration)
-        metrics: dict[str, float] = {}
-        if iteration >= self.config.rl.critic_warmup_iterations:
-            merged = mean_over_steps(self.policy.call("update", batch, iteration))
-            metrics |= {f"policy/{name}": value for name, value in merged.items()}
-        merged = mean_over_steps(self.critic.finish(critic))
-        return metrics | {f"critic/{name}": value for name, value in merged.items()}
-
-    def send_weights(self, version: int) -> dict[str, Any]:
-        """Policy to rollout engines: versioned, with a deadline, proved by a digest."""
-        return {"transfer": {"version": version, **self.policy.call("send_weights", version)[0]}}
-
-    def transcripts(self, rollouts: Rollouts, prompts: list[Prompt]) -> Iterator[dict[str, Any]]:
-        """The iteration's answers as text, for people and for the judge of the evaluation."""
-        assert rollouts.scores is not None
-        for row in range(len(rollouts)):
-            prompt = prompts[rollouts.prompt_index[row]]
-            yield {
-                "prompt_id": prompt.id,
-                "prompt": prompt.turns[-1].content,
-                "answer": self.renderer.answer(rollouts.responses[row]),
-                "score": None if np.isnan(rollouts.scores[row]) else float(rollouts.scores[row]),
-                "tokens": int(rollouts.responses.lengths[row]),
-                "finished": bool(rollouts.finished[row]),
-            }
-
-
-@dataclass
-class Clock:
-    """Seconds of the phases of an iteration."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def time(self, phase: str, work: Any, *arguments: Any) -> Any:
-        begun = time.perf_counter()
-        try:
-            return work(*arguments)
-        finally:
-            self.seconds[f"{phase}_s"] = round(time.perf_counter() - begun, 4)
-
-
-def estimate_advantages(
-    rollouts: Rollouts, config: Config, algorithm: str, moments: RunningMoments
-) -> tuple[Rollouts, dict[str, float]]:
-    """Per-token rewards (score at the end, KL penalty along the way), GAE, whitening; and the RL panel's figures.
-
-    `moments`, of all scores so far, take in these.
-
-    Raises RuntimeError where rollout and trainer log-probs are further apart than rl.max_mismatch on the average.
+    Raises StageError where the folder holds rollouts already.
     """
-    rl = config.rl
-    own = rl.ppo if algorithm == "ppo" else rl.apa
-    columns = (rollouts.scores, rollouts.policy_logprobs, rollouts.reference_logprobs, rollouts.values)
-    scores_B, policy_N, reference_N, values_N = (torch.from_numpy(column) for column in columns if column is not None)
-    lengths = rollouts.responses.lengths.tolist()
-    gap_N = (policy_N - torch.from_numpy(rollouts.rollout_logprobs)).abs()
-    allowed = rl.max_mismatch or MAX_MISMATCH[config.model.dtype]
-    if not float(gap_N.mean()) <= allowed:
-        raise RuntimeError(
-            f"trainer and rollout log-probs of a token differ by {float(gap_N.mean()):.3g} nats on the average, more "
-            f"than {allowed} (rl.max_mismatch): the engine does not run the trainer's model"
-        )
-    std = moments.update(scores_B)[1]
-    scaled = {"none": (1.0, True), "clip_then_std": (std, True), "std_then_clip": (std, False)}[rl.reward_scaling]
-    penalized_B = scores_B - rl.length_penalty * torch.tensor(lengths)
-    shaped_B = scale_scores(penalized_B, scaled[0], rl.reward_clip, clip_first=scaled[1])
-    if rl.missing_eos_reward is not None:
-        shaped_B = missing_eos_scores(shaped_B, torch.from_numpy(rollouts.finished), rl.missing_eos_reward)
-    kl_N = kl_k1(policy_N, reference_N)
-    rewards_N = shape_rewards(shaped_B, kl_N, lengths, own.kl_coef)
-    advantages_N, returns_N = gae(rewards_N, values_N, lengths, rl.gamma, rl.gae_lambda)
-    used_N = whiten(advantages_N) if own.whiten else advantages_N
-    kl_B = torch.tensor([float(part.sum()) for part in kl_N.split(lengths)])
-    spread = float(returns_N.var())
-    measures = {
-        "score": float(scores_B.mean()),
-        "score_std": float(scores_B.std()),
-        "reward": float(rewards_N.sum() / len(lengths)),
-        "kl": float(kl_B.mean()),
-        "kl_k3": float(kl_k3(policy_N, reference_N).mean()),
-        "mismatch_mean": float(gap_N.mean()),
-        "mismatch_max": float(gap_N.max()),
-        "length": float(np.mean(lengths)),
-        "finished": float(rollouts.finished.mean()),
-        "advantage_std": float(advantages_N.std()),
-        "explained_variance": 1.0 - float((returns_N - values_N).var()) / spread if spread else 0.0,
-    }
-    return rollouts.with_columns(advantages=used_N.float().numpy(), returns=returns_N.float().numpy()), measures
+    config = run.config
+    run.require("sft")
+    if any(folder.glob("*.parquet")):
+        raise StageError(f"{folder} holds rollouts already; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    connect(config.cluster)
+    scores: list[float] = []
+    with Team(run, training=False) as team, Metrics(folder, "rollouts", config.rl.iterations, "iter") as metrics:
+        team.ready()
+        stream = PromptStream(run, team.renderer)
+        for iteration in range(config.rl.iterations):
+            prompts, ids = stream.take(iteration)
+            rollouts = team.generate(ids, iteration).all()
+            rollouts = rollouts.with_columns(scores=team.reward.score(rollouts, prompts))
+            rollout_file.write(folder / f"{iteration:05d}.parquet", rollouts, [prompt.id for prompt in prompts])
+            assert rollouts.scores is not None
+            scores.append(float(rollouts.scores.mean()))
+            length = float(rollouts.responses.lengths.mean())
+            metrics.log(iteration, {"score": scores[-1], "length": length}, ("score", "length"))
+    return {"iterations": len(scores), "score": float(np.mean(scores))}
 
 
 def _summary(algorithm: str, history: list[dict[str, Any]], alarms: dict[str, dict[str, int]]) -> dict[str, Any]:
     first, last = history[0], history[-1]
-    phases = {
-        phase: float(np.median([row["time"][phase] for row in history if phase in row["time"]]))
-        for phase in first["time"]
-    }
+    shown = [name for name in first["time"] if name.endswith("_s") and "_per_" not in name and name != "idle_s"]
+    medians = {name: float(np.median([row["time"].get(name, 0.0) for row in history])) for name in shown}
+    figures = ("score", "kl", "length", "entropy", "finished")
     metrics = {
         "iterations": len(history),
         "score_first": first["score"],
-        "score": last["score"],
-        "kl": last["kl"],
         "length_first": first["length"],
-        "length": last["length"],
-        "entropy": last["entropy"],
-        "finished": last["finished"],
-        "mismatch_max": max(row["mismatch_max"] for row in history),
+        **{name: last[name] for name in figures if name in last},
+        "mismatch_max": max((row["mismatch_max"] for row in history if row["staleness"] == 0 and "mismatch_max" in row),
+                            default=0.0),
         "alarms": alarms,
-        "seconds_per_iteration": phases,
-    }
-    shown = [f"{name}: {of['iterations']}, first {of['first']}" for name, of in alarms.items()]
+        "seconds_per_iteration": medians,
+    }  # fmt: skip
+    up = [f"{name}: {of['iterations']}, first {of['first']}" for name, of in alarms.items()]
     table(
         algorithm,
         {name: value for name, value in metrics.items() if name != "seconds_per_iteration"}
-        | {"alarms": "; ".join(shown) or "none"}
-        | {f"median {phase}": value for phase, value in phases.items()},
+        | {"alarms": "; ".join(up) or "none"}
+        | {f"median {name}": value for name, value in medians.items()},
     )
     return metrics

@@ -17,6 +17,7 @@ import ray
 
 from actors.forward import merge
 from actors.group import Group, RewardGroup, reward_group
+from actors.prefix import group_sizes
 from actors.sources import LONGEST_PAUSE_S, Answered, Score, Source, SourceDataError, SourceUnavailable
 from configs.schema import RewardSource, Role
 from data.records import Prompt
@@ -59,8 +60,19 @@ class Scorer:
             only = source.source.only
             rows = [row for row, index in enumerate(rollouts.prompt_index) if not only or prompts[index].source in only]
             part = rollouts if len(rows) == len(rollouts) else rollouts.take(rows)
-            begun.append((rows, source.begin(part, prompts, self.renderer) if rows else None))
+            calls = source.begin(part, prompts, self.renderer) if rows else None
+            begun.append((rows, [(calls, len(rows))] if rows else []))
         return begun
+
+    def join(self, parts: list[tuple[list[Any], int]]) -> list[Any]:
+        """What `begin` gave for parts of so many answers each, as if it had been for all of them at once."""
+        firsts = np.cumsum([0, *(count for _, count in parts)]).tolist()
+        joined = []
+        for number in range(len(self.asked)):
+            own = [begun[number] for begun, _ in parts]
+            rows = [row + first for first, (rows, _) in zip(firsts, own, strict=False) for row in rows]
+            joined.append((rows, [call for _, calls in own for call in calls]))
+        return joined
 
     def finish(
         self, begun: list[Any], rollouts: Rollouts, prompts: Sequence[Prompt], lenient: bool = False
@@ -75,7 +87,7 @@ class Scorer:
         for number, (source, (rows, calls)) in enumerate(zip(self.asked, begun, strict=True)):
             if not rows:
                 continue
-            said = source.finish(calls, len(rows))
+            said = [score for part, count in calls for score in source.finish(part, count)]
             bad = [index for index, score in enumerate(said) if isinstance(score, str)]
             found = np.array([np.nan if score is None or isinstance(score, str) else score for score in said])
             able = bool(np.isfinite(found).any())
@@ -123,8 +135,8 @@ class ModelSource:
         self.groups: list[RewardGroup] = [reward_group(folder, run.config) for folder in folders]
 
     def begin(self, rollouts: Rollouts, *_: Any) -> list[Any]:
-        sequences = ray.put(rollouts.sequences())
-        return [group.begin("score", sequences) for group in self.groups]
+        sequences, sizes = ray.put(rollouts.sequences()), group_sizes(rollouts)
+        return [group.begin("score", sequences, sizes) for group in self.groups]
 
     def finish(self, calls: list[Any], count: int) -> list[Score]:
         pairs = zip(self.groups, calls, strict=True)

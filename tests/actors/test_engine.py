@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from actors.engine import TrainEngine
 from actors.forward import packed_inputs, require_separate_rows, response_inputs
 from actors.group import TrainingGroup
+from actors.lean import skip_unread
 from actors.models import load_policy, load_scalar
 from actors.process import Rendezvous, set_threads
 from configs.schema import Optimizer, Role
@@ -49,8 +50,9 @@ class Rank:
     def start(self, host, port):
         self.place = self.rendezvous.join(host, port, gpus=0)
 
-    def make(self, folder, optimizer, dtype="float32"):
+    def make(self, folder, optimizer, dtype="float32", packed=False):
         module = load_policy(folder, dtype)
+        assert not packed or skip_unread(module)
         self.engine = TrainEngine(module, optimizer, PEAK, TOTAL_STEPS, dtype, self.place.device)
 
     def train(self, rollouts, steps, factor=1.0, poisoned_row=None, packed=False):
@@ -139,7 +141,7 @@ def trained(
     packed=False, **settings,
 ):  # fmt: skip
     group = ranks[world_size]
-    group.call("make", tiny_models.policy, Optimizer(**{**BASE, **settings}), dtype)
+    group.call("make", tiny_models.policy, Optimizer(**{**BASE, **settings}), dtype, packed)
     results = group.call("train", rollouts, steps, factor, poisoned_row, packed)
     assert all(state is None for state, _ in results[1:])
     return results[0][0], [history for _, history in results]
@@ -241,9 +243,11 @@ def test_a_rank_without_rows_takes_part(ranks, tiny_models, rollouts, world_size
         assert sorted(history[0]["count_sum"] for history in histories)[-1] == rollouts.responses.lengths[4]
 
 
-def test_gradient_checkpointing_changes_nothing(ranks, tiny_models, rollouts, expected):
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradient_checkpointing_changes_nothing(ranks, tiny_models, rollouts, expected, packed):
     for zero_stage in (1, 3):
-        ours, _ = trained(ranks, tiny_models, rollouts, 2, gradient_checkpointing=True, zero_stage=zero_stage)
+        settings = {"gradient_checkpointing": True, "zero_stage": zero_stage}
+        ours, _ = trained(ranks, tiny_models, rollouts, 2, packed=packed, **settings)
         assert_equal_weights(ours, expected[0])
 
 

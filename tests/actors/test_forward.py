@@ -24,7 +24,9 @@ CPU = torch.device("cpu")
 
 
 def parts_of(rollouts, world_size, token_budget, score):
-    return [map_rollouts(rollouts, Place(rank, world_size, CPU), token_budget, score) for rank in range(world_size)]
+    lengths = rollouts.sequences().lengths
+    places = [Place(rank, world_size, CPU) for rank in range(world_size)]
+    return [map_rollouts(rollouts, place.micro_batches(lengths, token_budget), score) for place in places]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])

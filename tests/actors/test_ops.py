@@ -6,7 +6,10 @@ import os
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_lock_that_a_killed_process_left_is_removed_and_the_op_loads(tmp_path):
     folder = tmp_path / "deepspeed_shm_comm"
     folder.mkdir()

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from actors.forward import merge
 from actors.group import TrainingGroup
 from actors.models import load_scalar
-from actors.policy import mean_over_steps
+from actors.updates import mean_over_steps
 from data.packing import epoch_order
 from data.rollouts import Rollouts
 
@@ -62,6 +62,7 @@ def trained(teams, rollouts) -> dict[str, list[Trained]]:
         for group in teams.get([(role, *layout) for layout in layouts]):
             before, entropy_sum = read(role, group, rollouts)
             metrics = mean_over_steps(group.call("update", rollouts.with_columns(policy_logprobs=before), 0))
+            assert 0 <= metrics.pop("padding") < 1 < metrics.pop("computed_tokens")  # of the layout, unlike the rest
             made[role].append(Trained(group, before, metrics, read(role, group, rollouts)[0], entropy_sum))
     return made
 

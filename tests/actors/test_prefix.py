@@ -30,7 +30,7 @@ def test_scores_and_gradients_are_those_of_separate_rows(tiny_models, seed):
     model = load_scalar(tiny_models.reward, "float32")
     assert attend_by_row(model.classifier)
     apart = model(*sequence_inputs(ids, CPU))
-    together = model(*shared_inputs(ids, sizes, CPU))
+    together = model(**shared_inputs(ids, sizes, CPU))
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
     weight = torch.from_numpy(rng.standard_normal(len(ids)).astype(np.float32))
     gradients = [torch.autograd.grad((scores * weight).sum(), list(model.parameters()), allow_unused=True)
@@ -44,7 +44,7 @@ def test_what_is_shared():
     ids = Ragged.of([[5, 6, 7, 8], [5, 6, 9], [1, 2], [1, 2, 3], [4], [4]])
     assert prefix_lengths(ids, [2, 2, 2]).tolist() == [2, 1, 0], "an answer keeps a token of its own"
     assert shared_lengths(ids, [2, 2, 2]).tolist() == [5, 4, 2]
-    assert shared_inputs(ids, [2, 2, 2], CPU)[0].tolist() == [[5, 6, 7, 8, 9, 1, 2, 2, 3, 4, 4]]
+    assert shared_inputs(ids, [2, 2, 2], CPU)["input_ids_BT"].tolist() == [[5, 6, 7, 8, 9, 1, 2, 2, 3, 4, 4]]
 
 
 def test_it_pays_for_long_prompts_and_wide_models():

@@ -120,7 +120,9 @@ def test_ranks_and_micro_batches_change_nothing(ranks, tiny_models, tmp_path, na
             torch.testing.assert_close(found[0][key], value, atol=2e-6, rtol=0)
         np.testing.assert_allclose(found[1], scores, atol=2e-5)
         for ours, theirs in zip(found[2], steps, strict=True):
-            for figure in ours.keys() - {"time"}:
+            # DPO begins at the reference: its first rewards are 0 but for rounding, and which is larger is chance.
+            chance = {"pair_accuracy"} if name == "dpo" and ours["step"] == 1 else set()
+            for figure in ours.keys() - {"time"} - chance:
                 assert ours[figure] == pytest.approx(theirs[figure], rel=1e-5, abs=3e-5), figure
 
 
@@ -174,5 +176,5 @@ def test_a_model_whose_answers_would_see_each_other_trains_on_rows_apart(ranks, 
     found = learned(ranks, tiny_models, tmp_path / "found", "reward", **more)
     for ours, theirs in zip(found[2], apart[2], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
-    with pytest.raises(ValueError, match="shared_prompts: scores of answers that share their prompt differ by"):
+    with pytest.raises(ValueError, match="shared_prompts: results of answers that share their prompt differ by"):
         learned(ranks, tiny_models, tmp_path / "wanted", "reward", shared_prompts=True, **more)

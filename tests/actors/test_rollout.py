@@ -90,13 +90,21 @@ def test_batches_and_their_order_change_nothing(rollout_group, answers, prompts,
     seeds = np.array([request_seed("run", 0, row // 3, row % 3) for row in range(len(answers))])
     for batch in batches:
         index = answers.prompt_index[batch]
-        again = ray.get(
-            rollout_group.actors[0].generate.remote(
-                prompts.take(index), index, seeds[batch], 1.0, MAX_NEW_TOKENS, stops
-            ),
-            timeout=120,
-        )
+        generate = rollout_group.actors[0].generate.options(num_returns="streaming")
+        arguments = (prompts.take(index), index, seeds[batch], 1.0, MAX_NEW_TOKENS, stops)
+        ((part, again),) = [ray.get(ref) for ref in generate.remote(*arguments, [7] * len(batch))]
+        assert part == 7
         assert_identical(again, answers.take(batch))
+
+
+@pytest.mark.parametrize("size", [1, 3, 10])
+def test_parts_are_whole_prompts_and_hold_what_all_answers_hold(rollout_group, answers, prompts, stops, size):
+    stream = rollout_group.stream(prompts, 3, ("run", 0), stops, 1.0, MAX_NEW_TOKENS, size)
+    parts = dict(stream.parts())
+    assert sorted(parts) == list(range(-(-len(prompts) // size)))
+    for number, part in parts.items():
+        rows = np.flatnonzero(answers.prompt_index // size == number)
+        assert_identical(part, answers.take(rows))
 
 
 def test_seeds_change_the_answers(rollout_group, answers, prompts, stops):

@@ -10,6 +10,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from algorithms import sequence
+from algorithms.policy import ppo_clip
 from algorithms.sequence import (
     check_same_length,
     concat_segments,
@@ -29,14 +31,18 @@ N, V, H = 37, 53, 8
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the number of elements of the largest tensor that any operation has made."""
+    """Remembers the elements of the largest tensor (of a dtype) that any operation made, and counts softmaxes."""
 
-    largest = 0
+    def __init__(self, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.largest, self.softmaxes, self.dtype = 0, 0, dtype
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        sizes = [x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor)]
+        tensors = [x for x in tree_leaves(made) if isinstance(x, torch.Tensor)]
+        sizes = [x.numel() for x in tensors if self.dtype in (None, x.dtype)]
         self.largest = max([self.largest, *sizes])
+        self.softmaxes += func is torch.ops.aten._log_softmax.default
         return made
 
 
@@ -45,6 +51,15 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(7)
 
 
+@pytest.fixture(params=["kept", "recomputed"])
+def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether the logits of these small examples are kept for the backward pass or made again in it."""
+    if request.param == "recomputed":
+        monkeypatch.setattr(sequence, "KEPT_BYTES", 0)
+    return bool(request.param == "kept")
+
+
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 1.9])
 @pytest.mark.parametrize("chunk_tokens", [1, 10, 37, 1000])
 def test_chunked_logprobs_equal_plain_ones(
@@ -65,6 +80,7 @@ def test_chunked_logprobs_equal_plain_ones(
     assert torch.equal(logits.detach(), before)
 
 
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("chunk_tokens", [1, 10, 1000])
 @pytest.mark.parametrize("with_bias", [False, True])
@@ -96,7 +112,7 @@ def test_logprobs_and_entropy_from_hidden_equal_plain_ones(
     assert token_logprobs_from_hidden(hidden, weight, targets)[1] is None
 
 
-def test_no_tensor_of_all_logits_is_made(generator: torch.Generator) -> None:
+def test_no_tensor_of_all_logits_is_made(generator: torch.Generator, kept: bool) -> None:
     num_tokens, vocabulary, chunk_tokens = 64, 300, 4
     hidden = torch.randn(num_tokens, H, generator=generator, requires_grad=True)
     weight = torch.randn(vocabulary, H, generator=generator, requires_grad=True)
@@ -107,6 +123,32 @@ def test_no_tensor_of_all_logits_is_made(generator: torch.Generator) -> None:
         token_logprobs_from_hidden(hidden, weight, targets, 1.0, num_tokens, None, True)[0].sum().backward()
     assert chunked.largest == vocabulary * H  # The gradient of the head; a chunk's logits have half as many.
     assert whole.largest == num_tokens * vocabulary
+    assert chunked.softmaxes == num_tokens // chunk_tokens * (1 if kept else 2)
+
+
+@pytest.mark.parametrize("num_tokens", [32, 96])
+def test_fp32_is_for_one_chunk_and_nothing_of_the_vocabulary_is_kept(
+    generator: torch.Generator, num_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Log-probs, loss and backward of a bf16 head beyond KEPT_BYTES: fp32 memory does not grow with the tokens."""
+    monkeypatch.setattr(sequence, "KEPT_BYTES", 0)
+    vocabulary, chunk_tokens, kept = 300, 8, []
+    hidden = torch.randn(num_tokens, H, generator=generator).bfloat16().requires_grad_()
+    weight = torch.randn(vocabulary, H, generator=generator).bfloat16().requires_grad_()
+    targets = torch.randint(vocabulary, (num_tokens,), generator=generator)
+
+    def keep(x: torch.Tensor) -> torch.Tensor:
+        kept.append(x.numel())
+        return x
+
+    with LargestTensor(torch.float32) as made:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            logprobs = token_logprobs_from_hidden(hidden, weight, targets, 1.0, chunk_tokens)[0]
+            loss, _ = ppo_clip(logprobs, logprobs.detach(), torch.linspace(-1, 1, num_tokens))
+        loss.backward()
+    assert made.largest == chunk_tokens * vocabulary
+    assert 0 < max(kept) < num_tokens * vocabulary / 10
+    assert hidden.grad is not None and hidden.grad.abs().sum() > 0
 
 
 def test_bf16_logits_are_reduced_in_fp32(generator: torch.Generator) -> None:

@@ -49,7 +49,7 @@ def test_the_default_shown_is_the_one_that_holds() -> None:
     lists = ("conversations", "preferences", "prompts", "evaluation_prompts")
     sources = (*(f"data.{name}." for name in lists), "scoring.sources.")
     given = {name for name, *_ in LEAVES if name.startswith(sources)}
-    bare = Config.model_validate({"model": {"scratch": {}}, "data": {"toyworld": {}}, "dpo": {}})
+    bare = Config.model_validate({"model": {"scratch": {}}, "data": {"toyworld": {}}, "dpo": {}, "rl": {"lora": {}}})
     wrong = {}
     for name, _, default in LEAVES:
         if name not in given:

@@ -144,6 +144,11 @@ def test_a_config_cannot_be_changed() -> None:
         config.rl.ppo.clip = 0.5  # type: ignore[misc]
 
 
+def test_rollouts_that_are_not_the_policy_s_are_refused() -> None:
+    (mistake,) = [line for line in mistakes("quickstart", "rollout.top_p=0.9") if "top_p" in line]
+    assert "rollout.top_p is refused" in mistake and "only rollout.temperature shapes rollouts" in mistake
+
+
 # ---- unknown keys ------------------------------------------------------------------------------------------
 
 
@@ -178,7 +183,8 @@ def test_an_unknown_section_names_the_nearest_one(section: str, tmp_path: Path) 
 
 def test_a_key_unlike_any_other_lists_the_known_ones() -> None:
     assert mistakes("quickstart", "rl.ppo.zzzz=1") == [
-        "--set rl.ppo.zzzz=1: unknown key 'rl.ppo.zzzz'; known keys: learning_rate, kl_coef, clip, whiten"
+        "--set rl.ppo.zzzz=1: unknown key 'rl.ppo.zzzz'; known keys: learning_rate, kl_coef, kl_target, kl_horizon, "
+        "kl_loss, clip, clip_high, dual_clip, whiten"
     ]
 
 
@@ -280,6 +286,10 @@ def test_a_width_that_heads_do_not_divide_names_one_that_they_do() -> None:
     (["rl.optimizer.offload=true", "rl.optimizer.zero_stage=3"], r"rl\.optimizer\.offload works with GPUs"),
     (["rl.optimizer.offload=true", "rl.optimizer.zero_stage=3", "resources.train.gpus=1"], r"policy\.gpus is 0"),
     (["sample.training.optimizer.offload=true"], r"sample\.training\.optimizer\.offload"),
+    (["rl.sequence_parallel=2", "resources.policy.workers=3", "resources.critic.workers=2"],
+     r"sequence_parallel 2 does not divide resources\.policy\.workers 3; nearest that does: 4"),
+    (["rl.sequence_parallel=2", "resources.policy.workers=2"], r"does not divide resources\.critic\.workers 1"),
+    (["rl.sequence_parallel=2", "rl.shared_prompts=false"], r"shared_prompts false has no effect .*parallel 2"),
     (["resources.train.gpus=2"], r"resources\.train\.gpus is 2, but a process of this role uses one GPU at most"),
     (["resources.rollout.gpus=1.5"], r"resources\.rollout\.gpus is 1\.5; above 1 it must be whole"),
     (["rollout.weight_transfer=nccl"], r"nccl needs GPUs on both sides; resources\.policy\.gpus is 0"),

@@ -1,0 +1,31 @@
+"""When an actor worked on what: the material of timelines and of the seconds that a role is idle."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+Span = tuple[str, float, float]
+"""Name, start and end, in seconds since the epoch by the clock of the machine."""
+
+
+class Timed:
+    """Remembers what it did and when; whoever asks takes the memory along."""
+
+    def __init__(self) -> None:
+        self.spans: list[Span] = []
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Everything under it is work called `name`."""
+        begun = time.time()
+        try:
+            yield
+        finally:
+            self.spans.append((name, begun, time.time()))
+
+    def take_spans(self) -> list[Span]:
+        """What was done since the last time."""
+        spans, self.spans = self.spans, []
+        return spans

@@ -1,0 +1,137 @@
+"""From scores to advantages: the rewards of tokens, each algorithm's baseline, and the figures of the RL panel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from algorithms.advantage import (
+    AdaptiveKL,
+    RunningMoments,
+    gae,
+    group_baseline,
+    kl_k1,
+    kl_k3,
+    missing_eos_scores,
+    returns_to_go,
+    scale_scores,
+    shape_rewards,
+    whiten,
+)
+from algorithms.policy import mismatch
+from configs.schema import Config, Rl
+from data.rollouts import Rollouts
+
+# Mean gap between rollout and trainer log-probs of a token that stops a run, in nats. Right weights give 1e-6 in fp32.
+MAX_MISMATCH = {"float32": 1e-4, "bfloat16": 0.05}
+
+
+@dataclass
+class Shaping:
+    """What the shaping of rewards remembers from iteration to iteration."""
+
+    kl_coef: float
+    moments: RunningMoments = field(default_factory=RunningMoments)
+    """Of all scores so far."""
+    controller: AdaptiveKL | None = None
+    """Moves kl_coef, where the config gives a target."""
+
+    @classmethod
+    def of(cls, config: Config, algorithm: str) -> Shaping:
+        """The state before the first iteration."""
+        own = config.rl.own(algorithm)
+        controller = AdaptiveKL(own.kl_coef, own.kl_target, own.kl_horizon) if own.kl_target else None
+        return cls(own.kl_coef, controller=controller)
+
+    def shaped(self, scores_B: Tensor, lengths: list[int], finished_B: Tensor, rl: Rl) -> Tensor:
+        """Scores after the length penalty, scaling, clipping and the penalty for answers that were cut."""
+        std = self.moments.update(scores_B)[1]
+        divisor, clip_first = {"none": (1.0, True), "clip_then_std": (std, True), "std_then_clip": (std, False)}[
+            rl.reward_scaling
+        ]
+        penalized_B = scores_B - rl.length_penalty * torch.tensor(lengths)
+        shaped_B = scale_scores(penalized_B, divisor, rl.reward_clip, clip_first=clip_first)
+        if rl.missing_eos_reward is not None:
+            shaped_B = missing_eos_scores(shaped_B, finished_B, rl.missing_eos_reward)
+        return shaped_B
+
+    def saw(self, kl: float, answers: int) -> None:
+        """Take in the mean KL of an iteration's answers, in nats each."""
+        if self.controller:
+            self.kl_coef = self.controller.update(kl, answers)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kl_coef": self.kl_coef, **self.moments.state_dict()}
+
+
+def estimate_advantages(
+    rollouts: Rollouts, config: Config, algorithm: str, shaping: Shaping
+) -> tuple[Rollouts, dict[str, float]]:
+    """Rewards of tokens (score at the end, KL penalty along the way), advantages, and the RL panel's figures.
+
+    Reads the scores and log-probs, and the values where there is a critic. `shaping` takes in this iteration.
+    """
+    rl, own = config.rl, config.rl.own(algorithm)
+    column = lambda name: None if (x := getattr(rollouts, name)) is None else torch.from_numpy(x)  # noqa: E731
+    scores_B, policy_N, reference_N, values_N = map(
+        column, ("scores", "policy_logprobs", "reference_logprobs", "values")
+    )
+    lengths = rollouts.responses.lengths.tolist()
+    shaped_B = shaping.shaped(scores_B, lengths, torch.from_numpy(rollouts.finished), rl)
+    kl_N = torch.zeros(len(policy_N)) if reference_N is None else kl_k1(policy_N, reference_N)
+    rewards_N = shape_rewards(shaped_B, kl_N, lengths, shaping.kl_coef)
+    measures = {
+        "score": float(scores_B.mean()),
+        "score_std": float(scores_B.std()),
+        "reward": float(rewards_N.sum() / len(lengths)),
+        "length": float(np.mean(lengths)),
+        "finished": float(rollouts.finished.mean()),
+        "kl_coef": shaping.kl_coef,
+    }
+    if reference_N is not None:
+        kl = float(kl_N.sum()) / len(lengths)
+        measures |= {"kl": kl, "kl_k3": float(kl_k3(policy_N, reference_N).mean())}
+        shaping.saw(kl, len(lengths))
+    returns_N = None
+    if values_N is not None:
+        advantages_N, returns_N = gae(rewards_N, values_N, lengths, rl.gamma, rl.gae_lambda)
+        spread = float(returns_N.var())
+        left = float((returns_N - values_N).var())
+        measures["explained_variance"] = 1.0 - left / spread if spread else 0.0
+    elif algorithm == "reinforce":
+        advantages_N = returns_to_go(rewards_N, lengths, rl.gamma)
+    else:
+        kind = "rloo" if algorithm == "rloo" else "grpo" if own.divide_by_std else "dr_grpo"
+        totals_B = torch.stack([part.sum() for part in rewards_N.split(lengths)])
+        groups = np.unique(rollouts.prompt_index, return_counts=True)[1].tolist()
+        advantages_N = group_baseline(totals_B, groups, kind).repeat_interleave(torch.tensor(lengths))
+    measures |= {"advantage_mean": float(advantages_N.mean()), "advantage_std": float(advantages_N.std())}
+    if algorithm not in ("rloo", "grpo") and own.whiten:
+        advantages_N = whiten(advantages_N)
+    columns = {"advantages": advantages_N.float().numpy()}
+    if returns_N is not None:
+        columns["returns"] = returns_N.float().numpy()
+    return rollouts.with_columns(**columns), measures
+
+
+def check_mismatch(found: dict[str, float], config: Config, version: int, expected: int) -> None:
+    """RuntimeError where an engine that holds the trainer's weights does not run the trainer's model.
+
+    `found` as `mismatch` gives it; `version` sampled, `expected` is the trainer's: older weights may differ.
+    """
+    allowed = config.rl.max_mismatch or MAX_MISMATCH[config.model.dtype]
+    if version == expected and not found["mismatch_mean"] <= allowed:
+        raise RuntimeError(
+            f"trainer and rollout log-probs of a token differ by {found['mismatch_mean']:.3g} nats on the average, "
+            f"more than {allowed} (rl.max_mismatch): the engine does not run the trainer's model"
+        )
+
+
+def gap(rollouts: Rollouts) -> dict[str, float]:
+    """How far the trainer's log-probs of these answers are from the engine's that sampled them."""
+    assert rollouts.policy_logprobs is not None
+    return mismatch(torch.from_numpy(rollouts.policy_logprobs), torch.from_numpy(rollouts.rollout_logprobs))

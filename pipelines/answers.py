@@ -1,0 +1,102 @@
+"""Where the answers of an RL iteration come from: drawn by the rollout engines now, or read from files."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from actors.group import Generation
+from data import rollout_file
+from data.packing import epoch_order
+from data.ragged import Ragged
+from data.records import Prompt
+from pipelines.rows import Renderer, fit_prompts, load_records
+from pipelines.stage import Run, StageError
+from pipelines.team import PARTS, Team
+
+
+class PromptStream:
+    """Training prompts in a shuffled order that depends on the seed alone; each pass over them has its own."""
+
+    def __init__(self, run: Run, renderer: Renderer):
+        prompts = load_records(run.folder / "prepare" / "prompts.jsonl")
+        self.prompts, self.ids = fit_prompts(prompts, renderer, run.config.rollout.max_new_tokens, Counter())
+        self.seed, self.size = run.config.seed, run.config.rl.prompts_per_iteration
+
+    def take(self, iteration: int) -> tuple[list[Prompt], Ragged]:
+        """The prompts of an iteration, and their token ids."""
+        rows = []
+        for position in range(iteration * self.size, (iteration + 1) * self.size):
+            pass_number, place = divmod(position, len(self.ids))
+            rows.append(epoch_order(len(self.ids), self.seed, pass_number)[place])
+        return [self.prompts[row] for row in rows], self.ids.take(rows)
+
+
+class Sampler:
+    """New answers, each part of which goes to be scored as soon as it is complete."""
+
+    def __init__(self, team: Team):
+        self.team, self.stream = team, PromptStream(team.run, team.renderer)
+        self.running: dict[int, tuple[list[Prompt], Generation]] = {}
+
+    def begin(self, iteration: int) -> None:
+        """Start to draw the answers of an iteration, unless that has begun."""
+        if iteration not in self.running:
+            prompts, ids = self.stream.take(iteration)
+            self.running[iteration] = (prompts, self.team.generate(ids, iteration))
+
+    def finish(self, iteration: int) -> list[Prompt]:
+        """Wait for the answers, which are asked about on the way; the iteration's prompts.
+
+        Raises RuntimeError where they were sampled by other weights than the mode says.
+        """
+        prompts, generation = self.running.pop(iteration)
+        off = self.team.config.rl.mode == "one_step_off"
+        expected = max(0, iteration - 1) if off else iteration
+        parts = []
+        for _, part in generation.parts():
+            if part.weight_version != expected:
+                raise RuntimeError(
+                    f"iteration {iteration} was sampled with weight version {part.weight_version}, not {expected}"
+                )
+            parts.append(part)
+            if not self.team.handover.on:
+                self.team.ask(part, prompts)
+        if self.team.handover.on:
+            self.team.handover.to_learners()
+            for part in parts:
+                self.team.ask(part, prompts)
+        return prompts
+
+
+class Replay:
+    """The answers of an earlier stage, or of rayward rl --rollout-only, in place of new ones."""
+
+    def __init__(self, folder: Path, team: Team):
+        self.files, self.team = sorted(folder.glob("*.parquet")), team
+        if len(self.files) < team.config.rl.iterations:
+            raise StageError(
+                f"{folder} holds the rollouts of {len(self.files)} iterations, rl.iterations is "
+                f"{team.config.rl.iterations}"
+            )
+        prompts = load_records(team.run.folder / "prepare" / "prompts.jsonl")
+        self.known = {prompt.id: prompt for prompt in prompts}
+
+    def begin(self, iteration: int) -> None:
+        """Nothing to draw."""
+
+    def finish(self, iteration: int) -> list[Prompt]:
+        """Ask about the answers of a file; their prompts."""
+        rollouts, ids = rollout_file.read(self.files[iteration])
+        prompt_of = dict(zip(rollouts.prompt_index.tolist(), ids, strict=True))
+        if unknown := [name for name in prompt_of.values() if name not in self.known]:
+            raise StageError(f"{self.files[iteration]}: prompt {unknown[0]!r} is not in this run's prepare stage")
+        prompts = [self.known[prompt_of[index]] for index in sorted(prompt_of)]
+        sampled = dict.fromkeys(("policy_logprobs", "reference_logprobs", "values", "advantages", "returns"))
+        whole = rollouts.with_columns(**sampled)
+        size = -(-len(prompts) // PARTS)
+        for start in range(0, len(prompts), size):
+            self.team.ask(whole.take(np.flatnonzero(whole.prompt_index // size == start // size)), prompts)
+        return prompts

@@ -1,0 +1,241 @@
+"""The actors of online RL, and what the driver asks of them: answers, scores, updates, weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from actors.forward import merge
+from actors.group import Generation, Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
+from actors.updates import mean_over_steps
+from algorithms.advantage import kl_k1
+from cluster.connect import check_fits
+from configs.plan import has_reference, roles, wants_reference
+from configs.schema import WITH_CRITIC
+from data.ragged import Ragged
+from data.records import Prompt
+from data.rollouts import Rollouts, concatenated
+from pipelines.monitor import second_group
+from pipelines.rows import Renderer
+from pipelines.scoring import Scorer
+from pipelines.stage import Run
+
+PARTS = 4  # in which the answers of an iteration go to be scored
+TOLD = 8  # answers of an iteration whose tokens are kept with their KL
+
+
+class Team:
+    """The actors of the stage. Engines, reference and reward model serve every algorithm; each has its own learners."""
+
+    policy: TrainingGroup
+    critic: TrainingGroup | None
+
+    def __init__(self, run: Run, training: bool = True):
+        self.config, self.run = run.config, run
+        config, sft = run.config, run.model("sft")
+        self.renderer = Renderer.of(config.model, run.folder / "prepare" / "tokenizer")
+        check_fits(roles(config, "rl"))
+        self.rollout = RolloutGroup(sft, config, config.resources.policy)
+        self.reward = Scorer(run, self.renderer)
+        self.second = second_group(run, self.renderer) if training else None
+        self.serving: dict[str, Group] = {"rollout": self.rollout}
+        if training and any(has_reference(config, name) for name in config.rl.algorithms):
+            self.serving["reference"] = frozen_group("reference", sft, config, config.rollout.temperature)
+        self.serving |= {f"reward {number}" if number else "reward": group for number, group in
+                         enumerate(self.reward.groups)}  # fmt: skip
+        if self.second:
+            self.serving["second"] = self.second
+        self.asked: list[tuple[Rollouts, dict[str, Any]]] = []
+        self.spans: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Team:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for group in self.serving.values():
+            group.stop()
+
+    def ready(self) -> None:
+        """Wait for the actors that serve every algorithm."""
+        for group in self.serving.values():
+            group.ready()
+
+    @contextmanager
+    def learning(self, algorithm: str) -> Iterator[None]:
+        """Policy and critic of an algorithm, from the SFT and the reward model; the engines hold the policy's weights.
+
+        The first time it waits for the other actors too, which start meanwhile.
+        """
+        config = self.config
+        self.algorithm, self.wants_reference = algorithm, wants_reference(config, algorithm)
+        colocated = config.rl.mode == "colocate"
+        if colocated:
+            self.rollout.ready()
+            self.rollout.call("sleep")
+        self.policy = policy_group(self.run.model("sft"), config, algorithm)
+        self.critic = critic_group(self.run.model("reward"), config) if algorithm in WITH_CRITIC else None
+        self.handover = Handover(self.rollout, list(self.learners.values()), colocated)
+        try:
+            starting = [(group, group.begin_start()) for group in self.learners.values()]
+            self.ready()
+            for group, calls in starting:
+                group.finish(calls, config.cluster.start_timeout_s)
+            self.about = self.policy.call("describe")
+            self.handover.to_transfer()
+            self.policy.call("connect", self.rollout.actors, self.rollout.backend)
+            self.send_weights(0)
+            self.take_spans()
+            self.spans = []
+            yield
+        finally:
+            for group in self.learners.values():
+                group.stop()
+
+    @property
+    def learners(self) -> dict[str, TrainingGroup]:
+        return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
+
+    def generate(self, prompts: Ragged, iteration: int) -> Generation:
+        """Start to draw answers to the prompts with the weights that the engines hold."""
+        rollout, count = self.config.rollout, -(-len(prompts) // PARTS)
+        return self.rollout.stream(
+            prompts, self.config.rl.samples_per_prompt, (self.config.seed, "rl", iteration),
+            self.renderer.stop_token_ids, rollout.temperature, rollout.max_new_tokens, count,
+        )  # fmt: skip
+
+    def ask(self, part: Rollouts, prompts: list[Prompt]) -> None:
+        """Let reward, reference, critic and policy score answers; `scored` waits for all that were asked."""
+        batch = ray.put(part)
+        calls: dict[str, Any] = {}
+        if part.scores is None:
+            calls["scores"] = self.reward.begin(part, prompts)
+        if self.wants_reference:
+            own = has_reference(self.config, self.algorithm)
+            calls["reference"] = (
+                self.serving["reference"].begin("logprobs", batch) if own
+                else self.policy.begin("reference_logprobs", batch)
+            )  # fmt: skip
+        if self.critic:
+            calls["values"] = self.critic.begin("values", batch)
+        if self.config.rl.old_logprobs == "trainer":
+            calls["policy"] = self.policy.begin("logprobs", batch)
+        self.asked.append((part, calls))
+
+    def scored(self, prompts: list[Prompt]) -> tuple[Rollouts, dict[str, float]]:
+        """All that were asked, with their columns; and figures: the policy's mean entropy in nats, each source's."""
+        asked, self.asked = sorted(self.asked, key=lambda pair: pair[0].prompt_index[0]), []
+        rollouts = concatenated([part for part, _ in asked])
+        policy = [self.policy.finish(calls["policy"]) for _, calls in asked if "policy" in calls]
+
+        def joined(group: Group, name: str) -> np.ndarray:
+            return np.concatenate([merge(group.finish(calls[name]), len(part)) for part, calls in asked])
+
+        if policy:
+            entropy = sum(nats for parts in policy for _, nats in parts) / len(rollouts.responses.values)
+            pairs = zip(policy, asked, strict=True)
+            old = np.concatenate([merge([own for own, _ in parts], len(part)) for parts, (part, _) in pairs])
+        else:
+            old = rollouts.rollout_logprobs
+            entropy = -float(old.mean())
+        figures: dict[str, float] = {"entropy": float(entropy)}
+        columns: dict[str, Any] = {"policy_logprobs": old}
+        if rollouts.scores is None:
+            begun = self.reward.join([(calls["scores"], len(part)) for part, calls in asked])
+            columns["scores"], of_sources = self.reward.finish(begun, rollouts, prompts)
+            figures |= of_sources
+        if self.wants_reference:
+            columns["reference_logprobs"] = joined(self.serving.get("reference", self.policy), "reference")
+        if self.critic:
+            columns["values"] = joined(self.critic, "values")
+        return rollouts.with_columns(**columns), figures
+
+    def update(self, rollouts: Rollouts, iteration: int) -> dict[str, float]:
+        """Train policy and critic side by side; the mean over the optimizer steps of what they report."""
+        batch = ray.put(rollouts)
+        critic = self.critic.begin("update", batch, iteration) if self.critic else None
+        metrics: dict[str, float] = {}
+        if not self.critic or iteration >= self.config.rl.critic_warmup_iterations:
+            merged = mean_over_steps(self.policy.call("update", batch, iteration))
+            metrics |= {f"policy/{name}": value for name, value in merged.items()}
+        if self.critic and critic:
+            merged = mean_over_steps(self.critic.finish(critic))
+            metrics |= {f"critic/{name}": value for name, value in merged.items()}
+        return metrics
+
+    def send_weights(self, version: int) -> dict[str, Any]:
+        """Policy to rollout engines: versioned, with a deadline, proved by a digest."""
+        self.handover.to_transfer()
+        begun = time.perf_counter()
+        sent = self.policy.call("send_weights", version)[0]
+        rate = sent["bytes"] / (time.perf_counter() - begun)
+        self.handover.to_engines()
+        return {"transfer": {"version": version, **sent}, "time": {"transfer_bytes_per_s": rate}}
+
+    def take_spans(self, only: str | None = None) -> None:
+        """Remember what the actors did and when; `only` those of one role, since a call waits for work before it."""
+        groups = {**self.serving, **self.learners}
+        asked = {name: group.begin("take_spans") for name, group in groups.items() if only in (None, name)}
+        for name, calls in asked.items():
+            for rank, spans in enumerate(groups[name].finish(calls)):
+                self.spans += [
+                    {"role": name.split(" ")[0], "rank": rank, "name": what, "start": start, "end": end}
+                    for what, start, end in spans
+                ]
+
+    def transcripts(self, rollouts: Rollouts, prompts: list[Prompt]) -> Iterator[dict[str, Any]]:
+        """The answers as text, for people and for the judge of the evaluation; the first with what each token got."""
+        assert rollouts.scores is not None
+        for row in range(len(rollouts)):
+            prompt = prompts[rollouts.prompt_index[row]]
+            told = self._tokens(rollouts, row) if row < TOLD else {}
+            yield {
+                "prompt_id": prompt.id,
+                "prompt": prompt.turns[-1].content,
+                "answer": self.renderer.answer(rollouts.responses[row]),
+                "score": None if np.isnan(rollouts.scores[row]) else float(rollouts.scores[row]),
+                "tokens": int(rollouts.responses.lengths[row]),
+                "finished": bool(rollouts.finished[row]),
+                **told,
+            }
+
+    def _tokens(self, rollouts: Rollouts, row: int) -> dict[str, Any]:
+        one = rollouts.take([row])
+        columns = (one.policy_logprobs, one.reference_logprobs, one.advantages)
+        policy, reference, advantages = (None if column is None else torch.from_numpy(column) for column in columns)
+        if policy is None or reference is None or advantages is None:
+            return {}
+        pieces = [self.renderer.tokenizer.decode([token]) for token in one.responses.values]
+        kl = [round(float(x), 4) for x in kl_k1(policy, reference)]
+        return {"pieces": pieces, "kl": kl, "advantages": [round(float(x), 4) for x in advantages]}
+
+
+class Handover:
+    """Who has the memory of the GPUs in mode colocate: engines or learners; in other modes each has its own."""
+
+    def __init__(self, rollout: RolloutGroup, learners: list[TrainingGroup], colocated: bool):
+        self.rollout, self.groups, self.on = rollout, learners, colocated
+
+    def to_learners(self) -> None:
+        """After generation: the engines give up weights and cache, the learners come back."""
+        if self.on:
+            self.rollout.call("sleep")
+            for group in self.groups:
+                group.call("reload")
+
+    def to_transfer(self) -> None:
+        """Both hold weights for the time of the transfer, the engines without their cache."""
+        if self.on:
+            self.rollout.call("wake", "weights")
+
+    def to_engines(self) -> None:
+        """After the transfer: the learners go to the host, the engines take memory for their cache."""
+        if self.on:
+            for group in self.groups:
+                group.call("offload")
+            self.rollout.call("wake", "kv_cache")

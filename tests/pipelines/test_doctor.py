@@ -1,0 +1,135 @@
+"""`rayward doctor`: figures worked out by hand, what it finds before it starts anything, and one model all through."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.ragged import Ragged
+from data.rollouts import Rollouts
+from pipelines.cli import main
+from pipelines.doctor import differences, examine, judge, largest
+
+
+def made(rows: list[list[int]], logprobs: list[float]) -> Rollouts:
+    return Rollouts(
+        prompts=Ragged.of([[1]] * len(rows)),
+        responses=Ragged.of(rows),
+        prompt_index=np.arange(len(rows)),
+        finished=np.ones(len(rows), bool),
+        rollout_logprobs=np.array(logprobs, np.float32),
+        weight_version=0,
+    )
+
+
+ROLLOUTS = made([[40, 41, 42], [43]], [-1.0, -2.0, -3.0, -0.5])
+
+
+def test_the_verdict_is_that_of_rl() -> None:
+    figures, complaint = judge(ROLLOUTS, np.array([-1.0, -1.75, -3.0, -1.0], np.float32), "bfloat16")
+    # gaps of 0, 0.25, 0 and -0.5: exp(0.25) - 1.25 = 0.034025, exp(-0.5) - 0.5 = 0.106531
+    assert figures["mismatch_mean"] == pytest.approx(0.1875) and figures["mismatch_max"] == pytest.approx(0.5)
+    assert figures["mismatch_k3"] == pytest.approx((0.0340254 + 0.1065307) / 4, abs=1e-6)
+    assert figures["mismatch_factor"] == pytest.approx((2 + 1.2840254 + 1.6487213) / 4, abs=1e-6)
+    assert "0.188 nats" in complaint and "0.05 in bfloat16" in complaint
+    near = ROLLOUTS.rollout_logprobs + np.float32(4e-5)
+    assert judge(ROLLOUTS, near, "float32")[1] == ""
+    assert judge(ROLLOUTS, ROLLOUTS.rollout_logprobs + np.float32(2e-4), "float32")[1] != ""
+    assert judge(ROLLOUTS, ROLLOUTS.rollout_logprobs + np.float32(2e-4), "bfloat16")[1] == ""
+    assert judge(ROLLOUTS, np.full(4, np.nan, np.float32), "bfloat16")[1] != ""
+
+
+def test_the_largest_gaps_are_named(tiny_models) -> None:
+    trainer = np.array([-1.0, -1.75, np.nan, -1.0], np.float32)
+    rows = largest(ROLLOUTS, trainer, tiny_models.tokenizer, count=3)
+    words = [tiny_models.tokenizer.decode([token]) for token in (42, 43, 41)]
+    assert [row[0] for row in rows] == [f"{w!r} ({i})" for w, i in zip(words, (42, 43, 41), strict=True)]
+    assert [row[1:3] for row in rows] == [(0, "3 of 3"), (1, "1 of 1"), (0, "2 of 3")]
+    assert [row[-1] for row in rows] == [np.inf, 0.5, 0.25]
+
+
+def test_differences_end_where_answers_part() -> None:
+    assert differences(ROLLOUTS, ROLLOUTS) == (0.0, 0.0)
+    # The first answer goes its own way after one token, whose log-prob has other bits; the second only has other bits.
+    other = made([[40, 50, 60, 70], [43]], [-1.1, -9.0, -9.0, -9.0, -0.6])
+    assert differences(ROLLOUTS, other) == (0.5, 1.0)
+    longer = made([[40, 41, 42, 43]], [-1.0, -2.0, -3.0, -1.0])
+    assert differences(ROLLOUTS, longer) == (1.0, 0.0)
+
+
+@pytest.fixture
+def folder(tiny_models, tmp_path: Path) -> Path:
+    """A copy of the tiny model to break."""
+    return Path(shutil.copytree(tiny_models.policy, tmp_path / "model"))
+
+
+def change(path: Path, **values: object) -> None:
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.is_file() else {}) | values))
+
+
+def without_tokenizer(folder: Path) -> None:
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+
+
+@pytest.mark.parametrize("break_it, told", [
+    (lambda folder: change(folder / "tokenizer_config.json", eos_token=None), "no end token"),
+    (lambda folder: change(folder / "config.json", vocab_size=290), "embeddings for 290 tokens"),
+    (without_tokenizer, "no tokenizer in"),
+    (lambda folder: change(folder / "config.json", head_dim=24), "heads of 24: vLLM on the CPU takes 32, 64"),
+])  # fmt: skip
+def test_what_would_break_rollouts_is_told_before_anything_starts(
+    folder: Path, capsys: pytest.CaptureFixture[str], break_it: Callable[[Path], None], told: str
+) -> None:
+    assert examine(folder) == ([], [])
+    break_it(folder)
+    assert main(["doctor", "--model", str(folder)]) == 1
+    printed = capsys.readouterr().out
+    assert "PROBLEM: " in printed and told in printed and "mismatch" not in printed
+
+
+def test_notes_are_no_problems(folder: Path) -> None:
+    change(folder / "generation_config.json", top_p=0.9, top_k=40, repetition_penalty=1.0, temperature=None)
+    vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
+    change(folder / "config.json", vocab_size=vocab_size + 20, head_dim=24)
+    broken, notes = examine(folder, gpus=1)
+    assert broken == [] and len(notes) == 2
+    assert "has top_p 0.9, top_k 40: training rollouts ignore it" in notes[0] and notes[1].startswith(
+        "the model has 20"
+    )
+
+
+@pytest.mark.parametrize("options, told", [
+    (["--model", "nowhere"], "nowhere is no folder"), (["--model", "."], "has no config.json"),
+    (["--model", ".", "--temperature", "0"], "--temperature is 0"), (["--model", ".", "--count", "0"], "--count is 0"),
+    (["--model", ".", "--template", "chatml"], "--template chatml is for --prompts"),
+])  # fmt: skip
+def test_mistakes_are_told(
+    options: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["doctor", *options]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_a_sound_model_is_fit(local_ray, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both engines for real, on chats; the same answers in batches of 16 and of 2."""
+    asked = [{"instruction": f"What is {n} plus {n}?"} for n in range(8)]
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
+    options = ["--prompts", str(tmp_path / "asked.jsonl"), "--count", "8", "--tokens", "12", "--temperature", "0.8"]
+    status = main(["doctor", "--model", str(folder), *options, "--dtype", "float32"])
+    printed = capsys.readouterr().out
+    assert status == 0 and "fit for RL" in printed, printed
+    figures = dict(re.findall(r"^ *(\S.*?) {2,}(\S+) *$", printed, re.MULTILINE))
+    assert 0 < float(figures["mismatch_mean"]) < 1e-4
+    assert float(figures["mismatch_factor"]) == pytest.approx(1, abs=1e-3)
+    assert int(figures["answers"]) == 8 and 8 <= int(figures["tokens"]) <= 96
+    for size in (16, 2):
+        assert figures[f"{size} at once: answers with other tokens"] == "0.0%"
+        assert figures[f"{size} at once: log-probs with other bits"] == "0.0%"

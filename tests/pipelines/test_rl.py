@@ -1,0 +1,126 @@
+"""Online RL through the command line on the real stack: every algorithm, generating ahead, replay, adapters."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from data import rollout_file
+
+pytestmark = pytest.mark.timeout(900)
+CRITIC_FREE = ("rloo", "grpo", "reinforce")
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def without_time(path: Path) -> list[dict]:
+    return [{name: value for name, value in row.items() if name != "time"} for row in rows_of(path)]
+
+
+def from_road(road: Path, folder: Path) -> Path:
+    """A run folder whose stages before RL are those of the road."""
+    for stage in ("prepare", "sft", "reward"):
+        (folder / stage).symlink_to(road / stage)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ahead(road: Path, tmp_path_factory: pytest.TempPathFactory, rayward: Callable[..., str]) -> Path:
+    """Every algorithm that the road does not run, one step off, on two engines and two policy ranks."""
+    folder = from_road(road, tmp_path_factory.mktemp("ahead"))
+    settings = (
+        "rl.algorithms=[rloo,grpo,reinforce,awr]", "rl.mode=one_step_off", "resources.rollout.workers=2",
+        "resources.policy.workers=2", "rl.rloo.kl_target=0.01", "rl.rloo.learning_rate=1e-3",
+        "rl.grpo.learning_rate=1e-3", "rl.reinforce.learning_rate=1e-3", "rl.reinforce.dual_clip=3",
+        "rl.awr.learning_rate=1e-3", "rl.iterations=3",
+    )  # fmt: skip
+    rayward("rl", folder, *(part for setting in settings for part in ("--set", setting)))
+    return folder
+
+
+def test_every_algorithm_trains_with_what_it_needs(ahead: Path) -> None:
+    for name in (*CRITIC_FREE, "awr"):
+        rows = rows_of(ahead / "rl" / name / "metrics.jsonl")
+        assert len(rows) == 3 and all(math.isfinite(row["policy/loss"]) for row in rows)
+        assert ("explained_variance" in rows[0]) == ("critic/loss" in rows[0]) == (name == "awr")
+        assert rows[1]["policy/grad_norm"] > 0 and rows[2]["kl_k3"] > 0
+        start, end = (ahead / part / "model" / "model.safetensors" for part in ("sft", f"rl/{name}"))
+        assert start.read_bytes() != end.read_bytes()
+    rloo, grpo = (rows_of(ahead / "rl" / name / "metrics.jsonl") for name in ("rloo", "grpo"))
+    falls = 1 - 0.2 * 32 / 10000
+    assert rloo[0]["kl_coef"] == 0.05 and rloo[1]["kl_coef"] == pytest.approx(0.05 * falls), "no KL yet: it falls"
+    assert grpo[0]["kl_coef"] == 0 and "policy/kl_loss" in grpo[0]
+
+
+def test_one_step_off_is_one_version_late_and_no_more(ahead: Path) -> None:
+    for name in CRITIC_FREE:
+        rows = rows_of(ahead / "rl" / name / "metrics.jsonl")
+        assert [row["staleness"] for row in rows] == [0, 1, 1]
+        assert rows[0]["mismatch_max"] < 1e-4 < rows[1]["mismatch_max"], "old weights sampled the second batch"
+        assert rows[0]["mismatch_factor"] < 1.0001 < rows[1]["mismatch_factor"]
+        versions = [
+            rollout_file.read(path)[0].weight_version for path in sorted((ahead / "rl" / name / "rollouts").iterdir())
+        ]
+        assert versions == [0, 0, 1]
+
+
+def test_an_iteration_s_time_is_accounted_for(ahead: Path) -> None:
+    for name in CRITIC_FREE:
+        folder = ahead / "rl" / name
+        for row, line in zip(rows_of(folder / "metrics.jsonl"), rows_of(folder / "spans.jsonl"), strict=True):
+            time = row["time"]
+            assert {"generate_s", "reward_s", "reference_s", "logprobs_s", "policy_update_s"} <= time.keys()
+            assert 0 < time["peak_share"] < 1 and time["samples_per_s"] == pytest.approx(
+                32 / time["iteration_s"], rel=0.01
+            )
+            assert 0 <= time["overhead_share"] <= 1 and time["outside_s"] <= time["iteration_s"]
+            roles = {span["role"] for span in line["spans"]}
+            assert {"driver", "rollout", "policy", "reference", "reward"} <= roles and "critic" not in roles
+            assert {span["rank"] for span in line["spans"] if span["role"] == "policy"} == {0, 1}
+            assert all(span["start"] <= span["end"] for span in line["spans"])
+        assert json.loads((folder / "trace.json").read_text())["traceEvents"]
+
+
+def test_replayed_rollouts_train_the_same_model(road: Path, tmp_path: Path, rayward: Callable[..., str]) -> None:
+    folder, made = from_road(road, tmp_path), road / "rl" / "ppo"
+    columns = set(pq.read_table(made / "rollouts" / "00001.parquet").column_names)
+    assert {"prompt_id", "response", "score", "rollout_logprobs", "policy_logprobs", "values", "advantages"} <= columns
+    rayward("rl", folder, "--set", "rl.algorithms=[ppo]", "--replay", str(made / "rollouts"))
+    assert without_time(folder / "rl" / "ppo" / "metrics.jsonl") == without_time(made / "metrics.jsonl")
+    model = "model/model.safetensors"
+    assert (folder / "rl" / "ppo" / model).read_bytes() == (made / model).read_bytes()
+
+
+def test_adapters_train_and_are_merged(road: Path, tmp_path: Path, rayward: Callable[..., str]) -> None:
+    """The engine's log-probs are the old ones here, so the first step's gap is that of the merged weights."""
+    from safetensors.torch import load_file
+
+    folder = from_road(road, tmp_path)
+    settings = ("rl.lora={rank: 4}", "rl.old_logprobs=rollout", "rl.algorithms=[ppo]", "rl.ppo.learning_rate=1e-2")
+    rayward("rl", folder, *(part for setting in settings for part in ("--set", setting)))
+    rows = rows_of(folder / "rl" / "ppo" / "metrics.jsonl")
+    assert abs(rows[0]["kl"]) < 1e-4 < abs(rows[1]["kl"]), "without adapters it is the reference"
+    assert all(row["mismatch_max"] < 1e-4 for row in rows)
+    assert "reference_s" in rows[0]["time"] and "logprobs_s" not in rows[0]["time"]
+    start, end = (load_file(path / "model" / "model.safetensors") for path in (folder / "sft", folder / "rl" / "ppo"))
+    assert start.keys() == end.keys()
+    moved = {name for name in start if not start[name].equal(end[name])}
+    assert moved and all("_proj." in name for name in moved), "embeddings and norms stay"
+
+
+@pytest.mark.slow
+def test_rollouts_without_training_can_be_trained_on(road: Path, tmp_path: Path, rayward: Callable[..., str]) -> None:
+    folder, made = from_road(road, tmp_path), tmp_path / "drawn"
+    rayward("rl", folder, "--rollout-only", str(made))
+    assert len(list(made.glob("*.parquet"))) == 2
+    settings = ("--set", "rl.algorithms=[rloo]", "--set", "rl.max_mismatch=1")
+    rayward("rl", folder, *settings, "--replay", str(made))
+    rows = rows_of(folder / "rl" / "rloo" / "metrics.jsonl")
+    assert [row["staleness"] for row in rows] == [0, 1], "the first model's answers, trained on twice"
