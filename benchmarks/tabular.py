@@ -201,7 +201,7 @@ def plot(svg: Path, ways: dict[str, dict[Setting, list]], problems: list[Problem
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(2, len(ways), figsize=(4.4 * len(ways), 6), sharex=True, sharey="row")
-    levels = [0.05 * step for step in range(6, 19)]
+    levels = [0.05 * step for step in range(4, 19)]
     bounds = {level: [problem.bound(level) for problem in problems] for level in levels}
     for (above, below), (title, paths) in zip(axes.T, ways.items(), strict=True):
         for method, color in COLORS.items():
@@ -216,7 +216,7 @@ def plot(svg: Path, ways: dict[str, dict[Setting, list]], problems: list[Problem
         )
         above.set_title(title)
         above.legend()
-        below.set(xlabel="reward (0 reference, 1 best answer)", ylim=(0.95, 2.25))
+        below.set(xlabel="reward (0 reference, 1 best answer)", ylim=(0.95, 3))
     axes[0][0].set_ylabel("KL to the reference, nats an answer")
     axes[1][0].set_ylabel("KL / least possible")
     for axis in axes.flat:
