@@ -29,14 +29,15 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from peers import peer_python, run_peer
+
 HERE = Path(__file__).resolve().parent
+HALVES = str(HERE / "rl_halves.py")
 ADAM = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "max_grad_norm": 0.0}
 NO_CLIPPING = 1e9
 WORLD = [
@@ -48,15 +49,6 @@ MODES = {  # both cores for whoever works, or one each where engine and trainer 
     "sync": ["resources.rollout.threads=2", "resources.policy.threads=2"],
     "one_step_off": ["resources.rollout.threads=1", "resources.policy.threads=1"],
 }
-
-
-def gold(*, prompts: Sequence[Any], completions: Sequence[str], **_: Any) -> list[float]:
-    """The reward of both sides: the toy world's gold judge."""
-    from data.records import Turn
-    from data.toyworld import judge
-
-    asked = [tuple(Turn(turn["role"], turn["content"]) for turn in messages) for messages in prompts]
-    return [judge(turns, answer) for turns, answer in zip(asked, completions, strict=True)]
 
 
 def main() -> None:
@@ -86,8 +78,6 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
-    from peers import peer_python
-
     options.peer_python = options.peer_python or (peer_python() if "trl" in options.sides else None)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # the processes it starts inherit them
     figures: dict[str, Any] = {}
@@ -106,10 +96,11 @@ def main() -> None:
         options.json.write_text(json.dumps(written | figures, indent=1) + "\n", encoding="utf-8")
 
 
-def rayward(*arguments: str) -> None:
-    """The command, of this checkout; SystemExit with the end of what it said where it fails."""
-    command = [sys.executable, "-m", "pipelines.cli", *arguments]
-    done = subprocess.run(command, cwd=HERE.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def ours(*arguments: str) -> None:
+    """Run Python on this checkout; SystemExit with the end of what it said where it fails."""
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent)}  # which Ray's workers inherit
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}")
 
@@ -117,13 +108,9 @@ def rayward(*arguments: str) -> None:
 def make_run(run: Path, options: argparse.Namespace) -> Path:
     """A model of about 3M parameters that answers the toy world's questions and ends its answers."""
     print(f"Preparing and training the model that both begin with in {run}", flush=True)
-    settings = [*WORLD, *options.set]
-    rayward(*"align quickstart --stages prepare,sft --run".split(), str(run.resolve()), *(_sets(settings)))
+    settings = [part for setting in (*WORLD, *options.set) for part in ("--set", setting)]
+    ours(*"-m pipelines.cli align quickstart --stages prepare,sft --run".split(), str(run.resolve()), *settings)
     return run
-
-
-def _sets(settings: Sequence[str]) -> list[str]:
-    return [part for setting in settings for part in ("--set", setting)]
 
 
 def measure(options: argparse.Namespace, folder: Path, iterations: int, full_length: bool = False) -> dict[str, Any]:
@@ -139,14 +126,14 @@ def measure(options: argparse.Namespace, folder: Path, iterations: int, full_len
     if "trl" in options.sides and len(options.trl_batches) > 1:
         for batch in options.trl_batches:
             write_task(options, folder, options.seeds[0], options.warm_up + 2)
-            trials[batch] = speed(trl_half_of(options, folder, batch), options)
+            trials[batch] = speed(trl_half(options, folder, batch), options)
         print("trl, samples/s by batch: " + ", ".join(f"{batch} {of:.1f}" for batch, of in trials.items()), flush=True)
     batch = max(trials, key=trials.__getitem__) if trials else options.trl_batches[0]
     found: dict[str, list[dict[str, Any]]] = {side: [] for side in options.sides}
     for seed in options.seeds:
         for side, runs in found.items():
             config = write_task(options, folder, seed, iterations, side)
-            half = trl_half_of(options, folder, batch) if side == "trl" else rayward_half_of(config, folder)
+            half = trl_half(options, folder, batch) if side == "trl" else rayward_half(folder, config)
             runs.append(half | {"seed": seed, "samples_per_s": speed(half, options)})
         shown = (f"{side} {runs[-1]['samples_per_s']:.1f}" for side, runs in found.items())
         print(f"seed {seed}, samples/s: {', '.join(shown)}", flush=True)
@@ -194,7 +181,7 @@ def write_task(options: argparse.Namespace, folder: Path, seed: int, iterations:
     run = folder / "run"
     settings = [f"rl.{name}={value}" for name, value in rl.items()] if side != "trl" else []
     settings += [f"seed={seed}", f"rollout.max_new_tokens={options.max_new_tokens}", f"scoring.functions={HERE}"]
-    settings += ["scoring.sources=[{kind: function, target: 'rl_vs_trl:gold'}]", *MODES.get(side, []), *options.set]
+    settings += ["scoring.sources=[{kind: function, target: 'rl_halves:gold'}]", *MODES.get(side, []), *options.set]
     config = load(str(options.run / "config.yaml"), settings)
     (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
     for stage in ("prepare", "sft"):  # data and model are those of the run, whatever the seed
@@ -207,7 +194,7 @@ def write_task(options: argparse.Namespace, folder: Path, seed: int, iterations:
     passes = range(-(-needed // len(prompts)))
     order = [row for number in passes for row in epoch_order(len(prompts), seed, number)][:needed]
     messages = [[{"role": turn.role, "content": turn.content} for turn in prompts[row].turns] for row in order]
-    trl = {
+    trl = ADAM | {
         "seed": seed, "num_generations": options.samples, "generation_batch_size": options.prompts * options.samples,
         "num_iterations": options.epochs, "max_completion_length": options.max_new_tokens, "beta": 0.0,
         "learning_rate": options.learning_rate, "epsilon": options.clip,
@@ -218,83 +205,22 @@ def write_task(options: argparse.Namespace, folder: Path, seed: int, iterations:
     return folder / "config.yaml"
 
 
-def rayward_half_of(config: Path, folder: Path) -> dict[str, Any]:
-    """Rewards, lengths and ends of the iterations of the RL stage in a process of its own, and its own times."""
+def rayward_half(folder: Path, config: Path) -> dict[str, Any]:
+    """Rewards, lengths and ends of the iterations of the RL stage, and its own times."""
     from pipelines.stage import read_jsonl
 
     shutil.rmtree(folder / "run" / "rl", ignore_errors=True)
-    command = [sys.executable, str(Path(__file__).resolve()), "--rayward-half", str(config), str(folder / "run")]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout[-3000:]}")
+    ours(HALVES, "rayward", str(config), str(folder / "run"))
     lines = list(read_jsonl(folder / "run" / "rl" / "rloo" / "metrics.jsonl"))
     seen = {"rewards": "score", "lengths": "length", "ends": "end", "times": "time"}
     return {name: [line[key] for line in lines] for name, key in seen.items()}
 
 
-def rayward_half(config: str, run: Path) -> None:
-    """The RL stage as it is; lines of its metrics also carry the time at which they are written."""
-    from configs.load import load
-    from pipelines import rl
-    from pipelines.stage import Metrics, Run
-
-    class Stamped(Metrics):
-        def log(self, step: int, values: Any, show: tuple[str, ...] = ()) -> None:
-            super().log(step, {**values, "end": time.perf_counter()}, show)
-
-    rl.Metrics = Stamped  # type: ignore[misc, attr-defined]
-    rl.run(Run(run, load(config)))
-
-
-def trl_half_of(options: argparse.Namespace, folder: Path, batch: int) -> dict[str, Any]:
+def trl_half(options: argparse.Namespace, folder: Path, batch: int) -> dict[str, Any]:
     """The same of TRL, in its environment."""
-    from peers import run_peer
-
     more = json.dumps({"per_device_train_batch_size": batch} | options.trl_set)
-    run_peer([options.peer_python, str(Path(__file__).resolve()), "--trl-half", str(folder), more], options.cores)
+    run_peer([options.peer_python, HALVES, "trl", str(folder), more], options.cores)
     return json.loads((folder / "trl.json").read_text())
-
-
-def trl_half(folder: Path, more: str) -> None:
-    """Train with TRL and write what was seen."""
-    import torch
-    import trl
-    from datasets import Dataset
-    from transformers import AutoTokenizer, TrainerCallback
-
-    sys.path.append(str(HERE.parent))  # data.toyworld, which is plain Python
-    task = json.loads((folder / "task.json").read_text())
-    torch.set_num_threads(task["cores"])
-    model = str(folder / "run" / "sft" / "model")
-    shown = AutoTokenizer.from_pretrained(model).apply_chat_template(task["prompts"], add_generation_prompt=True)
-    if shown["input_ids"] != task["ids"]:
-        raise SystemExit("TRL would see other prompt tokens than Rayward")
-    seen: dict[str, Any] = {"rewards": [], "lengths": [], "finished": [], "ends": []}
-
-    def reward(prompts: Any, completions: Any, completion_ids: Any, **_: Any) -> list[float]:
-        scores = gold(prompts=prompts, completions=[answer[0]["content"] for answer in completions])
-        seen["rewards"].append(statistics.mean(scores))
-        seen["lengths"].append(statistics.mean(map(len, completion_ids)))
-        return scores
-
-    class Clock(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-            if state.global_step % (state.max_steps // task["iterations"]) == 0:
-                seen["ends"].append(time.perf_counter())
-
-    settings = task["settings"] | json.loads(more)
-    config = trl.RLOOConfig(
-        output_dir=str(folder / "trl"), lr_scheduler_type="constant", weight_decay=0.0, bf16=False, use_cpu=True,
-        gradient_checkpointing=False, dataloader_pin_memory=False, temperature=1.0, shuffle_dataset=False,
-        gradient_accumulation_steps=task["step"] // settings["per_device_train_batch_size"], report_to="none",
-        save_strategy="no", logging_strategy="no", disable_tqdm=True, **ADAM, **settings,
-    )  # fmt: skip
-    data = Dataset.from_dict({"prompt": task["prompts"]})
-    trainer = trl.RLOOTrainer(model=model, reward_funcs=reward, args=config, train_dataset=data, callbacks=[Clock()])
-    trainer.train()
-    seen["versions"] = {name: metadata.version(name) for name in ("trl", "accelerate", "torch", "transformers")}
-    (folder / "trl.json").write_text(json.dumps(seen))
 
 
 def report(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -311,10 +237,10 @@ def report(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         figures["rewards"][side] = [statistics.mean(run["rewards"][-3:]) for run in runs]
         print(f"{side}, mean reward by iteration: " + " ".join(f"{value:.2f}" for value in figures["curves"][side]))
     theirs = figures["rewards"].get("trl")
-    for side, ours in figures["rewards"].items() if theirs and len(theirs) > 1 else ():
+    for side, rewards in figures["rewards"].items() if theirs and len(theirs) > 1 else ():
         if side != "trl":
-            gap = statistics.mean(ours) - statistics.mean(theirs)
-            noise = ((statistics.variance(ours) + statistics.variance(theirs)) / len(ours)) ** 0.5
+            gap = statistics.mean(rewards) - statistics.mean(theirs)
+            noise = ((statistics.variance(rewards) + statistics.variance(theirs)) / len(rewards)) ** 0.5
             figures.setdefault("reward_gap", {})[side] = {"gap": gap, "standard_error": noise}
             print(f"{side} less trl, reward of the last three iterations: {gap:+.3f}, standard error {noise:.3f}")
     figures["ratio"] = {side: of / median["trl"] for side, of in median.items() if side != "trl" and theirs}
@@ -323,9 +249,4 @@ def report(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    halves = {"--trl-half": trl_half, "--rayward-half": rayward_half}
-    if sys.argv[1:2] and sys.argv[1] in halves:
-        first, second = sys.argv[2:4]
-        trl_half(Path(first), second) if sys.argv[1] == "--trl-half" else rayward_half(first, Path(second))
-    else:
-        main()
+    main()
