@@ -173,10 +173,16 @@ def write_task(options: argparse.Namespace, folder: Path, seed: int, iterations:
         "algorithms": "[rloo]", "rloo.learning_rate": options.learning_rate, "rloo.clip": options.clip,
         "rloo.kl_coef": 0, "mode": side, "old_logprobs": "rollout", "prompts_per_iteration": options.prompts,
         "samples_per_prompt": options.samples, "samples_per_step": options.step, "epochs": options.epochs,
-        "iterations": iterations, "reward_clip": "null", "monitor.prompts": 0, "optimizer.schedule": "constant",
-        "optimizer.warmup_fraction": 0, "optimizer.weight_decay": 0, "optimizer.max_grad_norm": NO_CLIPPING,
-        "optimizer.betas": [ADAM["adam_beta1"], ADAM["adam_beta2"]], "optimizer.eps": ADAM["adam_epsilon"],
-        "optimizer.micro_batch_tokens": options.micro_batch_tokens,
+        "iterations": iterations, "reward_clip": "null", "monitor.prompts": 0, "monitor.kl": "false",
+        "save_rollouts": "false",
+    }  # fmt: skip
+    rl |= {
+        f"optimizer.{name}": value
+        for name, value in {
+            "schedule": "constant", "warmup_fraction": 0, "weight_decay": 0, "max_grad_norm": NO_CLIPPING,
+            "betas": [ADAM["adam_beta1"], ADAM["adam_beta2"]], "eps": ADAM["adam_epsilon"],
+            "micro_batch_tokens": options.micro_batch_tokens,
+        }.items()
     }  # fmt: skip
     run = folder / "run"
     settings = [f"rl.{name}={value}" for name, value in rl.items()] if side != "trl" else []
