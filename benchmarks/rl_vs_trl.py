@@ -78,6 +78,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
+    if not 1 <= options.warm_up < min(options.iterations, options.full_iterations) - 1:
+        parser.error("--warm-up is at least 1, and at least one iteration between it and the last is needed")
     options.peer_python = options.peer_python or (peer_python() if "trl" in options.sides else None)
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])  # the processes it starts inherit them
     figures: dict[str, Any] = {}
