@@ -43,7 +43,7 @@ NO_CLIPPING = 1e9
 WORLD = [
     "model.scratch={hidden_size: 256, intermediate_size: 512, layers: 4, heads: 4, vocab_size: 320}",
     "data.toyworld={demonstrations: 6000, rankings: 400, answers_per_ranking: 2}", "evaluate.prompts=16",
-    "model.context_tokens=192", "rollout.max_new_tokens=64", "sft.epochs=2",
+    "model.context_tokens=192", "rollout.max_new_tokens=64", "sft.epochs=1",
 ]  # fmt: skip
 MODES = {  # both cores for whoever works, or one each where engine and trainer work at the same time
     "sync": ["resources.rollout.threads=2", "resources.policy.threads=2"],
