@@ -41,9 +41,9 @@ HALVES = str(HERE / "rl_halves.py")
 ADAM = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "max_grad_norm": 0.0}
 NO_CLIPPING = 1e9
 WORLD = [
-    "model.scratch={hidden_size: 256, intermediate_size: 512, layers: 4, heads: 4, vocab_size: 320}",
-    "data.toyworld={demonstrations: 6000, rankings: 400, answers_per_ranking: 2}", "evaluate.prompts=16",
-    "model.context_tokens=192", "rollout.max_new_tokens=64", "sft.epochs=1",
+    "model.scratch={hidden_size: 256, intermediate_size: 512, layers: 4, heads: 4, vocab_size: 640}",
+    "data.toyworld={demonstrations: 8000, rankings: 400, answers_per_ranking: 2}", "evaluate.prompts=16",
+    "model.context_tokens=128", "rollout.max_new_tokens=64", "sft.epochs=1",
 ]  # fmt: skip
 MODES = {  # both cores for whoever works, or one each where engine and trainer work at the same time
     "sync": ["resources.rollout.threads=2", "resources.policy.threads=2"],
@@ -65,14 +65,14 @@ def main() -> None:
     parser.add_argument("--step", type=int, default=512, help="samples of an optimizer step")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--max-new-tokens", type=int, default=64)
-    parser.add_argument("--iterations", type=int, default=12, help="with the warm-up and the untimed last one")
+    parser.add_argument("--iterations", type=int, default=10, help="with the warm-up and the untimed last one")
     parser.add_argument("--full-iterations", type=int, default=5, help="the same, for answers of full length")
     parser.add_argument("--warm-up", type=int, default=1, help="first iterations that are not timed")
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19], help="one repeat each")
-    parser.add_argument("--learning-rate", type=float, default=5e-4)
+    parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--clip", type=float, default=0.2)
     parser.add_argument("--cores", type=int, default=2, help="all processes run on these many cores")
-    parser.add_argument("--trl-batches", type=int, nargs="+", default=[32, 64, 128], help="one: no trial")
+    parser.add_argument("--trl-batches", type=int, nargs="+", default=[64, 128, 256], help="one: no trial")
     parser.add_argument("--trl-set", type=json.loads, default={}, metavar="JSON", help="settings of RLOOConfig to try")
     parser.add_argument("--micro-batch-tokens", type=int, default=2048, help="ours, in one forward pass")
     parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
