@@ -156,11 +156,11 @@ def never_ending(base: Path, folder: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(base)
     head, rows = model.get_output_embeddings().weight.data, model.get_input_embeddings().weight.data
-    rows[:, 0] = 4.0
+    rows[:, 0] = 16.0
     head[:, 0] = 0.0
     for end in (model.config.eos_token_id, model.config.pad_token_id):
         head[end] = 0.0
-        head[end, 0] = -4.0
+        head[end, 0] = -40.0
     model.save_pretrained(folder)
 
 
