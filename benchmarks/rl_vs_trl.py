@@ -10,7 +10,7 @@ clipping of gradients, leave-one-out advantages without scaling, clip and temper
 seed of its own, so its rewards are also a learning curve. Time runs from the end of the last warm-up iteration to the
 end of the last but one (in the last, one step off has nothing left to generate), with all that lies between.
 
-TRL generates with transformers' generate in one batch (its vLLM wants an accelerator) and trains in the batch size of
+TRL generates with transformers' generate in one batch (its vLLM mode is for GPUs) and trains in the batch size of
 --trl-batches that was fastest in a short trial. Its loss is the mean over answers of the clipped ratio of the whole
 answer, Rayward's the mean over tokens of the clipped ratio of the token. Where the ratios are 1 both have the same
 gradient up to a factor, to which AdamW is blind: the mean length.
