@@ -118,6 +118,7 @@ def test_mistakes_are_told(
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_sound_model_is_fit(local_ray, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both engines for real, on chats; the same answers in batches of 16 and of 2."""
     asked = [{"instruction": f"What is {n} plus {n}?"} for n in range(8)]
