@@ -12,6 +12,7 @@ from data import rollout_file
 from data.packing import epoch_order
 from data.ragged import Ragged
 from data.records import Prompt
+from data.rollouts import Rollouts
 from pipelines.rows import Renderer, fit_prompts, load_records
 from pipelines.stage import Run, StageError
 from pipelines.team import PARTS, Team
@@ -40,6 +41,7 @@ class Sampler:
     def __init__(self, team: Team):
         self.team, self.stream = team, PromptStream(team.run, team.renderer)
         self.running: dict[int, tuple[list[Prompt], Generation]] = {}
+        self.waiting: list[Rollouts] = []
 
     def begin(self, iteration: int) -> None:
         """Start to draw the answers of an iteration, unless that has begun."""
@@ -48,27 +50,30 @@ class Sampler:
             self.running[iteration] = (prompts, self.team.generate(ids, iteration))
 
     def finish(self, iteration: int) -> list[Prompt]:
-        """Wait for the answers, which are asked about on the way; the iteration's prompts.
+        """Wait for the answers, which are asked about on the way; the iteration's prompts. `hand_over` comes after it.
 
         Raises RuntimeError where they were sampled by other weights than the mode says.
         """
         prompts, generation = self.running.pop(iteration)
         off = self.team.config.rl.mode == "one_step_off"
         expected = max(0, iteration - 1) if off else iteration
-        parts = []
         for _, part in generation.parts():
             if part.weight_version != expected:
                 raise RuntimeError(
                     f"iteration {iteration} was sampled with weight version {part.weight_version}, not {expected}"
                 )
-            parts.append(part)
-            if not self.team.handover.on:
-                self.team.ask(part, prompts)
-        if self.team.handover.on:
-            self.team.handover.to_learners()
-            for part in parts:
+            if self.team.handover.on:
+                self.waiting.append(part)
+            else:
                 self.team.ask(part, prompts)
         return prompts
+
+    def hand_over(self, prompts: list[Prompt]) -> None:
+        """Where engines and learners share GPUs: let the learners have them, and ask about the answers now."""
+        self.team.handover.to_learners()
+        for part in self.waiting:
+            self.team.ask(part, prompts)
+        self.waiting = []
 
 
 class Replay:
@@ -88,15 +93,19 @@ class Replay:
         """Nothing to draw."""
 
     def finish(self, iteration: int) -> list[Prompt]:
-        """Ask about the answers of a file; their prompts."""
+        """Read the answers of a file; their prompts."""
         rollouts, ids = rollout_file.read(self.files[iteration])
         prompt_of = dict(zip(rollouts.prompt_index.tolist(), ids, strict=True))
         if unknown := [name for name in prompt_of.values() if name not in self.known]:
             raise StageError(f"{self.files[iteration]}: prompt {unknown[0]!r} is not in this run's prepare stage")
         prompts = [self.known[prompt_of[index]] for index in sorted(prompt_of)]
         sampled = dict.fromkeys(("policy_logprobs", "reference_logprobs", "values", "advantages", "returns"))
-        whole = rollouts.with_columns(**sampled)
-        size = -(-len(prompts) // PARTS)
-        for start in range(0, len(prompts), size):
-            self.team.ask(whole.take(np.flatnonzero(whole.prompt_index // size == start // size)), prompts)
+        self.read = rollouts.with_columns(**sampled)
         return prompts
+
+    def hand_over(self, prompts: list[Prompt]) -> None:
+        """Ask about the answers, in the parts in which new ones would come."""
+        self.team.handover.to_learners()
+        part_of = self.read.prompt_index // -(-len(prompts) // PARTS)
+        for part in np.unique(part_of):
+            self.team.ask(self.read.take(np.flatnonzero(part_of == part)), prompts)

@@ -60,10 +60,11 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
             record.start(iteration)
             sampler.begin(iteration)
             prompts = record.time("generate", sampler.finish, iteration)
+            if ahead and iteration and not last:
+                record.note(record.time("transfer", team.send_weights, iteration))
             fixed = record.time("monitor", monitor.ask, iteration)
+            sampler.hand_over(prompts)
             if ahead and not last:
-                if iteration:
-                    record.note(record.time("transfer", team.send_weights, iteration))
                 team.take_spans("rollout")
                 sampler.begin(iteration + 1)
             rollouts, figures = record.time("score", team.scored, prompts)

@@ -88,7 +88,6 @@ class Team:
             for group, calls in starting:
                 group.finish(calls, config.cluster.start_timeout_s)
             self.about = self.policy.call("describe")
-            self.handover.to_transfer()
             self.policy.call("connect", self.rollout.actors, self.rollout.backend)
             self.send_weights(0)
             self.take_spans()
