@@ -16,7 +16,9 @@ CHILD = "import time; held = b'1' * {size}; time.sleep(1.5)"
 def test_the_peak_counts_children_that_have_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "SAMPLE_SECONDS", 0.1)
     with memory.PeakMemory() as watched:
-        time.sleep(0.5)
+        until = time.monotonic() + 30
+        while not watched.peak_bytes and time.monotonic() < until:
+            time.sleep(0.1)
         alone = watched.peak_bytes
         children = [subprocess.Popen([sys.executable, "-c", CHILD.format(size=150_000_000)]) for _ in range(2)]
         for child in children:

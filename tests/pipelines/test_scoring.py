@@ -14,14 +14,13 @@ import pytest
 from pydantic import ValidationError
 
 from actors.sources import Answered, Source, SourceDataError, SourceUnavailable
-from algorithms.advantage import RunningMoments
 from configs.schema import Config, RewardSource
 from data.ragged import Ragged
 from data.records import Prompt, Turn, to_json
 from data.rollouts import Rollouts
 from data.rules import exact_number, final_number
 from data.templates import find
-from pipelines.rl import estimate_advantages
+from pipelines.advantages import Shaping, estimate_advantages
 from pipelines.rows import Renderer
 from pipelines.scoring import Scorer
 from pipelines.stage import Run, StageError, write_jsonl
@@ -324,11 +323,11 @@ def test_rewards_are_cut_scaled_and_penalized_as_the_config_says(tiny_config: Ca
     def rewards(**settings: Any) -> list[float]:
         import torch
 
-        moments = RunningMoments()
-        moments.update(torch.tensor([1.0, 2.0, 3.0]))
         config = tiny_config(rl={"gae_lambda": 1.0, "apa": {"whiten": False}, **settings})
-        made, figures = estimate_advantages(rollouts, config, "apa", moments)
-        assert moments.count == 5 and figures["score"] == 5
+        shaping = Shaping.of(config, "apa")
+        shaping.moments.update(torch.tensor([1.0, 2.0, 3.0]))
+        made, figures = estimate_advantages(rollouts, config, "apa", shaping)
+        assert shaping.moments.count == 5 and figures["score"] == 5
         assert made.returns is not None
         return [made.returns[0], made.returns[2]]  # gamma and lambda are 1: the reward at the end
 
