@@ -103,7 +103,7 @@ CASES = [
     ("reward", {"loss": "plackett_luce", "ties": "average", "zero_sum": 0.1}),
     pytest.param("reward", {"loss": "pairs", "margin": 0.5}, marks=pytest.mark.slow),
     pytest.param("dpo", {"loss": "pairs"}, marks=pytest.mark.slow),
-    ("dpo", {"loss": "plackett_luce", "ties": "average"}),
+    pytest.param("dpo", {"loss": "plackett_luce", "ties": "average"}, marks=pytest.mark.slow),
 ]
 
 

@@ -23,8 +23,8 @@ CPU = torch.device("cpu")
 PROMPTS, SAMPLES = 5, 3
 # (role, ranks, ranks that share rows, ZeRO stage, tokens of a micro-batch of one rank)
 ALONE = {"grpo": ("grpo", 1, 1, 1, 4096), "critic": ("critic", 1, 1, 1, 4096)}
-SHARED = [("grpo", 2, 2, 1, 4096), ("grpo", 2, 2, 3, 30), ("critic", 2, 2, 3, 4096)]
-SLOW = [("grpo", 4, 2, 0, 30), ("critic", 2, 2, 0, 30)]
+SHARED = [("grpo", 2, 2, 3, 30)]
+SLOW = [("grpo", 2, 2, 1, 4096), ("critic", 2, 2, 3, 4096), ("grpo", 4, 2, 0, 30), ("critic", 2, 2, 0, 30)]
 
 
 @dataclass

@@ -18,6 +18,7 @@ def texts(each: int, topics: tuple[str, ...] = TOPICS) -> list[str]:
     return [f"please tell {' '.join(rng.sample(topic.split(), 3))}" for _ in range(each) for topic in topics]
 
 
+@pytest.mark.slow
 def test_a_seed_decides_vectors_places_and_clusters() -> None:
     weights, _ = term_weights(texts(40))
     first, second = (reduce(weights, 3) for _ in range(2))

@@ -134,7 +134,7 @@ def test_a_random_judge_ranks_nothing_and_every_item_is_accounted_for(model: str
     assert account["models"]["judge"]["reply_tokens"] == 6 * 16
 
 
-@pytest.mark.parametrize("k", [3, 7])
+@pytest.mark.parametrize("k", [3, pytest.param(7, marks=pytest.mark.slow)])
 def test_a_guided_judge_ranks_and_a_killed_ranking_goes_on_to_the_same_file(k: int, model: str, tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", ranked_rows(12, k))
     whole, resumed = tmp_path / "w.jsonl", tmp_path / "r.jsonl"

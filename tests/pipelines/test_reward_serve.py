@@ -157,7 +157,8 @@ def test_a_folder_that_is_no_reward_model_is_told_before_anything_starts(tiny_mo
         reward_serve.prepare(options(tiny_models.policy))
 
 
-@pytest.mark.parametrize("interrupt", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_an_interrupt_ends_the_command_and_all_it_started(folder: str, interrupt: signal.Signals) -> None:
     command = [sys.executable, "-m", "pipelines.cli", "reward-serve", folder, "--threads", "1"]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)

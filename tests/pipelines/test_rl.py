@@ -13,7 +13,7 @@ import pytest
 from data import rollout_file
 
 pytestmark = pytest.mark.timeout(900)
-CRITIC_FREE = ("rloo", "grpo", "reinforce")
+AHEAD = ("rloo", "awr")
 
 
 def rows_of(path: Path) -> list[dict]:
@@ -33,34 +33,33 @@ def from_road(road: Path, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def ahead(road: Path, tmp_path_factory: pytest.TempPathFactory, rayward: Callable[..., str]) -> Path:
-    """Every algorithm that the road does not run, one step off, on two engines and two policy ranks."""
+    """An algorithm without a critic and one with, one step off, on two engines and two policy ranks."""
     folder = from_road(road, tmp_path_factory.mktemp("ahead"))
     settings = (
-        "rl.algorithms=[rloo,grpo,reinforce,awr]", "rl.mode=one_step_off", "resources.rollout.workers=2",
+        "rl.algorithms=[rloo,awr]", "rl.mode=one_step_off", "resources.rollout.workers=2",
         "resources.policy.workers=2", "rl.rloo.kl_target=0.01", "rl.rloo.learning_rate=1e-3",
-        "rl.grpo.learning_rate=1e-3", "rl.reinforce.learning_rate=1e-3", "rl.reinforce.dual_clip=3",
-        "rl.awr.learning_rate=1e-3", "rl.iterations=3",
+        "rl.rloo.dual_clip=3", "rl.rloo.kl_loss=0.01", "rl.awr.learning_rate=1e-3", "rl.iterations=3",
     )  # fmt: skip
     rayward("rl", folder, *(part for setting in settings for part in ("--set", setting)))
     return folder
 
 
-def test_every_algorithm_trains_with_what_it_needs(ahead: Path) -> None:
-    for name in (*CRITIC_FREE, "awr"):
+def test_algorithms_train_with_what_they_need(ahead: Path) -> None:
+    for name in AHEAD:
         rows = rows_of(ahead / "rl" / name / "metrics.jsonl")
         assert len(rows) == 3 and all(math.isfinite(row["policy/loss"]) for row in rows)
         assert ("explained_variance" in rows[0]) == ("critic/loss" in rows[0]) == (name == "awr")
         assert rows[1]["policy/grad_norm"] > 0 and rows[2]["kl_k3"] > 0
         start, end = (ahead / part / "model" / "model.safetensors" for part in ("sft", f"rl/{name}"))
         assert start.read_bytes() != end.read_bytes()
-    rloo, grpo = (rows_of(ahead / "rl" / name / "metrics.jsonl") for name in ("rloo", "grpo"))
+    rloo = rows_of(ahead / "rl" / "rloo" / "metrics.jsonl")
     falls = 1 - 0.2 * 32 / 10000
     assert rloo[0]["kl_coef"] == 0.05 and rloo[1]["kl_coef"] == pytest.approx(0.05 * falls), "no KL yet: it falls"
-    assert grpo[0]["kl_coef"] == 0 and "policy/kl_loss" in grpo[0]
+    assert "policy/kl_loss" in rloo[0]
 
 
 def test_one_step_off_is_one_version_late_and_no_more(ahead: Path) -> None:
-    for name in CRITIC_FREE:
+    for name in AHEAD:
         rows = rows_of(ahead / "rl" / name / "metrics.jsonl")
         assert [row["staleness"] for row in rows] == [0, 1, 1]
         assert rows[0]["mismatch_max"] < 1e-4 < rows[1]["mismatch_max"], "old weights sampled the second batch"
@@ -72,17 +71,17 @@ def test_one_step_off_is_one_version_late_and_no_more(ahead: Path) -> None:
 
 
 def test_an_iteration_s_time_is_accounted_for(ahead: Path) -> None:
-    for name in CRITIC_FREE:
+    for name in AHEAD:
         folder = ahead / "rl" / name
         for row, line in zip(rows_of(folder / "metrics.jsonl"), rows_of(folder / "spans.jsonl"), strict=True):
             time = row["time"]
             assert {"generate_s", "reward_s", "reference_s", "logprobs_s", "policy_update_s"} <= time.keys()
-            assert 0 < time["peak_share"] < 1 and time["samples_per_s"] == pytest.approx(
-                32 / time["iteration_s"], rel=0.01
-            )
+            assert time["samples_per_s"] == pytest.approx(32 / time["iteration_s"], rel=0.01)
+            assert time["peak_share"] > 0
             assert 0 <= time["overhead_share"] <= 1 and time["outside_s"] <= time["iteration_s"]
             roles = {span["role"] for span in line["spans"]}
-            assert {"driver", "rollout", "policy", "reference", "reward"} <= roles and "critic" not in roles
+            assert {"driver", "rollout", "policy", "reference", "reward"} <= roles
+            assert ("critic" in roles) == (name == "awr")
             assert {span["rank"] for span in line["spans"] if span["role"] == "policy"} == {0, 1}
             assert all(span["start"] <= span["end"] for span in line["spans"])
         assert json.loads((folder / "trace.json").read_text())["traceEvents"]
@@ -98,6 +97,7 @@ def test_replayed_rollouts_train_the_same_model(road: Path, tmp_path: Path, rayw
     assert (folder / "rl" / "ppo" / model).read_bytes() == (made / model).read_bytes()
 
 
+@pytest.mark.slow
 def test_adapters_train_and_are_merged(road: Path, tmp_path: Path, rayward: Callable[..., str]) -> None:
     """The engine's log-probs are the old ones here, so the first step's gap is that of the merged weights."""
     from safetensors.torch import load_file

@@ -130,6 +130,7 @@ def test_a_changed_setting_is_refused_and_nothing_is_lost(road: Path) -> None:
     assert (road / "sft" / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_a_published_model_stays_up_and_chats(road: Path) -> None:
     command = [sys.executable, "-m", "pipelines.cli", "publish", str(TINY), "--run", str(road), "--keep"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
@@ -237,6 +238,7 @@ def test_chat_says_when_nothing_answers() -> None:
     assert done.returncode == 1 and "nothing answers at http://127.0.0.1:9/v1" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_gives_the_same_metrics(
     road: Path, tmp_path: Path, rayward: Callable[..., str]
 ) -> None:

@@ -241,6 +241,7 @@ def test_weighted_sum_and_who_scores_what(scored: Callable, tiny_models: Any) ->
     assert figures["sources/model"] == pytest.approx(np.mean(plain))
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_the_mean_or_the_worst(scored: Callable, tiny_models: Any, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

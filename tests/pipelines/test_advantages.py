@@ -1,0 +1,93 @@
+"""What each algorithm makes of the same scores: rewards, baselines and figures, by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from configs.schema import Config
+from data.ragged import Ragged
+from data.rollouts import Rollouts
+from pipelines.advantages import Shaping, check_mismatch, estimate_advantages, gap
+
+SCORES = np.array([1.0, 3.0, 2.0, 2.0], np.float32)
+LENGTHS = (2, 1, 1, 3)
+
+
+@pytest.fixture
+def rollouts() -> Rollouts:
+    """Two prompts with two answers each; the policy is 0.1 nats a token above the reference."""
+    responses = Ragged.of([[5] * length for length in LENGTHS])
+    zeros = np.zeros(sum(LENGTHS), np.float32)
+    return Rollouts(
+        prompts=Ragged.of([[1]] * 4), responses=responses, prompt_index=np.array([0, 0, 1, 1]),
+        finished=np.ones(4, bool), rollout_logprobs=zeros, weight_version=0, scores=SCORES, policy_logprobs=zeros,
+        reference_logprobs=zeros - np.float32(0.1),
+    )  # fmt: skip
+
+
+def advantages(rollouts: Rollouts, tiny_config: Callable[..., Config], algorithm: str, **own: float) -> np.ndarray:
+    config = tiny_config(rl={"algorithms": [algorithm], algorithm: own})
+    made, figures = estimate_advantages(rollouts, config, algorithm, Shaping.of(config, algorithm))
+    assert figures["score"] == 2 and figures["kl"] == pytest.approx(0.1 * np.mean(LENGTHS))
+    assert made.returns is None and made.advantages is not None
+    return made.advantages
+
+
+def test_rloo_compares_with_the_other_answer_less_its_kl(rollouts, tiny_config) -> None:
+    totals = SCORES - 0.5 * 0.1 * np.array(LENGTHS)
+    expected = np.repeat([totals[0] - totals[1], totals[1] - totals[0], totals[2] - totals[3], totals[3] - totals[2]],
+                         LENGTHS)  # fmt: skip
+    np.testing.assert_allclose(advantages(rollouts, tiny_config, "rloo", kl_coef=0.5), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("divide, scale", [(True, 1 / (2**0.5 + 1e-6)), (False, 1.0)])
+def test_grpo_compares_with_the_mean(rollouts, tiny_config, divide, scale) -> None:
+    found = advantages(rollouts, tiny_config, "grpo", divide_by_std=divide)
+    np.testing.assert_allclose(found, np.array([-1, -1, 1, 0, 0, 0, 0]) * scale, atol=1e-6)
+
+
+def test_reinforce_is_the_reward_to_come(rollouts, tiny_config) -> None:
+    found = advantages(rollouts, tiny_config, "reinforce", kl_coef=1.0, whiten=False)
+    np.testing.assert_allclose(found, [0.8, 0.9, 2.9, 1.9, 1.7, 1.8, 1.9], atol=1e-6)
+    whitened = advantages(rollouts, tiny_config, "reinforce", kl_coef=1.0)
+    assert whitened.mean() == pytest.approx(0, abs=1e-6) and whitened.std(ddof=1) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "apa", "awr"])
+def test_with_a_critic_returns_come_too(rollouts, tiny_config, algorithm) -> None:
+    config = tiny_config(rl={"gae_lambda": 1.0, algorithm: {"whiten": False, "kl_coef": 0.0}})
+    values = np.full(sum(LENGTHS), 0.5, np.float32)
+    shaping = Shaping.of(config, algorithm)
+    made, figures = estimate_advantages(rollouts.with_columns(values=values), config, algorithm, shaping)
+    np.testing.assert_allclose(made.returns, np.repeat(SCORES, LENGTHS), atol=1e-6)
+    np.testing.assert_allclose(made.advantages, np.repeat(SCORES, LENGTHS) - 0.5, atol=1e-6)
+    assert figures["explained_variance"] == pytest.approx(0, abs=1e-6), "a constant explains nothing"
+
+
+def test_the_coefficient_follows_its_target(rollouts, tiny_config) -> None:
+    own = {"kl_coef": 0.1, "kl_target": 0.05, "kl_horizon": 4}
+    config = tiny_config(rl={"ppo": own})
+    shaping, values = Shaping.of(config, "ppo"), np.zeros(sum(LENGTHS), np.float32)
+    _, figures = estimate_advantages(rollouts.with_columns(values=values), config, "ppo", shaping)
+    assert figures["kl_coef"] == 0.1 and shaping.kl_coef == pytest.approx(0.12), "KL above the target: it rises"
+    assert shaping.state_dict()["kl_coef"] == shaping.kl_coef
+
+
+def test_without_a_reference_there_is_no_kl(rollouts, tiny_config) -> None:
+    config = tiny_config(rl={"algorithms": ["rloo"], "rloo": {"kl_coef": 0.0}})
+    alone = rollouts.with_columns(reference_logprobs=None)
+    _, figures = estimate_advantages(alone, config, "rloo", Shaping.of(config, "rloo"))
+    assert "kl" not in figures and figures["reward"] == 2
+
+
+@pytest.mark.parametrize("broken", [1.0, float("nan")])
+def test_an_engine_with_the_same_weights_must_agree(rollouts, tiny_config, broken) -> None:
+    config = tiny_config()
+    check_mismatch(gap(rollouts), config, 3, 3)
+    found = gap(rollouts.with_columns(rollout_logprobs=rollouts.rollout_logprobs + np.float32(broken)))
+    check_mismatch(found, config, 2, 3)  # older weights may differ
+    with pytest.raises(RuntimeError, match="trainer and rollout log-probs of a token differ by"):
+        check_mismatch(found, config, 3, 3)
