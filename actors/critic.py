@@ -11,15 +11,14 @@ from actors.forward import Part
 from actors.layout import Layout
 from actors.models import load_scalar
 from actors.process import Rendezvous, set_threads
-from actors.spans import Timed
-from actors.updates import train
+from actors.updates import Learner, train
 from algorithms.policy import value_loss
 from configs.plan import rl_arithmetic
 from configs.schema import Config
 from data.rollouts import Rollouts
 
 
-class Critic(Timed):
+class Critic(Learner):
     """One rank of the critic, which starts as the reward model."""
 
     def __init__(self, folder: str, config: Config, rank: int):
@@ -28,9 +27,6 @@ class Critic(Timed):
         set_threads(role.threads)
         self.config, self.folder = config, folder
         self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
-
-    def open(self) -> tuple[str, int]:
-        return self.rendezvous.open()
 
     def start(self, host: str, port: int) -> None:
         """Join the group and load the model."""
@@ -47,16 +43,6 @@ class Critic(Timed):
         model = self.engine.engine.module.classifier
         group = self.rendezvous.subgroup(rl.sequence_parallel)
         self.layout = Layout(model, self._values, self.place, False, rl.shared_prompts, group)
-
-    def offload(self) -> None:
-        """Leave the GPU's memory to the rollout engines."""
-        with self.span("offload"):
-            self.engine.offload()
-
-    def reload(self) -> None:
-        """Take it back."""
-        with self.span("reload"):
-            self.engine.reload()
 
     def _values(self, *rows: torch.Tensor, **inputs: Any) -> torch.Tensor:
         return self.engine.infer(lambda engine: engine(*rows, **inputs))

@@ -89,24 +89,17 @@ class Layout:
             self.place = Place(place.rank // size, place.world_size // size, place.device)
         self.hidden_size = int(model.config.get_text_config().hidden_size)
 
-    def shared(self, rollouts: Rollouts, token_budget: int) -> bool:
-        """Whether these rollouts are read with shared prompts."""
-        if not self.able or not len(rollouts):
-            return False
-        if self.ulysses:
-            return True
-        costs = response_units(rollouts, token_budget)[1]
-        alone = rollouts.sequences().lengths
-        return bool(self.wanted) or operations(costs, self.hidden_size) < operations(alone, self.hidden_size)
-
     def plan(self, rollouts: Rollouts, token_budget: int) -> tuple[list[list[int]], bool]:
         """(this rank's micro-batches as row numbers, whether their prompts are shared)."""
-        token_budget *= self.ulysses.size if self.ulysses else 1  # of which a rank has its slice
-        if not self.shared(rollouts, token_budget):
-            return self.place.micro_batches(rollouts.sequences().lengths, token_budget), False
-        units, costs = response_units(rollouts, token_budget)
-        packs = self.place.packs(costs, token_budget)
-        return [[row for unit in pack for row in units[unit]] for pack in packs], True
+        token_budget *= self.ulysses.size if self.ulysses else 1
+        alone = rollouts.sequences().lengths
+        if self.able and len(rollouts):
+            units, costs = response_units(rollouts, token_budget)
+            fewer = operations(costs, self.hidden_size) < operations(alone, self.hidden_size)
+            if self.ulysses or self.wanted or fewer:
+                packs = self.place.packs(costs, token_budget)
+                return [[row for unit in pack for row in units[unit]] for pack in packs], True
+        return self.place.micro_batches(alone, token_budget), False
 
     def cost(self, rollouts: Rollouts, plan: list[list[int]], shared: bool) -> dict[str, float]:
         """Tokens that this rank's layers see in a plan, and which share of them is padding."""

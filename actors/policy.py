@@ -13,8 +13,7 @@ from actors.forward import Part
 from actors.layout import Layout
 from actors.models import load_policy
 from actors.process import Rendezvous, copy_rate, peak_flops, set_threads, workers_per_engine
-from actors.spans import Timed
-from actors.updates import train
+from actors.updates import Learner, train
 from algorithms.advantage import kl_k3
 from algorithms.policy import apa, awr, kl_loss, ppo_clip, truncated_importance_weights
 from configs.plan import rl_arithmetic
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 RATIO_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
 
 
-class Policy(Timed):
+class Policy(Learner):
     """One rank of the policy."""
 
     def __init__(self, folder: str, config: Config, algorithm: str, rank: int):
@@ -40,9 +39,6 @@ class Policy(Timed):
         self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
         self.sender: Sender | None = None
         self.first_step = True
-
-    def open(self) -> tuple[str, int]:
-        return self.rendezvous.open()
 
     def start(self, host: str, port: int) -> None:
         """Join the group and load the model."""
@@ -62,16 +58,6 @@ class Policy(Timed):
         counts = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()]
         peak = peak_flops(self.config.model.dtype, self.place.device)
         return {"parameters": float(sum(counts)), "peak_flops": peak, "copy_bytes_per_s": copy_rate()}
-
-    def offload(self) -> None:
-        """Leave the GPU's memory to the rollout engines."""
-        with self.span("offload"):
-            self.engine.offload()
-
-    def reload(self) -> None:
-        """Take it back."""
-        with self.span("reload"):
-            self.engine.reload()
 
     def _logprobs(self, *rows: Tensor, **inputs: Any) -> Tensor:
         return self.engine.infer(lambda engine: engine(*rows, **inputs)[0])

@@ -10,9 +10,32 @@ from torch import Tensor
 
 from actors.engine import Sums, TrainEngine
 from actors.layout import Layout
+from actors.process import Rendezvous
+from actors.spans import Timed
 from configs.schema import Config
 from data.packing import epoch_order, step_batches
 from data.rollouts import Rollouts
+
+
+class Learner(Timed):
+    """A rank of a model that learns: how the others find it, and how it makes room for the rollout engines."""
+
+    rendezvous: Rendezvous
+    engine: TrainEngine
+
+    def open(self) -> tuple[str, int]:
+        return self.rendezvous.open()
+
+    def offload(self) -> None:
+        """Leave the GPU's memory to the rollout engines."""
+        with self.span("offload"):
+            self.engine.offload()
+
+    def reload(self) -> None:
+        """Take it back."""
+        with self.span("reload"):
+            self.engine.reload()
+
 
 Loss = Callable[[Any, Rollouts, dict[str, Any]], tuple[Tensor, Sums]]
 """(engine, micro-batch, its inputs) -> (sum over its tokens, sums to report)."""

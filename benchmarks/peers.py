@@ -5,11 +5,14 @@ It reads the packages of .venv, so both run on the same torch and transformers, 
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 
 PACKAGES = ("trl==1.16.*",)
 
@@ -34,6 +37,15 @@ def run_peer(command: list[str], threads: int) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+
+
+def trl_half_of(
+    script: str, options: argparse.Namespace, folder: Path, strategy: str, accumulate: int
+) -> dict[str, Any]:
+    """TRL's half of a script, in the environment with TRL: what it wrote to trl.json in the folder."""
+    arguments = ["--trl-half", str(folder), strategy, str(accumulate)]
+    run_peer([options.peer_python, str(Path(script).resolve()), *arguments], options.threads)
+    return json.loads((folder / "trl.json").read_text())
 
 
 def toy_run(folder: Path) -> Path:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 if sys.argv[1:2] != ["--trl-half"]:  # that half runs elsewhere, on TRL alone
-    from peers import peer_python, run_peer, toy_run
+    from peers import peer_python, toy_run, trl_half_of
 
 VERSIONS = ("torch", "transformers", "deepspeed", "ray")
 
@@ -93,7 +93,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     for repeat in range(options.repeats):
         found["rayward"].append(rayward_half(options.run, config, chats, folder) | work(ids, steps, config))
         for name, (strategy, accumulate) in kinds.items():
-            found[name].append(trl_half_of(options, folder, strategy, accumulate))
+            found[name].append(trl_half_of(__file__, options, folder, strategy, accumulate))
         for runs in found.values():
             ends, tokens = (runs[-1][key] for key in ("ends", "tokens"))
             first = options.warm_up - 1
@@ -192,13 +192,6 @@ def rayward_half(run_folder: Path, config: Any, chats: list[Any], folder: Path) 
     ray.shutdown()  # its processes would take time from the other half
     lines = list(read_jsonl(stage.folder / "metrics.jsonl"))
     return {"losses": [line["loss"] for line in lines], "ends": [line["time"]["end"] for line in lines]}
-
-
-def trl_half_of(options: argparse.Namespace, folder: Path, strategy: str, accumulate: int) -> dict[str, Any]:
-    """The same of TRL, in its environment, and the tokens of its batches."""
-    arguments = ["--trl-half", str(folder), strategy, str(accumulate)]
-    run_peer([options.peer_python, str(Path(__file__).resolve()), *arguments], options.threads)
-    return json.loads((folder / "trl.json").read_text())
 
 
 def trl_half(folder: Path, strategy: str, accumulate: int) -> None:
