@@ -20,7 +20,7 @@ from actors.lora import adapted_layers, merged
 from actors.models import DTYPES, probe, save_model
 from actors.ops import shared_memory_op
 from algorithms.schedule import learning_rate_factor
-from configs.schema import Updates
+from configs.training import Updates
 
 Sums = dict[str, float]
 

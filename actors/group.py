@@ -16,7 +16,8 @@ from actors.policy import Policy
 from actors.reference import FrozenModel
 from actors.reward import RewardModel
 from actors.rollout import RolloutEngine
-from configs.schema import Cluster, Config, Role
+from configs.machines import Cluster, Role
+from configs.schema import Config
 from data.ragged import Ragged
 from data.rollouts import Rollouts, concatenated, gather
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from configs.schema import Lora
+from configs.rl import Lora
 
 
 def add_adapters(model: Any, settings: Lora, seed: int) -> None:

@@ -26,7 +26,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from algorithms.sequence import token_logprobs_from_hidden
-from configs.schema import Scratch
+from configs.model import Scratch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -25,7 +25,7 @@ from actors.supervised import Job, Reporter, add_over_ranks, start, sum_over_ran
 from algorithms.preference import implicit_rewards, pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
 from algorithms.sequence import segment_sum
 from configs.plan import optimizer_steps
-from configs.schema import Dpo, Preferences, Reward
+from configs.training import Dpo, Preferences, Reward
 from data.packing import epoch_order, step_batches
 from data.ragged import Ragged
 

@@ -15,7 +15,7 @@ from actors.models import load_scalar
 from actors.prefix import pays, shared_inputs, shared_lengths
 from actors.process import device, set_threads
 from actors.spans import Timed
-from configs.schema import Role
+from configs.machines import Role
 from data.ragged import Ragged
 
 

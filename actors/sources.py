@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from actors.spans import Timed
-from configs.schema import RewardSource
+from configs.scoring import RewardSource
 
 Score = float | str | None
 RATING = re.compile(  # a line of its own

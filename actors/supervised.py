@@ -20,8 +20,9 @@ from actors.lean import skip_unread
 from actors.models import attend_by_row, load_policy
 from actors.process import set_threads
 from algorithms.sequence import weighted_nll
+from configs.machines import Role
 from configs.plan import optimizer_steps
-from configs.schema import Optimizer, Preferences, Role
+from configs.training import Optimizer, Preferences
 from data.packing import epoch_order, step_batches
 from data.ragged import Ragged
 

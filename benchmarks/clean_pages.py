@@ -101,7 +101,7 @@ def main() -> None:
     options = parser.parse_args()
 
     from cluster.connect import connect
-    from configs.schema import Cluster
+    from configs.machines import Cluster
     from data.sieve import Rules
     from pipelines.data_clean import clean
 

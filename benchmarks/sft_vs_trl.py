@@ -106,7 +106,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
 def build(folder: Path, tokenizer: Any, options: argparse.Namespace, context_tokens: int) -> int:
     """Write the model that both begin with; its number of parameters."""
     from actors.models import build_from_scratch
-    from configs.schema import Scratch
+    from configs.model import Scratch
 
     shape = {"hidden_size": options.hidden, "intermediate_size": options.hidden * 8 // 3, "layers": options.layers}
     heads = max(1, options.hidden // 64)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import ray
 
-from configs.schema import Cluster, Role
+from configs.machines import Cluster, Role
 
 # Only what actors need: a whole os.environ makes job agents fail.
 PASSED_ON = ("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "NCCL_DEBUG", "NCCL_SOCKET_IFNAME")

@@ -13,7 +13,8 @@ from ray.serve.llm import LLMConfig, build_openai_app
 
 from cluster.connect import joined_address
 from cluster.ports import free_port
-from configs.schema import Cluster, Config
+from configs.machines import Cluster
+from configs.schema import Config
 
 APP = "rayward"
 

@@ -8,7 +8,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from configs.schema import WITH_CRITIC, AlgorithmName, Config, Role
+from configs.machines import Role
+from configs.rl import WITH_CRITIC, AlgorithmName
+from configs.schema import Config
 
 STAGES = ("prepare", "sft", "reward", "sample", "dpo", "rl", "evaluate", "publish")
 

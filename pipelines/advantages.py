@@ -23,7 +23,8 @@ from algorithms.advantage import (
     whiten,
 )
 from algorithms.policy import mismatch
-from configs.schema import Config, Rl
+from configs.rl import Rl
+from configs.schema import Config
 from data.rollouts import Rollouts
 
 # Mean gap between rollout and trainer log-probs of a token that stops a run, in nats. Right weights give 1e-6 in fp32.

@@ -48,7 +48,7 @@ def add(actions: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from cluster.connect import connect
-    from configs.schema import Cluster
+    from configs.machines import Cluster
     from data.sieve import Rules
     from pipelines.stage import table
 

@@ -73,7 +73,7 @@ def examine(folder: Path, gpus: int = 0) -> tuple[list[str], list[str]]:
     """(what would break rollouts in training, what is worth knowing). ValueError where there is no model folder."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from configs.schema import CPU_HEAD_SIZES
+    from configs.model import CPU_HEAD_SIZES
     from pipelines.rows import check_vocabulary
 
     if not (folder / "config.json").is_file():
@@ -164,7 +164,7 @@ def questions(options: argparse.Namespace, tokenizer: Any, folder: str) -> tuple
     import numpy as np
     from transformers import AutoConfig
 
-    from configs.schema import Model
+    from configs.model import Model
     from data.formats import read
     from data.ragged import Ragged
     from data.records import Conversation, Prompt

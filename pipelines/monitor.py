@@ -18,7 +18,7 @@ from tqdm import tqdm
 from actors.forward import merge
 from actors.group import RewardGroup, reward_group
 from algorithms.diversity import distinct_n, distinct_ratio, repetition_rate
-from configs import schema
+from configs import rl
 from configs.plan import second_model
 from data.rollouts import Rollouts
 from pipelines.rows import Renderer, fit_prompts, load_records, some
@@ -43,7 +43,7 @@ MEANINGS = {
 """What each alarm, named like its limit in rl.monitor, says."""
 
 
-def alarms_of(figures: Mapping[str, float], at: schema.Monitor) -> dict[str, tuple[float, float]]:
+def alarms_of(figures: Mapping[str, float], at: rl.Monitor) -> dict[str, tuple[float, float]]:
     """(value, limit) of each alarm that the figures of an iteration raise. A figure that is not there raises none."""
     limits = {
         "max_kl": at.max_kl,

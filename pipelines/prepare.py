@@ -16,7 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from configs.schema import Config, Data, Model, Source
+from configs.data import Data, Source
+from configs.model import Model
+from configs.schema import Config
 from data import toyworld
 from data.formats import Report, read
 from data.records import Conversation, Preference, Prompt, Ranking, Turn, to_json

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from configs.schema import Quality
+from configs.training import Quality
 from data.records import Conversation, Turn
 from data.templates import Template, with_condition
 from pipelines.stage import StageError

@@ -82,7 +82,7 @@ def _row(of: dict[str, Any]) -> tuple:
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     """All measures of the model by source, and of everything together as "all"."""
     from cluster.connect import connect
-    from configs.schema import Cluster
+    from configs.machines import Cluster
     from data.templates import find
     from data.tokenizer import load_tokenizer
     from pipelines.reward import ranked_rows
@@ -146,7 +146,7 @@ def score(options: argparse.Namespace, model: str, ids: Any) -> Any:
 
     from actors.group import RewardGroup
     from cluster.connect import check_fits
-    from configs.schema import Cluster, Role
+    from configs.machines import Cluster, Role
 
     role = Role(workers=options.workers, cpus=1 / options.workers, gpus=options.gpus, threads=options.threads)
     check_fits({"reward": role})

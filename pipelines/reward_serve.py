@@ -31,7 +31,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from actors.score_service import APP
     from cluster.serve import stop
-    from configs.schema import Cluster
+    from configs.machines import Cluster
 
     prepare(options)
     try:
@@ -56,7 +56,7 @@ def prepare(options: argparse.Namespace) -> None:
     from actors.models import load_scalar
     from actors.score_service import APP
     from cluster.connect import connect
-    from configs.schema import Cluster
+    from configs.machines import Cluster
     from data.templates import find, ids_and_habit
     from data.tokenizer import load_tokenizer
     from pipelines.rows import check_vocabulary

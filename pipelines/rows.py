@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from configs.schema import Model, Sft
+from configs.model import Model
+from configs.training import Sft
 from data.packing import epoch_order
 from data.ragged import Ragged
 from data.records import Conversation, Prompt, Ranking, Turn, from_json

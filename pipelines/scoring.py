@@ -19,7 +19,8 @@ from actors.forward import merge
 from actors.group import Group, RewardGroup, reward_group
 from actors.prefix import group_sizes
 from actors.sources import LONGEST_PAUSE_S, Answered, Score, Source, SourceDataError, SourceUnavailable
-from configs.schema import RewardSource, Role
+from configs.machines import Role
+from configs.scoring import RewardSource
 from data.records import Prompt
 from data.rollouts import Rollouts
 from pipelines.rows import Renderer, load_records

@@ -8,7 +8,7 @@ from typing import Any
 from actors.supervised import Rows, sft_loop
 from cluster.connect import connect
 from configs.plan import INPUTS, optimizer_steps
-from configs.schema import Sft, Supervised
+from configs.training import Sft, Supervised
 from data.packing import epoch_order
 from data.templates import Encoded
 from pipelines.prepare import base_model

@@ -17,7 +17,7 @@ from actors.updates import mean_over_steps
 from algorithms.advantage import kl_k1
 from cluster.connect import check_fits
 from configs.plan import has_reference, roles, wants_reference
-from configs.schema import WITH_CRITIC
+from configs.rl import WITH_CRITIC
 from data.ragged import Ragged
 from data.records import Prompt
 from data.rollouts import Rollouts, concatenated

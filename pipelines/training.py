@@ -14,7 +14,7 @@ import ray
 
 from actors.supervised import Job
 from cluster.connect import check_fits
-from configs.schema import Preferences, Supervised
+from configs.training import Preferences, Supervised
 from pipelines.stage import Metrics, Stage
 
 

@@ -16,7 +16,8 @@ from actors.group import TrainingGroup
 from actors.lean import skip_unread
 from actors.models import load_policy, load_scalar
 from actors.process import Rendezvous, set_threads
-from configs.schema import Optimizer, Role
+from configs.machines import Role
+from configs.training import Optimizer
 from data.ragged import join
 from data.tokenizer import load_tokenizer
 

@@ -7,7 +7,7 @@ import torch
 
 from actors.lora import adapted_layers, add_adapters, merged, without_adapters
 from actors.models import load_policy
-from configs.schema import Lora
+from configs.rl import Lora
 
 IDS = torch.arange(3, 19)[None]
 CHOSEN = torch.ones_like(IDS, dtype=torch.bool)

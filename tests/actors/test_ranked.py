@@ -17,7 +17,8 @@ from actors.group import TrainingGroup
 from actors.process import Rendezvous, set_threads
 from actors.ranked import RankedRows, dpo_loop, reward_loop
 from actors.supervised import Job
-from configs.schema import Dpo, Optimizer, Reward, Role
+from configs.machines import Role
+from configs.training import Dpo, Optimizer, Reward
 from data.packing import epoch_order
 from data.ragged import Ragged
 

@@ -12,7 +12,7 @@ import torch
 from actors.forward import merge
 from actors.group import RolloutGroup, request_seed, transfer_backend
 from actors.reference import FrozenModel
-from configs.schema import Role
+from configs.machines import Role
 from data.ragged import Ragged
 from data.rollouts import Rollouts
 from data.templates import TEMPLATES, encode

@@ -10,7 +10,8 @@ import pytest
 from algorithms.diversity import distinct_ratio, repetition_rate
 from configs.load import load
 from configs.plan import decisive, roles
-from configs.schema import Config, Monitor
+from configs.rl import Monitor
+from configs.schema import Config
 from data.tokenizer import train_tokenizer
 from pipelines.monitor import MEANINGS, alarms_of, compared, counts, second_group
 from pipelines.report_monitor import PANELS, monitor_html

@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from configs.data import ToyWorld
 from configs.load import PRESETS, load
-from configs.schema import Config, ToyWorld
+from configs.schema import Config
 from data import toyworld
 from data.records import Conversation, Prompt, Ranking, Turn, validate
 from data.tokenizer import load_tokenizer

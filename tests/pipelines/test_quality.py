@@ -15,8 +15,10 @@ import torch
 from actors.forward import to_device
 from actors.models import TokenPolicy, build_from_scratch
 from algorithms.sequence import weighted_nll
+from configs.model import Scratch
 from configs.plan import decisive
-from configs.schema import Config, Quality, Scratch, Sft
+from configs.schema import Config
+from configs.training import Quality, Sft
 from data.formats import read
 from data.records import Conversation, Turn
 from data.templates import TEMPLATES, find, text, with_condition

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from configs.schema import Sft
+from configs.training import Sft
 from data import toyworld
 from data.records import Conversation, Prompt, Ranking, Turn, to_json
 from data.templates import TEMPLATES

@@ -14,7 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from actors.sources import Answered, Source, SourceDataError, SourceUnavailable
-from configs.schema import Config, RewardSource
+from configs.schema import Config
+from configs.scoring import RewardSource
 from data.ragged import Ragged
 from data.records import Prompt, Turn, to_json
 from data.rollouts import Rollouts
