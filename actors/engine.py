@@ -63,6 +63,8 @@ class TrainEngine:
         # One rank has nothing to share out, and in fp32 no master weights to keep: ZeRO-1 and 2 would only copy.
         alone = self.world_size == 1 and dtype == "float32" and device.type == "cpu"
         self.zero_stage = 0 if alone and optimizer.zero_stage < 3 else optimizer.zero_stage
+        if dtype == "bfloat16":  # its rounding would show how rows are cut: ZeRO-2 sums and reduces gradients in fp32
+            self.zero_stage = max(2, self.zero_stage)
         # DeepSpeed clips in every mode but one, in which it also keeps the norm to itself: no ZeRO, no bf16.
         self.clips_itself = self.zero_stage == 0 and dtype == "float32"
         self.grad_norm = 0.0
@@ -79,7 +81,8 @@ class TrainEngine:
         zero: dict[str, Any] = {"stage": self.zero_stage, "overlap_comm": False}
         if self.settings.offload:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-        return {
+        sums = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
+        return (sums if dtype == "bfloat16" else {}) | {
             "train_micro_batch_size_per_gpu": 1,
             "gradient_accumulation_steps": 1,
             "managed_gradient_accumulation": False,
@@ -132,11 +135,19 @@ class TrainEngine:
     def offload(self) -> None:
         """Move weights, gradients and optimizer state to the host's memory, so that others can use the GPU's."""
         self.engine.offload_states()
+        self._move_frozen(torch.device("cpu"))
         torch.cuda.empty_cache()
 
     def reload(self) -> None:
         """Bring them back."""
+        self._move_frozen(self.device)
         self.engine.reload_states()
+
+    def _move_frozen(self, device: torch.device) -> None:
+        """DeepSpeed moves what its optimizer knows; beside adapters there are the weights that do not learn."""
+        for parameter in self.engine.module.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(device)
 
     @property
     def vocab_size(self) -> int:
@@ -177,7 +188,7 @@ class TrainEngine:
         return deepspeed.zero.GatheredParameters(parameters, enabled=self.settings.zero_stage == 3)
 
     def save(self, folder: str | Path, tokenizer: Any, reload: Callable[[str], nn.Module]) -> None:
-        """Write a Hugging Face folder and prove it: a forward of the reloaded model equals ours.
+        """Write a Hugging Face folder and prove it: a forward of the reloaded model, on the CPU, equals ours.
 
         Raises RuntimeError where it does not. Every rank must call it; rank 0 writes.
         """
@@ -186,9 +197,11 @@ class TrainEngine:
         if self.rank == 0 and state is not None:
             save_model(_hf_model(self.engine.module), state, tokenizer, folder)
             theirs = probe(reload(str(folder)).eval(), self.vocab_size)
-            gap = float((ours - theirs).abs().max())
             exact = next(iter(state.values())).dtype == torch.float32
-            allowed = (1e-4 if adapted_layers(self.engine.module) else 1e-5) if exact else 0.1
+            gaps = (ours - theirs).abs()
+            gap = float(gaps.max() if exact else gaps.mean())  # a single step of bf16 is large where logits are
+            same = self.device.type == "cpu" and not adapted_layers(self.engine.module)
+            allowed = (1e-5 if same else 1e-4) if exact else 0.1
             if gap > allowed:
                 raise RuntimeError(
                     f"{folder}: reloaded outputs differ by {gap:.2g} from the trained model's; the "

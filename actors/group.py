@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.calls import wait_for
 from actors.critic import Critic
@@ -25,12 +28,14 @@ from data.rollouts import Rollouts, concatenated, gather
 class Group:
     """Actors of one role."""
 
-    def __init__(self, name: str, cls: type, role: Role, cluster: Cluster, arguments: tuple):
+    def __init__(
+        self, name: str, cls: type, role: Role, cluster: Cluster, arguments: tuple, slots: PlacementGroup | None = None
+    ):
         self.name, self.role, self.cluster = name, role, cluster
         threads = str(role.threads)
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
         remote = ray.remote(num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": environment})(cls)
-        self.actors = [remote.remote(*arguments, rank) for rank in range(role.workers)]
+        self.actors = [remote.options(**_place(slots, rank)).remote(*arguments, rank) for rank in range(role.workers)]
 
     def begin(self, method: str, *arguments: Any) -> list[ray.ObjectRef]:
         """Start `method` on every actor."""
@@ -71,12 +76,36 @@ class TrainingGroup(Group):
         return self.begin("start", host, port)
 
 
-def policy_group(folder: str, config: Config, algorithm: str) -> TrainingGroup:
-    return TrainingGroup("policy", Policy, config.resources.policy, config.cluster, (folder, config, algorithm))
+def gpu_slots(config: Config) -> PlacementGroup | None:
+    """In mode colocate a part of a GPU for each engine, with room for the policy (and critic) of the same rank.
+
+    Ray by itself packs the fractions of one role onto one GPU.
+    """
+    resources = config.resources
+    sharing = [role for role in (resources.rollout, resources.policy, resources.critic) if role.gpus]
+    if config.rl.mode != "colocate":
+        return None
+    bundle = {"GPU": sum(role.gpus for role in sharing), "CPU": sum(role.cpus for role in sharing)}
+    slots = placement_group([bundle] * resources.rollout.workers)
+    if not slots.wait(config.cluster.start_timeout_s):
+        raise ValueError(f"rl.mode colocate: no {resources.rollout.workers} GPUs with room for {bundle} are free")
+    return slots
 
 
-def critic_group(folder: str, config: Config) -> TrainingGroup:
-    return TrainingGroup("critic", Critic, config.resources.critic, config.cluster, (folder, config))
+def _place(slots: PlacementGroup | None, rank: int) -> dict[str, Any]:
+    if slots is None:
+        return {}
+    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(slots, placement_group_bundle_index=rank)}
+
+
+def policy_group(folder: str, config: Config, algorithm: str, slots: PlacementGroup | None = None) -> TrainingGroup:
+    arguments = (folder, config, algorithm)
+    return TrainingGroup("policy", Policy, config.resources.policy, config.cluster, arguments, slots)
+
+
+def critic_group(folder: str, config: Config, slots: PlacementGroup | None = None) -> TrainingGroup:
+    role = config.resources.critic
+    return TrainingGroup("critic", Critic, role, config.cluster, (folder, config), slots if role.gpus else None)
 
 
 def frozen_group(name: str, folder: str, config: Config, temperature: float) -> Group:
@@ -103,14 +132,20 @@ class RolloutGroup(Group):
     """vLLM engines behind one call: prompts are dealt out in turn, answers come back in the order of the requests."""
 
     def __init__(self, folder: str, config: Config, sender: Role):
-        self.backend = transfer_backend(config, sender)
-        super().__init__(
-            "rollout", RolloutEngine, config.resources.rollout, config.cluster, (folder, config, self.backend)
-        )
+        self.backend, self.slots = transfer_backend(config, sender), gpu_slots(config)
+        role, arguments = config.resources.rollout, (folder, config, self.backend)
+        super().__init__("rollout", RolloutEngine, role, config.cluster, arguments, self.slots)
+        if 0 < role.gpus < 1:  # vLLM measures the free memory when it starts: nobody else may load meanwhile
+            self.ready()
 
-    def generate(self, *arguments: Any) -> Rollouts:
+    def stop(self) -> None:
+        super().stop()
+        if self.slots:
+            remove_placement_group(self.slots)
+
+    def generate(self, *arguments: Any, **named: Any) -> Rollouts:
         """What `stream` takes, at once."""
-        return self.stream(*arguments).all()
+        return self.stream(*arguments, **named).all()
 
     def stream(
         self,
@@ -121,11 +156,12 @@ class RolloutGroup(Group):
         temperature: float,
         max_new_tokens: int,
         prompts_per_part: int | None = None,
+        what: str = "generate",
     ) -> Generation:
         """Start to draw `samples_per_prompt` answers to each prompt, a prompt's answers side by side.
 
         The seed of an answer is a hash of `seed_parts` (run seed, stage, iteration, ...), prompt row and sample number.
-        Answers come in parts of so many prompts (null: all), whatever the number of engines.
+        Answers come in parts of so many prompts (null: all), whatever the number of engines. Spans call it `what`.
         """
         index = np.repeat(np.arange(len(prompts)), samples_per_prompt)
         seeds = np.array(
@@ -148,7 +184,7 @@ class RolloutGroup(Group):
                     rows_of[part].append(own)
             arguments = (prompts.take(index[rows]), index[rows], seeds[rows], temperature, max_new_tokens)
             generate = actor.generate.options(num_returns="streaming")
-            streams.append(generate.remote(*arguments, list(stop_token_ids), part_of[rows].tolist()))
+            streams.append(generate.remote(*arguments, list(stop_token_ids), part_of[rows].tolist(), what))
         return Generation(streams, rows_of, self.cluster.call_timeout_s)
 
 
@@ -158,6 +194,13 @@ class Generation:
     def __init__(self, streams: list[Any], rows_of: dict[int, list[np.ndarray]], timeout_s: float):
         self.streams, self.rows_of, self.timeout_s = streams, rows_of, timeout_s
         self.number = {id(stream): number for number, stream in enumerate(streams)}
+        self.begun, self.seconds = time.time(), 0.0  # the latter: of the slowest engine, after `parts`
+
+    def running(self) -> list[int]:
+        """Numbers of the engines that are still at work on it."""
+        ends = [stream.completed() for stream in self.streams]
+        at_work = ray.wait(ends, num_returns=len(ends), timeout=0)[1]
+        return [number for number, end in enumerate(ends) if end in at_work]
 
     def parts(self) -> Iterator[tuple[int, Rollouts]]:
         """(number, answers) of each part, in the order in which they are complete.
@@ -178,6 +221,9 @@ class Generation:
                 part, rollouts = ray.get(next(ready[0]))
             except StopIteration:
                 running.remove(ready[0])
+                continue
+            if part < 0:
+                self.seconds = max(self.seconds, rollouts)
                 continue
             shares[part][self.number[id(ready[0])]] = rollouts
             if len(shares[part]) == len(self.rows_of[part]):
@@ -202,6 +248,8 @@ def transfer_backend(config: Config, sender: Role) -> str:
     """The weight-transfer backend that `auto` means between a sender and the engines, else the one that is asked for
     (the schema has checked that it can work)."""
     wanted, rollout = config.rollout.weight_transfer, config.resources.rollout
+    if wanted == "ipc" and sender is not config.resources.policy:
+        return "object_store"  # the models of an evaluation do not stand beside every engine
     if wanted == "auto":
-        return "nccl" if sender.gpus >= 1 and rollout.gpus >= 1 else "object_store"
+        return "nccl" if sender.gpus > 0 and rollout.gpus >= 1 else "object_store"
     return wanted

@@ -23,6 +23,7 @@ from data.rollouts import Rollouts
 if TYPE_CHECKING:
     from actors.weights import Sender
 
+SHARE_OF_DEADLINE = 0.8  # that a transfer may take of the driver's patience: its own error names the engine
 # |log-ratio| allowed in the first optimizer step, where old and new weights are the same: beyond it old log-probs,
 # masks or dropout are wrong. bf16 sums differ with the padding of a micro-batch, those of single tokens by much.
 RATIO_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
@@ -47,17 +48,20 @@ class Policy(Learner):
         module = load_policy(self.folder, config.model.dtype, config.rollout.temperature)
         if rl.lora:
             lora.add_adapters(module.lm, rl.lora, config.seed)
-        steps, rate = rl_arithmetic(config).policy_steps, rl.own(self.algorithm).learning_rate
+        steps, rate = rl_arithmetic(config, self.algorithm).policy_steps, rl.own(self.algorithm).learning_rate
         self.engine = TrainEngine(module, rl.optimizer, rate, steps, config.model.dtype, self.place.device)
         group = self.rendezvous.subgroup(rl.sequence_parallel)
         self.layout = Layout(module.lm, self._logprobs, self.place, True, rl.shared_prompts, group)
 
     def describe(self) -> dict[str, float]:
-        """Parameters of the model, and what this process can do a second: floating-point operations, bytes copied."""
-        model = self.engine.engine.module.lm
-        counts = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters()]
+        """Parameters of the model, floating-point operations that training takes for a token (6 for each weight that
+        learns, 4 for one that does not), and what this process can do a second: operations, bytes copied."""
+        parameters = list(self.engine.engine.module.lm.parameters())
+        counts = [getattr(parameter, "ds_numel", parameter.numel()) for parameter in parameters]
+        flops = sum(count * (6 if of.requires_grad else 4) for of, count in zip(parameters, counts, strict=True))
         peak = peak_flops(self.config.model.dtype, self.place.device)
-        return {"parameters": float(sum(counts)), "peak_flops": peak, "copy_bytes_per_s": copy_rate()}
+        about = {"parameters": sum(counts), "flops_per_token": flops, "peak_flops": peak}
+        return {name: float(value) for name, value in about.items()} | {"copy_bytes_per_s": copy_rate()}
 
     def _logprobs(self, *rows: Tensor, **inputs: Any) -> Tensor:
         return self.engine.infer(lambda engine: engine(*rows, **inputs)[0])
@@ -111,7 +115,7 @@ class Policy(Learner):
             bounds = {"clip": own.clip, "clip_high": own.clip_high, "dual_clip": own.dual_clip}
             loss, sums = ppo_clip(logprobs_N, old_N, advantages_N, **bounds, weights_N=weights_N)
         if own.kl_loss:
-            penalty, figures = kl_loss(logprobs_N, column("reference_logprobs"))
+            penalty, figures = kl_loss(logprobs_N, column("reference_logprobs"), weights_N)
             loss, sums = loss + own.kl_loss * penalty, sums | figures
         return loss, {name: float(value) for name, value in sums.items()} | self._gaps(logprobs_N.detach(), old_N)
 
@@ -149,7 +153,7 @@ class Policy(Learner):
             engines,
             backend,
             self.place,
-            self.config.cluster.call_timeout_s,
+            SHARE_OF_DEADLINE * self.config.cluster.call_timeout_s,
             workers_per_engine(self.config),
         )
 
@@ -163,10 +167,5 @@ class Policy(Learner):
         """The model as a Hugging Face folder, reloaded and checked. Every rank must call it."""
         from data.tokenizer import load_tokenizer
 
-        self.engine.save(
-            folder,
-            load_tokenizer(self.folder),
-            lambda path: load_policy(path, self.config.model.dtype, self.config.rollout.temperature).to(
-                self.place.device
-            ),
-        )
+        dtype, temperature = self.config.model.dtype, self.config.rollout.temperature
+        self.engine.save(folder, load_tokenizer(self.folder), lambda path: load_policy(path, dtype, temperature))

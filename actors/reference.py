@@ -59,7 +59,7 @@ class FrozenModel(Timed):
         if self.place.rank == 0:
             alone = Place(0, 1, self.place.device)
             self.sender = Sender(
-                self, engines, backend, alone, self.config.cluster.call_timeout_s, workers_per_engine(self.config)
+                self, engines, backend, alone, 0.8 * self.config.cluster.call_timeout_s, workers_per_engine(self.config)
             )
 
     def send_weights(self, version: int) -> dict[str, Any] | None:

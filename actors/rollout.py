@@ -28,6 +28,8 @@ class RolloutEngine(Timed):
         on_gpu = role.gpus > 0
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+        if on_gpu and config.rollout.batch_invariant:
+            os.environ["VLLM_BATCH_INVARIANT"] = "1"
         if not on_gpu:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.rollout.kv_cache_gib)
             os.environ["VLLM_CPU_OMP_THREADS_BIND"] = _cores(rank, role.threads)
@@ -35,10 +37,13 @@ class RolloutEngine(Timed):
             os.environ["VLLM_CPU_ATTN_SPLIT_KV"] = "0"
         from vllm import LLM
         from vllm.config import WeightTransferConfig
+        from vllm.platforms import current_platform
 
         from actors.weights import register
 
         register()
+        if not on_gpu and current_platform.is_cuda():
+            raise ValueError("resources.rollout.gpus is 0, and this vLLM is built for GPUs: give its engines some")
         if backend == "object_store" and role.gpus > 1:
             raise ValueError(
                 "rollout.weight_transfer object_store reaches an engine of one process; with "
@@ -85,13 +90,14 @@ class RolloutEngine(Timed):
         max_new_tokens: int,
         stop_token_ids: Sequence[int],
         parts: Sequence[int],
-    ) -> Iterator[tuple[int, Rollouts]]:
+        what: str = "generate",
+    ) -> Iterator[tuple[int, Rollouts | float]]:
         """One answer to every row of `prompts`, sampled with the row's seed at top-p 1.
 
         `parts` numbers the part that each row belongs to; (number, answers in the order of their rows) come as soon as
-        a part has all its answers.
+        a part has all its answers, and (-1, the seconds that all took) at the end. `what` names the work in the spans.
         """
-        with self.span("generate"):
+        with self.span(what):
             rows_of = {part: [row for row, own in enumerate(parts) if own == part] for part in dict.fromkeys(parts)}
             missing = {part: len(rows) for part, rows in rows_of.items()}
             row_of = self._enqueue(prompts, seeds, temperature, max_new_tokens, stop_token_ids)
@@ -105,6 +111,7 @@ class RolloutEngine(Timed):
                         rows = rows_of[parts[row]]
                         answers = [found.pop(row) for row in rows]
                         yield parts[row], self._rollouts(prompts.take(rows), prompt_index[rows], answers)
+        yield -1, self.spans[-1][2] - self.spans[-1][1]
 
     def _enqueue(
         self, prompts: Ragged, seeds: Sequence[int], temperature: float, max_new_tokens: int, stop_ids: Sequence[int]

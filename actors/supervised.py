@@ -156,7 +156,7 @@ def sft_loop(job: Job) -> None:
     total = sum_over_ranks({"loss": sums["loss"]})["loss"]
     reporter.tell({"heldout_loss": total / sums["weight"]})
     reporter.flush()
-    engine.save(job.output, tokenizer_of(job.tokenizer), lambda path: load_policy(path, job.dtype).to(place.device))
+    engine.save(job.output, tokenizer_of(job.tokenizer), lambda path: load_policy(path, job.dtype))
 
 
 def tokenizer_of(folder: str) -> Any:

@@ -10,7 +10,9 @@ the sender as it sends, the engine as its loader consumes, and the digests must 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
 
@@ -225,19 +227,23 @@ class EngineClient:
 
     def __init__(self, engines: list[Any], timeout_s: float, workers_per_engine: int = 1):
         self.engines, self.timeout_s, self.workers_per_engine = engines, timeout_s, workers_per_engine
+        self.until = 0.0
+        self.give_up: Callable[[], None] = lambda: None
+        self.failure: Exception | None = None
 
     def call(self, method: str, arguments: list[tuple]) -> list[Any]:
         """`method` on every engine with its own arguments; raises TimeoutError with the number of a late one."""
         calls = [getattr(engine, method).remote(*own) for engine, own in zip(self.engines, arguments, strict=True)]
         return wait_for(
             calls,
-            self.timeout_s,
+            max(0.0, self.until - time.monotonic()),
             lambda late: TimeoutError(
                 f"weight transfer: rollout engine {late} did not finish {method} within {self.timeout_s:.0f} s"
             ),
         )
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        self.until = time.monotonic() + self.timeout_s
         infos = [dict(init_info) for _ in self.engines]
         for index, info in enumerate(infos):
             if "rank_offset" in info:  # NCCL ranks: 0 is the trainer, then the workers of engine after engine
@@ -245,10 +251,17 @@ class EngineClient:
         self.call("init_weight_transfer_engine", [(info,) for info in infos])
 
     def start_weight_update(self) -> None:
+        self.until = time.monotonic() + self.timeout_s  # for the whole transfer
         self.call("start_weight_update", [()] * len(self.engines))
 
     def update_weights(self, update_info: Any) -> None:
-        self.call("update_weights", [(update_info,)] * len(self.engines))
+        """Over NCCL the trainer sends at the same time, to an engine that may be gone: then it has to give up too."""
+        try:
+            self.call("update_weights", [(update_info,)] * len(self.engines))
+        except Exception as error:
+            self.failure = error
+            self.give_up()
+            raise
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self.call("finish_weight_update", [()] * len(self.engines))
@@ -277,14 +290,24 @@ class Sender:
         self.transfer = WeightTransferTrainerFactory.trainer_init(
             self._init_info(backend, len(engines) * workers_per_engine), client=self.client, source=self.source
         )
+        if group := getattr(self.transfer, "model_update_group", None):
+            self.client.give_up = group.destroy
 
     def _init_info(self, backend: str, num_workers: int) -> TrainerInitInfo:
         if backend == "object_store":
             return ObjectStoreTrainerInitInfo(rank=self.place.rank)
         if backend == "ipc":
-            from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+            from vllm.distributed.weight_transfer.ipc_engine import (
+                DEFAULT_PACKED_BUFFER_SIZE_BYTES,
+                IPCTrainerInitInfo,
+            )
 
-            return IPCTrainerInitInfo(rank=self.place.rank, packed=True)
+            largest = max(of.dtype.itemsize * math.prod(of.shape) for of in self.source.metadata())
+            return IPCTrainerInitInfo(
+                rank=self.place.rank,
+                packed=True,
+                packed_buffer_size_bytes=max(DEFAULT_PACKED_BUFFER_SIZE_BYTES, largest),
+            )
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
         from vllm.utils.network_utils import get_open_port
 
@@ -300,7 +323,10 @@ class Sender:
 
         Raises RuntimeError where an engine loaded other bits than were sent, TimeoutError where one is late.
         """
-        self.transfer.send_weights()
+        try:
+            self.transfer.send_weights()
+        except Exception as error:
+            raise self.client.failure or error from None
         if self.place.rank != 0:
             return None
         sent = self.source.digest.text()

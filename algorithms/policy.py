@@ -147,14 +147,14 @@ def awr(
     return _weighted_sum(-regression_N * at_least_fp32(logprobs_N), weights_N), diagnostics
 
 
-def kl_loss(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> tuple[Tensor, Diagnostics]:
+def kl_loss(logprobs_N: Tensor, ref_logprobs_N: Tensor, weights_N: Tensor | None = None) -> tuple[Tensor, Diagnostics]:
     """Sum of k2 = (logprobs - ref)^2 / 2: on tokens of the current policy its gradient is that of KL(policy || ref).
 
     That is the KL of the next token in the states that were visited; unlike KL in the reward it does not see
-    that a token also leads to states where the two differ. Diagnostics: `kl_loss_sum`. ValueError: lengths that
-    differ.
+    that a token also leads to states where the two differ. `weights_N` as in `ppo_clip`. Diagnostics: `kl_loss_sum`.
+    ValueError: lengths that differ.
     """
-    loss = kl_k2(logprobs_N, ref_logprobs_N.detach()).sum()
+    loss = _weighted_sum(kl_k2(logprobs_N, ref_logprobs_N.detach()), weights_N)
     return loss, {"kl_loss_sum": loss.detach()}
 
 

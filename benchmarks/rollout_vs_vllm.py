@@ -66,7 +66,9 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         for kind, runs in found.items():
             out = folder / f"{kind}.json"
             command = [sys.executable, __file__, *sys.argv[1:], "--half", kind, "--out", str(out), "--model", model]
-            done = subprocess.run(command, capture_output=True, text=True)
+            # Ray's workers give way to other work on the machine, which bare vLLM does not.
+            environment = os.environ | {"RAY_worker_niceness": "0"}
+            done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode:
                 raise SystemExit(f"{kind} failed:\n{done.stderr[-3000:]}")
             runs.append(json.loads(out.read_text()))
@@ -147,7 +149,6 @@ def ours(options: argparse.Namespace) -> Any:
 
 def bare(options: argparse.Namespace) -> Any:
     """(prompts, call) -> answers of vLLM's own LLM class in this process, set up as the actor sets up its own."""
-    os.nice(15)  # as Ray's workers are, so that other work on the machine slows both down alike
     os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     context = options.prompt_tokens + options.new_tokens
     if options.gpus:

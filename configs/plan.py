@@ -33,9 +33,10 @@ class RlArithmetic:
     answers: int
 
 
-def rl_arithmetic(config: Config) -> RlArithmetic:
+def rl_arithmetic(config: Config, algorithm: str = "ppo") -> RlArithmetic:
     """Derived numbers of the RL stage; the schema has checked that they divide."""
     rl = config.rl
+    warmup = rl.critic_warmup_iterations if algorithm in WITH_CRITIC else 0
     answers = rl.prompts_per_iteration * rl.samples_per_prompt
     steps_per_epoch = answers // rl.samples_per_step
     steps = steps_per_epoch * rl.epochs
@@ -43,7 +44,7 @@ def rl_arithmetic(config: Config) -> RlArithmetic:
         answers,
         steps_per_epoch,
         steps,
-        steps * (rl.iterations - rl.critic_warmup_iterations),
+        steps * (rl.iterations - warmup),
         steps * rl.iterations,
         answers * rl.iterations,
     )
@@ -56,13 +57,17 @@ def optimizer_steps(rows: int, rows_per_step: int, epochs: int) -> int:
 
 def arithmetic_lines(config: Config) -> list[str]:
     """The RL batch arithmetic as one readable block."""
-    rl, numbers = config.rl, rl_arithmetic(config)
+    rl, numbers = config.rl, rl_arithmetic(config, config.rl.algorithms[0])
+    steps = {name: rl_arithmetic(config, name).policy_steps for name in rl.algorithms}
+    policy = str(numbers.policy_steps)
+    if len(set(steps.values())) > 1:
+        policy = " or ".join(f"{count} ({name})" for name, count in steps.items())
     return [
         f"prompts per iteration {rl.prompts_per_iteration} x samples per prompt {rl.samples_per_prompt} "
         f"= {numbers.answers_per_iteration} answers per iteration",
         f"{numbers.answers_per_iteration} answers / {rl.samples_per_step} samples per optimizer step "
         f"= {numbers.steps_per_epoch} steps per epoch x {rl.epochs} epochs = {numbers.steps_per_iteration} a round",
-        f"x {rl.iterations} iterations = {numbers.answers} answers, {numbers.policy_steps} policy steps, "
+        f"x {rl.iterations} iterations = {numbers.answers} answers, {policy} policy steps, "
         f"{numbers.critic_steps} critic steps where there is one, for each of: {', '.join(rl.algorithms)}",
         f"micro-batches of at most {rl.optimizer.micro_batch_tokens} padded tokens a rank",
     ]

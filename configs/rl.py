@@ -144,6 +144,8 @@ class Monitor(Section):
     """Alarm where the share of different 2-grams is below this multiple of iteration 0's; null never."""
     max_second_drop: Positive | None = 0.5
     """Alarm where the second model's mean score fell by this many standard deviations of iteration 0; null never."""
+    max_mismatch_factor: Annotated[float, Field(ge=1)] | None = 1.05
+    """Alarm where trainer and engine probabilities of a token differ by more than this factor on the average."""
     prompts: Annotated[int, Field(ge=0)] = 8
     """Held-out prompts that are the same in all iterations and whose answers are kept to be read; 0 for none."""
     every: Count = 1
@@ -183,8 +185,10 @@ class Rl(Section):
     """GAE lambda: 1 is the plain return, lower trusts the critic more."""
     reward_clip: Positive | None = 10.0
     """Scores beyond plus or minus this are cut, in units of reward; null never cuts."""
-    reward_scaling: Literal["none", "clip_then_std", "std_then_clip"] = "none"
-    """Divide scores by the standard deviation of all so far, after cutting them (Starling) or before (APA)."""
+    reward_scaling: Literal["none", "clip_then_std", "std_then_clip", "whiten"] = "none"
+    """Divide scores by the deviation of all so far, after cutting them (Starling) or before (APA), or whiten them."""
+    whiten_rewards: bool = False
+    """Scale the rewards of tokens, with the KL penalty in them, to variance 1 and leave their mean (AlpacaFarm)."""
     length_penalty: Annotated[float, Field(ge=0)] = 0.0
     """Taken from the score for each token of the answer, in units of reward."""
     missing_eos_reward: float | None = None
@@ -195,6 +199,8 @@ class Rl(Section):
     """Peak learning rate of the critic."""
     critic_warmup_iterations: Annotated[int, Field(ge=0)] = 0
     """First iterations that train the critic only."""
+    critic_warm_gate: Positive | None = None
+    """Iterations train the critic only while its loss on the new answers is above this (Starling: 1); null never."""
     old_logprobs: Literal["trainer", "rollout"] = "trainer"
     """Whose log-probs of the answers are the old ones: the trainer's, in a pass of their own, or the engine's."""
     importance_cap: Annotated[float, Field(ge=1)] = 2.0
@@ -238,6 +244,15 @@ class Rl(Section):
                 f"rl.shared_prompts false has no effect with rl.sequence_parallel {self.sequence_parallel}, which lays "
                 "rows back to back with shared prompts; set it to null"
             )
+        without = [name for name in self.algorithms if name in ("apa", "awr")]
+        if self.old_logprobs == "rollout" and without:
+            raise ValueError(
+                f"rl.old_logprobs rollout is for losses with a ratio to the old policy, which {without[0]} has not: "
+                "nothing would correct for the engine's log-probs; use old_logprobs trainer"
+            )
+        for name in ("critic_warmup_iterations", "critic_warm_gate"):
+            if getattr(self, name) and not set(self.algorithms) & set(WITH_CRITIC):
+                raise ValueError(f"rl.{name} has no effect on {', '.join(self.algorithms)}, which have no critic")
         alone = [name for name in self.algorithms if name in ("rloo", "grpo")]
         if alone and self.samples_per_prompt < 2:
             raise ValueError(

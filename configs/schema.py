@@ -7,17 +7,18 @@ YAML into them and explains mistakes, `configs.plan` derives the batch arithmeti
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from configs.checks import batches, colocation, offloading, processors, stages
 from configs.data import Data
-from configs.machines import Cluster, Resources, Role
-from configs.model import CPU_HEAD_SIZES, Model
-from configs.rl import WITH_CRITIC, AlgorithmName, Rl
+from configs.machines import Cluster, Resources
+from configs.model import Model
+from configs.rl import AlgorithmName, Rl
 from configs.scoring import Scoring
 from configs.section import Count, Positive, Section
-from configs.training import Dpo, Reward, Sft, Supervised, Updates
+from configs.training import Dpo, Reward, Sft, Supervised
 
 
 class Rollout(Section):
@@ -33,6 +34,8 @@ class Rollout(Section):
     """Share of its GPU's memory that an engine takes."""
     max_sequences: Count = 256
     """Requests an engine works on at once."""
+    batch_invariant: bool = False
+    """On GPUs, slower kernels whose bits do not depend on what else is in a batch; on the CPU it holds anyway."""
     weight_transfer: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
     """How weights reach the engines; auto takes nccl where policy and engine own GPUs, else Ray's object store."""
 
@@ -127,89 +130,6 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        samples = self.rl.prompts_per_iteration * self.rl.samples_per_prompt
-        if samples % self.rl.samples_per_step:
-            divisors = [n for n in range(1, samples + 1) if samples % n == 0]
-            near = min(divisors, key=lambda n: abs(n - self.rl.samples_per_step))
-            raise ValueError(
-                f"rl.samples_per_step {self.rl.samples_per_step} does not divide rl.prompts_per_iteration x "
-                f"rl.samples_per_prompt = {samples}; nearest that does: {near}"
-            )
-        if self.rl.mode == "colocate" and not (self.resources.rollout.gpus and self.resources.policy.gpus):
-            raise ValueError(
-                "rl.mode colocate lets engines and trainers take turns in the memory of the same GPUs, and here "
-                f"resources.rollout.gpus is {self.resources.rollout.gpus:g}, resources.policy.gpus "
-                f"{self.resources.policy.gpus:g}; use sync or one_step_off"
-            )
-        if self.rl.mode == "colocate" and not self.rl.optimizer.zero_stage:
-            raise ValueError("rl.mode colocate moves optimizer states to the host, which needs ZeRO: zero_stage 1 to 3")
-        if self.rollout.max_new_tokens >= self.model.context_tokens:
-            raise ValueError(
-                f"rollout.max_new_tokens {self.rollout.max_new_tokens} leaves no room for a prompt in "
-                f"model.context_tokens {self.model.context_tokens}"
-            )
-        if self.evaluate.judge == "gold" and self.data.toyworld is None:
-            raise ValueError("evaluate.judge gold exists only in data.toyworld; use reward_model with your own data")
-        if self.data.toyworld and self.data.toyworld.evaluation_prompts < self.evaluate.prompts:
-            raise ValueError(
-                f"evaluate.prompts {self.evaluate.prompts} is more than "
-                f"data.toyworld.evaluation_prompts {self.data.toyworld.evaluation_prompts}"
-            )
-        if self.rl.critic_warmup_iterations >= self.rl.iterations:
-            raise ValueError(
-                f"rl.critic_warmup_iterations {self.rl.critic_warmup_iterations} leaves no iteration of "
-                f"rl.iterations {self.rl.iterations} that trains the policy"
-            )
-        resources = self.resources
-        optimizers: list[tuple[str, Updates, str, Role]] = [
-            ("sft", self.sft.optimizer, "train", resources.train),
-            ("reward", self.reward.optimizer, "train", resources.train),
-            *([("dpo", self.dpo.optimizer, "train", resources.train)] if self.dpo else []),
-            ("sample.training", self.sample.training.optimizer, "train", resources.train),
-            ("rl", self.rl.optimizer, "policy", resources.policy),
-            ("rl", self.rl.optimizer, "critic", resources.critic),
-        ]
-        for name, optimizer, role_name, role in optimizers:
-            if optimizer.offload and (role.gpus == 0 or optimizer.zero_stage < 2):
-                raise ValueError(
-                    f"{name}.optimizer.offload works with GPUs and zero_stage 2 or 3 only; here "
-                    f"resources.{role_name}.gpus is {role.gpus:g}, zero_stage {optimizer.zero_stage}"
-                )
-        sharing = self.rl.sequence_parallel
-        for role_name in ("policy", *(["critic"] if set(self.rl.algorithms) & set(WITH_CRITIC) else [])):
-            if (workers := getattr(resources, role_name).workers) % sharing:
-                raise ValueError(
-                    f"rl.sequence_parallel {sharing} does not divide resources.{role_name}.workers {workers}; "
-                    f"nearest that does: {sharing * max(1, round(workers / sharing))} workers"
-                )
-        for role_name in ("train", "policy", "critic", "reference", "reward"):
-            if (gpus := getattr(resources, role_name).gpus) > 1:
-                raise ValueError(
-                    f"resources.{role_name}.gpus is {gpus:g}, but a process of this role uses one GPU at most; "
-                    f"give it more workers"
-                )
-        if resources.rollout.gpus > 1 and resources.rollout.gpus % 1:
-            raise ValueError(f"resources.rollout.gpus is {resources.rollout.gpus:g}; above 1 it must be whole")
-        for role_name in ("policy", "reference"):
-            gpus = min(getattr(resources, role_name).gpus, resources.rollout.gpus)
-            if self.rollout.weight_transfer in ("nccl", "ipc") and not gpus:
-                raise ValueError(
-                    f"rollout.weight_transfer {self.rollout.weight_transfer} needs GPUs on both sides; "
-                    f"resources.{role_name}.gpus is {getattr(resources, role_name).gpus:g}, "
-                    f"resources.rollout.gpus {resources.rollout.gpus:g}; use object_store"
-                )
-        trained = self.publish.model in get_args(AlgorithmName)
-        if trained and self.publish.model not in self.rl.algorithms:
-            raise ValueError(
-                f"publish.model is {self.publish.model}, which rl.algorithms ({', '.join(self.rl.algorithms)}) does "
-                "not train"
-            )
-        if self.publish.model == "dpo" and self.dpo is None:
-            raise ValueError("publish.model is dpo, which this config does not train; give a dpo section, at least {}")
-        scratch = self.model.scratch
-        if scratch and not resources.rollout.gpus and scratch.hidden_size // scratch.heads not in CPU_HEAD_SIZES:
-            raise ValueError(
-                f"model.scratch has heads of hidden_size / heads = {scratch.hidden_size // scratch.heads}; vLLM on the "
-                f"CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}"
-            )
+        for check in (batches, stages, processors, offloading, colocation):
+            check(self)
         return self

@@ -25,7 +25,7 @@ class Updates(Section):
     max_grad_norm: Positive = 1.0
     """Gradient norm above which gradients are scaled down."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
-    """DeepSpeed ZeRO stage: what is split over ranks (0 nothing, 1 optimizer, 2 gradients, 3 weights)."""
+    """DeepSpeed ZeRO: what is split over ranks (0 nothing, 1 optimizer, 2 gradients, 3 weights); in bfloat16 2 or 3."""
     offload: bool = False
     """Keep ZeRO-2 and 3 optimizer state in host memory; only on GPUs."""
     gradient_checkpointing: bool = False

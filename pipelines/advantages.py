@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +23,7 @@ from algorithms.advantage import (
     shape_rewards,
     whiten,
 )
-from algorithms.policy import mismatch
+from algorithms.policy import mismatch, value_loss
 from configs.rl import Rl
 from configs.schema import Config
 from data.rollouts import Rollouts
@@ -50,18 +51,19 @@ class Shaping:
 
     def shaped(self, scores_B: Tensor, lengths: list[int], finished_B: Tensor, rl: Rl) -> Tensor:
         """Scores after the length penalty, scaling, clipping and the penalty for answers that were cut."""
-        std = self.moments.update(scores_B)[1]
-        divisor, clip_first = {"none": (1.0, True), "clip_then_std": (std, True), "std_then_clip": (std, False)}[
-            rl.reward_scaling
-        ]
-        penalized_B = scores_B - rl.length_penalty * torch.tensor(lengths)
-        shaped_B = scale_scores(penalized_B, divisor, rl.reward_clip, clip_first=clip_first)
+        scores_B = scores_B - rl.length_penalty * torch.tensor(lengths)
+        clip_first = rl.reward_scaling == "clip_then_std"  # then the deviation is that of clipped scores, as in trlx
+        std = self.moments.update(scale_scores(scores_B, clip=rl.reward_clip) if clip_first else scores_B)[1]
+        divisor = std if rl.reward_scaling in ("clip_then_std", "std_then_clip") else 1.0
+        shaped_B = scale_scores(scores_B, divisor, rl.reward_clip, clip_first=clip_first)
+        if rl.reward_scaling == "whiten":
+            shaped_B = whiten(shaped_B)
         if rl.missing_eos_reward is not None:
             shaped_B = missing_eos_scores(shaped_B, finished_B, rl.missing_eos_reward)
         return shaped_B
 
     def saw(self, kl: float, answers: int) -> None:
-        """Take in the mean KL of an iteration's answers, in nats each."""
+        """Take in the mean KL of the answers of an iteration that trains the policy, in nats each."""
         if self.controller:
             self.kl_coef = self.controller.update(kl, answers)
 
@@ -74,7 +76,7 @@ def estimate_advantages(
 ) -> tuple[Rollouts, dict[str, float]]:
     """Rewards of tokens (score at the end, KL penalty along the way), advantages, and the RL panel's figures.
 
-    Reads the scores and log-probs, and the values where there is a critic. `shaping` takes in this iteration.
+    Reads the scores and log-probs, and the values where there is a critic. `shaping` takes in the scores.
     """
     rl, own = config.rl, config.rl.own(algorithm)
     column = lambda name: None if (x := getattr(rollouts, name)) is None else torch.from_numpy(x)  # noqa: E731
@@ -94,15 +96,16 @@ def estimate_advantages(
         "kl_coef": shaping.kl_coef,
     }
     if reference_N is not None:
-        kl = float(kl_N.sum()) / len(lengths)
-        measures |= {"kl": kl, "kl_k3": float(kl_k3(policy_N, reference_N).mean())}
-        shaping.saw(kl, len(lengths))
+        measures |= {"kl": float(kl_N.sum()) / len(lengths), "kl_k3": float(kl_k3(policy_N, reference_N).mean())}
+    if rl.whiten_rewards:
+        rewards_N = whiten(rewards_N, shift_mean=False)
     returns_N = None
     if values_N is not None:
         advantages_N, returns_N = gae(rewards_N, values_N, lengths, rl.gamma, rl.gae_lambda)
         spread = float(returns_N.var())
         left = float((returns_N - values_N).var())
         measures["explained_variance"] = 1.0 - left / spread if spread else 0.0
+        measures["value_loss"] = float(value_loss(values_N, values_N, returns_N, None)[0]) / len(values_N)
     elif algorithm == "reinforce":
         advantages_N = returns_to_go(rewards_N, lengths, rl.gamma)
     else:
@@ -119,13 +122,21 @@ def estimate_advantages(
     return rollouts.with_columns(**columns), measures
 
 
-def check_mismatch(found: dict[str, float], config: Config, version: int, expected: int) -> None:
+def trains_policy(rl: Rl, with_critic: bool, iteration: int, measures: Mapping[str, float]) -> bool:
+    """Whether an iteration trains the policy, or the critic alone: at the start, or while it is far off."""
+    if not with_critic:
+        return True
+    off = rl.critic_warm_gate is not None and measures["value_loss"] > rl.critic_warm_gate
+    return iteration >= rl.critic_warmup_iterations and not off
+
+
+def check_mismatch(found: dict[str, float], config: Config) -> None:
     """RuntimeError where an engine that holds the trainer's weights does not run the trainer's model.
 
-    `found` as `mismatch` gives it; `version` sampled, `expected` is the trainer's: older weights may differ.
+    `found` as `gap` gives it, of answers that were sampled with these weights.
     """
     allowed = config.rl.max_mismatch or MAX_MISMATCH[config.model.dtype]
-    if version == expected and not found["mismatch_mean"] <= allowed:
+    if not found["mismatch_mean"] <= allowed:
         raise RuntimeError(
             f"trainer and rollout log-probs of a token differ by {found['mismatch_mean']:.3g} nats on the average, "
             f"more than {allowed} (rl.max_mismatch): the engine does not run the trainer's model"

@@ -36,6 +36,8 @@ def align(
         raise ConfigError("--keep leaves the endpoint of publish up, and publish is not among the stages to run")
     run = Run(folder, config)
     check(run, stages, redo)
+    if replay:
+        check_replay(run, replay, redo)
     if {"sample", "rl"} & set(stages):
         check_functions(config)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +86,19 @@ def check(run: Run, stages: Sequence[str], redo: Sequence[str]) -> None:
         read = part in wanted or any(part in INPUTS[other] for other in wanted)
         if read and part in configured and part not in gone and run.state(part) == "done with other settings":
             raise run.conflict(part, decisive(run.config, part))
+
+
+def check_replay(run: Run, replay: Path, redo: Sequence[str]) -> None:
+    """Raise ConfigError where the command would empty the folder of the rollouts before it reads them, StageError
+    where they are too few."""
+    from pipelines.answers import replay_files
+
+    for name in {*parts(run.config, "rl"), *(name for part in redo for name in followers(part))}:
+        if replay.resolve().is_relative_to((run.folder / name).resolve()):
+            raise ConfigError(
+                f"--replay {replay} lies in {name}, which this command makes anew; move it elsewhere first"
+            )
+    replay_files(replay, run.config)
 
 
 def check_functions(config: Config) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 from actors.group import Generation
+from configs.schema import Config
 from data import rollout_file
 from data.packing import epoch_order
 from data.ragged import Ragged
@@ -42,6 +44,7 @@ class Sampler:
         self.team, self.stream = team, PromptStream(team.run, team.renderer)
         self.running: dict[int, tuple[list[Prompt], Generation]] = {}
         self.waiting: list[Rollouts] = []
+        self.seconds = 0.0  # that the engines took for the answers of the last `finish`
 
     def begin(self, iteration: int) -> None:
         """Start to draw the answers of an iteration, unless that has begun."""
@@ -66,7 +69,13 @@ class Sampler:
                 self.waiting.append(part)
             else:
                 self.team.ask(part, prompts)
+        self.seconds = generation.seconds
         return prompts
+
+    @property
+    def ahead(self) -> Generation | None:
+        """Answers on their way."""
+        return next((generation for _, generation in self.running.values()), None)
 
     def hand_over(self, prompts: list[Prompt]) -> None:
         """Where engines and learners share GPUs: let the learners have them, and ask about the answers now."""
@@ -76,16 +85,31 @@ class Sampler:
         self.waiting = []
 
 
+def replay_files(folder: Path, config: Config) -> list[Path]:
+    """The files of a replay, one an iteration. Raises StageError where there are too few."""
+    files = sorted(folder.glob("*.parquet"))[: config.rl.iterations]
+    if len(files) < config.rl.iterations:
+        raise StageError(
+            f"{folder} holds the rollouts of {len(files)} iterations, rl.iterations is {config.rl.iterations}"
+        )
+    return files
+
+
+def replay_digest(folder: Path, config: Config) -> str:
+    """SHA-256 of what a replay reads."""
+    found = hashlib.sha256()
+    for path in replay_files(folder, config):
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
 class Replay:
     """The answers of an earlier stage, or of rayward rl --rollout-only, in place of new ones."""
 
+    seconds, ahead = 0.0, None
+
     def __init__(self, folder: Path, team: Team):
-        self.files, self.team = sorted(folder.glob("*.parquet")), team
-        if len(self.files) < team.config.rl.iterations:
-            raise StageError(
-                f"{folder} holds the rollouts of {len(self.files)} iterations, rl.iterations is "
-                f"{team.config.rl.iterations}"
-            )
+        self.files, self.team = replay_files(folder, team.config), team
         prompts = load_records(team.run.folder / "prepare" / "prompts.jsonl")
         self.known = {prompt.id: prompt for prompt in prompts}
 
@@ -93,11 +117,21 @@ class Replay:
         """Nothing to draw."""
 
     def finish(self, iteration: int) -> list[Prompt]:
-        """Read the answers of a file; their prompts."""
-        rollouts, ids = rollout_file.read(self.files[iteration])
+        """Read the answers of a file; their prompts.
+
+        Raises StageError where they are not as many as the config says, or of other prompts.
+        """
+        rl, path = self.team.config.rl, self.files[iteration]
+        rollouts, ids = rollout_file.read(path)
+        each = np.unique(rollouts.prompt_index, return_counts=True)[1]
+        if len(each) != rl.prompts_per_iteration or set(each) != {rl.samples_per_prompt}:
+            raise StageError(
+                f"{path} holds answers to {len(each)} prompts, {each.min()} to {each.max()} to each; "
+                f"rl.prompts_per_iteration is {rl.prompts_per_iteration}, rl.samples_per_prompt {rl.samples_per_prompt}"
+            )
         prompt_of = dict(zip(rollouts.prompt_index.tolist(), ids, strict=True))
         if unknown := [name for name in prompt_of.values() if name not in self.known]:
-            raise StageError(f"{self.files[iteration]}: prompt {unknown[0]!r} is not in this run's prepare stage")
+            raise StageError(f"{path}: prompt {unknown[0]!r} is not in this run's prepare stage")
         prompts = [self.known[prompt_of[index]] for index in sorted(prompt_of)]
         sampled = dict.fromkeys(("policy_logprobs", "reference_logprobs", "values", "advantages", "returns"))
         self.read = rollouts.with_columns(**sampled)

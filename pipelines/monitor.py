@@ -39,6 +39,8 @@ MEANINGS = {
     "min_distinct": "answers are {value:.0%} as varied as at the start: one text may win on every prompt",
     "max_second_drop": "the reward rose while the second reward model fell by {value:.2g} standard deviations: the "
     "policy may please its own reward model only",
+    "max_mismatch_factor": "the trainer's and the engine's probabilities of a token differ by a factor of {value:.3f}: "
+    "answers come from weights too old, or the engine computes another model",
 }
 """What each alarm, named like its limit in rl.monitor, says."""
 
@@ -53,6 +55,7 @@ def alarms_of(figures: Mapping[str, float], at: rl.Monitor) -> dict[str, tuple[f
         "max_repetition": at.max_repetition,
         "min_distinct": at.min_distinct,
         "max_second_drop": at.max_second_drop,
+        "max_mismatch_factor": at.max_mismatch_factor,
     }
     found = {}
     for name, limit in limits.items():
@@ -116,8 +119,9 @@ class Monitor:
         if not self.prompts or (iteration % self.at.every and iteration + 1 != self.config.rl.iterations):
             return None
         rollout, seeds = self.config.rollout, (self.config.seed, "monitor")
+        stops = self.team.renderer.stop_token_ids
         return self.team.rollout.generate(
-            self.ids, 1, seeds, self.team.renderer.stop_token_ids, rollout.temperature, rollout.max_new_tokens
+            self.ids, 1, seeds, stops, rollout.temperature, rollout.max_new_tokens, what="monitor"
         )
 
     def look(
@@ -128,7 +132,8 @@ class Monitor:
         if fixed:
             write_jsonl(self.folder / "fixed" / f"{iteration:05d}.jsonl", self._told(fixed))
         answers = [rollouts.responses[row].tolist() for row in range(len(rollouts))]
-        now = {name: measures[name] for name in ("score", "kl", "length") if name in measures} | {
+        watched = ("score", "kl", "length", "mismatch_factor")
+        now = {name: measures[name] for name in watched if name in measures} | {
             "truncated": 1 - measures["finished"],
             "repetition": float(np.mean([repetition_rate(answer, 4) for answer in answers])),
             "distinct_2": distinct_n(answers, 2),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from actors.group import Generation
 from configs.schema import Config
 from data import rollout_file
 from data.records import Prompt
@@ -57,9 +58,12 @@ class Record:
             rollout_file.write(path, rollouts, [prompt.id for prompt in prompts])
         write_json(folder / "reward_state.json", shaping.state_dict())
 
-    def end(self, rollouts: Rollouts) -> dict[str, Any]:
-        """The iteration's line of metrics; all that the clock decides stands under "time"."""
-        self.team.take_spans()
+    def end(self, rollouts: Rollouts, generation_s: float = 0.0, ahead: Generation | None = None) -> dict[str, Any]:
+        """The iteration's line of metrics; all that the clock decides stands under "time".
+
+        `generation_s`: seconds that the engines took for these answers; `ahead`: the next ones, on their way.
+        """
+        self.team.take_spans(ahead=ahead)
         spans, self.team.spans = self.own + self.team.spans, []
         shifted = [{**span, **{at: round(span[at] - self.origin, 5) for at in ("start", "end")}} for span in spans]
         ends = {"begun": self.begun - self.origin, "ended": time.time() - self.origin}
@@ -67,7 +71,10 @@ class Record:
         with (self.stage.folder / "spans.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         computed = self.figures["time"].pop("computed_tokens", 0.0)
-        self.note({"time": speeds(line, rollouts, self.stage.run.config, self.team.about, computed)})
+        known = speeds(line, rollouts, self.stage.run.config, self.team.about, computed)
+        if generation_s:
+            known["generated_tokens_per_s"] = round(len(rollouts.responses.values) / generation_s, 4)
+        self.note({"time": known})
         self.history.append(self.figures)
         return self.figures
 
@@ -80,7 +87,7 @@ PHASES = {
     ("driver", "advantages"): "advantages_s",
 }  # fmt: skip
 """Names of the seconds of metrics.jsonl."""
-WORK = ("generate", "score", "reference", "logprobs", "values", "update")
+WORK = ("generate", "monitor", "score", "reference", "logprobs", "values", "update")
 
 
 def speeds(
@@ -95,16 +102,15 @@ def speeds(
     seconds = {PHASES[task]: spent for task, spent in found["busy_s"].items() if task in PHASES}
     work = [(span["start"], span["end"]) for span in line["spans"] if span["name"] in WORK and span["role"] != "driver"]
     inside = union((max(start, line["begun"]), min(end, line["ended"])) for start, end in work)
-    generated, trained = len(rollouts.responses.values), len(rollouts.sequences().values) * config.rl.epochs
+    trained = len(rollouts.sequences().values) * config.rl.epochs
     rates = {
         "samples_per_s": len(rollouts) / wall,
-        "generated_tokens_per_s": generated / seconds.get("generate_s", wall),
         "overhead_share": 1.0 - sum(end - start for start, end in inside) / wall,
     }
     if spent := seconds.get("policy_update_s"):
         peak = sum(rank["peak_flops"] for rank in about)
         rates["training_tokens_per_s"] = trained / spent
-        rates["peak_share"] = 6 * about[0]["parameters"] * computed / spent / peak
+        rates["peak_share"] = about[0]["flops_per_token"] * computed / spent / peak
     known = {"iteration_s": wall, **seconds, "outside_s": found["outside_s"], **rates}
     return {name: round(value, 4) for name, value in known.items()} | {
         "idle_s": {role: round(value, 4) for role, value in found["idle_s"].items()}

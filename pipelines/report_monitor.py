@@ -17,7 +17,7 @@ PANELS = {
     "KL to the SFT model, nats an answer": ("max_kl",),
     "shares": ("max_truncated", "max_repetition", "min_distinct"),
 }
-"""Titles of the curves, each with the alarms that are marked in it."""
+"""Titles of the curves, each with the alarms that are marked in it; the RL panel has the curve of the mismatch."""
 
 
 def monitor_html(run: Run, algorithms: Sequence[str]) -> list[str]:
@@ -54,7 +54,7 @@ def curves(rows: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]]) -> 
     lines = [
         [("reward model", _standardised(rows, "score", first["score_std"]))],
         [("", [row["length"] for row in rows])],
-        [("", [row["kl"] for row in rows])],
+        [("", [row.get("kl", float("nan")) for row in rows])],
         [
             ("different 2-grams", [row["monitor/distinct_2"] for row in rows]),
             ("repeated 4-grams", [row["monitor/repetition"] for row in rows]),

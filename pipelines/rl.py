@@ -16,8 +16,8 @@ import numpy as np
 from cluster.connect import connect
 from configs.plan import arithmetic_lines, inputs
 from data import rollout_file
-from pipelines.advantages import Shaping, check_mismatch, estimate_advantages, gap
-from pipelines.answers import PromptStream, Replay, Sampler
+from pipelines.advantages import Shaping, check_mismatch, estimate_advantages, gap, trains_policy
+from pipelines.answers import PromptStream, Replay, Sampler, replay_digest
 from pipelines.monitor import Monitor, counts
 from pipelines.record import Record
 from pipelines.stage import Metrics, Run, Stage, StageError, begin, table
@@ -31,7 +31,7 @@ def run(run: Run, replay: Path | None = None) -> dict[str, Any] | None:
     `replay`: a folder of rollouts (data/rollout_file.py) to train on in place of new ones.
     """
     config = run.config
-    more = {"replay": str(replay.resolve())} if replay else {}
+    more = {"replay": replay_digest(replay, config)} if replay else {}
     tried = {name: begin(run, f"rl/{name}", inputs(config, f"rl/{name}"), more) for name in config.rl.algorithms}
     missing = {name: stage for name, stage in tried.items() if stage}
     if not missing:
@@ -53,7 +53,8 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
     config, rl = stage.run.config, stage.run.config.rl
     monitor, record = Monitor(stage, algorithm, team), Record(stage, team)
     shaping = Shaping.of(config, algorithm)
-    ahead = rl.mode == "one_step_off" and isinstance(sampler, Sampler)
+    drawn = isinstance(sampler, Sampler)
+    ahead = rl.mode == "one_step_off" and drawn
     with Metrics(stage.folder, algorithm, rl.iterations, "iter") as metrics:
         for iteration in range(rl.iterations):
             last = iteration + 1 == rl.iterations
@@ -68,22 +69,31 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
                 team.take_spans("rollout")
                 sampler.begin(iteration + 1)
             rollouts, figures = record.time("score", team.scored, prompts)
-            stale = iteration - rollouts.weight_version
+            stale = iteration - rollouts.weight_version if drawn else None  # of a replay: whatever
             rollouts, measures = record.time("advantages", estimate_advantages, rollouts, config, algorithm, shaping)
             measures |= figures
             if rl.old_logprobs == "trainer":
                 measures |= gap(rollouts)
-                check_mismatch(measures, config, rollouts.weight_version, iteration)
+                if stale == 0:
+                    check_mismatch(measures, config)
+            if fixed and fixed.weight_version == iteration and not (rl.old_logprobs == "trainer" and stale == 0):
+                own = record.time("monitor", team.engine_gap, fixed)  # the answers cannot tell in time
+                check_mismatch(own, config)
+                measures |= {f"fixed_{name}": value for name, value in own.items()}
             measures |= record.time("monitor", monitor.look, iteration, rollouts, measures, fixed)
-            measures |= record.time("update", team.update, rollouts, iteration)
-            if rl.old_logprobs == "rollout" and "policy/first_mean" in measures:
+            trains = trains_policy(rl, team.critic is not None, iteration, measures)
+            if trains and "kl" in measures:
+                shaping.saw(measures["kl"], len(rollouts))
+            measures |= record.time("update", team.update, rollouts, iteration, trains)
+            if rl.old_logprobs == "rollout" and trains:
                 measures |= {f"mismatch_{name}": measures.pop(f"policy/first_{name}") for name in FIRST}
-                check_mismatch(measures, config, rollouts.weight_version, iteration)
+                if stale == 0:
+                    check_mismatch(measures, config)
             if not last and not ahead:  # the last weights have nobody to sample for
                 record.note(record.time("transfer", team.send_weights, iteration + 1))
             record.note(measures | {"staleness": stale})
             record.time("save", record.files, rollouts, prompts, shaping)
-            metrics.log(iteration, record.end(rollouts), ("score", "kl", "length"))
+            metrics.log(iteration, record.end(rollouts, sampler.seconds, sampler.ahead), ("score", "kl", "length"))
             monitor.check()
     team.policy.call("save", str((stage.folder / "model").resolve()))
     write_trace(stage.folder)
@@ -130,8 +140,8 @@ def _summary(algorithm: str, history: list[dict[str, Any]], alarms: dict[str, di
         "score_first": first["score"],
         "length_first": first["length"],
         **{name: last[name] for name in figures if name in last},
-        "mismatch_max": max((row["mismatch_max"] for row in history if row["staleness"] == 0 and "mismatch_max" in row),
-                            default=0.0),
+        "mismatch_max": max((row[name] for row in history for name in ("mismatch_max", "fixed_mismatch_max")
+                             if name in row and (row["staleness"] == 0 or name[:5] == "fixed")), default=None),
         "alarms": alarms,
         "seconds_per_iteration": medians,
     }  # fmt: skip

@@ -21,6 +21,7 @@ from configs.rl import WITH_CRITIC
 from data.ragged import Ragged
 from data.records import Prompt
 from data.rollouts import Rollouts, concatenated
+from pipelines.advantages import gap
 from pipelines.monitor import second_group
 from pipelines.rows import Renderer
 from pipelines.scoring import Scorer
@@ -79,8 +80,9 @@ class Team:
         if colocated:
             self.rollout.ready()
             self.rollout.call("sleep")
-        self.policy = policy_group(self.run.model("sft"), config, algorithm)
-        self.critic = critic_group(self.run.model("reward"), config) if algorithm in WITH_CRITIC else None
+        slots = self.rollout.slots
+        self.policy = policy_group(self.run.model("sft"), config, algorithm, slots)
+        self.critic = critic_group(self.run.model("reward"), config, slots) if algorithm in WITH_CRITIC else None
         self.handover = Handover(self.rollout, list(self.learners.values()), colocated)
         try:
             starting = [(group, group.begin_start()) for group in self.learners.values()]
@@ -155,15 +157,20 @@ class Team:
             columns["values"] = joined(self.critic, "values")
         return rollouts.with_columns(**columns), figures
 
-    def update(self, rollouts: Rollouts, iteration: int) -> dict[str, Any]:
-        """Train policy and critic side by side; the mean over the optimizer steps of what they report.
+    def engine_gap(self, answers: Rollouts) -> dict[str, float]:
+        """How far the policy's log-probs of these answers are from the engine's."""
+        parts = self.policy.call("logprobs", ray.put(answers))
+        return gap(answers.with_columns(policy_logprobs=merge([own for own, _ in parts], len(answers))))
+
+    def update(self, rollouts: Rollouts, iteration: int, policy: bool = True) -> dict[str, Any]:
+        """Train policy (if asked to) and critic side by side; the mean over the optimizer steps of what they report.
 
         How the policy's rows lay in memory, which changes no result, stands under "time".
         """
         batch = ray.put(rollouts)
         critic = self.critic.begin("update", batch, iteration) if self.critic else None
         metrics: dict[str, Any] = {}
-        if not self.critic or iteration >= self.config.rl.critic_warmup_iterations:
+        if policy:
             merged = mean_over_steps(self.policy.call("update", batch, iteration))
             metrics["time"] = {name: merged.pop(name) for name in LAYOUT}
             metrics |= {f"policy/{name}": value for name, value in merged.items()}
@@ -181,9 +188,17 @@ class Team:
         self.handover.to_engines()
         return {"transfer": {"version": version, **sent}, "time": {"transfer_bytes_per_s": rate}}
 
-    def take_spans(self, only: str | None = None) -> None:
-        """Remember what the actors did and when; `only` those of one role, since a call waits for work before it."""
+    def take_spans(self, only: str | None = None, ahead: Generation | None = None) -> None:
+        """Remember what the actors did and when; `only` those of one role, since a call waits for work before it.
+
+        Engines at work on the answers `ahead` are not waited for: so far they have been at it since it began.
+        """
         groups = {**self.serving, **self.learners}
+        busy = ahead.running() if ahead else []
+        if ahead and busy:
+            del groups["rollout"]
+            at = {"start": ahead.begun, "end": time.time(), "open": True}
+            self.spans += [{"role": "rollout", "rank": rank, "name": "generate", **at} for rank in busy]
         asked = {name: group.begin("take_spans") for name, group in groups.items() if only in (None, name)}
         for name, calls in asked.items():
             for rank, spans in enumerate(groups[name].finish(calls)):
@@ -223,7 +238,7 @@ class Handover:
     """Who has the memory of the GPUs in mode colocate: engines or learners; in other modes each has its own."""
 
     def __init__(self, rollout: RolloutGroup, learners: list[TrainingGroup], colocated: bool):
-        self.rollout, self.groups, self.on = rollout, learners, colocated
+        self.rollout, self.groups, self.on = rollout, [group for group in learners if group.role.gpus], colocated
 
     def to_learners(self) -> None:
         """After generation: the engines give up weights and cache, the learners come back."""

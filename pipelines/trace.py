@@ -3,8 +3,8 @@
 All are made from the lines of `rl/NAME/spans.jsonl`, one an iteration:
 {"iteration": k, "begun": s, "ended": s, "spans": [{"role", "rank", "name", "start", "end"}, ...]}, in seconds since the
 first iteration began. A span may reach over the ends of its iteration (an engine that generates for the next one); it
-counts with the part within, and may stand in the lines of both. The trace is in the Chrome trace event format, which
-chrome://tracing and Perfetto open.
+counts with the part within, and may stand in the lines of both: in the first, if it went on, as "open" with what was
+known of it. The trace is in the Chrome trace event format, which chrome://tracing and Perfetto open.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ def chrome_trace(lines: Iterable[Line]) -> dict[str, Any]:
         (span["role"], span["rank"], span["name"], span["start"], span["end"]): line["iteration"]
         for line in reversed(lines)
         for span in line["spans"]
+        if not span.get("open")
     }
     pids = {role: number for number, role in enumerate(_ordered((role for role, *_ in spans), ROLES), start=1)}
     events = []

@@ -262,6 +262,18 @@ def test_weight_decay_is_on_matrices_only(ranks, tiny_models, rollouts, zero_sta
         torch.testing.assert_close(after[name], weight * kept, atol=1e-7, rtol=0, msg=name)
 
 
+@pytest.mark.parametrize("zero_stage", [1, 3])
+def test_many_micro_batches_add_up_in_bf16(ranks, tiny_models, rollouts, zero_stage):
+    """The same row 300 times: a sum in bf16 would stand still where the row is half a step of it."""
+    norms = []
+    for rows in ([[0]], [[0] * 300]):
+        settings = {"zero_stage": zero_stage, "micro_batch_tokens": 10, "max_grad_norm": 1e9}
+        _, (history,) = trained(ranks, tiny_models, rollouts, 1, rows, "bfloat16", **settings)
+        assert history[0]["micro_batches"] == len(rows[0])
+        norms.append(history[0]["grad_norm"])
+    assert norms[1] == pytest.approx(norms[0], rel=2e-3)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("factor", [math.nan, math.inf])

@@ -296,6 +296,18 @@ def test_a_width_that_heads_do_not_divide_names_one_that_they_do() -> None:
     (["publish.model=ppo", "rl.algorithms=[apa]"], r"publish\.model is ppo, which rl\.algorithms \(apa\) does not"),
     (["model.scratch.heads=16"], r"hidden_size / heads = 8; vLLM on the CPU takes 32, 64"),
     (["reward.optimizer.offload=true", "resources.train.gpus=1"], r"reward\.optimizer\.offload .* zero_stage 1"),
+    (["rl.old_logprobs=rollout"], r"old_logprobs rollout is for losses with a ratio .* which apa has not"),
+    (["rl.algorithms=[rloo]", "rl.critic_warm_gate=1"], r"critic_warm_gate has no effect on rloo, which"),
+    (["rl.algorithms=[grpo]", "rl.critic_warmup_iterations=1"], r"critic_warmup_iterations has no effect on grpo"),
+    (["resources.policy.workers=2", "resources.policy.gpus=0.5"], r"policy has 2 workers with 0\.5 GPU each"),
+    (["resources.rollout.gpus=2"], r"engines of several GPUs take weights from GPUs only, .* resources\.reference"),
+    (["resources.rollout.gpus=0.5"], r"gpu_memory_fraction 0\.85 is more than an engine's share .*rollout\.gpus 0\.5"),
+    (["rl.mode=colocate"], r"shares that add up to .*; here: resources\.rollout 1 x 0, resources\.policy 1 x 0"),
+    (["rl.mode=colocate", "resources.rollout.gpus=1", "resources.policy.gpus=1"], r"shares that add up to more than"),
+    (["rl.mode=colocate", "resources.rollout={gpus: 0.5, workers: 2}", "resources.policy.gpus=0.5"],
+     r"as many engines as ranks of policy and critic; here: resources\.rollout 2 x 0\.5, resources\.policy 1 x 0\.5"),
+    (["rl.mode=colocate", "resources.rollout.gpus=0.5", "resources.policy.gpus=0.5", "rl.optimizer.zero_stage=3"],
+     r"can move the states of ZeRO-3 only with rl\.optimizer\.offload true"),
 ])  # fmt: skip
 def test_values_that_contradict_each_other(overrides: list[str], told: str) -> None:
     (line,) = mistakes("quickstart", *overrides)

@@ -35,6 +35,8 @@ def test_arithmetic_by_hand() -> None:
     assert numbers.steps_per_iteration == 6  # twice
     assert numbers.policy_steps == 42  # in 7 of 10 iterations
     assert numbers.critic_steps == 60  # in all
+    config = shaped(iterations=10, prompts=48, samples=4, step=64, epochs=2, warmup=3)
+    assert rl_arithmetic(config, "rloo").policy_steps == 60, "without a critic there is no warm-up"
     assert numbers.answers == 1920
 
 

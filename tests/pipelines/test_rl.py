@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 
 from data import rollout_file
+from pipelines.stage import Run
 
 pytestmark = pytest.mark.timeout(900)
 AHEAD = ("rloo", "awr")
@@ -26,6 +29,7 @@ def without_time(path: Path) -> list[dict]:
 
 def from_road(road: Path, folder: Path) -> Path:
     """A run folder whose stages before RL are those of the road."""
+    folder.mkdir(exist_ok=True)
     for stage in ("prepare", "sft", "reward"):
         (folder / stage).symlink_to(road / stage)
     return folder
@@ -63,6 +67,7 @@ def test_one_step_off_is_one_version_late_and_no_more(ahead: Path) -> None:
         rows = rows_of(ahead / "rl" / name / "metrics.jsonl")
         assert [row["staleness"] for row in rows] == [0, 1, 1]
         assert rows[0]["mismatch_max"] < 1e-4 < rows[1]["mismatch_max"], "old weights sampled the second batch"
+        assert rows[1]["fixed_mismatch_max"] < 1e-4, "and the weights that just came are the trainer's"
         assert rows[0]["mismatch_factor"] < 1.0001 < rows[1]["mismatch_factor"]
         versions = [
             rollout_file.read(path)[0].weight_version for path in sorted((ahead / "rl" / name / "rollouts").iterdir())
@@ -92,7 +97,9 @@ def test_replayed_rollouts_train_the_same_model(road: Path, tmp_path: Path, rayw
     columns = set(pq.read_table(made / "rollouts" / "00001.parquet").column_names)
     assert {"prompt_id", "response", "score", "rollout_logprobs", "policy_logprobs", "values", "advantages"} <= columns
     rayward("rl", folder, "--set", "rl.algorithms=[ppo]", "--replay", str(made / "rollouts"))
-    assert without_time(folder / "rl" / "ppo" / "metrics.jsonl") == without_time(made / "metrics.jsonl")
+    rows = [without_time(path / "metrics.jsonl") for path in (folder / "rl" / "ppo", made)]
+    assert [[row.pop("staleness") for row in of] for of in rows] == [[None, None], [0, 0]]
+    assert rows[0] == rows[1]
     model = "model/model.safetensors"
     assert (folder / "rl" / "ppo" / model).read_bytes() == (made / model).read_bytes()
 
@@ -120,7 +127,27 @@ def test_rollouts_without_training_can_be_trained_on(road: Path, tmp_path: Path,
     folder, made = from_road(road, tmp_path), tmp_path / "drawn"
     rayward("rl", folder, "--rollout-only", str(made))
     assert len(list(made.glob("*.parquet"))) == 2
-    settings = ("--set", "rl.algorithms=[rloo]", "--set", "rl.max_mismatch=1")
-    rayward("rl", folder, *settings, "--replay", str(made))
+    rayward("rl", folder, "--set", "rl.algorithms=[rloo]", "--replay", str(made))
     rows = rows_of(folder / "rl" / "rloo" / "metrics.jsonl")
-    assert [row["staleness"] for row in rows] == [0, 1], "the first model's answers, trained on twice"
+    assert rows[0]["mismatch_max"] < 1e-4 < rows[1]["mismatch_max"], "the first model's answers, trained on twice"
+
+
+def test_a_replay_is_refused_before_anything_is_lost(road: Path, tmp_path: Path) -> None:
+    from configs.load import ConfigError, load
+    from pipelines.align import align
+    from pipelines.answers import Replay
+    from pipelines.stage import StageError
+
+    config = load(str(road / "config.yaml"), ["rl.algorithms=[ppo]"])
+    folder = from_road(road, tmp_path / "run")
+    own = folder / "rl" / "ppo" / "rollouts"
+    shutil.copytree(road / "rl" / "ppo" / "rollouts", own)
+    with pytest.raises(ConfigError, match="lies in rl/ppo, which this command makes anew"):
+        align(config, folder, ["rl"], replay=own)
+    assert len(list(own.iterdir())) == 2
+    with pytest.raises(StageError, match="holds the rollouts of 0 iterations, rl.iterations is 2"):
+        align(config, folder, ["rl"], replay=tmp_path)
+    other = load(str(road / "config.yaml"), ["rl.prompts_per_iteration=4", "rl.samples_per_step=8"])
+    team = SimpleNamespace(config=other, run=Run(road, other))
+    with pytest.raises(StageError, match=r"00000.parquet holds answers to 8 prompts.*prompts_per_iteration is 4"):
+        Replay(road / "rl" / "ppo" / "rollouts", team).finish(0)

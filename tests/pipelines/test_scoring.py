@@ -335,7 +335,8 @@ def test_rewards_are_cut_scaled_and_penalized_as_the_config_says(tiny_config: Ca
 
     std = 1.9235384
     assert rewards() == [4, 6] and rewards(reward_clip=5.0) == [4, 5]
-    assert rewards(reward_clip=5.0, reward_scaling="clip_then_std") == pytest.approx([4 / std, 5 / std])
+    clipped = np.std([1, 2, 3, 4, 5], ddof=1)  # the deviation is that of what was cut before, as in trlx
+    assert rewards(reward_clip=5.0, reward_scaling="clip_then_std") == pytest.approx([4 / clipped, 5 / clipped])
     assert rewards(reward_clip=3.0, reward_scaling="std_then_clip") == pytest.approx([4 / std, 3.0])
     assert rewards(length_penalty=0.5) == [3, 4.5]
     assert rewards(missing_eos_reward=-1.0, reward_scaling="std_then_clip") == pytest.approx([4 / std, -1])

@@ -1,0 +1,144 @@
+"""What the sections of a config have to do with each other: each function raises ValueError where they do not fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from configs.model import CPU_HEAD_SIZES
+from configs.rl import WITH_CRITIC, AlgorithmName
+
+if TYPE_CHECKING:
+    from configs.schema import Config
+
+
+def batches(config: Config) -> None:
+    """Numbers of answers and tokens."""
+    rl, rollout = config.rl, config.rollout
+    samples = rl.prompts_per_iteration * rl.samples_per_prompt
+    if samples % rl.samples_per_step:
+        divisors = [n for n in range(1, samples + 1) if samples % n == 0]
+        near = min(divisors, key=lambda n: abs(n - rl.samples_per_step))
+        raise ValueError(
+            f"rl.samples_per_step {rl.samples_per_step} does not divide rl.prompts_per_iteration x "
+            f"rl.samples_per_prompt = {samples}; nearest that does: {near}"
+        )
+    if rollout.max_new_tokens >= config.model.context_tokens:
+        raise ValueError(
+            f"rollout.max_new_tokens {rollout.max_new_tokens} leaves no room for a prompt in "
+            f"model.context_tokens {config.model.context_tokens}"
+        )
+    world = config.data.toyworld
+    if world and world.evaluation_prompts < config.evaluate.prompts:
+        raise ValueError(
+            f"evaluate.prompts {config.evaluate.prompts} is more than "
+            f"data.toyworld.evaluation_prompts {world.evaluation_prompts}"
+        )
+    if rl.critic_warmup_iterations >= rl.iterations:
+        raise ValueError(
+            f"rl.critic_warmup_iterations {rl.critic_warmup_iterations} leaves no iteration of "
+            f"rl.iterations {rl.iterations} that trains the policy"
+        )
+
+
+def stages(config: Config) -> None:
+    """What a stage takes from another."""
+    if config.evaluate.judge == "gold" and config.data.toyworld is None:
+        raise ValueError("evaluate.judge gold exists only in data.toyworld; use reward_model with your own data")
+    model = config.publish.model
+    if model in get_args(AlgorithmName) and model not in config.rl.algorithms:
+        raise ValueError(
+            f"publish.model is {model}, which rl.algorithms ({', '.join(config.rl.algorithms)}) does not train"
+        )
+    if model == "dpo" and config.dpo is None:
+        raise ValueError("publish.model is dpo, which this config does not train; give a dpo section, at least {}")
+
+
+def processors(config: Config) -> None:
+    """Processes, GPUs, and how weights get from one to the other."""
+    resources, rollout = config.resources, config.resources.rollout
+    sharing = config.rl.sequence_parallel
+    for name in ("policy", *(["critic"] if set(config.rl.algorithms) & set(WITH_CRITIC) else [])):
+        if (workers := getattr(resources, name).workers) % sharing:
+            raise ValueError(
+                f"rl.sequence_parallel {sharing} does not divide resources.{name}.workers {workers}; "
+                f"nearest that does: {sharing * max(1, round(workers / sharing))} workers"
+            )
+    for name in ("train", "policy", "critic", "reference", "reward"):
+        if (gpus := getattr(resources, name).gpus) > 1:
+            raise ValueError(
+                f"resources.{name}.gpus is {gpus:g}, but a process of this role uses one GPU at most; "
+                f"give it more workers"
+            )
+    for name in ("train",) if config.rl.mode == "colocate" else ("train", "policy", "critic"):
+        role = getattr(resources, name)
+        if 0 < role.gpus < 1 < role.workers:
+            raise ValueError(
+                f"resources.{name} has {role.workers} workers with {role.gpus:g} GPU each, which Ray would put on the "
+                "same GPU; ranks of one model need one each"
+            )
+    if rollout.gpus > 1 and rollout.gpus % 1:
+        raise ValueError(f"resources.rollout.gpus is {rollout.gpus:g}; above 1 it must be whole")
+    if rollout.gpus > 1 and not resources.reference.gpus:
+        raise ValueError(
+            f"resources.rollout.gpus is {rollout.gpus:g}: engines of several GPUs take weights from GPUs only, in "
+            "evaluate from resources.reference; give it gpus"
+        )
+    fraction = config.rollout.gpu_memory_fraction
+    if 0 < rollout.gpus < min(1, fraction) and config.rl.mode != "colocate":
+        raise ValueError(
+            f"rollout.gpu_memory_fraction {fraction:g} is more than an engine's share of a GPU, "
+            f"resources.rollout.gpus {rollout.gpus:g}; others on it would have no room"
+        )
+    for name in ("policy", "reference"):
+        if config.rollout.weight_transfer in ("nccl", "ipc") and not min(getattr(resources, name).gpus, rollout.gpus):
+            raise ValueError(
+                f"rollout.weight_transfer {config.rollout.weight_transfer} needs GPUs on both sides; "
+                f"resources.{name}.gpus is {getattr(resources, name).gpus:g}, "
+                f"resources.rollout.gpus {rollout.gpus:g}; use object_store"
+            )
+    scratch = config.model.scratch
+    if scratch and not rollout.gpus and scratch.hidden_size // scratch.heads not in CPU_HEAD_SIZES:
+        raise ValueError(
+            f"model.scratch has heads of hidden_size / heads = {scratch.hidden_size // scratch.heads}; vLLM on the "
+            f"CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}"
+        )
+
+
+def offloading(config: Config) -> None:
+    """Optimizer states in the memory of the host."""
+    resources = config.resources
+    trained = [("sft", config.sft.optimizer), ("reward", config.reward.optimizer)]
+    trained += [("dpo", config.dpo.optimizer)] if config.dpo else []
+    trained += [("sample.training", config.sample.training.optimizer)]
+    optimizers = [(name, optimizer, "train") for name, optimizer in trained]
+    for name, optimizer, role in [*optimizers, *(("rl", config.rl.optimizer, role) for role in ("policy", "critic"))]:
+        gpus = getattr(resources, role).gpus
+        if optimizer.offload and (gpus == 0 or optimizer.zero_stage < 2):
+            raise ValueError(
+                f"{name}.optimizer.offload works with GPUs and zero_stage 2 or 3 only; here "
+                f"resources.{role}.gpus is {gpus:g}, zero_stage {optimizer.zero_stage}"
+            )
+
+
+def colocation(config: Config) -> None:
+    """Engines and learners that take turns on the same GPUs."""
+    if config.rl.mode != "colocate":
+        return
+    optimizer = config.rl.optimizer
+    roles = {name: getattr(config.resources, name) for name in ("rollout", "policy", "critic")}
+    told = ", ".join(f"resources.{name} {role.workers} x {role.gpus:g}" for name, role in roles.items())
+    sharing = [name for name, role in roles.items() if role.gpus]
+    if sharing[:2] != ["rollout", "policy"] or not 0.5 < sum(roles[name].gpus for name in sharing) <= 1:
+        raise ValueError(
+            "rl.mode colocate lets engines and trainers take turns on the same GPUs: their gpus have to be shares "
+            f"that add up to more than half a GPU and at most one; here: {told}. Or use sync or one_step_off"
+        )
+    if len({roles[name].workers for name in sharing}) > 1:
+        raise ValueError(f"rl.mode colocate needs as many engines as ranks of policy and critic; here: {told}")
+    if config.model.dtype == "float32" and not optimizer.zero_stage:
+        raise ValueError("rl.mode colocate moves optimizer states to the host, which needs ZeRO: zero_stage 1 to 3")
+    if optimizer.zero_stage == 3 and (config.rl.lora or not optimizer.offload):
+        raise ValueError(
+            "rl.mode colocate can move the states of ZeRO-3 only with rl.optimizer.offload true and without rl.lora; "
+            "or use zero_stage 2"
+        )
