@@ -99,7 +99,7 @@ def speeds(
     """
     found = seconds_of(line)
     wall = found["iteration_s"]
-    seconds = {PHASES[task]: spent for task, spent in found["busy_s"].items() if task in PHASES}
+    seconds = {"generate_s": 0.0} | {PHASES[task]: of for task, of in found["busy_s"].items() if task in PHASES}
     work = [(span["start"], span["end"]) for span in line["spans"] if span["name"] in WORK and span["role"] != "driver"]
     inside = union((max(start, line["begun"]), min(end, line["ended"])) for start, end in work)
     trained = len(rollouts.sequences().values) * config.rl.epochs
