@@ -45,10 +45,15 @@ WORLD = [
     "data.toyworld={demonstrations: 8000, rankings: 400, answers_per_ranking: 2}", "evaluate.prompts=16",
     "model.context_tokens=128", "rollout.max_new_tokens=64", "sft.epochs=1",
 ]  # fmt: skip
-MODES = {  # both cores for whoever works, or one each where engine and trainer work at the same time
-    "sync": ["resources.rollout.threads=2", "resources.policy.threads=2"],
-    "one_step_off": ["resources.rollout.threads=1", "resources.policy.threads=1"],
+MODES = {
+    # Both cores for whoever works; the engine's log-probs are the old ones, as the weights are the same.
+    "sync": ["resources.rollout.threads=2", "resources.policy.threads=2", "rl.old_logprobs=rollout"],
+    # One core each, as engine and trainer work at the same time; answers are one update old, which importance weights
+    # correct for: clipping the ratio to log-probs of the older weights would learn less.
+    "one_step_off": ["resources.rollout.threads=1", "resources.policy.threads=1", "rl.old_logprobs=trainer"],
 }
+LAG = {"one_step_off": 1}
+"""Updates between the weights that answer and those that are trained."""
 
 
 def main() -> None:
@@ -174,7 +179,7 @@ def write_task(options: argparse.Namespace, folder: Path, seed: int, iterations:
 
     rl = {
         "algorithms": "[rloo]", "rloo.learning_rate": options.learning_rate, "rloo.clip": options.clip,
-        "rloo.kl_coef": 0, "mode": side, "old_logprobs": "rollout", "prompts_per_iteration": options.prompts,
+        "rloo.kl_coef": 0, "mode": side, "prompts_per_iteration": options.prompts,
         "samples_per_prompt": options.samples, "samples_per_step": options.step, "epochs": options.epochs,
         "iterations": iterations, "reward_clip": "null", "monitor.prompts": 0, "monitor.kl": "false",
         "save_rollouts": "false",
@@ -239,20 +244,21 @@ def report(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         speeds = [run["samples_per_s"] for run in runs]
         length = statistics.mean(value for run in runs for value in run["lengths"])
         print(f"{side}: {median[side]:.1f} samples/s ({min(speeds):.1f} to {max(speeds):.1f}), {length:.1f} tokens")
-    figures: dict[str, Any] = {"samples_per_s": median, "curves": {}, "rewards": {}}
+    figures: dict[str, Any] = {"samples_per_s": median, "curves": {}, "reward_gap": {}}
     for side, runs in found.items():
         curves = list(zip(*(run["rewards"] for run in runs), strict=True))
         figures["curves"][side] = [statistics.mean(values) for values in curves]
-        figures["rewards"][side] = [statistics.mean(run["rewards"][-3:]) for run in runs]
         print(f"{side}, mean reward by iteration: " + " ".join(f"{value:.2f}" for value in figures["curves"][side]))
-    theirs = figures["rewards"].get("trl")
-    for side, rewards in figures["rewards"].items() if theirs and len(theirs) > 1 else ():
-        if side != "trl":
-            gap = statistics.mean(rewards) - statistics.mean(theirs)
-            noise = ((statistics.variance(rewards) + statistics.variance(theirs)) / len(rewards)) ** 0.5
-            figures.setdefault("reward_gap", {})[side] = {"gap": gap, "standard_error": noise}
-            print(f"{side} less trl, reward of the last three iterations: {gap:+.3f}, standard error {noise:.3f}")
-    figures["ratio"] = {side: of / median["trl"] for side, of in median.items() if side != "trl" and theirs}
+    for side, runs in found.items() if len(found.get("trl", ())) > 1 else ():
+        if side == "trl":
+            continue
+        ours, theirs = ([statistics.mean(run["rewards"][-3 - lag : len(run["rewards"]) - lag]) for run in of]
+                        for of, lag in ((runs, 0), (found["trl"], LAG.get(side, 0))))  # fmt: skip
+        gap = statistics.mean(ours) - statistics.mean(theirs)
+        noise = ((statistics.variance(ours) + statistics.variance(theirs)) / len(ours)) ** 0.5
+        figures["reward_gap"][side] = {"gap": gap, "standard_error": noise}
+        print(f"{side}, last three iterations, less trl after as many updates: {gap:+.3f}, standard error {noise:.3f}")
+    figures["ratio"] = {side: of / median["trl"] for side, of in median.items() if side != "trl" and "trl" in found}
     print("ratio: " + ", ".join(f"{side} {value:.3f}" for side, value in figures["ratio"].items()), flush=True)
     return figures
 
