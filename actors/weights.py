@@ -227,7 +227,7 @@ class EngineClient:
 
     def __init__(self, engines: list[Any], timeout_s: float, workers_per_engine: int = 1):
         self.engines, self.timeout_s, self.workers_per_engine = engines, timeout_s, workers_per_engine
-        self.until = 0.0
+        self.until: float | None = None  # the end of a transfer that is going on
         self.give_up: Callable[[], None] = lambda: None
         self.failure: Exception | None = None
 
@@ -236,14 +236,13 @@ class EngineClient:
         calls = [getattr(engine, method).remote(*own) for engine, own in zip(self.engines, arguments, strict=True)]
         return wait_for(
             calls,
-            max(0.0, self.until - time.monotonic()),
+            self.timeout_s if self.until is None else max(0.0, self.until - time.monotonic()),
             lambda late: TimeoutError(
                 f"weight transfer: rollout engine {late} did not finish {method} within {self.timeout_s:.0f} s"
             ),
         )
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self.until = time.monotonic() + self.timeout_s
         infos = [dict(init_info) for _ in self.engines]
         for index, info in enumerate(infos):
             if "rank_offset" in info:  # NCCL ranks: 0 is the trainer, then the workers of engine after engine
@@ -251,7 +250,7 @@ class EngineClient:
         self.call("init_weight_transfer_engine", [(info,) for info in infos])
 
     def start_weight_update(self) -> None:
-        self.until = time.monotonic() + self.timeout_s  # for the whole transfer
+        self.until = time.monotonic() + self.timeout_s
         self.call("start_weight_update", [()] * len(self.engines))
 
     def update_weights(self, update_info: Any) -> None:
@@ -268,7 +267,9 @@ class EngineClient:
 
     def commit(self, version: int) -> list[str]:
         """Name the weights just received; the digest that each engine took of them."""
-        return self.call("commit_weights", [(version,)] * len(self.engines))
+        digests = self.call("commit_weights", [(version,)] * len(self.engines))
+        self.until = None
+        return digests
 
 
 class Sender:

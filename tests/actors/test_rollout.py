@@ -92,15 +92,17 @@ def test_batches_and_their_order_change_nothing(rollout_group, answers, prompts,
         index = answers.prompt_index[batch]
         generate = rollout_group.actors[0].generate.options(num_returns="streaming")
         arguments = (prompts.take(index), index, seeds[batch], 1.0, MAX_NEW_TOKENS, stops)
-        ((part, again),) = [ray.get(ref) for ref in generate.remote(*arguments, [7] * len(batch))]
-        assert part == 7
+        (part, again), (end, seconds) = [ray.get(ref) for ref in generate.remote(*arguments, [7] * len(batch))]
+        assert part == 7 and end == -1 and seconds > 0
         assert_identical(again, answers.take(batch))
 
 
 @pytest.mark.parametrize("size", [1, 3, 10])
 def test_parts_are_whole_prompts_and_hold_what_all_answers_hold(rollout_group, answers, prompts, stops, size):
     stream = rollout_group.stream(prompts, 3, ("run", 0), stops, 1.0, MAX_NEW_TOKENS, size)
+    assert stream.running() == [0, 1]
     parts = dict(stream.parts())
+    assert stream.running() == [] and stream.seconds > 0
     assert sorted(parts) == list(range(-(-len(prompts) // size)))
     for number, part in parts.items():
         rows = np.flatnonzero(answers.prompt_index // size == number)
@@ -175,19 +177,21 @@ def test_request_seeds_are_fixed_numbers():
     assert request_seed(7, "rl", 11, 1) != request_seed(7, "rl", 1, 11)
 
 
-def test_weights_go_by_nccl_only_between_whole_gpus(tiny_config):
+def test_weights_go_by_nccl_only_to_whole_gpus(tiny_config):
     on_cpu, on_gpu = Role(), Role(gpus=1)
 
     def config(backend, gpus):
         shares = {role: {"gpus": gpus} for role in ("rollout", "policy", "reference")}
-        return tiny_config(rollout={"weight_transfer": backend}, resources=shares)
+        return tiny_config(rollout={"weight_transfer": backend, "gpu_memory_fraction": 0.4}, resources=shares)
 
     assert transfer_backend(config("auto", 0), on_cpu) == transfer_backend(config("auto", 1), on_cpu) == "object_store"
     assert (
         transfer_backend(config("auto", 0), on_gpu) == transfer_backend(config("auto", 0.5), on_gpu) == "object_store"
     )
-    assert transfer_backend(config("auto", 1), on_gpu) == "nccl"
-    assert transfer_backend(config("ipc", 0.5), Role(gpus=0.5)) == "ipc"
+    assert transfer_backend(config("auto", 1), on_gpu) == transfer_backend(config("auto", 1), Role(gpus=0.5)) == "nccl"
+    ipc = config("ipc", 0.5)
+    assert transfer_backend(ipc, ipc.resources.policy) == "ipc"
+    assert transfer_backend(ipc, ipc.resources.reference) == "object_store", "it does not stand beside every engine"
 
 
 def test_a_folder_without_a_model_is_told(local_ray, tiny_config, tmp_path):
