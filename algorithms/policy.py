@@ -43,7 +43,8 @@ def ppo_clip(
     `clip_high` defaults to `clip`. `dual_clip` (usually 3) bounds the term of a negative advantage by -A *
     dual_clip. `weights_N` multiplies each token's term (`truncated_importance_weights`). Diagnostics:
     `clipfrac_sum` (tokens whose clipped term is the larger), `approx_kl_sum` (k3 of KL(old || current)),
-    `ratio_max`. ValueError: lengths that differ, clip outside of (0, 1), clip_high <= 0, dual_clip <= 1.
+    `ratio_max`, `inverse_ratio_max` (of 1 / rho). ValueError: lengths that differ, clip outside of (0, 1),
+    clip_high <= 0, dual_clip <= 1.
     """
     check_same_length(logprobs_N=logprobs_N, old_logprobs_N=old_logprobs_N, advantages_N=advantages_N)
     if not 0.0 < clip < 1.0 or (clip_high is not None and clip_high <= 0.0):
@@ -53,7 +54,8 @@ def ppo_clip(
     logprobs_N, old_logprobs_N = at_least_fp32(logprobs_N), at_least_fp32(old_logprobs_N.detach())
     advantages_N = at_least_fp32(advantages_N.detach())
 
-    ratio_N = (logprobs_N - old_logprobs_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    log_ratio_N = (logprobs_N - old_logprobs_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratio_N = log_ratio_N.exp()
     clipped_ratio_N = ratio_N.clamp(1.0 - clip, 1.0 + (clip if clip_high is None else clip_high))
     plain_N, clipped_N = -advantages_N * ratio_N, -advantages_N * clipped_ratio_N
     terms_N = torch.maximum(plain_N, clipped_N)
@@ -64,6 +66,7 @@ def ppo_clip(
         # The samples come from the old policy, so k3 with the old policy first is the unbiased one.
         "approx_kl_sum": kl_k3(old_logprobs_N, logprobs_N.detach()).sum(),
         "ratio_max": _max_or_floor(ratio_N),
+        "inverse_ratio_max": _max_or_floor(-log_ratio_N, floor=-math.inf).exp(),
     }
     return _weighted_sum(terms_N, weights_N), diagnostics
 

@@ -92,6 +92,7 @@ def estimate_advantages(
         "score_std": float(scores_B.std()),
         "reward": float(rewards_N.sum() / len(lengths)),
         "length": float(np.mean(lengths)),
+        "length_max": max(lengths),
         "finished": float(rollouts.finished.mean()),
         "kl_coef": shaping.kl_coef,
     }
@@ -113,7 +114,9 @@ def estimate_advantages(
         totals_B = torch.stack([part.sum() for part in rewards_N.split(lengths)])
         groups = np.unique(rollouts.prompt_index, return_counts=True)[1].tolist()
         advantages_N = group_baseline(totals_B, groups, kind).repeat_interleave(torch.tensor(lengths))
-    measures |= {"advantage_mean": float(advantages_N.mean()), "advantage_std": float(advantages_N.std())}
+    extremes = {"mean": advantages_N.mean(), "std": advantages_N.std(), "min": advantages_N.min()}
+    extremes["max"] = advantages_N.max()
+    measures |= {f"advantage_{name}": float(value) for name, value in extremes.items()}
     if algorithm not in ("rloo", "grpo") and own.whiten:
         advantages_N = whiten(advantages_N)
     columns = {"advantages": advantages_N.float().numpy()}

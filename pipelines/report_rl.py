@@ -21,14 +21,15 @@ PANELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("entropy, nats a token", {"entropy": ""}),
     ("share of tokens clipped", {"policy/clipfrac": ""}),
     ("KL to the policy that sampled, nats", {"policy/approx_kl": ""}),
-    ("largest ratio new / old", {"policy/ratio_max": ""}),
+    ("largest ratio of a token", {"policy/ratio_max": "new / old", "policy/inverse_ratio_max": "old / new"}),
     ("explained variance of the critic", {"explained_variance": ""}),
-    ("advantages", {"advantage_mean": "mean", "advantage_std": "deviation"}),
-    ("tokens of an answer", {"length": ""}),
+    ("advantages", {"advantage_mean": "mean", "advantage_std": "deviation", "advantage_max": "highest",
+                    "advantage_min": "lowest"}),
+    ("tokens of an answer", {"length": "mean", "length_max": "longest"}),
     ("share of answers that end (EOS)", {"finished": ""}),
     ("log-prob gap engine - trainer, nats", {"mismatch_max": "max", "mismatch_mean": "mean", "mismatch_k3": "k3"}),
     ("gap multiplied over tokens", {"mismatch_factor": ""}),
-)
+)  # fmt: skip
 """Titles of the curves, each with its figures in metrics.jsonl and their labels."""
 RATES = {
     "samples_per_s": "{:,.1f} samples/s",

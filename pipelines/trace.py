@@ -85,21 +85,21 @@ def _length(intervals: Iterable[Interval]) -> float:
 def chrome_trace(lines: Iterable[Line]) -> dict[str, Any]:
     """All iterations as one trace: a process for each role, a thread for each rank, times in microseconds.
 
-    Process 0 shows the iterations themselves. A span that stands in two lines is drawn once.
+    Process 0 shows the iterations themselves. Of a span that stands in two lines the whole is drawn.
     """
     lines = list(lines)
-    spans = {
-        (span["role"], span["rank"], span["name"], span["start"], span["end"]): line["iteration"]
-        for line in reversed(lines)
+    spans = [
+        (span["start"], span["end"], span["role"], span["rank"], span["name"], line["iteration"])
+        for line in lines
         for span in line["spans"]
         if not span.get("open")
-    }
-    pids = {role: number for number, role in enumerate(_ordered((role for role, *_ in spans), ROLES), start=1)}
+    ]
+    pids = {role: number for number, role in enumerate(_ordered((span[2] for span in spans), ROLES), start=1)}
     events = []
     for name, pid in {"iterations": 0, **pids}.items():
         events.append({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}})
         events.append({"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": pid}})
-    for role, rank in sorted({(role, rank) for role, rank, *_ in spans}):
+    for role, rank in sorted({span[2:4] for span in spans}):
         about = {"name": f"{role} {rank}"}
         events.append({"ph": "M", "name": "thread_name", "pid": pids[role], "tid": rank, "args": about})
     for line in lines:
@@ -107,7 +107,7 @@ def chrome_trace(lines: Iterable[Line]) -> dict[str, Any]:
         events.append(
             {"ph": "X", "name": f"iteration {line['iteration']}", "cat": "iteration", "pid": 0, "tid": 0} | times
         )
-    for (role, rank, name, start, end), iteration in sorted(spans.items(), key=lambda item: item[0][3]):
+    for start, end, role, rank, name, iteration in sorted(spans):
         event = {"ph": "X", "name": name, "cat": role, "pid": pids[role], "tid": rank, "args": {"iteration": iteration}}
         events.append(event | _microseconds(start, end))
     return {"traceEvents": events, "displayTimeUnit": "ms"}

@@ -111,7 +111,8 @@ def test_ranks_stages_and_micro_batches_change_nothing(trained, role):
 def test_metrics_name_what_the_algorithms_report(trained):
     ppo, apa, critic = (trained[role][0].metrics for role in ("ppo", "apa", "critic"))
     always = {"loss", "grad_norm", "learning_rate"}
-    assert ppo.keys() == {*always, "clipfrac", "approx_kl", "ratio_max", "log_ratio", "log_ratio_max"}
+    assert ppo.keys() == {*always, "clipfrac", "approx_kl", "ratio_max", "inverse_ratio_max", "log_ratio",
+                          "log_ratio_max"}  # fmt: skip
     assert apa.keys() == {*always, "unreachable", "target_max", "progress", "log_ratio", "log_ratio_max"}
     assert critic.keys() == {*always, "value_clipfrac"}
     assert 0 <= ppo["clipfrac"] <= 1 and ppo["ratio_max"] > 1 and ppo["approx_kl"] > 0

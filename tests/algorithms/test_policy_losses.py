@@ -36,6 +36,7 @@ def test_goldens_of_ppo() -> None:
     assert float(loss) / 3 == pytest.approx(-0.3)
     assert float(diagnostics["clipfrac_sum"]) == 2  # exp(.2) > 1.2 and exp(-.5) < .8
     assert float(diagnostics["ratio_max"]) == pytest.approx(math.exp(0.2))
+    assert float(diagnostics["inverse_ratio_max"]) == pytest.approx(math.exp(0.5))
     k3 = sum(math.exp(x) - 1 - x for x in (0.2, -0.5, 0.0))
     assert float(diagnostics["approx_kl_sum"]) == pytest.approx(k3)
 

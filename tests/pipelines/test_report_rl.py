@@ -18,9 +18,10 @@ EVIL = "</i><script>window.bad=1</script><img src=x onerror='window.bad=2'>"
 WORDS = "The capital of that country , as far as I know , is a city with many old bridges .".split()
 FIGURES = {
     "score": 1.5, "reward": 1.2, "kl": 3.0, "kl_k3": 0.02, "entropy": 2.2, "policy/clipfrac": 0.1,
-    "policy/approx_kl": 0.01, "policy/ratio_max": 1.8, "explained_variance": 0.4, "advantage_mean": 0.0,
-    "advantage_std": 0.9, "length": 18.0, "finished": 0.95, "mismatch_mean": 1e-6, "mismatch_max": 1e-5,
-    "mismatch_k3": 1e-9, "mismatch_factor": 1.0001,
+    "policy/approx_kl": 0.01, "policy/ratio_max": 1.8, "policy/inverse_ratio_max": 1.6, "explained_variance": 0.4,
+    "advantage_mean": 0.0, "advantage_std": 0.9, "advantage_min": -2.0, "advantage_max": 2.5, "length": 18.0,
+    "length_max": 40, "finished": 0.95, "mismatch_mean": 1e-6, "mismatch_max": 1e-5, "mismatch_k3": 1e-9,
+    "mismatch_factor": 1.0001,
 }  # fmt: skip
 TIME = {
     "iteration_s": 8.0, "generate_s": 4.0, "reward_s": 1.0, "policy_update_s": 2.0, "transfer_s": 0.25,

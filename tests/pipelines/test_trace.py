@@ -90,7 +90,9 @@ def test_time_that_runs_backwards_is_refused() -> None:
 
 def test_the_trace_file_has_the_fields_of_the_format(tmp_path: Path) -> None:
     across = span("rollout", 0, "generate", 19.5, 23.0)
-    first, second = ONE | {"spans": [*ONE["spans"], across]}, line(20.0, 24.25, across, iteration=1)
+    so_far = across | {"end": 20.0, "open": True}
+    first, second = ONE | {"spans": [*ONE["spans"], so_far]}, line(20.0, 24.25, across, iteration=1)
+    assert seconds_of(first)["busy_s"]["rollout", "generate"] == 4.0 and seconds_of(second)["iteration_s"] == 4.25
     write_jsonl(tmp_path / "spans.jsonl", [first, second])
     path = write_trace(tmp_path)
     trace = json.loads(path.read_text())
@@ -109,7 +111,7 @@ def test_the_trace_file_has_the_fields_of_the_format(tmp_path: Path) -> None:
     (update,) = (event for event in complete if event["name"] == "update" and event["tid"] == 1)
     assert (update["ts"], update["dur"], update["pid"]) == (15.5e6, 1.5e6, names["policy"])
     (both,) = (event for event in complete if event["ts"] == 19.5e6)
-    assert both["dur"] == 3.5e6 and both["args"] == {"iteration": 0}
+    assert both["dur"] == 3.5e6 and both["args"] == {"iteration": 1}
     assert [(event["ts"], event["dur"]) for event in complete if event["pid"] == 0] == [(10e6, 10e6), (20e6, 4.25e6)]
 
 
