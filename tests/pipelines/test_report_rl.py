@@ -92,7 +92,7 @@ def test_algorithms_are_found_in_the_folder(page_path: Path, tiny_config: Any, t
 
 
 def test_panels_are_those_of_the_figures_that_are_there() -> None:
-    assert [len(curves) for _, curves in panels([FIGURES])] == [2, 1, 1, 1, 1, 1, 1, 1, 2, 1, 1, 3, 1]
+    assert [len(curves) for _, curves in panels([FIGURES])] == [2, 1, 1, 1, 1, 1, 2, 1, 4, 2, 1, 3, 1]
     some = panels([{"score": 1.0, "kl": None}, {"score": 2.0, "policy/clipfrac": 0.5}])
     assert [title for title, _ in some] == ["reward of an answer", "share of tokens clipped"]
     assert some[0][1] == {"as scored": [1.0, 2.0]}
