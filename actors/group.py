@@ -53,9 +53,9 @@ class Group:
             ),
         )
 
-    def call(self, method: str, *arguments: Any, timeout_s: float | None = None) -> list[Any]:
+    def call(self, method: str, *arguments: Any) -> list[Any]:
         """`begin` and `finish`."""
-        return self.finish(self.begin(method, *arguments), timeout_s)
+        return self.finish(self.begin(method, *arguments))
 
     def ready(self) -> None:
         """Wait until every actor is up. Raises TimeoutError, or what its constructor raised."""

@@ -70,10 +70,6 @@ class TokenPolicy(nn.Module):
             states_NH, head.weight, targets_N, self.temperature, bias=head.bias, with_entropy=with_entropy
         )
 
-    def attend_by_row(self) -> None:
-        """Give packed rows attention one by one, without a mask, where nothing faster does: on the CPU."""
-        attend_by_row(self.lm)
-
     def external_parameters(self) -> list[nn.Parameter]:
         """Weights that `forward` reads outside their own module; ZeRO-3 has to gather them here."""
         head = self.lm.get_output_embeddings()

@@ -27,7 +27,6 @@ from algorithms.sequence import (
     at_least_fp32,
     check_same_length,
     checked_lengths,
-    last_token_index,
     pad_segments,
     unpad_segments,
 )
@@ -103,12 +102,13 @@ def shape_rewards(scores_B: Tensor, kl_N: Tensor, lengths: Sequence[int], kl_coe
         shape = list(scores_B.shape)
         raise ValueError(f"scores of shape {shape} for {len(checked)} sequences: pass one score each")
     rewards_N = -kl_coef * at_least_fp32(kl_N)
-    last_B = last_token_index(checked, kl_N.device)
+    # From lengths, never from a search for the pad token: where pad equals EOS that search loses the EOS.
+    last_B = torch.tensor(checked, device=kl_N.device).cumsum(0) - 1
     return rewards_N.index_add(0, last_B, scores_B.to(rewards_N.dtype)).detach()
 
 
 class RunningMoments:
-    """Mean and standard deviation of all scores seen so far; part of the checkpoint (`state_dict`).
+    """Mean and standard deviation of all scores seen so far; `state_dict` is what it remembers.
 
     `mean`, `std` (of a sample, unbiased) and `count`. Until two scores were seen std stays 1.
     """
@@ -145,17 +145,13 @@ class RunningMoments:
     def state_dict(self) -> dict[str, float]:
         return {"mean": self.mean, "var": self.var, "count": self.count}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.mean, self.var, self.count = state["mean"], state["var"], state["count"]
-
 
 class AdaptiveKL:
     """KL coefficient that follows a target: coef *= 1 + clip(kl / target - 1, +-0.2) * num_sequences /
     horizon.
 
     `target` and the KL given to `update` are in nats per sequence (summed over its tokens, averaged over
-    sequences), not per token; `horizon` counts sequences. `coef` is part of the checkpoint. ValueError
-    unless both are > 0.
+    sequences), not per token; `horizon` counts sequences. ValueError unless both are > 0.
     """
 
     def __init__(self, coef: float, target: float, horizon: int) -> None:
@@ -170,12 +166,6 @@ class AdaptiveKL:
         error = min(max(kl / self.target - 1.0, -0.2), 0.2)
         self.coef *= 1.0 + error * num_sequences / self.horizon
         return self.coef
-
-    def state_dict(self) -> dict[str, float]:
-        return {"coef": self.coef}
-
-    def load_state_dict(self, state: dict[str, float]) -> None:
-        self.coef = state["coef"]
 
 
 # ----------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from __future__ import annotations
 import string
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
+THRESHOLD = 0.72
 _DELETED = string.digits + "\u2013\u2014-"  # en dash, em dash, hyphen
 _TO_WORDS: dict[int, str | None] = {
     **dict.fromkeys(map(ord, string.punctuation), " "),
@@ -55,33 +56,30 @@ def words(text: str) -> list[str]:
     return text.lower().translate(_TO_WORDS).split()
 
 
-def mtld(text: str, threshold: float = 0.72) -> float:
+def mtld(text: str) -> float:
     """Measure of textual lexical diversity, the mean of both reading directions: about 10 to 200, 0 for no
     words.
 
-    The mean number of words in which the type-token ratio falls to `threshold`. ValueError: threshold
-    outside (0, 1).
+    The mean number of words in which the type-token ratio falls to THRESHOLD.
     """
-    if not 0.0 < threshold < 1.0:
-        raise ValueError(f"threshold is {threshold}, but must lie between 0 and 1, usually 0.72")
     tokens = words(text)
     if not tokens:
         return 0.0
-    return (_mtld_one_way(tokens, threshold) + _mtld_one_way(tokens[::-1], threshold)) / 2
+    return (_mtld_one_way(tokens) + _mtld_one_way(tokens[::-1])) / 2
 
 
-def _mtld_one_way(tokens: list[str], threshold: float) -> float:
+def _mtld_one_way(tokens: list[str]) -> float:
     factors = 0.0
     types: set[str] = set()
     length = 0
     for token in tokens:
         types.add(token)
         length += 1
-        if len(types) / length <= threshold:
+        if len(types) / length <= THRESHOLD:
             factors += 1
             types, length = set(), 0
     if length:  # The open segment counts as the part of the way to the threshold that it has gone.
-        factors += (1 - len(types) / length) / (1 - threshold)
+        factors += (1 - len(types) / length) / (1 - THRESHOLD)
     # No factor at all means that no word repeats: by convention the text is one factor long.
     return len(tokens) / (factors or 1.0)
 

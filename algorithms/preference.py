@@ -29,14 +29,12 @@ from torch import Tensor
 from algorithms.sequence import at_least_fp32, check_same_length, checked_lengths, pad_segments
 
 
-def plackett_luce(
-    scores_N: Tensor, sizes: Sequence[int], normalize: bool = True, ranks_N: Tensor | None = None
-) -> Tensor:
-    """Sum over rankings of -log P(ranking), where P = prod_k exp s_k / sum_{j >= k} exp s_j, best first.
+def plackett_luce(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None = None) -> Tensor:
+    """Sum over rankings of -log P(ranking) / (K - 1), where P = prod_k exp s_k / sum_{j >= k} exp s_j, best first.
 
-    `normalize` divides each ranking by K - 1, its number of choices, so that long rankings do not weigh
-    more; for K = 2 this is `bradley_terry`. Invariant to a shift of the scores of a ranking. `ranks_N` (rising in
-    each ranking): equal ones are ties. ValueError: sizes that do not sum to N, or a ranking of fewer than 2 answers.
+    K - 1 is the number of choices of a ranking: long ones do not weigh more; for K = 2 this is Bradley-Terry.
+    Invariant to a shift of the scores of a ranking. `ranks_N` (rising in each ranking): equal ones are ties.
+    ValueError: sizes that do not sum to N, or a ranking of fewer than 2 answers.
     """
     if ranks_N is not None:
         check_same_length(scores_N=scores_N, ranks_N=ranks_N)
@@ -45,9 +43,7 @@ def plackett_luce(
             parts = zip(scores_N.split(list(sizes)), ranks_N.split(list(sizes)), tied, sizes, strict=True)
             return torch.stack(
                 [
-                    _tied(scores_K, ranks_K) / (size - 1 if normalize else 1)
-                    if is_tied
-                    else plackett_luce(scores_K, [size], normalize)
+                    _tied(scores_K, ranks_K) / (size - 1) if is_tied else plackett_luce(scores_K, [size])
                     for scores_K, ranks_K, is_tied, size in parts
                 ]
             ).sum()
@@ -58,8 +54,7 @@ def plackett_luce(
     diagonal_KK = torch.eye(scores_BK.shape[1], dtype=torch.bool, device=scores_BK.device)
     takes_part_BKK = _pair_mask(scores_BK, sizes_B) | diagonal_KK
     terms_BK = differences_BKK.masked_fill(~takes_part_BKK, -torch.inf).logsumexp(-1)
-    loss_B = terms_BK.sum(1)
-    return (loss_B / (sizes_B - 1) if normalize else loss_B).sum()
+    return (terms_BK.sum(1) / (sizes_B - 1)).sum()
 
 
 def _tied(scores_K: Tensor, ranks_K: Tensor) -> Tensor:
@@ -86,14 +81,8 @@ def _tied(scores_K: Tensor, ranks_K: Tensor) -> Tensor:
     return loss
 
 
-def pair_split(
-    scores_N: Tensor,
-    sizes: Sequence[int],
-    normalize: bool = True,
-    ranks_N: Tensor | None = None,
-    margin: float = 0.0,
-) -> Tensor:
-    """Sum over rankings of the Bradley-Terry loss of all K (K - 1) / 2 pairs (`normalize`: their mean).
+def pair_split(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None = None, margin: float = 0.0) -> Tensor:
+    """Sum over rankings of the mean Bradley-Terry loss, -log sigmoid(better - worse), of all K (K - 1) / 2 pairs.
 
     All pairs of a ranking belong into one micro-batch: spread over steps, an answer is seen K - 1 times and
     the reward model overfits (InstructGPT). `ranks_N` (rising in each ranking) tell ties, and by how much one answer is
@@ -101,42 +90,18 @@ def pair_split(
     """
     scores_BK, sizes_B = _pad_rankings(scores_N, sizes)
     better_minus_worse_BKK = scores_BK[:, :, None] - scores_BK[:, None, :]
+    # softplus(-x) = -log sigmoid(x), and does not overflow where log(1 + exp(-x)) does.
     if ranks_N is None:
         loss_BKK = F.softplus(-better_minus_worse_BKK)
     else:
         check_same_length(scores_N=scores_N, ranks_N=ranks_N)
-        ranks_BK = pad_segments(ranks_N.to(scores_BK.dtype), checked_lengths(sizes, len(scores_N)))
+        ranks_BK = pad_segments(ranks_N.to(scores_BK.dtype), sizes)
         gap_BKK = ranks_BK[:, None, :] - ranks_BK[:, :, None]
         above_BKK = better_minus_worse_BKK - margin * gap_BKK
         both_BKK = (F.softplus(-better_minus_worse_BKK) + F.softplus(better_minus_worse_BKK)) / 2
         loss_BKK = torch.where(gap_BKK == 0, both_BKK, F.softplus(-above_BKK))
     loss_BKK = loss_BKK.masked_fill(~_pair_mask(scores_BK, sizes_B), 0.0)
-    loss_B = loss_BKK.sum((1, 2))
-    return (loss_B / (sizes_B * (sizes_B - 1) / 2) if normalize else loss_B).sum()
-
-
-def bradley_terry(chosen_B: Tensor, rejected_B: Tensor, margin_B: Tensor | None = None) -> Tensor:
-    """Sum over pairs of -log sigmoid(chosen - rejected - margin).
-
-    Llama 2 grades margins by how clear the preference was: 1, 2/3, 1/3, 0 (small set) or 3, 2, 1, 0 (large
-    set). ValueError if the lengths differ.
-    """
-    check_same_length(chosen_B=chosen_B, rejected_B=rejected_B)
-    difference_B = at_least_fp32(chosen_B) - at_least_fp32(rejected_B)
-    if margin_B is not None:
-        check_same_length(chosen_B=chosen_B, margin_B=margin_B)
-        difference_B = difference_B - margin_B
-    # softplus(-x) = -log sigmoid(x), and does not overflow where log(1 + exp(-x)) does.
-    return F.softplus(-difference_B).sum()
-
-
-def centering_penalty(chosen_B: Tensor, rejected_B: Tensor) -> Tensor:
-    """Sum over pairs of (chosen + rejected)^2; a coefficient of about 0.01 keeps scores near 0.
-
-    Preferences fix scores up to a constant only; without the penalty (arXiv:2312.09244) that constant drifts.
-    """
-    check_same_length(chosen_B=chosen_B, rejected_B=rejected_B)
-    return (at_least_fp32(chosen_B) + at_least_fp32(rejected_B)).square().sum()
+    return (loss_BKK.sum((1, 2)) / (sizes_B * (sizes_B - 1) / 2)).sum()
 
 
 def zero_sum_penalty(scores_N: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -149,9 +114,8 @@ def zero_sum_penalty(scores_N: Tensor, sizes: Sequence[int]) -> Tensor:
 def implicit_rewards(logprobs_N: Tensor, reference_logprobs_N: Tensor, beta: float) -> Tensor:
     """beta * (log pi - log pi_ref) of each answer: the reward that DPO (arXiv:2305.18290) says the policy has learnt.
 
-    Log-probs are sums over the tokens of an answer (`sequence.segment_sum`). DPO is `bradley_terry` of them, or
-    `pair_split` where there are more than two answers; under `plackett_luce` it is the K-wise form of the paper's
-    appendix. ValueError if the lengths differ.
+    Log-probs are sums over the tokens of an answer (`sequence.segment_sum`). DPO is `pair_split` of them; under
+    `plackett_luce` it is the K-wise form of the paper's appendix. ValueError if the lengths differ.
     """
     check_same_length(logprobs_N=logprobs_N, reference_logprobs_N=reference_logprobs_N)
     return beta * (at_least_fp32(logprobs_N) - at_least_fp32(reference_logprobs_N))
@@ -169,11 +133,10 @@ def break_ties(ranks_K: Sequence[float], generator: torch.Generator) -> list[int
 
 
 @torch.no_grad()
-def pair_accuracy(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None = None) -> tuple[float, int]:
+def pair_accuracy(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor) -> tuple[float, int]:
     """(pairs ordered as the ranks say, pairs), over all pairs of untied rank; equal scores count one half.
 
-    Without `ranks_N` (lower is better) the answers are best first and no two are tied. Sum both numbers
-    over batches before dividing. ValueError as `plackett_luce`.
+    Lower ranks are better. Sum both numbers over batches before dividing. ValueError as `plackett_luce`.
     """
     score_signs_BKK, rank_signs_BKK = _pair_signs(scores_N, sizes, ranks_N)
     agreement_BKK = score_signs_BKK * rank_signs_BKK
@@ -183,7 +146,7 @@ def pair_accuracy(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None
 
 
 @torch.no_grad()
-def kendall_tau(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None = None) -> Tensor:
+def kendall_tau(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor) -> Tensor:
     """Kendall's tau-b between the scores and the ranks of each ranking: fp32 [B], 1 = same order, -1 =
     reversed.
 
@@ -209,7 +172,7 @@ def _pair_mask(scores_BK: Tensor, sizes_B: Tensor) -> Tensor:
     return (position_K[:, None] < position_K[None, :]) & (position_K < sizes_B[:, None])[:, None, :]
 
 
-def _pair_signs(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None) -> tuple[Tensor, Tensor]:
+def _pair_signs(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor) -> tuple[Tensor, Tensor]:
     """For each pair j < k of a ranking: sign of s_j - s_k, and 1 if j ranks better, -1 if worse, 0 if
     tied."""
     # The sign of NaN is 0: a broken reward model would look like one that is right half of the time.
@@ -218,8 +181,6 @@ def _pair_signs(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None) 
     scores_BK, sizes_B = _pad_rankings(scores_N, sizes)
     mask_BKK = _pair_mask(scores_BK, sizes_B)
     score_signs_BKK = (scores_BK[:, :, None] - scores_BK[:, None, :]).sign().masked_fill(~mask_BKK, 0.0)
-    if ranks_N is None:
-        return score_signs_BKK, mask_BKK.to(scores_BK.dtype)
     check_same_length(scores_N=scores_N, ranks_N=ranks_N)
     ranks_BK = pad_segments(ranks_N.to(scores_BK.dtype), sizes)
     rank_signs_BKK = (ranks_BK[:, None, :] - ranks_BK[:, :, None]).sign().masked_fill(~mask_BKK, 0.0)

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 BINS = 10
 MATCHED = 0.1
+RESAMPLES = 2000
 
 Floats = NDArray[np.float64]
 
@@ -77,45 +78,45 @@ def right(differences_P: Floats) -> Floats:
     return (differences_P > 0) + 0.5 * (differences_P == 0)
 
 
-def accuracy(pairs: Pairs, resamples: int = 2000, seed: int = 0) -> dict[str, float]:
+def accuracy(pairs: Pairs, seed: int = 0) -> dict[str, float]:
     """Pair accuracy with a 95 % interval, and the baseline that the longer answer wins. NaN without pairs."""
     correct_P = right(pairs.score_P)
-    low, high = interval(correct_P, pairs.ranking_P, resamples, seed)
+    low, high = interval(correct_P, pairs.ranking_P, seed)
     longer = float(right(pairs.length_P).mean()) if len(pairs) else float("nan")
     mean = float(correct_P.mean()) if len(pairs) else float("nan")
     return {"mean": mean, "low": low, "high": high, "pairs": len(pairs), "length_baseline": longer}
 
 
-def interval(values_P: Floats, ranking_P: NDArray[np.int64], resamples: int, seed: int) -> tuple[float, float]:
+def interval(values_P: Floats, ranking_P: NDArray[np.int64], seed: int) -> tuple[float, float]:
     """95 % percentile interval of the mean over pairs, by drawing whole rankings."""
     if not len(values_P):
         return float("nan"), float("nan")
     _, owner_P = np.unique(ranking_P, return_inverse=True)
     sums_B, counts_B = np.bincount(owner_P, values_P), np.bincount(owner_P)
-    draws = np.random.default_rng(seed).multinomial(len(sums_B), np.full(len(sums_B), 1 / len(sums_B)), resamples)
+    draws = np.random.default_rng(seed).multinomial(len(sums_B), np.full(len(sums_B), 1 / len(sums_B)), RESAMPLES)
     low, high = np.quantile((draws @ sums_B) / (draws @ counts_B), [0.025, 0.975])
     return float(low), float(high)
 
 
-def length_matched(pairs: Pairs, within: float = MATCHED) -> Pairs:
-    """Pairs whose answers differ in length by at most `within` of the longer one."""
-    return pairs.where(np.abs(pairs.relative_length_P) <= within)
+def length_matched(pairs: Pairs) -> Pairs:
+    """Pairs whose answers differ in length by at most MATCHED of the longer one."""
+    return pairs.where(np.abs(pairs.relative_length_P) <= MATCHED)
 
 
-def calibration(pairs: Pairs, bins: int = BINS) -> dict[str, Any]:
+def calibration(pairs: Pairs) -> dict[str, Any]:
     """Expected calibration error, and of each bin of confidence its mean, how often it is right, and its pairs."""
     confidence_P = 1 / (1 + np.exp(-np.abs(np.clip(pairs.score_P, -50, 50))))
-    edge_P = np.minimum(((confidence_P - 0.5) * 2 * bins).astype(int), bins - 1)
-    rows = _binned(edge_P, range(bins), confidence_P, right(pairs.score_P))
+    edge_P = np.minimum(((confidence_P - 0.5) * 2 * BINS).astype(int), BINS - 1)
+    rows = _binned(edge_P, range(BINS), confidence_P, right(pairs.score_P))
     error = sum(row["pairs"] * abs(row["value"] - row["accuracy"]) for row in rows) / max(len(pairs), 1)
     return {"error": float(error), "bins": rows}
 
 
-def by_margin(pairs: Pairs, bins: int = 5) -> list[dict[str, float]]:
+def by_margin(pairs: Pairs) -> list[dict[str, float]]:
     """Accuracy in fifths of the pairs by the size of their score difference."""
     size_P = np.abs(pairs.score_P)
-    order_P = np.argsort(np.argsort(size_P, kind="stable"), kind="stable") * bins // max(len(pairs), 1)
-    return _binned(order_P, range(bins), size_P, right(pairs.score_P))
+    order_P = np.argsort(np.argsort(size_P, kind="stable"), kind="stable") * 5 // max(len(pairs), 1)
+    return _binned(order_P, range(5), size_P, right(pairs.score_P))
 
 
 def by_rank(pairs: Pairs) -> list[dict[str, float]]:

@@ -15,15 +15,16 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from actors.forward import Place, packed_inputs, weighted_inputs
-from actors.models import load_policy
+from actors.models import attend_by_row, load_policy
 from algorithms.sequence import weighted_nll
 from configs.load import load
-from data.packing import epoch_order, padding_share, step_batches
+from data.packing import epoch_order, step_batches
 from pipelines.prepare import base_model
 from pipelines.rows import Renderer, fit_conversations, load_records, sft_rows
 from pipelines.stage import Run
@@ -59,7 +60,7 @@ def main() -> None:
                 losses += float(loss.detach())
         return tokens / (time.perf_counter() - begun), losses
 
-    policy.attend_by_row()
+    attend_by_row(policy.lm)
     kinds = {"padded": (place.micro_batches, weighted_inputs), "packed": (place.packs, packed_inputs)}
     speeds: dict[str, list[float]] = {name: [] for name in kinds}
     losses = {}
@@ -67,14 +68,19 @@ def main() -> None:
         for name, (cut, inputs) in kinds.items():
             speed, losses[name] = once(cut, inputs)
             speeds[name].append(speed)
-    shares = [padding_share(ids.take(rows).lengths.tolist(), [place.micro_batches(ids.take(rows).lengths, budget)])
-              for rows in steps]  # fmt: skip
+    shares = [padding_share(ids.take(rows).lengths, place, budget) for rows in steps]
     median = {name: statistics.median(values[1:]) for name, values in speeds.items()}  # the first one warms up
     print(f"{len(steps)} steps of {config.sft.samples_per_step} rows, {budget} tokens a micro-batch, {tokens} tokens")
     print(f"padding in padded micro-batches {statistics.mean(shares):.1%}; losses {sorted(losses.items())}")
     for name, value in median.items():
         print(f"{name}: {value:.0f} tokens/s ({min(speeds[name][1:]):.0f} to {max(speeds[name][1:]):.0f})")
     print(f"packed / padded: {median['packed'] / median['padded']:.2f}")
+
+
+def padding_share(lengths: np.ndarray, place: Place, budget: int) -> float:
+    """Share of the tokens of padded micro-batches that are padding."""
+    padded = sum(int(lengths[micro].max()) * len(micro) for micro in place.micro_batches(lengths, budget))
+    return 1 - int(lengths.sum()) / padded
 
 
 if __name__ == "__main__":

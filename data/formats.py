@@ -131,17 +131,6 @@ def outcomes(
     return (outcome for source, form in opened if source.name not in texts for outcome in _outcomes(source, form))
 
 
-def detect(path: str | Path) -> str:
-    """Name of the format of a file or data set, or of a folder's first file with rows.
-
-    ValueError lists the keys that were found and the known formats, or says that there is no row.
-    """
-    for source in sources(path):
-        if found := _detect(source):
-            return found.name
-    raise ValueError(f"{path}: no row that is a JSON object, so its format cannot be told")
-
-
 def _read(stream: Iterator[Outcome], report: Report, strict: bool) -> Iterator[Record]:
     for outcome in stream:
         report.count(outcome)

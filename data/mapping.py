@@ -133,10 +133,9 @@ def top_terms(weights_NV: Any, terms: Sequence[str], of_N: NDArray[np.int64]) ->
     return found
 
 
-def length_bins(lengths: Sequence[int], number: int = 6) -> tuple[list[str], list[int]]:
-    """Names of up to `number` ranges of about as many lengths each, shortest first, and the range of each length."""
-    shares = np.arange(1, number + 1) / number
-    edges = sorted(set(np.quantile(lengths, shares, method="higher").tolist()))
+def length_bins(lengths: Sequence[int]) -> tuple[list[str], list[int]]:
+    """Names of up to six ranges of about as many lengths each, shortest first, and the range of each length."""
+    edges = sorted(set(np.quantile(lengths, np.arange(1, 7) / 6, method="higher").tolist()))
     starts = [min(lengths), *(edge + 1 for edge in edges[:-1])]
     names = [f"{low:,} to {high:,}" if low < high else f"{low:,}" for low, high in zip(starts, edges, strict=True)]
     return names, np.searchsorted(edges, lengths).tolist()

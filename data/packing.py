@@ -15,10 +15,11 @@ to be sent.
 
 from __future__ import annotations
 
-import heapq
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 
 import numpy as np
 
@@ -51,8 +52,9 @@ def plan_micro_batches(
     _check(num_ranks, token_budget)
     units = _units(lengths, group_sizes)
     num_batches = _round_up(len(_cut(units, token_budget)), num_ranks)
-    batches = _cut(units, _smallest_budget(units, num_batches, token_budget))
-    return _dealt(_split_until(batches, num_batches), num_ranks)
+    # The least budget that still needs no more of them; a larger one never needs more.
+    least = bisect_left(range(token_budget), True, lo=1, key=lambda budget: len(_cut(units, budget)) <= num_batches)
+    return _dealt(_split_until(_cut(units, least), num_batches), num_ranks)
 
 
 def plan_packs(lengths: Sequence[int], num_ranks: int, token_budget: int) -> Plan:
@@ -94,14 +96,6 @@ def _dealt(batches: list[list[_Unit]], num_ranks: int) -> Plan:
     return plan
 
 
-def padding_share(lengths: Sequence[int], plan: Plan) -> float:
-    """Share of the padded tokens of a plan that are padding: 0 = none."""
-    batches = [batch for rank in plan for batch in rank if batch]
-    padded_tokens = sum(max(lengths[row] for row in batch) * len(batch) for batch in batches)
-    real_tokens = sum(lengths[row] for batch in batches for row in batch)
-    return 1.0 - real_tokens / padded_tokens if padded_tokens else 0.0
-
-
 def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
     """A permutation of the rows that depends on (seed, epoch) alone, so a resumed run sees the same order.
 
@@ -113,17 +107,14 @@ def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
-def step_batches(order: Sequence[int], batch_size: int, drop_last: bool = False) -> list[list[int]]:
-    """Cuts an order into the rows of each optimizer step. The last one may be smaller, or is dropped.
+def step_batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Cuts an order into the rows of each optimizer step. The last one may be smaller.
 
     No row is repeated to fill it. ValueError: batch_size < 1.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, but must be at least 1")
-    batches = [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
-    if drop_last and batches and len(batches[-1]) < batch_size:
-        batches.pop()
-    return batches
+    return [list(order[start : start + batch_size]) for start in range(0, len(order), batch_size)]
 
 
 def _units(lengths: Sequence[int], group_sizes: Sequence[int] | None) -> list[_Unit]:
@@ -160,36 +151,17 @@ def _cut(units: Sequence[_Unit], token_budget: int) -> list[list[_Unit]]:
     return batches
 
 
-def _smallest_budget(units: Sequence[_Unit], num_batches: int, token_budget: int) -> int:
-    """Least budget that still needs at most `num_batches`, by bisection (a larger budget never needs
-    more)."""
-    low, high = 1, token_budget
-    while low < high:
-        middle = (low + high) // 2
-        if len(_cut(units, middle)) <= num_batches:
-            high = middle
-        else:
-            low = middle + 1
-    return high
-
-
 def _split_until(batches: list[list[_Unit]], num_batches: int) -> list[list[_Unit]]:
     """Splits the costliest micro-batches in two, then adds empty ones, until there are `num_batches`."""
-    heap = [(-_cost(batch), index, batch) for index, batch in enumerate(batches) if len(batch) > 1]
-    heapq.heapify(heap)
-    finished = [batch for batch in batches if len(batch) == 1]
-    next_index = len(batches)  # Breaks ties in the heap, so that units are never compared.
-    while heap and len(heap) + len(finished) < num_batches:
-        _, _, batch = heapq.heappop(heap)
+    batches = list(batches)
+    while len(batches) < num_batches and any(len(batch) > 1 for batch in batches):
+        costliest = max((i for i, batch in enumerate(batches) if len(batch) > 1), key=lambda i: _cost(batches[i]))
+        batch = batches.pop(costliest)
         cut = min(range(1, len(batch)), key=lambda i: max(_cost(batch[:i]), _cost(batch[i:])))
-        for part in (batch[:cut], batch[cut:]):
-            if len(part) > 1:
-                heapq.heappush(heap, (-_cost(part), next_index, part))
-                next_index += 1
-            else:
-                finished.append(part)
-    split = finished + [batch for _, _, batch in sorted(heap)]
-    return split + [[] for _ in range(num_batches - len(split))]
+        batches += [batch[:cut], batch[cut:]]
+    # Where tokens are equal, `_dealt` keeps this order.
+    batches.sort(key=lambda batch: _cost(batch) if len(batch) > 1 else inf, reverse=True)
+    return batches + [[] for _ in range(num_batches - len(batches))]
 
 
 def _cost(batch: Sequence[_Unit]) -> int:

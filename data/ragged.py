@@ -47,10 +47,10 @@ class Ragged:
         """Other values, one for each item, in the same rows."""
         return Ragged(values, self.lengths)
 
-    def padded(self, fill: float = 0) -> np.ndarray:
-        """[B, T] with `fill` right of each row."""
+    def padded(self) -> np.ndarray:
+        """[B, T] with zeros right of each row."""
         width = int(self.lengths.max(initial=0))
-        out = np.full((len(self), width), fill, dtype=self.values.dtype)
+        out = np.zeros((len(self), width), dtype=self.values.dtype)
         out[np.arange(width)[None, :] < self.lengths[:, None]] = self.values
         return out
 

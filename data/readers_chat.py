@@ -105,11 +105,11 @@ def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
     return [Conversation(turns, "sharegpt", label_of(row, "id"), label_of(row, "model") or None)]
 
 
-def asked(instruction: object, context: object, where: str = "") -> str:
+def asked(instruction: object, context: object) -> str:
     """An instruction with its input, if it has one, after INPUT."""
-    question = text_of(instruction, f"{where}instruction")
+    question = text_of(instruction, "instruction")
     if context is not None and not isinstance(context, str):
-        raise RowError(f"{where}input", describe(context), "text", "wrong type")
+        raise RowError("input", describe(context), "text", "wrong type")
     return question + INPUT + context if context and context.strip() else question
 
 

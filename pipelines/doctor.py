@@ -230,15 +230,15 @@ def differences(rollouts: Any, again: Any) -> tuple[float, float]:
     return other / len(again), bits / max(1, compared)
 
 
-def largest(rollouts: Any, trainer_N: Any, tokenizer: Any, count: int = 5) -> list[tuple]:
-    """(token, answer, place in it, trainer's log-prob, engine's, gap) of the tokens with the largest gaps."""
+def largest(rollouts: Any, trainer_N: Any, tokenizer: Any) -> list[tuple]:
+    """(token, answer, place in it, trainer's log-prob, engine's, gap) of the five tokens with the largest gaps."""
     import numpy as np
 
     rollout_N, lengths, offsets = rollouts.rollout_logprobs, rollouts.responses.lengths, rollouts.responses.offsets
     gap_N = np.nan_to_num(np.abs(trainer_N - rollout_N), nan=np.inf)
     row_N = np.repeat(np.arange(len(lengths)), lengths)
     rows = []
-    for at in np.argsort(-gap_N, kind="stable")[:count]:
+    for at in np.argsort(-gap_N, kind="stable")[:5]:
         token, row = int(rollouts.responses.values[at]), int(row_N[at])
         where = (f"{tokenizer.decode([token])!r} ({token})", row, f"{at - offsets[row] + 1} of {lengths[row]}")
         rows.append((*where, float(trainer_N[at]), float(rollout_N[at]), float(gap_N[at])))

@@ -160,7 +160,7 @@ class Panel:
 def win_rate(candidate: np.ndarray, baseline: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
     """Share of prompts on which the candidate's answer is judged better, ties half, with its 95 % interval."""
     won = outcomes(candidate, baseline)
-    low, high = bootstrap_interval(won, 0.95, resamples, seed)
+    low, high = bootstrap_interval(won, resamples, seed)
     return {"mean": float(np.mean(won)), "low": float(low), "high": float(high), "n": len(won)}
 
 

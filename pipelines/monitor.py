@@ -47,16 +47,7 @@ MEANINGS = {
 
 def alarms_of(figures: Mapping[str, float], at: rl.Monitor) -> dict[str, tuple[float, float]]:
     """(value, limit) of each alarm that the figures of an iteration raise. A figure that is not there raises none."""
-    limits = {
-        "max_kl": at.max_kl,
-        "max_length_ratio": at.max_length_ratio,
-        "min_length_ratio": at.min_length_ratio,
-        "max_truncated": at.max_truncated,
-        "max_repetition": at.max_repetition,
-        "min_distinct": at.min_distinct,
-        "max_second_drop": at.max_second_drop,
-        "max_mismatch_factor": at.max_mismatch_factor,
-    }
+    limits = {name: getattr(at, name) for name in MEANINGS}
     found = {}
     for name, limit in limits.items():
         value = figures.get(name[4:])

@@ -17,7 +17,7 @@ from actors.forward import (
     to_device,
     weighted_inputs,
 )
-from actors.models import load_policy
+from actors.models import attend_by_row, load_policy
 from data.ragged import Ragged
 
 CPU = torch.device("cpu")
@@ -86,7 +86,7 @@ def test_packed_inputs_choose_what_padded_ones_do(tiny_models):
         torch.testing.assert_close(policy(*packed)[0], policy(*padded)[0], atol=1e-5, rtol=0)
         assert float((policy(*packed[:2])[0] - policy(*padded)[0]).abs().max()) > 1e-2, "positions keep rows apart"
         alone = policy(*padded)[0]
-        policy.attend_by_row()
+        attend_by_row(policy.lm)
         torch.testing.assert_close(policy(*packed)[0], alone, atol=1e-5, rtol=0)
         torch.testing.assert_close(policy(*padded)[0], alone, atol=1e-5, rtol=0)
     empty, none_N = packed_inputs(Ragged.of([]), Ragged.of([], np.float32), CPU)

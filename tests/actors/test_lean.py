@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig
 
 from actors.forward import packed_inputs, weighted_inputs
 from actors.lean import skip_unread
-from actors.models import TokenPolicy, load_policy
+from actors.models import TokenPolicy, attend_by_row, load_policy
 from data.ragged import Ragged
 
 CPU = torch.device("cpu")
@@ -42,8 +42,8 @@ def test_loss_and_gradients_stay(tiny_models, inputs, chosen):
         expected, found = (loss_and_gradients(policy, inputs, chosen) for policy in (whole, lean))
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5, msg=f"{name}, by row {by_row}")
-        whole.attend_by_row()
-        lean.attend_by_row()
+        attend_by_row(whole.lm)
+        attend_by_row(lean.lm)
 
 
 def test_only_what_is_read_is_computed(tiny_models):

@@ -184,9 +184,9 @@ def test_old_logprobs_that_are_not_the_policys_stop_the_update(trained, rollouts
     batch = now(role, trained[role][layout], rollouts)
     first = int(rollouts.responses.offsets[epoch_order(ROWS, 0, 0)[0]])
     batch.policy_logprobs[slice(first, first + 1) if tokens == "one" else slice(None)] += 0.01
-    begun = time.monotonic()
+    begun, group = time.monotonic(), trained[role][layout].group
     with pytest.raises(
         RuntimeError, match=r"the policy ratio must be 1 before the first update, but a log-ratio is 0\.01"
     ):
-        trained[role][layout].group.call("update", batch, 0, timeout_s=60)
+        group.finish(group.begin("update", batch, 0), 60)
     assert time.monotonic() - begun < 30

@@ -1,4 +1,4 @@
-"""Golden numbers, loops that the vectorised code must equal, and state that survives a checkpoint."""
+"""Golden numbers, and loops that the vectorised code must equal."""
 
 from __future__ import annotations
 
@@ -101,12 +101,10 @@ def test_running_moments_equal_those_of_all_scores() -> None:
         mean, std = moments.update(torch.tensor(batch, dtype=torch.float64))
         assert mean == pytest.approx(statistics.fmean(seen))
         assert std == pytest.approx(statistics.stdev(seen) if len(seen) > 1 else 1.0)
-    resumed = RunningMoments()
-    resumed.load_state_dict(moments.state_dict())
-    assert resumed.update(flat(1, 2)) == moments.update(flat(1, 2))
+    state = moments.state_dict()
     with pytest.raises(ValueError, match="2 of 3 scores are not finite"):
         moments.update(flat(1, math.nan, math.inf))
-    assert moments.state_dict() == resumed.state_dict()
+    assert moments.state_dict() == state == {"mean": moments.mean, "var": moments.var, "count": 48}
 
 
 @pytest.mark.parametrize(("kl", "coef"), [(9.0, 0.050256), (3.0, 0.049744), (6.3, 0.050064), (6.0, 0.05)])
@@ -114,12 +112,10 @@ def test_goldens_of_adaptive_kl(kl: float, coef: float) -> None:
     assert AdaptiveKL(0.05, target=6, horizon=10_000).update(kl, 256) == pytest.approx(coef, abs=1e-12)
 
 
-def test_adaptive_kl_accumulates_and_resumes() -> None:
+def test_adaptive_kl_accumulates() -> None:
     controller = AdaptiveKL(0.05, target=6, horizon=10_000)
     assert controller.update(12, 256) == pytest.approx(0.05 * 1.00512)
-    resumed = AdaptiveKL(0.05, target=6, horizon=10_000)
-    resumed.load_state_dict(controller.state_dict())
-    assert resumed.update(12, 256) == controller.update(12, 256) == pytest.approx(0.05 * 1.00512**2)
+    assert controller.update(12, 256) == pytest.approx(0.05 * 1.00512**2)
     with pytest.raises(ValueError, match="target is 0, horizon 10"):
         AdaptiveKL(0.05, target=0, horizon=10)
 

@@ -17,13 +17,15 @@ LEAVES = fields()
 
 
 def read_attributes() -> set[str]:
-    """Names that the program reads as `.name`, outside of the schema. Comments and strings do not count."""
+    """Names that the program reads as `.name`, or for its alarms, outside of the schema. Comments do not count."""
     files = [path for folder in ("actors", "cluster", "pipelines", "data") for path in (ROOT / folder).rglob("*.py")]
     names = set()
     for path in [*files, ROOT / "configs" / "plan.py"]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 names.add(node.attr)
+            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MEANINGS":
+                names |= set(ast.literal_eval(node.value))  # pipelines/monitor.py reads the limits by these names
     return names
 
 

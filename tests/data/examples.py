@@ -6,7 +6,8 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from data.formats import Report, read
+from data.containers import sources
+from data.formats import Report, _detect, read
 from data.records import Conversation, Preference, Prompt, Ranking, Turn
 
 ROWS = {
@@ -100,6 +101,14 @@ def write_array(path: Path, rows: list, opener=open, indent: int | None = None) 
     with opener(path, "wb") as file:
         file.write(json.dumps(rows, ensure_ascii=False, indent=indent).encode())
     return path
+
+
+def detect(path: str | Path) -> str:
+    """The format that "auto" finds in a file, a data set, or a folder's first file with rows."""
+    for source in sources(path):
+        if found := _detect(source):
+            return found.name
+    raise ValueError(f"{path}: no row that is a JSON object")
 
 
 def run(path: Path, format: str = "auto") -> tuple[list, Report]:

@@ -9,8 +9,7 @@ import random
 import pytest
 
 from data import containers
-from data.formats import detect
-from tests.data.examples import RECORDS, ROWS, run, write_array, write_lines
+from tests.data.examples import RECORDS, ROWS, detect, run, write_array, write_lines
 
 
 def many_rows(count: int) -> list[dict]:

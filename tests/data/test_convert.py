@@ -13,8 +13,9 @@ import pytest
 
 from data.containers import rows
 from data.convert import Account, convert
-from data.formats import detect, read
+from data.formats import read
 from data.writers import WRITERS
+from tests.data.examples import detect
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT / ".." / "shared" / "data"

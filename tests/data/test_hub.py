@@ -9,7 +9,8 @@ import pytest
 
 from data.containers import sources
 from data.convert import convert
-from data.formats import detect, read
+from data.formats import read
+from tests.data.examples import detect
 
 pytest.importorskip("datasets")
 

@@ -7,7 +7,7 @@ from itertools import accumulate
 
 import pytest
 
-from data.packing import epoch_order, padding_share, plan_micro_batches, plan_packs, step_batches
+from data.packing import epoch_order, plan_micro_batches, plan_packs, step_batches
 
 
 def random_batch(rng: random.Random) -> tuple[list[int], int, int]:
@@ -126,19 +126,14 @@ def test_lengths_that_vary_cost_little_padding_and_balance_well() -> None:
     rng = random.Random(1)
     lengths = [min(2048, int(rng.lognormvariate(5.5, 0.9)) + 1) for _ in range(512)]
     plan = plan_micro_batches(lengths, 8, 8192)
-    arrival_order = [[list(range(start, start + 8)) for start in range(0, 512, 8)]]
-    assert padding_share(lengths, plan) < 0.1 < 0.5 < padding_share(lengths, arrival_order)
+    arrival_order = [list(range(start, start + 8)) for start in range(0, 512, 8)]
+    padded = sum(cost(lengths, batch) for rank in plan for batch in rank)
+    assert 0.9 * padded < sum(lengths) < 0.5 * sum(cost(lengths, batch) for batch in arrival_order)
     loads = [sum(lengths[row] for batch in rank for row in batch) for rank in plan]
     assert max(loads) < 1.1 * sum(loads) / 8
     # What all ranks do at the same time costs about the same: the wait at the collectives is short.
     costs = [[cost(lengths, batch) for batch in rank] for rank in plan]
     assert sum(max(step) for step in zip(*costs, strict=True)) < 1.15 * sum(map(sum, costs)) / 8
-
-
-def test_padding_share() -> None:
-    assert padding_share([4, 2, 3], [[[0, 1]], [[2]]]) == pytest.approx(2 / 11)
-    assert padding_share([4, 4], [[[0, 1]], [[]]]) == 0.0
-    assert padding_share([], [[], []]) == 0.0
 
 
 def test_epoch_order_depends_on_seed_and_epoch_alone() -> None:
@@ -154,9 +149,8 @@ def test_epoch_order_depends_on_seed_and_epoch_alone() -> None:
 
 def test_step_batches() -> None:
     assert step_batches([4, 2, 0, 1, 3], 2) == [[4, 2], [0, 1], [3]]
-    assert step_batches([4, 2, 0, 1, 3], 2, drop_last=True) == [[4, 2], [0, 1]]
-    assert step_batches([4, 2, 0, 1], 2, drop_last=True) == [[4, 2], [0, 1]]
-    assert step_batches([], 2, drop_last=True) == []
+    assert step_batches([4, 2, 0, 1], 2) == [[4, 2], [0, 1]]
+    assert step_batches([], 2) == []
     with pytest.raises(ValueError, match="batch_size is 0"):
         step_batches([1], 0)
 

@@ -63,10 +63,10 @@ def test_take_is_that_of_a_list(rows: Rows) -> None:
 
 @pytest.mark.parametrize("rows", CASES)
 def test_padding_stands_to_the_right_and_nowhere_else(rows: Rows) -> None:
-    padded = Ragged.of(rows).padded(fill=-7)
+    padded = Ragged.of(rows).padded()
     width = max((len(row) for row in rows), default=0)
     assert padded.shape == (len(rows), width)
-    assert padded.tolist() == [row + [-7] * (width - len(row)) for row in rows]
+    assert padded.tolist() == [row + [0] * (width - len(row)) for row in rows]
 
 
 @pytest.mark.parametrize("rows", CASES)

@@ -10,9 +10,10 @@ import pytest
 
 from data.containers import sources
 from data.convert import convert
-from data.formats import detect, outcomes, read
+from data.formats import outcomes, read
 from data.records import RowError
 from data.token_rows import TokenRow, open_token_rows, read_token_rows, text_path
+from tests.data.examples import detect
 
 
 def many(count: int, texts: bool) -> list[TokenRow]:

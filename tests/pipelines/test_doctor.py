@@ -47,7 +47,7 @@ def test_the_verdict_is_that_of_rl() -> None:
 
 def test_the_largest_gaps_are_named(tiny_models) -> None:
     trainer = np.array([-1.0, -1.75, np.nan, -1.0], np.float32)
-    rows = largest(ROLLOUTS, trainer, tiny_models.tokenizer, count=3)
+    rows = largest(ROLLOUTS, trainer, tiny_models.tokenizer)[:3]
     words = [tiny_models.tokenizer.decode([token]) for token in (42, 43, 41)]
     assert [row[0] for row in rows] == [f"{w!r} ({i})" for w, i in zip(words, (42, 43, 41), strict=True)]
     assert [row[1:3] for row in rows] == [(0, "3 of 3"), (1, "1 of 1"), (0, "2 of 3")]
