@@ -17,7 +17,7 @@ from torch import Tensor
 from actors.engine import Sums, TrainEngine
 from actors.forward import Place, packed_inputs, require_separate_rows, weighted_inputs
 from actors.lean import skip_unread
-from actors.models import attend_by_row, load_policy
+from actors.models import attend_to_packs, load_policy
 from actors.process import set_threads
 from algorithms.sequence import weighted_nll
 from configs.machines import Role
@@ -111,8 +111,8 @@ def sft_loop(job: Job) -> None:
     reporter = Reporter(job, place)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     policy = load_policy(job.model, job.dtype)
-    by_row = job.packing is not False and place.device.type == "cpu" and attend_by_row(policy.lm)
-    packed = by_row if job.packing is None else job.packing
+    packs_well = job.packing is not False and attend_to_packs(policy.lm, place.device)
+    packed = packs_well if job.packing is None else job.packing
     skip_unread(policy)
     engine = TrainEngine(
         policy,

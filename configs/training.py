@@ -49,7 +49,7 @@ class Supervised(Section):
     samples_per_step: Count = 128
     """Rows of one optimizer step."""
     packing: bool | None = None
-    """Rows back to back instead of padded; null: on the CPU (on a GPU it needs flash attention to be fast)."""
+    """Rows back to back instead of padded; null: on the CPU, and on GPUs in bfloat16 where flash-attn is installed."""
     optimizer: Optimizer = Optimizer()
     """How the weights are updated."""
 
