@@ -320,10 +320,11 @@ class Sender:
         )
 
     def send(self, version: int) -> dict[str, Any] | None:
-        """Transfer, check the digests, commit. Rank 0 returns the digest and the bytes sent.
+        """Transfer, check the digests, commit. Rank 0 returns the digest, the bytes sent and the seconds it took.
 
         Raises RuntimeError where an engine loaded other bits than were sent, TimeoutError where one is late.
         """
+        begun = time.perf_counter()
         try:
             self.transfer.send_weights()
         except Exception as error:
@@ -337,4 +338,4 @@ class Sender:
                     f"weight transfer {version}: rollout engine {index} loaded digest {received}, the "
                     f"policy sent {sent}"
                 )
-        return {"digest": sent, "bytes": self.source.digest.bytes}
+        return {"digest": sent, "bytes": self.source.digest.bytes, "seconds": time.perf_counter() - begun}

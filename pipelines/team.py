@@ -182,9 +182,8 @@ class Team:
     def send_weights(self, version: int) -> dict[str, Any]:
         """Policy to rollout engines: versioned, with a deadline, proved by a digest."""
         self.handover.to_transfer()
-        begun = time.perf_counter()
         sent = self.policy.call("send_weights", version)[0]
-        rate = sent["bytes"] / (time.perf_counter() - begun)
+        rate = sent["bytes"] / sent.pop("seconds")
         self.handover.to_engines()
         return {"transfer": {"version": version, **sent}, "time": {"transfer_bytes_per_s": rate}}
 
