@@ -66,8 +66,8 @@ class Policy(Learner):
     def _logprobs(self, *rows: Tensor, **inputs: Any) -> Tensor:
         return self.engine.infer(lambda engine: engine(*rows, **inputs)[0])
 
-    def logprobs(self, rollouts: Rollouts) -> tuple[Part, float]:
-        """(log-probs of this rank's rows, sum of the entropies of their tokens in nats)."""
+    def logprobs(self, rollouts: Rollouts, what: str = "logprobs") -> tuple[Part, float]:
+        """(log-probs of this rank's rows, sum of the entropies of their tokens in nats); spans call it `what`."""
         entropy_sum = 0.0
 
         def run(**inputs: Any) -> Tensor:
@@ -76,7 +76,7 @@ class Policy(Learner):
             entropy_sum += float(entropy_N.sum())
             return logprobs_N
 
-        with self.span("logprobs"):
+        with self.span(what):
             return self.layout.read(rollouts, self.config.rl.optimizer.micro_batch_tokens, run), entropy_sum
 
     def reference_logprobs(self, rollouts: Rollouts) -> Part:

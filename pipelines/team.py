@@ -159,7 +159,7 @@ class Team:
 
     def engine_gap(self, answers: Rollouts) -> dict[str, float]:
         """How far the policy's log-probs of these answers are from the engine's."""
-        parts = self.policy.call("logprobs", ray.put(answers))
+        parts = self.policy.call("logprobs", ray.put(answers), "monitor")
         return gap(answers.with_columns(policy_logprobs=merge([own for own, _ in parts], len(answers))))
 
     def update(self, rollouts: Rollouts, iteration: int, policy: bool = True) -> dict[str, Any]:
