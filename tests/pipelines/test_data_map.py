@@ -18,6 +18,8 @@ from data.toyworld import demonstrations, prompts, rankings
 from pipelines.cli import main
 from pipelines.data_map import Settings, draw, sample
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT / ".." / "shared" / "data"
 EVIL = '</script><img src=x onerror="window.bad=1"><b>bold</b> &lt; <!--<script>window.bad=2</script>'

@@ -25,6 +25,8 @@ from data.records import Conversation, Ranking, Turn, to_json
 from pipelines.cli import main
 from pipelines.rows import load_records
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 CONTEXT = 8192  # the tiny tokenizer makes a token of nearly every letter
 
