@@ -81,10 +81,10 @@ def gpu_slots(config: Config) -> PlacementGroup | None:
 
     Ray by itself packs the fractions of one role onto one GPU.
     """
-    resources = config.resources
-    sharing = [role for role in (resources.rollout, resources.policy, resources.critic) if role.gpus]
     if config.rl.mode != "colocate":
         return None
+    resources = config.resources
+    sharing = [role for role in (resources.rollout, resources.policy, resources.critic) if role.gpus]
     bundle = {"GPU": sum(role.gpus for role in sharing), "CPU": sum(role.cpus for role in sharing)}
     slots = placement_group([bundle] * resources.rollout.workers)
     if not slots.wait(config.cluster.start_timeout_s):

@@ -12,7 +12,7 @@ from actors.engine import Sums, TrainEngine
 from actors.forward import Part
 from actors.layout import Layout
 from actors.models import load_policy
-from actors.process import Rendezvous, copy_rate, peak_flops, set_threads, workers_per_engine
+from actors.process import Rendezvous, copy_rate, peak_flops, set_threads
 from actors.updates import Learner, train
 from algorithms.advantage import kl_k3
 from algorithms.policy import apa, awr, kl_loss, ppo_clip, truncated_importance_weights
@@ -23,7 +23,6 @@ from data.rollouts import Rollouts
 if TYPE_CHECKING:
     from actors.weights import Sender
 
-SHARE_OF_DEADLINE = 0.8  # that a transfer may take of the driver's patience: its own error names the engine
 # |log-ratio| allowed in the first optimizer step, where old and new weights are the same: beyond it old log-probs,
 # masks or dropout are wrong. bf16 sums differ with the padding of a micro-batch, those of single tokens by much.
 RATIO_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
@@ -146,16 +145,9 @@ class Policy(Learner):
 
     def connect(self, engines: list[Any], backend: str) -> None:
         """Open the way to the rollout engines."""
-        from actors.weights import Sender  # brings in vLLM, which drivers that import this file do not need
+        from actors.weights import sender_to  # brings in vLLM, which drivers that import this file do not need
 
-        self.sender = Sender(
-            self.engine,
-            engines,
-            backend,
-            self.place,
-            SHARE_OF_DEADLINE * self.config.cluster.call_timeout_s,
-            workers_per_engine(self.config),
-        )
+        self.sender = sender_to(engines, self.engine, backend, self.place, self.config)
 
     def send_weights(self, version: int) -> dict[str, Any] | None:
         """Bring the current weights to every engine as `version`; rank 0 returns their digest and bytes."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from actors.forward import Part, Place
 from actors.layout import Layout
 from actors.models import load_policy
-from actors.process import device, set_threads, workers_per_engine
+from actors.process import device, set_threads
 from actors.spans import Timed
 from configs.schema import Config
 from data.rollouts import Rollouts
@@ -54,13 +54,11 @@ class FrozenModel(Timed):
 
     def connect(self, engines: list[Any], backend: str) -> None:
         """Open the way to the rollout engines; only the process of rank 0 talks to them."""
-        from actors.weights import Sender  # brings in vLLM, which drivers that import this file do not need
+        from actors.weights import sender_to  # brings in vLLM, which drivers that import this file do not need
 
         if self.place.rank == 0:
             alone = Place(0, 1, self.place.device)
-            self.sender = Sender(
-                self, engines, backend, alone, 0.8 * self.config.cluster.call_timeout_s, workers_per_engine(self.config)
-            )
+            self.sender = sender_to(engines, self, backend, alone, self.config)
 
     def send_weights(self, version: int) -> dict[str, Any] | None:
         """Bring the weights of the loaded model to every engine as `version`."""

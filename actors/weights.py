@@ -32,8 +32,11 @@ from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
 from actors.calls import wait_for
 from actors.forward import Place
+from actors.process import workers_per_engine
+from configs.schema import Config
 
 BUCKET_BYTES = 256 * 2**20
+SHARE_OF_DEADLINE = 0.8  # that a transfer may take of the driver's patience: its own error names the engine
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -339,3 +342,9 @@ class Sender:
                     f"policy sent {sent}"
                 )
         return {"digest": sent, "bytes": self.source.digest.bytes, "seconds": time.perf_counter() - begun}
+
+
+def sender_to(engines: list[Any], model: HasWeights, backend: str, place: Place, config: Config) -> Sender:
+    """A model's way to the engines of a run."""
+    deadline_s = SHARE_OF_DEADLINE * config.cluster.call_timeout_s
+    return Sender(model, engines, backend, place, deadline_s, workers_per_engine(config))
