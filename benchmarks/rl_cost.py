@@ -33,7 +33,7 @@ MODELS = {  # about 3, 6 and 12M parameters: twice the layers, twice the width
 CASES = {"base": (1, 1, 1)}  # times the model, the length, the batch
 CASES |= {f"{what} x {times}": tuple(times if what == name else 1 for name in ("model", "length", "batch"))
           for what in ("model", "length", "batch") for times in (2, 4)}  # fmt: skip
-WORLD = "{demonstrations: 400, rankings: 40, answers_per_ranking: 2, prompts: 600, evaluation_prompts: 16}"
+WORLD = "{demonstrations: 400, rankings: 400, answers_per_ranking: 2, prompts: 600, evaluation_prompts: 16}"
 FIXED = [
     "model.context_tokens=400", f"data.toyworld={WORLD}", "evaluate.prompts=16", "sft.epochs=1", "reward.epochs=1",
     "rl.algorithms=[ppo]", "rl.epochs=2", "rl.monitor.prompts=0", "resources.rollout.threads=2",
