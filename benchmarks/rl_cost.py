@@ -88,7 +88,8 @@ def measure(case: str, run: Path, options: argparse.Namespace) -> tuple[Load, di
     of = Shape.of(read_json(run / "sft" / "model" / "config.json"))
     load = Load(
         of, prompts, 4, prompt_tokens, answer_tokens, config.rl.epochs, config.rl.optimizer.micro_batch_tokens,
-        reward=of, critic=of, trainer_logprobs=config.rl.old_logprobs == "trainer", bytes_per_weight=4,
+        reward=of, critic=of, trainer_logprobs=config.rl.old_logprobs == "trainer",
+        shared_prompts=config.rl.shared_prompts is not False, bytes_per_weight=4,
     )  # fmt: skip
     print(f"{case}: {load.answers / seconds['iteration']:.1f} samples/s", flush=True)
     return load, seconds

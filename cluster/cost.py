@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 SCORING = ("logprobs", "reference", "values", "reward")
@@ -49,9 +50,9 @@ class Shape:
     def parameters(self) -> int:
         return self.body_parameters + self.head_parameters * (1 if self.tied else 2)
 
-    def body_flops(self, tokens: int) -> float:
-        """Forward operations of one row through the layers; each token sees half of the row on the average."""
-        return 2.0 * self.body_parameters * tokens + 2.0 * self.layers * self.attention_width * tokens**2
+    def body_flops(self, tokens: float, seen: float = 0.5) -> float:
+        """Forward operations of one row through the layers, where a token sees this share of the row on the average."""
+        return 2.0 * self.body_parameters * tokens + 4.0 * seen * self.layers * self.attention_width * tokens**2
 
     def head_flops(self, tokens: int) -> float:
         return 2.0 * self.head_parameters * tokens
@@ -76,6 +77,8 @@ class Load:
     trainer_logprobs: bool = True
     """Whether the trainer computes old log-probs, or takes those of the engine."""
     gradient_checkpointing: bool = False
+    shared_prompts: bool = False
+    """Whether scoring and training may read a prompt once for its answers, where that takes fewer operations."""
     bytes_per_weight: int = 2
 
     @property
@@ -90,31 +93,51 @@ class Load:
     def generated_tokens(self) -> int:
         return self.answers * self.answer_tokens
 
+    def rows(self, shape: Shape) -> tuple[float, float, float]:
+        """(number, tokens of each, share that a token sees) of the rows that scoring and training read.
+
+        Rows that share a prompt hold as many of its answers as a micro-batch has room for, and a mask hides one answer
+        from another: attention is computed to all of the row (actors/prefix.py).
+        """
+        alone = (float(self.answers), float(self.row_tokens), 0.5)
+        room = max(1, (self.micro_batch_tokens - self.prompt_tokens) // max(1, self.answer_tokens))
+        count = self.prompts * ceil(self.samples_per_prompt / room)
+        together = (float(count), self.prompt_tokens + self.generated_tokens / count, 1.0)
+        fewer = together[0] * shape.body_flops(*together[1:]) < alone[0] * shape.body_flops(*alone[1:])
+        return together if self.shared_prompts and fewer else alone
+
+    def rows_flops(self, shape: Shape) -> float:
+        """Forward operations of all of them through the layers."""
+        number, tokens, seen = self.rows(shape)
+        return number * shape.body_flops(tokens, seen)
+
     @property
     def calls(self) -> float:
         """Forward passes of a layer over a micro-batch, for one model and one pass over the answers."""
-        return self.policy.layers * max(1.0, self.answers * self.row_tokens / self.micro_batch_tokens)
+        number, tokens, _ = self.rows(self.policy)
+        return self.policy.layers * max(1.0, number * tokens / self.micro_batch_tokens)
 
     def forward_flops(self) -> dict[str, float]:
         """Operations of generation and of each phase of scoring."""
-        body, head = self.policy.body_flops(self.row_tokens), self.policy.head_flops(self.answer_tokens)
-        again = self.answers * (body + head)
-        prompt = self.policy.body_flops(self.prompt_tokens)
+        head = self.answers * self.policy.head_flops(self.answer_tokens)
+        again = self.rows_flops(self.policy) + head
+        prompt = self.policy.body_flops(self.prompt_tokens)  # which generation reads once for its answers
+        drawn = self.answers * self.policy.body_flops(self.row_tokens) - (self.answers - self.prompts) * prompt
         return {
-            "generate": again - (self.answers - self.prompts) * prompt,  # a prompt is read once for its answers
+            "generate": drawn + head,
             "logprobs": again * self.trainer_logprobs,
             "reference": again * self.reference,
-            "values": self.answers * self.critic.body_flops(self.row_tokens) if self.critic else 0.0,
-            "reward": self.answers * self.reward.body_flops(self.row_tokens) if self.reward else 0.0,
+            "values": self.rows_flops(self.critic) if self.critic else 0.0,
+            "reward": self.rows_flops(self.reward) if self.reward else 0.0,
         }
 
     def training_flops(self) -> dict[str, float]:
         """Operations of the updates: backward is twice forward; the head's logits, or all, are computed again."""
         passes = 4.0 if self.gradient_checkpointing else 3.0
-        body, head = self.policy.body_flops(self.row_tokens), self.policy.head_flops(self.answer_tokens)
-        critic = self.critic.body_flops(self.row_tokens) if self.critic else 0.0
-        rows = self.answers * self.epochs
-        return {"policy_update": rows * (passes * body + 4.0 * head), "critic_update": rows * passes * critic}
+        head = self.answers * self.policy.head_flops(self.answer_tokens)
+        critic = self.rows_flops(self.critic) if self.critic else 0.0
+        policy = passes * self.rows_flops(self.policy) + 4.0 * head
+        return {"policy_update": self.epochs * policy, "critic_update": self.epochs * passes * critic}
 
 
 @dataclass(frozen=True)

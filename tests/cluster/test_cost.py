@@ -62,6 +62,20 @@ def test_work_grows_as_it_should() -> None:
     assert all(predict(alone, RATES).phases[name] == 0 for name in (*SCORING, "critic_update"))
 
 
+def test_prompts_are_read_once_where_that_takes_fewer_operations() -> None:
+    """Operations of the rows that share, as attention with a mask over the whole row takes them."""
+    apart = replace(LOAD, answer_tokens=8)
+    shared = replace(apart, shared_prompts=True)
+    row = 32 + 4 * 8
+    assert shared.rows(SHAPE) == (16, row, 1.0)
+    each = 2 * SHAPE.body_parameters * row + 4 * SHAPE.layers * SHAPE.attention_width * row**2
+    assert shared.forward_flops()["values"] == 16 * each < apart.forward_flops()["values"]
+    assert shared.forward_flops()["generate"] == apart.forward_flops()["generate"]
+    assert replace(shared, micro_batch_tokens=50).rows(SHAPE) == (32, 32 + 2 * 8, 1.0)  # room for two answers
+    long = replace(shared, prompt_tokens=2, answer_tokens=4000)  # attention over four answers costs more than prompts
+    assert long.rows(SHAPE) == (64, 4002, 0.5)
+
+
 def test_calibration_finds_the_rates_that_made_the_times() -> None:
     def measured(load: Load) -> tuple[Load, dict[str, float]]:
         of = predict(load, RATES, shared=True)
