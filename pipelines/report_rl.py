@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import html
-import io
 import math
 from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from pipelines.page import image_html
+from markupsafe import Markup
+
+from pipelines.page import Panel, draw, render
 from pipelines.report_transcripts import transcripts_html
 from pipelines.stage import Run, read_jsonl
 from pipelines.trace import timeline_png, write_trace
@@ -38,10 +38,6 @@ RATES = {
     "peak_share": "{:.1%} of the peak FLOP/s",
     "overhead_share": "{:.1%} outside generation, scoring and training",
 }
-STYLE = """
-.phases { width: 100%; max-width: 34rem; margin-bottom: 1rem; } .bar { width: 40%; }
-.bar i { display: block; height: .8em; margin-top: .35em; max-width: 100%; background: var(--accent); }
-"""
 
 
 def algorithms(run: Run) -> list[str]:
@@ -51,25 +47,27 @@ def algorithms(run: Run) -> list[str]:
     return [name for name in configured if name in found] + [name for name in found if name not in configured]
 
 
-def rl_html(run: Run, names: Sequence[str]) -> list[str]:
-    """Pieces of the page about these algorithms. Writes rl/NAME/trace.json where there are spans."""
-    pieces = ["<h2>Reinforcement learning</h2>"] if names else []
+def rl_html(run: Run, names: Sequence[str]) -> list[Markup]:
+    """A piece of the page for each of these algorithms. Writes rl/NAME/trace.json where there are spans."""
+    pieces = []
     for name in names:
         folder = run.folder / "rl" / name
         rows = list(read_jsonl(folder / "metrics.jsonl"))
-        pieces.append(f"<h3>{html.escape(name.upper())}</h3>")
-        pieces.append(image_html(curves_png(rows), f"figures of {name} over the iterations"))
-        pieces.append(phases_html([row["time"] for row in rows if row.get("time")]))
         lines = list(read_jsonl(folder / "spans.jsonl")) if (folder / "spans.jsonl").is_file() else []
         if lines:
-            path = write_trace(folder).relative_to(run.folder)
-            middle = sorted(lines, key=lambda line: line["ended"] - line["begun"])[(len(lines) - 1) // 2]
-            pieces.append(image_html(timeline_png(middle), f"who worked when in iteration {middle['iteration']}"))
-            pieces.append(
-                f'<p>The iteration of median length. All iterations: <a href="{html.escape(str(path))}">'
-                f"{html.escape(str(path))}</a>, for chrome://tracing or Perfetto.</p>"
+            write_trace(folder)
+            lines.sort(key=lambda line: line["ended"] - line["begun"])
+        pieces.append(
+            render(
+                "report_rl.html",
+                name=name,
+                curves=curves_png(rows),
+                phases=phases_html([row["time"] for row in rows if row.get("time")]),
+                middle=lines[(len(lines) - 1) // 2] if lines else None,
+                timeline=timeline_png,
+                transcripts=transcripts_html(folder / "transcripts"),
             )
-        pieces.append(transcripts_html(folder / "transcripts"))
+        )
     return pieces
 
 
@@ -89,33 +87,12 @@ def panels(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, list[flo
 
 def curves_png(rows: Sequence[dict[str, Any]]) -> bytes:
     """Picture of an algorithm's figures over the iterations, two panels a line."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    drawn, steps = panels(rows), [row["step"] for row in rows]
-    height = max(1, math.ceil(len(drawn) / 2))
-    figure, axes = pyplot.subplots(height, 2, figsize=(5.4, 1.55 * height + 0.2), squeeze=False)
-    for axis in axes.flat[len(drawn) :]:
-        axis.set_visible(False)
-    for axis, (title, curves) in zip(axes.flat, drawn, strict=False):
-        for label, values in curves.items():
-            axis.plot(steps, values, label=label, linewidth=1.2, marker="." if len(steps) < 10 else None)
-        axis.set_title(title, fontsize=8.5)
-        axis.tick_params(labelsize=8)
-        axis.grid(alpha=0.3)
-        axis.xaxis.get_major_locator().set_params(integer=True)
-        if "" not in curves:
-            axis.legend(fontsize=7.5)
-        if title.startswith("log-prob gap") and any(value > 0 for values in curves.values() for value in values):
-            axis.set_yscale("log")
-    figure.supxlabel("iteration", fontsize=8.5)
-    figure.tight_layout(pad=0.4)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
-    pyplot.close(figure)
-    return buffer.getvalue()
+    steps, drawn = [row["step"] for row in rows], []
+    for title, curves in panels(rows):
+        log = title.startswith("log-prob gap") and any(value > 0 for values in curves.values() for value in values)
+        lines = {label: (steps, values) for label, values in curves.items()}
+        drawn.append(Panel(title, lines, axes={"yscale": "log"} if log else {}))
+    return draw(drawn)
 
 
 def phases_html(times: Sequence[dict[str, Any]]) -> str:
@@ -138,21 +115,9 @@ def phases_html(times: Sequence[dict[str, Any]]) -> str:
     idle = [time["idle_s"] for time in times if "idle_s" in time]
     for role in dict.fromkeys(role for each in idle for role in each):
         phases[f"idle: {role}"] = _median(idle, role)
-    rows = "".join(
-        f'<tr><td>{html.escape(phase)}</td><td class="bar"><i style="width:{_share(value, whole):.1%}"></i></td>'
-        f'<td class="n">{_share(value, whole):.1%}</td><td class="n">{value:.3g} s</td></tr>'
-        for phase, value in phases.items()
-    )
-    return (
-        f"<p>Median iteration: {', '.join([f'{whole:.3g} s', *rates])}. Phases may overlap, so their shares may add up "
-        f'to more than 100 %.</p><div class="wide"><table class="phases">{rows}</table></div>'
-    )
+    return render("report_phases.html", whole=whole, rates=rates, phases=phases)
 
 
 def _median(times: Sequence[dict[str, Any]], name: str) -> float | None:
     values = [time[name] for time in times if isinstance(time.get(name), int | float)]
     return float(median(values)) if values else None
-
-
-def _share(value: float, whole: float) -> float:
-    return value / whole if whole else 0.0

@@ -9,12 +9,12 @@ known of it. The trace is in the Chrome trace event format, which chrome://traci
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.page import picture
 from pipelines.stage import read_jsonl
 
 DRIVER = "driver"
@@ -136,19 +136,19 @@ def timeline_png(line: Line) -> bytes:
     Of a role with many ranks the first four are drawn.
     """
     import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     spans, begun, wall = line["spans"], line["begun"], line["ended"] - line["begun"]
-    ranks = {role: sorted({span["rank"] for span in spans if span["role"] == role}) for role in _roles(spans)}
+    roles = _ordered((span["role"] for span in spans), ROLES)
+    ranks = {role: sorted({span["rank"] for span in spans if span["role"] == role}) for role in roles}
     rows = [(role, rank) for role, every in ranks.items() for rank in every[:RANKS_DRAWN]]
     names = _ordered((span["name"] for span in spans), NAMES)
     palette = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Set3"].colors]
     known = [*NAMES, *(name for name in names if name not in NAMES)]
     colours = {name: palette[known.index(name) % len(palette)] for name in names}
-    figure, axis = pyplot.subplots(figsize=(5, 1.25 + 0.3 * len(rows) + 0.2 * (len(names) // 3)), layout="constrained")
+    figure = Figure(figsize=(5, 1.25 + 0.3 * len(rows) + 0.2 * (len(names) // 3)), layout="constrained")
+    axis = figure.subplots()
     busy = union((span["start"] - begun, span["end"] - begun) for span in spans if span["role"] != DRIVER)
     edges = [0.0, *(edge for interval in busy for edge in interval), wall]
     for start, end in zip(edges[::2], edges[1::2], strict=True):
@@ -166,11 +166,4 @@ def timeline_png(line: Line) -> bytes:
     handles.append(Patch(color="#f7d774", alpha=0.6, label="no actor at work"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=9, frameon=False, handlelength=1)
     axis.grid(axis="x", alpha=0.3)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
-    pyplot.close(figure)
-    return buffer.getvalue()
-
-
-def _roles(spans: Iterable[Line]) -> list[str]:
-    return _ordered((span["role"] for span in spans), ROLES)
+    return picture(figure, dpi=160)
