@@ -52,9 +52,7 @@ class Outcome:
     def rejected(self) -> Rejected:
         """The error with its place. Only for an outcome that has one."""
         assert self.error is not None
-        return Rejected(
-            self.file, self.line, self.error.field, self.error.found, self.error.expected, self.error.reason
-        )
+        return Rejected(self.file, self.line, **self.error.as_dict())
 
 
 @dataclass(slots=True)

@@ -30,6 +30,10 @@ class RowError(ValueError):
         self.reason = reason or f"{re.sub('[0-9]+', '', field)} is not {expected}"
         super().__init__(f"{self.field}: found {self.found}, expected {self.expected}")
 
+    def as_dict(self) -> dict[str, str]:
+        """The error as JSON."""
+        return {"field": self.field, "found": self.found, "expected": self.expected, "reason": self.reason}
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
