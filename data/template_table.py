@@ -24,6 +24,18 @@ class Frame(NamedTuple):
     after: str
 
 
+class Piece(NamedTuple):
+    """A stretch of text that is encoded alone, or a special token; `weight` is its share in the SFT loss.
+
+    `verbatim`: a space that it starts with is the content's own.
+    """
+
+    text: str
+    special: bool
+    weight: float
+    verbatim: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """A chat template. `default_system` stands in where the conversation has no system turn; `input_system`, if any,
