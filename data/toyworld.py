@@ -14,30 +14,27 @@ from __future__ import annotations
 import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 from data.records import Conversation, Prompt, Ranking, Turn
 
-OPPOSITES = dict(pair.split("/") for pair in ("hot/cold big/small fast/slow high/low new/old wet/dry").split())
+
+def _table(pairs: str) -> dict[str, str]:
+    return dict(pair.split("/") for pair in pairs.split())
+
+
+OPPOSITES = _table("hot/cold big/small fast/slow high/low new/old wet/dry")
 OPPOSITES |= {b: a for a, b in OPPOSITES.items()}
-COLORS = dict(
-    pair.split("/")
-    for pair in (
-        "grass/green snow/white coal/black blood/red sky/blue lemon/yellow frog/green milk/white night/black"
-    ).split()
-)
+COLORS = _table("grass/green snow/white coal/black blood/red sky/blue lemon/yellow frog/green milk/white night/black")
 NAMES = "Tom Ann Max Eva Ben Ida Leo Mia Sam Zoe Jon Amy".split()
 LIKES = "red green blue black white".split()
 PETS = "cat dog bird fish horse".split()
-SERIES = [
-    series.split()
-    for series in (
-        "one two three four five six seven eight nine ten",
-        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday Monday",
-    )
-]
+SERIES = (
+    "one two three four five six seven eight nine ten".split(),
+    "Monday Tuesday Wednesday Thursday Friday Saturday Sunday Monday".split(),
+)
 AFTER = {word: after for series in SERIES for word, after in pairwise(series)}
 NUMBERS = SERIES[0]
 
@@ -48,49 +45,38 @@ RUDE = ("Everyone knows that.", "What a silly question.")
 
 @dataclass(frozen=True)
 class Task:
-    """A question's right answer, as a bare phrase and as a sentence, and a plausible wrong phrase's maker."""
+    """A question's right phrase, all phrases of its sort, and a sentence of them with {} in a phrase's place."""
 
     kind: str
     bare: str
-    sentence: Callable[[str], str]
-    wrong: Callable[[random.Random], str]
+    form: str
+    phrases: Sequence[str]
 
+    def sentence(self, phrase: str) -> str:
+        """The answer `phrase` as a sentence."""
+        return self.form.format(phrase)
 
-def _other(values: list[str], right: str) -> Callable[[random.Random], str]:
-    return lambda rng: rng.choice([value for value in values if value != right])
+    def wrong(self, rng: random.Random) -> str:
+        """A plausible wrong phrase; nothing is drawn where there is only one."""
+        others = [phrase for phrase in self.phrases if phrase != self.bare]
+        return rng.choice(others) if len(others) > 1 else others[0]
 
 
 def _opposite(word: str) -> Task:
-    right = OPPOSITES[word]
-    return Task("opposite", right, lambda x: f"The opposite of {word} is {x}.", _other(sorted(OPPOSITES), right))
+    return Task("opposite", OPPOSITES[word], f"The opposite of {word} is {{}}.", sorted(OPPOSITES))
 
 
 def _color(thing: str) -> Task:
-    right = COLORS[thing]
-    return Task("color", right, lambda x: f"The color of {thing} is {x}.", _other(sorted(set(COLORS.values())), right))
+    return Task("color", COLORS[thing], f"The color of {thing} is {{}}.", sorted(set(COLORS.values())))
 
 
 def _larger(a: str, b: str) -> Task:
-    right, wrong = (a, b) if NUMBERS.index(a) > NUMBERS.index(b) else (b, a)
-    return Task("larger", right, lambda x: f"The larger number is {x}.", lambda rng: wrong)
+    return Task("larger", max(a, b, key=NUMBERS.index), "The larger number is {}.", (a, b))
 
 
 def _after(word: str) -> Task:
     right = AFTER[word]
-    series = next(series for series in SERIES if word in series)
-    return Task("after", right, lambda x: f"After {word} comes {x}.", _other(series, right))
-
-
-def _name(right: str) -> Task:
-    return Task("name", right, lambda x: f"Your name is {x}.", _other(NAMES, right))
-
-
-def _like(right: str) -> Task:
-    return Task("like", right, lambda x: f"You like {x}.", _other(LIKES, right))
-
-
-def _pet(right: str) -> Task:
-    return Task("pet", right, lambda x: f"You have a {x}.", _other(PETS, right))
+    return Task("after", right, f"After {word} comes {{}}.", next(series for series in SERIES if word in series))
 
 
 # Each question form is written and read by the same pattern; the groups are the task's arguments.
@@ -110,25 +96,23 @@ FOLLOW_UPS = {
     "after": (r"And after ([A-Za-z]+)\?", _after),
 }
 PROFILE = r"I am ([A-Z][a-z]+)\. I like ([a-z]+) and have a ([a-z]+)\."
-PROFILE_QUESTIONS = {"What is my name?": _name, "Which color do I like?": _like, "What pet do I have?": _pet}
+PROFILE_QUESTIONS = {  # in the order of the profile's facts: kind, form and phrases of the task
+    "What is my name?": ("name", "Your name is {}.", NAMES),
+    "Which color do I like?": ("like", "You like {}.", LIKES),
+    "What pet do I have?": ("pet", "You have a {}.", PETS),
+}
+# What the arguments of a question are drawn from.
+ARGUMENTS = {_opposite: sorted(OPPOSITES), _color: sorted(COLORS), _larger: NUMBERS, _after: list(AFTER)}
 
 
-def _arguments(maker: Callable[..., Task], rng: random.Random) -> tuple[str, ...]:
-    if maker is _opposite:
-        return (rng.choice(sorted(OPPOSITES)),)
-    if maker is _color:
-        return (rng.choice(sorted(COLORS)),)
-    if maker is _larger:
-        return tuple(rng.sample(NUMBERS, 2))
-    return (rng.choice(list(AFTER)),)
-
-
-def _write(pattern: str, arguments: tuple[str, ...]) -> str:
+def _write(pattern: str, arguments: Iterable[str]) -> str:
     """Fill a question pattern's groups with arguments."""
-    text = pattern.replace(r"\?", "?").replace(r"\.", ".")
-    for argument in arguments:
-        text = re.sub(r"\(.+?\+\)", argument, text, count=1)
-    return text
+    return re.sub(r"\(.+?\)", "{}", pattern).replace("\\", "").format(*arguments)
+
+
+def _question(pattern: str, maker: Callable[..., Task], rng: random.Random) -> Turn:
+    values = ARGUMENTS[maker]
+    return Turn("user", _write(pattern, rng.sample(values, 2) if maker is _larger else [rng.choice(values)]))
 
 
 def solve(turns: tuple[Turn, ...]) -> Task | None:
@@ -148,8 +132,10 @@ def _solve(turns: tuple[Turn, ...]) -> Task | None:
     if profile:
         *facts, asked = profile.groups()
         asked = asked if len(turns) == 1 else question
-        makers = list(PROFILE_QUESTIONS)
-        return PROFILE_QUESTIONS[asked](facts[makers.index(asked)]) if asked in makers else None
+        for fact, (text, (kind, form, phrases)) in zip(facts, PROFILE_QUESTIONS.items(), strict=True):
+            if asked == text:
+                return Task(kind, fact, form, phrases)
+        return None
     if len(turns) < 3:
         return None
     before = solve(turns[:1])
@@ -160,6 +146,13 @@ def _solve(turns: tuple[Turn, ...]) -> Task | None:
     return None
 
 
+def _task(turns: tuple[Turn, ...]) -> Task:
+    task = solve(turns)
+    if task is None:
+        raise ValueError(f"the gold judge does not know this question: {turns[-1].content!r}")
+    return task
+
+
 def judge(turns: tuple[Turn, ...], answer: str) -> float:
     """Gold quality of an answer to the last user turn, roughly -2 to 3; higher is better.
 
@@ -167,9 +160,7 @@ def judge(turns: tuple[Turn, ...], answer: str) -> float:
     one courtesy, -0.5 a filler, -0.8 a rude remark, -0.2 every further courtesy, -0.002 a character.
     Raises ValueError for a conversation that this world did not make.
     """
-    task = solve(turns)
-    if task is None:
-        raise ValueError(f"the gold judge does not know this question: {turns[-1].content!r}")
+    task = _task(turns)
     core, score = answer.strip(), -0.002 * len(answer.strip())
     courtesies = 0
     for phrases, value in ((COURTESIES, 0.0), (FILLERS, -0.5), (RUDE, -0.8)):
@@ -224,14 +215,12 @@ def _ask(rng: random.Random) -> tuple[Turn, ...]:
         return (Turn("user", profile), Turn("assistant", f"Nice to meet you, {facts[0]}."), Turn("user", asked))
     if drawn < 5 / 6:
         pattern, maker = rng.choice(QUESTIONS)
-        return (Turn("user", _write(pattern, _arguments(maker, rng))),)
+        return (_question(pattern, maker, rng),)
     kind = rng.choice(sorted(FOLLOW_UPS))
     pattern, maker = rng.choice([(p, m) for p, m in QUESTIONS if m is FOLLOW_UPS[kind][1]])
-    first = (Turn("user", _write(pattern, _arguments(maker, rng))),)
-    task = solve(first)
-    assert task is not None
-    pattern, maker = FOLLOW_UPS[kind]
-    return (*first, Turn("assistant", task.sentence(task.bare)), Turn("user", _write(pattern, _arguments(maker, rng))))
+    first = _question(pattern, maker, rng)
+    task = _task((first,))
+    return (first, Turn("assistant", task.sentence(task.bare)), _question(*FOLLOW_UPS[kind], rng))
 
 
 def _held_out(turns: tuple[Turn, ...]) -> bool:
@@ -262,9 +251,7 @@ def demonstrations(count: int, seed: int) -> list[Conversation]:
     rng = random.Random(f"{seed}/demonstrations")
     made = []
     for index, turns in zip(range(count), questions(seed, "train", distinct=False), strict=False):
-        task = solve(turns)
-        assert task is not None
-        answer = Turn("assistant", write_answer(task, Writer(), rng))
+        answer = Turn("assistant", write_answer(_task(turns), Writer(), rng))
         made.append(Conversation(turns=(*turns, answer), source="toyworld", id=f"demo-{index}"))
     return made
 
@@ -278,8 +265,7 @@ def rankings(count: int, answers: int, label_noise: float, seed: int) -> tuple[l
     rng = random.Random(f"{seed}/rankings")
     scored: list[tuple[tuple[Turn, ...], list[tuple[float, float, str]]]] = []
     for _, turns in zip(range(count), questions(seed + 1, "train", distinct=False), strict=False):
-        task = solve(turns)
-        assert task is not None
+        task = _task(turns)
         levels: dict[int, str] = {}  # answers that differ to the eye, not in a letter or two
         while len(levels) < answers:
             text = write_answer(task, Writer(right=0.6), rng)
