@@ -83,7 +83,7 @@ def convert(
                 if strict:
                     raise ValueError(f"{outcome.file}:{outcome.line}: {error}") from None
                 account.rejected[error.reason] += 1
-                reject(Rejected(outcome.file, outcome.line, error.field, error.found, error.expected, error.reason))
+                reject(Rejected(outcome.file, outcome.line, **error.as_dict()))
                 continue
             account.converted += 1
             account.written += num_rows

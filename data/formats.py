@@ -18,7 +18,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data import readers_chat, readers_ranked, token_rows
+from data import readers_chat as chat
+from data import readers_ranked as ranked
+from data import token_rows
 from data.containers import Rows, sources
 from data.readers_chat import Questions, Row
 from data.records import Record, RowError, object_of, validate
@@ -52,9 +54,7 @@ class Outcome:
     def rejected(self) -> Rejected:
         """The error with its place. Only for an outcome that has one."""
         assert self.error is not None
-        return Rejected(
-            self.file, self.line, self.error.field, self.error.found, self.error.expected, self.error.reason
-        )
+        return Rejected(self.file, self.line, **self.error.as_dict())
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ def outcomes(
         if form is TOKENS and not token_files:
             raise ValueError(f"{source.name}: rows of token ids and masks hold no text to read records from")
         if form is not None and form.name == "mt_bench_answers":
-            form = replace(form, convert=partial(readers_chat.mt_bench_answer, _questions(source, questions)))
+            form = replace(form, convert=partial(chat.mt_bench_answer, _questions(source, questions)))
         opened.append((source, form))
     texts = {str(token_rows.text_path(Path(source.name))) for source, form in opened if form is TOKENS}
     return (outcome for source, form in opened if source.name not in texts for outcome in _outcomes(source, form))
@@ -157,7 +157,7 @@ def _outcomes(source: Rows, form: Format | None) -> Iterator[Outcome]:
             records = form.convert(row, repairs)
             for record in records:
                 validate(record)
-            records = [readers_ranked.distinct(record, repairs) for record in records]
+            records = [ranked.distinct(record, repairs) for record in records]
         except RowError as error:
             yield Outcome(source.name, line, error=error)
             continue
@@ -213,63 +213,35 @@ TOKENS = _format(token_rows.NAME, lambda row, repairs: [])
 FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
-        _format("rayward", readers_chat.rayward, "kind turns"),
-        _format("sharegpt", readers_chat.sharegpt, "conversations", "items", never="chosen rejected label"),
-        _format(
-            "alpaca",
-            readers_chat.alpaca,
-            "instruction output",
-            "instruction response",
-            never="generator dataset instances completions",
-        ),
-        _format("self_instruct", readers_chat.self_instruct, "instruction instances"),
-        _format("gsm8k", readers_chat.gsm8k, "question answer", never="ground_truth choices options context"),
-        _format("gsm8k_solutions", readers_ranked.gsm8k_solutions, "question ground_truth"),
-        _format("kto", readers_chat.kto, "messages label", never="chosen rejected"),
-        _format("sharegpt_pairs", readers_ranked.sharegpt_pairs, "conversations chosen rejected"),
-        _format("pandalm", readers_ranked.pandalm, "instruction response1 response2 annotator1"),
-        _format("arena", readers_ranked.arena, "prompt response_a response_b winner", "prompt response_a response_b"),
-        _format("starling_truthful", partial(readers_ranked.starling, "truthful", "ac", "b")),
-        _format("starling_verbose", partial(readers_ranked.starling, "verbose", "b", "a")),
-        _format(
-            "alpaca_eval_annotations",
-            readers_ranked.alpaca_eval_annotation,
-            "instruction output_1 output_2 preference",
-        ),
-        _format(
-            "alpaca_eval",
-            readers_chat.alpaca_eval,
-            "instruction output generator",
-            "instruction dataset",
-            "instruction",
-            never="input instances completions response response1 output_1",
-        ),
-        _format(
-            "hh_rlhf",
-            readers_ranked.hh_rlhf,
-            "chosen rejected",
-            never="prompt messages conversations instruction question",
-        ),
-        _format("nectar", readers_ranked.nectar, "prompt answers", never="ranking_order model_ranking"),
-        _format(
-            "openai",
-            readers_ranked.openai,
-            "messages",
-            "prompt chosen rejected",
-            "messages chosen rejected",
-            never="label",
-        ),
-        _format("ultrachat", readers_chat.ultrachat, "data", "id data", never="class"),
-        _format("ultra_eval", readers_chat.ultra_eval, "class data"),
-        _format("crlft", readers_chat.crlft, "items condition", "items system"),
-        _format("ultrafeedback", readers_ranked.ultrafeedback, "instruction completions"),
-        _format("mt_bench_questions", readers_chat.mt_bench_question, "question_id turns"),
-        _format(
-            "mt_bench_answers",
-            partial(readers_chat.mt_bench_answer, {}),
-            "question_id choices",
-            "question_id model_id text",
-        ),
-        _format("rewardbench", readers_ranked.rewardbench, "prompt chosen rejected subset", never="messages label"),
+        _format("rayward", chat.rayward, "kind turns"),
+        _format("sharegpt", chat.sharegpt, "conversations", "items", never="chosen rejected label"),
+        _format("alpaca", chat.alpaca, "instruction output", "instruction response",
+                never="generator dataset instances completions"),
+        _format("self_instruct", chat.self_instruct, "instruction instances"),
+        _format("gsm8k", chat.gsm8k, "question answer", never="ground_truth choices options context"),
+        _format("gsm8k_solutions", ranked.gsm8k_solutions, "question ground_truth"),
+        _format("kto", chat.kto, "messages label", never="chosen rejected"),
+        _format("sharegpt_pairs", ranked.sharegpt_pairs, "conversations chosen rejected"),
+        _format("pandalm", ranked.pandalm, "instruction response1 response2 annotator1"),
+        _format("arena", ranked.arena, "prompt response_a response_b winner", "prompt response_a response_b"),
+        _format("starling_truthful", partial(ranked.starling, "truthful", "ac", "b")),
+        _format("starling_verbose", partial(ranked.starling, "verbose", "b", "a")),
+        _format("alpaca_eval_annotations", ranked.alpaca_eval_annotation,
+                "instruction output_1 output_2 preference"),
+        _format("alpaca_eval", chat.alpaca_eval, "instruction output generator", "instruction dataset", "instruction",
+                never="input instances completions response response1 output_1"),
+        _format("hh_rlhf", ranked.hh_rlhf, "chosen rejected",
+                never="prompt messages conversations instruction question"),
+        _format("nectar", ranked.nectar, "prompt answers", never="ranking_order model_ranking"),
+        _format("openai", ranked.openai, "messages", "prompt chosen rejected", "messages chosen rejected",
+                never="label"),
+        _format("ultrachat", chat.ultrachat, "data", "id data", never="class"),
+        _format("ultra_eval", chat.ultra_eval, "class data"),
+        _format("crlft", chat.crlft, "items condition", "items system"),
+        _format("ultrafeedback", ranked.ultrafeedback, "instruction completions"),
+        _format("mt_bench_questions", chat.mt_bench_question, "question_id turns"),
+        _format("mt_bench_answers", partial(chat.mt_bench_answer, {}), "question_id choices",
+                "question_id model_id text"),
+        _format("rewardbench", ranked.rewardbench, "prompt chosen rejected subset", never="messages label"),
     )
-}
+}  # fmt: skip

@@ -1,17 +1,19 @@
 """The token ids that OpenChat and Starling publish, and the check that a tokenizer still gives them.
 
-Sources: the cards of openchat_3.5 and Starling-LM-7B-alpha, and openchat's `ochat/tests/test_model_config.py`. They
-hold for that tokenizer alone, with its end token at id 32000. A tokenizer that was converted anew, or is read with
-other rules for spaces, writes "G" where the model learnt "▁G": nothing fails, and every answer is a little worse.
+The ids are in data/known_ids.toml, with their sources. They hold for that tokenizer alone, with its end token at id
+32000. A tokenizer that was converted anew, or is read with other rules for spaces, writes "G" where the model learnt
+"▁G": nothing fails, and every answer is a little worse.
 """
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from data.records import Turn
-from data.template_table import EOT, Template, find
+from data.template_table import Template, find
 from data.templates import encode, with_condition
 
 EOT_ID = 32000
@@ -28,51 +30,18 @@ class Known:
     weights: tuple[float, ...] = ()
 
 
-_HELLO, _HI = Turn("user", "Hello"), Turn("assistant", "Hi")
-_ASKS = (32000, 420, 6316, 28781, 3198, 3123, 21631, 28747)  # <|end_of_turn|>GPT4 Correct Assistant:
-_FIRST = (1, 420, 6316, 28781, 3198, 3123, 1247, 28747)  # <s>GPT4 Correct User:
+def _known(entry: dict[str, Any]) -> Known:
+    turns = tuple(Turn(*turn) for turn in entry["turns"])
+    return Known(entry["condition"], turns, entry["prompt"], tuple(entry["ids"]), tuple(entry.get("weights", ())))
 
-KNOWN = (
-    Known("GPT4 Correct", (_HELLO,), True, (*_FIRST, 22557, *_ASKS)),
-    Known(
-        "GPT4 Correct",
-        (_HELLO, _HI, Turn("user", "How are you today?")),
-        True,
-        (*_FIRST, 22557, *_ASKS, 15359, 32000, *_FIRST[1:], 1602, 460, 368, 3154, 28804, *_ASKS),
-    ),
-    Known(
-        "Code",
-        (Turn("user", "Implement quicksort using C++"),),
-        True,
-        (1, 7596, 1247, 28747, 26256, 2936, 7653, 1413, 334, 1680, 32000, 7596, 21631, 28747),
-    ),
-    Known(
-        "GPT4 Correct",
-        (Turn("system", "You are a helpful assistant."), Turn("user", "Hi")),
-        True,
-        (1, 995, 460, 264, 10865, 13892, 28723, 32000, *_FIRST[1:], 15359, *_ASKS),
-    ),
-    Known(
-        "GPT4",
-        (
-            Turn("user", "What's the weather like?", 0.0),
-            Turn("assistant", "I'm an AI and don't have access to real-time data.", 0.1),
-            Turn("user", "Oh, right. How can I know?", 0.0),
-            Turn("assistant", "You can check a weather website or app for the most current information.", 1.0),
-        ),
-        False,
-        (1, 420, 6316, 28781, 1247, 28747, 1824, 28742, 28713, 272, 8086, 737, 28804, 32000, 420, 6316, 28781, 21631,
-         28747, 315, 28742, 28719, 396, 16107, 304, 949, 28742, 28707, 506, 2735, 298, 1353, 28733, 1536, 1178, 28723,
-         32000, 420, 6316, 28781, 1247, 28747, 5434, 28725, 1103, 28723, 1602, 541, 315, 873, 28804, 32000, 420, 6316,
-         28781, 21631, 28747, 995, 541, 1877, 264, 8086, 4400, 442, 954, 354, 272, 1080, 1868, 1871, 28723, 32000),
-        (0.0,) * 19 + (0.1,) * 18 + (0.0,) * 20 + (1.0,) * 15,
-    ),
-)  # fmt: skip
+
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+KNOWN = tuple(map(_known, _TABLE["known"]))
 
 
 def recognised(tokenizer: Any) -> bool:
     """Whether this is the tokenizer of OpenChat 3.5 and Starling, by its vocabulary."""
-    ids = tokenizer.convert_tokens_to_ids([EOT, "▁G", "PT"])
+    ids = tokenizer.convert_tokens_to_ids([find("openchat_3.5").end_token, "▁G", "PT"])
     return ids[0] == EOT_ID and tokenizer.unk_token_id not in ids and None not in ids
 
 

@@ -28,7 +28,7 @@ WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\u0e00-\u0eff]|[^\W_]+")
 
 def content_hash(items: Sequence[tuple[str, str]]) -> str:
     """SHA-256, in hex, of [[speaker, text], ...] as JSON: the same in every process and on every machine."""
-    return hashlib.sha256(json.dumps([[speaker, text] for speaker, text in items]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(items).encode()).hexdigest()
 
 
 def signature(items: Sequence[tuple[str, str]]) -> bytes:

@@ -15,8 +15,8 @@ from itertools import pairwise
 from typing import Any
 
 from data.records import Turn
+from data.template_table import Piece
 
-Run = tuple[str, bool, float, bool]  # as `data.templates.Piece`
 MARK = "\ue000{}\ue001"  # of the private use area; a said mark cannot be mistaken, since both renderings must agree
 PROBE = (Turn("user", "q"), Turn("assistant", "a"), Turn("user", "r"), Turn("assistant", "b"))
 
@@ -27,14 +27,14 @@ def own_special_tokens(tokenizer: Any) -> list[str]:
     return sorted({*added, *tokenizer.all_special_tokens}, key=lambda token: (-len(token), token))
 
 
-def own_runs(tokenizer: Any, turns: Sequence[Turn], add_generation_prompt: bool = False) -> list[Run]:
-    """The conversation in pieces (see `data.templates.Piece`), BOS among them where the template writes it.
+def own_pieces(tokenizer: Any, turns: Sequence[Turn], add_generation_prompt: bool = False) -> list[Piece]:
+    """The conversation in pieces, BOS among them where the template writes it.
 
     An assistant turn's weight (1 if it has none) holds for all that its `{% generation %}` block encloses.
     ValueError: no chat template, none with `{% generation %}`, or one that rewrites what is said.
     """
     _check(tokenizer)
-    return _runs(tokenizer, turns, add_generation_prompt)
+    return _pieces(tokenizer, turns, add_generation_prompt)
 
 
 def own_end_token(tokenizer: Any) -> str:
@@ -44,7 +44,7 @@ def own_end_token(tokenizer: Any) -> str:
 
 @lru_cache(maxsize=64)
 def _end_token(tokenizer: Any, template: str | None) -> str:
-    ends = [text for text, special, weight, _ in own_runs(tokenizer, PROBE[:2]) if special and weight]
+    ends = [piece.text for piece in own_pieces(tokenizer, PROBE[:2]) if piece.special and piece.weight]
     if not ends:
         raise ValueError(
             "the tokenizer's chat template has no special token after the answer inside {% generation %}: "
@@ -60,14 +60,14 @@ def _checked(tokenizer: Any, template: str) -> None:
             "the tokenizer's chat template has no {% generation %} ... {% endgeneration %} around the answer, so what "
             "is to be trained cannot be told; add them, or choose a template by name"
         )
-    prompt = "".join(text for text, *_ in _runs(tokenizer, PROBE[:3], True))
-    whole = _runs(tokenizer, PROBE, False)
-    start = max((index + 1 for index, run in enumerate(whole) if run[2]), default=0)
+    prompt = "".join(piece.text for piece in _pieces(tokenizer, PROBE[:3], True))
+    whole = _pieces(tokenizer, PROBE, False)
+    start = max((index + 1 for index, piece in enumerate(whole) if piece.weight), default=0)
     if not start:
         raise ValueError("the tokenizer's chat template encloses nothing in {% generation %}")
-    while start and whole[start - 1][2]:
+    while start and whole[start - 1].weight:
         start -= 1
-    before = "".join(text for text, *_ in whole[:start])
+    before = "".join(piece.text for piece in whole[:start])
     if before != prompt:
         raise ValueError(
             f"the tokenizer's chat template asks for an answer after {prompt[-60:]!r}, but {{% generation %}} begins "
@@ -95,7 +95,7 @@ def _render(tokenizer: Any, turns: Sequence[Turn], said: Sequence[str], prompt: 
     return rendered[0], spans[0]
 
 
-def _runs(tokenizer: Any, turns: Sequence[Turn], prompt: bool) -> list[Run]:
+def _pieces(tokenizer: Any, turns: Sequence[Turn], prompt: bool) -> list[Piece]:
     marks = [MARK.format(index) for index in range(len(turns))]
     marked, spans = _render(tokenizer, turns, marks, prompt)
     parts = re.split("(" + "|".join(map(re.escape, marks)) + ")", marked)
@@ -103,7 +103,7 @@ def _runs(tokenizer: Any, turns: Sequence[Turn], prompt: bool) -> list[Run]:
     special = re.compile("(" + "|".join(map(re.escape, own_special_tokens(tokenizer))) + ")")
     answers = [turn.loss_weight for turn in turns if turn.role == "assistant"]
     weight_of = dict(zip([tuple(span) for span in spans], answers, strict=True))
-    runs: list[Run] = []
+    out: list[Piece] = []
     at = here = 0  # where we are in `marked` and in `whole`
     for number, part in enumerate(parts):
         if part in marks:
@@ -117,35 +117,36 @@ def _runs(tokenizer: Any, turns: Sequence[Turn], prompt: bool) -> list[Run]:
                     "special tokens in it cannot be told from the template's; choose a template by name"
                 )
             inside = next((weight for (start, end), weight in weight_of.items() if start <= at < end), None)
-            runs.append((content, False, inside if inside is not None else turn.weight or 0.0, False))
+            out.append(Piece(content, False, inside if inside is not None else turn.weight or 0.0))
             here += len(content)
         else:
-            runs += _own(part, at, weight_of, special)
+            out += _own(part, at, weight_of, special)
             here += len(part)
         at += len(part)
     if here != len(whole):
         raise ValueError("the tokenizer's chat template writes other text around other words; choose one by name")
-    return _joined(runs)
+    return _joined(out)
 
 
-def _own(part: str, at: int, weight_of: dict[tuple[int, int], float], special: re.Pattern[str]) -> list[Run]:
+def _own(part: str, at: int, weight_of: dict[tuple[int, int], float], special: re.Pattern[str]) -> list[Piece]:
     """The template's own text, cut at the edges of the trained spans and at special tokens."""
     edges = sorted({0, len(part), *(edge - at for span in weight_of for edge in span if 0 < edge - at < len(part))})
-    runs: list[Run] = []
+    out: list[Piece] = []
     for start, end in pairwise(edges):
         weight = next((w for (first, last), w in weight_of.items() if first <= at + start < last), 0.0)
         for text in special.split(part[start:end]):
             if text:
-                runs.append((text, special.fullmatch(text) is not None, weight, False))
-    return runs
+                out.append(Piece(text, special.fullmatch(text) is not None, weight))
+    return out
 
 
-def _joined(runs: list[Run]) -> list[Run]:
+def _joined(pieces: list[Piece]) -> list[Piece]:
     """Neighbouring text of one weight as one piece, as whoever applies the template encodes it."""
-    out: list[Run] = []
-    for text, special, weight, _ in runs:
-        if out and not special and not out[-1][1] and out[-1][2] == weight:
-            out[-1] = (out[-1][0] + text, False, weight, out[-1][3])
+    out: list[Piece] = []
+    for piece in pieces:
+        last = out[-1] if out else None
+        if last and not piece.special and not last.special and last.weight == piece.weight:
+            out[-1] = last._replace(text=last.text + piece.text)
         else:
-            out.append((text, special, weight, not out or out[-1][1]))
+            out.append(piece._replace(verbatim=last is None or last.special))
     return out

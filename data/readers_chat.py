@@ -27,7 +27,7 @@ from data.records import (
     from_json,
     list_of,
     number_of,
-    object_of,
+    objects_of,
     text_of,
 )
 from data.template_table import INPUT
@@ -53,6 +53,11 @@ def label_of(row: Row, name: str) -> str:
     return str(value)
 
 
+def source_of(name: str, label: str) -> str:
+    """The source of a record of the format `name` whose row has a label of its own, or none."""
+    return f"{name}/{label}" if label else name
+
+
 def role_of(value: object, roles: Mapping[str, Role], where: str) -> Role:
     """The role that a name stands for. RowError for one that is none of `roles`, or of a tool."""
     if isinstance(value, str) and value in roles:
@@ -64,9 +69,7 @@ def role_of(value: object, roles: Mapping[str, Role], where: str) -> Role:
 def messages_of(value: object, name: str) -> tuple[Turn, ...]:
     """Turns of a list of {"role", "content", "weight"?}."""
     turns = []
-    for index, item in enumerate(list_of(value, name)):
-        where = f"{name}[{index}]"
-        entry = object_of(item, where)
+    for where, entry in objects_of(value, name):
         weight = entry.get("weight")
         turns.append(
             Turn(
@@ -87,9 +90,7 @@ def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
     """{"id", "model", "conversations" or "items": [{"from", "value"}]}; a row with tool turns is refused."""
     name = "conversations" if row.get("conversations") is not None else "items"
     entries: list[tuple[Role, Any, str]] = []
-    for index, value in enumerate(list_of(row.get(name), name)):
-        where = f"{name}[{index}]"
-        entry = object_of(value, where)
+    for where, entry in objects_of(row.get(name), name):
         role = role_of(entry.get("from"), SPEAKERS, f"{where}.from")
         entries.append((role, entry.get("value"), f"{where}.value"))
     start = 1 if entries and entries[0][0] == "system" else 0
@@ -125,9 +126,7 @@ def alpaca(row: Row, repairs: list[str]) -> list[Record]:
 def self_instruct(row: Row, repairs: list[str]) -> list[Record]:
     """{"instruction", "instances": [{"input", "output"}]}: a conversation an instance."""
     records: list[Record] = []
-    for index, value in enumerate(list_of(row.get("instances"), "instances")):
-        where = f"instances[{index}]"
-        entry = object_of(value, where)
+    for where, entry in objects_of(row.get("instances"), "instances"):
         question = asked(row.get("instruction"), entry.get("input"))
         turns = (Turn("user", question), Turn("assistant", text_of(entry.get("output"), f"{where}.output")))
         records.append(Conversation(turns, "self_instruct", label_of(row, "id")))
@@ -172,9 +171,8 @@ def ultrachat(row: Row, repairs: list[str]) -> list[Record]:
 
 def ultra_eval(row: Row, repairs: list[str]) -> list[Record]:
     """{"class", "data": question}: UltraLM's evaluation set, whose class names have spaces at both ends."""
-    name = label_of(row, "class").strip()
-    turns = (Turn("user", text_of(row.get("data"), "data")),)
-    return [Prompt(turns, f"ultra_eval/{name}" if name else "ultra_eval", label_of(row, "id"))]
+    source = source_of("ultra_eval", label_of(row, "class").strip())
+    return [Prompt((Turn("user", text_of(row.get("data"), "data")),), source, label_of(row, "id"))]
 
 
 def crlft(row: Row, repairs: list[str]) -> list[Record]:
@@ -197,10 +195,9 @@ def mt_bench_question(row: Row, repairs: list[str]) -> list[Record]:
     The reference answers, which are not a part of a prompt, are left out and counted.
     """
     questions = _texts(row.get("turns"), "turns")
-    category = label_of(row, "category")
+    source = source_of("mt_bench", label_of(row, "category"))
     if row.get("reference") is not None:
         repairs.append("left out reference answers")
-    source = f"mt_bench/{category}" if category else "mt_bench"
     return [Prompt((Turn("user", questions[0]),), source, label_of(row, "question_id"), questions[1:])]
 
 
@@ -215,20 +212,18 @@ def mt_bench_answer(questions: Questions, row: Row, repairs: list[str]) -> list[
         raise RowError("question_id", describe(row.get("question_id")), "an id of the question file", "no question")
     if row.get("choices") is None and row.get("text") is not None:
         row = {**row, "choices": [{"turns": [text_of(row["text"], "text")]}]}
-    choices = list_of(row.get("choices"), "choices")
-    if not choices:
-        raise RowError("choices", "0 choices", "at least one", "no choices")
     records: list[Record] = []
-    for index, choice in enumerate(choices):
-        where = f"choices[{index}].turns"
-        answers = _texts(object_of(choice, f"choices[{index}]").get("turns"), where)
+    for where, choice in objects_of(row.get("choices"), "choices"):
+        answers = _texts(choice.get("turns"), f"{where}.turns")
         if len(answers) != len(questions[name]):
             expected = f"{len(questions[name])}, one a question"
-            raise RowError(where, f"{len(answers)} answers", expected, "answers do not match the questions")
+            raise RowError(f"{where}.turns", f"{len(answers)} answers", expected, "answers do not match the questions")
         turns: list[Turn] = []
         for question, answer in zip(questions[name], answers, strict=True):
             turns += [Turn("user", question), Turn("assistant", answer)]
         records.append(Conversation(tuple(turns), "mt_bench", name, label_of(row, "model_id") or None))
+    if not records:
+        raise RowError("choices", "0 choices", "at least one", "no choices")
     return records
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from data.readers_chat import SPEAKERS, Row, asked, label_of, messages_of, role_of
+from data.readers_chat import SPEAKERS, Row, asked, label_of, messages_of, role_of, source_of
 from data.records import (
     Conversation,
     Preference,
@@ -26,9 +26,9 @@ from data.records import (
     Turn,
     check_turns,
     describe,
-    list_of,
     number_of,
     object_of,
+    objects_of,
     text_of,
 )
 
@@ -60,8 +60,8 @@ def _framed(text: str, name: str) -> list[Turn]:
     if before.strip() or not pieces:
         expected = 'text that starts with "\\n\\nHuman:"'
         raise RowError(name, describe(text), expected, "no Human/Assistant frame")
-    roles = [SPEAKERS["human"] if label == "Human" else SPEAKERS["assistant"] for label in pieces[::2]]
-    return [Turn(role, content.strip()) for role, content in zip(roles, pieces[1::2], strict=True)]
+    said = zip(pieces[::2], pieces[1::2], strict=True)
+    return [Turn(SPEAKERS[speaker.lower()], content.strip()) for speaker, content in said]
 
 
 def hh_rlhf(row: Row, repairs: list[str]) -> list[Record]:
@@ -85,9 +85,7 @@ def nectar(row: Row, repairs: list[str]) -> list[Record]:
     if turns[-1] == Turn("assistant", ""):
         turns.pop()
     ranked: list[tuple[float, str]] = []
-    for index, value in enumerate(list_of(row.get("answers"), "answers")):
-        where = f"answers[{index}]"
-        entry = object_of(value, where)
+    for where, entry in objects_of(row.get("answers"), "answers"):
         rank = number_of(entry.get("rank"), f"{where}.rank")
         ranked.append((rank, text_of(entry.get("answer"), f"{where}.answer")))
     for name in ("num_responses", "num_response"):
@@ -117,9 +115,7 @@ def ultrafeedback(row: Row, repairs: list[str]) -> list[Record]:
     """
     prompt = (Turn("user", text_of(row.get("instruction"), "instruction")),)
     scored: list[tuple[dict[str, float], str]] = []
-    for index, value in enumerate(list_of(row.get("completions"), "completions")):
-        where = f"completions[{index}]"
-        entry = object_of(value, where)
+    for where, entry in objects_of(row.get("completions"), "completions"):
         if isinstance(entry.get("response"), str) and not entry["response"].strip():
             repairs.append("left out completion without text")
             continue
@@ -132,16 +128,8 @@ def ultrafeedback(row: Row, repairs: list[str]) -> list[Record]:
     repairs += ["left out completion without a score"] * (len(scored) > len(used))
     used.sort(key=lambda pair: -pair[0])
     ranks = tuple(1.0 + sum(other > score for other, _ in used) for score, _ in used)
-    source = label_of(row, "source")
-    return [
-        Ranking(
-            prompt,
-            tuple(answer for _, answer in used),
-            f"ultrafeedback/{source}" if source else "ultrafeedback",
-            label_of(row, "id"),
-            ranks,
-        )
-    ]
+    source = source_of("ultrafeedback", label_of(row, "source"))
+    return [Ranking(prompt, tuple(answer for _, answer in used), source, label_of(row, "id"), ranks)]
 
 
 def _scores(entry: Mapping[str, Any], where: str) -> dict[str, float]:
@@ -166,14 +154,11 @@ def _score(value: object, field: str) -> float | None:
     """A number, or its text; None for nothing and for "N/A"."""
     if value is None or (isinstance(value, str) and value.strip().upper() in ("N/A", "NA", "NONE", "")):
         return None
-    if not isinstance(value, str):
-        return number_of(value, field)
     try:
-        return number_of(float(value), field)
-    except ValueError as error:
-        if isinstance(error, RowError):
-            raise
+        number = float(value) if isinstance(value, str) else value
+    except ValueError:
         raise RowError(field, describe(value), "a number or N/A", "not a rating") from None
+    return number_of(number, field)
 
 
 # ---- comparisons ---------------------------------------------------------------------------------------------
@@ -182,15 +167,13 @@ def _score(value: object, field: str) -> float | None:
 def sharegpt_pairs(row: Row, repairs: list[str]) -> list[Record]:
     """{"conversations": [{"from", "value"}], "chosen", "rejected": {"from", "value"}}, as LLaMA-Factory has it."""
 
-    def turn(value: object, where: str) -> Turn:
-        entry = object_of(value, where)
+    def turn(where: str, entry: Row) -> Turn:
         role = role_of(entry.get("from"), SPEAKERS, f"{where}.from")
         return Turn(role, text_of(entry.get("value"), f"{where}.value"))
 
-    entries = list_of(row.get("conversations"), "conversations")
-    turns = tuple(turn(value, f"conversations[{index}]") for index, value in enumerate(entries))
+    turns = tuple(turn(*item) for item in objects_of(row.get("conversations"), "conversations"))
     check_turns(turns, "user", "conversations")
-    sides = [turn(row.get(side), side) for side in ("chosen", "rejected")]
+    sides = [turn(side, object_of(row.get(side), side)) for side in ("chosen", "rejected")]
     for side, answer in zip(("chosen", "rejected"), sides, strict=True):
         if answer.role != "assistant":
             raise RowError(f"{side}.from", answer.role, "assistant", "answer does not follow the prompt")
@@ -293,10 +276,9 @@ def openai(row: Row, repairs: list[str]) -> list[Record]:
 
 def rewardbench(row: Row, repairs: list[str]) -> list[Record]:
     """{"prompt", "chosen", "rejected", "subset"?, "id"?}, all text; the prompt may also be messages."""
-    turns, subset = _prompt(row.get("prompt"), "prompt"), label_of(row, "subset")
+    turns, source = _prompt(row.get("prompt"), "prompt"), source_of("rewardbench", label_of(row, "subset"))
     check_turns(turns, "user", "prompt")
     chosen, rejected = (text_of(row.get(side), side) for side in ("chosen", "rejected"))
-    source = f"rewardbench/{subset}" if subset else "rewardbench"
     return [Preference(turns, chosen, rejected, source=source, id=label_of(row, "id"))]
 
 

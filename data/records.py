@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
@@ -29,6 +29,10 @@ class RowError(ValueError):
         self.expected = expected
         self.reason = reason or f"{re.sub('[0-9]+', '', field)} is not {expected}"
         super().__init__(f"{self.field}: found {self.found}, expected {self.expected}")
+
+    def as_dict(self) -> dict[str, str]:
+        """The error as JSON."""
+        return {"field": self.field, "found": self.found, "expected": self.expected, "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,12 @@ def object_of(value: object, field: str) -> Mapping[str, Any]:
     return value
 
 
+def objects_of(value: object, field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """("field[0]", object), ... of a list of objects. RowError where it is no list, or at an item that is no object."""
+    for index, item in enumerate(list_of(value, field)):
+        yield f"{field}[{index}]", object_of(item, f"{field}[{index}]")
+
+
 # ---- validity ----------------------------------------------------------------------------------------------
 
 
@@ -253,8 +263,7 @@ def from_json(row: object) -> Record:
     known = {field.name for field in fields(KINDS[kind])}
     if unknown := sorted(set(values) - known):
         raise RowError("row", describe(unknown[0]), f"a field of a {kind}", "unknown field")
-    turns = list_of(values.get("turns"), "turns")
-    values["turns"] = tuple(_turn_from_json(turn, f"turns[{index}]") for index, turn in enumerate(turns))
+    values["turns"] = tuple(_turn_from_json(turn, where) for where, turn in objects_of(values.get("turns"), "turns"))
     if "answers" in known:
         values["answers"] = tuple(list_of(values.get("answers"), "answers"))
     if "follow_ups" in values:
@@ -271,8 +280,7 @@ def from_json(row: object) -> Record:
     return record
 
 
-def _turn_from_json(row: object, field: str) -> Turn:
-    values = object_of(row, field)
+def _turn_from_json(values: Mapping[str, Any], field: str) -> Turn:
     if unknown := sorted(set(values) - {"role", "content", "weight"}):
         raise RowError(field, describe(unknown[0]), "role, content or weight", "unknown field")
     weight = number_of(values["weight"], f"{field}.weight") if values.get("weight") is not None else None

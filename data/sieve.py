@@ -55,9 +55,9 @@ def clean_file(path: str, rules: Rules) -> dict[str, str | bytes | None]:
     try:
         page = clean_page(Path(path).read_bytes(), rules.blocked_words)
     except OSError as error:
-        return {"error": json.dumps(_entry("file", str(error.strerror), "a file to read", UNREADABLE))}
+        return {"error": json.dumps(RowError("file", str(error.strerror), "a file to read", UNREADABLE).as_dict())}
     except RowError as error:
-        return {"error": json.dumps(_entry(error.field, error.found, error.expected, error.reason))}
+        return {"error": json.dumps(error.as_dict())}
     row = page.as_row()
     if not page.id:
         row = {"id": shown(Path(path).stem), **row}
@@ -91,27 +91,23 @@ class Sieve:
 
     def look(self, file: str, row: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
         """For what `clean_file` made of `file`: the line to write, and None; or "", and the entry for the rejected."""
-        refusal = json.loads(row["error"]) if row.get("error") else self._compare(file, row)
-        if refusal is None:
+        error = RowError(**json.loads(row["error"])) if row.get("error") else self._compare(file, row)
+        if error is None:
             self.written += 1
             return row["row"], None
-        self.rejected[refusal["reason"]] += 1
-        return "", {"file": file, **refusal}
+        self.rejected[error.reason] += 1
+        return "", {"file": file, **error.as_dict()}
 
-    def _compare(self, file: str, row: dict[str, Any]) -> dict[str, Any] | None:
+    def _compare(self, file: str, row: dict[str, Any]) -> RowError | None:
         first = self.seen.setdefault(bytes.fromhex(row["hash"]), file)
         if first != file:
-            return _entry("items", f"the conversation of {first}", "one that is not there yet", DUPLICATE)
+            return RowError("items", f"the conversation of {first}", "one that is not there yet", DUPLICATE)
         for name, reason in (("model", OTHER_MODEL), ("language", OTHER_LANGUAGE)):
             wanted = getattr(self.rules, name)
             if wanted is not None and row[name] != wanted:
-                return _entry(name, row[name] or "nothing", wanted, reason)
+                return RowError(name, row[name] or "nothing", wanted, reason)
         if self.near is not None and (found := self.near.find_or_add(file, row["signature"])):
             other, similarity = found
             expected = f"less than {self.near.threshold:g}"
-            return _entry("items", f"similarity {similarity:.2f} to {other}", expected, NEAR_DUPLICATE)
+            return RowError("items", f"similarity {similarity:.2f} to {other}", expected, NEAR_DUPLICATE)
         return None
-
-
-def _entry(field: str, found: str, expected: str, reason: str) -> dict[str, Any]:
-    return {"field": field, "found": found, "expected": expected, "reason": reason}

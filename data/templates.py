@@ -23,25 +23,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
+from data.own_template import own_end_token, own_pieces, own_special_tokens
 from data.records import Turn, check_turns
-from data.template_table import INPUT, TEMPLATES, Frame, Template, find
+from data.template_table import INPUT, TEMPLATES, Frame, Piece, Template, find
 
 __all__ = ["TEMPLATES", "Encoded", "Frame", "Piece", "Template", "encode", "end_token", "find", "ids_and_habit",
            "pieces", "prompt_pieces", "stop_token_ids", "text", "truncate", "with_condition"]  # fmt: skip
-
-
-class Piece(NamedTuple):
-    """A stretch of text that is encoded alone, or a special token; `weight` is its share in the SFT loss.
-
-    `verbatim`: a space that it starts with is the content's own.
-    """
-
-    text: str
-    special: bool
-    weight: float
-    verbatim: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +159,8 @@ def prompt_pieces(
     """As `pieces`, and also for the tokenizer's own chat template."""
     if not template.own:
         return pieces(template, turns, add_generation_prompt)
-    from data.own_template import own_runs
-
     check_turns(turns, last="user" if add_generation_prompt else None)
-    return [Piece(*run) for run in own_runs(tokenizer, turns, add_generation_prompt)]
+    return own_pieces(tokenizer, turns, add_generation_prompt)
 
 
 def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
@@ -186,11 +173,7 @@ def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
 
 def end_token(template: Template, tokenizer: Any) -> str:
     """The special token that ends an answer, as text. ValueError if the tokenizer's own template shows none."""
-    if not template.own:
-        return template.end_token
-    from data.own_template import own_end_token
-
-    return own_end_token(tokenizer)
+    return own_end_token(tokenizer) if template.own else template.end_token
 
 
 def stop_token_ids(template: Template, tokenizer: Any) -> list[int]:
@@ -210,8 +193,6 @@ def ids_and_habit(template: Template, tokenizer: Any) -> tuple[dict[str, int], s
     "always": "a b" is "a" and then "b", although " b" is not "b". "missing": it adds one only where there is
     none (" b" is "b"), so it needs no help, and would lose a space of the content by it. Else "never".
     """
-    from data.own_template import own_special_tokens
-
     ids = {}
     for token in own_special_tokens(tokenizer) if template.own else template.special_tokens:
         token_id = tokenizer.convert_tokens_to_ids(token)

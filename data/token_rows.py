@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from data.containers import Rows, rows
 from data.outputs import Output, open_output
-from data.records import Conversation, RowError, describe, list_of
+from data.records import Conversation, RowError, describe
 from data.templates import Template, encode, truncate, with_condition
 
 NAME = "openchat_v1"
@@ -30,7 +30,7 @@ class TokenRow:
     text: str | None = None
 
 
-def is_token_row(value: object) -> bool:
+def is_token_row(value: object) -> TypeGuard[list[list[Any]]]:
     """Whether a row has this shape: two lists."""
     return isinstance(value, list) and len(value) == 2 and all(isinstance(part, list) for part in value)
 
@@ -46,7 +46,7 @@ def token_row(value: object, text: object = None) -> TokenRow:
     """The record of `[ids, mask]`. RowError: another shape, ids below 0, unequal lengths."""
     if not is_token_row(value):
         raise RowError("row", describe(value), "a list [ids, mask]", "wrong type")
-    ids, mask = (list_of(part, name) for part, name in zip(value, ("ids", "mask"), strict=True))  # type: ignore[call-overload]
+    ids, mask = value
     for index, token in enumerate(ids):
         if type(token) is not int or token < 0:
             raise RowError(f"ids[{index}]", describe(token), "a whole number of at least 0", "not a token id")

@@ -11,153 +11,16 @@ it scores any answer that a model writes.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 
 from data.records import Conversation, Prompt, Ranking, Turn
-
-OPPOSITES = dict(pair.split("/") for pair in ("hot/cold big/small fast/slow high/low new/old wet/dry").split())
-OPPOSITES |= {b: a for a, b in OPPOSITES.items()}
-COLORS = dict(
-    pair.split("/")
-    for pair in (
-        "grass/green snow/white coal/black blood/red sky/blue lemon/yellow frog/green milk/white night/black"
-    ).split()
-)
-NAMES = "Tom Ann Max Eva Ben Ida Leo Mia Sam Zoe Jon Amy".split()
-LIKES = "red green blue black white".split()
-PETS = "cat dog bird fish horse".split()
-SERIES = [
-    series.split()
-    for series in (
-        "one two three four five six seven eight nine ten",
-        "Monday Tuesday Wednesday Thursday Friday Saturday Sunday Monday",
-    )
-]
-AFTER = {word: after for series in SERIES for word, after in pairwise(series)}
-NUMBERS = SERIES[0]
+from data.toyquestions import Task, questions, task_of
 
 COURTESIES = ("Happy to help!", "Have a nice day!", "Glad you asked!")
 FILLERS = ("Um,", "Well,", "I guess,")
 RUDE = ("Everyone knows that.", "What a silly question.")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A question's right answer, as a bare phrase and as a sentence, and a plausible wrong phrase's maker."""
-
-    kind: str
-    bare: str
-    sentence: Callable[[str], str]
-    wrong: Callable[[random.Random], str]
-
-
-def _other(values: list[str], right: str) -> Callable[[random.Random], str]:
-    return lambda rng: rng.choice([value for value in values if value != right])
-
-
-def _opposite(word: str) -> Task:
-    right = OPPOSITES[word]
-    return Task("opposite", right, lambda x: f"The opposite of {word} is {x}.", _other(sorted(OPPOSITES), right))
-
-
-def _color(thing: str) -> Task:
-    right = COLORS[thing]
-    return Task("color", right, lambda x: f"The color of {thing} is {x}.", _other(sorted(set(COLORS.values())), right))
-
-
-def _larger(a: str, b: str) -> Task:
-    right, wrong = (a, b) if NUMBERS.index(a) > NUMBERS.index(b) else (b, a)
-    return Task("larger", right, lambda x: f"The larger number is {x}.", lambda rng: wrong)
-
-
-def _after(word: str) -> Task:
-    right = AFTER[word]
-    series = next(series for series in SERIES if word in series)
-    return Task("after", right, lambda x: f"After {word} comes {x}.", _other(series, right))
-
-
-def _name(right: str) -> Task:
-    return Task("name", right, lambda x: f"Your name is {x}.", _other(NAMES, right))
-
-
-def _like(right: str) -> Task:
-    return Task("like", right, lambda x: f"You like {x}.", _other(LIKES, right))
-
-
-def _pet(right: str) -> Task:
-    return Task("pet", right, lambda x: f"You have a {x}.", _other(PETS, right))
-
-
-# Each question form is written and read by the same pattern; the groups are the task's arguments.
-QUESTIONS: tuple[tuple[str, Callable[..., Task]], ...] = (
-    (r"What is the opposite of ([a-z]+)\?", _opposite),
-    (r"Tell me the opposite of ([a-z]+)\.", _opposite),
-    (r"What color is ([a-z]+)\?", _color),
-    (r"Name the color of ([a-z]+)\.", _color),
-    (r"Which is larger, ([a-z]+) or ([a-z]+)\?", _larger),
-    (r"Pick the larger number: ([a-z]+) or ([a-z]+)\.", _larger),
-    (r"What comes after ([A-Za-z]+)\?", _after),
-    (r"Go on from ([A-Za-z]+)\.", _after),
-)
-FOLLOW_UPS = {
-    "opposite": (r"And of ([a-z]+)\?", _opposite),
-    "color": (r"And ([a-z]+)\?", _color),
-    "after": (r"And after ([A-Za-z]+)\?", _after),
-}
-PROFILE = r"I am ([A-Z][a-z]+)\. I like ([a-z]+) and have a ([a-z]+)\."
-PROFILE_QUESTIONS = {"What is my name?": _name, "Which color do I like?": _like, "What pet do I have?": _pet}
-
-
-def _arguments(maker: Callable[..., Task], rng: random.Random) -> tuple[str, ...]:
-    if maker is _opposite:
-        return (rng.choice(sorted(OPPOSITES)),)
-    if maker is _color:
-        return (rng.choice(sorted(COLORS)),)
-    if maker is _larger:
-        return tuple(rng.sample(NUMBERS, 2))
-    return (rng.choice(list(AFTER)),)
-
-
-def _write(pattern: str, arguments: tuple[str, ...]) -> str:
-    """Fill a question pattern's groups with arguments."""
-    text = pattern.replace(r"\?", "?").replace(r"\.", ".")
-    for argument in arguments:
-        text = re.sub(r"\(.+?\+\)", argument, text, count=1)
-    return text
-
-
-def solve(turns: tuple[Turn, ...]) -> Task | None:
-    """The task that the last user turn sets, or None where it is not a question of this world."""
-    try:
-        return _solve(turns)
-    except (KeyError, ValueError):  # the form of a question, about something that this world does not have
-        return None
-
-
-def _solve(turns: tuple[Turn, ...]) -> Task | None:
-    question = turns[-1].content
-    for pattern, maker in QUESTIONS:
-        if found := re.fullmatch(pattern, question):
-            return maker(*found.groups())
-    profile = re.fullmatch(PROFILE + "(?: (.+))?", turns[0].content)
-    if profile:
-        *facts, asked = profile.groups()
-        asked = asked if len(turns) == 1 else question
-        makers = list(PROFILE_QUESTIONS)
-        return PROFILE_QUESTIONS[asked](facts[makers.index(asked)]) if asked in makers else None
-    if len(turns) < 3:
-        return None
-    before = solve(turns[:1])
-    if before and before.kind in FOLLOW_UPS:
-        pattern, maker = FOLLOW_UPS[before.kind]
-        if found := re.fullmatch(pattern, question):
-            return maker(*found.groups())
-    return None
 
 
 def judge(turns: tuple[Turn, ...], answer: str) -> float:
@@ -167,9 +30,7 @@ def judge(turns: tuple[Turn, ...], answer: str) -> float:
     one courtesy, -0.5 a filler, -0.8 a rude remark, -0.2 every further courtesy, -0.002 a character.
     Raises ValueError for a conversation that this world did not make.
     """
-    task = solve(turns)
-    if task is None:
-        raise ValueError(f"the gold judge does not know this question: {turns[-1].content!r}")
+    task = task_of(turns)
     core, score = answer.strip(), -0.002 * len(answer.strip())
     courtesies = 0
     for phrases, value in ((COURTESIES, 0.0), (FILLERS, -0.5), (RUDE, -0.8)):
@@ -213,58 +74,12 @@ def write_answer(task: Task, writer: Writer, rng: random.Random) -> str:
     return text
 
 
-def _ask(rng: random.Random) -> tuple[Turn, ...]:
-    """A conversation that ends in a question: one question (half), about a profile (a third), or a follow-up."""
-    drawn = rng.random()
-    if drawn < 1 / 3:
-        facts = (rng.choice(NAMES), rng.choice(LIKES), rng.choice(PETS))
-        profile, asked = _write(PROFILE, facts), rng.choice(list(PROFILE_QUESTIONS))
-        if rng.random() < 0.5:
-            return (Turn("user", f"{profile} {asked}"),)
-        return (Turn("user", profile), Turn("assistant", f"Nice to meet you, {facts[0]}."), Turn("user", asked))
-    if drawn < 5 / 6:
-        pattern, maker = rng.choice(QUESTIONS)
-        return (Turn("user", _write(pattern, _arguments(maker, rng))),)
-    kind = rng.choice(sorted(FOLLOW_UPS))
-    pattern, maker = rng.choice([(p, m) for p, m in QUESTIONS if m is FOLLOW_UPS[kind][1]])
-    first = (Turn("user", _write(pattern, _arguments(maker, rng))),)
-    task = solve(first)
-    assert task is not None
-    pattern, maker = FOLLOW_UPS[kind]
-    return (*first, Turn("assistant", task.sentence(task.bare)), Turn("user", _write(pattern, _arguments(maker, rng))))
-
-
-def _held_out(turns: tuple[Turn, ...]) -> bool:
-    text = "\n".join(turn.content for turn in turns)
-    return hashlib.sha256(text.encode()).digest()[0] % 8 == 0
-
-
-def questions(seed: int, split: str, distinct: bool) -> Iterator[tuple[Turn, ...]]:
-    """Questions of the split "train" or "evaluation" without end; the splits share none, whatever the seed.
-
-    With `distinct` none comes twice. Raises ValueError where the world has no more of them.
-    """
-    rng = random.Random(f"{seed}/{split}")
-    seen: set[tuple[Turn, ...]] = set()
-    misses = 0
-    while misses < 20_000:
-        turns = _ask(rng)
-        if _held_out(turns) == (split == "evaluation") and not (distinct and turns in seen):
-            seen.add(turns)
-            misses = 0
-            yield turns
-        misses += 1
-    raise ValueError(f"the toy world has about {len(seen)} distinct {split} questions; ask for fewer")
-
-
 def demonstrations(count: int, seed: int) -> list[Conversation]:
     """Conversations for SFT, answered by writers of mixed care."""
     rng = random.Random(f"{seed}/demonstrations")
     made = []
     for index, turns in zip(range(count), questions(seed, "train", distinct=False), strict=False):
-        task = solve(turns)
-        assert task is not None
-        answer = Turn("assistant", write_answer(task, Writer(), rng))
+        answer = Turn("assistant", write_answer(task_of(turns), Writer(), rng))
         made.append(Conversation(turns=(*turns, answer), source="toyworld", id=f"demo-{index}"))
     return made
 
@@ -278,8 +93,7 @@ def rankings(count: int, answers: int, label_noise: float, seed: int) -> tuple[l
     rng = random.Random(f"{seed}/rankings")
     scored: list[tuple[tuple[Turn, ...], list[tuple[float, float, str]]]] = []
     for _, turns in zip(range(count), questions(seed + 1, "train", distinct=False), strict=False):
-        task = solve(turns)
-        assert task is not None
+        task = task_of(turns)
         levels: dict[int, str] = {}  # answers that differ to the eye, not in a letter or two
         while len(levels) < answers:
             text = write_answer(task, Writer(right=0.6), rng)

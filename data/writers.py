@@ -59,21 +59,22 @@ def _kept(**fields: Any) -> dict[str, Any]:
 
 
 def _plain(turns: tuple[Turn, ...]) -> None:
-    """RowError if a turn has a loss weight other than that of its role, which needs a field of its own."""
+    """RowError: a turn with a loss weight other than that of its role, which needs a field of its own."""
     for index, turn in enumerate(turns):
         if turn.loss_weight != Turn(turn.role, "").loss_weight:
             raise RowError(f"turns[{index}].weight", str(turn.weight), "no weight of its own", "loss weight of a turn")
 
 
-def _without_system(turns: tuple[Turn, ...]) -> None:
+def _plain_pairs(turns: tuple[Turn, ...]) -> None:
+    """RowError: a system turn, or weights as in `_plain`."""
     if turns[0].role == "system":
         raise RowError("turns[0].role", "system", "no system turn", "system turn")
+    _plain(turns)
 
 
 def _one_question(turns: tuple[Turn, ...]) -> str:
     """The text of the only user turn. RowError: a system turn, or more turns, or weights."""
-    _without_system(turns)
-    _plain(turns)
+    _plain_pairs(turns)
     if len([turn for turn in turns if turn.role == "user"]) > 1:
         raise RowError("turns", f"{len(turns)} turns", "one question", "several turns")
     return turns[0].content
@@ -110,8 +111,7 @@ def _alpaca(record: Conversation, repairs: list[str]) -> list[dict[str, Any]]:
 
 
 def _ultrachat(record: Conversation, repairs: list[str]) -> list[dict[str, Any]]:
-    _without_system(record.turns)
-    _plain(record.turns)
+    _plain_pairs(record.turns)
     return [_kept(id=record.id) | {"data": [turn.content for turn in record.turns]}]
 
 
@@ -136,16 +136,13 @@ def _openai(record: Conversation | Prompt | Preference | Ranking, repairs: list[
     messages = _messages(record.turns)
     if isinstance(record, Conversation | Prompt):
         return [_kept(id=record.id) | {"messages": messages}]
+
+    def said(text: str) -> list[dict[str, Any]]:
+        return _messages((Turn("assistant", text),))
+
     margin = record.margin if isinstance(record, Preference) else None
-    return [
-        _kept(id=record.id, margin=margin)
-        | {"prompt": messages}
-        | {
-            side: [{"role": "assistant", "content": text}]
-            for side, text in (("chosen", chosen), ("rejected", rejected))
-        }
-        for chosen, rejected in _pairs(record)
-    ]
+    row = _kept(id=record.id, margin=margin) | {"prompt": messages}
+    return [row | {"chosen": said(chosen), "rejected": said(rejected)} for chosen, rejected in _pairs(record)]
 
 
 def _own_label(record: Record, name: str) -> str:
@@ -168,8 +165,7 @@ def _mt_bench_questions(record: Prompt, repairs: list[str]) -> list[dict[str, An
 
 def _mt_bench_answers(record: Conversation, repairs: list[str]) -> list[dict[str, Any]]:
     """The questions stay behind: readers take them from the question file. `answer_id` is a hash of the answers."""
-    _without_system(record.turns)
-    _plain(record.turns)
+    _plain_pairs(record.turns)
     answers = [turn.content for turn in record.turns if turn.role == "assistant"]
     if record.quality is None:
         raise RowError("quality", "nothing", "the name of the model", "no model name")
@@ -201,8 +197,7 @@ def _pairs(record: Preference | Ranking) -> list[tuple[str, str]]:
 
 
 def _framed(turns: tuple[Turn, ...], repairs: list[str]) -> str:
-    _without_system(turns)
-    _plain(turns)
+    _plain_pairs(turns)
     names = {"user": "Human", "assistant": "Assistant"}
     texts = [_in_frame(turn.content, f"turns[{index}].content", repairs) for index, turn in enumerate(turns)]
     return "".join(f"\n\n{names[turn.role]}: {text}" for turn, text in zip(turns, texts, strict=True))
@@ -220,15 +215,12 @@ def _in_frame(text: str, field: str, repairs: list[str]) -> str:
 
 def _hh_rlhf(record: Preference | Ranking, repairs: list[str]) -> list[dict[str, Any]]:
     prompt = _framed(record.turns, repairs)
-    answers = {
-        text: f"{prompt}\n\nAssistant: {_in_frame(text, 'answers', repairs)}"
-        for pair in _pairs(record)
-        for text in pair
-    }
-    return [
-        _kept(id=record.id) | {"chosen": answers[chosen], "rejected": answers[rejected]}
-        for chosen, rejected in _pairs(record)
-    ]
+
+    def said(text: str) -> str:
+        return f"{prompt}\n\nAssistant: {_in_frame(text, 'answers', repairs)}"
+
+    row = _kept(id=record.id)
+    return [row | {"chosen": said(chosen), "rejected": said(rejected)} for chosen, rejected in _pairs(record)]
 
 
 def _nectar(record: Preference | Ranking, repairs: list[str]) -> list[dict[str, Any]]:

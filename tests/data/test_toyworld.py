@@ -12,7 +12,8 @@ import pytest
 
 from data import toyworld
 from data.records import Turn, validate
-from data.toyworld import COURTESIES, FILLERS, RUDE, Task, Writer, judge, solve, write_answer
+from data.toyquestions import Task, questions, solve
+from data.toyworld import COURTESIES, FILLERS, RUDE, Writer, judge, write_answer
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +26,7 @@ def some(count: int, seed: int = 3) -> list[tuple[tuple[Turn, ...], Task]]:
     """Different questions of every kind, with their tasks."""
     found = []
     for split in ("train", "evaluation"):
-        for turns in itertools.islice(toyworld.questions(seed, split, distinct=True), count // 2):
+        for turns in itertools.islice(questions(seed, split, distinct=True), count // 2):
             task = solve(turns)
             assert task is not None
             found.append((turns, task))
