@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.group import Generation
+from actors.generation import Generation
 from configs.schema import Config
 from data import rollout_file
 from data.packing import epoch_order

@@ -144,20 +144,17 @@ def score(options: argparse.Namespace, model: str, ids: Any) -> Any:
     import numpy as np
     from tqdm import tqdm
 
-    from actors.group import RewardGroup
+    from actors.group import RewardGroup, running
     from cluster.connect import check_fits
     from configs.machines import Cluster, Role
 
     role = Role(workers=options.workers, cpus=1 / options.workers, gpus=options.gpus, threads=options.threads)
     check_fits({"reward": role})
     group = RewardGroup(str(Path(model).resolve()), options.dtype, 8192 if options.gpus else 1024, role, Cluster())
-    try:
-        group.ready()
+    with running(group):
         chunks = [range(start, min(start + CHUNK, len(ids))) for start in range(0, len(ids), CHUNK)]
         bar = tqdm(chunks, desc=f"scores of {Path(model).name}", unit="chunk", disable=not sys.stderr.isatty())
         return np.concatenate([group.score(ids.take(chunk)) for chunk in bar])
-    finally:
-        group.stop()
 
 
 def by_source(scores: Any, rankings: Sequence[Any], rows: Any, seed: int, second: Any = None) -> dict[str, Any]:

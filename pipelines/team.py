@@ -12,7 +12,8 @@ import ray
 import torch
 
 from actors.forward import merge
-from actors.group import Generation, Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
+from actors.generation import Generation
+from actors.group import Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
 from actors.updates import mean_over_steps
 from algorithms.advantage import kl_k1
 from cluster.connect import check_fits
