@@ -193,12 +193,9 @@ def questions(options: argparse.Namespace, tokenizer: Any, folder: str) -> tuple
 
 def judge(rollouts: Any, trainer_N: Any, dtype: str) -> tuple[dict[str, float], str]:
     """(figures of the gap, why RL would refuse the model or ""). `trainer_N`: log-probs of the answers' tokens."""
-    import torch
+    from pipelines.advantages import MAX_MISMATCH, gap
 
-    from algorithms.policy import mismatch
-    from pipelines.advantages import MAX_MISMATCH
-
-    figures = mismatch(torch.from_numpy(trainer_N), torch.from_numpy(rollouts.rollout_logprobs))
+    figures = gap(rollouts.with_columns(policy_logprobs=trainer_N))
     found, allowed = figures["mismatch_mean"], MAX_MISMATCH[dtype]
     if found <= allowed:  # false for NaN
         return figures, ""

@@ -7,7 +7,7 @@ never sees.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -123,13 +123,8 @@ def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:
     if ranking.ranks is None:
         return ranking
     order = break_ties(ranking.ranks, generator)
-    return Ranking(
-        ranking.turns,
-        tuple(ranking.answers[i] for i in order),
-        ranking.source,
-        ranking.id,
-        tuple(ranking.ranks[i] for i in order),
-    )
+    answers, ranks = tuple(ranking.answers[i] for i in order), tuple(ranking.ranks[i] for i in order)
+    return replace(ranking, answers=answers, ranks=ranks)
 
 
 def measure(scores: np.ndarray, rankings: list[Ranking], rows: RankedRows) -> dict[str, Any]:
