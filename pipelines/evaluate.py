@@ -25,7 +25,7 @@ from data import toyworld
 from data.ragged import Ragged
 from data.records import Prompt
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, answered, fit_prompts, load_records, some
+from pipelines.rows import Renderer, answered, fit_prompts, prepared, some
 from pipelines.stage import Metrics, Run, StageError, begin, read_jsonl, table, write_json, write_jsonl
 
 TRANSCRIPTS_PER_ITERATION = 256
@@ -47,9 +47,8 @@ def run(run: Run) -> dict[str, Any] | None:
         return None
     connect(config.cluster)
     check_fits(roles(config, "evaluate"))
-    renderer = Renderer.of(config.model, run.folder / "prepare" / "tokenizer")
-    known = load_records(run.folder / "prepare" / "evaluation_prompts.jsonl")
-    prompts = some(known, config.evaluate.prompts, config.seed)
+    renderer = Renderer.of_run(run)
+    prompts = some(prepared(run, "evaluation_prompts"), config.evaluate.prompts, config.seed)
     folders = {name: str(Path(run.model(models[name])).resolve()) for name in models}
     panel = Panel(run, folders["sft"], renderer)
     with running(*panel.groups):
@@ -158,7 +157,7 @@ def win_rate(candidate: np.ndarray, baseline: np.ndarray, resamples: int, seed: 
 
 def _curve(run: Run, algorithm: str, judge: Judge) -> list[dict[str, float]]:
     """Mean score by the reward model and by the judge of each training iteration's first answers."""
-    known = {prompt.id: prompt for prompt in load_records(run.folder / "prepare" / "prompts.jsonl")}
+    known = {prompt.id: prompt for prompt in prepared(run, "prompts")}
     points = []
     for file in sorted((run.folder / "rl" / algorithm / "transcripts").glob("*.jsonl")):
         rows = list(read_jsonl(file))[:TRANSCRIPTS_PER_ITERATION]

@@ -18,7 +18,7 @@ from cluster.connect import check_fits, connect
 from configs.plan import INPUTS, roles
 from data.records import Conversation, Prompt, Turn
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, fit_prompts, load_records, some
+from pipelines.rows import Renderer, fit_prompts, prepared, some
 from pipelines.scoring import Scorer
 from pipelines.sft import fine_tune
 from pipelines.stage import Metrics, Run, Stage, StageError, begin, table, write_jsonl
@@ -33,8 +33,8 @@ def run(run: Run) -> dict[str, Any] | None:
     if stage is None:
         return None
     connect(config.cluster)
-    renderer = Renderer.of(config.model, run.folder / "prepare" / "tokenizer")
-    prompts = some(load_records(run.folder / "prepare" / "prompts.jsonl"), config.sample.prompts, config.seed)
+    renderer = Renderer.of_run(run)
+    prompts = some(prepared(run, "prompts"), config.sample.prompts, config.seed)
     rows = draw(stage, prompts, renderer)
     write_jsonl(stage.folder / "samples.jsonl", rows)
     kept = [row for row in rows if row["kept"]]

@@ -42,7 +42,7 @@ class Team:
     def __init__(self, run: Run, training: bool = True):
         self.config, self.run = run.config, run
         config, sft = run.config, run.model("sft")
-        self.renderer = Renderer.of(config.model, run.folder / "prepare" / "tokenizer")
+        self.renderer = Renderer.of_run(run)
         check_fits(roles(config, "rl"))
         self.rollout = RolloutGroup(sft, config, config.resources.policy)
         self.reward = Scorer(run, self.renderer)
