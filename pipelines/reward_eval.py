@@ -69,14 +69,9 @@ def _run(options: argparse.Namespace) -> int:
 def _row(of: dict[str, Any]) -> tuple:
     accuracy = of["accuracy"]
     shown = f"{accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
-    numbers = (accuracy["length_baseline"], of["length_matched"]["mean"], of["kendall_tau"], of["top_1"])
-    return (
-        of["rankings"],
-        accuracy["pairs"],
-        shown,
-        *(round(n, 3) for n in numbers),
-        round(of["calibration"]["error"], 3),
-    )
+    matched, error = of["length_matched"]["mean"], of["calibration"]["error"]
+    numbers = (accuracy["length_baseline"], matched, of["kendall_tau"], of["top_1"], error)
+    return (of["rankings"], accuracy["pairs"], shown, *(round(n, 3) for n in numbers))
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
