@@ -10,7 +10,7 @@ from actors.engine import Sums, TrainEngine
 from actors.forward import Part
 from actors.layout import Layout
 from actors.models import load_scalar
-from actors.process import Rendezvous, set_threads
+from actors.process import Rendezvous
 from actors.updates import Learner, train
 from algorithms.policy import value_loss
 from configs.plan import rl_arithmetic
@@ -24,7 +24,7 @@ class Critic(Learner):
     def __init__(self, folder: str, config: Config, rank: int):
         super().__init__()
         role = config.resources.critic
-        set_threads(role.threads)
+        torch.set_num_threads(role.threads)
         self.config, self.folder = config, folder
         self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
 

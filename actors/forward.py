@@ -5,7 +5,7 @@ Every rank computes the same plan of micro-batches (data.packing) and works on i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,10 +104,18 @@ class Part:
 
 def map_rollouts(rollouts: Rollouts, micro_batches: list[list[int]], score: Callable[[Rollouts], Tensor]) -> Part:
     """Per-token values of the answers in this rank's micro-batches. `score` returns them flat for one."""
-    flat = [score(rollouts.take(rows)).float().cpu().numpy() for rows in micro_batches]
-    rows_B = np.array([row for rows in micro_batches for row in rows], dtype=np.int64)
-    values = np.concatenate(flat) if flat else np.zeros(0, np.float32)
-    return Part(rows_B, Ragged(values, rollouts.responses.lengths[rows_B]))
+    return collect(((rows, score(rollouts.take(rows))) for rows in micro_batches), rollouts.responses.lengths)
+
+
+def collect(found: Iterable[tuple[list[int], Tensor]], lengths: np.ndarray) -> Part:
+    """The results of micro-batches, each (its rows, their values flat). `lengths`: values of each row there is."""
+    rows: list[int] = []
+    flat = [np.zeros(0, np.float32)]
+    for own, values in found:
+        rows += own
+        flat.append(values.float().cpu().numpy())
+    rows_B = np.array(rows, dtype=np.int64)
+    return Part(rows_B, Ragged(np.concatenate(flat), lengths[rows_B]))
 
 
 def merge(parts: Sequence[Part], num_rows: int) -> np.ndarray:

@@ -12,13 +12,14 @@ from actors.engine import Sums, TrainEngine
 from actors.forward import Part
 from actors.layout import Layout
 from actors.models import load_policy
-from actors.process import Rendezvous, copy_rate, peak_flops, set_threads
+from actors.process import Rendezvous, copy_rate, peak_flops
 from actors.updates import Learner, train
 from algorithms.advantage import kl_k3
 from algorithms.policy import apa, awr, kl_loss, ppo_clip, truncated_importance_weights
 from configs.plan import rl_arithmetic
 from configs.schema import Config
 from data.rollouts import Rollouts
+from data.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from actors.weights import Sender
@@ -34,7 +35,7 @@ class Policy(Learner):
     def __init__(self, folder: str, config: Config, algorithm: str, rank: int):
         super().__init__()
         role = config.resources.policy
-        set_threads(role.threads)
+        torch.set_num_threads(role.threads)
         self.config, self.algorithm, self.folder = config, algorithm, folder
         self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
         self.sender: Sender | None = None
@@ -157,7 +158,5 @@ class Policy(Learner):
 
     def save(self, folder: str) -> None:
         """The model as a Hugging Face folder, reloaded and checked. Every rank must call it."""
-        from data.tokenizer import load_tokenizer
-
         dtype, temperature = self.config.model.dtype, self.config.rollout.temperature
         self.engine.save(folder, load_tokenizer(self.folder), lambda path: load_policy(path, dtype, temperature))

@@ -23,11 +23,6 @@ def workers_per_engine(config: Config) -> int:
     return max(1, int(config.resources.rollout.gpus))
 
 
-def set_threads(threads: int) -> None:
-    """Compute threads of this process on the CPU."""
-    torch.set_num_threads(threads)
-
-
 def peak_flops(dtype: str, where: torch.device, seconds: float = 0.2) -> float:
     """Floating-point operations a second of the product of two square matrices here and now: the best of many."""
     size = 8192 if where.type == "cuda" else 1024  # so large that launch and wait do not count

@@ -17,17 +17,17 @@ import torch
 from torch import Tensor
 
 from actors.engine import Sums, TrainEngine
-from actors.forward import Part, Place, sequence_inputs, weighted_inputs
+from actors.forward import Part, Place, collect, sequence_inputs, weighted_inputs
 from actors.layout import shares
 from actors.models import load_policy, load_scalar
 from actors.prefix import pays, shared_inputs, shared_lengths
-from actors.supervised import Job, Reporter, add_over_ranks, start, sum_over_ranks, tokenizer_of
+from actors.supervised import Job, Reporter, add_over_ranks, engine_of, start, sum_over_ranks
 from algorithms.preference import implicit_rewards, pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
 from algorithms.sequence import segment_sum
-from configs.plan import optimizer_steps
 from configs.training import Dpo, Preferences, Reward
 from data.packing import epoch_order, step_batches
 from data.ragged import Ragged
+from data.tokenizer import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
     place = place or start(job)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     module = load_scalar(job.model, job.dtype, seed=job.seed)
-    engine = _engine(job, module, train, place)
+    engine = engine_of(job, module, len(train.sizes), place)
     settings, device = job.preferences, place.device
     assert isinstance(settings, Reward)
     share = _shares(engine, module.classifier, settings.shared_prompts, train)
@@ -86,7 +86,7 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
         sums = sum_over_ranks({"score": float(found.sum()), "count": float(len(found))})
         module.classifier.config.score_offset = module.offset + sums["score"] / sums["count"]
     job.queue.put([{"heldout_scores": score(heldout.ids)}])
-    engine.save(job.output, tokenizer_of(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(device))
+    engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(device))
 
 
 def dpo_loop(job: Job, place: Place | None = None) -> None:
@@ -95,7 +95,7 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     settings, device = job.preferences, place.device
     assert isinstance(settings, Dpo)
-    engine = _engine(job, load_policy(job.model, job.dtype), train, place)
+    engine = engine_of(job, load_policy(job.model, job.dtype), len(train.sizes), place)
 
     def logprobs(module: Any, ids: Ragged, answers: Ragged) -> Tensor:
         """[N] log-prob of each answer, the sum over its tokens."""
@@ -131,7 +131,7 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
     part = of_all(heldout)
     moved = part.values.values - heldout.reference[part.rows]
     job.queue.put([{"heldout_scores": Part(part.rows, part.values.like(settings.beta * moved))}])
-    engine.save(job.output, tokenizer_of(job.tokenizer), lambda path: load_policy(path, job.dtype).to(device))
+    engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype).to(device))
 
 
 def ranking_loss(settings: Preferences, scores_N: Tensor, rankings: RankedRows) -> tuple[Tensor, Sums]:
@@ -155,11 +155,6 @@ def _shares(engine: TrainEngine, classifier: Any, wanted: bool | None, train: Ra
         return False
     run = lambda *rows, **shared: engine.infer(lambda module: module(*rows, **shared))  # noqa: E731
     return shares(classifier, run, engine.device, False, wanted, "reward.shared_prompts")
-
-
-def _engine(job: Job, module: Any, train: RankedRows, place: Place) -> TrainEngine:
-    steps = optimizer_steps(len(train.sizes), job.rows_per_step, job.epochs)
-    return TrainEngine(module, job.optimizer, job.optimizer.learning_rate, steps, job.dtype, place.device)
 
 
 def _learn(
@@ -207,9 +202,6 @@ def _over_rows(
     job: Job, place: Place, engine: TrainEngine, ids: Ragged, value: Callable[[Any, list[int]], Tensor]
 ) -> Part:
     """One number for each of this rank's rows, without gradients. `value` gives them for a micro-batch."""
-    rows: list[int] = []
-    found: list[np.ndarray] = []
-    for micro in place.micro_batches(ids.lengths, job.optimizer.micro_batch_tokens):
-        found.append(engine.infer(lambda module, micro=micro: value(module, micro)).float().cpu().numpy())
-        rows += micro
-    return Part(np.array(rows, dtype=np.int64), Ragged(np.concatenate(found), np.ones(len(rows), dtype=np.int64)))
+    plan = place.micro_batches(ids.lengths, job.optimizer.micro_batch_tokens)
+    found = ((rows, engine.infer(lambda module, rows=rows: value(module, rows))) for rows in plan)
+    return collect(found, np.ones(len(ids), np.int64))

@@ -11,7 +11,7 @@ from torch import Tensor
 from actors.forward import Part, Place
 from actors.layout import Layout
 from actors.models import load_policy
-from actors.process import device, set_threads
+from actors.process import device
 from actors.spans import Timed
 from configs.schema import Config
 from data.rollouts import Rollouts
@@ -26,7 +26,7 @@ class FrozenModel(Timed):
     def __init__(self, folder: str, config: Config, temperature: float, rank: int):
         super().__init__()
         role = config.resources.reference
-        set_threads(role.threads)
+        torch.set_num_threads(role.threads)
         self.config, self.temperature = config, temperature
         self.place = Place(rank, role.workers, device(role.gpus))
         self.sender: Sender | None = None

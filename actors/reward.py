@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.forward import Part, Place, sequence_inputs
+from actors.forward import Part, Place, collect, sequence_inputs
 from actors.layout import shares
 from actors.models import load_scalar
 from actors.prefix import pays, shared_inputs, shared_lengths
-from actors.process import device, set_threads
+from actors.process import device
 from actors.spans import Timed
 from configs.machines import Role
 from data.ragged import Ragged
@@ -24,7 +24,7 @@ class RewardModel(Timed):
 
     def __init__(self, folder: str, dtype: str, micro_batch_tokens: int, role: Role, rank: int):
         super().__init__()
-        set_threads(role.threads)
+        torch.set_num_threads(role.threads)
         self.place = Place(rank, role.workers, device(role.gpus))
         self.token_budget = micro_batch_tokens
         self.module = load_scalar(folder, dtype).to(self.place.device).eval()
@@ -43,14 +43,10 @@ class RewardModel(Timed):
         `sizes`: how many rows that stand side by side begin alike, for instance answers to a prompt; they may share it.
         """
         with self.span("score"):
-            rows: list[int] = []
-            scores: list[np.ndarray] = []
             share = sizes is not None and self.shares and pays(sequences, sizes, self.hidden_size)
-            for micro_batch, inputs in self._shared(sequences, sizes) if share else self._alone(sequences):
-                scores.append(self._scores(**inputs).cpu().numpy())
-                rows += micro_batch
-            values = np.concatenate(scores) if scores else np.zeros(0, np.float32)
-            return Part(np.array(rows, dtype=np.int64), Ragged(values, np.ones(len(rows), dtype=np.int64)))
+            batches = self._shared(sequences, sizes) if share else self._alone(sequences)
+            scores = ((rows, self._scores(**inputs)) for rows, inputs in batches)
+            return collect(scores, np.ones(len(sequences), np.int64))
 
     def _alone(self, sequences: Ragged) -> Iterator[tuple[list[int], dict[str, Any]]]:
         for micro_batch in self.place.micro_batches(sequences.lengths, self.token_budget):

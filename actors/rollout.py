@@ -39,7 +39,7 @@ class RolloutEngine(Timed):
         from vllm.config import WeightTransferConfig
         from vllm.platforms import current_platform
 
-        from actors.weights import register
+        from actors.object_store import register
 
         register()
         if not on_gpu and current_platform.is_cuda():

@@ -23,7 +23,7 @@ from ray import serve
 
 from actors.forward import Place, sequence_inputs
 from actors.models import load_scalar
-from actors.process import device, set_threads
+from actors.process import device
 from data.ragged import Ragged
 from data.records import RowError, Turn, check_turns
 from data.templates import encode, find
@@ -68,7 +68,7 @@ class ScoreService:
     """One replica."""
 
     def __init__(self, folder: str, limits: Limits):
-        set_threads(limits.threads)
+        torch.set_num_threads(limits.threads)
         self.name, self.limits = Path(folder).name, limits
         self.place = Place(0, 1, device(limits.gpus))
         self.tokenizer, self.template = load_tokenizer(folder), find(limits.template)

@@ -83,10 +83,11 @@ def function_source(source: RewardSource, folder: str) -> Callable[[Sequence[Ans
     if folder not in sys.path:
         sys.path.append(folder)
     module_name, _, name = (source.target or "").partition(":")
+    who = f"scoring source {source.title}: {source.target}"
     try:
         function = getattr(importlib.import_module(module_name), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise SourceDataError(f"scoring source {source.title}: {source.target} cannot be imported: {error}") from None
+        raise SourceDataError(f"{who} cannot be imported: {error}") from None
 
     def ask(batch: Sequence[Answered]) -> list[Score]:
         try:
@@ -99,8 +100,8 @@ def function_source(source: RewardSource, folder: str) -> Callable[[Sequence[Ans
             )
         except Exception as error:
             raise SourceDataError(
-                f"scoring source {source.title}: {source.target} raised {type(error).__name__}: {error}; the batch "
-                f"begins with prompt {batch[0].id!r}, answer {batch[0].answer[:80]!r}"
+                f"{who} raised {type(error).__name__}: {error}; the batch begins with prompt {batch[0].id!r}, answer "
+                f"{batch[0].answer[:80]!r}"
             ) from None
         return checked(found, len(batch), source)
 
@@ -111,6 +112,7 @@ def http_source(source: RewardSource, key: str | None) -> Callable[[Sequence[Ans
     """A service that scores as `rayward reward-serve` does: {"conversations": [...]} gives {"scores": [...]}."""
     import httpx
 
+    who = f"scoring source {source.title}: {source.target}"
     client = httpx.Client(timeout=source.timeout_s, headers={"Authorization": f"Bearer {key}"} if key else {})
 
     class Again(Exception):
@@ -125,20 +127,15 @@ def http_source(source: RewardSource, key: str | None) -> Callable[[Sequence[Ans
             raise Again(f"status {response.status_code}: {response.text[:200]}")
         if response.status_code in (401, 403, 404):
             raise SourceUnavailable(
-                f"scoring source {source.title}: {source.target} says {response.status_code}: {response.text[:200]}; "
-                "is the address right, and the key that the variable `key` names?"
+                f"{who} says {response.status_code}: {response.text[:200]}; is the address right, and the key that the "
+                "variable `key` names?"
             )
         if response.status_code >= 400:
-            raise SourceDataError(
-                f"scoring source {source.title}: {source.target} refuses the request with {response.status_code}: "
-                f"{response.text[:300]}"
-            )
+            raise SourceDataError(f"{who} refuses the request with {response.status_code}: {response.text[:300]}")
         try:
             return response.json()
         except ValueError:
-            raise SourceDataError(
-                f"scoring source {source.title}: {source.target} answered {response.text[:80]!r}, expected JSON"
-            ) from None
+            raise SourceDataError(f"{who} answered {response.text[:80]!r}, expected JSON") from None
 
     def ask(batch: Sequence[Answered]) -> list[Score]:
         conversations = [[*item.messages, {"role": "assistant", "content": item.answer}] for item in batch]
@@ -148,15 +145,10 @@ def http_source(source: RewardSource, key: str | None) -> Callable[[Sequence[Ans
                 break
             except Again as error:
                 if attempt == source.retries:
-                    raise SourceUnavailable(
-                        f"scoring source {source.title}: {source.target} did not answer in {attempt + 1} tries: {error}"
-                    ) from None
+                    raise SourceUnavailable(f"{who} did not answer in {attempt + 1} tries: {error}") from None
                 time.sleep(min(LONGEST_PAUSE_S, 0.25 * 2**attempt))
         if not isinstance(found, dict) or "scores" not in found:
-            raise SourceDataError(
-                f"scoring source {source.title}: {source.target} answered {str(found)[:80]!r}, expected an object with "
-                "a list named scores"
-            )
+            raise SourceDataError(f"{who} answered {str(found)[:80]!r}, expected an object with a list named scores")
         return checked(found["scores"], len(batch), source)
 
     return ask

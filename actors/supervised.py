@@ -12,19 +12,19 @@ from typing import Any
 import ray
 import ray.train.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from actors.engine import Sums, TrainEngine
 from actors.forward import Place, packed_inputs, require_separate_rows, weighted_inputs
 from actors.lean import skip_unread
 from actors.models import attend_to_packs, load_policy
-from actors.process import set_threads
 from algorithms.sequence import weighted_nll
 from configs.machines import Role
 from configs.plan import optimizer_steps
 from configs.training import Optimizer, Preferences
 from data.packing import epoch_order, step_batches
 from data.ragged import Ragged
+from data.tokenizer import load_tokenizer
 
 REPORT_EVERY_S = 0.5
 
@@ -61,11 +61,17 @@ class Job:
 def start(job: Job) -> Place:
     """This worker's place, its threads and seeds set."""
     context = ray.train.get_context()
-    set_threads(job.role.threads)
+    torch.set_num_threads(job.role.threads)
     torch.manual_seed(job.seed)
     # Ray Train shows a worker all GPUs that the run has on its node, and says which one is its own.
     where = ray.train.torch.get_device() if job.role.gpus else torch.device("cpu")
     return Place(context.get_world_rank(), context.get_world_size(), where)
+
+
+def engine_of(job: Job, module: nn.Module, rows: int, place: Place) -> TrainEngine:
+    """The engine that trains a module on so many rows (or rankings)."""
+    steps = optimizer_steps(rows, job.rows_per_step, job.epochs)
+    return TrainEngine(module, job.optimizer, job.optimizer.learning_rate, steps, job.dtype, place.device)
 
 
 def sum_over_ranks(sums: Sums) -> Sums:
@@ -114,14 +120,7 @@ def sft_loop(job: Job) -> None:
     packs_well = job.packing is not False and attend_to_packs(policy.lm, place.device)
     packed = packs_well if job.packing is None else job.packing
     skip_unread(policy)
-    engine = TrainEngine(
-        policy,
-        job.optimizer,
-        job.optimizer.learning_rate,
-        optimizer_steps(len(train.ids), job.rows_per_step, job.epochs),
-        job.dtype,
-        place.device,
-    )
+    engine = engine_of(job, policy, len(train.ids), place)
 
     cut, as_inputs = (place.packs, packed_inputs) if packed else (place.micro_batches, weighted_inputs)
     if packed:
@@ -156,11 +155,4 @@ def sft_loop(job: Job) -> None:
     total = sum_over_ranks({"loss": sums["loss"]})["loss"]
     reporter.tell({"heldout_loss": total / sums["weight"]})
     reporter.flush()
-    engine.save(job.output, tokenizer_of(job.tokenizer), lambda path: load_policy(path, job.dtype))
-
-
-def tokenizer_of(folder: str) -> Any:
-    """The tokenizer that goes into the model's folder."""
-    from data.tokenizer import load_tokenizer
-
-    return load_tokenizer(folder)
+    engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype))

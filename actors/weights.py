@@ -1,10 +1,9 @@
 """Weights from the policy to the rollout engines over vLLM's weight-transfer API.
 
-vLLM brings NCCL and CUDA IPC engines. Its CPU backend has none, so this file registers one more, "object_store": the
-sender puts buckets of tensors into Ray's shared memory and the engine reads them there. Every transfer carries a
-version, is bracketed by vLLM's layerwise reload (on the CPU the live weights are packed, and loading into them in place
-would leave some stale), ends with a reset of the prefix cache, and is proved: both sides sum the bits of each tensor,
-the sender as it sends, the engine as its loader consumes, and the digests must be equal.
+vLLM brings engines for NCCL and CUDA IPC, actors/object_store.py one for the CPU. Every transfer carries a version, is
+bracketed by vLLM's layerwise reload (on the CPU the live weights are packed, and loading into them in place would leave
+some stale), ends with a reset of the prefix cache, and is proved: both sides sum the bits of each tensor, the sender as
+it sends, the engine as its loader consumes, and the digests must be equal.
 """
 
 from __future__ import annotations
@@ -13,29 +12,20 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import ray
 import torch
 from torch import Tensor
-from vllm.distributed.weight_transfer.base import (
-    ParamMeta,
-    TrainerInitInfo,
-    TrainerWeightTransferEngine,
-    WeightSource,
-    WeightTransferEngine,
-    WeightTransferInitInfo,
-    WeightTransferUpdateInfo,
-)
-from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
+from vllm.distributed.weight_transfer.base import ParamMeta, TrainerInitInfo, WeightSource
+from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
 from actors.calls import wait_for
 from actors.forward import Place
+from actors.object_store import ObjectStoreTrainerInitInfo, register
 from actors.process import workers_per_engine
 from configs.schema import Config
 
-BUCKET_BYTES = 256 * 2**20
 SHARE_OF_DEADLINE = 0.8  # that a transfer may take of the driver's patience: its own error names the engine
 
 
@@ -84,119 +74,6 @@ class DigestWorker:
 
     def weight_digest(self) -> str:
         return self._digest.text()
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# The object-store engine
-
-
-@dataclass
-class ObjectStoreInitInfo(WeightTransferInitInfo):
-    """Nothing to agree on."""
-
-
-@dataclass
-class ObjectStoreUpdateInfo(WeightTransferUpdateInfo):
-    """One bucket: names, dtypes and shapes, and a reference to the bytes in Ray's object store."""
-
-    names: list[str]
-    dtype_names: list[str]
-    shapes: list[list[int]]
-    buffers: list[Any]
-
-
-class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, ObjectStoreUpdateInfo]):
-    """Engine side: maps the bucket from shared memory and loads it."""
-
-    init_info_cls = ObjectStoreInitInfo
-    update_info_cls = ObjectStoreUpdateInfo
-
-    def init_transfer_engine(self, init_info: ObjectStoreInitInfo) -> None:
-        pass
-
-    def start_weight_update(self) -> None:
-        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
-
-        initialize_layerwise_reload(self.model)
-
-    def update_weights(self, update_info: dict[str, Any]) -> None:
-        # The base class waits for an accelerator here, and on the CPU there is none to wait for.
-        self.receive_weights(self.parse_update_info(update_info))
-
-    def receive_weights(self, update_info: ObjectStoreUpdateInfo) -> None:
-        arrays = ray.get(update_info.buffers[0])
-        tensors = [
-            torch.from_numpy(array.copy()).view(getattr(torch, dtype)).reshape(shape)
-            for array, dtype, shape in zip(arrays, update_info.dtype_names, update_info.shapes, strict=True)
-        ]
-        self.model.load_weights(zip(update_info.names, tensors, strict=True))
-
-    def finish_weight_update(self) -> None:
-        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
-
-        finalize_layerwise_reload(self.model, self.model_config)
-
-    def shutdown(self) -> None:
-        pass
-
-
-@dataclass
-class ObjectStoreTrainerInitInfo(TrainerInitInfo):
-    """Trainer side of the "object_store" backend."""
-
-    backend: ClassVar[str] = "object_store"
-
-
-class ObjectStoreTrainerEngine(TrainerWeightTransferEngine[ObjectStoreTrainerInitInfo]):
-    """Trainer side: puts buckets of at most BUCKET_BYTES into shared memory, one after the other."""
-
-    init_info_cls = ObjectStoreTrainerInitInfo
-
-    @classmethod
-    def trainer_init(
-        cls, init_info: ObjectStoreTrainerInitInfo, *, client: Any, source: WeightSource | None = None
-    ) -> ObjectStoreTrainerEngine:
-        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
-        if engine.is_sender:
-            client.init_weight_transfer_engine({})
-        return engine
-
-    def send_weights(self) -> None:
-        assert self.source is not None
-        if self.is_sender:
-            self.client.start_weight_update()
-        bucket: list[tuple[str, Tensor]] = []
-        size = 0
-        for name, tensor in self.source:  # every rank iterates: under ZeRO-3 it is a collective
-            if not self.is_sender:
-                continue
-            if bucket and size + tensor.nbytes > BUCKET_BYTES:
-                self._ship(bucket)
-                bucket, size = [], 0
-            # A copy: under ZeRO-3 the gathered tensor is released as soon as the loop goes on.
-            bucket.append((name, tensor.to("cpu", copy=True)))
-            size += tensor.nbytes
-        if self.is_sender:
-            self._ship(bucket)
-            self.client.finish_weight_update()
-
-    def _ship(self, bucket: list[tuple[str, Tensor]]) -> None:
-        arrays = [tensor.contiguous().view(-1).view(torch.uint8).numpy() for _, tensor in bucket]
-        self.client.update_weights(
-            {
-                "names": [name for name, _ in bucket],
-                "dtype_names": [str(t.dtype).split(".")[-1] for _, t in bucket],
-                "shapes": [list(t.shape) for _, t in bucket],
-                "buffers": [ray.put(arrays)],
-            }
-        )
-
-
-def register() -> None:
-    """Make "object_store" known to vLLM in this process; calling it again changes nothing."""
-    if "object_store" not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine("object_store", ObjectStoreWeightTransferEngine)
-        WeightTransferTrainerFactory.register_engine("object_store", ObjectStoreTrainerEngine)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ Shapes: N = answers of all rankings, P = pairs, B = rankings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -39,13 +39,7 @@ class Pairs:
 
     def where(self, chosen_P: NDArray[np.bool_]) -> Pairs:
         """The chosen pairs."""
-        return Pairs(
-            self.score_P[chosen_P],
-            self.length_P[chosen_P],
-            self.relative_length_P[chosen_P],
-            self.rank_P[chosen_P],
-            self.ranking_P[chosen_P],
-        )
+        return Pairs(*(getattr(self, column.name)[chosen_P] for column in fields(self)))
 
 
 def pairs_of(scores_N: ArrayLike, sizes: Sequence[int], ranks_N: ArrayLike, lengths_N: ArrayLike) -> Pairs:

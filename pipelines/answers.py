@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from actors.group import Generation
+from actors.generation import Generation
 from configs.schema import Config
 from data import rollout_file
 from data.packing import epoch_order
 from data.ragged import Ragged
 from data.records import Prompt
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, fit_prompts, load_records
+from pipelines.rows import Renderer, fit_prompts, prepared
 from pipelines.stage import Run, StageError
 from pipelines.team import PARTS, Team
 
@@ -24,8 +24,8 @@ class PromptStream:
     """Training prompts in a shuffled order that depends on the seed alone; each pass over them has its own."""
 
     def __init__(self, run: Run, renderer: Renderer):
-        prompts = load_records(run.folder / "prepare" / "prompts.jsonl")
-        self.prompts, self.ids = fit_prompts(prompts, renderer, run.config.rollout.max_new_tokens, Counter())
+        longest = run.config.rollout.max_new_tokens
+        self.prompts, self.ids = fit_prompts(prepared(run, "prompts"), renderer, longest, Counter())
         self.seed, self.size = run.config.seed, run.config.rl.prompts_per_iteration
 
     def take(self, iteration: int) -> tuple[list[Prompt], Ragged]:
@@ -110,8 +110,7 @@ class Replay:
 
     def __init__(self, folder: Path, team: Team):
         self.files, self.team = replay_files(folder, team.config), team
-        prompts = load_records(team.run.folder / "prepare" / "prompts.jsonl")
-        self.known = {prompt.id: prompt for prompt in prompts}
+        self.known = {prompt.id: prompt for prompt in prepared(team.run, "prompts")}
 
     def begin(self, iteration: int) -> None:
         """Nothing to draw."""

@@ -90,14 +90,11 @@ def _account_rows(account: dict[str, Any]) -> list[tuple]:
 
 def _stats(options: argparse.Namespace) -> int:
     from data.convert import refuse_to_write
+    from data.tokenizer import load_tokenizer
     from pipelines.data_stats import PERCENTILES, stats
     from pipelines.stage import table, write_json
 
-    tokenizer = None
-    if options.tokenizer:
-        from data.tokenizer import load_tokenizer
-
-        tokenizer = load_tokenizer(options.tokenizer)
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     if options.report:
         refuse_to_write([options.report], options.input, options.questions)
     found = stats(options.input, options.source, tokenizer, options.questions)

@@ -87,7 +87,6 @@ def _run(options: argparse.Namespace) -> int:
     settings = Settings(**{name: getattr(options, name) for name in Settings.__dataclass_fields__})
     report = draw(options.files, options.out, settings, options.source, options.questions)
     if options.report:
-        options.report.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.report, report)
     account = {name: report[name] for name in ("read", "records", "drawn", "left_out")}
     for what in ("rejected", "repaired"):

@@ -27,8 +27,10 @@ def _render(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from data.formats import Report
+    from data.known_ids import assert_known_ids
     from data.templates import encode, find, pieces
     from data.token_rows import in_own_words
+    from data.tokenizer import load_tokenizer
     from pipelines.show import coloured, plain, runs, runs_of_pieces
 
     template = find(options.template)
@@ -36,12 +38,8 @@ def _render(options: argparse.Namespace) -> int:
         raise ValueError(f"{'--ids' if options.ids else '--template tokenizer'} needs --tokenizer DIR")
     if options.limit < 1:
         raise ValueError(f"--limit is {options.limit}: at least 1")
-    tokenizer = None
-    if options.tokenizer:
-        from data.known_ids import assert_known_ids
-        from data.tokenizer import load_tokenizer
-
-        tokenizer = load_tokenizer(options.tokenizer)
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
+    if tokenizer:
         assert_known_ids(template, tokenizer)
     console, report = Console(soft_wrap=True, highlight=False), Report()
     for record in islice(_records(options, report), options.limit):

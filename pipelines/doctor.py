@@ -112,7 +112,7 @@ def measure(options: argparse.Namespace, tokenizer: Any) -> tuple[Any, dict[int,
     import ray
 
     from actors.forward import merge
-    from actors.group import RolloutGroup, frozen_group
+    from actors.group import RolloutGroup, frozen_group, running
     from cluster.connect import check_fits, connect
 
     folder = str(options.model.resolve())  # actors have working directories of their own
@@ -127,19 +127,13 @@ def measure(options: argparse.Namespace, tokenizer: Any) -> tuple[Any, dict[int,
         asked = (prompts.take(range(rows)), each, ("doctor", options.seed), stops, options.temperature, options.tokens)
         return engine.generate(*asked).take(range(0, rows * each, each))
 
-    try:
-        engine.ready()
+    with running(engine):
         rollouts = sample(len(prompts), 1)
         few = max(1, len(prompts) // 4)
         others = {2 * len(prompts): sample(len(prompts), 2), few: sample(few, 1)}
-    finally:
-        engine.stop()
     trainer = frozen_group("trainer", folder, config, options.temperature)
-    try:
-        trainer.ready()
+    with running(trainer):
         return rollouts, others, merge(trainer.call("logprobs", ray.put(rollouts)), len(rollouts))
-    finally:
-        trainer.stop()
 
 
 def settings(options: argparse.Namespace, folder: str, context_tokens: int) -> Any:
@@ -199,12 +193,9 @@ def questions(options: argparse.Namespace, tokenizer: Any, folder: str) -> tuple
 
 def judge(rollouts: Any, trainer_N: Any, dtype: str) -> tuple[dict[str, float], str]:
     """(figures of the gap, why RL would refuse the model or ""). `trainer_N`: log-probs of the answers' tokens."""
-    import torch
+    from pipelines.advantages import MAX_MISMATCH, gap
 
-    from algorithms.policy import mismatch
-    from pipelines.advantages import MAX_MISMATCH
-
-    figures = mismatch(torch.from_numpy(trainer_N), torch.from_numpy(rollouts.rollout_logprobs))
+    figures = gap(rollouts.with_columns(policy_logprobs=trainer_N))
     found, allowed = figures["mismatch_mean"], MAX_MISMATCH[dtype]
     if found <= allowed:  # false for NaN
         return figures, ""

@@ -18,7 +18,7 @@ from configs.load import ConfigError
 from configs.plan import optimizer_steps
 from data.records import Prompt, Ranking
 from pipelines.reward import measure, ranked_rows
-from pipelines.rows import Renderer, check_vocabulary, load_records
+from pipelines.rows import Renderer, check_vocabulary, prepared
 from pipelines.stage import Run, StageError, begin, read_jsonl, table
 from pipelines.training import job, train
 
@@ -33,18 +33,17 @@ def run(run: Run) -> dict[str, Any] | None:
     if stage is None:
         return None
     connect(config.cluster)
-    prepared = run.folder / "prepare"
-    renderer = Renderer.of(config.model, prepared / "tokenizer")
+    renderer = Renderer.of_run(run)
     model = run.model(dpo.start)
     check_vocabulary(renderer.tokenizer, model)
-    rankings = load_records(prepared / "rankings.jsonl")
+    rankings = prepared(run, "rankings")
     if dpo.data == "samples":
         samples = list(read_jsonl(run.folder / "sample" / "samples.jsonl"))
-        rankings = list(sampled_rankings(load_records(prepared / "prompts.jsonl"), samples, dpo.answers_per_prompt))
+        rankings = list(sampled_rankings(prepared(run, "prompts"), samples, dpo.answers_per_prompt))
     kept, rows = ranked_rows(rankings, renderer, config.seed)
     if not kept:
         raise StageError(f"dpo.data {dpo.data}: none of {len(rankings)} rankings has two answers that fit the context")
-    heldout, heldout_rows = ranked_rows(load_records(prepared / "heldout.jsonl"), renderer, config.seed)
+    heldout, heldout_rows = ranked_rows(prepared(run, "heldout"), renderer, config.seed)
     steps = optimizer_steps(len(kept), dpo.rankings_per_step, dpo.epochs)
     work = job(stage, model, rows, heldout_rows, dpo)
     said = train(stage, "dpo", dpo_loop, work, steps, ("loss", "pair_accuracy"))

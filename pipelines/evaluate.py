@@ -16,7 +16,7 @@ import numpy as np
 import ray
 
 from actors.forward import merge
-from actors.group import Group, RolloutGroup, frozen_group, reward_group
+from actors.group import Group, RolloutGroup, frozen_group, reward_group, running
 from algorithms.winrate import bootstrap_interval, outcomes
 from cluster.connect import check_fits, connect
 from configs.plan import ALGORITHMS, roles
@@ -25,7 +25,7 @@ from data import toyworld
 from data.ragged import Ragged
 from data.records import Prompt
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, answered, fit_prompts, load_records, some
+from pipelines.rows import Renderer, answered, fit_prompts, prepared, some
 from pipelines.stage import Metrics, Run, StageError, begin, read_jsonl, table, write_json, write_jsonl
 
 TRANSCRIPTS_PER_ITERATION = 256
@@ -47,11 +47,11 @@ def run(run: Run) -> dict[str, Any] | None:
         return None
     connect(config.cluster)
     check_fits(roles(config, "evaluate"))
-    renderer = Renderer.of(config.model, run.folder / "prepare" / "tokenizer")
-    known = load_records(run.folder / "prepare" / "evaluation_prompts.jsonl")
-    prompts = some(known, config.evaluate.prompts, config.seed)
+    renderer = Renderer.of_run(run)
+    prompts = some(prepared(run, "evaluation_prompts"), config.evaluate.prompts, config.seed)
     folders = {name: str(Path(run.model(models[name])).resolve()) for name in models}
-    with Panel(run, folders["sft"], renderer) as panel:
+    panel = Panel(run, folders["sft"], renderer)
+    with running(*panel.groups):
         answers = panel.answer(stage.folder, folders, prompts)
         judged = {name: panel.judge(prompts, rows) for name, rows in answers.items()}
         curves = {name: _curve(run, name, panel.judge) for name in ALGORITHMS if name in models}
@@ -90,22 +90,13 @@ class Panel:
             self.scorer = reward_group(str((run.folder / "reward" / "judge").resolve()), config)
             self.groups.append(self.scorer)
 
-    def __enter__(self) -> Panel:
-        for group in self.groups:
-            group.ready()
-        self.candidate.call("connect", self.rollout.actors, self.rollout.backend)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for group in self.groups:
-            group.stop()
-
     def answer(self, folder: Path, models: dict[str, str], prompts: list[Prompt]) -> dict[str, list[dict[str, Any]]]:
         """One answer of every model to every prompt, with its KL to the SFT model and the engine's log-prob gap."""
         config = self.config
         ids = fit_prompts(prompts, self.renderer, config.rollout.max_new_tokens, Counter())[1]
         if len(ids) != len(prompts):
             raise StageError(f"{len(prompts) - len(ids)} evaluation prompts no longer fit; make prepare again (--redo)")
+        self.candidate.call("connect", self.rollout.actors, self.rollout.backend)
         answers: dict[str, list[dict[str, Any]]] = {}
         with Metrics(folder, "evaluate", len(models), "model") as metrics:
             for version, (name, path) in enumerate(models.items(), start=1):
@@ -166,7 +157,7 @@ def win_rate(candidate: np.ndarray, baseline: np.ndarray, resamples: int, seed: 
 
 def _curve(run: Run, algorithm: str, judge: Judge) -> list[dict[str, float]]:
     """Mean score by the reward model and by the judge of each training iteration's first answers."""
-    known = {prompt.id: prompt for prompt in load_records(run.folder / "prepare" / "prompts.jsonl")}
+    known = {prompt.id: prompt for prompt in prepared(run, "prompts")}
     points = []
     for file in sorted((run.folder / "rl" / algorithm / "transcripts").glob("*.jsonl")):
         rows = list(read_jsonl(file))[:TRANSCRIPTS_PER_ITERATION]

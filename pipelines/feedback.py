@@ -196,7 +196,6 @@ class Feedback:
         account = {"read": self.read, "written": self.written, "done_before": self.done_before}
         if self.options.report:
             report = account | {"rejected": dict(self.rejected), **more}
-            self.options.report.parent.mkdir(parents=True, exist_ok=True)
             write_json(self.options.report, report | {"models": counts, "seconds": seconds})
         rows: list[tuple] = [*account.items(), *((f"rejected: {name}", n) for name, n in self.rejected.items())]
         groups = {**more, **counts}.items()

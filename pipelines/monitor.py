@@ -21,7 +21,7 @@ from algorithms.diversity import distinct_n, distinct_ratio, repetition_rate
 from configs import rl
 from configs.plan import second_model
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, fit_prompts, load_records, some
+from pipelines.rows import Renderer, fit_prompts, prepared, some
 from pipelines.scoring import check_same_tokens
 from pipelines.stage import Run, Stage, StageError, write_jsonl
 
@@ -93,8 +93,7 @@ class Monitor:
     def __init__(self, stage: Stage, algorithm: str, team: Team):
         self.folder, self.algorithm, self.team, self.config = stage.folder, algorithm, team, stage.run.config
         self.at = self.config.rl.monitor
-        known = load_records(stage.run.folder / "prepare" / "evaluation_prompts.jsonl")
-        chosen = some(known, self.at.prompts, self.config.seed)
+        chosen = some(prepared(stage.run, "evaluation_prompts"), self.at.prompts, self.config.seed)
         self.prompts, self.ids = fit_prompts(chosen, team.renderer, self.config.rollout.max_new_tokens, Counter())
         self.alarms: list[dict[str, Any]] = []
         self.running: dict[str, int] = {}

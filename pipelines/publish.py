@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.connect import check_fits, connect
 from configs.plan import MODELS, roles
-from pipelines.rows import load_records
+from pipelines.rows import prepared
 from pipelines.stage import Metrics, Run, StageError, begin, table
 
 
@@ -70,7 +70,7 @@ def choose(run: Run) -> str:
 
 def question(run: Run) -> list[dict[str, str]]:
     """A held-out prompt as chat messages."""
-    prompt = load_records(run.folder / "prepare" / "evaluation_prompts.jsonl")[0]
+    prompt = prepared(run, "evaluation_prompts")[0]
     return [{"role": turn.role, "content": turn.content} for turn in prompt.turns]
 
 

@@ -8,6 +8,7 @@ serving, uses the template as it is: its own words are those of the expert.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -40,19 +41,16 @@ def weighed(quality: Quality, conversation: Conversation) -> tuple[Turn, ...]:
     weight = quality.weights[class_of(quality, conversation)] if quality.weighting else 1.0
     if weight == 1.0 or any(turn.weight not in (None, 0.0, 1.0) for turn in conversation.turns):
         return conversation.turns
-    turns = []
-    for turn in conversation.turns:
-        turns.append(replace(turn, weight=weight * turn.loss_weight) if turn.loss_weight else turn)
-    return tuple(turns)
+    return tuple(
+        replace(turn, weight=weight * turn.loss_weight) if turn.loss_weight else turn for turn in conversation.turns
+    )
 
 
-def check(quality: Quality, template: Template, conversations: Iterable[Conversation]) -> dict[str, dict[str, int]]:
+def check(quality: Quality, template: Template, conversations: Iterable[Conversation]) -> dict[str, Counter[str]]:
     """Conversations by class and label. StageError where conditions or weights cannot do what they are for."""
-    counts: dict[str, dict[str, int]] = {}
+    counts: dict[str, Counter[str]] = {}
     for conversation in conversations:
-        labels = counts.setdefault(class_of(quality, conversation), {})
-        label = conversation.quality or "(no label)"
-        labels[label] = labels.get(label, 0) + 1
+        counts.setdefault(class_of(quality, conversation), Counter())[conversation.quality or "(no label)"] += 1
     if quality.conditioning:
         try:
             for words in quality.conditions.values():

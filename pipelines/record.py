@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.group import Generation
+from actors.generation import Generation
 from configs.schema import Config
 from data import rollout_file
 from data.records import Prompt

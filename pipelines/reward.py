@@ -7,7 +7,7 @@ never sees.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from configs.plan import INPUTS, optimizer_steps
 from data.ragged import Ragged
 from data.records import Ranking
 from pipelines.reward_eval import by_source
-from pipelines.rows import Renderer, check_vocabulary, fit_conversations, fit_rankings, load_records
+from pipelines.rows import Renderer, check_vocabulary, fit_conversations, fit_rankings, prepared
 from pipelines.stage import Run, Stage, begin, table
 from pipelines.training import job, train
 
@@ -51,14 +51,7 @@ def run(run: Run) -> dict[str, Any] | None:
 
 def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str, Any]:
     """Train one reward model into the stage's `folder`; its measures on the held-out rankings."""
-    prepared = stage.run.folder / "prepare"
-    fitted = fit(
-        stage,
-        load_records(prepared / f"{rankings_name}.jsonl"),
-        load_records(prepared / "heldout.jsonl"),
-        folder,
-        seed,
-    )
+    fitted = fit(stage, prepared(stage.run, rankings_name), prepared(stage.run, "heldout"), folder, seed)
     figures = {"rankings": fitted.trained, "optimizer_steps": fitted.steps, "loss": fitted.last["loss"]}
     return figures | measure(fitted.scores, fitted.heldout, fitted.rows)
 
@@ -78,8 +71,7 @@ class Fitted:
 def fit(stage: Stage, rankings: list[Ranking], heldout: list[Ranking], folder: str, seed: int) -> Fitted:
     """Train a reward model on rankings, from the run's SFT model or reward.path, into the stage's `folder`."""
     run, config = stage.run, stage.run.config
-    tokenizer = run.folder / "prepare" / "tokenizer"
-    renderer = Renderer.of(config.model, tokenizer)
+    renderer = Renderer.of_run(run)
     start = config.reward.path or run.model("sft")
     check_vocabulary(renderer.tokenizer, start)
     rows = ranked_rows(rankings, renderer, seed)[1]
@@ -96,8 +88,8 @@ def fit(stage: Stage, rankings: list[Ranking], heldout: list[Ranking], folder: s
 
 def _sft_answers(run: Run, renderer: Renderer) -> Ragged:
     """Token rows of held-out SFT conversations, whose mean score becomes 0."""
-    conversations = load_records(run.folder / "prepare" / "sft_heldout.jsonl")
-    whole = [row for row in fit_conversations(conversations, renderer, Counter())[1] if row.weights[-1]]
+    rows = fit_conversations(prepared(run, "sft_heldout"), renderer, Counter())[1]
+    whole = [row for row in rows if row.weights[-1]]
     return Ragged.of([row.ids for row in whole[:CENTRE_ROWS]])
 
 
@@ -123,13 +115,8 @@ def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:
     if ranking.ranks is None:
         return ranking
     order = break_ties(ranking.ranks, generator)
-    return Ranking(
-        ranking.turns,
-        tuple(ranking.answers[i] for i in order),
-        ranking.source,
-        ranking.id,
-        tuple(ranking.ranks[i] for i in order),
-    )
+    answers, ranks = tuple(ranking.answers[i] for i in order), tuple(ranking.ranks[i] for i in order)
+    return replace(ranking, answers=answers, ranks=ranks)
 
 
 def measure(scores: np.ndarray, rankings: list[Ranking], rows: RankedRows) -> dict[str, Any]:

@@ -69,14 +69,9 @@ def _run(options: argparse.Namespace) -> int:
 def _row(of: dict[str, Any]) -> tuple:
     accuracy = of["accuracy"]
     shown = f"{accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
-    numbers = (accuracy["length_baseline"], of["length_matched"]["mean"], of["kendall_tau"], of["top_1"])
-    return (
-        of["rankings"],
-        accuracy["pairs"],
-        shown,
-        *(round(n, 3) for n in numbers),
-        round(of["calibration"]["error"], 3),
-    )
+    matched, error = of["length_matched"]["mean"], of["calibration"]["error"]
+    numbers = (accuracy["length_baseline"], matched, of["kendall_tau"], of["top_1"], error)
+    return (of["rankings"], accuracy["pairs"], shown, *(round(n, 3) for n in numbers))
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
@@ -144,20 +139,17 @@ def score(options: argparse.Namespace, model: str, ids: Any) -> Any:
     import numpy as np
     from tqdm import tqdm
 
-    from actors.group import RewardGroup
+    from actors.group import RewardGroup, running
     from cluster.connect import check_fits
     from configs.machines import Cluster, Role
 
     role = Role(workers=options.workers, cpus=1 / options.workers, gpus=options.gpus, threads=options.threads)
     check_fits({"reward": role})
     group = RewardGroup(str(Path(model).resolve()), options.dtype, 8192 if options.gpus else 1024, role, Cluster())
-    try:
-        group.ready()
+    with running(group):
         chunks = [range(start, min(start + CHUNK, len(ids))) for start in range(0, len(ids), CHUNK)]
         bar = tqdm(chunks, desc=f"scores of {Path(model).name}", unit="chunk", disable=not sys.stderr.isatty())
         return np.concatenate([group.score(ids.take(chunk)) for chunk in bar])
-    finally:
-        group.stop()
 
 
 def by_source(scores: Any, rankings: Sequence[Any], rows: Any, seed: int, second: Any = None) -> dict[str, Any]:

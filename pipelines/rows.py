@@ -12,13 +12,15 @@ import numpy as np
 
 from configs.model import Model
 from configs.training import Sft
+from data.known_ids import assert_known_ids
 from data.packing import epoch_order
 from data.ragged import Ragged
 from data.records import Conversation, Prompt, Ranking, Turn, from_json
 from data.segment import segments
-from data.templates import Encoded, Template, encode, find, truncate
+from data.templates import Encoded, Template, encode, find, stop_token_ids, truncate
+from data.tokenizer import load_tokenizer
 from pipelines import quality
-from pipelines.stage import read_jsonl
+from pipelines.stage import Run, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -32,18 +34,18 @@ class Renderer:
     @classmethod
     def of(cls, model: Model, tokenizer_folder: str | Path) -> Renderer:
         """ValueError if the tokenizer does not fit the template, or gives other ids than its model was trained on."""
-        from data.known_ids import assert_known_ids
-        from data.tokenizer import load_tokenizer
-
         template, tokenizer = find(model.template), load_tokenizer(tokenizer_folder)
         assert_known_ids(template, tokenizer)
         return cls(template, tokenizer, model.context_tokens)
 
+    @classmethod
+    def of_run(cls, run: Run) -> Renderer:
+        """With the tokenizer of the run's prepare stage."""
+        return cls.of(run.config.model, run.folder / "prepare" / "tokenizer")
+
     @property
     def stop_token_ids(self) -> list[int]:
         """Ids that end an answer."""
-        from data.templates import stop_token_ids
-
         return stop_token_ids(self.template, self.tokenizer)
 
     def of_class(self, record: Conversation, sft: Sft | None) -> Renderer:
@@ -222,8 +224,6 @@ def check_vocabulary(tokenizer: Any, model: str) -> None:
     """ValueError if the ids of `tokenizer` would mean other tokens, or none, to the model of this folder."""
     from transformers import AutoConfig
 
-    from data.tokenizer import load_tokenizer
-
     size = AutoConfig.from_pretrained(model).get_text_config().vocab_size
     fix = "use the tokenizer that the model was trained with, or rayward extend to add tokens to the model"
     vocabulary = tokenizer.get_vocab()
@@ -243,3 +243,8 @@ def check_vocabulary(tokenizer: Any, model: str) -> None:
 def load_records(path: Path) -> list[Any]:
     """Records of a file that the prepare stage wrote."""
     return [from_json(row) for row in read_jsonl(path)]
+
+
+def prepared(run: Run, name: str) -> list[Any]:
+    """The records that the run's prepare stage left in `name`.jsonl."""
+    return load_records(run.folder / "prepare" / f"{name}.jsonl")

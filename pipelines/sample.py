@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from actors.group import Group, RolloutGroup
+from actors.group import RolloutGroup, running
 from algorithms.winrate import best_of_n_kl
 from cluster.connect import check_fits, connect
 from configs.plan import INPUTS, roles
 from data.records import Conversation, Prompt, Turn
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, fit_prompts, load_records, some
+from pipelines.rows import Renderer, fit_prompts, prepared, some
 from pipelines.scoring import Scorer
 from pipelines.sft import fine_tune
 from pipelines.stage import Metrics, Run, Stage, StageError, begin, table, write_jsonl
@@ -33,8 +33,8 @@ def run(run: Run) -> dict[str, Any] | None:
     if stage is None:
         return None
     connect(config.cluster)
-    renderer = Renderer.of(config.model, run.folder / "prepare" / "tokenizer")
-    prompts = some(load_records(run.folder / "prepare" / "prompts.jsonl"), config.sample.prompts, config.seed)
+    renderer = Renderer.of_run(run)
+    prompts = some(prepared(run, "prompts"), config.sample.prompts, config.seed)
     rows = draw(stage, prompts, renderer)
     write_jsonl(stage.folder / "samples.jsonl", rows)
     kept = [row for row in rows if row["kept"]]
@@ -59,38 +59,31 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
     prompts, ids = fit_prompts(prompts, renderer, config.rollout.max_new_tokens, Counter())
     rollout = RolloutGroup(stage.run.model("sft"), config, config.resources.policy)
     reward = Scorer(stage.run, renderer)
-    groups: list[Group] = [rollout, *reward.groups]
     made: list[dict[str, Any]] = []
-    try:
-        for group in groups:
-            group.ready()
-        batches = range(0, len(prompts), PROMPTS_PER_BATCH)
-        with Metrics(stage.folder / "draw", "draw", len(batches), "batch") as metrics:
-            for number, start in enumerate(batches):
-                batch = np.arange(start, min(start + PROMPTS_PER_BATCH, len(prompts)))
-                rollouts = rollout.generate(
-                    ids.take(batch),
-                    sample.samples_per_prompt,
-                    (config.seed, "sample", number),
-                    renderer.stop_token_ids,
-                    sample.temperature,
-                    config.rollout.max_new_tokens,
-                )
-                asked = [prompts[i] for i in batch]
-                scored = rollouts.with_columns(scores=reward.score(rollouts, asked))
-                rows = list(pick_best(scored, asked, renderer, sample.samples_per_prompt))
-                made += rows
-                metrics.log(
-                    number,
-                    {
-                        "best_score": float(np.mean([row["score"] for row in rows])),
-                        "mean_score": float(np.mean([row["scores"] for row in rows])),
-                    },
-                    ("mean_score", "best_score"),
-                )
-    finally:
-        for group in groups:
-            group.stop()
+    batches = range(0, len(prompts), PROMPTS_PER_BATCH)
+    with running(rollout, *reward.groups), Metrics(stage.folder / "draw", "draw", len(batches), "batch") as metrics:
+        for number, start in enumerate(batches):
+            batch = np.arange(start, min(start + PROMPTS_PER_BATCH, len(prompts)))
+            rollouts = rollout.generate(
+                ids.take(batch),
+                sample.samples_per_prompt,
+                (config.seed, "sample", number),
+                renderer.stop_token_ids,
+                sample.temperature,
+                config.rollout.max_new_tokens,
+            )
+            asked = [prompts[i] for i in batch]
+            scored = rollouts.with_columns(scores=reward.score(rollouts, asked))
+            rows = list(pick_best(scored, asked, renderer, sample.samples_per_prompt))
+            made += rows
+            metrics.log(
+                number,
+                {
+                    "best_score": float(np.mean([row["score"] for row in rows])),
+                    "mean_score": float(np.mean([row["scores"] for row in rows])),
+                },
+                ("mean_score", "best_score"),
+            )
     return made
 
 

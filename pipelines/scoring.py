@@ -23,7 +23,8 @@ from configs.machines import Role
 from configs.scoring import RewardSource
 from data.records import Prompt
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, load_records
+from data.tokenizer import load_tokenizer
+from pipelines.rows import Renderer, prepared
 from pipelines.stage import Run, StageError
 
 
@@ -43,7 +44,7 @@ class Scorer:
 
     def _check_names(self, run: Run) -> None:
         if wanted := sorted({name for source in self.scoring.sources for name in source.only}):
-            known = sorted({prompt.source for prompt in load_records(run.folder / "prepare" / "prompts.jsonl")})
+            known = sorted({prompt.source for prompt in prepared(run, "prompts")})
             if unknown := [name for name in wanted if name not in known]:
                 raise StageError(
                     f"scoring.sources: only names {unknown[0]!r}, but no prompt is of that source; there are "
@@ -197,8 +198,6 @@ class OtherSource:
 
 def check_same_tokens(folder: str | Path, renderer: Renderer, setting: str) -> None:
     """StageError for a folder that holds no reward model which reads the run's token ids."""
-    from data.tokenizer import load_tokenizer
-
     folder = Path(folder).resolve()
     if not (folder / "config.json").is_file():
         raise StageError(f"{folder} holds no model (no config.json); {setting} names a reward model's folder")

@@ -12,7 +12,7 @@ from configs.training import Sft, Supervised
 from data.packing import epoch_order
 from data.templates import Encoded
 from pipelines.prepare import base_model
-from pipelines.rows import Renderer, check_vocabulary, fit_conversations, load_records, sft_rows
+from pipelines.rows import Renderer, check_vocabulary, fit_conversations, prepared, sft_rows
 from pipelines.show import show_batch
 from pipelines.stage import Run, Stage, begin, table
 from pipelines.training import job, train
@@ -25,8 +25,7 @@ def run(run: Run) -> dict[str, Any] | None:
     if stage is None:
         return None
     connect(config.cluster)
-    conversations = load_records(run.folder / "prepare" / "conversations.jsonl")
-    metrics = fine_tune(stage, base_model(run), conversations, config.sft, "sft", config.sft)
+    metrics = fine_tune(stage, base_model(run), prepared(run, "conversations"), config.sft, "sft", config.sft)
     table("sft", metrics)
     return stage.finish(metrics)
 
@@ -38,11 +37,10 @@ def fine_tune(
 
     `sft` tells how they are divided, worded and weighed; without it they are as the template is: the expert's.
     """
-    config, prepared = stage.run.config, stage.run.folder / "prepare"
-    renderer = Renderer.of(config.model, prepared / "tokenizer")
+    config, renderer = stage.run.config, Renderer.of_run(stage.run)
     check_vocabulary(renderer.tokenizer, model)
     rows = _encode(conversations, renderer, sft)
-    heldout = _encode(load_records(prepared / "sft_heldout.jsonl"), renderer, config.sft)
+    heldout = _encode(prepared(stage.run, "sft_heldout"), renderer, config.sft)
     steps = optimizer_steps(len(rows.ids), training.samples_per_step, training.epochs)
     first = epoch_order(len(rows.ids), config.seed, 0)[: training.samples_per_step]
     show_batch([Encoded(rows.ids[row].tolist(), rows.weights[row].tolist()) for row in first], renderer.tokenizer)

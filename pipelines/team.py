@@ -12,7 +12,8 @@ import ray
 import torch
 
 from actors.forward import merge
-from actors.group import Generation, Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
+from actors.generation import Generation
+from actors.group import Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
 from actors.updates import mean_over_steps
 from algorithms.advantage import kl_k1
 from cluster.connect import check_fits
@@ -41,7 +42,7 @@ class Team:
     def __init__(self, run: Run, training: bool = True):
         self.config, self.run = run.config, run
         config, sft = run.config, run.model("sft")
-        self.renderer = Renderer.of(config.model, run.folder / "prepare" / "tokenizer")
+        self.renderer = Renderer.of_run(run)
         check_fits(roles(config, "rl"))
         self.rollout = RolloutGroup(sft, config, config.resources.policy)
         self.reward = Scorer(run, self.renderer)

@@ -15,7 +15,7 @@ from actors.forward import packed_inputs, require_separate_rows, response_inputs
 from actors.group import TrainingGroup
 from actors.lean import skip_unread
 from actors.models import load_policy, load_scalar
-from actors.process import Rendezvous, set_threads
+from actors.process import Rendezvous
 from configs.machines import Role
 from configs.training import Optimizer
 from data.ragged import join
@@ -42,7 +42,7 @@ class Rank:
     """One process that trains with TrainEngine; `reload` of its save() can be made to tamper with what was written."""
 
     def __init__(self, world_size: int, rank: int):
-        set_threads(1)
+        torch.set_num_threads(1)
         self.rendezvous = Rendezvous(rank, world_size, timeout_s=60)
 
     def open(self):

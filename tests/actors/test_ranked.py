@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from actors.forward import merge
 from actors.group import TrainingGroup
-from actors.process import Rendezvous, set_threads
+from actors.process import Rendezvous
 from actors.ranked import RankedRows, dpo_loop, reward_loop
 from actors.supervised import Job
 from configs.machines import Role
@@ -31,7 +31,7 @@ class Rank:
     """One process that runs a loop at its place in a process group."""
 
     def __init__(self, world_size: int, rank: int):
-        set_threads(1)
+        torch.set_num_threads(1)
         self.rendezvous = Rendezvous(rank, world_size, timeout_s=60)
 
     def open(self):

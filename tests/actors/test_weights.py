@@ -13,7 +13,7 @@ import pytest
 import ray
 import torch
 
-import actors.weights
+import actors.object_store
 from actors.forward import Place, merge
 from actors.group import Group, RolloutGroup
 from actors.reference import FrozenModel
@@ -109,7 +109,7 @@ def test_every_kind_of_weight_arrives(transfer, name):
 
 
 def test_all_weights_at_once_and_many_buckets(transfer, monkeypatch):
-    monkeypatch.setattr(actors.weights, "BUCKET_BYTES", 20_000)
+    monkeypatch.setattr(actors.object_store, "BUCKET_BYTES", 20_000)
     for _, weight in transfer.policy.weights():
         perturb(weight)
     transfer.send()

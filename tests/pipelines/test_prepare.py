@@ -19,8 +19,10 @@ from data import toyworld
 from data.records import Conversation, Prompt, Ranking, Turn, validate
 from data.tokenizer import load_tokenizer
 from pipelines import prepare
-from pipelines.prepare import FILES, Questions, base_model
+from pipelines.prepare import base_model
+from pipelines.reading import contents
 from pipelines.rows import Renderer, load_records, prompt_key
+from pipelines.splitting import FILES, Questions
 from pipelines.stage import Run, StageError, read_json
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
@@ -393,7 +395,7 @@ def test_a_few_rows_still_leave_one_to_measure_on(tmp_path: Path, own: Callable[
 
 def test_a_changed_file_of_the_same_name_is_noticed(tmp_path: Path, own: Callable[..., Config]) -> None:
     lists = write(tmp_path, {name: {"same.jsonl": next(iter(files.values()))} for name, files in SOURCES.items()})
-    files = prepare._contents(own(data={**lists, "root": str(tmp_path)}).data)
+    files = contents(own(data={**lists, "root": str(tmp_path)}).data)
     assert set(files) == {f"{name}/same.jsonl" for name in SOURCES}
 
 
