@@ -214,13 +214,13 @@ def _in_frame(text: str, field: str, repairs: list[str]) -> str:
 
 
 def _hh_rlhf(record: Preference | Ranking, repairs: list[str]) -> list[dict[str, Any]]:
-    prompt = _framed(record.turns, repairs)
-
-    def said(text: str) -> str:
-        return f"{prompt}\n\nAssistant: {_in_frame(text, 'answers', repairs)}"
-
+    prompt, pairs = _framed(record.turns, repairs), _pairs(record)
+    said = {
+        text: f"{prompt}\n\nAssistant: {_in_frame(text, 'answers', repairs)}"
+        for text in dict.fromkeys(text for pair in pairs for text in pair)
+    }
     row = _kept(id=record.id)
-    return [row | {"chosen": said(chosen), "rejected": said(rejected)} for chosen, rejected in _pairs(record)]
+    return [row | {"chosen": said[chosen], "rejected": said[rejected]} for chosen, rejected in pairs]
 
 
 def _nectar(record: Preference | Ranking, repairs: list[str]) -> list[dict[str, Any]]:

@@ -88,7 +88,8 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
 
 
 def pick_best(rollouts: Rollouts, prompts: list[Prompt], renderer: Renderer, n: int) -> Iterator[dict[str, Any]]:
-    """For each prompt the answer with the highest score (the first of equals) among those that ended by themselves.
+    """For each prompt the answer with the highest score (the first of those equal to five digits, as they are told)
+    among those that ended by themselves.
 
     A prompt is not kept where no answer ended, or where all its scores are equal: it teaches nothing.
     """
@@ -96,14 +97,15 @@ def pick_best(rollouts: Rollouts, prompts: list[Prompt], renderer: Renderer, n: 
     for row, prompt in enumerate(prompts):
         scores = rollouts.scores[row * n : (row + 1) * n]
         finished = rollouts.finished[row * n : (row + 1) * n]
-        best = int(np.argmax(np.where(finished, scores, -np.inf)))
+        told = [round(float(score), 5) for score in scores]
+        best = int(np.argmax(np.where(finished, told, -np.inf)))
         answers = [renderer.answer(rollouts.responses[row * n + i]) for i in range(n)]
         yield {
             "prompt_id": prompt.id,
             "prompt": [turn.content for turn in prompt.turns],
             "response": answers[best],
             "score": float(scores[best]),
-            "scores": [round(float(s), 5) for s in scores],
+            "scores": told,
             "k_index": best,
             "finished": int(finished.sum()),
             "distinct": len(set(answers)),
