@@ -48,26 +48,20 @@ def answers(rollout_group, prompts, stops) -> Rollouts:
 
 
 def assert_identical(ours: Rollouts, theirs: Rollouts) -> None:
-    """The same tokens and ends, and log-probs bit by bit but for the last bits of one answer in ten.
-
-    On most processors all bits are equal. On some (Xeons with AMX) the matrix products of a batch of another size, as
-    a filled prefix cache makes one, may round otherwise. Tells which answers differ.
-    """
+    """Bit by bit; tells which answers differ."""
     assert np.array_equal(ours.prompt_index, theirs.prompt_index)
-    assert np.array_equal(ours.prompts.values, theirs.prompts.values)
-    different, rounded = [], 0
+    different = []
     for row in range(len(theirs)):
         left, right = ours.take([row]), theirs.take([row])
+        assert np.array_equal(left.prompts.values, right.prompts.values)
         if not np.array_equal(left.responses.values, right.responses.values):
             different.append(f"answer {row} in its tokens")
-            continue
-        assert np.array_equal(left.finished, right.finished)
-        gap = np.abs(left.rollout_logprobs - right.rollout_logprobs)
-        rounded += bool(gap.any())
-        if gap.max() > 2e-6:
+        elif not np.array_equal(left.rollout_logprobs, right.rollout_logprobs):
+            gap = np.abs(left.rollout_logprobs - right.rollout_logprobs)
             different.append(f"answer {row} in {(gap > 0).sum()} of {len(gap)} log-probs, by up to {gap.max():.2g}")
+        else:
+            assert np.array_equal(left.finished, right.finished)
     assert not different, different
-    assert rounded <= max(1, len(theirs) // 10), f"{rounded} of {len(theirs)} answers differ in their last bits"
 
 
 def test_answers_are_in_the_order_of_the_requests(answers, prompts):
@@ -104,7 +98,10 @@ def test_batches_and_their_order_change_nothing(rollout_group, answers, prompts,
 
 
 @pytest.mark.parametrize("size", [1, 3, 10])
-def test_parts_are_whole_prompts_and_hold_what_all_answers_hold(rollout_group, answers, prompts, stops, size):
+def test_parts_are_whole_prompts_and_hold_what_all_answers_hold(rollout_group, prompts, stops, size):
+    """Both with filled prefix caches: on some processors the last bits differ from those of the first answers ever."""
+    generate(rollout_group, prompts, stops)
+    answers = generate(rollout_group, prompts, stops)
     stream = rollout_group.stream(prompts, 3, ("run", 0), stops, 1.0, MAX_NEW_TOKENS, size)
     assert stream.running() == [0, 1]
     parts = dict(stream.parts())
