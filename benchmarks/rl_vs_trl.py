@@ -45,12 +45,20 @@ WORLD = [
     "data.toyworld={demonstrations: 8000, rankings: 400, answers_per_ranking: 2}", "evaluate.prompts=16",
     "model.context_tokens=128", "rollout.max_new_tokens=64", "sft.epochs=1",
 ]  # fmt: skip
+
+
+def processes(role: str, number: int) -> list[str]:
+    """So many processes of one thread each."""
+    return [f"resources.{role}.workers={number}", f"resources.{role}.threads=1"]
+
+
 MODES = {
-    # Both cores for whoever works; the engine's log-probs are the old ones, as the weights are the same.
-    "sync": ["resources.rollout.threads=2", "resources.policy.threads=2", "rl.old_logprobs=rollout"],
-    # One core each, as engine and trainer work at the same time; answers are one update old, which importance weights
-    # correct for: clipping the ratio to log-probs of the older weights would learn less.
-    "one_step_off": ["resources.rollout.threads=1", "resources.policy.threads=1", "rl.old_logprobs=trainer"],
+    # Both cores for whoever works, as processes of one thread, which wait less for each other than threads do. The
+    # engines' log-probs are the old ones, as the weights are the same.
+    "sync": [*processes("rollout", 2), *processes("policy", 2), "rl.old_logprobs=rollout"],
+    # Engine and trainer work at the same time, and there is more to train than to generate. Answers are one update old,
+    # which importance weights correct for: clipping the ratio to log-probs of the older weights would learn less.
+    "one_step_off": [*processes("rollout", 1), *processes("policy", 2), "rl.old_logprobs=trainer"],
 }
 LAG = {"one_step_off": 1}
 """Updates between the weights that answer and those that are trained."""
