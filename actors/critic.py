@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from actors.engine import Sums, TrainEngine
-from actors.forward import Part
 from actors.layout import Layout
 from actors.models import load_scalar
 from actors.process import Rendezvous
@@ -15,6 +14,7 @@ from actors.updates import Learner, train
 from algorithms.policy import value_loss
 from configs.plan import rl_arithmetic
 from configs.schema import Config
+from data.ragged import Part
 from data.rollouts import Rollouts
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from actors.engine import TrainEngine
 from actors.models import last_tokens, response_tokens
 from data.packing import plan_micro_batches, plan_packs
-from data.ragged import Ragged
+from data.ragged import Part, Ragged
 from data.rollouts import Rollouts
 
 
@@ -94,14 +94,6 @@ def sequence_inputs(rows: Ragged, device: torch.device) -> tuple[Tensor, Tensor]
     return to_device(rows, last_tokens(rows.lengths), device)
 
 
-@dataclass(frozen=True)
-class Part:
-    """One rank's results: which rows, and their values."""
-
-    rows: np.ndarray
-    values: Ragged
-
-
 def map_rollouts(rollouts: Rollouts, micro_batches: list[list[int]], score: Callable[[Rollouts], Tensor]) -> Part:
     """Per-token values of the answers in this rank's micro-batches. `score` returns them flat for one."""
     return collect(((rows, score(rollouts.take(rows))) for rows in micro_batches), rollouts.responses.lengths)
@@ -116,12 +108,3 @@ def collect(found: Iterable[tuple[list[int], Tensor]], lengths: np.ndarray) -> P
         flat.append(values.float().cpu().numpy())
     rows_B = np.array(rows, dtype=np.int64)
     return Part(rows_B, Ragged(np.concatenate(flat), lengths[rows_B]))
-
-
-def merge(parts: Sequence[Part], num_rows: int) -> np.ndarray:
-    """The values of all rows in row order, flat. Raises ValueError where a row is missing or came twice."""
-    position = {int(row): (part.values, i) for part in parts for i, row in enumerate(part.rows)}
-    counted = sum(len(part.rows) for part in parts)
-    if len(position) != num_rows or counted != num_rows:
-        raise ValueError(f"{counted} results for {len(position)} of {num_rows} rows")
-    return np.concatenate([values[i] for values, i in (position[row] for row in range(num_rows))])

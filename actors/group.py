@@ -14,7 +14,6 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from actors.calls import wait_for
 from actors.critic import Critic
-from actors.forward import merge
 from actors.generation import Generation
 from actors.policy import Policy
 from actors.reference import FrozenModel
@@ -22,7 +21,7 @@ from actors.reward import RewardModel
 from actors.rollout import RolloutEngine
 from configs.machines import Cluster, Role
 from configs.schema import Config
-from data.ragged import Ragged
+from data.ragged import Ragged, merge
 from data.rollouts import Rollouts
 
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.forward import Part, Place, map_rollouts, response_inputs, sequence_inputs
+from actors.forward import Place, map_rollouts, response_inputs, sequence_inputs
 from actors.models import attend_by_row
 from actors.prefix import group_sizes, operations, response_units, shared_inputs, shared_responses
 from actors.ulysses import Ulysses
-from data.ragged import Ragged
+from data.ragged import Part, Ragged
 from data.rollouts import Rollouts
 
 PROBE = ((1, 9), (1, 12), (5, 11), (5, 7), (5, 14))  # first id and length of rows, two of one group, three of another

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from actors import lora
 from actors.engine import Sums, TrainEngine
-from actors.forward import Part
 from actors.layout import Layout
 from actors.models import load_policy
 from actors.process import Rendezvous, copy_rate, peak_flops
@@ -18,6 +17,7 @@ from algorithms.advantage import kl_k3
 from algorithms.policy import apa, awr, kl_loss, ppo_clip, truncated_importance_weights
 from configs.plan import rl_arithmetic
 from configs.schema import Config
+from data.ragged import Part
 from data.rollouts import Rollouts
 from data.tokenizer import load_tokenizer
 

@@ -17,16 +17,17 @@ import torch
 from torch import Tensor
 
 from actors.engine import Sums, TrainEngine
-from actors.forward import Part, Place, collect, sequence_inputs, weighted_inputs
+from actors.forward import Place, collect, sequence_inputs, weighted_inputs
+from actors.job import Job
 from actors.layout import shares
 from actors.models import load_policy, load_scalar
 from actors.prefix import pays, shared_inputs, shared_lengths
-from actors.supervised import Job, Reporter, add_over_ranks, engine_of, start, sum_over_ranks
+from actors.supervised import Reporter, add_over_ranks, engine_of, start, sum_over_ranks
 from algorithms.preference import implicit_rewards, pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
 from algorithms.sequence import segment_sum
 from configs.training import Dpo, Preferences, Reward
 from data.packing import epoch_order, step_batches
-from data.ragged import Ragged
+from data.ragged import Part, Ragged
 from data.tokenizer import load_tokenizer
 
 

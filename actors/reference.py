@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from actors.forward import Part, Place
+from actors.forward import Place
 from actors.layout import Layout
 from actors.models import load_policy
 from actors.process import device
 from actors.spans import Timed
 from configs.schema import Config
+from data.ragged import Part
 from data.rollouts import Rollouts
 
 if TYPE_CHECKING:

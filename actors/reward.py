@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from actors.forward import Part, Place, collect, sequence_inputs
+from actors.forward import Place, collect, sequence_inputs
 from actors.layout import shares
 from actors.models import load_scalar
 from actors.prefix import pays, shared_inputs, shared_lengths
 from actors.process import device
 from actors.spans import Timed
 from configs.machines import Role
-from data.ragged import Ragged
+from data.ragged import Part, Ragged
 
 
 class RewardModel(Timed):

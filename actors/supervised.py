@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from actors.engine import Sums, TrainEngine
 from actors.forward import Place, packed_inputs, require_separate_rows, weighted_inputs
+from actors.job import Job
 from actors.lean import skip_unread
 from actors.models import attend_to_packs, load_policy
 from algorithms.sequence import weighted_nll
-from configs.machines import Role
 from configs.plan import optimizer_steps
-from configs.training import Optimizer, Preferences
 from data.packing import epoch_order, step_batches
 from data.ragged import Ragged
 from data.tokenizer import load_tokenizer
@@ -35,27 +34,6 @@ class Rows:
 
     ids: Ragged
     weights: Ragged
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything a worker needs; data travels by reference through the object store."""
-
-    model: str
-    tokenizer: str
-    output: str
-    train: Any
-    heldout: Any
-    epochs: int
-    rows_per_step: int
-    optimizer: Optimizer
-    dtype: str
-    seed: int
-    role: Role
-    queue: Any
-    packing: bool | None = None
-    preferences: Preferences | None = None
-    centre: Any = None
 
 
 def start(job: Job) -> Place:

@@ -66,3 +66,20 @@ def join(left: Ragged, right: Ragged) -> Ragged:
 def stack(parts: Sequence[Ragged]) -> Ragged:
     """The rows of all parts, one part after the other."""
     return Ragged(np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts]))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One rank's results: which rows, and their values."""
+
+    rows: np.ndarray
+    values: Ragged
+
+
+def merge(parts: Sequence[Part], num_rows: int) -> np.ndarray:
+    """The values of all rows in row order, flat. Raises ValueError where a row is missing or came twice."""
+    position = {int(row): (part.values, i) for part in parts for i, row in enumerate(part.rows)}
+    counted = sum(len(part.rows) for part in parts)
+    if len(position) != num_rows or counted != num_rows:
+        raise ValueError(f"{counted} results for {len(position)} of {num_rows} rows")
+    return np.concatenate([values[i] for values, i in (position[row] for row in range(num_rows))])

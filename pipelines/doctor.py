@@ -111,9 +111,9 @@ def measure(options: argparse.Namespace, tokenizer: Any) -> tuple[Any, dict[int,
     """
     import ray
 
-    from actors.forward import merge
     from actors.group import RolloutGroup, frozen_group, running
     from cluster.connect import check_fits, connect
+    from data.ragged import merge
 
     folder = str(options.model.resolve())  # actors have working directories of their own
     prompts, stops = questions(options, tokenizer, folder)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from actors.forward import merge
 from actors.ranked import dpo_loop
 from cluster.connect import connect
 from configs.load import ConfigError
 from configs.plan import optimizer_steps
+from data.ragged import merge
 from data.records import Prompt, Ranking
 from pipelines.reward import measure, ranked_rows
 from pipelines.rows import Renderer, check_vocabulary, prepared

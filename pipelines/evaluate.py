@@ -15,14 +15,13 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.forward import merge
 from actors.group import Group, RolloutGroup, frozen_group, reward_group, running
 from algorithms.winrate import bootstrap_interval, outcomes
 from cluster.connect import check_fits, connect
 from configs.plan import ALGORITHMS, roles
 from configs.plan import models as configured
 from data import toyworld
-from data.ragged import Ragged
+from data.ragged import Ragged, merge
 from data.records import Prompt
 from data.rollouts import Rollouts
 from pipelines.rows import Renderer, answered, fit_prompts, prepared, some

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from actors.forward import merge
 from actors.group import RewardGroup, reward_group
 from algorithms.diversity import distinct_n, distinct_ratio, repetition_rate
 from configs import rl
 from configs.plan import second_model
+from data.ragged import merge
 from data.rollouts import Rollouts
 from pipelines.rows import Renderer, fit_prompts, prepared, some
 from pipelines.scoring import check_same_tokens

@@ -14,12 +14,11 @@ import numpy as np
 import ray
 import torch
 
-from actors.forward import merge
 from actors.ranked import RankedRows, reward_loop
 from algorithms.preference import break_ties
 from cluster.connect import connect
 from configs.plan import INPUTS, optimizer_steps
-from data.ragged import Ragged
+from data.ragged import Ragged, merge
 from data.records import Ranking
 from pipelines.reward_eval import by_source
 from pipelines.rows import Renderer, check_vocabulary, fit_conversations, fit_rankings, prepared

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.forward import merge
 from actors.group import Group, RewardGroup, reward_group
 from actors.prefix import group_sizes
 from actors.sources import LONGEST_PAUSE_S, Answered, Score, Source, SourceDataError, SourceUnavailable
 from configs.machines import Role
 from configs.scoring import RewardSource
+from data.ragged import merge
 from data.records import Prompt
 from data.rollouts import Rollouts
 from data.tokenizer import load_tokenizer

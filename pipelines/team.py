@@ -11,7 +11,6 @@ import numpy as np
 import ray
 import torch
 
-from actors.forward import merge
 from actors.generation import Generation
 from actors.group import Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
 from actors.updates import mean_over_steps
@@ -19,7 +18,7 @@ from algorithms.advantage import kl_k1
 from cluster.connect import check_fits
 from configs.plan import has_reference, roles, wants_reference
 from configs.rl import WITH_CRITIC
-from data.ragged import Ragged
+from data.ragged import Ragged, merge
 from data.records import Prompt
 from data.rollouts import Rollouts, concatenated
 from pipelines.advantages import gap

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from actors.supervised import Job
+from actors.job import Job
 from cluster.connect import check_fits
 from configs.training import Preferences, Supervised
 from pipelines.stage import Metrics, Stage

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from actors.forward import Place, map_rollouts, merge
+from actors.forward import Place, map_rollouts
 from actors.layout import Layout, shares
 from actors.models import TokenPolicy, load_policy, load_scalar
 from actors.prefix import CAUSAL_FROM, group_sizes, response_units
-from data.ragged import Ragged
+from data.ragged import Ragged, merge
 
 CPU = torch.device("cpu")
 ALONE = Place(0, 1, CPU)

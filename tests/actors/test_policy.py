@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.forward import merge
 from actors.group import TrainingGroup
 from actors.models import load_scalar
 from actors.updates import mean_over_steps
 from data.packing import epoch_order
+from data.ragged import merge
 from data.rollouts import Rollouts
 
 ROWS, SAMPLES_PER_STEP, EPOCHS, LAM = 16, 8, 2, 5.0  # as in conftest

@@ -12,15 +12,14 @@ from ray.util.queue import Queue
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from actors.forward import merge
 from actors.group import TrainingGroup
+from actors.job import Job
 from actors.process import Rendezvous
 from actors.ranked import RankedRows, dpo_loop, reward_loop
-from actors.supervised import Job
 from configs.machines import Role
 from configs.training import Dpo, Optimizer, Reward
 from data.packing import epoch_order
-from data.ragged import Ragged
+from data.ragged import Ragged, merge
 
 PER_STEP, SEED, RATE, BETA = 4, 3, 2e-3, 0.5
 PLAIN = {"schedule": "constant", "warmup_fraction": 0.0, "eps": 1e-3, "learning_rate": RATE, "max_grad_norm": 1e6}

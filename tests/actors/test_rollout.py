@@ -9,11 +9,10 @@ import pytest
 import ray
 import torch
 
-from actors.forward import merge
 from actors.group import RolloutGroup, request_seed, transfer_backend
 from actors.reference import FrozenModel
 from configs.machines import Role
-from data.ragged import Ragged
+from data.ragged import Ragged, merge
 from data.rollouts import Rollouts
 from data.templates import TEMPLATES, encode
 from data.toyworld import prompts as toy_prompts

@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from actors.forward import Place, merge
+from actors.forward import Place
 from actors.group import critic_group, policy_group
 from actors.layout import Layout
 from actors.models import load_policy, save_model
 from actors.prefix import shared_responses
 from actors.ulysses import check_heads, slice_of
 from actors.updates import mean_over_steps
-from data.ragged import Ragged
+from data.ragged import Ragged, merge
 
 CPU = torch.device("cpu")
 PROMPTS, SAMPLES = 5, 3

@@ -14,12 +14,12 @@ import ray
 import torch
 
 import actors.object_store
-from actors.forward import Place, merge
+from actors.forward import Place
 from actors.group import Group, RolloutGroup
 from actors.reference import FrozenModel
 from actors.rollout import RolloutEngine
 from actors.weights import Digest, EngineClient, Sender, Weights, checksum
-from data.ragged import Ragged
+from data.ragged import Ragged, merge
 from data.rollouts import Rollouts
 
 CPU = torch.device("cpu")
