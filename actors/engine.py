@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from actors.lora import adapted_layers, merged
 from actors.models import DTYPES, probe, save_model
-from actors.ops import shared_memory_op
 from algorithms.schedule import learning_rate_factor
 from configs.training import Updates
 
@@ -38,10 +37,11 @@ class TrainEngine:
         device: torch.device,
     ):
         os.environ.setdefault("DS_ACCELERATOR", device.type)
-        if device.type == "cpu":
-            shared_memory_op()
         import deepspeed
 
+        if device.type == "cpu":
+            # Its collectives over shared memory serve tensor-parallel inference, and take half a minute to compile.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.utils.logger.setLevel("WARNING")
         self.settings, self.learning_rate, self.total_steps = optimizer, learning_rate, total_steps
         self.device, self.steps_done = device, 0
