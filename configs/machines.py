@@ -19,7 +19,7 @@ class Role(Section):
     gpus: Annotated[float, Field(ge=0)] = 0
     """GPUs for each process; 0 runs it on the CPU."""
     threads: Count = 1
-    """Compute threads of each process on the CPU."""
+    """Compute threads of each process on the CPU, where more `workers` of one thread do more than one of many."""
 
 
 class Resources(Section):
