@@ -103,6 +103,11 @@ class Rank:
         engine = TrainEngine(load_scalar(start, "float32"), optimizer, PEAK, TOTAL_STEPS, "float32", self.place.device)
         engine.save(folder, load_tokenizer(start), lambda path: load_scalar(path, "float32"))
 
+    def compiled_op(self):
+        from deepspeed.comm import comm
+
+        return str(comm.cdb.shm_comm_op)
+
     def weights(self):
         return [(name, tensor.clone()) for name, tensor in self.engine.weights()]
 
@@ -242,6 +247,12 @@ def test_a_rank_without_rows_takes_part(ranks, tiny_models, rollouts, world_size
         ours, histories = trained(ranks, tiny_models, rollouts, world_size, steps=[[4]], zero_stage=zero_stage)
         assert_equal_weights(ours, weights)
         assert sorted(history[0]["count_sum"] for history in histories)[-1] == rollouts.responses.lengths[4]
+
+
+def test_nothing_is_compiled_to_start_an_engine(ranks, tiny_models):
+    group = ranks[2]
+    group.call("make", tiny_models.policy, Optimizer(**BASE))
+    assert group.call("compiled_op") == ["None", "None"]
 
 
 @pytest.mark.parametrize("packed", [False, True])
