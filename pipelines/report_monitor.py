@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipelines.monitor import MEANINGS, counts
+from pipelines.alarms import MEANINGS, counts
 from pipelines.page import Panel, draw, render
 from pipelines.stage import Run, read_jsonl
 

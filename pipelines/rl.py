@@ -17,8 +17,9 @@ from cluster.connect import connect
 from configs.plan import arithmetic_lines, inputs
 from data import rollout_file
 from pipelines.advantages import Shaping, check_mismatch, estimate_advantages, gap, trains_policy
+from pipelines.alarms import counts
 from pipelines.answers import PromptStream, Replay, Sampler, replay_digest
-from pipelines.monitor import Monitor, counts
+from pipelines.monitor import Monitor
 from pipelines.record import Record
 from pipelines.stage import Metrics, Run, Stage, StageError, begin, table
 from pipelines.team import Team

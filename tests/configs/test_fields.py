@@ -25,7 +25,7 @@ def read_attributes() -> set[str]:
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 names.add(node.attr)
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MEANINGS":
-                names |= set(ast.literal_eval(node.value))  # pipelines/monitor.py reads the limits by these names
+                names |= set(ast.literal_eval(node.value))  # pipelines/alarms.py reads the limits by these names
     return names
 
 

@@ -13,7 +13,8 @@ from configs.plan import decisive, roles
 from configs.rl import Monitor
 from configs.schema import Config
 from data.tokenizer import train_tokenizer
-from pipelines.monitor import MEANINGS, alarms_of, compared, counts, second_group
+from pipelines.alarms import MEANINGS, alarms_of, compared, counts
+from pipelines.monitor import second_group
 from pipelines.report_monitor import PANELS, monitor_html
 from pipelines.rows import Renderer
 from pipelines.stage import Run, StageError, write_jsonl
