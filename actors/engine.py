@@ -36,7 +36,7 @@ class TrainEngine:
         dtype: str,
         device: torch.device,
     ):
-        os.environ.setdefault("DS_ACCELERATOR", device.type)
+        os.environ["DS_ACCELERATOR"] = device.type
         import deepspeed
 
         if device.type == "cpu":

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from pipelines.stage import table, versions
 KINDS = {"rayward": "rollout actor", "vllm": "bare vLLM", "plain": "bare vLLM, no seeds, no log-probs"}
 BAR = 0.9
 TOLD = "told: "
+GPU_SHARE = 0.28  # of the memory, as three engines stand there at once
 
 
 def main() -> None:
@@ -50,6 +52,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures there")
     parser.add_argument("--half", choices=KINDS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.warm_up < 1:
+        parser.error("--warm-up is at least 1: the sides load until then")
     if options.half:
         half(options)
         return
@@ -100,8 +104,9 @@ def start(kind: str, model: str) -> subprocess.Popen[str]:
 def ask(side: subprocess.Popen[str], call: int) -> dict[str, Any]:
     """Have it answer; tokens per second and the answers."""
     assert side.stdin and side.stdout
-    side.stdin.write(f"{call}\n")
-    side.stdin.flush()
+    with suppress(BrokenPipeError):  # it has ended: said below
+        side.stdin.write(f"{call}\n")
+        side.stdin.flush()
     for line in side.stdout:
         if line.startswith(TOLD):
             return json.loads(line.removeprefix(TOLD))
@@ -145,7 +150,7 @@ def ours(options: argparse.Namespace) -> Any:
         {
             "model": {"path": options.model, "context_tokens": context, "dtype": options.dtype},
             "data": {"toyworld": {}},
-            "rollout": {"max_new_tokens": options.new_tokens},
+            "rollout": {"max_new_tokens": options.new_tokens, "gpu_memory_fraction": GPU_SHARE},
             "resources": {"rollout": role},
         }
     )
@@ -165,7 +170,7 @@ def bare(options: argparse.Namespace) -> Any:
     os.environ |= {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     context = options.prompt_tokens + options.new_tokens
     if options.gpus:
-        engine = {"gpu_memory_utilization": 0.85, "tensor_parallel_size": options.gpus}
+        engine = {"gpu_memory_utilization": GPU_SHARE, "tensor_parallel_size": options.gpus}
     else:
         cores = sorted(os.sched_getaffinity(0))[: options.threads]
         os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores))}
