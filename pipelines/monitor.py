@@ -28,6 +28,7 @@ from pipelines.stage import Run, Stage, StageError, write_jsonl
 if TYPE_CHECKING:
     from pipelines.team import Team
 
+
 def second_group(run: Run, renderer: Renderer) -> RewardGroup | None:
     """The second reward model, where the config has one. StageError for a folder that holds none for this run."""
     if not second_model(run.config):

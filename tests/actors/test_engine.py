@@ -249,7 +249,7 @@ def test_a_rank_without_rows_takes_part(ranks, tiny_models, rollouts, world_size
         assert sorted(history[0]["count_sum"] for history in histories)[-1] == rollouts.responses.lengths[4]
 
 
-def test_nothing_is_compiled_to_start_an_engine(ranks, tiny_models):
+def test_an_engine_starts_without_the_op_that_deepspeed_would_compile(ranks, tiny_models):
     group = ranks[2]
     group.call("make", tiny_models.policy, Optimizer(**BASE))
     assert group.call("compiled_op") == ["None", "None"]
