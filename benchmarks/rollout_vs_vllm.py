@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -33,6 +34,7 @@ from pipelines.stage import table, versions
 KINDS = {"rayward": "rollout actor", "vllm": "bare vLLM", "plain": "bare vLLM, no seeds, no log-probs"}
 BAR = 0.9
 TOLD = "told: "
+DEADLINE_S = 600  # of a side's answer to one call, the first with all that it loads
 GPU_SHARE = 0.28  # of the memory, as three engines stand there at once
 
 
@@ -76,7 +78,7 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         differ += done["rayward"]["answers"] != done["vllm"]["answers"]
         print(f"call {call}, tokens/s: " + ", ".join(f"{kind} {of[-1]:.0f}" for kind, of in found.items()), flush=True)
     for side in sides.values():
-        side.communicate()
+        side.communicate(timeout=DEADLINE_S)
     ratios = {kind: sorted(a / b for a, b in zip(found["rayward"], of, strict=True)) for kind, of in found.items()}
     rows = [
         (KINDS[kind], statistics.median(of), min(of), max(of), statistics.median(ratios[kind]), ratios[kind][0],
@@ -102,15 +104,20 @@ def start(kind: str, model: str) -> subprocess.Popen[str]:
 
 
 def ask(side: subprocess.Popen[str], call: int) -> dict[str, Any]:
-    """Have it answer; tokens per second and the answers."""
+    """Have it answer; tokens per second and the answers. SystemExit where it ends, or takes longer than it may."""
     assert side.stdin and side.stdout
-    with suppress(BrokenPipeError):  # it has ended: said below
-        side.stdin.write(f"{call}\n")
-        side.stdin.flush()
-    for line in side.stdout:
-        if line.startswith(TOLD):
-            return json.loads(line.removeprefix(TOLD))
-    raise SystemExit(f"{side.args} ended with status {side.wait()}")
+    deadline = threading.Timer(DEADLINE_S, side.kill)
+    deadline.start()
+    try:
+        with suppress(BrokenPipeError):  # it has ended: said below
+            side.stdin.write(f"{call}\n")
+            side.stdin.flush()
+        for line in side.stdout:
+            if line.startswith(TOLD):
+                return json.loads(line.removeprefix(TOLD))
+    finally:
+        deadline.cancel()
+    raise SystemExit(f"{side.args} ended with status {side.wait()} (-9: no answer in {DEADLINE_S} s)")
 
 
 def build(folder: Path, options: argparse.Namespace) -> str:

@@ -3,7 +3,8 @@
 python benchmarks/sft_vs_trl.py [RUN] --rows 512 --repeats 3 --json FILE
 
 RUN: a run folder whose prepare stage is done; nothing is written there. Without it the toy world is prepared, and its
-short conversations are joined to longer ones of 1 to --join of them (log-uniform).
+short conversations are joined to longer ones of 1 to --join of them (log-uniform); the model's vocabulary is larger
+than that world's, because its head would be next to nothing, which no chat model's is (--vocabulary 640 has it so).
 
 Both train the same Llama (random weights) in fp32 on the same token rows, with the same loss mask, AdamW at a constant
 rate, clipping, rows a step and threads. TRL takes the rows as they come (Rayward's steps in Rayward's order, so that
@@ -28,6 +29,7 @@ from typing import Any
 if sys.argv[1:2] != ["--trl-half"]:  # that half runs elsewhere, on TRL alone
     from peers import peer_python, toy_run, trl_half_of
 
+TOY_VOCABULARY = 6144  # beside 640 tokens of its own: a third of the model, as in chat models of under 1B parameters
 VERSIONS = ("torch", "transformers", "deepspeed", "ray")
 
 
@@ -48,11 +50,13 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, default=1024, help="ours, in one forward pass")
     parser.add_argument("--hidden", type=int, default=256, help="width of the model, a multiple of 64")
     parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--vocabulary", type=int, help=f"rows of the head; none: the tokenizer's, toy world {TOY_VOCABULARY}")
     parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
     options.peer_python = options.peer_python or peer_python()
     options.join = options.join or (1 if options.run else 12)
+    options.vocabulary = options.vocabulary or (0 if options.run else TOY_VOCABULARY)
     with tempfile.TemporaryDirectory() as folder:
         if options.run is None:
             options.run, options.context = toy_run(Path(folder)), options.context or 512
@@ -111,6 +115,8 @@ def build(folder: Path, tokenizer: Any, options: argparse.Namespace, context_tok
     shape = {"hidden_size": options.hidden, "intermediate_size": options.hidden * 8 // 3, "layers": options.layers}
     heads = max(1, options.hidden // 64)
     model = build_from_scratch(Scratch(**shape, heads=heads, vocab_size=len(tokenizer)), tokenizer, context_tokens, 0)
+    if options.vocabulary > len(tokenizer):
+        model.resize_token_embeddings(options.vocabulary, mean_resizing=False)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())
