@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, default=1024, help="ours, in one forward pass")
     parser.add_argument("--hidden", type=int, default=256, help="width of the model, a multiple of 64")
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--vocabulary", type=int, help=f"rows of the head; none: the tokenizer's, toy: {TOY_VOCABULARY}")
+    parser.add_argument("--vocabulary", type=int, help=f"of the model; none: the tokenizer's, toy {TOY_VOCABULARY}")
     parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
