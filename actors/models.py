@@ -26,6 +26,7 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
 
+from actors.fused import fuse
 from algorithms.sequence import token_logprobs_from_hidden
 from configs.model import Scratch
 
@@ -123,11 +124,14 @@ def attention_by_row(
     parts = []
     rows = zip(masks or [None] * len(lengths), *(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
     for mask, q, k, v in rows:
-        causal = q.shape[2] if mask is None else q.shape[2] - mask.shape[2]
+        if mask is None:
+            parts.append(attend(q, k, v, is_causal=True))
+            continue
+        causal = q.shape[2] - mask.shape[2]
+        first, last = q.split([causal, mask.shape[2]], dim=2)
         if causal:
-            parts.append(attend(q[:, :, :causal], k[:, :, :causal], v[:, :, :causal], is_causal=True))
-        if mask is not None:
-            parts.append(attend(q[:, :, causal:], k, v, attn_mask=mask))
+            parts.append(attend(first, k[:, :, :causal], v[:, :, :causal], is_causal=True))
+        parts.append(attend(last, k, v, attn_mask=mask))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
@@ -180,6 +184,7 @@ def response_tokens(prompt_lengths_B: np.ndarray, response_lengths_B: np.ndarray
 def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolicy:
     """Causal language model of a Hugging Face folder, dropout off."""
     lm = AutoModelForCausalLM.from_pretrained(folder, config=_without_dropout(folder), dtype=DTYPES[dtype])
+    fuse(lm)
     return TokenPolicy(lm, temperature)
 
 
@@ -201,6 +206,7 @@ def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar
         generator = torch.Generator().manual_seed(int(seed or 0))
         drawn = torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5
         weight.data.copy_(drawn)
+    fuse(classifier)
     return TokenScalar(classifier)
 
 

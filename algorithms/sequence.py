@@ -123,7 +123,8 @@ def token_logprobs_from_hidden(
 def _select_logprobs(
     logits_cV: Tensor, targets_c: Tensor, temperature: float, with_entropy: bool
 ) -> tuple[Tensor, Tensor | None]:
-    all_logprobs_cV = F.log_softmax(at_least_fp32(logits_cV) / temperature, dim=-1)
+    logits_cV = at_least_fp32(logits_cV)
+    all_logprobs_cV = F.log_softmax(logits_cV if temperature == 1 else logits_cV / temperature, dim=-1)
     logprobs_c = all_logprobs_cV.gather(1, targets_c[:, None]).squeeze(1)
     if not with_entropy:
         return logprobs_c, None
