@@ -1,4 +1,4 @@
-"""Norms and rotary embeddings in few passes over memory, on CPUs in fp32: outputs bit for bit those of the model's code.
+"""Norms and rotary embeddings in few passes over memory, on CPUs in fp32: outputs bit for bit the model's own.
 
 Written op by op, as models come, the two take a fifth of a small model's training; as one function each with its own
 gradient less than half of that. What a model has is replaced only where it proves to compute the same.
