@@ -1,7 +1,8 @@
 """Norms and rotary embeddings in few passes over memory, on CPUs in fp32: outputs bit for bit the model's own.
 
 Written op by op, as models come, the two take a fifth of a small model's training; as one function each with its own
-gradient less than half of that. What a model has is replaced only where it proves to compute the same.
+gradient less than half of that. What a model has is replaced only where it proves to compute the same. The model can
+be copied, and saved as Hugging Face models are, but no longer pickled whole.
 
 Shapes: B = rows, T = tokens, X = width, D = width of a head.
 """
@@ -11,10 +12,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import cache, partial
+from inspect import isfunction, signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+ARGUMENTS = ["q", "k", "cos", "sin", "unsqueeze_dim"]
 
 
 def fuse(model: nn.Module) -> int:
@@ -38,6 +43,7 @@ class _RMSNorm(torch.autograd.Function):
         return (x_BTX * scale_BT1).mul_(weight_X)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor | None, None]:
         x_BTX, weight_X, scale_BT1 = ctx.saved_tensors
         (gradient_BTX,) = gradients
@@ -61,6 +67,7 @@ class _Rotary(torch.autograd.Function):
         return _turned(query, cos, -a_sin, b_sin), _turned(key, cos, -a_sin, b_sin)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         a_sin, b_sin = sin.chunk(2, dim=-1)
@@ -84,12 +91,14 @@ def _plain(*tensors: Tensor) -> bool:
 
 
 def _fuse_norm(norm: nn.Module) -> bool:
-    names = [name for name, _ in norm.named_parameters()]
-    if names != ["weight"] or not isinstance(_eps(norm), float) or hasattr(norm, "unfused"):
+    weights = dict(norm.named_parameters())
+    weight_X = weights.get("weight")
+    if weight_X is None or len(weights) > 1 or weight_X.ndim != 1 or not len(weight_X) or not _plain(weight_X):
         return False
-    fused, weight_X = _fused_norm(type(norm)), norm.weight
-    probe = torch.randn(1, 3, len(weight_X), generator=_draws())
-    if not _plain(weight_X) or not _agree(norm, partial(fused.forward, norm), probe):
+    if not isinstance(_eps(norm), float) or hasattr(norm, "unfused"):
+        return False
+    fused, probe = _fused_norm(type(norm)), torch.randn(1, 3, len(weight_X), generator=_draws())
+    if not _agree(norm, partial(fused.forward, norm), probe):
         return False
     norm.__class__ = fused
     return True
@@ -113,7 +122,8 @@ def _fused_norm(unfused: type[nn.Module]) -> Any:
 
 def _fuse_rotary(code: Any) -> bool:
     whole = getattr(code, "apply_rotary_pos_emb", None)
-    if whole is None or whole.__name__ == "fused_rotary":
+    # Not one that is replaced already, takes other arguments, or is an object (as with the package `kernels`).
+    if not isfunction(whole) or whole.__name__ == "fused_rotary" or list(signature(whole).parameters) != ARGUMENTS:
         return False
 
     def fused_rotary(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:

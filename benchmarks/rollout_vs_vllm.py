@@ -14,13 +14,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,8 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         differ += done["rayward"]["answers"] != done["vllm"]["answers"]
         print(f"call {call}, tokens/s: " + ", ".join(f"{kind} {of[-1]:.0f}" for kind, of in found.items()), flush=True)
     for side in sides.values():
-        side.communicate(timeout=DEADLINE_S)
+        with deadline(side):
+            side.communicate()
     ratios = {kind: sorted(a / b for a, b in zip(found["rayward"], of, strict=True)) for kind, of in found.items()}
     rows = [
         (KINDS[kind], statistics.median(of), min(of), max(of), statistics.median(ratios[kind]), ratios[kind][0],
@@ -100,24 +103,31 @@ def start(kind: str, model: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, __file__, *sys.argv[1:], "--half", kind, "--model", model],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"RAY_worker_niceness": "0"},
+        start_new_session=True,
     )  # fmt: skip
 
 
 def ask(side: subprocess.Popen[str], call: int) -> dict[str, Any]:
     """Have it answer; tokens per second and the answers. SystemExit where it ends, or takes longer than it may."""
     assert side.stdin and side.stdout
-    deadline = threading.Timer(DEADLINE_S, side.kill)
-    deadline.start()
-    try:
-        with suppress(BrokenPipeError):  # it has ended: said below
-            side.stdin.write(f"{call}\n")
-            side.stdin.flush()
+    with deadline(side), suppress(BrokenPipeError):  # it has ended: said below
+        side.stdin.write(f"{call}\n")
+        side.stdin.flush()
         for line in side.stdout:
             if line.startswith(TOLD):
                 return json.loads(line.removeprefix(TOLD))
+    raise SystemExit(f"{side.args} ended with status {side.wait()} (-9: killed, as after {DEADLINE_S} s)")
+
+
+@contextmanager
+def deadline(side: subprocess.Popen[str]) -> Iterator[None]:
+    """Kill a side, with the processes that it started, when what is under this takes too long."""
+    timer = threading.Timer(DEADLINE_S, os.killpg, (side.pid, signal.SIGKILL))
+    timer.start()
+    try:
+        yield
     finally:
-        deadline.cancel()
-    raise SystemExit(f"{side.args} ended with status {side.wait()} (-9: no answer in {DEADLINE_S} s)")
+        timer.cancel()
 
 
 def build(folder: Path, options: argparse.Namespace) -> str:

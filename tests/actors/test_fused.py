@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import sys
+import types
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from actors.fused import _RMSNorm, _Rotary, fuse
+from actors.fused import _fuse_rotary, _RMSNorm, _Rotary, fuse
 from actors.models import load_policy, load_scalar
 
 SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
@@ -84,17 +85,49 @@ def test_logits_and_gradients_stay(fresh, name, frozen):
 
 def test_fp64_and_bf16_run_what_the_model_had(fresh):
     model = fresh(FUSED["llama"][0])
-    fused = copy.deepcopy(model)
-    fuse(fused)
-    for dtype in (torch.float64, torch.bfloat16):
-        before, after = (logits_and_gradients(copy.deepcopy(one).to(dtype)) for one in (model, fused))
-        assert all(torch.equal(after[what], value) for what, value in before.items())
+    kinds = (torch.float64, torch.bfloat16)
+    before = [logits_and_gradients(copy.deepcopy(model).to(dtype)) for dtype in kinds]
+    fuse(model)
+    after = [logits_and_gradients(copy.deepcopy(model).to(dtype)) for dtype in kinds]
+    for ours, theirs in zip(after, before, strict=True):
+        assert all(torch.equal(ours[what], value) for what, value in theirs.items())
 
 
 def test_a_second_time_nothing_is_left_to_replace(fresh):
     model = fresh(FUSED["llama"][0])
     assert fuse(model) == 6
     assert fuse(model) == 0
+
+
+class Rotate(torch.nn.Module):
+    """What transformers makes of the function where the package `kernels` is installed."""
+
+    def forward(self, q, k, cos, sin, unsqueeze_dim=1):
+        return rotate(q, k, cos, sin, unsqueeze_dim)
+
+
+def rotate(q, k, cos, sin, unsqueeze_dim=1):
+    """As most architectures have it."""
+    cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
+    halves = [torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), dim=-1) for x in (q, k)]
+    return q * cos + halves[0] * sin, k * cos + halves[1] * sin
+
+
+@pytest.mark.parametrize(
+    ("function", "replaced"),
+    [
+        (rotate, True),
+        (lambda q, k, cos, sin, unsqueeze_dim=1, more=None: rotate(q, k, cos, sin, unsqueeze_dim), False),
+        (lambda q, k, cos, sin, position_ids=None: rotate(q, k, cos, sin), False),
+        (lambda x, cos, sin, unsqueeze_dim=1: x * cos, False),
+        (Rotate(), False),
+        (None, False),
+    ],
+)
+def test_a_rotation_that_takes_other_arguments_or_is_an_object_is_left(function, replaced):
+    code = types.SimpleNamespace(apply_rotary_pos_emb=function)
+    assert _fuse_rotary(code) == replaced
+    assert (code.apply_rotary_pos_emb is function) != replaced
 
 
 def test_gradients_are_those_of_the_formulas():
