@@ -4,7 +4,7 @@ Written op by op, as models come, the two take a fifth of a small model's traini
 gradient less than half of that. What a model has is replaced only where it proves to compute the same. The model can
 be copied, and saved as Hugging Face models are, but no longer pickled whole.
 
-Shapes: B = rows, T = tokens, X = width, D = width of a head.
+Shapes: B = rows, T = tokens, X = width, N = tokens of all rows.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 ARGUMENTS = ["q", "k", "cos", "sin", "unsqueeze_dim"]
+"""What a rotation takes that can be replaced."""
 
 
 def fuse(model: nn.Module) -> int:

@@ -117,9 +117,9 @@ def build(folder: Path, tokenizer: Any, options: argparse.Namespace, context_tok
     shape = {"hidden_size": options.hidden, "intermediate_size": options.hidden * 8 // 3, "layers": options.layers}
     heads = max(1, options.hidden // 64)
     model = build_from_scratch(Scratch(**shape, heads=heads, vocab_size=len(tokenizer)), tokenizer, context_tokens, 0)
-    if options.vocabulary and options.vocabulary < len(tokenizer):
-        raise SystemExit(f"--vocabulary {options.vocabulary}, but the tokenizer has {len(tokenizer)} tokens")
     if options.vocabulary:
+        if options.vocabulary < len(tokenizer):
+            raise SystemExit(f"--vocabulary {options.vocabulary}, but the tokenizer has {len(tokenizer)} tokens")
         model.resize_token_embeddings(options.vocabulary, mean_resizing=False)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
