@@ -84,8 +84,11 @@ def check(run: Run, stages: Sequence[str], redo: Sequence[str]) -> None:
     configured = {part for stage in STAGES for part in parts(run.config, stage)}
     for part in INPUTS:
         read = part in wanted or any(part in INPUTS[other] for other in wanted)
-        if read and part in configured and part not in gone and run.state(part) == "done with other settings":
+        if not read or part not in configured or part in gone or not run.done(part):
+            continue
+        if run.state(part) == "done with other settings":
             raise run.conflict(part, decisive(run.config, part))
+        run.require_rows_of_today(part)
 
 
 def check_replay(run: Run, replay: Path, redo: Sequence[str]) -> None:

