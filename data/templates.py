@@ -29,8 +29,9 @@ from data.own_template import own_end_token, own_pieces, own_special_tokens
 from data.records import Turn, check_turns
 from data.template_table import INPUT, TEMPLATES, Frame, Piece, Template, find
 
-__all__ = ["TEMPLATES", "Encoded", "Frame", "Piece", "Template", "encode", "end_token", "find", "ids_and_habit",
-           "pieces", "prompt_pieces", "stop_token_ids", "text", "truncate", "with_condition"]  # fmt: skip
+__all__ = ["TEMPLATES", "Encoded", "Frame", "Piece", "Template", "encode", "encode_pieces", "end_token", "find",
+           "ids_and_habit", "pieces", "prompt_pieces", "stop_token_ids", "text", "truncate",
+           "with_condition"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,14 @@ def encode(template: Template, turns: Sequence[Turn], tokenizer: Any, add_genera
     `tokenizer`: of transformers. ValueError: invalid turns (see `pieces`), a special token that the tokenizer
     lacks or finds in plain text, or a conversation (not a prompt) in which no token has weight.
     """
-    parts = prompt_pieces(template, turns, tokenizer, add_generation_prompt)
+    encoded = encode_pieces(template, prompt_pieces(template, turns, tokenizer, add_generation_prompt), tokenizer)
+    if not add_generation_prompt and not any(encoded.weights):
+        raise ValueError("no token of the conversation has weight: it needs an assistant turn with weight")
+    return encoded
+
+
+def encode_pieces(template: Template, parts: Sequence[Piece], tokenizer: Any) -> Encoded:
+    """Token ids and weights of pieces that begin a conversation. ValueError: see `encode`, of special tokens."""
     special_ids, habit = ids_and_habit(template, tokenizer)
     strips = habit == "always"
     plain = [
@@ -148,8 +156,6 @@ def encode(template: Template, turns: Sequence[Turn], tokenizer: Any, add_genera
             )
         ids += part_ids
         weights += [part.weight] * len(part_ids)
-    if not add_generation_prompt and not any(weights):
-        raise ValueError("no token of the conversation has weight: it needs an assistant turn with weight")
     return Encoded(ids, weights)
 
 

@@ -16,6 +16,7 @@ from data.known_ids import assert_known_ids
 from data.packing import epoch_order
 from data.ragged import Ragged
 from data.records import Conversation, Prompt, Ranking, Turn, from_json
+from data.scored import scored
 from data.segment import segments
 from data.templates import Encoded, Template, encode, find, stop_token_ids, truncate
 from data.tokenizer import load_tokenizer
@@ -54,6 +55,10 @@ class Renderer:
 
     def conversation(self, turns: Sequence[Turn]) -> Encoded:
         return encode(self.template, turns, self.tokenizer)
+
+    def scored(self, turns: Sequence[Turn], finished: bool = True) -> Encoded:
+        """As a reward model reads it, up to and with the end token of the last answer, or without where it was cut."""
+        return scored(self.template, turns, self.tokenizer, finished)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
         return encode(self.template, turns, self.tokenizer, add_generation_prompt=True).ids
@@ -151,7 +156,7 @@ def fit_rankings(
     limit = renderer.context_tokens
     for record in records:
         turns = [replace(turn, weight=0.0) for turn in record.turns]
-        encoded = [renderer.conversation((*turns, Turn("assistant", answer))) for answer in record.answers]
+        encoded = [renderer.scored((*turns, Turn("assistant", answer))) for answer in record.answers]
         pick = [index for index, row in enumerate(encoded) if len(row.ids) <= limit]
         ranks = None if record.ranks is None else tuple(record.ranks[index] for index in pick)
         fault = ("", "")
@@ -212,12 +217,7 @@ def some(records: Sequence[Any], count: int, seed: int) -> list[Any]:
 
 def answered(renderer: Renderer, prompt: Prompt, answer: str, finished: bool) -> list[int]:
     """Ids of a prompt with an answer of a model, which may be empty or cut, as a reward model reads it."""
-    stop = renderer.stop_token_ids
-    if answer.strip():
-        ids = renderer.conversation((*prompt.turns, Turn("assistant", answer))).ids
-    else:
-        ids = renderer.prompt(prompt.turns) + stop
-    return (ids if finished else ids[: -len(stop)])[: renderer.context_tokens]
+    return renderer.scored((*prompt.turns, Turn("assistant", answer)), finished).ids[: renderer.context_tokens]
 
 
 def check_vocabulary(tokenizer: Any, model: str) -> None:

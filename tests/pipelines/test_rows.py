@@ -106,13 +106,13 @@ def test_rankings_keep_the_answers_that_fit_whole_in_their_order(renderer: Rende
     for ranking, encoded in zip(kept, rows, strict=True):
         before = by_id[ranking.id]
         fits = [
-            len(renderer.conversation((*before.turns, Turn("assistant", a))).ids) <= context for a in before.answers
+            len(renderer.scored((*before.turns, Turn("assistant", a))).ids) <= context for a in before.answers
         ]
         assert ranking.answers == tuple(a for a, fit in zip(before.answers, fits, strict=True) if fit)
         if before.ranks is not None:
             assert ranking.ranks == tuple(r for r, fit in zip(before.ranks, fits, strict=True) if fit)
             assert len(set(ranking.ranks)) > 1, "all tied teaches nothing"
-        whole = [renderer.conversation((*ranking.turns, Turn("assistant", a))) for a in ranking.answers]
+        whole = [renderer.scored((*ranking.turns, Turn("assistant", a))) for a in ranking.answers]
         assert [row.ids for row in encoded] == [row.ids for row in whole]
         first = len(renderer.prompt(ranking.turns))
         assert all(not any(row.weights[:first]) and row.weights[first] == 1 for row in encoded)
