@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from actors.models import TokenPolicy
+from actors.models import TokenPolicy, body_of
 
 
 def skip_unread(policy: TokenPolicy) -> bool:
@@ -22,12 +22,13 @@ def skip_unread(policy: TokenPolicy) -> bool:
     False, and nothing is changed, where the model does not have them as linear layers with an activation in between.
     The outputs of what is read and all gradients stay what they were, up to the order of summation.
     """
-    names = {name for name, _ in policy.lm.base_model.named_modules()}
+    body = body_of(policy.lm)
+    names = {name for name, _ in body.named_modules()}
     last = f"layers.{policy.lm.config.get_text_config().num_hidden_layers - 1}"
     parts = [f"{last}.mlp", f"{last}.self_attn.o_proj"]
     if not names.issuperset(parts):
         return False
-    modules = [policy.lm.base_model.get_submodule(part) for part in parts]
+    modules = [body.get_submodule(part) for part in parts]
     if not all(_by_position(module) for module in modules):
         return False
     read: dict[str, Tensor] = {}

@@ -27,10 +27,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
 
 from actors.fused import fuse
-from algorithms.sequence import token_logprobs_from_hidden
+from actors.proof import prove_policy, prove_scalar
+from algorithms.logprobs import LogitMap, token_logprobs_from_hidden
 from configs.model import Scratch
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def body_of(model: Any) -> Any:
+    """A Hugging Face model without its head. (Llama 4's language model names none, and is its own `base_model`.)"""
+    return model.model if model.base_model is model else model.base_model
 
 
 class TokenPolicy(nn.Module):
@@ -40,6 +46,7 @@ class TokenPolicy(nn.Module):
         super().__init__()
         self.lm = lm
         self.temperature = temperature
+        self.logit_map = LogitMap()
 
     def forward(
         self,
@@ -61,7 +68,7 @@ class TokenPolicy(nn.Module):
             where: dict[str, Any] = {"position_ids": positions_BT, "row_masks": row_masks}
         else:
             where = {} if positions_BT is None else _packed(positions_BT)
-        hidden_BTH = self.lm.base_model(input_ids=input_ids_BT, use_cache=False, **where).last_hidden_state
+        hidden_BTH = body_of(self.lm)(input_ids=input_ids_BT, use_cache=False, **where).last_hidden_state
         if read_N is not None:
             states_NH = hidden_BTH[0, read_N]
         else:
@@ -69,7 +76,13 @@ class TokenPolicy(nn.Module):
             states_NH, targets_N = hidden_BTH[:, :-1][predicts_BT], input_ids_BT[:, 1:][predicts_BT]
         head = self.lm.get_output_embeddings()
         return token_logprobs_from_hidden(
-            states_NH, head.weight, targets_N, self.temperature, bias=head.bias, with_entropy=with_entropy
+            states_NH,
+            head.weight,
+            targets_N,
+            self.temperature,
+            bias=head.bias,
+            with_entropy=with_entropy,
+            logit_map=self.logit_map,
         )
 
     def external_parameters(self) -> list[nn.Parameter]:
@@ -156,9 +169,12 @@ class TokenScalar(nn.Module):
         (actors/prefix.py) and are read at `read_N`; only after `attend_by_row`.
         """
         where = {} if positions_BT is None else {"position_ids": positions_BT, "row_masks": row_masks}
-        hidden_BTH = self.classifier.base_model(input_ids=input_ids_BT, use_cache=False, **where).last_hidden_state
+        hidden_BTH = body_of(self.classifier)(input_ids=input_ids_BT, use_cache=False, **where).last_hidden_state
         states_NH = hidden_BTH[chosen_BT] if read_N is None else hidden_BTH[0, read_N]
-        return self.classifier.score(states_NH).squeeze(-1).float() - self.offset
+        # In fp32, also where the weights are bf16: its steps are too coarse for scores that are to be compared.
+        head = self.classifier.score
+        bias = None if head.bias is None else head.bias.float()
+        return nn.functional.linear(states_NH.float(), head.weight.float(), bias).squeeze(-1) - self.offset
 
     @property
     def offset(self) -> float:
@@ -166,7 +182,8 @@ class TokenScalar(nn.Module):
         return float(getattr(self.classifier.config, "score_offset", 0.0))
 
     def external_parameters(self) -> list[nn.Parameter]:
-        return []
+        """The same as a policy's."""
+        return list(self.classifier.score.parameters())
 
 
 def last_tokens(lengths_B: np.ndarray) -> np.ndarray:
@@ -182,16 +199,22 @@ def response_tokens(prompt_lengths_B: np.ndarray, response_lengths_B: np.ndarray
 
 
 def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolicy:
-    """Causal language model of a Hugging Face folder, dropout off."""
+    """Causal language model of a Hugging Face folder, dropout off.
+
+    Raises ValueError for a model of which `TokenPolicy` would not give the log-probs of its own forward.
+    """
     lm = AutoModelForCausalLM.from_pretrained(folder, config=_without_dropout(folder), dtype=DTYPES[dtype])
     fuse(lm)
-    return TokenPolicy(lm, temperature)
+    policy = TokenPolicy(lm, temperature)
+    prove_policy(policy, folder)
+    return policy
 
 
 def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar:
     """Scalar model of a folder; where the folder has no score head, one is drawn from N(0, 1/(H+1)) with `seed`.
 
-    Raises ValueError for a folder with a head of more than one label, or with no head and no seed.
+    Raises ValueError for a folder with a head of more than one label, with no head and no seed, or of which
+    `TokenScalar` would not give the logits of the model's own forward.
     """
     config = _without_dropout(folder)
     trained = any("SequenceClassification" in name for name in config.architectures or [])
@@ -201,13 +224,17 @@ def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar
         raise ValueError(f"{folder}: no score head in this folder; it holds {config.architectures}")
     config.num_labels = 1
     classifier = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=DTYPES[dtype])
+    if not isinstance(getattr(classifier, "score", None), nn.Linear):
+        raise ValueError(f"{folder}: {type(classifier).__name__} has no linear layer `score` as its score head")
     if not trained:
         weight = classifier.score.weight
         generator = torch.Generator().manual_seed(int(seed or 0))
         drawn = torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5
         weight.data.copy_(drawn)
     fuse(classifier)
-    return TokenScalar(classifier)
+    scalar = TokenScalar(classifier)
+    prove_scalar(scalar, folder)
+    return scalar
 
 
 def build_from_scratch(shape: Scratch, tokenizer: Any, context_tokens: int, seed: int) -> nn.Module:

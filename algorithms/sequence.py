@@ -1,30 +1,14 @@
-"""Token log-probabilities in bounded memory, and the helpers that turn ragged sequences into padded ones
-and back.
+"""Sums over ragged sequences, and the helpers that turn them into padded ones and back.
 
-A fp32 log-softmax over the vocabulary is the largest tensor of RLHF training (16 k tokens x 152 k entries
-is 10 GB), and bf16 is too coarse for it: log-probs are then wrong by about 1e-2, which shows up as a fake
-KL. So log-probs are made in fp32 on a chunk of tokens at a time, and the chunk is recomputed in the
-backward pass (Chen et al., "Training deep nets with sublinear memory cost", arXiv:1604.06174) instead of
-keeping it, unless all chunks together fit into KEPT_BYTES: then keeping them saves the second product with the head.
-
-Shapes: N = tokens, B = sequences, T = longest sequence, V = vocabulary, H = hidden size.
+Shapes: N = tokens, B = sequences, T = longest sequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
-
-DEFAULT_CHUNK_TOKENS = 1024
-CHUNK_BYTES = 64 * 2**20
-"""Most fp32 logits that are made at a time: with a large vocabulary a chunk has fewer tokens."""
-KEPT_BYTES = 64 * 2**20
-"""Most fp32 logits of one call that are kept for its backward pass; the entropy keeps up to three more such tensors."""
 
 
 def at_least_fp32(x: Tensor) -> Tensor:
@@ -61,76 +45,6 @@ def checked_lengths(lengths: Sequence[int], total: int, what: str = "tokens", mi
             "pass one length per sequence, in the order in which the sequences were flattened"
         )
     return checked
-
-
-# ----------------------------------------------------------------------------------------------------------
-# Log-probabilities
-
-
-def token_logprobs_from_hidden(
-    hidden_NH: Tensor,
-    head_weight_VH: Tensor,
-    targets_N: Tensor,
-    temperature: float = 1.0,
-    chunk_tokens: int = DEFAULT_CHUNK_TOKENS,
-    bias: Tensor | None = None,
-    with_entropy: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """log softmax(logits / temperature) at the targets, from the last hidden states and the LM head:
-    (logprobs_N, entropy_N or None), both fp32.
-
-    Never builds [N, V]: each chunk's logits are made (in the dtype of the model, as the model itself makes
-    them) and reduced in fp32; where they are many they are dropped and made again in the backward pass. So the
-    head must still be whole during backward: under ZeRO-3 call this inside the forward of the module that owns
-    it. The head's gradient adds up over chunks in the head's dtype. A chunk has fewer tokens than
-    `chunk_tokens` where their logits would be more than CHUNK_BYTES. The caller has aligned the two:
-    `hidden_NH[i]` predicts `targets_N[i]` (int64). Use the temperature of the rollout in policy, reference and
-    old log-probs alike. The entropy is that of softmax(logits / temperature), in nats, and differentiable.
-    `bias` is [V]. ValueError: shapes that do not fit, temperature <= 0, chunk_tokens < 1.
-    """
-    if hidden_NH.dim() != 2 or targets_N.shape != hidden_NH.shape[:1]:
-        raise ValueError(
-            f"input of shape {list(hidden_NH.shape)} and targets of shape {list(targets_N.shape)} do not fit: "
-            "flatten to [N, H] and [N], keeping only the positions that are trained"
-        )
-    if head_weight_VH.dim() != 2 or head_weight_VH.shape[1] != hidden_NH.shape[1]:
-        raise ValueError(
-            f"hidden states have size {hidden_NH.shape[1]}, but the head weight has shape "
-            f"{list(head_weight_VH.shape)}: pass the LM head's weight as [V, H]"
-        )
-    if temperature <= 0.0:
-        raise ValueError(f"temperature is {temperature}, but must be > 0: use 1.0 for greedy samples")
-    if chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens is {chunk_tokens}, but must be at least 1")
-
-    def plain(hidden_cH: Tensor, targets_c: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits_cV = F.linear(hidden_cH, head_weight_VH, bias)
-        return _select_logprobs(logits_cV, targets_c, temperature, with_entropy)
-
-    stats: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]] = plain
-    logits_bytes = 4 * len(head_weight_VH)  # of one token
-    if len(hidden_NH) * logits_bytes > KEPT_BYTES:
-        # No random numbers are drawn, so saving the states of the generators would be wasted time.
-        stats = partial(checkpoint, plain, use_reentrant=False, preserve_rng_state=False)
-    chunk_tokens = max(1, min(chunk_tokens, CHUNK_BYTES // logits_bytes))
-    # split, not slices: its backward joins the chunk gradients once, where N / chunk slices would each add a
-    # zero-filled [N, H].
-    parts = list(map(stats, hidden_NH.split(chunk_tokens), targets_N.split(chunk_tokens)))
-    logprobs_N = torch.cat([logprobs_c for logprobs_c, _ in parts])
-    return logprobs_N, torch.cat([e_c for _, e_c in parts if e_c is not None]) if with_entropy else None
-
-
-def _select_logprobs(
-    logits_cV: Tensor, targets_c: Tensor, temperature: float, with_entropy: bool
-) -> tuple[Tensor, Tensor | None]:
-    logits_cV = at_least_fp32(logits_cV)
-    all_logprobs_cV = F.log_softmax(logits_cV if temperature == 1 else logits_cV / temperature, dim=-1)
-    logprobs_c = all_logprobs_cV.gather(1, targets_c[:, None]).squeeze(1)
-    if not with_entropy:
-        return logprobs_c, None
-    # A vocabulary padded to a round number has -inf logits there: 0 * -inf would be NaN, 0 * finite is 0.
-    finite_cV = all_logprobs_cV.clamp(min=torch.finfo(all_logprobs_cV.dtype).min)
-    return logprobs_c, -(all_logprobs_cV.exp() * finite_cV).sum(-1)
 
 
 def weighted_nll(logprobs_N: Tensor, weights_N: Tensor) -> Tensor:

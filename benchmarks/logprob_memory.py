@@ -2,7 +2,7 @@
 
 python benchmarks/logprob_memory.py --json FILE
 
-Ours (algorithms.sequence.token_logprobs_from_hidden, in chunks that the backward pass recomputes) against the plain
+Ours (algorithms.logprobs.token_logprobs_from_hidden, in chunks that the backward pass recomputes) against the plain
 way: logits of all tokens, log_softmax over them in fp32, gather. Each case is a process of its own; its peak is the
 highest resident memory after the backward pass (getrusage) less that before, when hidden states and head are there
 already. Log-probs and gradients of both are compared.
@@ -72,7 +72,7 @@ def half(options: argparse.Namespace, kind: str, vocabulary: int, folder: Path) 
     import torch
 
     from algorithms.policy import ppo_clip
-    from algorithms.sequence import DEFAULT_CHUNK_TOKENS, token_logprobs_from_hidden
+    from algorithms.logprobs import CHUNK_TOKENS, token_logprobs_from_hidden
 
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
@@ -82,7 +82,7 @@ def half(options: argparse.Namespace, kind: str, vocabulary: int, folder: Path) 
 
     def step(hidden_NH: torch.Tensor, head_VH: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
         if kind == "ours":
-            chunk = options.chunk_tokens or DEFAULT_CHUNK_TOKENS
+            chunk = options.chunk_tokens or CHUNK_TOKENS["cpu"]
             logprobs_N = token_logprobs_from_hidden(hidden_NH, head_VH, targets_N, chunk_tokens=chunk)[0]
         else:
             logits_NV = torch.nn.functional.linear(hidden_NH, head_VH).float()

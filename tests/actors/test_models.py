@@ -116,4 +116,5 @@ def test_loaded_models_have_no_dropout_in_training(tiny_models, made_rollouts, t
 def test_external_parameters_are_the_head(tiny_models):
     policy = load_policy(tiny_models.policy, "float32")
     assert [p is policy.lm.lm_head.weight for p in policy.external_parameters()] == [True]
-    assert TokenScalar(torch.nn.Linear(2, 1)).external_parameters() == []
+    scalar = load_scalar(tiny_models.reward, "float32")
+    assert [p is scalar.classifier.score.weight for p in scalar.external_parameters()] == [True]

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from actors.models import TokenPolicy
-from algorithms import sequence
+from algorithms import logprobs
 from cluster.cost import SCORING, Load, Rates, Shape, calibrate, fit, predict
 
 CONFIG = LlamaConfig(
@@ -35,7 +35,7 @@ def test_parameters_are_those_of_the_model(tied: bool) -> None:
 
 def test_operations_are_those_that_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch counts attention to all tokens, half of which causal attention does not need. Logits are made again."""
-    monkeypatch.setattr(sequence, "KEPT_BYTES", 0)
+    monkeypatch.setattr(logprobs, "KEPT_BYTES", 0)
     prompt, answer = 20, 31
     row = prompt + answer
     masked = 2 * SHAPE.layers * SHAPE.attention_width * row**2

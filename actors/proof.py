@@ -1,0 +1,103 @@
+"""Proof at load: the log-probs and scores that we compute are those of the model's own forward.
+
+Our modules take a model's body and its head apart, so that only chosen positions meet the head. What a model does
+after its head (Cohere scales the logits, Gemma-2 caps them, Granite and MiniCPM3 divide) is then ours to do: it is read
+from the fields of the config that say it, and then held against the model itself on a row of tokens. A model that
+differs is refused, since it would be trained wrongly without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from algorithms.logprobs import LogitMap
+
+if TYPE_CHECKING:
+    from actors.models import TokenPolicy, TokenScalar
+
+SCALES: dict[str, Callable[[float, Any], tuple[float, ...]]] = {
+    "logit_scale": lambda value, config: (value,),  # Cohere
+    "logits_scaling": lambda value, config: (1 / value, value),  # Granite divides, HyperCLOVA X multiplies
+    "lm_head_multiplier": lambda value, config: (value,),  # Falcon-H1
+    "dim_model_base": lambda value, config: (value / config.hidden_size,),  # MiniCPM3, before its head
+    "logits_mup_width_multiplier": lambda value, config: (1 / value,),  # Inkling, before its head
+}
+"""Fields of configs that scale the logits, and the factors that a value may mean."""
+SOFTCAPS = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")
+ROW = 16
+ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+"""Largest gap of a log-prob in fp32, mean gap in bf16, where the model's own forward rounds its logits."""
+
+
+def prove_policy(policy: TokenPolicy, folder: str) -> None:
+    """Set the `logit_map` with which a policy gives the log-probs of its model's own forward.
+
+    Raises ValueError with both numbers where no field of the config says how.
+    """
+    lm = policy.lm
+    row_1T = probe_row(lm.config).to(lm.device)
+    with torch.no_grad():
+        logits_TV = lm(input_ids=row_1T, use_cache=False).logits[0, :-1].float()
+        theirs_T = (logits_TV / policy.temperature).log_softmax(-1).gather(1, row_1T[0, 1:, None])[:, 0]
+        first: Tensor | None = None
+        for policy.logit_map in logit_maps(lm.config):
+            ours_T = policy(row_1T, torch.ones_like(row_1T, dtype=torch.bool))[0]
+            if _gap(ours_T, theirs_T, lm.dtype) <= ALLOWED[lm.dtype]:
+                return
+            first = ours_T if first is None else first
+    assert first is not None
+    at = int((first - theirs_T).abs().nan_to_num(torch.inf).argmax())
+    raise ValueError(
+        f"{folder}: the log-prob of a token is {float(theirs_T[at]):.5g} by the model's own forward and "
+        f"{float(first[at]):.5g} by its body and head, so {type(lm).__name__} does something between or after them "
+        "that no known field of its config names; it would be trained wrongly, so it is refused"
+    )
+
+
+def prove_scalar(module: TokenScalar, folder: str) -> None:
+    """ValueError with both numbers where a scalar model does not give the logits of its model's own forward."""
+    model = module.classifier
+    row_1T = probe_row(model.config).to(model.device)
+    last_1T = torch.zeros_like(row_1T, dtype=torch.bool)
+    last_1T[0, -1] = True
+    with torch.no_grad():
+        theirs = model(input_ids=row_1T, use_cache=False).logits.float().flatten() - module.offset
+        ours = module(row_1T, last_1T)
+    # A head in bf16 rounds large scores coarsely.
+    if not _gap(ours, theirs, model.dtype) <= ALLOWED[model.dtype] * max(1.0, float(theirs.abs().max())):
+        raise ValueError(
+            f"{folder}: the score of a row is {theirs.tolist()} by the model's own forward and {ours.tolist()} by its "
+            f"body and score head, so {type(model).__name__} does something else between or after them; it would be "
+            "trained wrongly, so it is refused"
+        )
+
+
+def logit_maps(config: Any) -> list[LogitMap]:
+    """What the fields of a config may mean: all of them first, nothing last.
+
+    So a cap that a small model's logits do not come near is not taken for none.
+    """
+    config = config.get_text_config()
+    given = {name: getattr(config, name, None) for name in (*SCALES, *SOFTCAPS)}
+    given = {name: float(value) for name, value in given.items() if isinstance(value, int | float) and value}
+    factors = [(*of(given[name], config), 1.0) for name, of in SCALES.items() if name in given]
+    caps = [given[name] for name in SOFTCAPS if name in given]
+    return list(dict.fromkeys(LogitMap(prod(some), cap) for cap in (*caps, None) for some in product(*factors)))
+
+
+def probe_row(config: Any) -> Tensor:
+    """[1, ROW] ids from all over the vocabulary, without the pad id, from which sequence classifiers tell a row's end."""
+    size = config.get_text_config().vocab_size
+    ids = [(3 + 7919 * place) % size for place in range(ROW)]
+    return torch.tensor([[(token + 1) % size if token == config.pad_token_id else token for token in ids]])
+
+
+def _gap(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> float:
+    gaps = (ours - theirs).abs()
+    return float(gaps.max() if dtype == torch.float32 else gaps.mean())
