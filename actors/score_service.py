@@ -1,6 +1,7 @@
 """A reward model behind HTTP: a Ray Serve replica that scores conversations in dynamic batches.
 
-POST /score  {"messages": [{"role", "content"}, ...]}  or  {"conversations": [[...], ...]}
+POST /score  {"messages": [{"role", "content"}, ...]}  or  {"conversations": [[...], ...]}, and, where an answer was cut
+             at a limit of tokens, "finished": [bool, ...], one for each conversation (default: all ended by themselves)
          ->  {"scores": [float, ...], "tokens": [int, ...], "model": str}
 GET /health  ->  {"status": "ok", "model": str, "scored": conversations so far, "batches": in how many batches}
 
@@ -26,7 +27,8 @@ from actors.models import load_scalar
 from actors.process import device
 from data.ragged import Ragged
 from data.records import RowError, Turn, check_turns
-from data.templates import encode, find
+from data.scored import scored
+from data.templates import find
 from data.tokenizer import load_tokenizer
 
 APP = "rayward-score"
@@ -60,6 +62,7 @@ class Request(BaseModel):
 
     messages: list[Message] | None = None
     conversations: list[list[Message]] | None = None
+    finished: list[bool] | None = None
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.1})
@@ -92,9 +95,12 @@ class ScoreService:
         if not conversations or len(conversations) > limits.max_conversations:
             told = f"{len(conversations)} conversations; give 1 to {limits.max_conversations}"
             raise HTTPException(413 if conversations else 400, told)
+        finished = [True] * len(conversations) if request.finished is None else request.finished
+        if len(finished) != len(conversations):
+            raise HTTPException(400, f"finished has {len(finished)} entries for {len(conversations)} conversations")
         rows = [
-            self._row("messages" if request.conversations is None else f"conversations[{index}]", messages)
-            for index, messages in enumerate(conversations)
+            self._row("messages" if request.conversations is None else f"conversations[{index}]", messages, ended)
+            for index, (messages, ended) in enumerate(zip(conversations, finished, strict=True))
         ]
         try:
             scores = await asyncio.wait_for(asyncio.gather(*(self.batched(row) for row in rows)), limits.deadline_s)
@@ -102,11 +108,11 @@ class ScoreService:
             raise HTTPException(504, f"not scored within {limits.deadline_s:g} s: the server is busy") from None
         return {"scores": list(scores), "tokens": [len(row) for row in rows], "model": self.name}
 
-    def _row(self, where: str, messages: list[Message]) -> list[int]:
+    def _row(self, where: str, messages: list[Message], finished: bool) -> list[int]:
         try:
             turns = [Turn(message.role, message.content) for message in messages]  # type: ignore[arg-type]
             check_turns(turns, last="assistant", field=where)
-            ids = encode(self.template, turns, self.tokenizer).ids
+            ids = scored(self.template, turns, self.tokenizer, finished).ids
         except (RowError, ValueError) as error:
             raise HTTPException(400, str(error)) from None
         if len(ids) > self.context_tokens:

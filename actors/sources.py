@@ -109,7 +109,10 @@ def function_source(source: RewardSource, folder: str) -> Callable[[Sequence[Ans
 
 
 def http_source(source: RewardSource, key: str | None) -> Callable[[Sequence[Answered]], list[Score]]:
-    """A service that scores as `rayward reward-serve` does: {"conversations": [...]} gives {"scores": [...]}."""
+    """A service that scores as `rayward reward-serve` does: {"conversations": [...]} gives {"scores": [...]}.
+
+    `finished` beside them says of each whether its answer ended by itself.
+    """
     import httpx
 
     who = f"scoring source {source.title}: {source.target}"
@@ -141,7 +144,7 @@ def http_source(source: RewardSource, key: str | None) -> Callable[[Sequence[Ans
         conversations = [[*item.messages, {"role": "assistant", "content": item.answer}] for item in batch]
         for attempt in range(source.retries + 1):
             try:
-                found = post({"conversations": conversations})
+                found = post({"conversations": conversations, "finished": [item.finished for item in batch]})
                 break
             except Again as error:
                 if attempt == source.retries:
@@ -174,6 +177,8 @@ def judge_source(source: RewardSource, key: str | None) -> Callable[[Sequence[An
         turns = [Turn(message["role"], message["content"]) for message in item.messages]  # type: ignore[arg-type]
         told = {"conversation": transcript(turns), "answer": item.answer, "reference": item.reference or "(none)"}
         told["tag"] = digest(*told.values())[:8]  # an answer cannot name its own hash to leave its frame
+        if not item.finished:
+            told["answer"] += f"\n<<< {told['tag']} THE ANSWER WAS CUT HERE, AT THE LIMIT OF TOKENS >>>"
         messages: list[Any] = [
             {"role": "system", "content": fill(prompts, "rate_system")},
             {"role": "user", "content": fill(prompts, "rate_user", **told)},

@@ -9,43 +9,36 @@ spelling.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from data.records import Turn
-from data.templates import (
-    Encoded,
-    Piece,
-    Template,
-    encode,
-    encode_pieces,
-    end_token,
-    prompt_pieces,
-    stop_token_ids,
-)
+from data.own_tokens import own_scored_row
+from data.records import Turn, check_turns
+from data.templates import Encoded, Template, encode, stop_token_ids
 
 
 def scored(template: Template, turns: Sequence[Turn], tokenizer: Any, finished: bool = True) -> Encoded:
-    """Ids and SFT weights of turns whose last is an answer, which may be blank; `finished`: it ended by itself.
+    """Ids, and weight 1 at the last answer with its end token; `finished`: the answer ended by itself. It may be blank.
 
-    Raises as `encode`, but a conversation without weight is none of its errors.
+    Raises as `encode`.
     """
-    answer = turns[-1]
+    *before, answer = (replace(turn, weight=0.0) for turn in turns)
     if answer.role == "assistant" and not answer.content.strip():
-        prompt = encode(template, turns[:-1], tokenizer, add_generation_prompt=True)
-        stop = stop_token_ids(template, tokenizer) if finished else []
-        return Encoded(prompt.ids + stop, prompt.weights + [answer.loss_weight] * len(stop))
-    parts = prompt_pieces(template, turns, tokenizer)
-    end = end_token(template, tokenizer)
-    last = max(index for index, part in enumerate(parts) if part.special and part.text == end)
-    return encode_pieces(template, parts[: last + 1] if finished else _cut(parts[:last], answer.content), tokenizer)
-
-
-def _cut(parts: list[Piece], content: str) -> list[Piece]:
-    """Pieces that end with what was said: without what the template writes between it and the end token."""
-    for index in reversed(range(len(parts))):
-        if parts[index].special:
-            break
-        for said in (content, content.strip()):  # a template may trim
-            if (at := parts[index].text.rfind(said)) >= 0:
-                return [*parts[:index], parts[index]._replace(text=parts[index].text[: at + len(said)])]
-    return parts
+        prompt_ids = encode(template, before, tokenizer, add_generation_prompt=True).ids
+        answer_ids = stop_token_ids(template, tokenizer)[:1] if finished else []
+    elif template.own:
+        check_turns(turns, last="assistant")
+        row = own_scored_row(tokenizer, (*before, replace(answer, weight=1.0)), finished)
+        start = row.weights.index(1.0)
+        prompt_ids, answer_ids = row.ids[:start], row.ids[start:]
+    elif finished:
+        whole = encode(template, (*before, replace(answer, weight=1.0)), tokenizer)
+        places = [place for place, weight in enumerate(whole.weights) if weight]
+        prompt_ids, answer_ids = whole.ids[: places[0]], whole.ids[places[0] : places[-1] + 1]
+    else:
+        # An answer is encoded by itself, so without its tail it is what it is in a template that writes none.
+        plain = replace(template, assistant=template.assistant._replace(after=template.end_token))
+        prompt_ids = encode(template, before, tokenizer, add_generation_prompt=True).ids
+        start = len(encode(plain, before, tokenizer, add_generation_prompt=True).ids)
+        answer_ids = encode(plain, (*before, replace(answer, weight=1.0)), tokenizer).ids[start:-1]
+    return Encoded(prompt_ids + answer_ids, [0.0] * len(prompt_ids) + [1.0] * len(answer_ids))

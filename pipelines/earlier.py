@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.model import Model
 from data.records import Turn
+from data.scored import scored
 from data.templates import Template, encode, find, pieces
 from data.tokenizer import load_tokenizer
 
@@ -37,6 +38,6 @@ def ids_differ(template: Template, tokenizer: Any) -> str:
 
 def ends_differ(template: Template, tokenizer: Any) -> str:
     """Of reward, whose rows ended where the conversation's text did; now they end at the end token."""
-    if encode(template, PROBE, tokenizer).weights[-1]:
+    if encode(template, PROBE, tokenizer).ids == scored(template, PROBE, tokenizer).ids:
         return ""
     return f"chat template {template.name} writes more after the end token: there scored rows ended then, at it now"

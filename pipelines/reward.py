@@ -21,7 +21,7 @@ from configs.plan import INPUTS, optimizer_steps
 from data.ragged import Ragged, merge
 from data.records import Ranking
 from pipelines.reward_eval import by_source
-from pipelines.rows import Renderer, check_vocabulary, fit_conversations, fit_rankings, prepared
+from pipelines.rows import Renderer, check_vocabulary, fit_rankings, prepared
 from pipelines.stage import Run, Stage, begin, table
 from pipelines.training import job, train
 
@@ -52,16 +52,21 @@ def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str
     """Train one reward model into the stage's `folder`; its measures on the held-out rankings."""
     fitted = fit(stage, prepared(stage.run, rankings_name), prepared(stage.run, "heldout"), folder, seed)
     figures = {"rankings": fitted.trained, "optimizer_steps": fitted.steps, "loss": fitted.last["loss"]}
+    figures["centred_on"] = fitted.centred_on
     return figures | measure(fitted.scores, fitted.heldout, fitted.rows)
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training left: counts, the last step's metrics, and the scores of the held-out rankings' answers."""
+    """What training left: counts, the last step's metrics, and the scores of the held-out rankings' answers.
+
+    `centred_on`: SFT's answers whose mean score became 0.
+    """
 
     trained: int
     steps: int
     last: dict[str, Any]
+    centred_on: int
     scores: np.ndarray
     heldout: list[Ranking]
     rows: RankedRows
@@ -82,14 +87,22 @@ def fit(stage: Stage, rankings: list[Ranking], heldout: list[Ranking], folder: s
     name = "reward" if folder == "model" else folder
     said = train(stage, name, reward_loop, work, steps, ("loss", "pair_accuracy"), "" if folder == "model" else folder)
     scores = merge(said["heldout_scores"], len(heldout_rows.ids))
-    return Fitted(len(rows.sizes), steps, said["last"], scores, heldout, heldout_rows)
+    return Fitted(len(rows.sizes), steps, said["last"], len(answers), scores, heldout, heldout_rows)
 
 
 def _sft_answers(run: Run, renderer: Renderer) -> Ragged:
-    """Token rows of held-out SFT conversations, whose mean score becomes 0."""
-    rows = fit_conversations(prepared(run, "sft_heldout"), renderer, Counter())[1]
-    whole = [row for row in rows if row.weights[-1]]
-    return Ragged.of([row.ids for row in whole[:CENTRE_ROWS]])
+    """Token rows of held-out SFT conversations, whose mean score becomes 0; told where there are none."""
+    heldout = prepared(run, "sft_heldout")
+    trained = [record for record in heldout if record.turns[-1].loss_weight]
+    rows = [renderer.scored(record.turns).ids for record in trained]
+    whole = [row for row in rows if len(row) <= renderer.context_tokens][:CENTRE_ROWS]
+    if not whole:
+        print(
+            f"reward: the scores are NOT centred, their mean is arbitrary. {len(heldout)} SFT answers are held out: "
+            f"{len(trained)} end with an answer that is trained, none of these within model.context_tokens "
+            f"({renderer.context_tokens})"
+        )
+    return Ragged.of(whole)
 
 
 def ranked_rows(

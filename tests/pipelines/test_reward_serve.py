@@ -92,6 +92,16 @@ def test_scores_are_those_of_transformers_less_the_offset(url: str, folder: str,
     assert alone["tokens"] == told.json()["tokens"][3:4]
 
 
+def test_a_cut_answer_is_read_without_the_end_token(url: str, folder: str, tiny_models) -> None:
+    conversations = chats(3)
+    whole = ask(url, conversations=conversations).json()
+    told = ask(url, conversations=conversations, finished=[True, False, False]).json()
+    assert [a - b for a, b in zip(whole["tokens"], told["tokens"], strict=True)] == [0, 1, 1]
+    assert told["scores"][0] == pytest.approx(whole["scores"][0], abs=1e-5) and told["scores"][1] != whole["scores"][1]
+    alone = ask(url, messages=conversations[2], finished=[False]).json()
+    assert alone["scores"] == pytest.approx(told["scores"][2:], abs=1e-5)
+
+
 GOOD = chat("hi", "yes")
 
 
@@ -105,6 +115,7 @@ GOOD = chat("hi", "yes")
         (400, {"conversations": [GOOD, [{"role": "bob", "content": "hi"}]]}, "conversations[1][0].role: found 'bob'"),
         (400, {"messages": GOOD[:1]}, "messages[0].role: found user, expected assistant"),
         (400, {"messages": chat("hi", " ")}, "messages[1].content"),
+        (400, {"messages": GOOD, "finished": [True, False]}, "finished has 2 entries for 1 conversations"),
         (413, {"conversations": [GOOD, chat("hi " * CONTEXT, "yes")]}, f"tokens, more than {CONTEXT}"),
         (413, {"conversations": [GOOD] * (MOST + 1)}, f"{MOST + 1} conversations; give 1 to {MOST}"),
         (422, {"messages": "hello"}, "valid list"),

@@ -15,8 +15,18 @@ from data import toyworld
 from data.records import Conversation, Prompt, Ranking, Turn, to_json
 from data.templates import TEMPLATES
 from data.tokenizer import train_tokenizer
-from pipelines.rows import Renderer, fit_conversations, fit_prompts, fit_rankings, load_records, prompt_key, sft_rows
-from pipelines.stage import write_jsonl
+from pipelines import earlier, reward
+from pipelines.rows import (
+    Renderer,
+    answered,
+    fit_conversations,
+    fit_prompts,
+    fit_rankings,
+    load_records,
+    prompt_key,
+    sft_rows,
+)
+from pipelines.stage import Run, write_jsonl
 
 CHATS = toyworld.demonstrations(60, 1) + [
     Conversation(
@@ -72,6 +82,54 @@ def test_a_special_token_in_a_text_is_text(renderer: Renderer) -> None:
     (stop,) = renderer.stop_token_ids
     asked = renderer.prompt(user("Hi <|end_of_turn|> </s> <s> there"))
     assert asked.count(stop) == renderer.prompt(user("Hi there")).count(stop)
+
+
+# ---- what a reward model reads -------------------------------------------------------------------------------
+
+
+def test_training_evaluation_and_rollouts_read_the_same_ids(renderer: Renderer) -> None:
+    (stop,) = renderer.stop_token_ids
+    for ranking in (*RANKINGS[:8], Ranking(CHATS[-1].turns[:-1], ("one <|im_end|>", "two\n\nlines"))):
+        prompt = Prompt(ranking.turns)
+        trained = reward.ranked_rows([ranking], renderer, None)[1]
+        for row, said in enumerate(ranking.answers):
+            ids, weights = trained.ids[row].tolist(), trained.answers[row].tolist()
+            assert answered(renderer, prompt, said, finished=True) == ids
+            asked = renderer.prompt(ranking.turns)  # what is sampled from, and what a model then samples: to the stop
+            spoken = renderer.conversation((*ranking.turns, Turn("assistant", said))).ids[len(asked) :]
+            assert ids == asked + spoken[: spoken.index(stop) + 1] and ids[-1] == stop
+            assert weights == [0] * len(asked) + [1] * (len(ids) - len(asked))
+            assert stop not in answered(renderer, prompt, said, finished=False)[len(asked) :]
+
+
+def test_a_judged_row_is_cut_to_the_context(renderer: Renderer) -> None:
+    prompt, said = Prompt(user("Hi")), "yes " * 50
+    short = replace(renderer, context_tokens=len(renderer.prompt(prompt.turns)) + 7)
+    row = answered(short, prompt, said, finished=True)
+    assert len(row) == short.context_tokens and row[-1] not in renderer.stop_token_ids
+    empty = renderer.prompt(prompt.turns)
+    assert answered(renderer, prompt, " ", finished=True) == empty + renderer.stop_token_ids
+    assert answered(renderer, prompt, "", finished=False) == empty
+
+
+def test_scores_are_centred_on_answers_that_ended_or_that_is_told(
+    renderer: Renderer, tmp_path: Path, capsys: pytest.CaptureFixture[str], tiny_config: Any
+) -> None:
+    (tmp_path / "prepare").mkdir()
+    turns = [*(chat.turns for chat in CHATS[:5]), (*user("Hi"), Turn("assistant", "weightless", 0.0))]
+    write_jsonl(tmp_path / "prepare" / "sft_heldout.jsonl", [to_json(Conversation(said)) for said in turns])
+    run = Run(tmp_path, tiny_config())
+    rows = reward._sft_answers(run, renderer)
+    assert len(rows) == 5 and all(rows[row].tolist()[-1:] == renderer.stop_token_ids for row in range(5))
+    assert capsys.readouterr().out == ""
+    assert len(reward._sft_answers(run, replace(renderer, context_tokens=8))) == 0
+    said = capsys.readouterr().out
+    assert "the scores are NOT centred" in said and "6 SFT answers are held out: 5 end" in said and "(8)" in said
+
+
+def test_a_reward_model_of_an_earlier_version_is_made_again_where_its_rows_ended_elsewhere(renderer: Renderer) -> None:
+    told = earlier.ends_differ(renderer.template, renderer.tokenizer)
+    assert bool(told) == (renderer.template.name == "chatml"), "of ours only chatml writes after the end token"
 
 
 # ---- fitting: nothing is lost without a count ----------------------------------------------------------------
