@@ -40,6 +40,11 @@ def run(run: Run) -> dict[str, Any] | None:
     if dpo.data == "samples":
         samples = list(read_jsonl(run.folder / "sample" / "samples.jsonl"))
         rankings = list(sampled_rankings(prepared(run, "prompts"), samples, dpo.answers_per_prompt))
+        if unknown := sum(row["kept"] and not _told(row) for row in samples):
+            print(
+                f"dpo: {unknown} of {len(samples)} prompts are left out: sample was made by an earlier version, which "
+                "does not say which of their answers were cut; rayward align CONFIG --redo sample takes them in"
+            )
     kept, rows = ranked_rows(rankings, renderer, config.seed)
     if not kept:
         raise StageError(f"dpo.data {dpo.data}: none of {len(rankings)} rankings has two answers that fit the context")
@@ -58,12 +63,15 @@ def sampled_rankings(prompts: Sequence[Prompt], samples: Sequence[dict[str, Any]
     """Of each prompt of rejection sampling its best answer and worse ones, evenly down to the worst, `count` in all.
 
     Prompts are left out that sampling did not keep, or whose answers are all the best one. No two answers are equal.
+    An answer that was cut is none of them: as a row it would end with the end token, which nobody put there.
     """
     by_id = {prompt.id: prompt for prompt in prompts}
     for row in samples:
-        if not row["kept"]:
+        if not row["kept"] or not _told(row):
             continue
-        scored = dict(zip(row["answers"], row["scores"], strict=True))
+        ended = row.get("ended", [True] * len(row["answers"]))
+        answers = zip(row["answers"], row["scores"], ended, strict=True)
+        scored = {text: score for text, score, whole in answers if whole}
         worse = [text for text in scored if text and scored[text] < scored[row["response"]] and text != row["response"]]
         ordered = [row["response"], *sorted(worse, key=lambda text: -scored[text])]
         pick = np.unique(np.linspace(0, len(ordered) - 1, count).round().astype(int))
@@ -71,3 +79,8 @@ def sampled_rankings(prompts: Sequence[Prompt], samples: Sequence[dict[str, Any]
             prompt, answers = by_id[row["prompt_id"]], [ordered[index] for index in pick]
             ranks = tuple(float(sorted({-scored[text] for text in answers}).index(-scored[text])) for text in answers)
             yield Ranking(prompt.turns, tuple(answers), "samples", prompt.id, ranks)
+
+
+def _told(row: dict[str, Any]) -> bool:
+    """Whether it is known which answers ended: earlier versions only counted them."""
+    return "ended" in row or row["finished"] == len(row["answers"])

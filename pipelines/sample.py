@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from actors.group import RolloutGroup, running
 from algorithms.winrate import best_of_n_kl
 from cluster.connect import check_fits, connect
 from configs.plan import INPUTS, roles
+from configs.schema import Config
 from data.records import Conversation, Prompt, Turn
 from data.rollouts import Rollouts
 from pipelines.rows import Renderer, fit_prompts, prepared, some
@@ -24,6 +26,7 @@ from pipelines.sft import fine_tune
 from pipelines.stage import Metrics, Run, Stage, StageError, begin, table, write_jsonl
 
 PROMPTS_PER_BATCH = 64
+FEW_FINISHED = 0.5
 
 
 def run(run: Run) -> dict[str, Any] | None:
@@ -38,10 +41,13 @@ def run(run: Run) -> dict[str, Any] | None:
     rows = draw(stage, prompts, renderer)
     write_jsonl(stage.folder / "samples.jsonl", rows)
     kept = [row for row in rows if row["kept"]]
+    for told in (few_finished(rows, config), worse_than_the_mean(rows)):
+        if told:
+            print(told)
     if not kept:
         raise StageError(
-            "no prompt has two different answers that ended by themselves; raise rollout.max_new_tokens "
-            "or sample.temperature"
+            f"no prompt has two different answers of which the best ended by itself ({finished_share(rows):.1%} of all "
+            "answers did); raise rollout.max_new_tokens or sample.temperature"
         )
     metrics = summary(rows, kept)
     metrics |= fine_tune(
@@ -60,6 +66,7 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
     rollout = RolloutGroup(stage.run.model("sft"), config, config.resources.policy)
     reward = Scorer(stage.run, renderer)
     made: list[dict[str, Any]] = []
+    warned = False
     batches = range(0, len(prompts), PROMPTS_PER_BATCH)
     with running(rollout, *reward.groups), Metrics(stage.folder / "draw", "draw", len(batches), "batch") as metrics:
         for number, start in enumerate(batches):
@@ -76,15 +83,49 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
             scored = rollouts.with_columns(scores=reward.score(rollouts, asked))
             rows = list(pick_best(scored, asked, renderer, sample.samples_per_prompt))
             made += rows
-            metrics.log(
-                number,
-                {
-                    "best_score": float(np.mean([row["score"] for row in rows])),
-                    "mean_score": float(np.mean([row["scores"] for row in rows])),
-                },
-                ("mean_score", "best_score"),
-            )
+            metrics.log(number, of_batch(rows), ("mean_score", "best_score", "finished_share"))
+            if not warned and (told := few_finished(made, config)):
+                tqdm.write(told)
+                warned = True
     return made
+
+
+def of_batch(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean score of all answers, and of the best that are kept if any is; the share that ended by themselves."""
+    best = [row["score"] for row in rows if row["kept"]]
+    found = {"mean_score": float(np.mean([row["scores"] for row in rows])), "finished_share": finished_share(rows)}
+    return found | ({"best_score": float(np.mean(best))} if best else {})
+
+
+def finished_share(rows: list[dict[str, Any]]) -> float:
+    """The share of all answers that ended by themselves."""
+    return float(np.mean([row["finished"] / len(row["scores"]) for row in rows]))
+
+
+def few_finished(rows: list[dict[str, Any]], config: Config) -> str:
+    """What to tell where less than half of the answers ended; "" elsewhere."""
+    share, answers = finished_share(rows), sum(len(row["scores"]) for row in rows)
+    if share >= FEW_FINISHED:
+        return ""
+    none = sum(not row["finished"] for row in rows)
+    return (
+        f"sample: only {share:.1%} of {answers} answers ended by themselves within rollout.max_new_tokens "
+        f"{config.rollout.max_new_tokens}, and no other is kept, so {none} of {len(rows)} prompts have nothing to keep "
+        "and the rest little to choose from: raise rollout.max_new_tokens, lower sample.temperature "
+        f"({config.sample.temperature:g}), or train longer on answers that end (sft.epochs {config.sft.epochs})"
+    )
+
+
+def worse_than_the_mean(rows: list[dict[str, Any]]) -> str:
+    """What to tell where the answers that are kept score below the mean of all; "" elsewhere."""
+    best, every = [row["score"] for row in rows if row["kept"]], [score for row in rows for score in row["scores"]]
+    if not best or np.mean(best) >= np.mean(every):
+        return ""
+    return (
+        f"sample: the best answers that are kept score {np.mean(best):.3g} on average, below the mean of all answers "
+        f"({np.mean(every):.3g}), since answers that were cut score higher: learning from them may make the model "
+        "worse; draw answers that end (rollout.max_new_tokens, sample.temperature, sft.epochs)"
+    )
 
 
 def pick_best(rollouts: Rollouts, prompts: list[Prompt], renderer: Renderer, n: int) -> Iterator[dict[str, Any]]:
@@ -108,6 +149,7 @@ def pick_best(rollouts: Rollouts, prompts: list[Prompt], renderer: Renderer, n: 
             "scores": told,
             "k_index": best,
             "finished": int(finished.sum()),
+            "ended": finished.tolist(),
             "distinct": len(set(answers)),
             "answers": answers,
             "kept": bool(finished.any() and answers[best] and scores.max() > scores.min()),
@@ -134,7 +176,7 @@ def summary(rows: list[dict[str, Any]], kept: list[dict[str, Any]]) -> dict[str,
         "mean_score": float(scores.mean()),
         "best_score": float(np.mean([row["score"] for row in kept])),
         "distinct_share": float(np.mean([row["distinct"] / n for row in rows])),
-        "finished_share": float(np.mean([row["finished"] / n for row in rows])),
+        "finished_share": finished_share(rows),
         "mean_characters": float(np.mean(lengths)),
         "best_characters": float(np.mean([len(row["response"]) for row in kept])),
         "kl_bound": best_of_n_kl(n),

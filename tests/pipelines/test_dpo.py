@@ -19,7 +19,8 @@ PROMPT = Prompt((Turn("user", "Why?"),), "toy", "p")
 
 
 def row(answers: str, scores: list[float], response: str, **more: Any) -> dict[str, Any]:
-    return {"prompt_id": "p", "answers": list(answers), "scores": scores, "response": response, "kept": True, **more}
+    said = {"prompt_id": "p", "answers": list(answers), "scores": scores, "response": response, "kept": True}
+    return said | {"ended": [True] * len(answers)} | more
 
 
 def ranked(sample: dict[str, Any], count: int) -> Ranking | None:
@@ -42,8 +43,16 @@ def test_equal_texts_are_one_answer_and_equal_scores_are_ties() -> None:
     assert ranked(sample, 9) == Ranking(PROMPT.turns, ("b", "a", "c", "d"), "samples", "p", (0.0, 1.0, 1.0, 2.0))
 
 
-def test_an_answer_above_the_kept_one_was_cut_and_is_left_out() -> None:
-    assert ranked(row("xab", [9.0, 5.0, 1.0], "a"), 2) == Ranking(PROMPT.turns, ("a", "b"), "samples", "p", (0.0, 1.0))
+def test_an_answer_that_was_cut_is_left_out_whatever_its_score() -> None:
+    kept = Ranking(PROMPT.turns, ("a", "b"), "samples", "p", (0.0, 1.0))
+    assert ranked(row("xab", [9.0, 5.0, 1.0], "a", ended=[False, True, True]), 2) == kept
+    assert ranked(row("axb", [5.0, 0.0, 1.0], "a", ended=[True, False, True]), 2) == kept
+
+
+def test_samples_that_do_not_say_which_answers_were_cut_are_taken_where_all_ended() -> None:
+    old = {name: value for name, value in row("ab", [5.0, 1.0], "a").items() if name != "ended"}
+    assert ranked(old | {"finished": 2}, 2) == Ranking(PROMPT.turns, ("a", "b"), "samples", "p", (0.0, 1.0))
+    assert ranked(old | {"finished": 1}, 2) is None
 
 
 @pytest.mark.parametrize("sample", [

@@ -113,6 +113,13 @@ def test_the_best_answer_is_the_one_kept(road: Path) -> None:
         assert len(row["scores"]) == 4
         if row["finished"] == 4:
             assert row["k_index"] == row["scores"].index(max(row["scores"]))
+        assert len(row["ended"]) == 4 and sum(row["ended"]) == row["finished"]
+        assert row["ended"][row["k_index"]] or not row["kept"]
+    (drawn,) = rows_of(road / "sample" / "draw" / "metrics.jsonl")
+    share = drawn["finished_share"]
+    assert share == pytest.approx(sum(row["finished"] for row in rows) / (24 * 4))
+    told = (road / "log.txt").read_text().count(f"sample: only {share:.1%} of 96 answers ended by themselves")
+    assert told == (2 if share < 0.5 else 0), "after the first draw, and at the end"
 
 
 def test_the_same_command_again_does_nothing(road: Path, rayward: Callable[..., str]) -> None:
