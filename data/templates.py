@@ -21,25 +21,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from data.own_template import own_end_token, own_pieces, own_special_tokens
+from data.own_template import own_end_tokens, own_special_tokens
+from data.own_tokens import own_row
+from data.plain_text import Habit, encode_plain, habit, special_ids
 from data.records import Turn, check_turns
 from data.template_table import INPUT, TEMPLATES, Frame, Piece, Template, find
 
-__all__ = ["TEMPLATES", "Encoded", "Frame", "Piece", "Template", "encode", "encode_pieces", "end_token", "find",
-           "ids_and_habit", "pieces", "prompt_pieces", "stop_token_ids", "text", "truncate",
-           "with_condition"]  # fmt: skip
+__all__ = ["TEMPLATES", "Encoded", "Frame", "Piece", "Template", "encode", "end_token", "find",
+           "ids_and_habit", "needs_bos", "pieces", "stop_token_ids", "text", "truncate", "with_condition"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """Token ids, and for each its weight in the SFT loss."""
+    """Token ids, and for each its weight in the SFT loss.
+
+    `apart`: not those of the whole string in the tokenizer's own template, see `data.own_tokens`.
+    """
 
     ids: list[int]
     weights: list[float]
+    apart: bool = field(default=False, compare=False)
 
 
 def with_condition(template: Template, words: str) -> Template:
@@ -125,30 +129,34 @@ def text(template: Template, turns: Sequence[Turn], add_generation_prompt: bool 
 
 
 def encode(template: Template, turns: Sequence[Turn], tokenizer: Any, add_generation_prompt: bool = False) -> Encoded:
-    """Token ids and weights; BOS comes first if the tokenizer has one and the template does not do without.
+    """Token ids and weights; BOS comes first if the tokenizer has one, the template does not do without, and its own
+    text does not begin with it.
 
     `tokenizer`: of transformers. ValueError: invalid turns (see `pieces`), a special token that the tokenizer
-    lacks or finds in plain text, or a conversation (not a prompt) in which no token has weight.
+    lacks or finds in plain text, or a conversation (not a prompt) in which no token has weight. RowError: turns that
+    the tokenizer's own template cannot render as they are trained.
     """
-    encoded = encode_pieces(template, prompt_pieces(template, turns, tokenizer, add_generation_prompt), tokenizer)
+    if template.own:
+        check_turns(turns, last="user" if add_generation_prompt else None)
+        encoded = Encoded(*own_row(tokenizer, turns, add_generation_prompt))
+    else:
+        encoded = _of_pieces(template, pieces(template, turns, add_generation_prompt), tokenizer)
     if not add_generation_prompt and not any(encoded.weights):
         raise ValueError("no token of the conversation has weight: it needs an assistant turn with weight")
     return encoded
 
 
-def encode_pieces(template: Template, parts: Sequence[Piece], tokenizer: Any) -> Encoded:
-    """Token ids and weights of pieces that begin a conversation. ValueError: see `encode`, of special tokens."""
-    special_ids, habit = ids_and_habit(template, tokenizer)
-    strips = habit == "always"
+def _of_pieces(template: Template, parts: Sequence[Piece], tokenizer: Any) -> Encoded:
+    ids_of, strips = special_ids(tokenizer, template.special_tokens, template.name), habit(tokenizer) == "always"
     plain = [
         part.text.removeprefix(" ") if strips and not part.verbatim else part.text for part in parts if not part.special
     ]
-    encoded = iter(_encode_plain(tokenizer, plain))
-    bos = [] if tokenizer.bos_token_id is None or not template.bos else [tokenizer.bos_token_id]
-    ids, weights = list(bos), [0.0] * len(bos)
-    forbidden = {*special_ids.values(), *bos}
+    encoded = iter(encode_plain(tokenizer, plain))
+    ids = [tokenizer.bos_token_id] if needs_bos(template, tokenizer) else []
+    weights = [0.0] * len(ids)
+    forbidden = {*ids_of.values(), *ids}
     for part in parts:
-        part_ids = [special_ids[part.text]] if part.special else next(encoded)
+        part_ids = [ids_of[part.text]] if part.special else next(encoded)
         if not part.special and not forbidden.isdisjoint(part_ids):
             raise ValueError(
                 f"the tokenizer reads a special token out of the plain text {part.text[:80]!r}: "
@@ -159,14 +167,12 @@ def encode_pieces(template: Template, parts: Sequence[Piece], tokenizer: Any) ->
     return Encoded(ids, weights)
 
 
-def prompt_pieces(
-    template: Template, turns: Sequence[Turn], tokenizer: Any, add_generation_prompt: bool = False
-) -> list[Piece]:
-    """As `pieces`, and also for the tokenizer's own chat template."""
-    if not template.own:
-        return pieces(template, turns, add_generation_prompt)
-    check_turns(turns, last="user" if add_generation_prompt else None)
-    return own_pieces(tokenizer, turns, add_generation_prompt)
+def needs_bos(template: Template, tokenizer: Any) -> bool:
+    """Whether BOS is put before a conversation: the tokenizer has one, and the template does not do without, nor begin
+    with the same token, as ChatML with SmolLM2's."""
+    if not template.bos or tokenizer.bos_token_id is None:
+        return False
+    return not (template.head or template.user.before).startswith(tokenizer.bos_token)
 
 
 def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
@@ -178,38 +184,21 @@ def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
 
 
 def end_token(template: Template, tokenizer: Any) -> str:
-    """The special token that ends an answer, as text. ValueError if the tokenizer's own template shows none."""
-    return own_end_token(tokenizer) if template.own else template.end_token
+    """The special token that ends a last answer, as text. ValueError if the tokenizer's own template shows none."""
+    return own_end_tokens(tokenizer)[0] if template.own else template.end_token
 
 
 def stop_token_ids(template: Template, tokenizer: Any) -> list[int]:
-    """The ids that end an answer: the template's end token. ValueError if the tokenizer lacks it."""
-    return [ids_and_habit(template, tokenizer)[0][end_token(template, tokenizer)]]
+    """The ids that end an answer, that of `end_token` first. ValueError if the tokenizer lacks one.
 
-
-def _encode_plain(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    arguments = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-    return tokenizer(texts, return_attention_mask=False, **arguments)["input_ids"] if texts else []
-
-
-@lru_cache(maxsize=64)
-def ids_and_habit(template: Template, tokenizer: Any) -> tuple[dict[str, int], str]:
-    """Ids of the template's special tokens, and whether the tokenizer puts a space before a text.
-
-    "always": "a b" is "a" and then "b", although " b" is not "b". "missing": it adds one only where there is
-    none (" b" is "b"), so it needs no help, and would lose a space of the content by it. Else "never".
+    They are more than one where the tokenizer's own template ends earlier answers with another token than the last.
     """
-    ids = {}
-    for token in own_special_tokens(tokenizer) if template.own else template.special_tokens:
-        token_id = tokenizer.convert_tokens_to_ids(token)
-        if token_id is None or tokenizer.convert_ids_to_tokens(token_id) != token:
-            raise ValueError(
-                f"chat template {template.name} needs the token {token!r}, which is not among the "
-                f"{len(tokenizer)} of this tokenizer: rayward extend MODEL --template {template.name} --out DIR "
-                "adds it and its embedding"
-            )
-        ids[token] = token_id
-    first, second, spaced, joined = _encode_plain(tokenizer, ["Hello", "world", " world", "Hello world"])
-    if spaced == second:
-        return ids, "missing"
-    return ids, "always" if joined == first + second else "never"
+    ends = own_end_tokens(tokenizer) if template.own else (template.end_token,)
+    ids, _ = ids_and_habit(template, tokenizer)
+    return [ids[end] for end in ends]
+
+
+def ids_and_habit(template: Template, tokenizer: Any) -> tuple[dict[str, int], Habit]:
+    """Ids of the template's special tokens, and whether the tokenizer puts a space before a text (`plain_text`)."""
+    tokens = own_special_tokens(tokenizer) if template.own else template.special_tokens
+    return special_ids(tokenizer, tokens, template.name), habit(tokenizer)

@@ -13,7 +13,7 @@ from typing import Any
 from configs.model import Model
 from data.records import Turn
 from data.scored import scored
-from data.templates import Template, encode, find, pieces
+from data.templates import Template, encode, find, needs_bos
 from data.tokenizer import load_tokenizer
 
 ROWS = 1
@@ -31,7 +31,7 @@ def outdated(stage: str, manifest: Mapping[str, Any], model: Model, tokenizer_fo
 
 def ids_differ(template: Template, tokenizer: Any) -> str:
     """Of prepare, whose tokenizer and template all stages take."""
-    if template.bos and pieces(template, PROBE)[0].text == tokenizer.bos_token:
+    if template.bos and tokenizer.bos_token_id is not None and not needs_bos(template, tokenizer):
         return f"chat template {template.name} put {tokenizer.bos_token!r} before every row twice then, once now"
     return ""
 

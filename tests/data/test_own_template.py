@@ -81,13 +81,15 @@ def test_weights_of_turns_cover_content_and_end_token() -> None:
 
 @pytest.mark.parametrize("form, told", [
     (None, "has no chat template of its own"),
-    (TRIMMING.replace("{% generation %}", "").replace("{% endgeneration %}", ""), "has no {% generation %}"),
-    (TRIMMING.replace("m.content | trim + '<|im_end|>' }}{% endgen", "m.content | upper + 'e' }}{% endgen"),
-     "rewrites what the assistant says"),
-    (TRIMMING.replace("+ '<|im_end|>' }}{% endgeneration %}", "}}{% endgeneration %}{{ '<|im_end|>' }}"),
-     "no special token after the answer"),
+    ("{{ messages[0].content", "the chat template raises: .*TemplateSyntaxError"),
+    (TRIMMING.replace("m.content | trim + '<|im_end|>' }}{% endgen", "m.content | upper + '<|im_end|>' }}{% endgen"),
+     "the chat template rewrites what is said: turns.1. .assistant.: found 'HI, YOU.*expected 'Hi, you.'"),
+    (TRIMMING.replace("{{ m.content | trim + '<|im_end|>' }}{% endgen", "{{ m.content }}{% endgen"),
+     "no special token ends an answer: a model trained so never learns to stop: turns.1. .assistant."),
+    (TRIMMING.replace("'<|im_start|>' + m.role", "m.content + m.role"),
+     "the chat template repeats what the user says: turns.0. .user.: found it 2 times"),
     (TRIMMING.replace("{{ '<|im_start|>assistant\\n' }}", "{{ '<|im_start|>assistant\\n<think>' }}"),
-     "asks for an answer after .*begins after")])  # fmt: skip
+     "asks for an answer elsewhere than it writes it: turns.1. .* expected '<think>', with which")])  # fmt: skip
 def test_templates_that_cannot_be_trained_from_are_refused(form: str | None, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         stop_token_ids(OWN, with_template(form))

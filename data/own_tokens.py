@@ -1,0 +1,139 @@
+"""Token ids of a conversation in the tokenizer's own chat template.
+
+They are those of the whole rendered string (`apply_chat_template`, vLLM's chat endpoint), with two exceptions, in which
+a stretch between two special tokens is encoded in pieces:
+* An answer that begins with white space may merge with what stands before it, so that no prompt would be a prefix of
+  the row. Where the whole string does not keep the prompt's ids, the prompt is encoded, and the answer alone after it.
+* A special token that somebody writes stays text. In the whole string it would be read as one.
+
+Tokenizers find special tokens first and encode what stands between them by itself; so a stretch is compared with the
+same stretch up to where the answer begins. The special tokens that the whole string gave are compared with those that
+the template wrote, and where they are others all stretches are encoded in pieces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+from data.own_template import Stretch, Text, own_form, own_special_tokens, specials, until_end
+from data.plain_text import encode_plain, habit, special_ids
+from data.records import Turn
+
+
+class Row(NamedTuple):
+    """Ids, loss weights, and whether a stretch was encoded in pieces."""
+
+    ids: list[int]
+    weights: list[float]
+    apart: bool
+
+
+def own_row(tokenizer: Any, turns: Sequence[Turn], prompt: bool = False) -> Row:
+    """The row of a conversation; of a prompt up to where its answer starts. Raises as `own_form`.
+
+    An assistant turn's weight (1 if it has none) holds for its answer, another turn's for what it says.
+    """
+    form, said = own_form(tokenizer, turns, prompt)
+    return _row(tokenizer, turns, form.stretches, said)
+
+
+def own_scored_row(tokenizer: Any, turns: Sequence[Turn], finished: bool) -> Row:
+    """The row of a conversation up to and with the token that ends its last answer; `finished` False: up to what it
+    says there. Raises as `own_form`."""
+    form, said = own_form(tokenizer, turns, prompt=False)
+    return _row(tokenizer, turns, until_end(form, len(turns) - 1, finished), said)
+
+
+def _row(tokenizer: Any, turns: Sequence[Turn], stretches: Sequence[Stretch], said: Sequence[str]) -> Row:
+    whole = _Whole(tokenizer, stretches, said)
+    ids: list[int] = []
+    weights: list[float] = []
+    for number, stretch in enumerate(stretches):
+        head_ids, tail_ids = whole.ids(number)
+        answer = 0.0 if stretch.answer is None else turns[stretch.answer].loss_weight
+        own = [answer if stretch.tail is None else 0.0] * len(head_ids)
+        for place, part in enumerate(stretch.head):
+            if isinstance(part, int) and turns[part].role != "assistant" and turns[part].loss_weight:
+                first, last = (whole.reach(number, end, head_ids) for end in (place, place + 1))
+                own[first:last] = [turns[part].loss_weight] * (last - first)
+        end_ids = [whole.special_ids[stretch.special]] if stretch.special else []
+        ids += head_ids + tail_ids + end_ids
+        weights += own + [answer] * len(tail_ids + end_ids)
+    return Row(ids, weights, whole.apart)
+
+
+class _Whole:
+    """A rendered string and its ids, stretch by stretch. `apart`: whether one that was asked for is in pieces."""
+
+    def __init__(self, tokenizer: Any, stretches: Sequence[Stretch], said: Sequence[str]) -> None:
+        self.tokenizer, self.stretches, self.said = tokenizer, stretches, said
+        tokens = own_special_tokens(tokenizer)
+        self.special_ids, self.counted = _ids(tokenizer, tokens)
+        find = specials(tokens).find
+        texts = [self._text(stretch.head + (stretch.tail or ())) for stretch in stretches]
+        self.written = [bool(find(text)) for text in texts]  # special tokens in it that are not the template's
+        self.apart = any(self.written)
+        kept = ["" if written else text for text, written in zip(texts, self.written, strict=True)]
+        own = [stretch.special for stretch in stretches]
+        ids = _encode(tokenizer, "".join(text + special for text, special in zip(kept, own, strict=True)))
+        places = [place for place, token in enumerate(ids) if token in self.counted]
+        self.slices: list[list[int]] | None = None
+        if [ids[place] for place in places] == [self.special_ids[special] for special in own if special]:
+            self.slices = [ids[first + 1 : last] for first, last in pairwise((-1, *places, len(ids)))]
+
+    def ids(self, number: int) -> tuple[list[int], list[int]]:
+        """Ids of the head of a stretch and of its tail, without the special token that follows."""
+        stretch = self.stretches[number]
+        whole = None if self.slices is None or self.written[number] else self.slices[number]
+        if stretch.tail is None and whole is not None:
+            return whole, []
+        head_ids = self._beginning(number, stretch.head)
+        if stretch.tail is None:
+            return head_ids, []
+        if whole is not None and whole[: len(head_ids)] == head_ids:
+            return head_ids, whole[len(head_ids) :]
+        self.apart = True
+        return head_ids, self._alone(self._text(stretch.tail), bool(stretch.head)) if stretch.tail else []
+
+    def reach(self, number: int, end: int, head_ids: list[int]) -> int:
+        """How many of a head's ids its first `end` parts make by themselves."""
+        part_ids = self._beginning(number, self.stretches[number].head[:end])
+        same = (one == other for one, other in zip(part_ids, head_ids, strict=False))
+        return next((place for place, equal in enumerate(same) if not equal), min(len(part_ids), len(head_ids)))
+
+    def _beginning(self, number: int, parts: Text) -> list[int]:
+        """Ids of the beginning of a stretch after the special token before it, as in a string that ends there."""
+        anchor = self.stretches[number - 1].special if number else ""
+        text = self._text(parts)
+        constant = all(isinstance(part, str) for part in parts)
+        ids = _cached(self.tokenizer, anchor + text) if constant else _encode(self.tokenizer, anchor + text)
+        after = ids[1:] if anchor else ids
+        first = not anchor or ids[:1] == [self.special_ids[anchor]]
+        return after if first and self.counted.isdisjoint(after) else self._alone(text, False)
+
+    def _alone(self, text: str, follows: bool) -> list[int]:
+        """Ids of a text in which nothing is special; `follows`: it goes on where another text ends."""
+        strips = follows and habit(self.tokenizer) == "always"  # which puts the space there again
+        return encode_plain(self.tokenizer, [text.removeprefix(" ") if strips else text])[0]
+
+    def _text(self, parts: Text) -> str:
+        return "".join(part if isinstance(part, str) else self.said[part] for part in parts)
+
+
+@lru_cache(maxsize=64)
+def _ids(tokenizer: Any, tokens: tuple[str, ...]) -> tuple[dict[str, int], frozenset[int]]:
+    """Ids of special tokens, and those of them that no other text has: the unknown token stands for many."""
+    ids = special_ids(tokenizer, tokens, "tokenizer")
+    return ids, frozenset(ids.values()) - {tokenizer.unk_token_id}
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+
+
+@lru_cache(maxsize=1024)
+def _cached(tokenizer: Any, text: str) -> list[int]:
+    return _encode(tokenizer, text)
