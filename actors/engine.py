@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from actors.lora import adapted_layers, merged
 from actors.models import DTYPES, probe, save_model
+from actors.saved import saved_buffers
 from algorithms.schedule import learning_rate_factor
 from configs.training import Updates
 
@@ -164,9 +165,14 @@ class TrainEngine:
                 parameter.data = parameter.data.to(device)
 
     @property
+    def hf_model(self) -> Any:
+        """The Hugging Face model inside."""
+        return _hf_model(self.engine.module)
+
+    @property
     def vocab_size(self) -> int:
         """Rows of the embedding."""
-        return int(_hf_model(self.engine.module).config.vocab_size)
+        return int(self.hf_model.config.get_text_config().vocab_size)
 
     @torch.no_grad()
     def infer(self, forward: Callable[[nn.Module], Any]) -> Any:
@@ -184,8 +190,11 @@ class TrainEngine:
         return state if self.rank == 0 else None
 
     def weights(self) -> Iterable[tuple[str, Tensor]]:
-        """(name, whole tensor) of every weight, adapters merged in, one at a time; a collective under ZeRO-3."""
-        model = _hf_model(self.engine.module)
+        """(name, whole tensor) of every weight, adapters merged in, one at a time, and of the buffers that are saved.
+
+        A collective under ZeRO-3.
+        """
+        model = self.hf_model
         adapted = adapted_layers(model)
         for name, parameter in model.named_parameters():
             layer = adapted.get(name.removesuffix(".base_layer.weight"))
@@ -195,6 +204,7 @@ class TrainEngine:
             elif "lora_" not in name:
                 with self._gathered([parameter]):
                     yield name.replace(".base_layer.", "."), parameter.detach()
+        yield from saved_buffers(model)
 
     def _gathered(self, parameters: list[nn.Parameter]) -> Any:
         import deepspeed
@@ -209,7 +219,7 @@ class TrainEngine:
         ours = self.infer(lambda engine: probe(engine, self.vocab_size))
         state = self.state_dict()
         if self.rank == 0 and state is not None:
-            save_model(_hf_model(self.engine.module), state, tokenizer, folder)
+            save_model(self.hf_model, state, tokenizer, folder)
             theirs = probe(reload(str(folder)).eval(), self.vocab_size)
             exact = next(iter(state.values())).dtype == torch.float32
             gaps = (ours - theirs).abs()

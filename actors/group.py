@@ -20,9 +20,12 @@ from actors.reference import FrozenModel
 from actors.reward import RewardModel
 from actors.rollout import RolloutEngine
 from configs.machines import Cluster, Role
+from configs.plan import max_mismatch
 from configs.schema import Config
 from data.ragged import Ragged, merge
 from data.rollouts import Rollouts
+
+PROBE_SLACK = 3.0  # tokens of a probe are far less likely than those of answers, and their log-probs less exact
 
 
 class Group:
@@ -141,11 +144,15 @@ class RewardGroup(Group):
 
 
 class RolloutGroup(Group):
-    """vLLM engines behind one call: prompts are dealt out in turn, answers come back in the order of the requests."""
+    """vLLM engines behind one call: prompts are dealt out in turn, answers come back in the order of the requests.
 
-    def __init__(self, folder: str, config: Config, sender: Role):
+    Without `loads` they read no weights but wait for those of a transfer.
+    """
+
+    def __init__(self, folder: str, config: Config, sender: Role, loads: bool = True):
         self.backend, self.slots = transfer_backend(config, sender), gpu_slots(config)
-        role, arguments = config.resources.rollout, (folder, config, self.backend)
+        self.allowed_gap = max_mismatch(config)
+        role, arguments = config.resources.rollout, (folder, config, self.backend, loads)
         super().__init__("rollout", RolloutEngine, role, config.cluster, arguments, self.slots)
         if 0 < role.gpus < 1:  # vLLM measures the free memory when it starts: nobody else may load meanwhile
             self.ready()
@@ -154,6 +161,22 @@ class RolloutGroup(Group):
         super().stop()
         if self.slots:
             remove_placement_group(self.slots)
+
+    def prove(self, probe: tuple[list[int], list[float]], version: int) -> float:
+        """Hold the engines against the sender's `probe` of the weights just sent: the largest mean gap, in nats.
+
+        Raises RuntimeError where it is larger than that between trainer and engine may be.
+        """
+        ids, expected = probe
+        gaps = [float(np.abs(np.subtract(found, expected)).mean()) for found in self.call("probe", ids)]
+        worst = int(np.argmax(gaps))
+        if not gaps[worst] <= PROBE_SLACK * self.allowed_gap:
+            raise RuntimeError(
+                f"weight transfer {version} is not proved: the log-probs of a fixed row differ by {gaps[worst]:.3g} nats "
+                f"on the average between the policy and rollout engine {worst} (allowed {PROBE_SLACK * self.allowed_gap:g}, "
+                "from rl.max_mismatch), so some weight did not arrive, or the engine computes another model"
+            )
+        return gaps[worst]
 
     def generate(self, *arguments: Any, **named: Any) -> Rollouts:
         """What `stream` takes, at once."""

@@ -57,12 +57,13 @@ class TokenPolicy(nn.Module):
         read_N: Tensor | None = None,
         targets_N: Tensor | None = None,
         with_entropy: bool = False,
+        temperature: float | None = None,
     ) -> tuple[Tensor, Tensor | None]:
         """(logprobs_N, entropy_N or None) of the tokens where `chosen_BT` is True, in row order; column 0 has none.
 
         With `positions_BT`, B is 1 and the row is several back to back: one begins wherever they start at 0 again.
         With masks too, rows share their beginnings (actors/prefix.py), and `read_N` says where the states stand
-        that `targets_N` follow.
+        that `targets_N` follow. `temperature` in place of the policy's own.
         """
         if row_masks is not None:
             where: dict[str, Any] = {"position_ids": positions_BT, "row_masks": row_masks}
@@ -79,7 +80,7 @@ class TokenPolicy(nn.Module):
             states_NH,
             head.weight,
             targets_N,
-            self.temperature,
+            temperature or self.temperature,
             bias=head.bias,
             with_entropy=with_entropy,
             logit_map=self.logit_map,
@@ -205,6 +206,7 @@ def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolic
     """
     lm = AutoModelForCausalLM.from_pretrained(folder, config=_without_dropout(folder), dtype=DTYPES[dtype])
     fuse(lm)
+    _teach_every_token(lm)
     policy = TokenPolicy(lm, temperature)
     prove_policy(policy, folder)
     return policy
@@ -232,9 +234,18 @@ def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar
         drawn = torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5
         weight.data.copy_(drawn)
     fuse(classifier)
+    _teach_every_token(classifier)
     scalar = TokenScalar(classifier)
     prove_scalar(scalar, folder)
     return scalar
+
+
+def _teach_every_token(model: Any) -> None:
+    """Let the pad token's embedding learn: in many base models that is the end token, which stands in every row.
+
+    Padding itself teaches nothing here, since nothing that is read depends on it.
+    """
+    model.get_input_embeddings().padding_idx = None
 
 
 def build_from_scratch(shape: Scratch, tokenizer: Any, context_tokens: int, seed: int) -> nn.Module:
@@ -259,8 +270,27 @@ def build_from_scratch(shape: Scratch, tokenizer: Any, context_tokens: int, seed
 
 def save_model(model: nn.Module, state: dict[str, Tensor], tokenizer: Any, folder: str | Path) -> None:
     """A plain Hugging Face folder: safetensors, config, generation config, tokenizer with its chat template."""
+    _take_ends_of(tokenizer, model)
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
+
+
+def _take_ends_of(tokenizer: Any, model: Any) -> None:
+    """Let the configs name the tokenizer's pad token, and as an end of what is generated its end token.
+
+    transformers reads a row's score at its last token that is not the pad id of the config. Base models name none
+    there, which it refuses for a batch, or their end token, at which a conversation's score stands.
+    """
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    text = model.config.get_text_config()
+    if pad is not None and pad < text.vocab_size:  # one without an embedding would not load again
+        model.config.pad_token_id = text.pad_token_id = pad
+    if model.can_generate() and (generation := model.generation_config) is not None:
+        generation.pad_token_id = model.config.pad_token_id
+        old = generation.eos_token_id
+        ends = [end, *(old if isinstance(old, list) else [old])]
+        known = [token for token in dict.fromkeys(ends) if token is not None]
+        generation.eos_token_id = known[0] if len(known) == 1 else known
 
 
 @torch.no_grad()

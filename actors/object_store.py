@@ -51,6 +51,7 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
         initialize_layerwise_reload(self.model)
+        _forget_packed_experts(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         # The base class waits for an accelerator here, and on the CPU there is none to wait for.
@@ -68,9 +69,36 @@ class ObjectStoreWeightTransferEngine(WeightTransferEngine[ObjectStoreInitInfo, 
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
         finalize_layerwise_reload(self.model, self.model_config)
+        _pack_tied_heads(self.model)
 
     def shutdown(self) -> None:
         pass
+
+
+def _forget_packed_experts(model: torch.nn.Module) -> None:
+    """Let experts be packed when their weights have come, as at the start.
+
+    vLLM packs them on the CPU with their kernel, and takes weights that come later as they are for packed ones.
+    """
+    from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
+    from vllm.platforms import current_platform
+
+    for layer in model.modules() if current_platform.is_cpu() else ():
+        if isinstance(method := getattr(layer, "quant_method", None), UnquantizedFusedMoEMethod):
+            method.moe_kernel = None
+
+
+def _pack_tied_heads(model: torch.nn.Module) -> None:
+    """Pack the heads that share the embedding's weight anew.
+
+    Nobody loads them: the loaders skip their name, so the layerwise reload leaves them the product with the old weight.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+
+    embeddings = [layer.weight for layer in model.modules() if type(layer) is VocabParallelEmbedding]
+    for layer in model.modules():
+        if isinstance(layer, ParallelLMHead) and any(layer.weight is weight for weight in embeddings):
+            layer.quant_method.process_weights_after_loading(layer)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from actors.engine import Sums, TrainEngine
 from actors.layout import Layout
 from actors.models import load_policy
 from actors.process import Rendezvous, copy_rate, peak_flops
+from actors.proof import transfer_probe
 from actors.updates import Learner, train
 from algorithms.advantage import kl_k3
 from algorithms.policy import apa, awr, kl_loss, ppo_clip, truncated_importance_weights
@@ -151,10 +152,15 @@ class Policy(Learner):
         self.sender = sender_to(engines, self.engine, backend, self.place, self.config)
 
     def send_weights(self, version: int) -> dict[str, Any] | None:
-        """Bring the current weights to every engine as `version`; rank 0 returns their digest and bytes."""
+        """Bring the current weights to every engine as `version`.
+
+        Rank 0 returns their digest and bytes, and a probe to hold the engines against (`RolloutGroup.prove`).
+        """
         assert self.sender is not None, "connect() comes first"
         with self.span("send_weights"):
-            return self.sender.send(version)
+            sent = self.sender.send(version)
+            probe = self.engine.infer(transfer_probe)
+        return sent | {"probe": probe} if sent else None
 
     def save(self, folder: str) -> None:
         """The model as a Hugging Face folder, reloaded and checked. Every rank must call it."""

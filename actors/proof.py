@@ -30,7 +30,7 @@ SCALES: dict[str, Callable[[float, Any], tuple[float, ...]]] = {
 }
 """Fields of configs that scale the logits, and the factors that a value may mean."""
 SOFTCAPS = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")
-ROW = 16
+ROW = 15  # tokens of a probe; the shortest context is 16
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest gap of a log-prob in fp32, mean gap in bf16, where the model's own forward rounds its logits."""
 
@@ -76,6 +76,18 @@ def prove_scalar(module: TokenScalar, folder: str) -> None:
             f"body and score head, so {type(model).__name__} does something else between or after them; it would be "
             "trained wrongly, so it is refused"
         )
+
+
+@torch.no_grad()
+def transfer_probe(policy: Any) -> tuple[list[int], list[float]]:
+    """A row of token ids, and the log-probs of all but its first at temperature 1, which engines have to give too.
+
+    `policy`: a TokenPolicy, or what DeepSpeed makes of one; then every rank must call it.
+    """
+    lm = getattr(policy, "module", policy).lm
+    row_1T = probe_row(lm.config).to(lm.device)
+    logprobs_T = policy(row_1T, torch.ones_like(row_1T, dtype=torch.bool), temperature=1.0)[0]
+    return row_1T[0].tolist(), logprobs_T.float().tolist()
 
 
 def logit_maps(config: Any) -> list[LogitMap]:

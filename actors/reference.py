@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,8 @@ from actors.forward import Place
 from actors.layout import Layout
 from actors.models import load_policy
 from actors.process import device
+from actors.proof import transfer_probe
+from actors.saved import saved_buffers
 from actors.spans import Timed
 from configs.schema import Config
 from data.ragged import Part
@@ -50,8 +53,14 @@ class FrozenModel(Timed):
             return self.layout.read(rollouts, self.config.rl.optimizer.micro_batch_tokens, self._logprobs)
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """(name, tensor) of every weight."""
-        return ((name, parameter.detach()) for name, parameter in self.module.lm.named_parameters())
+        """(name, tensor) of every weight, and of the buffers that are saved."""
+        parameters = ((name, parameter.detach()) for name, parameter in self.module.lm.named_parameters())
+        return chain(parameters, saved_buffers(self.module.lm))
+
+    @property
+    def hf_model(self) -> Any:
+        """The Hugging Face model inside."""
+        return self.module.lm
 
     def connect(self, engines: list[Any], backend: str) -> None:
         """Open the way to the rollout engines; only the process of rank 0 talks to them."""
@@ -62,5 +71,5 @@ class FrozenModel(Timed):
             self.sender = sender_to(engines, self, backend, alone, self.config)
 
     def send_weights(self, version: int) -> dict[str, Any] | None:
-        """Bring the weights of the loaded model to every engine as `version`."""
-        return self.sender.send(version) if self.sender else None
+        """Bring the weights of the loaded model to every engine as `version`; what a policy's returns."""
+        return self.sender.send(version) | {"probe": transfer_probe(self.module)} if self.sender else None

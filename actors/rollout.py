@@ -22,7 +22,8 @@ from data.rollouts import Rollouts
 class RolloutEngine(Timed):
     """One vLLM engine; with more than one GPU it splits the model over them."""
 
-    def __init__(self, folder: str, config: Config, backend: str, rank: int):
+    def __init__(self, folder: str, config: Config, backend: str, loads: bool, rank: int):
+        """`loads`: read the folder's weights, or start with random ones until a transfer brings them."""
         super().__init__()
         role = config.resources.rollout
         on_gpu = role.gpus > 0
@@ -57,6 +58,8 @@ class RolloutEngine(Timed):
                 "enable_sleep_mode": config.rl.mode == "colocate",
                 "tensor_parallel_size": max(1, int(role.gpus)),
                 "distributed_executor_backend": "uni" if role.gpus <= 1 else "mp",
+                # Logits of bf16 models in fp32, as the trainer makes them; that product has no batch-invariant kernel.
+                "hf_overrides": {} if config.rollout.batch_invariant else {"head_dtype": "float32"},
             }
             if on_gpu
             else {
@@ -75,6 +78,7 @@ class RolloutEngine(Timed):
             max_num_seqs=config.rollout.max_sequences,
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
+            load_format="auto" if loads else "dummy",
             weight_transfer_config=WeightTransferConfig(backend=backend),
             worker_extension_cls="actors.weights.DigestWorker",
             **own,
@@ -110,7 +114,8 @@ class RolloutEngine(Timed):
                     if not missing[parts[row]]:
                         rows = rows_of[parts[row]]
                         answers = [found.pop(row) for row in rows]
-                        yield parts[row], self._rollouts(prompts.take(rows), prompt_index[rows], answers)
+                        made = self._rollouts(prompts.take(rows), prompt_index[rows], answers, stop_token_ids)
+                        yield parts[row], made
         yield -1, self.spans[-1][2] - self.spans[-1][1]
 
     def _enqueue(
@@ -135,16 +140,30 @@ class RolloutEngine(Timed):
         ids = self.llm.enqueue(requests, sampling, use_tqdm=False)
         return {name.split("-")[0]: row for row, name in enumerate(ids)}  # vLLM adds a random ending of its own
 
-    def _rollouts(self, prompts: Ragged, prompt_index: np.ndarray, answers: list[Any]) -> Rollouts:
+    def _rollouts(
+        self, prompts: Ragged, prompt_index: np.ndarray, answers: list[Any], stop_ids: Sequence[int]
+    ) -> Rollouts:
+        # vLLM also stops at the end tokens of the folder's generation config: an answer that ends with one of those and
+        # not with the template's own has not ended as conversations do.
         logprobs = [np.asarray(answer.logprobs.logprobs, dtype=np.float32) for answer in answers]
         return Rollouts(
             prompts=prompts,
             responses=Ragged.of([answer.token_ids for answer in answers]),
             prompt_index=prompt_index,
-            finished=np.array([answer.finish_reason == "stop" for answer in answers], dtype=bool),
+            finished=np.array([answer.token_ids[-1] in stop_ids for answer in answers], dtype=bool),
             rollout_logprobs=np.concatenate(logprobs),
             weight_version=self.version,
         )
+
+    def probe(self, ids: list[int]) -> list[float]:
+        """Log-probs of all but the first of the ids, at temperature 1."""
+        from vllm import SamplingParams
+
+        sampling = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
+        (answer,) = self.llm.generate({"prompt_token_ids": ids}, sampling, use_tqdm=False)
+        assert answer.prompt_logprobs is not None
+        pairs = zip(answer.prompt_logprobs[1:], ids[1:], strict=True)
+        return [float(of[token].logprob) for of, token in pairs if of is not None]
 
     def sleep(self) -> None:
         """Leave the GPU's memory to others: weights and KV cache go (the next weights come by transfer)."""

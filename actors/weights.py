@@ -2,8 +2,11 @@
 
 vLLM brings engines for NCCL and CUDA IPC, actors/object_store.py one for the CPU. Every transfer carries a version, is
 bracketed by vLLM's layerwise reload (on the CPU the live weights are packed, and loading into them in place would leave
-some stale), ends with a reset of the prefix cache, and is proved: both sides sum the bits of each tensor, the sender as
-it sends, the engine as its loader consumes, and the digests must be equal.
+some stale), ends with a reset of the prefix cache, and is proved twice. Both sides sum the bits of each tensor, the
+sender as it sends, the engine as its loader consumes, and the digests must be equal. And the engine must give the
+sender's log-probs of a fixed row (`RolloutGroup.prove`), since on the CPU it computes with packed copies that nobody can
+read. Engines start with random weights where the first transfer brings the model, so that one which leaves any weight
+behind is refused at the start.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from actors.calls import wait_for
 from actors.forward import Place
 from actors.object_store import ObjectStoreTrainerInitInfo, register
 from actors.process import workers_per_engine
+from actors.saved import as_saved
 from configs.schema import Config
 
 SHARE_OF_DEADLINE = 0.8  # that a transfer may take of the driver's patience: its own error names the engine
@@ -83,6 +87,10 @@ class DigestWorker:
 class HasWeights(Protocol):
     """A training engine or a frozen model."""
 
+    @property
+    def hf_model(self) -> Any:
+        """The Hugging Face model that they are of."""
+
     def weights(self) -> Iterable[tuple[str, Tensor]]:
         """(name, whole tensor) of every weight, always in the same order; a collective under ZeRO-3."""
 
@@ -95,11 +103,14 @@ class Weights(WeightSource):
         self.digest = Digest()
 
     def metadata(self) -> list[ParamMeta]:
-        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self.engine.weights()]
+        return [ParamMeta(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in self._saved()]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         self.digest = Digest()
-        return self.digest.watch(self.engine.weights())
+        return self.digest.watch(self._saved())
+
+    def _saved(self) -> Iterator[tuple[str, Tensor]]:
+        return as_saved(self.engine.hf_model, self.engine.weights())
 
 
 class EngineClient:
@@ -155,21 +166,15 @@ class EngineClient:
 class Sender:
     """A model's way to all rollout engines; every rank of a training group has one, rank 0 talks."""
 
-    def __init__(
-        self,
-        engine: HasWeights,
-        engines: list[Any],
-        backend: str,
-        place: Place,
-        timeout_s: float,
-        workers_per_engine: int = 1,
-    ):
+    def __init__(self, engine: HasWeights, client: EngineClient, backend: str, place: Place):
         register()
         self.source = Weights(engine)
         self.place = place
-        self.client = EngineClient(engines, timeout_s, workers_per_engine)
+        self.client = client
         self.transfer = WeightTransferTrainerFactory.trainer_init(
-            self._init_info(backend, len(engines) * workers_per_engine), client=self.client, source=self.source
+            self._init_info(backend, len(client.engines) * client.workers_per_engine),
+            client=self.client,
+            source=self.source,
         )
         if group := getattr(self.transfer, "model_update_group", None):
             self.client.give_up = group.destroy
@@ -224,4 +229,5 @@ class Sender:
 def sender_to(engines: list[Any], model: HasWeights, backend: str, place: Place, config: Config) -> Sender:
     """A model's way to the engines of a run."""
     deadline_s = SHARE_OF_DEADLINE * config.cluster.call_timeout_s
-    return Sender(model, engines, backend, place, deadline_s, workers_per_engine(config))
+    client = EngineClient(engines, deadline_s, workers_per_engine(config))
+    return Sender(model, client, backend, place)

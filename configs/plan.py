@@ -103,6 +103,15 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
     }[stage]
 
 
+MAX_MISMATCH = {"float32": 1e-4, "bfloat16": 0.05}
+"""Mean gap between rollout and trainer log-probs of a token that stops a run, in nats. Right weights give 1e-6 in fp32."""
+
+
+def max_mismatch(config: Config) -> float:
+    """What rl.max_mismatch means for the model's dtype."""
+    return config.rl.max_mismatch or MAX_MISMATCH[config.model.dtype]
+
+
 def has_reference(config: Config, algorithm: str) -> bool:
     """Whether RL asks a reference model of its own: not where nothing needs it, nor where it is the bare policy."""
     return wants_reference(config, algorithm) and config.rl.lora is None

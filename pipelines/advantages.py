@@ -24,12 +24,10 @@ from algorithms.advantage import (
     whiten,
 )
 from algorithms.policy import mismatch, value_loss
+from configs.plan import max_mismatch
 from configs.rl import Rl
 from configs.schema import Config
 from data.rollouts import Rollouts
-
-# Mean gap between rollout and trainer log-probs of a token that stops a run, in nats. Right weights give 1e-6 in fp32.
-MAX_MISMATCH = {"float32": 1e-4, "bfloat16": 0.05}
 
 
 @dataclass
@@ -138,7 +136,7 @@ def check_mismatch(found: dict[str, float], config: Config) -> None:
 
     `found` as `gap` gives it, of answers that were sampled with these weights.
     """
-    allowed = config.rl.max_mismatch or MAX_MISMATCH[config.model.dtype]
+    allowed = max_mismatch(config)
     if not found["mismatch_mean"] <= allowed:
         raise RuntimeError(
             f"trainer and rollout log-probs of a token differ by {found['mismatch_mean']:.3g} nats on the average, "

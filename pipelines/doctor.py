@@ -193,7 +193,8 @@ def questions(options: argparse.Namespace, tokenizer: Any, folder: str) -> tuple
 
 def judge(rollouts: Any, trainer_N: Any, dtype: str) -> tuple[dict[str, float], str]:
     """(figures of the gap, why RL would refuse the model or ""). `trainer_N`: log-probs of the answers' tokens."""
-    from pipelines.advantages import MAX_MISMATCH, gap
+    from configs.plan import MAX_MISMATCH
+    from pipelines.advantages import gap
 
     figures = gap(rollouts.with_columns(policy_logprobs=trainer_N))
     found, allowed = figures["mismatch_mean"], MAX_MISMATCH[dtype]

@@ -80,7 +80,7 @@ class Panel:
     def __init__(self, run: Run, sft: str, renderer: Renderer):
         config = run.config
         self.config, self.renderer = config, renderer
-        self.rollout = RolloutGroup(sft, config, config.resources.reference)
+        self.rollout = RolloutGroup(sft, config, config.resources.reference, loads=False)
         self.reference = frozen_group("reference", sft, config, config.evaluate.temperature)
         self.candidate = frozen_group("candidate", sft, config, config.evaluate.temperature)
         self.groups: list[Group] = [self.rollout, self.reference, self.candidate]
@@ -100,7 +100,8 @@ class Panel:
         with Metrics(folder, "evaluate", len(models), "model") as metrics:
             for version, (name, path) in enumerate(models.items(), start=1):
                 self.candidate.call("load", path)
-                self.candidate.call("send_weights", version)
+                sent = self.candidate.call("send_weights", version)[0]
+                self.rollout.prove(sent["probe"], version)
                 rollouts = self.rollout.generate(
                     ids,
                     1,

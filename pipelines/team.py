@@ -43,7 +43,7 @@ class Team:
         config, sft = run.config, run.model("sft")
         self.renderer = Renderer.of_run(run)
         check_fits(roles(config, "rl"))
-        self.rollout = RolloutGroup(sft, config, config.resources.policy)
+        self.rollout = RolloutGroup(sft, config, config.resources.policy, loads=not training)
         self.reward = Scorer(run, self.renderer)
         self.second = second_group(run, self.renderer) if training else None
         self.serving: dict[str, Group] = {"rollout": self.rollout}
@@ -180,11 +180,12 @@ class Team:
         return metrics
 
     def send_weights(self, version: int) -> dict[str, Any]:
-        """Policy to rollout engines: versioned, with a deadline, proved by a digest."""
+        """Policy to rollout engines: versioned, with a deadline, proved by a digest and by log-probs."""
         self.handover.to_transfer()
         sent = self.policy.call("send_weights", version)[0]
         rate = sent["bytes"] / sent.pop("seconds")
         self.handover.to_engines()
+        sent["gap"] = self.rollout.prove(sent.pop("probe"), version)
         return {"transfer": {"version": version, **sent}, "time": {"transfer_bytes_per_s": rate}}
 
     def take_spans(self, only: str | None = None, ahead: Generation | None = None) -> None:

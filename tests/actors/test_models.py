@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from actors.forward import response_inputs, sequence_inputs
-from actors.models import TokenPolicy, TokenScalar, last_tokens, load_policy, load_scalar, response_tokens, save_model
+from actors.models import TokenPolicy, last_tokens, load_policy, load_scalar, response_tokens, save_model
 
 CPU = torch.device("cpu")
 

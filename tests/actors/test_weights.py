@@ -36,7 +36,9 @@ class Transfer:
 
     def send(self) -> dict:
         self.version += 1
-        return self.policy.send_weights(self.version)
+        sent = self.policy.send_weights(self.version)
+        assert self.group.prove(sent["probe"], self.version) < 1e-5
+        return sent
 
     def restore(self) -> dict:
         """Send the first weights again."""
@@ -116,6 +118,16 @@ def test_all_weights_at_once_and_many_buckets(transfer, monkeypatch):
     transfer.assert_engines_run_the_policy()
     transfer.restore()
     transfer.assert_engines_run_the_policy()
+
+
+def test_an_engine_that_computes_something_else_is_named(transfer):
+    """As where weights arrive but not where they are used: the digest cannot see it, the log-probs do."""
+    ids, logprobs = transfer.send()["probe"]
+    expected = r"weight transfer 7 is not proved: .* differ by 0.02 nats on the average .* engine 0 \(allowed 0.0003"
+    with pytest.raises(RuntimeError, match=expected):
+        transfer.group.prove((ids, [value - 0.02 for value in logprobs]), 7)
+    with pytest.raises(RuntimeError, match="differ by nan nats"):
+        transfer.group.prove((ids, [float("nan")] * len(logprobs)), 7)
 
 
 def test_the_version_is_on_every_rollout_of_every_engine(transfer):
@@ -218,7 +230,8 @@ def stopped(actor) -> Iterator[None]:
 
 
 def test_a_stuck_engine_is_named_within_the_deadline(transfer):
-    hasty = Sender(transfer.policy, transfer.group.actors, transfer.group.backend, Place(0, 1, CPU), timeout_s=3)
+    client = EngineClient(transfer.group.actors, timeout_s=3)
+    hasty = Sender(transfer.policy, client, transfer.group.backend, Place(0, 1, CPU))
     with stopped(transfer.group.actors[1]):
         begun = time.monotonic()
         with pytest.raises(TimeoutError, match="rollout engine 1 did not finish start_weight_update within 3 s"):
@@ -237,7 +250,7 @@ def test_a_stuck_engine_is_named_within_the_deadline(transfer):
 
 def test_a_dead_engine_stops_the_transfer_at_once(transfer, tiny_config, tmp_path):
     config = tiny_config()
-    none = (str(tmp_path / "none"), config, "x")
+    none = (str(tmp_path / "none"), config, "x", True)
     dead = Group("rollout", RolloutEngine, config.resources.rollout, config.cluster, none)
     with pytest.raises(Exception, match="."):
         dead.ready()
