@@ -15,22 +15,18 @@ it (`<think>...</think>`), the answer alone stands there.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from data.own_rendering import MARK, MARKS, State, marked, rendered, state_of, where
 from data.records import Role, RowError, Turn, describe
+from data.special_tokens import own_special_tokens, specials
 
-MARK = "\ue000{}\ue001"  # of the private use area; a said mark cannot be mistaken, since both renderings must agree
-MARKS = re.compile("\ue000([0-9]+)\ue001")
 PROBE = (Turn("user", "Hello there"), Turn("assistant", "Hi, you."), Turn("user", "And?"), Turn("assistant", "Yes."))
 SHOWN = 60
 CHANGES = "the chat template writes other text around what is said"
-DATE = "template_date"
-"""Of tokenizer_config.json: the day that a template which writes the day's date has in every row of a run."""
 
 Text = tuple["str | int", ...]
 """The template's own text and, by number, the turns that speak in it."""
@@ -57,56 +53,12 @@ class Form:
     text: Text
 
 
-class Specials:
-    """Where special tokens stand in a text: the first, and of those that begin there the longest, as tokenizers do."""
-
-    def __init__(self, tokens: Iterable[str]) -> None:
-        self.lengths: dict[str, list[int]] = {}
-        self.tokens = frozenset(tokens)
-        for token in self.tokens:
-            self.lengths.setdefault(token[0], []).append(len(token))
-        self.lengths = {first: sorted(set(lengths), reverse=True) for first, lengths in self.lengths.items()}
-        self.first = re.compile("[" + re.escape("".join(self.lengths)) + "]") if self.lengths else re.compile("(?!)")
-
-    def find(self, text: str) -> list[tuple[int, int]]:
-        """(start, end) of each."""
-        found: list[tuple[int, int]] = []
-        end = 0
-        for match in self.first.finditer(text):
-            start = match.start()
-            if start < end:
-                continue
-            for length in self.lengths[text[start]]:
-                if (token := text[start : start + length]) in self.tokens:
-                    end = start + len(token)
-                    found.append((start, end))
-                    break
-        return found
-
-
-def own_special_tokens(tokenizer: Any) -> tuple[str, ...]:
-    """All tokens that the tokenizer holds special."""
-    return _special_tokens(tokenizer, len(tokenizer), tuple(tokenizer.special_tokens_map.items()))
-
-
-@lru_cache(maxsize=64)
-def _special_tokens(tokenizer: Any, size: int, named: tuple[tuple[str, str], ...]) -> tuple[str, ...]:
-    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return tuple(sorted({*added, *tokenizer.all_special_tokens}))
-
-
-@lru_cache(maxsize=64)
-def specials(tokens: tuple[str, ...]) -> Specials:
-    """The finder of these tokens."""
-    return Specials(tokens)
-
-
 def own_end_tokens(tokenizer: Any) -> tuple[str, ...]:
     """The special tokens that end an answer, that of a last answer first; gpt-oss ends earlier ones with another.
 
     ValueError where the tokenizer's template cannot be trained from at all.
     """
-    return _end_tokens(tokenizer, _state(tokenizer))
+    return _end_tokens(tokenizer, state_of(tokenizer))
 
 
 def own_form(tokenizer: Any, turns: Sequence[Turn], prompt: bool) -> tuple[Form, list[str]]:
@@ -114,7 +66,7 @@ def own_form(tokenizer: Any, turns: Sequence[Turn], prompt: bool) -> tuple[Form,
 
     ValueError: no template, or one that cannot be trained from at all. RowError: these turns cannot, and which.
     """
-    state = _state(tokenizer)
+    state = state_of(tokenizer)
     _end_tokens(tokenizer, state)
     return _filled(tokenizer, state, turns, prompt)
 
@@ -133,70 +85,8 @@ def until_end(form: Form, turn: int, finished: bool) -> tuple[Stretch, ...]:
     raise AssertionError(f"turn {turn} does not speak")
 
 
-def own_text(tokenizer: Any, turns: Sequence[Turn], prompt: bool = False) -> str:
-    """The conversation as the template renders it. Raises what the template raises."""
-    return _render(tokenizer, turns, [turn.content for turn in turns], prompt)
-
-
-class _State(NamedTuple):
-    """What the rendering of a shape depends on; a tokenizer can be given another template or end token."""
-
-    template: str
-    named: tuple[tuple[str, Any], ...]
-    day: str
-
-
-def _state(tokenizer: Any) -> _State:
-    if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template of its own; choose a template by name")
-    return _State(tokenizer.get_chat_template(), tuple(tokenizer.special_tokens_map.items()), _day(tokenizer))
-
-
-def _day(tokenizer: Any) -> str:
-    return str(tokenizer.init_kwargs.get(DATE) or TODAY)
-
-
-TODAY = date.today().isoformat()  # of the process: a shape is rendered once, and the clock must not part it from a row
-
-
-def _render(tokenizer: Any, turns: Sequence[Turn], said: Sequence[str], prompt: bool) -> str:
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    messages = [{"role": turn.role, "content": text} for turn, text in zip(turns, said, strict=True)]
-    rendered, _ = render_jinja_template(
-        conversations=[messages],
-        chat_template=tokenizer.get_chat_template(),
-        add_generation_prompt=prompt,
-        strftime_now=datetime.fromisoformat(_day(tokenizer)).strftime,
-        **tokenizer.special_tokens_map,
-    )
-    return rendered[0]
-
-
-def _rendered(tokenizer: Any, turns: Sequence[Turn], said: Sequence[str], prompt: bool) -> str:
-    """RowError where the template raises: of the first turn after all that it renders."""
-    try:
-        return _render(tokenizer, turns, said, prompt)
-    except Exception as error:  # a template is a foreign program: it raises what it likes
-        last = 0
-        for end in range(1, len(turns)):
-            try:
-                _render(tokenizer, turns[:end], said[:end], False)
-                last = end
-            except Exception:
-                continue
-        raise RowError(
-            _where(turns, last), f"{type(error).__name__}: {error}"[:200], "a turn that the chat template renders",
-            "the chat template raises",
-        ) from None  # fmt: skip
-
-
-def _where(turns: Sequence[Turn], index: int) -> str:
-    return f"turns[{index}] ({turns[index].role})"
-
-
 @lru_cache(maxsize=64)
-def _end_tokens(tokenizer: Any, state: _State) -> tuple[str, ...]:
+def _end_tokens(tokenizer: Any, state: State) -> tuple[str, ...]:
     try:
         forms = [_filled(tokenizer, state, PROBE[:2], False)[0]]
     except RowError as error:
@@ -222,12 +112,12 @@ def _ends(stretches: Sequence[Stretch]) -> list[str]:
     ]
 
 
-def _filled(tokenizer: Any, state: _State, turns: Sequence[Turn], prompt: bool) -> tuple[Form, list[str]]:
+def _filled(tokenizer: Any, state: State, turns: Sequence[Turn], prompt: bool) -> tuple[Form, list[str]]:
     roles = tuple(turn.role for turn in turns)
     form = _shape(tokenizer, state, roles, prompt, False)
     if isinstance(form, RowError):
         raise RowError(form.field, form.found, form.expected, form.reason)
-    whole = _rendered(tokenizer, turns, [turn.content for turn in turns], prompt)
+    whole = rendered(tokenizer, turns, [turn.content for turn in turns], prompt)
     said = _said(form.text, turns, whole)
     if isinstance(said, RowError) and roles[-1] == "assistant":
         bare = _shape(tokenizer, state, roles, prompt, True)
@@ -250,18 +140,18 @@ def _said(text: Text, turns: Sequence[Turn], whole: str) -> list[str] | RowError
             if not whole.startswith(part, at):
                 index = next((turn for turn in text[place:] if isinstance(turn, int)), last)
                 found = describe(whole[at : at + SHOWN])
-                return RowError(_where(turns, index), found, repr(part[:SHOWN]), CHANGES)
+                return RowError(where(turns, index), found, repr(part[:SHOWN]), CHANGES)
         else:
             after = next((own for own in text[place + 1 : place + 2] if isinstance(own, str)), "")
             cuts = [cut for cut in _trimmed(turns[part].content) if whole.startswith(cut, at)]
             trimmed = next((cut for cut in cuts if whole.startswith(after, at + len(cut))), cuts[0] if cuts else None)
             if trimmed is None:
                 found, expected = describe(whole[at : at + SHOWN]), describe(turns[part].content)
-                return RowError(_where(turns, part), found, expected, "the chat template rewrites what is said")
+                return RowError(where(turns, part), found, expected, "the chat template rewrites what is said")
             said[part] = trimmed
         at += len(part if isinstance(part, str) else said[part])
     if at < len(whole):
-        return RowError(_where(turns, last), describe(whole[at : at + SHOWN]), "the end", CHANGES)
+        return RowError(where(turns, last), describe(whole[at : at + SHOWN]), "the end", CHANGES)
     return said
 
 
@@ -269,81 +159,83 @@ def _trimmed(text: str) -> tuple[str, ...]:
     return (text, text.strip(), text.lstrip("\n"), text.rstrip("\n"), text.strip("\n"), text.lstrip(), text.rstrip())
 
 
-@lru_cache(maxsize=1024)
-def _marked(tokenizer: Any, state: _State, roles: tuple[Role, ...], prompt: bool) -> str | RowError:
-    turns = [Turn(role, MARK.format(index)) for index, role in enumerate(roles)]
-    try:
-        return _rendered(tokenizer, turns, [turn.content for turn in turns], prompt)
-    except RowError as error:
-        return error
+class _Answer(NamedTuple):
+    """Where the answer of a turn begins and ends in a marked rendering."""
+
+    begin: int
+    end: int
+    turn: int
 
 
 @lru_cache(maxsize=1024)
-def _shape(tokenizer: Any, state: _State, roles: tuple[Role, ...], prompt: bool, bare: bool) -> Form | RowError:
+def _shape(tokenizer: Any, state: State, roles: tuple[Role, ...], prompt: bool, bare: bool) -> Form | RowError:
     """The form of these roles, or why there is none. `bare`: without what the template writes before the last answer.
 
     Cached, so an error is returned.
     """
-    marked = _marked(tokenizer, state, roles, prompt)
-    if isinstance(marked, RowError):
-        return marked
+    text = marked(tokenizer, state, roles, prompt)
+    if isinstance(text, RowError):
+        return text
     turns = [Turn(role, "") for role in roles]
-    marks = {int(match[1]): match.span() for match in MARKS.finditer(marked)}
-    for index in range(len(roles)):
-        if (count := marked.count(MARK.format(index))) != 1:
-            reason = f"the chat template {'repeats' if count else 'leaves out'} what the {roles[index]} says"
-            return RowError(_where(turns, index), f"it {count} times in the rendering", "it once", reason)
-    answers: list[tuple[int, int, int]] = []  # (where it begins, where it ends, its turn)
-    found = specials(own_special_tokens(tokenizer)).find(marked)
+    for index, role in enumerate(roles):
+        if (count := text.count(MARK.format(index))) != 1:
+            reason = f"the chat template {'repeats' if count else 'leaves out'} what the {role} says"
+            return RowError(where(turns, index), f"it {count} times in the rendering", "it once", reason)
+    found = specials(own_special_tokens(tokenizer)).find(text)
+    answers = []
     for index in [index for index, role in enumerate(roles) if role == "assistant"]:
-        asked = _marked(tokenizer, state, roles[:index], True)
-        if isinstance(asked, RowError):
-            return asked
-        begin, (start, stop) = len(asked), marks[index]
-        if not marked.startswith(asked):
-            at = next((i for i, (one, two) in enumerate(zip(asked, marked, strict=False)) if one != two), len(marked))
-            told = f"{_shown(asked[at:])}, with which the chat template asks for this answer"
-            reason = "the chat template asks for an answer elsewhere than it writes it"
-            return RowError(_where(turns, index), _shown(marked[at:]), told, reason)
-        end = next((end for first, end in found if first >= stop), len(marked) + 1)
-        if end > len(marked) or any(begin <= other < end and other != start for other, _ in marks.values()):
-            reason = "no special token ends an answer: a model trained so never learns to stop"
-            return RowError(_where(turns, index), _shown(marked[stop:]), "a special token that ends the answer", reason)
-        answers.append((begin, end, index))
+        asked = marked(tokenizer, state, roles[:index], True)
+        answer = asked if isinstance(asked, RowError) else _answer(text, asked, turns, index, found)
+        if isinstance(answer, RowError):
+            return answer
+        answers.append(answer)
     if bare:
-        begin, end, index = answers.pop()
-        cut = marks[index][0] - begin
-        marked = marked[:begin] + marked[begin + cut :]
-        found = [span for span in found if span[1] <= begin] + [
-            (first - cut, last - cut) for first, last in found if first >= begin + cut
-        ]
-        answers.append((begin, end - cut, index))
-    return Form(tuple(_stretches(marked, found, answers)), _parts(marked))
+        begin, end, turn = answers.pop()
+        mark = text.index(MARK.format(turn))
+        text, cut = text[:begin] + text[mark:], mark - begin
+        before, after = [span for span in found if span[1] <= begin], [span for span in found if span[0] >= mark]
+        found = before + [(first - cut, last - cut) for first, last in after]
+        answers.append(_Answer(begin, end - cut, turn))
+    return Form(tuple(_stretches(text, found, answers)), _parts(text))
 
 
-def _stretches(
-    marked: str, found: Sequence[tuple[int, int]], answers: Sequence[tuple[int, int, int]]
-) -> Iterator[Stretch]:
-    """`marked` cut at the special tokens that were `found`, and where answers begin."""
-    at, answer, ends = 0, None, dict.fromkeys(end for _, end, _ in answers)
-    for first, end in (*found, (len(marked), len(marked))):
-        begin = next(((begin, turn) for begin, _, turn in answers if at <= begin <= first), None)
-        if begin:
-            answer = begin[1]
-        tail = _parts(marked[begin[0] : first]) if begin else None
+def _answer(
+    text: str, asked: str, turns: Sequence[Turn], index: int, found: Sequence[tuple[int, int]]
+) -> _Answer | RowError:
+    """The answer of a turn that is asked for after the marked rendering `asked`, or why it cannot be trained."""
+    if not text.startswith(asked):
+        at = next((i for i, (one, two) in enumerate(zip(asked, text, strict=False)) if one != two), len(text))
+        told = f"{_shown(asked[at:])}, with which the chat template asks for this answer"
+        reason = "the chat template asks for an answer elsewhere than it writes it"
+        return RowError(where(turns, index), _shown(text[at:]), told, reason)
+    stop = text.index(mark := MARK.format(index)) + len(mark)
+    end = next((end for first, end in found if first >= stop), None)
+    if end is None or MARKS.findall(text[len(asked) : end]) != [str(index)]:
+        reason = "no special token ends an answer: a model trained so never learns to stop"
+        return RowError(where(turns, index), _shown(text[stop:]), "a special token that ends the answer", reason)
+    return _Answer(len(asked), end, index)
+
+
+def _stretches(text: str, found: Sequence[tuple[int, int]], answers: Sequence[_Answer]) -> Iterator[Stretch]:
+    """A marked rendering cut at the special tokens that were `found`, and where answers begin."""
+    at, turn = 0, None  # the turn whose answer we are in
+    for first, end in (*found, (len(text), len(text))):
+        begins = next((answer for answer in answers if at <= answer.begin <= first), None)
+        turn = begins.turn if begins else turn
+        tail = _parts(text[begins.begin : first]) if begins else None
         if at < end:
-            yield Stretch(_parts(marked[at : begin[0] if begin else first]), tail, marked[first:end], answer)
-        answer = None if end in ends else answer
+            yield Stretch(_parts(text[at : begins.begin if begins else first]), tail, text[first:end], turn)
+        turn = None if any(answer.end == end for answer in answers) else turn
         at = end
 
 
-def _parts(marked: str) -> Text:
-    """`marked` as the template's own text and numbers of turns."""
-    cut = MARKS.split(marked)  # text, number, text, number, ... text
+def _parts(text: str) -> Text:
+    """A marked text as the template's own and numbers of turns."""
+    cut = MARKS.split(text)  # text, number, text, number, ... text
     return tuple(int(part) if place % 2 else part for place, part in enumerate(cut) if part)
 
 
-def _shown(marked: str) -> str:
+def _shown(text: str) -> str:
     """The beginning of a marked text, for people."""
-    text = MARKS.sub(lambda match: f"{{turn {match[1]}}}", marked)
-    return repr(text[:SHOWN]) if text else "the end"
+    said = MARKS.sub(lambda match: f"{{turn {match[1]}}}", text)
+    return repr(said[:SHOWN]) if said else "the end"

@@ -18,9 +18,10 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from data.own_template import Stretch, Text, own_form, own_special_tokens, specials, until_end
+from data.own_template import Stretch, Text, own_form, until_end
 from data.plain_text import encode_plain, habit, special_ids
 from data.records import Turn
+from data.special_tokens import own_special_tokens, specials
 
 
 class Row(NamedTuple):

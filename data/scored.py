@@ -23,13 +23,14 @@ def scored(template: Template, turns: Sequence[Turn], tokenizer: Any, finished: 
     Raises as `encode`.
     """
     *before, answer = (replace(turn, weight=0.0) for turn in turns)
+    apart = False
     if answer.role == "assistant" and not answer.content.strip():
         prompt_ids = encode(template, before, tokenizer, add_generation_prompt=True).ids
         answer_ids = stop_token_ids(template, tokenizer)[:1] if finished else []
     elif template.own:
         check_turns(turns, last="assistant")
         row = own_scored_row(tokenizer, (*before, replace(answer, weight=1.0)), finished)
-        start = row.weights.index(1.0)
+        start, apart = row.weights.index(1.0), row.apart
         prompt_ids, answer_ids = row.ids[:start], row.ids[start:]
     elif finished:
         whole = encode(template, (*before, replace(answer, weight=1.0)), tokenizer)
@@ -41,4 +42,4 @@ def scored(template: Template, turns: Sequence[Turn], tokenizer: Any, finished: 
         prompt_ids = encode(template, before, tokenizer, add_generation_prompt=True).ids
         start = len(encode(plain, before, tokenizer, add_generation_prompt=True).ids)
         answer_ids = encode(plain, (*before, replace(answer, weight=1.0)), tokenizer).ids[start:-1]
-    return Encoded(prompt_ids + answer_ids, [0.0] * len(prompt_ids) + [1.0] * len(answer_ids))
+    return Encoded(prompt_ids + answer_ids, [0.0] * len(prompt_ids) + [1.0] * len(answer_ids), apart)

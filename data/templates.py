@@ -24,10 +24,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from data.own_template import own_end_tokens, own_special_tokens
+from data.own_template import own_end_tokens
 from data.own_tokens import own_row
 from data.plain_text import Habit, encode_plain, habit, special_ids
 from data.records import Turn, check_turns
+from data.special_tokens import own_special_tokens
 from data.template_table import INPUT, TEMPLATES, Frame, Piece, Template, find
 
 __all__ = ["TEMPLATES", "Encoded", "Frame", "Piece", "Template", "encode", "end_token", "find",

@@ -28,6 +28,7 @@ def _render(options: argparse.Namespace) -> int:
 
     from data.formats import Report
     from data.known_ids import assert_known_ids
+    from data.records import RowError
     from data.templates import encode, find, pieces
     from data.token_rows import in_own_words
     from data.tokenizer import load_tokenizer
@@ -46,7 +47,11 @@ def _render(options: argparse.Namespace) -> int:
         for title, turns, asks in _texts(record):
             console.print(f"--- {title}", style="bold", markup=False)
             said = in_own_words(template, record)
-            row = encode(said, turns, tokenizer, asks) if tokenizer else None
+            try:
+                row = encode(said, turns, tokenizer, asks) if tokenizer else None
+            except RowError as error:
+                console.print(f"left out: {error.reason}: {error}", markup=False)
+                continue
             stretches = runs(row, tokenizer) if row else runs_of_pieces(pieces(said, turns, asks))
             console.print(plain(stretches) if options.plain else coloured(stretches), markup=False)
             if row and options.ids:

@@ -14,8 +14,9 @@ from configs.model import Model
 from configs.training import Sft
 from data.known_ids import assert_known_ids
 from data.packing import epoch_order
+from data.plain_text import encode_plain
 from data.ragged import Ragged
-from data.records import Conversation, Prompt, Ranking, Turn, from_json
+from data.records import Conversation, Prompt, Ranking, RowError, Turn, from_json
 from data.scored import scored
 from data.segment import segments
 from data.templates import Encoded, Template, encode, find, stop_token_ids, truncate
@@ -80,8 +81,18 @@ class LeftOut(Counter[str]):
         self.rows.append({"where": where, "reason": rule, "found": found, "expected": expected})
 
 
+def set_aside(dropped: Counter[str], record: Conversation | Prompt | Ranking, error: RowError) -> None:
+    """Count a row that the chat template cannot render as it is trained, and list it where the counts are a LeftOut."""
+    if not isinstance(dropped, LeftOut):
+        dropped[error.reason] += 1
+        return
+    where = " ".join(filter(None, (record.source, record.id))) or f"a {type(record).__name__.lower()}"
+    dropped.add(where, error.reason, f"{error.field}: {error.found}", error.expected)
+
+
 NO_ANSWER = "no answer token within the context"
 FURTHER = "kept, further segments"
+IN_PIECES = "kept, encoded in pieces: an answer that begins with white space, or special tokens in a text"
 
 
 def fit_conversations(
@@ -91,24 +102,28 @@ def fit_conversations(
 
     Long ones are cut (counted as "cut to the context", and kept). Segments are records of their own: of a divided
     conversation, all but the first that is kept count as FURTHER, so that records in = kept - FURTHER + dropped.
+    What the chat template cannot render is left out.
     """
     kept: list[Conversation] = []
     rows: list[Encoded] = []
     for record in records:
         whole = renderer.of_class(record, sft)
-        parts = [record]
-        if sft and sft.long_conversations == "segment":
-            parts = list(_segments(record, whole))
-        before = len(kept)
-        for part in parts:
-            encoded = _encoded(part, whole, sft)
-            row = truncate(encoded, renderer.context_tokens) if encoded else None
-            if encoded is None or row is None:
+        try:
+            parts = list(_segments(record, whole)) if sft and sft.long_conversations == "segment" else [record]
+            encoded = [_encoded(part, whole, sft) for part in parts]
+        except RowError as error:
+            set_aside(dropped, record, error)
+            continue
+        number = 0
+        for part, all_of_it in zip(parts, encoded, strict=True):
+            row = truncate(all_of_it, renderer.context_tokens) if all_of_it else None
+            if all_of_it is None or row is None:
                 continue
-            dropped["kept, cut to the context"] += len(row.ids) < len(encoded.ids)
+            dropped["kept, cut to the context"] += len(row.ids) < len(all_of_it.ids)
+            dropped[IN_PIECES] += all_of_it.apart
             kept.append(part)
             rows.append(row)
-        number = len(kept) - before
+            number += 1
         if not number:
             dropped[NO_ANSWER] += 1
         elif len(parts) > 1:
@@ -156,7 +171,11 @@ def fit_rankings(
     limit = renderer.context_tokens
     for record in records:
         turns = [replace(turn, weight=0.0) for turn in record.turns]
-        encoded = [renderer.scored((*turns, Turn("assistant", answer))) for answer in record.answers]
+        try:
+            encoded = [renderer.scored((*turns, Turn("assistant", answer))) for answer in record.answers]
+        except RowError as error:
+            set_aside(dropped, record, error)
+            continue
         pick = [index for index, row in enumerate(encoded) if len(row.ids) <= limit]
         ranks = None if record.ranks is None else tuple(record.ranks[index] for index in pick)
         fault = ("", "")
@@ -174,6 +193,8 @@ def fit_rankings(
             continue
         if len(pick) < len(encoded):
             dropped["kept, without answers longer than the context"] += 1
+        if any(encoded[index].apart for index in pick):
+            dropped[IN_PIECES] += 1
         kept.append(replace(record, answers=tuple(record.answers[index] for index in pick), ranks=ranks))
         rows.append([encoded[index] for index in pick])
     return kept, rows
@@ -188,7 +209,11 @@ def fit_prompts(
     seen: set[str] = set()
     for record in records:
         key = prompt_key(record.turns)
-        ids = renderer.prompt(record.turns)
+        try:
+            ids = renderer.prompt(record.turns)
+        except RowError as error:
+            set_aside(dropped, record, error)
+            continue
         if key in seen:
             dropped["duplicate prompt"] += 1
         elif len(ids) + max_new_tokens > renderer.context_tokens:
@@ -216,8 +241,16 @@ def some(records: Sequence[Any], count: int, seed: int) -> list[Any]:
 
 
 def answered(renderer: Renderer, prompt: Prompt, answer: str, finished: bool) -> list[int]:
-    """Ids of a prompt with an answer of a model, which may be empty or cut, as a reward model reads it."""
-    return renderer.scored((*prompt.turns, Turn("assistant", answer)), finished).ids[: renderer.context_tokens]
+    """Ids of a prompt with an answer of a model, which may be empty or cut, as a reward model reads it.
+
+    One that the model's own chat template would rewrite stands there as it was said.
+    """
+    try:
+        ids = renderer.scored((*prompt.turns, Turn("assistant", answer)), finished).ids
+    except RowError:
+        said = encode_plain(renderer.tokenizer, [answer])[0]
+        ids = renderer.prompt(prompt.turns) + said + renderer.stop_token_ids[: int(finished)]
+    return ids[: renderer.context_tokens]
 
 
 def check_vocabulary(tokenizer: Any, model: str) -> None:

@@ -1,0 +1,75 @@
+"""What the chat template that a tokenizer brings does with a conversation, in sentences; found out by asking it."""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import Any
+
+from data.own_rendering import MARK, MARKS, marked, render, state_of
+from data.own_template import PROBE, own_end_tokens, own_form
+from data.records import RowError, Turn
+from data.special_tokens import own_special_tokens, specials
+
+THOUGHT = "<think>\nIt is hot.\n</think>\n\nYes."
+
+
+def behaviour(tokenizer: Any) -> list[str]:
+    """What it ends answers with, and what one would not expect of it. ValueError: it cannot be trained from."""
+    ends = own_end_tokens(tokenizer)
+    told = [f"ends answers with {' (the last) and '.join(map(repr, ends))}"]
+    told += [f"adds a system text: {text!r}" for text in [_own_system(tokenizer)] if text]
+    told += [f"writes {text!r} before an answer, and trains it" for text in [_opening(tokenizer)] if text]
+    system = (Turn("system", "Be brief."), *PROBE[:2])
+    told += _unless(tokenizer, system, "has no system role")
+    several = _unless(tokenizer, PROBE, "writes earlier answers otherwise than it asks for them")
+    if _trims(tokenizer):
+        told.append("trims what is said")
+    thought = (PROBE[0], Turn("assistant", THOUGHT))
+    told += _unless(tokenizer, thought, "changes an answer that begins with <think>")
+    told += several or _unless(tokenizer, (*thought, *PROBE[2:]), "strips earlier reasoning (<think>)")
+    try:
+        render(tokenizer, (PROBE[0], PROBE[0]), ("one", "two"), True)
+    except Exception as error:  # a template is a foreign program: it raises what it likes
+        told.append(f"raises where one role speaks twice in a row: {error}")
+    if "strftime_now" in tokenizer.get_chat_template():
+        told.append("writes the date: rows have that of prepare, a served model the day's")
+    return told
+
+
+def _unless(tokenizer: Any, turns: tuple[Turn, ...], told: str) -> list[str]:
+    try:
+        own_form(tokenizer, turns, prompt=False)
+    except RowError as error:
+        return [f"{told}: such rows are left out ({error.reason}: {error})"]
+    return []
+
+
+def _own_system(tokenizer: Any) -> str:
+    """The first line of what stands before the first question and not before the second; "" if it says nothing."""
+    whole = marked(tokenizer, state_of(tokenizer), ("user", "assistant", "user"), True)
+    if isinstance(whole, RowError):
+        return ""
+    before, _, _, _, between, *_ = MARKS.split(whole)
+    same = takewhile(lambda pair: pair[0] == pair[1], zip(reversed(before), reversed(between), strict=False))
+    own = before[: len(before) - len(list(same))]
+    at, lines = 0, list[str]()
+    for start, end in (*specials(own_special_tokens(tokenizer)).find(own), (len(own), len(own))):
+        lines += own[at:start].split("\n")
+        at = end
+    return next((line.strip() for line in lines if " " in line.strip()), "")
+
+
+def _opening(tokenizer: Any) -> str:
+    """What stands between the generation prompt and a first answer."""
+    state = state_of(tokenizer)
+    asked, whole = (marked(tokenizer, state, roles, len(roles) == 1) for roles in (("user",), ("user", "assistant")))
+    assert isinstance(asked, str) and isinstance(whole, str), "an end token was found, so these can be rendered"
+    return whole[len(asked) : whole.index(MARK.format(1))]
+
+
+def _trims(tokenizer: Any) -> bool:
+    turns = (Turn("user", " \n Why? \n "), Turn("assistant", " \n Yes. \n "))
+    try:
+        return own_form(tokenizer, turns, prompt=False)[1] != [turn.content for turn in turns]
+    except RowError:
+        return True
