@@ -70,6 +70,16 @@ def test_answers_are_in_the_order_of_the_requests(answers, prompts):
     assert len({tuple(answers.responses[row]) for row in range(len(answers))}) == len(answers)
 
 
+def test_an_answer_has_ended_where_it_ends_with_the_end_token_of_the_template(rollout_group, prompts, tiny_models):
+    """The engine also stops at the end token of the folder's generation config; a reward model never saw it there."""
+    stops, other = list(range(40, 50)), tiny_models.tokenizer.eos_token_id
+    answers = generate(rollout_group, prompts, stops, samples=12)
+    last = answers.responses.values[answers.responses.offsets[1:] - 1]
+    assert np.array_equal(answers.finished, np.isin(last, stops)) and 0 < answers.finished.sum() < len(answers)
+    stopped_there = (last == other) & (answers.responses.lengths < MAX_NEW_TOKENS)
+    assert stopped_there.any() and not answers.finished[stopped_there].any()
+
+
 @pytest.mark.parametrize("engine", [0, 1])
 def test_the_number_of_engines_changes_nothing(rollout_group, answers, prompts, stops, engine):
     one = copy.copy(rollout_group)
