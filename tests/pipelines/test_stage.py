@@ -130,6 +130,33 @@ def test_a_part_of_a_stage_is_redone_by_its_name(run: Run, tiny_config: Callable
         start(Run(run.folder, tiny_config(seed=3)), "rl/ppo")
 
 
+# ---- begun by an earlier version ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("template", "told"), [("chatml", "writes more after the end token"), ("openchat_3.5", "")])
+def test_a_reward_model_of_an_earlier_version_is_asked_for_anew_only_where_its_rows_ended_elsewhere(
+    template: str, told: str, tmp_path: Path, tiny_config: Callable[..., Config]
+) -> None:
+    from data.templates import find
+    from data.tokenizer import train_tokenizer
+
+    run = Run(tmp_path, tiny_config(model={"template": template}))
+    finished(run, "prepare")
+    tokenizer = train_tokenizer(["Hello there"], 300, find(template).special_tokens, 64)
+    tokenizer.save_pretrained(tmp_path / "prepare" / "tokenizer")
+    finished(run, "reward", ("prepare",))
+    for name in ("prepare", "reward"):
+        manifest = run.manifest(name)
+        assert manifest.pop("rows") > 0
+        write_json(tmp_path / name / "manifest.json", manifest)
+    if not told:
+        assert start(run, "sample", ("prepare", "reward")) is not None and start(run, "reward", ("prepare",)) is None
+        return
+    for name, inputs in (("sample", ("prepare", "reward")), ("reward", ("prepare",))):
+        with pytest.raises(StageError, match=f"made by an earlier version: .*chatml {told}.* --redo reward"):
+            start(run, name, inputs)
+
+
 # ---- inputs ------------------------------------------------------------------------------------------------
 
 
