@@ -24,7 +24,7 @@ class Critic(Learner):
     def __init__(self, folder: str, config: Config, rank: int):
         super().__init__()
         role = config.resources.critic
-        torch.set_num_threads(role.threads)
+        torch.set_num_threads(role.compute_threads)
         self.config, self.folder = config, folder
         self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
 

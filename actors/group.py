@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from actors.rollout import RolloutEngine
 from configs.machines import Cluster, Role
 from configs.plan import max_mismatch
 from configs.schema import Config
-from data.ragged import Ragged, merge
+from data.ragged import Ragged, merge, stack
 from data.rollouts import Rollouts
 
 PROBE_SLACK = 3.0  # tokens of a probe are far less likely than those of answers, and their log-probs less exact
@@ -35,7 +36,7 @@ class Group:
         self, name: str, cls: type, role: Role, cluster: Cluster, arguments: tuple, slots: PlacementGroup | None = None
     ):
         self.name, self.role, self.cluster = name, role, cluster
-        threads = str(role.threads)
+        threads = str(role.compute_threads)
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
         remote = ray.remote(num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": environment})(cls)
         self.actors = [remote.options(**_place(slots, rank)).remote(*arguments, rank) for rank in range(role.workers)]
@@ -143,6 +144,14 @@ class RewardGroup(Group):
         return merge(self.call("score", ray.put(sequences)), len(sequences))
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Prompts that are answered once each along with others, and what their seeds are made of."""
+
+    prompts: Ragged
+    seed_parts: tuple
+
+
 class RolloutGroup(Group):
     """vLLM engines behind one call: prompts are dealt out in turn, answers come back in the order of the requests.
 
@@ -169,12 +178,12 @@ class RolloutGroup(Group):
         """
         ids, expected = probe
         gaps = [float(np.abs(np.subtract(found, expected)).mean()) for found in self.call("probe", ids)]
-        worst = int(np.argmax(gaps))
-        if not gaps[worst] <= PROBE_SLACK * self.allowed_gap:
+        worst, allowed = int(np.argmax(gaps)), PROBE_SLACK * self.allowed_gap
+        if not gaps[worst] <= allowed:
             raise RuntimeError(
-                f"weight transfer {version} is not proved: the log-probs of a fixed row differ by {gaps[worst]:.3g} nats "
-                f"on the average between the policy and rollout engine {worst} (allowed {PROBE_SLACK * self.allowed_gap:g}, "
-                "from rl.max_mismatch), so some weight did not arrive, or the engine computes another model"
+                f"weight transfer {version} is not proved: the log-probs of a fixed row differ by {gaps[worst]:.3g} "
+                f"nats on the average between the policy and rollout engine {worst} (allowed {allowed:g}, from "
+                "rl.max_mismatch), so some weight did not arrive, or the engine computes another model"
             )
         return gaps[worst]
 
@@ -192,11 +201,13 @@ class RolloutGroup(Group):
         max_new_tokens: int,
         prompts_per_part: int | None = None,
         what: str = "generate",
+        beside: Beside | None = None,
     ) -> Generation:
         """Start to draw `samples_per_prompt` answers to each prompt, a prompt's answers side by side.
 
         The seed of an answer is a hash of `seed_parts` (run seed, stage, iteration, ...), prompt row and sample number.
         Answers come in parts of so many prompts (null: all), whatever the number of engines. Spans call it `what`.
+        The prompts `beside` get one answer each in the same batch, which come as a part of their own, the last.
         """
         index = np.repeat(np.arange(len(prompts)), samples_per_prompt)
         seeds = np.array(
@@ -207,6 +218,12 @@ class RolloutGroup(Group):
             ]
         )
         part_of = index // (prompts_per_part or max(1, len(prompts)))
+        if beside:
+            others = np.arange(len(beside.prompts))
+            index = np.concatenate([index, len(prompts) + others])
+            seeds = np.concatenate([seeds, [request_seed(*beside.seed_parts, row, 0) for row in others.tolist()]])
+            part_of = np.concatenate([part_of, np.full(len(others), part_of.max(initial=-1) + 1)])
+            prompts = stack([prompts, beside.prompts])
         engines = index % len(self.actors)
         streams: list[Any] = []
         rows_of: dict[int, list[np.ndarray]] = {part: [] for part in dict.fromkeys(part_of.tolist())}

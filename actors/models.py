@@ -107,6 +107,7 @@ def attend_to_packs(model: Any, device: torch.device) -> bool:
     if device.type == "cpu":
         return attend_by_row(model)
     if model.dtype != torch.bfloat16 or not is_flash_attn_2_available():
+        attend_by_row(model)  # for a run that asks for packing all the same: SDPA would take a mask of all by all
         return False
     model.set_attn_implementation("flash_attention_2")
     return True
@@ -126,7 +127,7 @@ def attention_by_row(
 ) -> tuple[Tensor, None]:
     """transformers' attention of [1, heads, T, size], each row by itself, with its mask in `row_masks` or causal.
 
-    A mask [1, 1, Q, T] is of a row's last Q queries; those before them are causal among themselves.
+    A mask [1, 1, Q, T] is of a row's last Q queries, 0 where none needs one; those before are causal among themselves.
     """
     bounds, masks = more.get("cu_seq_lens_q"), more.pop("row_masks", None)
     if bounds is None and masks is None:
@@ -145,7 +146,8 @@ def attention_by_row(
         first, last = q.split([causal, mask.shape[2]], dim=2)
         if causal:
             parts.append(attend(first, k[:, :, :causal], v[:, :, :causal], is_causal=True))
-        parts.append(attend(last, k, v, attn_mask=mask))
+        if mask.shape[2]:
+            parts.append(attend(last, k, v, attn_mask=mask))
     return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 

@@ -16,7 +16,7 @@ from actors.proof import transfer_probe
 from actors.updates import Learner, train
 from algorithms.advantage import kl_k3
 from algorithms.policy import apa, awr, kl_loss, ppo_clip, truncated_importance_weights
-from configs.plan import rl_arithmetic
+from configs.plan import old_logprobs, rl_arithmetic
 from configs.schema import Config
 from data.ragged import Part
 from data.rollouts import Rollouts
@@ -36,7 +36,7 @@ class Policy(Learner):
     def __init__(self, folder: str, config: Config, algorithm: str, rank: int):
         super().__init__()
         role = config.resources.policy
-        torch.set_num_threads(role.threads)
+        torch.set_num_threads(role.compute_threads)
         self.config, self.algorithm, self.folder = config, algorithm, folder
         self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
         self.sender: Sender | None = None
@@ -95,7 +95,7 @@ class Policy(Learner):
             return train(self.engine, self.layout, rollouts, self.config, iteration, self._loss, self._stepped)
 
     def _stepped(self, sums: Sums) -> None:
-        if self.first_step and self.config.rl.old_logprobs == "trainer":
+        if self.first_step and old_logprobs(self.config) == "trainer":
             self._assert_ratio_is_one(sums)
         self.first_step = False
 
@@ -105,7 +105,7 @@ class Policy(Learner):
         column = lambda name: torch.from_numpy(getattr(batch, name)).to(self.place.device)  # noqa: E731
         old_N, advantages_N = column("policy_logprobs"), column("advantages")
         weights_N = None
-        if rl.old_logprobs == "trainer":
+        if old_logprobs(self.config) == "trainer":
             weights_N = truncated_importance_weights(old_N, column("rollout_logprobs"), rl.importance_cap)
         if self.algorithm == "apa":
             anchor_N = column("reference_logprobs") if own.anchor == "ref" else old_N
@@ -125,7 +125,7 @@ class Policy(Learner):
         gap_N = (logprobs_N - old_N).abs()
         largest = float(gap_N.max()) if len(gap_N) else 0.0
         found = {"log_ratio_sum": float(gap_N.sum()), "log_ratio_max": largest, "own_tokens": float(len(gap_N))}
-        if self.first_step and self.config.rl.old_logprobs == "rollout":
+        if self.first_step and old_logprobs(self.config) == "rollout":
             found |= {
                 "first_mean_sum": found["log_ratio_sum"],
                 "first_max": largest,

@@ -61,7 +61,10 @@ class SharedRows:
     ids_T: np.ndarray
     positions_T: np.ndarray
     masks: list[np.ndarray]
-    """Of each group, [queries, its tokens]: what may be seen; the queries are its last tokens, see CAUSAL_FROM."""
+    """Of each group, [queries, its tokens]: what may be seen; the queries are its last tokens, see CAUSAL_FROM.
+
+    A group of one row has no query that needs a mask: at 64k tokens a mask of all would take 4 GB.
+    """
     places: Ragged
     """Of each row, where its tokens stand among the T."""
 
@@ -80,11 +83,21 @@ def shared_rows(ids: Ragged, sizes: Sequence[int] | np.ndarray, prefixes: Sequen
             own = np.arange(begun, begun + length - start)
             places.append(np.concatenate([np.arange(base, base + start), own]))
             begun += length - start
-        owner = np.concatenate(owners)
-        sees = (owner[None, :] == 0) | (owner[None, :] == owner[:, None])
-        masks.append((sees & np.tri(len(owner), dtype=bool))[prefix if prefix >= CAUSAL_FROM else 0 :])
+        masks.append(_mask(np.concatenate(owners), prefix if prefix >= CAUSAL_FROM else 0, size))
         row += size
     return SharedRows(np.concatenate(tokens), np.concatenate(positions), masks, Ragged.of(places))
+
+
+def _mask(owner_T: np.ndarray, causal: int, size: int) -> np.ndarray:
+    """[queries, T] what the tokens from number `causal` on may see: none of a row alone, which is causal throughout.
+
+    `owner_T`: 0 at tokens that all `size` rows share, the number of the row at others.
+    """
+    if size == 1:
+        return np.zeros((0, len(owner_T)), dtype=bool)
+    queries = owner_T[causal:, None]
+    sees = (owner_T[None, :] == 0) | (owner_T[None, :] == queries)
+    return sees & np.tri(len(queries), len(owner_T), causal, dtype=bool)
 
 
 def on_device(rows: SharedRows, device: torch.device) -> dict[str, Any]:

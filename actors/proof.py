@@ -104,7 +104,7 @@ def logit_maps(config: Any) -> list[LogitMap]:
 
 
 def probe_row(config: Any) -> Tensor:
-    """[1, ROW] ids from all over the vocabulary, without the pad id, from which sequence classifiers tell a row's end."""
+    """[1, ROW] ids from all over the vocabulary, without the pad id, by which classifiers tell the end of a row."""
     size = config.get_text_config().vocab_size
     ids = [(3 + 7919 * place) % size for place in range(ROW)]
     return torch.tensor([[(token + 1) % size if token == config.pad_token_id else token for token in ids]])

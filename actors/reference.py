@@ -30,7 +30,7 @@ class FrozenModel(Timed):
     def __init__(self, folder: str, config: Config, temperature: float, rank: int):
         super().__init__()
         role = config.resources.reference
-        torch.set_num_threads(role.threads)
+        torch.set_num_threads(role.compute_threads)
         self.config, self.temperature = config, temperature
         self.place = Place(rank, role.workers, device(role.gpus))
         self.sender: Sender | None = None

@@ -24,7 +24,7 @@ class RewardModel(Timed):
 
     def __init__(self, folder: str, dtype: str, micro_batch_tokens: int, role: Role, rank: int):
         super().__init__()
-        torch.set_num_threads(role.threads)
+        torch.set_num_threads(role.compute_threads)
         self.place = Place(rank, role.workers, device(role.gpus))
         self.token_budget = micro_batch_tokens
         self.module = load_scalar(folder, dtype).to(self.place.device).eval()

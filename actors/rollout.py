@@ -33,7 +33,7 @@ class RolloutEngine(Timed):
             os.environ["VLLM_BATCH_INVARIANT"] = "1"
         if not on_gpu:
             os.environ["VLLM_CPU_KVCACHE_SPACE"] = str(config.rollout.kv_cache_gib)
-            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = _cores(rank, role.threads)
+            os.environ["VLLM_CPU_OMP_THREADS_BIND"] = _cores(rank, role.compute_threads)
             # Splitting a row's keys over threads makes the last bits of its log-probs depend on the rest of the batch.
             os.environ["VLLM_CPU_ATTN_SPLIT_KV"] = "0"
         from vllm import LLM

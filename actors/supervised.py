@@ -39,7 +39,7 @@ class Rows:
 def start(job: Job) -> Place:
     """This worker's place, its threads and seeds set."""
     context = ray.train.get_context()
-    torch.set_num_threads(job.role.threads)
+    torch.set_num_threads(job.role.compute_threads)
     torch.manual_seed(job.seed)
     # Ray Train shows a worker all GPUs that the run has on its node, and says which one is its own.
     where = ray.train.torch.get_device() if job.role.gpus else torch.device("cpu")

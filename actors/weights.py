@@ -4,9 +4,9 @@ vLLM brings engines for NCCL and CUDA IPC, actors/object_store.py one for the CP
 bracketed by vLLM's layerwise reload (on the CPU the live weights are packed, and loading into them in place would leave
 some stale), ends with a reset of the prefix cache, and is proved twice. Both sides sum the bits of each tensor, the
 sender as it sends, the engine as its loader consumes, and the digests must be equal. And the engine must give the
-sender's log-probs of a fixed row (`RolloutGroup.prove`), since on the CPU it computes with packed copies that nobody can
-read. Engines start with random weights where the first transfer brings the model, so that one which leaves any weight
-behind is refused at the start.
+sender's log-probs of a fixed row (`RolloutGroup.prove`), since on the CPU it computes with packed copies that nobody
+can read. Engines start with random weights where the first transfer brings the model, so that one which leaves any
+weight behind is refused at the start.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 A fp32 log-softmax over the vocabulary is the largest tensor of RLHF training (16 k tokens x 152 k entries is 10 GB),
 and bf16 is too coarse for it: log-probs are then wrong by about 1e-2, which shows up as a fake KL. So they are made in
-fp32 on a chunk of tokens at a time, and the backward pass makes the chunk's logits again instead of keeping them, which
-is activation checkpointing at the head (Chen et al., "Training deep nets with sublinear memory cost", arXiv:1604.06174).
-fp32 logits of which all fit into KEPT_BYTES are kept: that saves the second product with the head.
+fp32 on a chunk of tokens at a time, and the backward pass makes the chunk's logits again instead of keeping them: that
+is checkpointing at the head (Chen et al., "Training deep nets with sublinear memory cost", arXiv:1604.06174). Where all
+fp32 logits fit into KEPT_BYTES they are kept, which saves the second product with the head.
 
 What is multiplied in which format: the product with a bf16 head gives fp32 on GPUs (torch.mm's out_dtype; vLLM does the
 same with `head_dtype`) and bf16 on the CPU, as vLLM's engine there. The head's gradient adds up over chunks in fp32.

@@ -21,6 +21,7 @@ from rl_vs_trl import never_ending, ours
 
 from cluster.cost import Load, Shape, calibrate, predict
 from configs.load import load as load_config
+from configs.plan import old_logprobs
 from pipelines.stage import read_json, read_jsonl, table, versions
 
 COLUMNS = ("", "parameters", "answers", "answer tokens", "samples/s", "iteration, s", "predicted, s", "error")
@@ -88,7 +89,7 @@ def measure(case: str, run: Path, options: argparse.Namespace) -> tuple[Load, di
     of = Shape.of(read_json(run / "sft" / "model" / "config.json"))
     load = Load(
         of, prompts, 4, prompt_tokens, answer_tokens, config.rl.epochs, config.rl.optimizer.micro_batch_tokens,
-        reward=of, critic=of, trainer_logprobs=config.rl.old_logprobs == "trainer",
+        reward=of, critic=of, trainer_logprobs=old_logprobs(config) == "trainer",
         shared_prompts=config.rl.shared_prompts is not False, bytes_per_weight=4,
     )  # fmt: skip
     print(f"{case}: {load.answers / seconds['iteration']:.1f} samples/s", flush=True)

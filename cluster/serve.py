@@ -37,7 +37,7 @@ def llm_config(folder: str, config: Config) -> LLMConfig:
         environment |= {
             "VLLM_CPU_KVCACHE_SPACE": str(config.rollout.kv_cache_gib),
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(role.threads),
+            "OMP_NUM_THREADS": str(role.compute_threads),
         }
         placed = {"accelerator_config": {"kind": "cpu"}, "placement_group_config": {"bundles": [{"CPU": 0.5}]}}
     return LLMConfig(

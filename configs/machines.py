@@ -18,14 +18,19 @@ class Role(Section):
     """Ray CPUs reserved for each process; a share is enough where roles take turns."""
     gpus: Annotated[float, Field(ge=0)] = 0
     """GPUs for each process; 0 runs it on the CPU."""
-    threads: Count = 1
-    """Compute threads of each process on the CPU, where more `workers` of one thread do more than one of many."""
+    threads: Count | None = None
+    """Compute threads of each process; null shares out the cores, see machine.json in the run folder."""
+
+    @property
+    def compute_threads(self) -> int:
+        """`threads`, or 1 where nothing has filled them in."""
+        return self.threads or 1
 
 
 class Resources(Section):
     """Who runs where in sampling, RL and evaluation. SFT and reward training use `train`."""
 
-    train: Role = Role(threads=2)
+    train: Role = Role()
     """Workers of SFT and reward-model training, started by Ray Train."""
     policy: Role = Role()
     """DeepSpeed ranks that train the policy."""
@@ -35,7 +40,7 @@ class Resources(Section):
     """Processes that hold the frozen SFT model."""
     reward: Role = Role()
     """Processes that hold the reward model."""
-    rollout: Role = Role(threads=2)
+    rollout: Role = Role()
     """vLLM engines."""
 
 

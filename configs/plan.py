@@ -104,7 +104,7 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
 
 
 MAX_MISMATCH = {"float32": 1e-4, "bfloat16": 0.05}
-"""Mean gap between rollout and trainer log-probs of a token that stops a run, in nats. Right weights give 1e-6 in fp32."""
+"""Mean gap between rollout and trainer log-probs of a token that stops a run, in nats; right weights: 1e-6 in fp32."""
 
 
 def max_mismatch(config: Config) -> float:
@@ -120,6 +120,24 @@ def has_reference(config: Config, algorithm: str) -> bool:
 def wants_reference(config: Config, algorithm: str) -> bool:
     """Whether log-probs of the reference are computed: to learn from, or to watch the KL."""
     return config.rl.monitor.kl or config.rl.own(algorithm).needs_reference
+
+
+def asks_reference(config: Config, algorithm: str, iteration: int) -> bool:
+    """Whether an iteration computes them: each that learns from them, and else now and then."""
+    rl = config.rl
+    now = iteration % rl.monitor.kl_every == 0 or iteration + 1 == rl.iterations
+    return rl.own(algorithm).needs_reference or (rl.monitor.kl and now)
+
+
+def old_logprobs(config: Config) -> str:
+    """Whose log-probs of the answers are the old ones, "trainer" or "rollout".
+
+    Those of an engine whose weights are proved to be the trainer's differ from the trainer's by rounding, which in fp32
+    is far below what a loss can see.
+    """
+    if config.rl.old_logprobs != "auto":
+        return config.rl.old_logprobs
+    return "rollout" if config.rl.mode != "one_step_off" and config.model.dtype == "float32" else "trainer"
 
 
 def second_model(config: Config) -> bool:
@@ -162,6 +180,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     training = {"workers": resources.train.workers}
     algorithm = part.removeprefix("rl/")
     rl = config.rl.model_dump(mode="json", exclude={"algorithms", "monitor", "save_rollouts", *ALGORITHMS})
+    rl |= {"old_logprobs": "trainer"} if rl["old_logprobs"] == "auto" else {}  # the same up to rounding
     sources = [source.model_dump(mode="json", exclude={"key", "parallel", "timeout_s"}) for source in
                config.scoring.sources]  # fmt: skip
     scoring = {"sources": sources, "functions": config.scoring.functions}

@@ -129,7 +129,9 @@ class Monitor(Section):
     second: str | None = None
     """Folder of a reward model that is only asked, never trained on; null takes the judge of evaluate, if a model."""
     kl: bool = True
-    """Measure the KL to the SFT model in every iteration, also where nothing that is learned needs it."""
+    """Measure the KL to the SFT model also where nothing that is learned needs it."""
+    kl_every: Count = 4
+    """Iterations from one such measurement to the next; the last iteration has one too."""
     max_kl: Positive | None = 50.0
     """Alarm where the mean KL to the SFT model is above this, in nats per answer; null never."""
     max_length_ratio: Positive | None = 2.0
@@ -201,8 +203,8 @@ class Rl(Section):
     """First iterations that train the critic only."""
     critic_warm_gate: Positive | None = None
     """Iterations train the critic only while its loss on the new answers is above this (Starling: 1); null never."""
-    old_logprobs: Literal["trainer", "rollout"] = "trainer"
-    """Whose log-probs of the answers are the old ones: the trainer's, in a pass of their own, or the engine's."""
+    old_logprobs: Literal["auto", "trainer", "rollout"] = "auto"
+    """Old log-probs: the trainer's, in a pass of their own, or the engine's; auto: the engine's with equal weights."""
     importance_cap: Annotated[float, Field(ge=1)] = 2.0
     """Cap of the importance weight between trainer and rollout probabilities of a token; with old_logprobs trainer."""
     max_mismatch: Positive | None = None

@@ -13,6 +13,8 @@ from typing import Any
 from configs.load import ConfigError, dump
 from configs.plan import INPUTS, RL_PARTS, STAGES, arithmetic_lines, decisive, followers, parts, roles, stage_summary
 from configs.schema import Config
+from configs.threads import with_threads
+from pipelines.machine import on_machine, planned
 from pipelines.memory import PeakMemory
 from pipelines.stage import Run, read_json, write_json
 
@@ -53,7 +55,7 @@ def align(
             module = importlib.import_module(f"pipelines.{stage}")
             print(f"== {stage}: {stage_summary(config, stage)}", flush=True)
             own = {"publish": {"keep": keep}, "rl": {"replay": replay}}
-            made = module.run(run, **own.get(stage, {}))
+            made = module.run(on_machine(run, stage), **own.get(stage, {}))
             if made is None:
                 print(f"   done before, nothing to do ({folder / stage})")
             else:
@@ -154,11 +156,11 @@ def plan_text(config: Config, folder: Path, stages: Sequence[str]) -> str:
         states = dict.fromkeys(Run(folder, config).state(part) for part in parts(config, stage)) or {"-": None}
         lines.append(f"  {stage:<9} {', '.join(states):<6} {stage_summary(config, stage)}")
     lines += ["", "actors (of a stage, all at once)"]
+    threads = planned(Run(folder, config))
     for stage in stages:
-        for name, role in roles(config, stage).items():
-            lines.append(
-                f"  {stage:<9} {name:<10} {role.workers} x {role.cpus:g} CPU, {role.gpus:g} GPU, {role.threads} threads"
-            )
+        for name, role in roles(with_threads(config, threads[stage]), stage).items():
+            has = f"{role.cpus:g} CPU, {role.gpus:g} GPU, {role.compute_threads} threads"
+            lines.append(f"  {stage:<9} {name:<10} {role.workers} x {has}")
     if "rl" in stages:
         lines += ["", "batch arithmetic of rl", *(f"  {line}" for line in arithmetic_lines(config))]
     return "\n".join(lines)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from actors.generation import Generation
+from actors.group import Beside
 from configs.schema import Config
 from data import rollout_file
 from data.packing import epoch_order
@@ -44,13 +46,14 @@ class Sampler:
         self.team, self.stream = team, PromptStream(team.run, team.renderer)
         self.running: dict[int, tuple[list[Prompt], Generation]] = {}
         self.waiting: list[Rollouts] = []
+        self.beside: Rollouts | None = None  # answers to the prompts beside those of the last `finish`
         self.seconds = 0.0  # that the engines took for the answers of the last `finish`
 
-    def begin(self, iteration: int) -> None:
-        """Start to draw the answers of an iteration, unless that has begun."""
+    def begin(self, iteration: int, beside: Beside | None = None) -> None:
+        """Start to draw the answers of an iteration, and those `beside` them, unless that has begun."""
         if iteration not in self.running:
             prompts, ids = self.stream.take(iteration)
-            self.running[iteration] = (prompts, self.team.generate(ids, iteration))
+            self.running[iteration] = (prompts, self.team.generate(ids, iteration, beside))
 
     def finish(self, iteration: int) -> list[Prompt]:
         """Wait for the answers, which are asked about on the way; the iteration's prompts. `hand_over` comes after it.
@@ -60,15 +63,18 @@ class Sampler:
         prompts, generation = self.running.pop(iteration)
         off = self.team.config.rl.mode == "one_step_off"
         expected = max(0, iteration - 1) if off else iteration
+        self.beside = None
         for _, part in generation.parts():
             if part.weight_version != expected:
                 raise RuntimeError(
                     f"iteration {iteration} was sampled with weight version {part.weight_version}, not {expected}"
                 )
-            if self.team.handover.on:
+            if part.prompt_index[0] >= len(prompts):
+                self.beside = replace(part, prompt_index=part.prompt_index - len(prompts))
+            elif self.team.handover.on:
                 self.waiting.append(part)
             else:
-                self.team.ask(part, prompts)
+                self.team.ask(part, prompts, iteration)
         self.seconds = generation.seconds
         return prompts
 
@@ -77,11 +83,11 @@ class Sampler:
         """Answers on their way."""
         return next((generation for _, generation in self.running.values()), None)
 
-    def hand_over(self, prompts: list[Prompt]) -> None:
+    def hand_over(self, prompts: list[Prompt], iteration: int) -> None:
         """Where engines and learners share GPUs: let the learners have them, and ask about the answers now."""
         self.team.handover.to_learners()
         for part in self.waiting:
-            self.team.ask(part, prompts)
+            self.team.ask(part, prompts, iteration)
         self.waiting = []
 
 
@@ -106,13 +112,13 @@ def replay_digest(folder: Path, config: Config) -> str:
 class Replay:
     """The answers of an earlier stage, or of rayward rl --rollout-only, in place of new ones."""
 
-    seconds, ahead = 0.0, None
+    seconds, ahead, beside = 0.0, None, None
 
     def __init__(self, folder: Path, team: Team):
         self.files, self.team = replay_files(folder, team.config), team
         self.known = {prompt.id: prompt for prompt in prepared(team.run, "prompts")}
 
-    def begin(self, iteration: int) -> None:
+    def begin(self, iteration: int, beside: Beside | None = None) -> None:
         """Nothing to draw."""
 
     def finish(self, iteration: int) -> list[Prompt]:
@@ -136,9 +142,9 @@ class Replay:
         self.read = rollouts.with_columns(**sampled)
         return prompts
 
-    def hand_over(self, prompts: list[Prompt]) -> None:
+    def hand_over(self, prompts: list[Prompt], iteration: int) -> None:
         """Ask about the answers, in the parts in which new ones would come."""
         self.team.handover.to_learners()
         part_of = self.read.prompt_index // -(-len(prompts) // PARTS)
         for part in np.unique(part_of):
-            self.team.ask(self.read.take(np.flatnonzero(part_of == part)), prompts)
+            self.team.ask(self.read.take(np.flatnonzero(part_of == part)), prompts, iteration)

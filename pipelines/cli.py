@@ -130,10 +130,11 @@ def _align(options: argparse.Namespace) -> int:
         print(plan_text(config, folder, stages))
         return 0
     if rollouts := getattr(options, "rollout_only", None):
+        from pipelines.machine import on_machine
         from pipelines.rl import rollout_only
         from pipelines.stage import Run
 
-        print(f"{rollouts}: {rollout_only(Run(folder, config), rollouts)}")
+        print(f"{rollouts}: {rollout_only(on_machine(Run(folder, config), 'rl'), rollouts)}")
         return 0
     replay = getattr(options, "replay", None)
     align(config, folder, stages, parse_redo(options.redo), options.keep, replay)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from actors.group import RewardGroup, reward_group
+from actors.group import Beside, RewardGroup, reward_group
 from algorithms.diversity import distinct_n, distinct_ratio, repetition_rate
 from configs.plan import second_model
 from data.ragged import merge
@@ -54,17 +54,20 @@ class Monitor:
         self.first_answers: list[list[int]] = []
         (self.folder / "fixed").mkdir()
 
-    def ask(self, iteration: int) -> Rollouts | None:
-        """Answers to the fixed prompts by the weights that the engines hold, where this iteration has a look at them.
-
-        Their seeds are the same in every iteration.
-        """
+    def fixed(self, iteration: int) -> Beside | None:
+        """The fixed prompts, where this iteration has a look at them; their seeds are the same in every iteration."""
         if not self.prompts or (iteration % self.at.every and iteration + 1 != self.config.rl.iterations):
             return None
-        rollout, seeds = self.config.rollout, (self.config.seed, "monitor")
+        return Beside(self.ids, (self.config.seed, "monitor"))
+
+    def ask(self, iteration: int) -> Rollouts | None:
+        """Answers to them by the weights that the engines hold: the same as beside other prompts, only slower."""
+        beside, rollout = self.fixed(iteration), self.config.rollout
+        if beside is None:
+            return None
         stops = self.team.renderer.stop_token_ids
         return self.team.rollout.generate(
-            self.ids, 1, seeds, stops, rollout.temperature, rollout.max_new_tokens, what="monitor"
+            beside.prompts, 1, beside.seed_parts, stops, rollout.temperature, rollout.max_new_tokens, what="monitor"
         )
 
     def look(

@@ -35,7 +35,7 @@ def render(template: str, /, **values: Any) -> Markup:
 
 @dataclass
 class Panel:
-    """Curves over the iterations. `curves`: iterations and values by label, "" for one that needs none.
+    """Curves over the iterations. `curves`: iterations and values by label, "" for one that needs none; NaN: no point.
 
     `alarms`: iterations to mark red; `axes`: what else matplotlib's Axes.set takes.
     """
@@ -55,7 +55,9 @@ def draw(panels: Sequence[Panel], columns: int = 2, size: tuple[float, float] = 
     for place, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(height, columns, place)
         for label, (steps, values) in panel.curves.items():
-            axes.plot(steps, values, label=label, linewidth=1.3, marker="." if len(steps) < 10 else None)
+            points = [point for point in zip(steps, values, strict=True) if not math.isnan(point[1])]
+            marker = "." if len(points) < 10 else None
+            axes.plot(*(zip(*points, strict=True) if points else ([], [])), label=label, linewidth=1.3, marker=marker)
         for iteration in panel.alarms:
             axes.axvspan(iteration - 0.5, iteration + 0.5, color="#d33", alpha=0.15, linewidth=0)
         axes.set(**panel.axes)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cluster.connect import connect
-from configs.plan import arithmetic_lines, inputs
+from configs.plan import arithmetic_lines, inputs, old_logprobs
 from data import rollout_file
 from pipelines.advantages import Shaping, check_mismatch, estimate_advantages, gap, trains_policy
 from pipelines.alarms import counts
@@ -60,12 +60,12 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
         for iteration in range(rl.iterations):
             last = iteration + 1 == rl.iterations
             record.start(iteration)
-            sampler.begin(iteration)
+            sampler.begin(iteration, None if ahead else monitor.fixed(iteration))
             prompts = record.time("generate", sampler.finish, iteration)
             if ahead and iteration and not last:
                 record.note(record.time("transfer", team.send_weights, iteration))
-            fixed = record.time("monitor", monitor.ask, iteration)
-            sampler.hand_over(prompts)
+            fixed = sampler.beside or record.time("monitor", monitor.ask, iteration)
+            sampler.hand_over(prompts, iteration)
             if ahead and not last:
                 team.take_spans("rollout")
                 sampler.begin(iteration + 1)
@@ -73,11 +73,11 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
             stale = iteration - rollouts.weight_version if drawn else None  # of a replay: whatever
             rollouts, measures = record.time("advantages", estimate_advantages, rollouts, config, algorithm, shaping)
             measures |= figures
-            if rl.old_logprobs == "trainer":
+            if old_logprobs(config) == "trainer":
                 measures |= gap(rollouts)
                 if stale == 0:
                     check_mismatch(measures, config)
-            if fixed and fixed.weight_version == iteration and not (rl.old_logprobs == "trainer" and stale == 0):
+            if fixed and fixed.weight_version == iteration and stale != 0:
                 own = record.time("monitor", team.engine_gap, fixed)  # the answers cannot tell in time
                 check_mismatch(own, config)
                 measures |= {f"fixed_{name}": value for name, value in own.items()}
@@ -86,7 +86,7 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
             if trains and "kl" in measures:
                 shaping.saw(measures["kl"], len(rollouts))
             measures |= record.time("update", team.update, rollouts, iteration, trains)
-            if rl.old_logprobs == "rollout" and trains:
+            if old_logprobs(config) == "rollout" and trains:
                 measures |= {f"mismatch_{name}": measures.pop(f"policy/first_{name}") for name in FIRST}
                 if stale == 0:
                     check_mismatch(measures, config)

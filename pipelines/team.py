@@ -12,11 +12,11 @@ import ray
 import torch
 
 from actors.generation import Generation
-from actors.group import Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
+from actors.group import Beside, Group, RolloutGroup, TrainingGroup, critic_group, frozen_group, policy_group
 from actors.updates import mean_over_steps
 from algorithms.advantage import kl_k1
 from cluster.connect import check_fits
-from configs.plan import has_reference, roles, wants_reference
+from configs.plan import asks_reference, has_reference, old_logprobs, roles
 from configs.rl import WITH_CRITIC
 from data.ragged import Ragged, merge
 from data.records import Prompt
@@ -75,7 +75,7 @@ class Team:
         The first time it waits for the other actors too, which start meanwhile.
         """
         config = self.config
-        self.algorithm, self.wants_reference = algorithm, wants_reference(config, algorithm)
+        self.algorithm = algorithm
         colocated = config.rl.mode == "colocate"
         if colocated:
             self.rollout.ready()
@@ -103,21 +103,24 @@ class Team:
     def learners(self) -> dict[str, TrainingGroup]:
         return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
 
-    def generate(self, prompts: Ragged, iteration: int) -> Generation:
-        """Start to draw answers to the prompts with the weights that the engines hold."""
+    def generate(self, prompts: Ragged, iteration: int, beside: Beside | None = None) -> Generation:
+        """Start to draw answers to the prompts, and those `beside` them, with the weights that the engines hold."""
         rollout, count = self.config.rollout, -(-len(prompts) // PARTS)
         return self.rollout.stream(
             prompts, self.config.rl.samples_per_prompt, (self.config.seed, "rl", iteration),
-            self.renderer.stop_token_ids, rollout.temperature, rollout.max_new_tokens, count,
+            self.renderer.stop_token_ids, rollout.temperature, rollout.max_new_tokens, count, beside=beside,
         )  # fmt: skip
 
-    def ask(self, part: Rollouts, prompts: list[Prompt]) -> None:
-        """Let reward, reference, critic and policy score answers; `scored` waits for all that were asked."""
+    def ask(self, part: Rollouts, prompts: list[Prompt], iteration: int) -> None:
+        """Let reward, reference, critic and policy score answers; `scored` waits for all that were asked.
+
+        The reference only where the iteration needs it, or it is time to look at the KL.
+        """
         batch = ray.put(part)
         calls: dict[str, Any] = {}
         if part.scores is None:
             calls["scores"] = self.reward.begin(part, prompts)
-        if self.wants_reference:
+        if asks_reference(self.config, self.algorithm, iteration):
             own = has_reference(self.config, self.algorithm)
             calls["reference"] = (
                 self.serving["reference"].begin("logprobs", batch) if own
@@ -125,7 +128,7 @@ class Team:
             )  # fmt: skip
         if self.critic:
             calls["values"] = self.critic.begin("values", batch)
-        if self.config.rl.old_logprobs == "trainer":
+        if old_logprobs(self.config) == "trainer":
             calls["policy"] = self.policy.begin("logprobs", batch)
         self.asked.append((part, calls))
 
@@ -151,7 +154,7 @@ class Team:
             begun = self.reward.join([(calls["scores"], len(part)) for part, calls in asked])
             columns["scores"], of_sources = self.reward.finish(begun, rollouts, prompts)
             figures |= of_sources
-        if self.wants_reference:
+        if "reference" in asked[0][1]:
             columns["reference_logprobs"] = joined(self.serving.get("reference", self.policy), "reference")
         if self.critic:
             columns["values"] = joined(self.critic, "values")

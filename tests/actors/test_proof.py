@@ -120,7 +120,8 @@ def test_fields_of_a_config():
     assert logit_maps(LlamaConfig(logit_scale=0.5, logits_scaling=4.0)) == [
         LogitMap(scale) for scale in (0.125, 2.0, 0.5, 0.25, 4.0, 1.0)
     ]
-    assert logit_maps(LlamaConfig(final_logit_softcapping=30.0, logit_scale=None)) == [LogitMap(softcap=30.0), LogitMap()]
+    capped = LlamaConfig(final_logit_softcapping=30.0, logit_scale=None)
+    assert logit_maps(capped) == [LogitMap(softcap=30.0), LogitMap()]
 
 
 @pytest.mark.parametrize("name", ["gemma2", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3_moe"])

@@ -47,16 +47,12 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2": ("gpt2", {"n_embd": 64, "n_head": 2, "n_layer": 2, "n_positions": 128}),
     "gpt_neox": ("gpt_neox", {}),
     "opt": ("opt", {"ffn_dim": 96, "word_embed_proj_dim": 64}),
-    "phi": ("phi", {}),
+    "phi": ("phi", {"num_key_value_heads": 2, "intermediate_size": 256}),
     "stablelm": ("stablelm", {}),
-    "olmo2": ("olmo2", {}),
     "seed_oss": ("seed_oss", {}),
     "glm4": ("glm4", {}),
-    "exaone4": ("exaone4", {"sliding_window": None, "sliding_window_pattern": None}),
-    "deepseek_v3": ("deepseek_v3", {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
-                                    "n_group": 1, "topk_group": 1, "q_lora_rank": 16, "kv_lora_rank": 16, "head_dim": 16,
-                                    "qk_rope_head_dim": 16, "qk_nope_head_dim": 16, "v_head_dim": 32,
-                                    "num_key_value_heads": 2, "first_k_dense_replace": 1}),
+    "a router with buffers": ("glm4_moe", {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
+                                           "moe_intermediate_size": 32, "first_k_dense_replace": 1}),
 }  # fmt: skip
 
 
@@ -114,7 +110,7 @@ def walkers(local_ray):
     made = {}
 
     def of(name):
-        key = name if "moe" in name or name in ("mixtral", "deepseek_v3") else "dense"
+        key = name if "moe" in name or name == "mixtral" else "dense"
         if key not in made:
             remote = ray.remote(num_cpus=0.1, runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}})
             made[key] = remote(Walk).remote()
