@@ -108,6 +108,13 @@ def sft_loop(job: Job) -> None:
         inputs, weights_N = as_inputs(data.ids.take(rows), data.weights.take(rows), place.device)
         return weighted_nll(module(*inputs)[0], weights_N), {}
 
+    def heldout_loss() -> float:
+        total = 0.0
+        for rows in cut(heldout.ids.lengths, job.optimizer.micro_batch_tokens):
+            total += float(engine.infer(lambda module, rows=rows: loss(module, rows, heldout)[0]))
+        return sum_over_ranks({"loss": total})["loss"] / float(heldout.weights.values.sum())
+
+    reporter.tell({"heldout_loss_before": heldout_loss()})
     for epoch in range(job.epochs):
         for rows in step_batches(epoch_order(len(train.ids), job.seed, epoch), job.rows_per_step):
             begun = time.perf_counter()
@@ -127,10 +134,6 @@ def sft_loop(job: Job) -> None:
                 },
             )
 
-    sums = {"loss": 0.0, "weight": float(heldout.weights.values.sum())}
-    for rows in cut(heldout.ids.lengths, job.optimizer.micro_batch_tokens):
-        sums["loss"] += float(engine.infer(lambda module, rows=rows: loss(module, rows, heldout)[0]))
-    total = sum_over_ranks({"loss": sums["loss"]})["loss"]
-    reporter.tell({"heldout_loss": total / sums["weight"]})
+    reporter.tell({"heldout_loss": heldout_loss()})
     reporter.flush()
     engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype))

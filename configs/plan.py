@@ -97,9 +97,12 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
             "rollout": resources.rollout,
             "reference": resources.reference,
             "candidate": resources.reference,
+            **({} if any(source.kind in ("http", "judge") for source in config.scoring.sources) else scorers),
             **({"judge": resources.reward} if config.evaluate.judge == "reward_model" else {}),
         },
-        "publish": {"serve": Role(workers=config.publish.replicas, cpus=1, gpus=resources.rollout.gpus)},
+        "publish": {
+            "serve": resources.rollout.model_copy(update={"workers": config.publish.replicas, "cpus": 1.0}),
+        },
     }[stage]
 
 

@@ -25,9 +25,11 @@ from data.ragged import Ragged, merge
 from data.records import Prompt
 from data.rollouts import Rollouts
 from pipelines.rows import Renderer, answered, fit_prompts, prepared, some
+from pipelines.scoring import Scorer
 from pipelines.stage import Metrics, Run, StageError, begin, read_jsonl, table, write_json, write_jsonl
 
 TRANSCRIPTS_PER_ITERATION = 256
+COMPARED = 64  # answers of a model whose log-probs by the trainer are held against the engine's
 
 Judge = Callable[[Sequence[Prompt], Sequence[dict[str, Any]]], np.ndarray]
 
@@ -68,6 +70,11 @@ def run(run: Run) -> dict[str, Any] | None:
             for name in models
             if name != "sft"
         },
+        "difference": {
+            name: differences(answers, judged, name, config.evaluate.bootstrap_samples, config.seed)
+            for name in models
+            if name != "sft"
+        },
         "models": {name: _about(answers[name], judged[name]) for name in models},
     }
     _show(metrics)
@@ -84,6 +91,10 @@ class Panel:
         self.reference = frozen_group("reference", sft, config, config.evaluate.temperature)
         self.candidate = frozen_group("candidate", sft, config, config.evaluate.temperature)
         self.groups: list[Group] = [self.rollout, self.reference, self.candidate]
+        # What others are asked and paid for is not asked once more.
+        local = all(source.kind in ("model", "function") for source in config.scoring.sources)
+        self.reward = Scorer(run, renderer) if local else None
+        self.groups += self.reward.groups if self.reward else []
         self.scorer = None
         if config.evaluate.judge == "reward_model":
             self.scorer = reward_group(str((run.folder / "reward" / "judge").resolve()), config)
@@ -110,7 +121,8 @@ class Panel:
                     config.evaluate.temperature,
                     config.rollout.max_new_tokens,
                 )
-                answers[name] = self._describe(rollouts, prompts)
+                rewards = self.reward.score(rollouts, prompts, lenient=True) if self.reward else None
+                answers[name] = self._describe(rollouts, prompts, rewards)
                 metrics.log(
                     version,
                     {
@@ -121,11 +133,14 @@ class Panel:
                 )
         return answers
 
-    def _describe(self, rollouts: Rollouts, prompts: list[Prompt]) -> list[dict[str, Any]]:
-        batch = ray.put(rollouts)
-        own = rollouts.responses.like(merge(self.candidate.call("logprobs", batch), len(rollouts)))
-        reference = rollouts.responses.like(merge(self.reference.call("logprobs", batch), len(rollouts)))
+    def _describe(
+        self, rollouts: Rollouts, prompts: list[Prompt], rewards: np.ndarray | None
+    ) -> list[dict[str, Any]]:
+        """The engine's log-probs are the model's, as its weights were proved; the first answers' are compared."""
+        reference = rollouts.responses.like(merge(self.reference.call("logprobs", ray.put(rollouts)), len(rollouts)))
         sampled = rollouts.responses.like(rollouts.rollout_logprobs)
+        few = rollouts.take(range(min(COMPARED, len(rollouts))))
+        own = few.responses.like(merge(self.candidate.call("logprobs", ray.put(few)), len(few)))
         return [
             {
                 "prompt_id": prompt.id,
@@ -133,8 +148,9 @@ class Panel:
                 "answer": self.renderer.answer(rollouts.responses[row]),
                 "tokens": int(rollouts.responses.lengths[row]),
                 "finished": bool(rollouts.finished[row]),
-                "kl": float((own[row] - reference[row]).sum()),
-                "mismatch": float(np.abs(own[row] - sampled[row]).max()),
+                "kl": float((sampled[row] - reference[row]).sum()),
+                "mismatch": float(np.abs(own[row] - sampled[row]).max()) if row < len(few) else None,
+                "reward": None if rewards is None or np.isnan(rewards[row]) else float(rewards[row]),
             }
             for row, prompt in enumerate(prompts)
         ]
@@ -153,6 +169,23 @@ def win_rate(candidate: np.ndarray, baseline: np.ndarray, resamples: int, seed: 
     won = outcomes(candidate, baseline)
     low, high = bootstrap_interval(won, resamples, seed)
     return {"mean": float(np.mean(won)), "low": float(low), "high": float(high), "n": len(won)}
+
+
+def differences(
+    answers: dict[str, list[dict[str, Any]]], judged: dict[str, np.ndarray], name: str, resamples: int, seed: int
+) -> dict[str, dict[str, float]]:
+    """Mean of what a model's answer scores more than SFT's to the same prompt, with its 95 % interval: by the judge,
+    and by the reward that RL and sampling learn from, over the prompts for which it has a number."""
+    found = {"judge": judged[name] - judged["sft"]}
+    pairs = zip(answers[name], answers["sft"], strict=True)
+    rewards = [(ours["reward"], theirs["reward"]) for ours, theirs in pairs]
+    if known := [ours - theirs for ours, theirs in rewards if ours is not None and theirs is not None]:
+        found["reward"] = np.array(known)
+    shown = {}
+    for of, values in found.items():
+        low, high = bootstrap_interval(values, resamples, seed)
+        shown[of] = {"mean": float(values.mean()), "low": low, "high": high, "n": len(values)}
+    return shown
 
 
 def _curve(run: Run, algorithm: str, judge: Judge) -> list[dict[str, float]]:
@@ -184,7 +217,7 @@ def _about(rows: list[dict[str, Any]], judged: np.ndarray) -> dict[str, float]:
 
 def _mismatch(rows: list[dict[str, Any]]) -> float:
     """Largest gap between engine and trainer log-probs."""
-    return max(row["mismatch"] for row in rows)
+    return max(row["mismatch"] for row in rows if row["mismatch"] is not None)
 
 
 def _show(metrics: dict[str, Any]) -> None:
@@ -197,4 +230,14 @@ def _show(metrics: dict[str, Any]) -> None:
         f"win rate against SFT, judge: {metrics['judge']}, {metrics['prompts']} held-out prompts",
         rows,
         ("model", "win rate [95 %]", "judge", "KL to SFT", "tokens", "finished"),
+    )
+
+    def interval(of: dict[str, float] | None) -> str:
+        return f"{of['mean']:+.3f} [{of['low']:+.3f}, {of['high']:+.3f}]" if of else "-"
+
+    pairs = metrics["difference"].items()
+    table(
+        "what an answer scores more than SFT's to the same prompt, mean [95 %]",
+        [(name, interval(of.get("reward")), interval(of["judge"])) for name, of in pairs],
+        ("model", "by the reward that is learned from", f"by the judge ({metrics['judge']})"),
     )

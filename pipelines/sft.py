@@ -51,6 +51,7 @@ def fine_tune(
         "trained_tokens_per_epoch": int((rows.weights.values > 0).sum()),
         "optimizer_steps": steps,
         "loss": said["last"]["loss"],
+        "heldout_loss_before": said["heldout_loss_before"][0],
         "heldout_loss": said["heldout_loss"][0],
         "heldout_conversations": len(heldout.ids),
     }
