@@ -104,7 +104,9 @@ def teams(local_ray, tiny_models, tiny_config: Callable[..., Config]) -> Iterato
         optimizer = {"zero_stage": zero_stage, "micro_batch_tokens": micro_batch_tokens, "eps": 1e-3}
         batch = {"prompts_per_iteration": ROWS, "samples_per_prompt": 1, "samples_per_step": SAMPLES_PER_STEP}
         config = tiny_config(
-            rl={**batch, "epochs": EPOCHS, "optimizer": {**optimizer, "max_grad_norm": 0.5}, "apa": {"lam": LAM}},
+            rl=batch
+            | {"epochs": EPOCHS, "optimizer": {**optimizer, "max_grad_norm": 0.5}, "apa": {"lam": LAM}}
+            | {"old_logprobs": "trainer"},
             resources={name: {"workers": workers, "cpus": 0.01} for name in ("policy", "critic")},
         )
         if role == "critic":

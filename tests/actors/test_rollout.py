@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import ray
 import torch
 
-from actors.group import RolloutGroup, request_seed, transfer_backend
+from actors.group import Beside, RolloutGroup, request_seed, transfer_backend
 from actors.reference import FrozenModel
 from configs.machines import Role
 from data.ragged import Ragged, merge
-from data.rollouts import Rollouts
+from data.rollouts import Rollouts, concatenated
 from data.templates import TEMPLATES, encode
 from data.toyworld import prompts as toy_prompts
 
@@ -119,6 +120,22 @@ def test_parts_are_whole_prompts_and_hold_what_all_answers_hold(rollout_group, p
     for number, part in parts.items():
         rows = np.flatnonzero(answers.prompt_index // size == number)
         assert_identical(part, answers.take(rows))
+
+
+def test_prompts_beside_others_get_the_answers_that_they_get_alone(rollout_group, prompts, stops):
+    """As a part of their own, the last; and the others theirs. With filled caches, as above."""
+    fixed, size = prompts.take([0, 3, 7]), 4
+    arguments = (stops, 1.0, MAX_NEW_TOKENS)
+    for _ in range(2):
+        alone, others = (
+            rollout_group.generate(fixed, 1, ("fixed",), *arguments), generate(rollout_group, prompts, stops)
+        )  # fmt: skip
+    stream = rollout_group.stream(prompts, 3, ("run", 0), *arguments, size, beside=Beside(fixed, ("fixed",)))
+    parts = dict(stream.parts())
+    assert sorted(parts) == [0, 1, 2, 3]
+    beside = parts.pop(3)
+    assert_identical(replace(beside, prompt_index=beside.prompt_index - len(prompts)), alone)
+    assert_identical(concatenated([parts[number] for number in sorted(parts)]), others)
 
 
 def test_seeds_change_the_answers(rollout_group, answers, prompts, stops):
