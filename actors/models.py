@@ -30,6 +30,7 @@ from actors.fused import fuse
 from actors.proof import prove_policy, prove_scalar
 from algorithms.logprobs import LogitMap, token_logprobs_from_hidden
 from configs.model import Scratch
+from data.saved_tokenizer import save_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -274,7 +275,7 @@ def save_model(model: nn.Module, state: dict[str, Tensor], tokenizer: Any, folde
     """A plain Hugging Face folder: safetensors, config, generation config, tokenizer with its chat template."""
     _take_ends_of(tokenizer, model)
     model.save_pretrained(folder, state_dict=state)
-    tokenizer.save_pretrained(folder)
+    save_tokenizer(tokenizer, folder)
 
 
 def _take_ends_of(tokenizer: Any, model: Any) -> None:

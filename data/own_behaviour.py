@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from typing import Any
 
 from data.own_rendering import MARK, MARKS, marked, render, state_of
 from data.own_template import PROBE, own_end_tokens, own_form
-from data.records import RowError, Turn
+from data.records import RowError, Turn, describe
 from data.special_tokens import own_special_tokens, specials
+from data.template_table import Template
+from data.templates import needs_bos, text
 
 THOUGHT = "<think>\nIt is hot.\n</think>\n\nYes."
 
@@ -16,9 +18,11 @@ THOUGHT = "<think>\nIt is hot.\n</think>\n\nYes."
 def behaviour(tokenizer: Any) -> list[str]:
     """What it ends answers with, and what one would not expect of it. ValueError: it cannot be trained from."""
     ends = own_end_tokens(tokenizer)
-    told = [f"ends answers with {' (the last) and '.join(map(repr, ends))}"]
-    told += [f"adds a system text: {text!r}" for text in [_own_system(tokenizer)] if text]
-    told += [f"writes {text!r} before an answer, and trains it" for text in [_opening(tokenizer)] if text]
+    told: list[str] = [f"ends answers with {' (the last) and '.join(map(repr, ends))}"]
+    if system_text := _own_system(tokenizer):
+        told.append(f"adds a system text: {system_text!r}")
+    if (opening := _opening(tokenizer)).strip():
+        told.append(f"writes {opening!r} before an answer, and trains it")
     system = (Turn("system", "Be brief."), *PROBE[:2])
     told += _unless(tokenizer, system, "has no system role")
     several = _unless(tokenizer, PROBE, "writes earlier answers otherwise than it asks for them")
@@ -34,6 +38,24 @@ def behaviour(tokenizer: Any) -> list[str]:
     if "strftime_now" in tokenizer.get_chat_template():
         told.append("writes the date: rows have that of prepare, a served model the day's")
     return told
+
+
+def unlike_own(template: Template, tokenizer: Any) -> str:
+    """How a template of the table differs from the one that the tokenizer brings, by the first line that does."""
+    if template.own or not tokenizer.chat_template:
+        return ""
+    asked = PROBE[:3]
+    try:
+        own = render(tokenizer, asked, [turn.content for turn in asked], True)
+    except Exception as error:  # a template is a foreign program: it raises what it likes
+        return f"the model's folder has another chat template, which cannot be rendered: {error}"
+    ours = (tokenizer.bos_token if needs_bos(template, tokenizer) else "") + text(template, asked, True)
+    lines = zip_longest(ours.split("\n"), own.split("\n"), fillvalue="")
+    number, pair = next(((at, pair) for at, pair in enumerate(lines, 1) if pair[0] != pair[1]), (0, ("", "")))
+    if not number:
+        return ""
+    this, other = map(describe, pair)
+    return f"the model's folder has another chat template: in line {number} it writes {other}, this one {this}"
 
 
 def _unless(tokenizer: Any, turns: tuple[Turn, ...], told: str) -> list[str]:

@@ -14,7 +14,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.plain_text import encode_plain
+
 BOS, PAD = "<s>", "<pad>"
+STRANGE = "日本 😀 \u0378\x01 ÿ"  # of which a vocabulary that does not know every text knows something not
 NUM_BYTES = 256
 
 
@@ -63,8 +66,9 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Seque
 def load_tokenizer(folder: str | Path) -> Any:
     """The tokenizer of a model folder (or Hugging Face name), with a pad token that is not EOS.
 
-    If it has none, one of its own tokens is taken: one named like padding, else one reserved for no use, else
-    the unknown token. The vocabulary never grows, so the model's embeddings fit. ValueError if there is none.
+    If it has none, one of its own tokens is taken: one named like padding, else one reserved for no use, else the
+    unknown token where no text has it. The vocabulary never grows, so the model's embeddings fit. ValueError if there
+    is none.
     """
     from transformers import AutoTokenizer
 
@@ -82,9 +86,11 @@ def _spare_token(tokenizer: Any, folder: str | Path) -> str:
         for token in free:
             if re.search(rf"(?i)(?<![a-z])({pattern})(?![a-z])", token):
                 return token
-    if tokenizer.unk_token is not None and tokenizer.unk_token != tokenizer.eos_token:
+    unknown = tokenizer.unk_token_id
+    if unknown not in (None, tokenizer.eos_token_id) and unknown not in encode_plain(tokenizer, [STRANGE])[0]:
         return str(tokenizer.unk_token)
     raise ValueError(
-        f"{folder}: the tokenizer has no pad token other than its end token {tokenizer.eos_token!r}, and no "
-        f"reserved or unknown token to stand in; add one: rayward extend {folder} --token '<pad>' --out DIR"
+        f"{folder}: the tokenizer has no pad token other than its end token {tokenizer.eos_token!r}, and no reserved "
+        "token, or unknown one that no text has, to stand in; add one: "
+        f"rayward extend {folder} --token '<pad>' --out DIR"
     )

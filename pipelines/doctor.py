@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     parser = commands.add_parser("doctor", help="gap between rollout engine and trainer on a model, before RL")
     parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="model folder")
     parser.add_argument("--prompts", metavar="FILE", help="ask these, in any known format (default: random tokens)")
-    parser.add_argument("--template", metavar="T", help="of --prompts: chat template (default: the model's own)")
+    parser.add_argument("--template", metavar="T", help="chat template to train with (default: the model's own)")
     parser.add_argument("--count", type=int, default=32, metavar="N", help="prompts (default 32)")
     parser.add_argument("--tokens", type=int, default=64, metavar="N", help="longest answer in tokens (default 64)")
     parser.add_argument("--temperature", type=float, default=1.0, help="of sampling (default 1)")
@@ -45,9 +45,7 @@ def _run(options: argparse.Namespace) -> int:
             raise ValueError(f"--{name} is {getattr(options, name)}: at least {lowest}")
     if options.temperature <= 0:
         raise ValueError(f"--temperature is {options.temperature:g}: above 0, as in training rollouts")
-    if options.template and not options.prompts:
-        raise ValueError(f"--template {options.template} is for --prompts FILE; the default is prompts without words")
-    broken, notes = examine(options.model, options.gpus)
+    broken, notes = examine(options.model, options.gpus, options.template)
     for line in notes:
         print(f"note: {line}")
     if broken:
@@ -69,8 +67,11 @@ def _run(options: argparse.Namespace) -> int:
     return 1 if complaint else 0
 
 
-def examine(folder: Path, gpus: int = 0) -> tuple[list[str], list[str]]:
-    """(what would break rollouts in training, what is worth knowing). ValueError where there is no model folder."""
+def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[list[str], list[str]]:
+    """(what would break rollouts in training, what is worth knowing), with a chat template or the model's own.
+
+    ValueError where there is no model folder, or no such template.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     from configs.model import CPU_HEAD_SIZES
@@ -101,13 +102,44 @@ def examine(folder: Path, gpus: int = 0) -> tuple[list[str], list[str]]:
         broken.append(str(error))
     if (spare := config.vocab_size - len(tokenizer)) > 0:
         notes.append(f"the model has {spare} ids more than its tokenizer has tokens; rollouts may sample them")
-    return broken, notes
+    more, told = spelling(folder, template)
+    return broken + more, notes + told
+
+
+def spelling(folder: Path, name: str | None) -> tuple[list[str], list[str]]:
+    """What breaks, and what is worth knowing, of the words of a model: its tokenizer with a chat template."""
+    from tempfile import TemporaryDirectory
+
+    from transformers import AutoConfig, AutoTokenizer
+
+    from data.own_behaviour import behaviour, unlike_own
+    from data.saved_tokenizer import assert_keeps_text, assert_served_as_trained, save_tokenizer
+    from data.template_jinja import jinja
+    from data.templates import find
+
+    tokenizer, template = AutoTokenizer.from_pretrained(folder), find(name or "tokenizer")
+    notes: list[str] = []
+    try:
+        assert_keeps_text(tokenizer)
+        if template.own and name is None and not tokenizer.chat_template:
+            return [], ["the tokenizer has no chat template: name one, here with --template and in model.template"]
+        told = behaviour(tokenizer) if template.own else list(filter(None, [unlike_own(template, tokenizer)]))
+        notes += [f"chat template {template.name}: {line}" for line in told]
+        if not template.own:
+            tokenizer.chat_template = jinja(template, tokenizer)
+        assert_served_as_trained(template, tokenizer)
+        with TemporaryDirectory() as place:
+            save_tokenizer(tokenizer, place, AutoConfig.from_pretrained(folder))
+    except ValueError as error:
+        return [str(error)], notes
+    return [], notes
 
 
 def measure(options: argparse.Namespace, tokenizer: Any) -> tuple[Any, dict[int, Any], Any]:
     """(answers, the first of them again by the size of the batch, trainer's log-probs of the answers).
 
-    The engine ends before the trainer starts, so that one GPU is enough for both.
+    On the CPU the engine gets its weights from the trainer, as in RL: RuntimeError where that cannot be proved. With
+    GPUs it reads them, and ends before the trainer starts, so that one GPU is enough for both.
     """
     import ray
 
@@ -120,17 +152,23 @@ def measure(options: argparse.Namespace, tokenizer: Any) -> tuple[Any, dict[int,
     config = settings(options, folder, int(prompts.lengths.max()) + options.tokens)
     connect(config.cluster)
     check_fits({"rollout": config.resources.rollout})
-    engine = RolloutGroup(folder, config, config.resources.reference)
+    engine = RolloutGroup(folder, config, config.resources.reference, loads=options.gpus > 0)
+    trainer = frozen_group("trainer", folder, config, options.temperature) if not options.gpus else None
 
     def sample(rows: int, each: int) -> Any:
         """The first answer to the first prompts, out of `each`: its seed depends on the prompt's place alone."""
         asked = (prompts.take(range(rows)), each, ("doctor", options.seed), stops, options.temperature, options.tokens)
         return engine.generate(*asked).take(range(0, rows * each, each))
 
-    with running(engine):
+    with running(engine, *([trainer] if trainer else [])):
+        if trainer:
+            trainer.call("connect", engine.actors, engine.backend)
+            engine.prove(trainer.call("send_weights", 1)[0]["probe"], 1)
         rollouts = sample(len(prompts), 1)
         few = max(1, len(prompts) // 4)
         others = {2 * len(prompts): sample(len(prompts), 2), few: sample(few, 1)}
+        if trainer:
+            return rollouts, others, merge(trainer.call("logprobs", ray.put(rollouts)), len(rollouts))
     trainer = frozen_group("trainer", folder, config, options.temperature)
     with running(trainer):
         return rollouts, others, merge(trainer.call("logprobs", ray.put(rollouts)), len(rollouts))

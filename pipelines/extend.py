@@ -65,6 +65,8 @@ def extend(
     """
     from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    from data.saved_tokenizer import save_tokenizer
+
     if out.exists():
         raise ValueError(f"{out} is there already; choose another folder")
     if std <= 0:
@@ -91,7 +93,7 @@ def extend(
     if len(tokenizer) > (first := min(rows, old_tokens)):
         _add_rows(lm, first, len(tokenizer), init, std, seed)
     lm.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    save_tokenizer(tokenizer, out)
     return {
         "tokens": f"{old_tokens} -> {len(tokenizer)}",
         "added": ", ".join(f"{token} = {tokenizer.convert_tokens_to_ids(token)}" for token in new) or "none",

@@ -13,10 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig
+
 from configs.model import Model
 from configs.schema import Config
 from data import toyworld
+from data.own_behaviour import behaviour, unlike_own
+from data.own_rendering import DATE, TODAY, render
+from data.own_template import PROBE
 from data.records import Conversation, Ranking, Turn, to_json
+from data.saved_tokenizer import assert_keeps_text, assert_served_as_trained, save_tokenizer
 from data.template_jinja import jinja
 from data.templates import Template, end_token, find, stop_token_ids, text
 from data.tokenizer import load_tokenizer, train_tokenizer
@@ -40,7 +46,7 @@ def run(run: Run) -> dict[str, Any] | None:
     else:
         records = {name: list(read_all(config.data, name, report)) for name in SOURCES}
     conversations = records["conversations"]
-    renderer = _renderer(config, stage.folder, conversations, records["preferences"])
+    renderer, report["template"] = _renderer(config, stage.folder, conversations, records["preferences"])
     if config.sft.quality.conditioning or config.sft.quality.weighting:
         report["classes"] = quality.check(config.sft.quality, renderer.template, conversations)
 
@@ -70,7 +76,7 @@ def run(run: Run) -> dict[str, Any] | None:
     else:
         metrics["noise_ceiling"] = _noise_ceiling(split["heldout"])
     write_json(stage.folder / "report.json", report)
-    _require(split, config)
+    _require(split, config, report["rules"])
     if config.model.scratch:
         _base_model(config, renderer, stage.folder / "base")
     for name in FILES:
@@ -98,9 +104,13 @@ def with_ids(records: Iterable[Any]) -> list[Any]:
     return made
 
 
-def _renderer(config: Config, folder: Path, conversations: list[Conversation], rankings: list[Ranking]) -> Renderer:
-    """Train or load the tokenizer, give it the chat template and its end token, and save it."""
-    template = find(config.model.template)
+def _renderer(
+    config: Config, folder: Path, conversations: list[Conversation], rankings: list[Ranking]
+) -> tuple[Renderer, dict[str, Any]]:
+    """Train or load the tokenizer, give it the chat template and its end token, and save it. With what is told of the
+    template, which is printed here. Raises StageError where what is served would not be what is trained."""
+    template, path = find(config.model.template), config.model.path
+    told: list[str] = []
     if config.model.scratch:
         texts = itertools.chain(
             (text(template, c.turns) for c in conversations),
@@ -110,29 +120,54 @@ def _renderer(config: Config, folder: Path, conversations: list[Conversation], r
             texts, config.model.scratch.vocab_size, template.special_tokens, config.model.context_tokens
         )
     else:
-        assert config.model.path is not None
-        tokenizer = load_tokenizer(config.model.path)
+        assert path is not None
+        tokenizer = load_tokenizer(path)
         _require_end_token(config.model, template, tokenizer)
-        tokenizer.eos_token = end_token(template, tokenizer)
+        told = behaviour(tokenizer) if template.own else list(filter(None, [unlike_own(template, tokenizer)]))
+        _set_end_token(template, tokenizer)
+    for line in told:
+        print(f"   chat template {template.name}: {line}", flush=True)
     if not template.own:
         tokenizer.chat_template = jinja(template, tokenizer)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    return Renderer.of(config.model, folder / "tokenizer")
+    try:
+        assert_keeps_text(tokenizer)
+        save_tokenizer(tokenizer, folder / "tokenizer", AutoConfig.from_pretrained(path) if path else None)
+        renderer = Renderer.of(config.model, folder / "tokenizer")
+        assert_served_as_trained(template, renderer.tokenizer)
+    except ValueError as error:
+        raise StageError(f"model.path {path}: {error}" if path else str(error)) from error
+    return renderer, {"name": template.name, "ends": end_token(template, tokenizer), "told": told}
+
+
+def _set_end_token(template: Template, tokenizer: Any) -> None:
+    """Make what ends an answer the tokenizer's end token, and pin the day that its own template writes.
+
+    A template that writes the end token of the model's folder elsewhere (Phi-3's, after the last turn) keeps it.
+    """
+    end = end_token(template, tokenizer)
+    if not template.own:
+        tokenizer.eos_token = end
+        return
+    if "strftime_now" in tokenizer.get_chat_template():
+        tokenizer.init_kwargs[DATE] = TODAY
+    asked = (tokenizer, PROBE[:2], [turn.content for turn in PROBE[:2]], False)
+    published, before = tokenizer.eos_token, render(*asked)
+    tokenizer.eos_token = end
+    if render(*asked) != before:
+        tokenizer.eos_token = published
 
 
 def _require_end_token(model: Model, template: Template, tokenizer: Any) -> None:
     """Raise StageError where the model of a folder has no embedding for a token that the template needs."""
-    from transformers import AutoConfig
-
     try:
-        (end,) = stop_token_ids(template, tokenizer)
+        ends = stop_token_ids(template, tokenizer)
     except ValueError as error:
         raise StageError(f"model.path {model.path}, model.template {model.template}: {error}") from error
     rows = AutoConfig.from_pretrained(model.path).get_text_config().vocab_size
-    if end >= rows:
+    if (end := max(ends)) >= rows:
         raise StageError(
-            f"model.path {model.path}: {template.end_token!r}, which ends an answer of {model.template}, is token "
-            f"{end}, but the model has {rows} embeddings; "
+            f"model.path {model.path}: {tokenizer.convert_ids_to_tokens(end)!r}, which ends an answer of "
+            f"{model.template}, is token {end}, but the model has {rows} embeddings; "
             f"rayward extend {model.path} --template {model.template} --out DIR makes a model that has it"
         )
 
@@ -171,7 +206,7 @@ def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
             raise AssertionError(f"data.{name}: {len(records[name])} records came in, {counted} are accounted for")
 
 
-def _require(split: dict[str, list], config: Config) -> None:
+def _require(split: dict[str, list], config: Config, rules: dict[str, dict[str, int]]) -> None:
     for name, least in (
         ("conversations", 1),
         ("sft_heldout", 1),
@@ -182,9 +217,11 @@ def _require(split: dict[str, list], config: Config) -> None:
         ("evaluation_prompts", config.evaluate.prompts),
     ):
         if len(split[name]) < least:
+            lost = [f"{count} x {rule}" for rule, count in rules.get(name, {}).items() if not rule.startswith("kept")]
+            left_out = f"left out: {'; '.join(lost)}; " if lost else ""
             raise StageError(
                 f"{name.replace('_', ' ')}: {len(split[name])} rows are left, at least {least} "
                 f"{'are needed' if least > 1 else 'is needed'}"
                 f"{' (evaluate.prompts)' if name == 'evaluation_prompts' else ''}; "
-                "report.json in the stage's folder says what became of the others"
+                f"{left_out}report.json in the stage's folder says what became of the others"
             )

@@ -78,8 +78,14 @@ def without_tokenizer(folder: Path) -> None:
         path.unlink()
 
 
+SOUND = ["chat template tokenizer: ends answers with '<|end_of_turn|>'"]
+
+
 @pytest.mark.parametrize("break_it, told", [
     (lambda folder: change(folder / "tokenizer_config.json", eos_token=None), "no end token"),
+    (lambda folder: change(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer"), "loses text: 'Hello"),
+    (lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0].content }}"),
+     "cannot be trained from: the chat template leaves out what the assistant says: turns[1] (assistant)"),
     (lambda folder: change(folder / "config.json", vocab_size=290), "embeddings for 290 tokens"),
     (without_tokenizer, "no tokenizer in"),
     (lambda folder: change(folder / "config.json", head_dim=24), "heads of 24: vLLM on the CPU takes 32, 64"),
@@ -87,7 +93,7 @@ def without_tokenizer(folder: Path) -> None:
 def test_what_would_break_rollouts_is_told_before_anything_starts(
     folder: Path, capsys: pytest.CaptureFixture[str], break_it: Callable[[Path], None], told: str
 ) -> None:
-    assert examine(folder) == ([], [])
+    assert examine(folder) == ([], SOUND)
     break_it(folder)
     assert main(["doctor", "--model", str(folder)]) == 1
     printed = capsys.readouterr().out
@@ -99,16 +105,28 @@ def test_notes_are_no_problems(folder: Path) -> None:
     vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
     change(folder / "config.json", vocab_size=vocab_size + 20, head_dim=24)
     broken, notes = examine(folder, gpus=1)
-    assert broken == [] and len(notes) == 2
+    assert broken == [] and len(notes) == 3
     assert "has top_p 0.9, top_k 40: training rollouts ignore it" in notes[0] and notes[1].startswith(
         "the model has 20"
     )
 
 
+def test_the_template_that_is_chosen_is_compared_with_the_model_s(folder: Path) -> None:
+    assert examine(folder, template="openchat_3.5") == ([], []), "the same one"
+    broken, notes = examine(folder, template="vicuna_v1.1")
+    assert "needs the token '</s>'" in broken[0]
+    assert notes[0].startswith("chat template vicuna_v1.1: the model's folder has another chat template: in line 1 it")
+    assert "'<s>GPT4 Correct User: Hello there" in notes[0] and "this one '<s>A chat between" in notes[0]
+    with pytest.raises(ValueError, match="unknown chat template 'vicuna'"):
+        examine(folder, template="vicuna")
+    (folder / "chat_template.jinja").unlink()
+    assert examine(folder) == ([], ["the tokenizer has no chat template: name one, here with --template and in "
+                                    "model.template"])  # fmt: skip
+
+
 @pytest.mark.parametrize("options, told", [
     (["--model", "nowhere"], "nowhere is no folder"), (["--model", "."], "has no config.json"),
     (["--model", ".", "--temperature", "0"], "--temperature is 0"), (["--model", ".", "--count", "0"], "--count is 0"),
-    (["--model", ".", "--template", "chatml"], "--template chatml is for --prompts"),
 ])  # fmt: skip
 def test_mistakes_are_told(
     options: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -505,7 +505,7 @@ def test_a_folder_is_all_of_its_files(done: Run, own: Callable[..., Config], tmp
 
 def test_too_few_evaluation_prompts_tell_both_numbers(own: Callable[..., Config], tmp_path: Path) -> None:
     run = Run(tmp_path, own(evaluate={"judge": "reward_model", "prompts": 23}))
-    told = r"evaluation prompts: 22 rows are left, at least 23 are needed \(evaluate.prompts\); report"
+    told = r"evaluation prompts: 22 rows are left, at least 23 are needed \(evaluate.prompts\); left out: 1 x"
     with pytest.raises(StageError, match=told):
         prepare.run(run)
     assert not run.done("prepare")
