@@ -26,7 +26,9 @@ ANSWERS = ("Yes.", "It is cold and it is hot, both at once, on most days of the 
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """With its end token as pad token, as published ones; loaded as we load it."""
     folder = tmp_path_factory.mktemp("tokenizer")
-    made = train_tokenizer(["It is cold. It is hot. Yes or no, why not?"], 300, ("</s>",), 128)
+    words = ["It is cold. It is hot. Yes or no, why not?"]
+    made = train_tokenizer(words, 300, ("</s>", "<|endoftext|>"), 128)
+    made.unk_token = "<|endoftext|>"  # as in Qwen's, which transformers puts there where it is missing
     made.pad_token = made.eos_token
     made.save_pretrained(folder)
     return load_tokenizer(folder)
