@@ -51,8 +51,8 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm": ("stablelm", {}),
     "seed_oss": ("seed_oss", {}),
     "glm4": ("glm4", {}),
-    "a router with buffers": ("glm4_moe", {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1,
-                                           "moe_intermediate_size": 32, "first_k_dense_replace": 1}),
+    "a router with buffers": ("glm4_moe", {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
+                                           "topk_group": 1, "moe_intermediate_size": 32, "first_k_dense_replace": 1}),
 }  # fmt: skip
 
 
