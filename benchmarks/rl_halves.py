@@ -6,7 +6,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ def gold(*, prompts: Sequence[Any], completions: Sequence[str], **_: Any) -> lis
     return [judge(turns, answer) for turns, answer in zip(asked, completions, strict=True)]
 
 
-def rayward_half(config: str, run: Path) -> None:
+def rayward_half(config: Any, run: Path) -> None:
     """The RL stage as it is; lines of its metrics also carry the time at which they are written."""
-    from configs.load import load
     from pipelines import rl
+    from pipelines.machine import on_machine
     from pipelines.stage import Metrics, Run
 
     class Stamped(Metrics):
@@ -34,11 +34,11 @@ def rayward_half(config: str, run: Path) -> None:
             super().log(step, {**values, "end": time.perf_counter()}, show)
 
     rl.Metrics = Stamped  # type: ignore[misc, attr-defined]
-    rl.run(Run(run, load(config)))
+    rl.run(on_machine(Run(run, config), "rl"))
 
 
-def trl_half(folder: Path, more: str) -> None:
-    """Train with TRL and write what was seen."""
+def trl_half(folder: Path, more: str, score: Callable[..., list[float]] = gold) -> None:
+    """Train with TRL, `score` as reward, and write what was seen."""
     import torch
     import trl
     from datasets import Dataset
@@ -53,7 +53,7 @@ def trl_half(folder: Path, more: str) -> None:
     seen: dict[str, Any] = {"rewards": [], "lengths": [], "ends": []}
 
     def reward(prompts: Any, completions: Any, completion_ids: Any, **_: Any) -> list[float]:
-        scores = gold(prompts=prompts, completions=[answer[0]["content"] for answer in completions])
+        scores = score(prompts=prompts, completions=[answer[0]["content"] for answer in completions])
         seen["rewards"].append(statistics.mean(scores))
         seen["lengths"].append(statistics.mean(map(len, completion_ids)))
         return scores
@@ -80,4 +80,9 @@ def trl_half(folder: Path, more: str) -> None:
 if __name__ == "__main__":
     sys.path.append(str(ROOT))
     side, first, second = sys.argv[1:]
-    trl_half(Path(first), second) if side == "trl" else rayward_half(first, Path(second))
+    if side == "trl":
+        trl_half(Path(first), second)
+    else:
+        from configs.load import load
+
+        rayward_half(load(first), Path(second))

@@ -177,39 +177,55 @@ def never_ending(base: Path, folder: Path) -> None:
     model.save_pretrained(folder)
 
 
+def learning(options: argparse.Namespace, iterations: int) -> dict[str, Any]:
+    """What both sides do in the RL stage."""
+    rl = {
+        "algorithms": "[rloo]", "rloo.learning_rate": options.learning_rate, "rloo.clip": options.clip,
+        "rloo.kl_coef": 0, "prompts_per_iteration": options.prompts, "samples_per_prompt": options.samples,
+        "samples_per_step": options.step, "epochs": options.epochs, "iterations": iterations, "reward_clip": "null",
+    }  # fmt: skip
+    optimizer = {
+        "schedule": "constant", "warmup_fraction": 0, "weight_decay": 0, "max_grad_norm": NO_CLIPPING,
+        "betas": [ADAM["adam_beta1"], ADAM["adam_beta2"]], "eps": ADAM["adam_epsilon"],
+    }  # fmt: skip
+    return rl | {f"optimizer.{name}": value for name, value in optimizer.items()}
+
+
 def write_task(options: argparse.Namespace, folder: Path, seed: int, iterations: int, side: str = "trl") -> Path:
     """What the halves read: a config for ours, and for TRL its settings and our prompts in our order."""
     from configs.load import dump, load
-    from configs.plan import decisive
-    from data.packing import epoch_order
-    from pipelines.rows import Renderer, fit_prompts, load_records
-    from pipelines.stage import read_json, write_json
 
-    rl = {
-        "algorithms": "[rloo]", "rloo.learning_rate": options.learning_rate, "rloo.clip": options.clip,
-        "rloo.kl_coef": 0, "mode": side, "prompts_per_iteration": options.prompts,
-        "samples_per_prompt": options.samples, "samples_per_step": options.step, "epochs": options.epochs,
-        "iterations": iterations, "reward_clip": "null", "monitor.prompts": 0, "monitor.kl": "false",
-        "save_rollouts": "false",
+    rl = learning(options, iterations) | {
+        "mode": side, "monitor.prompts": 0, "monitor.kl": "false", "save_rollouts": "false",
+        "optimizer.micro_batch_tokens": options.micro_batch_tokens,
     }  # fmt: skip
-    rl |= {
-        f"optimizer.{name}": value
-        for name, value in {
-            "schedule": "constant", "warmup_fraction": 0, "weight_decay": 0, "max_grad_norm": NO_CLIPPING,
-            "betas": [ADAM["adam_beta1"], ADAM["adam_beta2"]], "eps": ADAM["adam_epsilon"],
-            "micro_batch_tokens": options.micro_batch_tokens,
-        }.items()
-    }  # fmt: skip
-    run = folder / "run"
     settings = [f"rl.{name}={value}" for name, value in rl.items()] if side != "trl" else []
     settings += [f"seed={seed}", f"rollout.max_new_tokens={options.max_new_tokens}", f"scoring.functions={HERE}"]
     settings += ["scoring.sources=[{kind: function, target: 'rl_halves:gold'}]", *MODES.get(side, []), *options.set]
     config = load(str(options.run / "config.yaml"), settings)
     (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
-    for stage in ("prepare", "sft"):  # data and model are those of the run, whatever the seed
+    accept(folder / "run", config)
+    write_prompts(options, folder, config, iterations)
+    return folder / "config.yaml"
+
+
+def accept(run: Path, config: Any) -> None:
+    """Let a config go on from the data and the model of a run, whatever its seed."""
+    from configs.plan import decisive
+    from pipelines.stage import read_json, write_json
+
+    for stage in ("prepare", "sft"):
         manifest = read_json(run / stage / "manifest.json")
         manifest["settings"] |= decisive(config, stage)
         write_json(run / stage / "manifest.json", manifest)
+
+
+def write_prompts(options: argparse.Namespace, folder: Path, config: Any, iterations: int) -> None:
+    """TRL's settings, and the prompts of all iterations in our order."""
+    from data.packing import epoch_order
+    from pipelines.rows import Renderer, fit_prompts, load_records
+
+    run, seed = folder / "run", config.seed
     renderer = Renderer.of(config.model, run / "prepare" / "tokenizer")
     records, needed = load_records(run / "prepare" / "prompts.jsonl"), iterations * options.prompts
     prompts, ids = fit_prompts(records, renderer, options.max_new_tokens, Counter())
@@ -224,16 +240,20 @@ def write_task(options: argparse.Namespace, folder: Path, seed: int, iterations:
     }  # fmt: skip
     task = {"prompts": messages, "ids": [ids[row].tolist() for row in order], "step": options.step, "settings": trl}
     (folder / "task.json").write_text(json.dumps(task | {"iterations": iterations, "cores": options.cores}))
-    return folder / "config.yaml"
 
 
 def rayward_half(folder: Path, config: Path) -> dict[str, Any]:
     """Rewards, lengths and ends of the iterations of the RL stage, and its own times."""
-    from pipelines.stage import read_jsonl
-
     shutil.rmtree(folder / "run" / "rl", ignore_errors=True)
     ours(HALVES, "rayward", str(config), str(folder / "run"))
-    lines = list(read_jsonl(folder / "run" / "rl" / "rloo" / "metrics.jsonl"))
+    return told(folder / "run")
+
+
+def told(run: Path) -> dict[str, Any]:
+    """The figures that our half left in a run."""
+    from pipelines.stage import read_jsonl
+
+    lines = list(read_jsonl(run / "rl" / "rloo" / "metrics.jsonl"))
     seen = {"rewards": "score", "lengths": "length", "ends": "end", "times": "time"}
     return {name: [line[key] for line in lines] for name, key in seen.items()}
 

@@ -101,12 +101,16 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
         for name, (strategy, accumulate) in kinds.items():
             found[name].append(trl_half_of(__file__, options, folder, strategy, accumulate))
         for runs in found.values():
-            ends, tokens = (runs[-1][key] for key in ("ends", "tokens"))
-            first = options.warm_up - 1
-            runs[-1]["tokens_per_s"] = (tokens[-1] - tokens[first]) / (ends[-1] - ends[first])
+            runs[-1]["tokens_per_s"] = speed(runs[-1], options.warm_up)
         speeds = ", ".join(f"{name} {runs[-1]['tokens_per_s']:.0f}" for name, runs in found.items())
         print(f"repeat {repeat + 1}, tokens/s: {speeds}", flush=True)
     report(found, options, {"rows": len(ids), "tokens": len(ids.values), "parameters": parameters})
+
+
+def speed(half: dict[str, Any], warm_up: int) -> float:
+    """Tokens of the rows per second, from the end of the warm-up."""
+    ends, tokens = half["ends"], half["tokens"]
+    return (tokens[-1] - tokens[warm_up - 1]) / (ends[-1] - ends[warm_up - 1])
 
 
 def build(folder: Path, tokenizer: Any, options: argparse.Namespace, context_tokens: int) -> int:
@@ -204,8 +208,8 @@ def rayward_half(run_folder: Path, config: Any, chats: list[Any], folder: Path) 
     return {"losses": [line["loss"] for line in lines], "ends": [line["time"]["end"] for line in lines]}
 
 
-def trl_half(folder: Path, strategy: str, accumulate: int) -> None:
-    """Train with TRL and write what was seen."""
+def trl_half(folder: Path, strategy: str, accumulate: int, more: dict[str, Any] | None = None) -> None:
+    """Train with TRL, `more` over the settings, and write what was seen."""
     import torch
     import trl
     from datasets import Dataset
@@ -241,11 +245,12 @@ def trl_half(folder: Path, strategy: str, accumulate: int) -> None:
         tokens = sum(map(len, rows["input_ids"])) * task["rows_per_step"] / len(rows["input_ids"])
         batch, accumulate = 1, max(1, round(tokens / task["context"]))
         length = {"max_length": task["context"], "packing": True, "packing_strategy": "bfd"}
+    named = length | task["settings"] | {"gradient_checkpointing": False} | (more or {})
     config = trl.SFTConfig(
         output_dir=str(folder / "trl"), num_train_epochs=1, lr_scheduler_type="constant", weight_decay=0.0,
-        bf16=False, gradient_checkpointing=False, use_cpu=True, dataloader_pin_memory=False, report_to="none",
-        save_strategy="no", logging_strategy="no", disable_tqdm=True, gradient_accumulation_steps=accumulate,
-        per_device_train_batch_size=batch, **length, **task["settings"],
+        bf16=False, use_cpu=True, dataloader_pin_memory=False, report_to="none", save_strategy="no",
+        logging_strategy="no", disable_tqdm=True, gradient_accumulation_steps=accumulate,
+        per_device_train_batch_size=batch, **named,
     )  # fmt: skip
     data = Dataset.from_dict(rows)
     Trainer(model=str(folder / "base"), args=config, train_dataset=data, callbacks=[Clock()]).train()
@@ -263,8 +268,8 @@ def leak(model: Any, inputs: Any) -> float:
         return float((packed - torch.cat([model(input_ids=part).logits[0] for part in parts])).abs().max())
 
 
-def report(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace, about: dict[str, Any]) -> None:
-    """Print medians and the ratio; write the file."""
+def table(found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Print medians and ratios; all as figures."""
     median = {name: statistics.median(run["tokens_per_s"] for run in runs) for name, runs in found.items()}
     padding = {name: 1 - runs[0]["tokens"][-1] / runs[0]["computed"] for name, runs in found.items()}
     for name, runs in found.items():
@@ -280,10 +285,15 @@ def report(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace, 
     ratios = {name: median["rayward"] / median[name] for name in found if name != "rayward"}
     print("rayward / " + "; rayward / ".join(f"{name}: {value:.2f}" for name, value in ratios.items()))
     print(f"ratio (the fastest TRL): {min(ratios.values()):.3f}")
+    figures = {"ratio": min(ratios.values()), "ratios": ratios, "tokens_per_s": median, "padding": padding}
+    return figures | {"first_loss": {"rayward": ours[0], "trl": theirs[0]}, "largest_loss_gap": gap}
+
+
+def report(found: dict[str, list[dict[str, Any]]], options: argparse.Namespace, about: dict[str, Any]) -> None:
+    """Print the table; write the file."""
+    figures = table(found)
     if options.json:
         versions = {name: metadata.version(name) for name in VERSIONS} | found["trl"][0]["versions"]
-        figures = {"ratio": min(ratios.values()), "ratios": ratios, "tokens_per_s": median, "padding": padding}
-        figures |= {"first_loss": {"rayward": ours[0], "trl": theirs[0]}, "largest_loss_gap": gap}
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(options).items()}
         written = {**figures, **about, "settings": settings, "versions": versions, "repeats": found}
         options.json.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
