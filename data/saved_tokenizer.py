@@ -136,7 +136,9 @@ def _joins(tokenizer: Any, turns: Sequence[Turn], asks: bool, answers_only: bool
     text = tokenizer.apply_chat_template(_messages(turns), tokenize=False, add_generation_prompt=asks)
     whole, at = _ids(tokenizer, text), 0
     for turn in turns:
-        begin = text.index(turn.content, at)
+        begin = text.find(turn.content, at)
+        if begin < 0:
+            return False  # it is not there as it was said, which excuses nothing
         at = begin + len(turn.content)
         lead = begin - (text[:begin].endswith(" "))  # a space that the template writes for the tokenizer's sake
         edges = [] if answers_only and turn.role != "assistant" else [lead, begin, at]

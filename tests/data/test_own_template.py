@@ -1,4 +1,4 @@
-"""A tokenizer's own chat template: its text, its mask, and the refusal of those that cannot be trained from."""
+"""A tokenizer's own chat template: what is trained, its ids, and the refusal of what cannot be proved."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
-from data.records import Turn
+from data.own_behaviour import behaviour, unlike_own
+from data.own_rendering import DATE
+from data.records import RowError, Turn
+from data.special_tokens import own_special_tokens
 from data.template_jinja import jinja
-from data.templates import TEMPLATES, encode, end_token, find, pieces, stop_token_ids
+from data.templates import TEMPLATES, Encoded, encode, end_token, find, pieces, stop_token_ids
 from data.tokenizer import train_tokenizer
+from tests.data import kinds
+from tests.data.published import CHATML, ENDLESS, ENDS, HEADERS, PREFILLED, PUBLISHED, STRICT, THINKING
 
 OWN = find("tokenizer")
 SPECIAL = ("<|im_end|>", "<|im_start|>", "</s>", "<|end_of_turn|>", "<|eot_id|>", "<|start_header_id|>",
@@ -88,11 +93,177 @@ def test_weights_of_turns_cover_content_and_end_token() -> None:
      "no special token ends an answer: a model trained so never learns to stop: turns.1. .assistant."),
     (TRIMMING.replace("'<|im_start|>' + m.role", "m.content + m.role"),
      "the chat template repeats what the user says: turns.0. .user.: found it 2 times"),
-    (TRIMMING.replace("{{ '<|im_start|>assistant\\n' }}", "{{ '<|im_start|>assistant\\n<think>' }}"),
-     "asks for an answer elsewhere than it writes it: turns.1. .* expected '<think>', with which")])  # fmt: skip
+    (PREFILLED, "asks for an answer elsewhere than it writes it: turns.1. .* expected '<think>.n', with"),
+])  # fmt: skip
 def test_templates_that_cannot_be_trained_from_are_refused(form: str | None, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         stop_token_ids(OWN, with_template(form))
+
+
+def trained(encoded: Encoded, tokenizer: Any) -> list[str]:
+    """The text of each stretch of tokens that have weight."""
+    runs: list[list[int]] = []
+    before = 0.0
+    for token, weight in zip(encoded.ids, encoded.weights, strict=True):
+        if weight:
+            runs = [*runs[:-1], [*runs[-1], token]] if before else [*runs, [token]]
+        before = weight
+    return [tokenizer.decode(run) for run in runs]
+
+
+def messages(turns: tuple[Turn, ...]) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+@pytest.mark.parametrize("kind", kinds.KINDS)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_templates(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
+    """Every prompt is a prefix; ids are those of the whole string exactly where it keeps every prompt as its prefix and
+    nobody writes special tokens."""
+    tokenizer, rng = tokenizers[kind], random.Random(f"{name} {kind}")
+    tokenizer.chat_template = PUBLISHED[name]
+    special, apart = own_special_tokens(tokenizer), 0
+    stops = stop_token_ids(OWN, tokenizer)
+    assert end_token(OWN, tokenizer) == ENDS[name] and len(stops) == (2 if name == "channels" else 1)
+    for number in range(30):
+        words = kinds.WORDS + kinds.INJECTIONS * (number % 3 == 0)
+        turns = kinds.random_turns(rng, words, rng.randrange(1, 4))
+        if number % 4 == 0:
+            turns = tuple(Turn(turn.role, rng.choice(["\n", " "]) + turn.content) for turn in turns)
+        if name == "strict" and turns[0].role == "system":
+            with pytest.raises(RowError, match="turns.0. .system.: found TemplateError: System role not supported"):
+                encode(OWN, turns, tokenizer)
+            continue
+        whole, served = encode(OWN, turns, tokenizer), tokenizer.apply_chat_template(messages(turns), return_dict=False)
+        said, kept = any(token in turn.content for turn in turns for token in special), True
+        for end in (index for index, turn in enumerate(turns) if turn.role == "assistant"):
+            prompt = encode(OWN, turns[:end], tokenizer, True)
+            assert prompt.ids == whole.ids[: len(prompt.ids)] and whole.weights[len(prompt.ids)] == 1.0
+            asked = tokenizer.apply_chat_template(messages(turns[:end]), return_dict=False, add_generation_prompt=True)
+            kept &= served[: len(asked)] == asked
+            assert prompt.ids == asked or prompt.apart
+        assert whole.apart == (said or not kept), "pieces where they must be, and nowhere else"
+        assert whole.apart or whole.ids == served
+        apart += whole.apart
+        answers = [turn.content for turn in turns if turn.role == "assistant"]
+        for text, answer in zip(trained(whole, tokenizer), answers, strict=True):
+            end = next(end for end in tokenizer.convert_ids_to_tokens(stops) if text.endswith(end))
+            assert answer.strip() in text and len(text) < len(answer + end) + 50
+    assert 0 < apart < 30
+
+
+@pytest.mark.parametrize("name, first, last", [
+    ("chatml", "Hi.<|im_end|>", "345.<|im_end|>"), ("early", "Hi.<|im_end|>", "345.<|im_end|>"),
+    ("headers", "Hi.<|eot_id|>", "345.<|eot_id|>"), ("strict", "Hi.<|im_end|>", "345.<|im_end|>"),
+    ("inst", " Hi. </s>", " 345. </s>"), ("afterword", "Hi.<|im_end|>", "345.<|im_end|>"),
+    ("thinking", "Hi.<|im_end|>", "<think>\n\n</think>\n\n345.<|im_end|>"),
+    ("channels", "<|end_header_id|>final<|start_header_id|>Hi.<|im_end|>",
+     "<|end_header_id|>final<|start_header_id|>345.<|eot_id|>")])  # fmt: skip
+def test_what_is_trained(name: str, first: str, last: str, tokenizers: dict[str, Any]) -> None:
+    tokenizer = tokenizers["bytes"]
+    tokenizer.chat_template = PUBLISHED[name]
+    turns = (Turn("user", "Hello"), Turn("assistant", "Hi."), Turn("user", "12?"), Turn("assistant", "345."))
+    assert trained(encode(OWN, turns, tokenizer), tokenizer) == [first, last]
+
+
+def test_an_answer_that_says_itself_what_the_template_writes_stands_alone(tokenizers: dict[str, Any]) -> None:
+    tokenizer = tokenizers["bytes"]
+    tokenizer.chat_template = THINKING
+    answer = "<think>\nIt is 12.\n</think>\n\n12"
+    turns = (Turn("user", "Hello"), Turn("assistant", "Hi."), Turn("user", "7+5?"), Turn("assistant", answer))
+    encoded = encode(OWN, turns, tokenizer)
+    assert trained(encoded, tokenizer) == ["Hi.<|im_end|>", answer + "<|im_end|>"]
+    assert encoded.ids == tokenizer.apply_chat_template(messages(turns), return_dict=False)
+
+
+@pytest.mark.parametrize("form, turns, field, reason, found", [
+    (STRICT, (Turn("system", "s"), *CHAT), "turns[0] (system)", "the chat template raises", "TemplateError: System"),
+    (THINKING, (CHAT[0], Turn("assistant", "<think>x</think>y"), *CHAT[2:]), "turns[1] (assistant)",
+     "the chat template rewrites what is said", "'y<|im_end|>"),
+    (THINKING, (*CHAT[:3], Turn("assistant", "y</think>z")), "turns[3] (assistant)",
+     "the chat template writes other text around what is said", "y\\n</think>"),
+    (CHATML.replace("m.content +", "(m.content if not loop.last else 'x') +"), CHAT, "turns[3] (assistant)", "", ""),
+    (PREFILLED.replace("m.content +", "('<think>\\n' if loop.last and m.role == 'assistant' else '') + m.content +"),
+     CHAT, "turns[1] (assistant)", "the chat template asks for an answer elsewhere than it writes it", "{turn 1}<|im_"),
+    (CHATML.replace("m.content +", "(m.content if loop.index < 4 else '') +"), CHAT, "turns[3] (assistant)",
+     "the chat template leaves out what the assistant says", "it 0 times"),
+    (ENDLESS, CHAT, "turns[1] (assistant)",
+     "no special token ends an answer: a model trained so never learns to stop", "'user: {turn 2}assistant: {turn 3}<"),
+])  # fmt: skip
+def test_rows_that_cannot_be_proved_are_errors_that_name_the_turn(
+    form: str, turns: tuple[Turn, ...], field: str, reason: str, found: str
+) -> None:
+    tokenizer = with_template(form)
+    if not reason:  # refused as a whole: it shows no answer
+        with pytest.raises(ValueError, match="leaves out what the assistant says"):
+            encode(OWN, turns, tokenizer)
+        return
+    assert stop_token_ids(OWN, tokenizer), "others can be trained"
+    for _ in range(2):  # the second comes from the cache
+        with pytest.raises(RowError) as raised:
+            encode(OWN, turns, tokenizer)
+        assert (raised.value.field, raised.value.reason) == (field, reason)
+        assert found in raised.value.found
+
+
+def test_a_template_that_writes_the_date_writes_that_of_the_folder() -> None:
+    tokenizer = with_template(PUBLISHED["channels"])
+    today, turns = encode(OWN, CHAT[:1], tokenizer, True), CHAT[:1]
+    assert today.ids == tokenizer.apply_chat_template(messages(turns), return_dict=False, add_generation_prompt=True)
+    tokenizer.init_kwargs[DATE] = "2001-02-03"
+    assert "Today: 2001-02-03" in tokenizer.decode(encode(OWN, turns, tokenizer, True).ids)
+
+
+def test_a_tokenizer_that_tells_no_places_of_its_tokens(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The slow kind: SentencePiece itself."""
+    from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
+
+    folder = tmp_path_factory.mktemp("slow")
+    kinds.sentencepiece_tokenizer(folder, kinds.CORPUS, [])
+    named = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    slow: Any = SentencePieceBackend(vocab_file=str(folder / "tokenizer.model"), **named)
+    assert not slow.is_fast
+    slow.chat_template = PUBLISHED["inst"]
+    turns = (
+        Turn("user", "Hello you"),
+        Turn("assistant", "Hi."),
+        Turn("user", "12?"),
+        Turn("assistant", "What </s> now"),
+    )
+    assert encode(OWN, turns[:2], slow).ids == slow.apply_chat_template(messages(turns[:2]), return_dict=False)
+    whole, asked = encode(OWN, turns, slow), encode(OWN, turns[:3], slow, True)
+    assert whole.ids[: len(asked.ids)] == asked.ids and whole.ids.count(slow.eos_token_id) == 2 and whole.apart
+
+
+@pytest.mark.parametrize("name, told", [
+    ("chatml", ["adds a system text: 'You help.'"]), ("early", ["adds a system text: 'You help.'"]),
+    ("headers", ["trims what is said"]), ("inst", ["trims what is said"]),
+    ("strict", ["has no system role: such rows are left out (the chat template raises: turns[0] (system): found Templ",
+                "trims what is said", "raises where one role speaks twice in a row: roles must alternate"]),
+    ("thinking", ["writes '<think>\\n\\n</think>\\n\\n' before an answer, and trains it",
+                  "strips earlier reasoning (<think>): such rows are left out"]),
+    ("channels", ["adds a system text: 'Today: ", "writes '<|end_header_id|>final<|start_header_id|>' before an answer",
+                  "writes the date: rows have that of prepare"]),
+    ("afterword", [])])  # fmt: skip
+def test_what_a_template_does_is_told(name: str, told: list[str]) -> None:
+    tokenizer = with_template(PUBLISHED[name])
+    tokenizer.eos_token = "</s>"
+    first, *found = behaviour(tokenizer)
+    ends = "'<|eot_id|>' (the last) and '<|im_end|>'" if name == "channels" else repr(ENDS[name])
+    assert first == f"ends answers with {ends}"
+    assert len(found) == len(told) and all(one.startswith(start) for one, start in zip(found, told, strict=True)), found
+
+
+def test_a_chosen_template_is_told_where_the_model_brings_another() -> None:
+    tokenizer = with_template(CHATML)
+    tokenizer.bos_token = "<|im_start|>"
+    told = unlike_own(find("chatml"), tokenizer)
+    assert told == ("the model's folder has another chat template: in line 1 it writes '<|im_start|>system', "
+                    "this one '<|im_start|>user'")  # fmt: skip
+    tokenizer.chat_template = jinja(find("chatml"), tokenizer)
+    assert unlike_own(find("chatml"), tokenizer) == ""
+    tokenizer.chat_template = None
+    assert unlike_own(find("chatml"), tokenizer) == unlike_own(OWN, with_template(HEADERS)) == ""
 
 
 def test_without_a_tokenizer_there_is_nothing_to_show() -> None:

@@ -24,23 +24,12 @@ from data.templates import (
     truncate,
 )
 from data.tokenizer import train_tokenizer
+from tests.data.kinds import CORPUS, EOT, INJECTIONS, KINDS, SPECIAL, VICUNA_SYSTEM, WORDS, random_turns
 
-EOT = "<|end_of_turn|>"
 TABLE = {name: template for name, template in TEMPLATES.items() if not template.own}
-SPECIAL = sorted({token for template in TABLE.values() for token in template.special_tokens})
 # What stands before the content ends in white space of its own: pieces are not what one string would be cut into.
 PIECEWISE = ("openchat_v1", "ultralm", "openchat_3.6")
 VICUNA, OPENCHAT = find("vicuna_v1.1"), find("openchat_3.5")
-VICUNA_SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-CORPUS = [
-    "GPT4 Correct User: Hello GPT4 Correct Assistant: Hi, how are you today?",
-    f"{VICUNA_SYSTEM} USER: What is 12 times 345? ASSISTANT: It is 4140.",
-    "Code User: Implement quicksort using C++ Code Assistant: int main() { return 0; }",
-    "Line one\nLine two\n\n  indented\tand   spaced. Ünïcödé, 日本語 and 😀 too.",
-]
 HELLO = (Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", "How are you today?"))
 
 
@@ -50,110 +39,6 @@ def user(content: str) -> Turn:
 
 def assistant(content: str, weight: float | None = None) -> Turn:
     return Turn("assistant", content, weight)
-
-
-def sentencepiece_tokenizer(folder, texts: list[str], special: list[str]):
-    """A SentencePiece model trained on the spot, as transformers reads it from Llama's files."""
-    import json
-
-    import sentencepiece
-    from transformers import LlamaTokenizer
-
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_prefix=str(folder / "tokenizer"), vocab_size=400, model_type="bpe",
-        byte_fallback=True, character_coverage=1.0, split_digits=True, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, hard_vocab_limit=False, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
-        minloglevel=2)  # fmt: skip
-    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, "bos_token": "<s>", "eos_token": "</s>",
-                "unk_token": "<unk>", "add_bos_token": True, "add_eos_token": False}  # fmt: skip
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    tokenizer = LlamaTokenizer.from_pretrained(str(folder))
-    new = [token for token in special if token not in ("<s>", "</s>")]
-    tokenizer.add_special_tokens({"additional_special_tokens": new})
-    return tokenizer
-
-
-def legacy(tokenizer):
-    """With the normalizer that published files of Llama and Mistral carry: a space before every stretch of text."""
-    from tokenizers import normalizers, pre_tokenizers
-
-    backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence([])
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    return tokenizer
-
-
-def sentencepiece_like(kind: str):
-    """A toy BPE that marks spaces with ▁ and puts one before every text, as Llama's and Mistral's do.
-
-    "metaspace" adds it only where a text starts without a space, "normalizer" (Llama's form) always does.
-    """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    special = ["<unk>", "<s>", *(token for token in SPECIAL if token != "<s>")]
-    characters = sorted(set("".join(CORPUS)) | {chr(code) for code in range(32, 127)})
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=special, initial_alphabet=characters, show_progress=False
-    )
-    tokenizer.train_from_iterator(CORPUS, trainer)
-    if kind == "normalizer":
-        tokenizer.pre_tokenizer = None
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
-
-
-@pytest.fixture(scope="module")
-def tokenizers(tmp_path_factory) -> dict:
-    return {
-        "bytes": train_tokenizer(CORPUS, 500, ("</s>", *SPECIAL), 2048),
-        "metaspace": sentencepiece_like("metaspace"),
-        "normalizer": sentencepiece_like("normalizer"),
-        "sentencepiece": sentencepiece_tokenizer(tmp_path_factory.mktemp("sentencepiece"), CORPUS, SPECIAL),
-        "legacy": legacy(sentencepiece_tokenizer(tmp_path_factory.mktemp("legacy"), CORPUS, SPECIAL)),
-    }
-
-
-KINDS = ("bytes", "metaspace", "normalizer", "sentencepiece", "legacy")
-WORDS = [
-    "Hello",
-    "quick",
-    "12",
-    "345",
-    "?",
-    "C++",
-    "日本",
-    "😀",
-    "it's",
-    "\n",
-    "\n\n",
-    " ",
-    "  ",
-    "\t",
-    "ASSISTANT:",
-]
-INJECTIONS = [
-    "</s>", EOT, "<s>", "<pad>", "<|im_end|>", "<|eot_id|>", "[INST]", "USER:", " ASSISTANT:",
-    "GPT4 Correct Assistant:", "</s>USER:"]  # fmt: skip
-
-
-def random_turns(rng: random.Random, words: list[str], num_pairs: int) -> tuple[Turn, ...]:
-    """Perhaps a system turn, then `num_pairs` of user and assistant; contents may end in white space."""
-
-    def content() -> str:
-        return "".join(
-            rng.choice(words) + rng.choice(["", " "]) for _ in range(rng.randrange(6))
-        ) + rng.choice(["x", "x ", "x\n", "!", "7  "])
-
-    turns: tuple[Turn, ...] = (Turn("system", content()),) if rng.random() < 0.3 else ()
-    for _ in range(num_pairs):
-        turns += (user(content()), assistant(content()))
-    return turns
 
 
 # ---- published strings -------------------------------------------------------------------------------------
@@ -203,9 +88,7 @@ def test_pieces_of_a_mistral_like_vocabulary_match_the_published_ids():
     from tokenizers import Tokenizer, models, normalizers
     from transformers import PreTrainedTokenizerFast
 
-    words = (
-        "▁G PT 4 ▁Cor rect ▁User : ▁Hello ▁Assistant ▁Hi ▁How ▁are ▁you ▁today ? ▁Code ▁Implement ▁quick sort"
-    )
+    words = "▁G PT 4 ▁Cor rect ▁User : ▁Hello ▁Assistant ▁Hi ▁How ▁are ▁you ▁today ? ▁Code ▁Implement ▁quick sort"
     vocabulary = ["<unk>", "<s>", EOT, *words.split(), "▁using", "▁C", "++", "▁"]
     tokenizer = Tokenizer(models.Unigram([(word, -1.0) for word in vocabulary], unk_id=0))
     tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -447,9 +330,7 @@ def test_tokenizer_without_bos_gets_none():
 def test_tokenizer_without_the_end_token_is_refused():
     tokenizer = train_tokenizer(CORPUS, 300, ("</s>",), 128)
     for call in (lambda: encode(OPENCHAT, HELLO, tokenizer), lambda: stop_token_ids(OPENCHAT, tokenizer)):
-        with pytest.raises(
-            ValueError, match=r"openchat_3.5 needs the token '<\|end_of_turn\|>'.*among the 300"
-        ):
+        with pytest.raises(ValueError, match=r"openchat_3.5 needs the token '<\|end_of_turn\|>'.*among the 300"):
             call()
     tokenizer.add_tokens([EOT])  # in the vocabulary now, but as a word like others
     assert stop_token_ids(OPENCHAT, tokenizer) == [300]
@@ -481,16 +362,11 @@ def test_a_new_template_is_one_declaration(tokenizers):
     )
     tokenizer = train_tokenizer(CORPUS, 300, chatml.special_tokens, 128)
     turns = (Turn("system", "s"), user("q"), assistant("a"))
-    expected = (
-        "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
-    )
+    expected = "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
     assert text(chatml, turns) == expected
     encoded = encode(chatml, turns, tokenizer)
     assert tokenizer.decode(encoded.ids) == "<s>" + expected
     weighed = [token for token, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
     assert tokenizer.decode(weighed) == "a<|im_end|>"
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    assert (
-        tokenizer.apply_chat_template(messages, tokenize=False, chat_template=jinja(chatml))
-        == "<s>" + expected
-    )
+    assert tokenizer.apply_chat_template(messages, tokenize=False, chat_template=jinja(chatml)) == "<s>" + expected
