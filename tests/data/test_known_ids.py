@@ -13,7 +13,7 @@ from data.records import Turn
 from data.templates import encode, find
 from data.tokenizer import load_tokenizer, train_tokenizer
 
-ORIGINALS = os.environ.get("RAYWARD_TEST_TOKENIZERS")
+ORIGINALS = Path(os.environ.get("RAYWARD_TEST_TOKENIZERS") or "nowhere")
 ESCAPED = [1824, 511, 523, 28713, 28767, 1867, 28713, 28767, 523, 28766, 416, 28730, 1009, 28730, 499, 28766, 28767,
            2072, 28804]  # fmt: skip
 
@@ -57,11 +57,10 @@ def test_other_tokenizers_are_not_measured_by_it() -> None:
     assert_known_ids(find("openchat_3.5"), other)
 
 
-@pytest.mark.skipif(not ORIGINALS, reason="RAYWARD_TEST_TOKENIZERS names no folder with published tokenizers")
+@pytest.mark.skipif(not ORIGINALS.is_dir(), reason="RAYWARD_TEST_TOKENIZERS names no folder with published tokenizers")
 def test_published_tokenizers() -> None:
     """Each folder in it with a tokenizer; those that are OpenChat 3.5's or Starling's."""
-    assert ORIGINALS is not None
-    folders = [path.parent for path in Path(ORIGINALS).rglob("tokenizer_config.json")]
+    folders = [path.parent for path in ORIGINALS.rglob("tokenizer_config.json")]
     known = [tokenizer for tokenizer in map(load_tokenizer, folders) if recognised(tokenizer)]
     if not known:
         pytest.skip(f"{ORIGINALS}: no tokenizer of OpenChat 3.5 or Starling among {len(folders)}")

