@@ -16,6 +16,7 @@ from typing import Any
 from data.own_rendering import clock
 from data.plain_text import encode_plain
 from data.records import RowError, Turn
+from data.template_jinja import jinja
 from data.template_table import Template
 from data.templates import encode
 
@@ -120,6 +121,31 @@ def assert_served_as_trained(template: Template, tokenizer: Any) -> None:
                     f"chat template {template.name} with this tokenizer trains other tokens than a server gives: in "
                     f"{turns[0].content!r}, ..., {turns[end - 1].content!r} {_first(tokenizer, trained.ids, served)}"
                 )
+
+
+def mend(template: Template, folder: str | Path) -> str:
+    """Mend a folder that was saved without `save_tokenizer`; where it fails, why it is not served as it is trained."""
+    from transformers import AutoTokenizer
+
+    path, told = Path(folder) / "tokenizer_config.json", ""
+    saved = path.read_text(encoding="utf-8")
+    for change in MENDS:
+        if change:
+            path.write_text(json.dumps(json.loads(saved) | change, indent=2, ensure_ascii=False), encoding="utf-8")
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        before = tokenizer.chat_template
+        try:
+            if not template.own:
+                tokenizer.chat_template = jinja(template, tokenizer)
+            assert_served_as_trained(template, tokenizer)
+        except ValueError as error:
+            told = told or str(error)
+            continue
+        if tokenizer.chat_template != before:
+            (Path(folder) / "chat_template.jinja").write_text(tokenizer.chat_template, encoding="utf-8")
+        return ""
+    path.write_text(saved, encoding="utf-8")
+    return told
 
 
 def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:

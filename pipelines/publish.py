@@ -7,6 +7,8 @@ from typing import Any
 
 from cluster.connect import check_fits, connect
 from configs.plan import MODELS, roles
+from data.saved_tokenizer import mend
+from data.templates import find
 from pipelines.rows import prepared
 from pipelines.stage import Metrics, Run, StageError, begin, table
 
@@ -30,6 +32,8 @@ def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
     folder = stage.folder if stage else run.folder / "publish" / "again"
     try:
         with Metrics(folder, "publish", 2, "step") as progress:
+            if told := mend(find(config.model.template), run.model(MODELS[name])):
+                print(f"   served otherwise than trained: {told}")
             url = serve.start(run.model(MODELS[name]), config)
             metrics: dict[str, Any] = {"model": name, "url": url}
             metrics["start_seconds"] = round(time.perf_counter() - begun, 1)
