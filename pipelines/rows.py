@@ -16,7 +16,7 @@ from data.known_ids import assert_known_ids
 from data.packing import epoch_order
 from data.plain_text import encode_plain
 from data.ragged import Ragged
-from data.records import Conversation, Prompt, Ranking, RowError, Turn, from_json
+from data.records import Conversation, Prompt, Ranking, RowError, Turn, describe, from_json
 from data.scored import scored
 from data.segment import segments
 from data.templates import Encoded, Template, encode, find, stop_token_ids, truncate
@@ -86,7 +86,8 @@ def set_aside(dropped: Counter[str], record: Conversation | Prompt | Ranking, er
     if not isinstance(dropped, LeftOut):
         dropped[error.reason] += 1
         return
-    where = " ".join(filter(None, (record.source, record.id))) or f"a {type(record).__name__.lower()}"
+    asked = next((turn.content for turn in record.turns if turn.role == "user"), "")
+    where = f"{record.source or 'a row'} {record.id or describe(asked)}"
     dropped.add(where, error.reason, f"{error.field}: {error.found}", error.expected)
 
 

@@ -88,6 +88,25 @@ def test_ids_and_weights(
     assert json.loads(ids) == row.ids and json.loads(weights.removeprefix("weights ")) == row.weights
 
 
+def test_rows_that_a_template_cannot_render_are_left_out_with_the_turn(
+    file: Path, tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer.chat_template = jinja(find("openchat_3.5")).replace("{% endfor %}",
+        "{{ raise_exception('no more than one') if messages | length > 2 }}{% endfor %}")  # fmt: skip
+    tokenizer.save_pretrained(tmp_path / "model")
+    options = ["--tokenizer", str(tmp_path / "model"), "--plain"]
+    assert main(["data", "render", "--template", "tokenizer", str(file), *options]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == ("left out: the chat template raises: turns[2] (user): found TemplateError: no more than one, "
+                        "expected a turn that the chat template renders")  # fmt: skip
+    assert lines[3] == f"<s>GPT4 Correct User: Only asked?{EOT}GPT4 Correct Assistant:"
+    out = tmp_path / "tokens.json"
+    convert = ["data", "convert", str(file), "--to", "openchat_v1", "--out", str(out), "--template", "tokenizer"]
+    assert main([*convert, *options[:2]]) == 0
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "tokens.json.rejected.jsonl").open()]
+    assert reasons[0] == "the chat template raises"
+
+
 @pytest.mark.parametrize("options, told", [
     (["--template", "vicuna"], "unknown chat template 'vicuna'; known: vicuna_v1.1"),
     (["--template", "tokenizer"], "--template tokenizer needs --tokenizer DIR"),

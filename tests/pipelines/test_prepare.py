@@ -24,6 +24,7 @@ from pipelines.reading import contents
 from pipelines.rows import Renderer, load_records, prompt_key
 from pipelines.splitting import FILES, Questions
 from pipelines.stage import Run, StageError, read_json
+from tests.data.published import ENDLESS, PREFILLED, STRICT
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 LISTS = {
@@ -434,6 +435,65 @@ def test_the_model_s_own_template_stays_as_it_is(tmp_path: Path, own: Callable[.
     assert renderer.tokenizer.chat_template == given.chat_template
     assert renderer.tokenizer.eos_token == "<|end_of_turn|>"
     assert renderer.stop_token_ids == [renderer.tokenizer.eos_token_id]
+
+
+def with_own_template(folder: Path, form: str, tiny_models: Any, **settings: str) -> dict[str, Any]:
+    """The tiny model with another chat template, as the section `model`."""
+    tokenizer = load_tokenizer(tiny_models.policy)
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = form
+    tokenizer.save_pretrained(folder)
+    AutoConfig.from_pretrained(tiny_models.policy, vocab_size=len(tokenizer)).save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    return {"path": str(folder), "scratch": None, "context_tokens": 160, "template": "tokenizer"}
+
+
+def test_rows_that_the_template_cannot_render_are_left_out_and_what_it_does_is_told(
+    tmp_path: Path, own: Callable[..., Config], tiny_models: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    briefed = [{"messages": [{"role": "system", "content": "Be brief."}, *asked(f"Briefly {i}?", "So.")["messages"]]}
+               for i in range(5)]  # fmt: skip
+    rows = [asked(f"Plain {i}?", "Yes.") for i in range(150)] + briefed
+    write(tmp_path, {"conversations": {"mixed.jsonl": rows}})
+    source = {"path": str(tmp_path / "conversations" / "mixed.jsonl"), "format": "openai"}
+    model = with_own_template(tmp_path / "model", STRICT, tiny_models)
+    run = Run(tmp_path / "run", own(model=model, data={"conversations": [source]}))
+    assert prepare.run(run) is not None
+    report = check_account(run)
+    left = [row for row in report["left_out"] if row["reason"] == "the chat template raises"]
+    assert {row["where"] for row in left} == {f"openai 'Briefly {i}?'" for i in range(5)}
+    assert left[0]["found"] == "turns[0] (system): TemplateError: System role not supported"
+    assert report["template"]["name"] == "tokenizer" and report["template"]["ends"] == "<|im_end|>"
+    printed = capsys.readouterr().out
+    for line in report["template"]["told"]:
+        assert f"chat template tokenizer: {line}" in printed
+    assert any(line.startswith("has no system role: such rows are left out") for line in report["template"]["told"])
+
+
+def test_a_template_for_which_no_row_works_stops_with_the_counts(
+    tmp_path: Path, own: Callable[..., Config], tiny_models: Any
+) -> None:
+    briefed = [{"messages": [{"role": "system", "content": "Be brief."}, *asked(f"Briefly {i}?", "So.")["messages"]]}
+               for i in range(40)]  # fmt: skip
+    write(tmp_path, {"conversations": {"briefed.jsonl": briefed}})
+    source = {"path": str(tmp_path / "conversations" / "briefed.jsonl"), "format": "openai"}
+    model = with_own_template(tmp_path / "model", STRICT, tiny_models)
+    with pytest.raises(StageError, match=r"conversations: 0 rows are left.*left out: \d+ x the chat template raises"):
+        prepare.run(Run(tmp_path / "run", own(model=model, data={"conversations": [source]})))
+
+
+@pytest.mark.parametrize(("form", "settings", "told"), [
+    (STRICT, {"tokenizer_class": "LlamaTokenizer"}, "the tokenizer loses text: 'Hello there' becomes 'Hellothere'"),
+    (PREFILLED, {}, "asks for an answer elsewhere than it writes it: turns.1. .assistant.: found .*'<think>"),
+    (ENDLESS.replace("'</s>'", "'.'"), {}, "no special token ends an answer: a model trained so never learns to stop"),
+])  # fmt: skip
+def test_words_that_cannot_be_trained_are_refused(
+    form: str, settings: dict[str, str], told: str, tmp_path: Path, own: Callable[..., Config], tiny_models: Any
+) -> None:
+    model = with_own_template(tmp_path / "model", form, tiny_models, **settings)
+    with pytest.raises(StageError, match=f"model.path .*model.*: .*{told}"):
+        prepare.run(Run(tmp_path / "run", own(model=model)))
 
 
 def test_segments_and_classes_are_in_the_report(

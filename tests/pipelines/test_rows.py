@@ -12,11 +12,13 @@ import pytest
 
 from configs.training import Sft
 from data import toyworld
-from data.records import Conversation, Prompt, Ranking, Turn, to_json
+from data.records import Conversation, Prompt, Ranking, RowError, Turn, to_json
 from data.templates import TEMPLATES
 from data.tokenizer import train_tokenizer
 from pipelines import earlier, reward
 from pipelines.rows import (
+    IN_PIECES,
+    LeftOut,
     Renderer,
     answered,
     fit_conversations,
@@ -27,6 +29,7 @@ from pipelines.rows import (
     sft_rows,
 )
 from pipelines.stage import Run, write_jsonl
+from tests.data.published import STRICT, THINKING
 
 CHATS = toyworld.demonstrations(60, 1) + [
     Conversation(
@@ -163,9 +166,7 @@ def test_rankings_keep_the_answers_that_fit_whole_in_their_order(renderer: Rende
     shortened = 0
     for ranking, encoded in zip(kept, rows, strict=True):
         before = by_id[ranking.id]
-        fits = [
-            len(renderer.scored((*before.turns, Turn("assistant", a))).ids) <= context for a in before.answers
-        ]
+        fits = [len(renderer.scored((*before.turns, Turn("assistant", a))).ids) <= context for a in before.answers]
         assert ranking.answers == tuple(a for a, fit in zip(before.answers, fits, strict=True) if fit)
         if before.ranks is not None:
             assert ranking.ranks == tuple(r for r, fit in zip(before.ranks, fits, strict=True) if fit)
@@ -305,3 +306,58 @@ def test_a_conversation_whose_weights_are_all_zero_is_counted(renderer: Renderer
     silent = Conversation((Turn("user", "q"), Turn("assistant", "a", 0.0)))
     assert fit_conversations([silent, CHATS[0]], renderer, dropped)[0] == [CHATS[0]]
     assert dropped == {"no answer token within the context": 1}
+
+
+# ---- the tokenizer's own chat template ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def strict() -> Renderer:
+    """Gemma's kind: no system role, and it trims."""
+    texts = [turn.content for chat in CHATS for turn in chat.turns]
+    own = train_tokenizer(texts, 330, ("<|im_end|>", "<|im_start|>"), 4096)
+    own.chat_template = STRICT
+    return Renderer(TEMPLATES["tokenizer"], own, 4096)
+
+
+def test_rows_that_a_template_cannot_render_are_set_aside_and_listed(strict: Renderer) -> None:
+    system = (Turn("system", "Be brief."), Turn("user", "Hi there"))
+    good = [Conversation((*user(f"Why {i}?"), Turn("assistant", "So."))) for i in range(3)]
+    bad = Conversation((*system, Turn("assistant", "Hello!")), "openai", "c7")
+    rule, told = "the chat template raises", {"found": "turns[0] (system): TemplateError: System role not supported",
+                                              "expected": "a turn that the chat template renders"}  # fmt: skip
+    for settings in (None, Sft(long_conversations="segment")):
+        left = LeftOut()
+        kept, rows = fit_conversations([good[0], bad, *good[1:]], strict, left, settings)
+        assert kept == good and len(rows) == 3 and left == {rule: 1}
+        assert left.rows == [{"where": "openai c7", "reason": rule, **told}]
+    left = LeftOut()
+    rankings = [Ranking(system, ("a", "b")), Ranking(user("Hi"), ("a", "b"))]
+    assert fit_rankings(rankings, strict, left)[0] == rankings[1:]
+    assert left.rows == [{"where": "a row 'Hi there'", "reason": rule, **told}]
+    left = LeftOut()
+    prompts = [Prompt(system, "orca"), Prompt(user("Hi"))]
+    assert fit_prompts(prompts, strict, 16, left)[0] == prompts[1:] and left.rows[0]["where"] == "orca 'Hi there'"
+    counts = Counter[str]()
+    assert fit_prompts(prompts, strict, 16, counts)[0] == prompts[1:] and counts == {rule: 1}
+
+
+def test_rows_in_pieces_are_counted(strict: Renderer) -> None:
+    told, marked = Conversation((*user("Hi"), Turn("assistant", "ok"))), (*user("Hi"), Turn("assistant", "<|im_end|>"))
+    left = LeftOut()
+    assert len(fit_conversations([told, Conversation(marked)], strict, left)[0]) == 2 and left == {IN_PIECES: 1}
+    left = LeftOut()
+    assert len(fit_rankings([Ranking(user("Hi"), ("a", "<|im_end|>"))], strict, left)[0]) == 1
+    assert left == {IN_PIECES: 1}
+
+
+def test_an_answer_that_a_template_would_rewrite_is_scored_as_it_was_said(strict: Renderer) -> None:
+    strict.tokenizer.chat_template = THINKING
+    prompt, said = Prompt(user("Hi")), "Well</think>yes"
+    with pytest.raises(RowError):
+        strict.scored((*prompt.turns, Turn("assistant", said)))
+    for finished in (True, False):
+        ids = answered(strict, prompt, said, finished)
+        asked = strict.prompt(prompt.turns)
+        assert ids[: len(asked)] == asked
+        assert strict.tokenizer.decode(ids[len(asked) :]) == said + "<|im_end|>" * finished
