@@ -71,12 +71,13 @@ def _encoder(template: str | None, tokenizer: str | None, context: int | None) -
     if not template or not tokenizer or (context is not None and context < 2):
         raise ValueError("token rows need --template and --tokenizer, and a --context of at least 2 if any")
     from data.known_ids import assert_known_ids
-    from data.templates import find
+    from data.templates import find, stop_token_ids
     from data.token_rows import encoder
     from data.tokenizer import load_tokenizer
 
     chosen, loaded = find(template), load_tokenizer(tokenizer)
     assert_known_ids(chosen, loaded)
+    stop_token_ids(chosen, loaded)  # raises now where no row could be encoded
     return encoder(chosen, loaded, context or 2048)
 
 
