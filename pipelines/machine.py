@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cluster.connect import connect, joined_address
 from configs.plan import STAGES
 from configs.schema import Config
 from configs.threads import shared_out, with_threads
@@ -41,6 +40,8 @@ def planned(run: Run) -> dict[str, dict[str, int]]:
 
 def cores(config: Config) -> int:
     """Cores of this machine, or of the smallest node of the cluster that is joined."""
+    from cluster.connect import connect, joined_address  # brings in Ray, which a plan does without
+
     if not joined_address(config.cluster):
         return _own_cores()
     import ray
