@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from data.own_template import Stretch, Text, own_form, until_end
 from data.plain_text import encode_plain, habit, special_ids
-from data.records import Turn
+from data.records import RowError, Turn
 from data.special_tokens import own_special_tokens, specials
 
 
@@ -38,52 +38,77 @@ def own_row(tokenizer: Any, turns: Sequence[Turn], prompt: bool = False) -> Row:
     An assistant turn's weight (1 if it has none) holds for its answer, another turn's for what it says.
     """
     form, said = own_form(tokenizer, turns, prompt)
-    return _row(tokenizer, turns, form.stretches, said)
+    return _rows(tokenizer, [_Whole(tokenizer, turns, form.stretches, said)])[0]
+
+
+def own_rows(tokenizer: Any, conversations: Sequence[Sequence[Turn]]) -> list[Row | RowError]:
+    """The row of each conversation, or why there is none."""
+    made: list[_Whole | RowError] = []
+    for turns in conversations:
+        try:
+            form, said = own_form(tokenizer, turns, prompt=False)
+            made.append(_Whole(tokenizer, turns, form.stretches, said))
+        except RowError as error:
+            made.append(error)
+    rows = iter(_rows(tokenizer, [whole for whole in made if isinstance(whole, _Whole)]))
+    return [whole if isinstance(whole, RowError) else next(rows) for whole in made]
 
 
 def own_scored_row(tokenizer: Any, turns: Sequence[Turn], finished: bool) -> Row:
     """The row of a conversation up to and with the token that ends its last answer; `finished` False: up to what it
     says there. Raises as `own_form`."""
     form, said = own_form(tokenizer, turns, prompt=False)
-    return _row(tokenizer, turns, until_end(form, len(turns) - 1, finished), said)
+    stretches = until_end(form, len(turns) - 1, finished)
+    return _rows(tokenizer, [_Whole(tokenizer, turns, stretches, said)])[0]
 
 
-def _row(tokenizer: Any, turns: Sequence[Turn], stretches: Sequence[Stretch], said: Sequence[str]) -> Row:
-    whole = _Whole(tokenizer, stretches, said)
-    ids: list[int] = []
-    weights: list[float] = []
-    for number, stretch in enumerate(stretches):
-        head_ids, tail_ids = whole.ids(number)
-        answer = 0.0 if stretch.answer is None else turns[stretch.answer].loss_weight
-        own = [answer if stretch.tail is None else 0.0] * len(head_ids)
-        for place, part in enumerate(stretch.head):
-            if isinstance(part, int) and turns[part].role != "assistant" and turns[part].loss_weight:
-                first, last = (whole.reach(number, end, head_ids) for end in (place, place + 1))
-                own[first:last] = [turns[part].loss_weight] * (last - first)
-        end_ids = [whole.special_ids[stretch.special]] if stretch.special else []
-        ids += head_ids + tail_ids + end_ids
-        weights += own + [answer] * len(tail_ids + end_ids)
-    return Row(ids, weights, whole.apart)
+def _rows(tokenizer: Any, wholes: Sequence[_Whole]) -> list[Row]:
+    """One call of the tokenizer, which spreads many strings over the processor's cores."""
+    encoded = _encode(tokenizer, [whole.string for whole in wholes])
+    return [whole.row(ids) for whole, ids in zip(wholes, encoded, strict=True)]
 
 
 class _Whole:
-    """A rendered string and its ids, stretch by stretch. `apart`: whether one that was asked for is in pieces."""
+    """A rendered `string` without stretches in which somebody writes special tokens, and the row that it becomes."""
 
-    def __init__(self, tokenizer: Any, stretches: Sequence[Stretch], said: Sequence[str]) -> None:
-        self.tokenizer, self.stretches, self.said = tokenizer, stretches, said
+    def __init__(
+        self, tokenizer: Any, turns: Sequence[Turn], stretches: Sequence[Stretch], said: Sequence[str]
+    ) -> None:
+        self.tokenizer, self.turns, self.stretches, self.said = tokenizer, turns, stretches, said
         tokens = own_special_tokens(tokenizer)
         self.special_ids, self.counted = _ids(tokenizer, tokens)
         find = specials(tokens).find
         texts = [self._text(stretch.head + (stretch.tail or ())) for stretch in stretches]
         self.written = [bool(find(text)) for text in texts]  # special tokens in it that are not the template's
-        self.apart = any(self.written)
-        kept = ["" if written else text for text, written in zip(texts, self.written, strict=True)]
-        own = [stretch.special for stretch in stretches]
-        ids = _encode(tokenizer, "".join(text + special for text, special in zip(kept, own, strict=True)))
-        places = [place for place, token in enumerate(ids) if token in self.counted]
+        self.string = "".join(
+            stretch.special if written else text + stretch.special
+            for text, stretch, written in zip(texts, stretches, self.written, strict=True)
+        )
         self.slices: list[list[int]] | None = None
-        if [ids[place] for place in places] == [self.special_ids[special] for special in own if special]:
-            self.slices = [ids[first + 1 : last] for first, last in pairwise((-1, *places, len(ids)))]
+        self.apart = any(self.written)
+
+    def row(self, string_ids: list[int]) -> Row:
+        """The row, given the ids of the string."""
+        places = [place for place, token in enumerate(string_ids) if token in self.counted]
+        own = [self.special_ids[stretch.special] for stretch in self.stretches if stretch.special]
+        if [string_ids[place] for place in places] == own:
+            cuts = (-1, *places, len(string_ids))
+            self.slices = [string_ids[first + 1 : last] for first, last in pairwise(cuts)]
+        ids: list[int] = []
+        weights: list[float] = []
+        for number, stretch in enumerate(self.stretches):
+            head_ids, tail_ids = self.ids(number)
+            answer = 0.0 if stretch.answer is None else self.turns[stretch.answer].loss_weight
+            head_weights = [answer if stretch.tail is None else 0.0] * len(head_ids)
+            for place, part in enumerate(stretch.head):
+                turn = self.turns[part] if isinstance(part, int) else None
+                if turn and turn.role != "assistant" and turn.loss_weight:
+                    first, last = (self.reach(number, end, head_ids) for end in (place, place + 1))
+                    head_weights[first:last] = [turn.loss_weight] * (last - first)
+            end_ids = [self.special_ids[stretch.special]] if stretch.special else []
+            ids += head_ids + tail_ids + end_ids
+            weights += head_weights + [answer] * len(tail_ids + end_ids)
+        return Row(ids, weights, self.apart)
 
     def ids(self, number: int) -> tuple[list[int], list[int]]:
         """Ids of the head of a stretch and of its tail, without the special token that follows."""
@@ -110,7 +135,7 @@ class _Whole:
         anchor = self.stretches[number - 1].special if number else ""
         text = self._text(parts)
         constant = all(isinstance(part, str) for part in parts)
-        ids = _cached(self.tokenizer, anchor + text) if constant else _encode(self.tokenizer, anchor + text)
+        ids = _cached(self.tokenizer, anchor + text) if constant else _encode(self.tokenizer, [anchor + text])[0]
         after = ids[1:] if anchor else ids
         first = not anchor or ids[:1] == [self.special_ids[anchor]]
         return after if first and self.counted.isdisjoint(after) else self._alone(text, False)
@@ -131,10 +156,11 @@ def _ids(tokenizer: Any, tokens: tuple[str, ...]) -> tuple[dict[str, int], froze
     return ids, frozenset(ids.values()) - {tokenizer.unk_token_id}
 
 
-def _encode(tokenizer: Any, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]
+def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    arguments = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
+    return tokenizer(texts, **arguments)["input_ids"] if texts else []
 
 
 @lru_cache(maxsize=1024)
 def _cached(tokenizer: Any, text: str) -> list[int]:
-    return _encode(tokenizer, text)
+    return _encode(tokenizer, [text])[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -28,7 +28,8 @@ def habit(tokenizer: Any) -> Habit:
     return "always" if joined == first + second else "never"
 
 
-def special_ids(tokenizer: Any, tokens: Iterable[str], template: str) -> dict[str, int]:
+@lru_cache(maxsize=64)
+def special_ids(tokenizer: Any, tokens: tuple[str, ...], template: str) -> dict[str, int]:
     """The id of each token. ValueError names the first that the tokenizer lacks and `template` needs."""
     ids = {}
     for token in tokens:

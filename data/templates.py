@@ -25,13 +25,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data.own_template import own_end_tokens
-from data.own_tokens import own_row
+from data.own_tokens import own_row, own_rows
 from data.plain_text import Habit, encode_plain, habit, special_ids
-from data.records import Turn, check_turns
+from data.records import RowError, Turn, check_turns
 from data.special_tokens import own_special_tokens
 from data.template_table import INPUT, TEMPLATES, Frame, Piece, Template, find
 
-__all__ = ["TEMPLATES", "Encoded", "Frame", "Piece", "Template", "encode", "end_token", "find",
+__all__ = ["TEMPLATES", "Encoded", "Frame", "Piece", "Template", "encode", "encode_all", "end_token", "find",
            "ids_and_habit", "needs_bos", "pieces", "stop_token_ids", "text", "truncate", "with_condition"]  # fmt: skip
 
 
@@ -141,18 +141,54 @@ def encode(template: Template, turns: Sequence[Turn], tokenizer: Any, add_genera
         check_turns(turns, last="user" if add_generation_prompt else None)
         encoded = Encoded(*own_row(tokenizer, turns, add_generation_prompt))
     else:
-        encoded = _of_pieces(template, pieces(template, turns, add_generation_prompt), tokenizer)
-    if not add_generation_prompt and not any(encoded.weights):
-        raise ValueError("no token of the conversation has weight: it needs an assistant turn with weight")
+        parts = pieces(template, turns, add_generation_prompt)
+        encoded = _joined(template, parts, encode_plain(tokenizer, _plain(parts, tokenizer)), tokenizer)
+    if not add_generation_prompt:
+        _check_weight(encoded)
     return encoded
 
 
-def _of_pieces(template: Template, parts: Sequence[Piece], tokenizer: Any) -> Encoded:
-    ids_of, strips = special_ids(tokenizer, template.special_tokens, template.name), habit(tokenizer) == "always"
-    plain = [
+def encode_all(rows: Sequence[tuple[Template, Sequence[Turn]]], tokenizer: Any) -> list[Encoded | RowError]:
+    """`encode` of conversations, each in its template, in one call of the tokenizer, which spreads them over the
+    processor's cores. What is wrong with a row stands in its place; else raises as `encode`."""
+    made: list[list[Piece] | RowError | None] = []  # None: in the tokenizer's own template
+    for template, turns in rows:
+        try:
+            check_turns(turns)
+            made.append(None if template.own else pieces(template, turns))
+        except RowError as error:
+            made.append(error)
+    texts = [_plain(parts, tokenizer) if isinstance(parts, list) else [] for parts in made]
+    plain = iter(encode_plain(tokenizer, [text for row in texts for text in row]))
+    own = iter(own_rows(tokenizer, [turns for (_, turns), parts in zip(rows, made, strict=True) if parts is None]))
+    encoded: list[Encoded | RowError] = []
+    for (template, _), parts, row_texts in zip(rows, made, texts, strict=True):
+        if isinstance(parts, list):
+            encoded.append(_joined(template, parts, [next(plain) for _ in row_texts], tokenizer))
+        else:
+            row = parts or next(own)
+            encoded.append(row if isinstance(row, RowError) else Encoded(*row))
+        if isinstance(encoded[-1], Encoded):
+            _check_weight(encoded[-1])
+    return encoded
+
+
+def _check_weight(encoded: Encoded) -> None:
+    if not any(encoded.weights):
+        raise ValueError("no token of the conversation has weight: it needs an assistant turn with weight")
+
+
+def _plain(parts: Sequence[Piece], tokenizer: Any) -> list[str]:
+    """The text of the pieces that are no special tokens, without the space that the tokenizer puts before each."""
+    strips = habit(tokenizer) == "always"
+    return [
         part.text.removeprefix(" ") if strips and not part.verbatim else part.text for part in parts if not part.special
     ]
-    encoded = iter(encode_plain(tokenizer, plain))
+
+
+def _joined(template: Template, parts: Sequence[Piece], plain_ids: Sequence[list[int]], tokenizer: Any) -> Encoded:
+    """The row of pieces, given the ids of their `_plain` text."""
+    ids_of, encoded = special_ids(tokenizer, template.special_tokens, template.name), iter(plain_ids)
     ids = [tokenizer.bos_token_id] if needs_bos(template, tokenizer) else []
     weights = [0.0] * len(ids)
     forbidden = {*ids_of.values(), *ids}

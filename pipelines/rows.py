@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from data.ragged import Ragged
 from data.records import Conversation, Prompt, Ranking, RowError, Turn, describe, from_json
 from data.scored import scored
 from data.segment import segments
-from data.templates import Encoded, Template, encode, find, stop_token_ids, truncate
+from data.templates import Encoded, Template, encode, encode_all, find, stop_token_ids, truncate
 from data.tokenizer import load_tokenizer
 from pipelines import quality
 from pipelines.stage import Run, read_jsonl
@@ -93,6 +94,7 @@ def set_aside(dropped: Counter[str], record: Conversation | Prompt | Ranking, er
 
 NO_ANSWER = "no answer token within the context"
 FURTHER = "kept, further segments"
+AT_ONCE = 256  # conversations in one call of the tokenizer
 IN_PIECES = "kept, encoded in pieces: an answer that begins with white space, or special tokens in a text"
 
 
@@ -107,16 +109,12 @@ def fit_conversations(
     """
     kept: list[Conversation] = []
     rows: list[Encoded] = []
-    for record in records:
-        whole = renderer.of_class(record, sft)
-        try:
-            parts = list(_segments(record, whole)) if sft and sft.long_conversations == "segment" else [record]
-            encoded = [_encoded(part, whole, sft) for part in parts]
-        except RowError as error:
-            set_aside(dropped, record, error)
+    for record, parts in _encoded(records, renderer, sft):
+        if isinstance(parts, RowError):
+            set_aside(dropped, record, parts)
             continue
         number = 0
-        for part, all_of_it in zip(parts, encoded, strict=True):
+        for part, all_of_it in parts:
             row = truncate(all_of_it, renderer.context_tokens) if all_of_it else None
             if all_of_it is None or row is None:
                 continue
@@ -136,12 +134,39 @@ def fit_conversations(
     return kept, rows
 
 
-def _encoded(record: Conversation, renderer: Renderer, sft: Sft | None) -> Encoded | None:
-    """The whole row; None if the weights that its turns bring are all 0."""
-    turns = quality.weighed(sft.quality, record) if sft else record.turns
-    if not any(turn.loss_weight for turn in turns):
-        return None
-    return renderer.conversation(turns)
+def _encoded(
+    records: Iterable[Conversation], renderer: Renderer, sft: Sft | None
+) -> Iterator[tuple[Conversation, list[tuple[Conversation, Encoded | None]] | RowError]]:
+    """Each record with its segments, or itself, and their whole rows, None where the weights of all turns are 0; or
+    with why the chat template cannot render it. Many are encoded at once."""
+    waiting = iter(records)
+    while chunk := list(islice(waiting, AT_ONCE)):
+        divided = [_divided(record, renderer, sft) for record in chunk]
+        parts = [part for found in divided if not isinstance(found, RowError) for part in found]
+        turns = [quality.weighed(sft.quality, part) if sft else part.turns for part in parts]
+        weighs = [any(turn.loss_weight for turn in part_turns) for part_turns in turns]
+        given = [
+            (renderer.of_class(part, sft).template, part_turns)
+            for part, part_turns, some_weight in zip(parts, turns, weighs, strict=True)
+            if some_weight
+        ]
+        encoded = iter(encode_all(given, renderer.tokenizer))
+        rows = iter([next(encoded) if some_weight else None for some_weight in weighs])
+        for record, found in zip(chunk, divided, strict=True):
+            if isinstance(found, RowError):
+                yield record, found
+                continue
+            own = [(part, next(rows)) for part in found]
+            yield record, next((row for _, row in own if isinstance(row, RowError)), own)
+
+
+def _divided(record: Conversation, renderer: Renderer, sft: Sft | None) -> list[Conversation] | RowError:
+    """Its segments where `sft` asks for them, or itself; or why the chat template cannot render it."""
+    try:
+        segmented = sft and sft.long_conversations == "segment"
+        return list(_segments(record, renderer.of_class(record, sft))) if segmented else [record]
+    except RowError as error:
+        return error
 
 
 def _segments(record: Conversation, renderer: Renderer) -> Iterable[Conversation]:

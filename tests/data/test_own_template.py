@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from data.own_behaviour import behaviour, unlike_own
 from data.own_rendering import DATE
 from data.records import RowError, Turn
 from data.template_jinja import jinja
-from data.templates import TEMPLATES, encode, end_token, find, pieces, stop_token_ids
+from data.templates import TEMPLATES, encode, encode_all, end_token, find, pieces, stop_token_ids
 from data.tokenizer import train_tokenizer
 from tests.data import kinds
 from tests.data.own_rows import check_row, messages, trained
@@ -175,6 +176,26 @@ def test_rows_that_cannot_be_proved_are_errors_that_name_the_turn(
             encode(OWN, turns, tokenizer)
         assert (raised.value.field, raised.value.reason) == (field, reason)
         assert found in raised.value.found
+
+
+def test_many_rows_at_once_are_what_they_are_alone(tokenizers: dict[str, Any]) -> None:
+    """In templates of their own each, with the errors of some in their place."""
+    tokenizer, rng = tokenizers["sentencepiece"], random.Random(0)
+    tokenizer.chat_template = STRICT
+    templates = [OWN, find("vicuna_v1.1"), find("chatml")]
+    rows = [(rng.choice(templates), kinds.random_turns(rng, kinds.WORDS + kinds.INJECTIONS, 2)) for _ in range(60)]
+    rows.append((find("chatml"), (Turn("assistant", "x"),)))
+    found = encode_all(rows, tokenizer)
+    errors = 0
+    for (template, turns), row in zip(rows, found, strict=True):
+        if isinstance(row, RowError):
+            errors += 1
+            with pytest.raises(RowError, match=re.escape(str(row))):
+                encode(template, turns, tokenizer)
+        else:
+            alone = encode(template, turns, tokenizer)
+            assert (row.ids, row.weights, row.apart) == (alone.ids, alone.weights, alone.apart)
+    assert 1 < errors < 40 and encode_all([], tokenizer) == []
 
 
 def test_a_template_that_writes_the_date_writes_that_of_the_folder() -> None:
