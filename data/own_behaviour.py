@@ -5,8 +5,8 @@ from __future__ import annotations
 from itertools import takewhile, zip_longest
 from typing import Any
 
-from data.own_rendering import MARK, MARKS, marked, render, state_of
-from data.own_template import PROBE, own_end_tokens, own_form
+from data.own_rendering import MARKS, marked, render, state_of
+from data.own_template import PROBE, own_end_tokens, own_form, own_opening
 from data.records import RowError, Turn, describe
 from data.special_tokens import own_special_tokens, specials
 from data.template_table import Template
@@ -21,7 +21,7 @@ def behaviour(tokenizer: Any) -> list[str]:
     told: list[str] = [f"ends answers with {' (the last) and '.join(map(repr, ends))}"]
     if system_text := _own_system(tokenizer):
         told.append(f"adds a system text: {system_text!r}")
-    if (opening := _opening(tokenizer)).strip():
+    if (opening := own_opening(tokenizer)).strip():
         told.append(f"writes {opening!r} before an answer, and trains it")
     system = (Turn("system", "Be brief."), *PROBE[:2])
     told += _unless(tokenizer, system, "has no system role")
@@ -79,14 +79,6 @@ def _own_system(tokenizer: Any) -> str:
         lines += own[at:start].split("\n")
         at = end
     return next((line.strip() for line in lines if " " in line.strip()), "")
-
-
-def _opening(tokenizer: Any) -> str:
-    """What stands between the generation prompt and a first answer."""
-    state = state_of(tokenizer)
-    asked, whole = (marked(tokenizer, state, roles, len(roles) == 1) for roles in (("user",), ("user", "assistant")))
-    assert isinstance(asked, str) and isinstance(whole, str), "an end token was found, so these can be rendered"
-    return whole[len(asked) : whole.index(MARK.format(1))]
 
 
 def _trims(tokenizer: Any) -> bool:

@@ -61,6 +61,15 @@ def own_end_tokens(tokenizer: Any) -> tuple[str, ...]:
     return _end_tokens(tokenizer, state_of(tokenizer))
 
 
+def own_opening(tokenizer: Any) -> str:
+    """What the template itself writes between the generation prompt and a first answer. Raises as `own_end_tokens`."""
+    state = state_of(tokenizer)
+    _end_tokens(tokenizer, state)
+    asked, whole = (marked(tokenizer, state, roles, len(roles) == 1) for roles in (("user",), ("user", "assistant")))
+    assert isinstance(asked, str) and isinstance(whole, str), "an end token was found, so these can be rendered"
+    return whole[len(asked) : whole.index(MARK.format(1))]
+
+
 def own_form(tokenizer: Any, turns: Sequence[Turn], prompt: bool) -> tuple[Form, list[str]]:
     """The form of a conversation (of a prompt: up to where its answer starts), and what each turn says in it.
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from data.own_template import Stretch, Text, own_form, until_end
+from data.own_template import Stretch, Text, own_form, own_opening, until_end
 from data.plain_text import encode_plain, habit, special_ids
 from data.records import RowError, Turn
 from data.special_tokens import own_special_tokens, specials
@@ -60,6 +60,11 @@ def own_scored_row(tokenizer: Any, turns: Sequence[Turn], finished: bool) -> Row
     form, said = own_form(tokenizer, turns, prompt=False)
     stretches = until_end(form, len(turns) - 1, finished)
     return _rows(tokenizer, [_Whole(tokenizer, turns, stretches, said)])[0]
+
+
+def own_opening_ids(tokenizer: Any) -> list[int]:
+    """Ids of `own_opening`."""
+    return _cached(tokenizer, opening) if (opening := own_opening(tokenizer)) else []
 
 
 def _rows(tokenizer: Any, wholes: Sequence[_Whole]) -> list[Row]:

@@ -25,14 +25,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data.own_template import own_end_tokens
-from data.own_tokens import own_row, own_rows
+from data.own_tokens import own_opening_ids, own_row, own_rows
 from data.plain_text import Habit, encode_plain, habit, special_ids
 from data.records import RowError, Turn, check_turns
 from data.special_tokens import own_special_tokens
 from data.template_table import INPUT, TEMPLATES, Frame, Piece, Template, find
 
 __all__ = ["TEMPLATES", "Encoded", "Frame", "Piece", "Template", "encode", "encode_all", "end_token", "find",
-           "ids_and_habit", "needs_bos", "pieces", "stop_token_ids", "text", "truncate", "with_condition"]  # fmt: skip
+           "ids_and_habit", "needs_bos", "opening_ids", "pieces", "stop_token_ids", "text", "truncate",
+           "with_condition"]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +224,11 @@ def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
 def end_token(template: Template, tokenizer: Any) -> str:
     """The special token that ends a last answer, as text. ValueError if the tokenizer's own template shows none."""
     return own_end_tokens(tokenizer)[0] if template.own else template.end_token
+
+
+def opening_ids(template: Template, tokenizer: Any) -> list[int]:
+    """What a model says before its answer since the tokenizer's own template writes it there (gpt-oss's channel)."""
+    return own_opening_ids(tokenizer) if template.own else []
 
 
 def stop_token_ids(template: Template, tokenizer: Any) -> list[int]:

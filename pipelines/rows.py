@@ -20,7 +20,7 @@ from data.ragged import Ragged
 from data.records import Conversation, Prompt, Ranking, RowError, Turn, describe, from_json
 from data.scored import scored
 from data.segment import segments
-from data.templates import Encoded, Template, encode, encode_all, find, stop_token_ids, truncate
+from data.templates import Encoded, Template, encode, encode_all, find, opening_ids, stop_token_ids, truncate
 from data.tokenizer import load_tokenizer
 from pipelines import quality
 from pipelines.stage import Run, read_jsonl
@@ -66,8 +66,10 @@ class Renderer:
         return encode(self.template, turns, self.tokenizer, add_generation_prompt=True).ids
 
     def answer(self, ids: Sequence[int]) -> str:
-        """Text of a response's ids; special tokens are left out."""
-        return self.tokenizer.decode([int(i) for i in ids], skip_special_tokens=True).strip()
+        """Text of a response's ids, without special tokens and what the template itself writes before an answer."""
+        said, opening = [int(i) for i in ids], opening_ids(self.template, self.tokenizer)
+        said = said[len(opening) :] if said[: len(opening)] == opening else said
+        return self.tokenizer.decode(said, skip_special_tokens=True).strip()
 
 
 class LeftOut(Counter[str]):

@@ -119,6 +119,28 @@ def test_family(name: str, tmp_path: Path) -> None:
     assert served(with_tokens(read, SPECIAL), names) == names
 
 
+OTHERS = sorted(path.parent.name for path in Path(PLACE or "nowhere").glob("*/config.json")) if PLACE else []
+
+
+@pytest.mark.parametrize("name", [name for name in OTHERS if name not in FAMILIES])
+def test_another_model_s_folder(name: str, tmp_path: Path) -> None:
+    """Whatever lies there, SmolLM2 for instance, with its own chat template and with ChatML."""
+    folder = Path(PLACE or "") / name
+    config, tokenizer = AutoConfig.from_pretrained(folder), load_tokenizer(folder)
+    assert_keeps_text(tokenizer)
+    if not tokenizer.chat_template:
+        pytest.skip(f"{folder} has no chat template")
+    tokenizer.eos_token = end_token(OWN, tokenizer)
+    check_rows(tokenizer, 40)
+    save_tokenizer(tokenizer, tmp_path / "saved", config)
+    shutil.copy(folder / "config.json", tmp_path / "saved")
+    read = load_tokenizer(tmp_path / "saved")
+    assert_served_as_trained(OWN, read)
+    assert served(with_tokens(read, SPECIAL), ["chatml"]) == ["chatml"]
+    ids = encode(find("chatml"), (Turn("user", "Hi"),), read, True).ids
+    assert ids[1] != read.bos_token_id and read.pad_token_id not in (None, read.eos_token_id)
+
+
 def test_deepseek_s_files_read_as_llama_s_lose_their_spaces(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(of_family("deepseek_v3", tmp_path), config=AutoConfig.for_model("llama"))
     with pytest.raises(ValueError, match="loses text: 'Hello there' becomes 'Hellothere'"):

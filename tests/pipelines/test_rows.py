@@ -29,7 +29,7 @@ from pipelines.rows import (
     sft_rows,
 )
 from pipelines.stage import Run, write_jsonl
-from tests.data.published import STRICT, THINKING
+from tests.data.published import CHANNELS, STRICT, THINKING
 
 CHATS = toyworld.demonstrations(60, 1) + [
     Conversation(
@@ -361,3 +361,16 @@ def test_an_answer_that_a_template_would_rewrite_is_scored_as_it_was_said(strict
         asked = strict.prompt(prompt.turns)
         assert ids[: len(asked)] == asked
         assert strict.tokenizer.decode(ids[len(asked) :]) == said + "<|im_end|>" * finished
+
+
+@pytest.mark.parametrize("form", [THINKING, CHANNELS])
+def test_what_the_template_writes_before_an_answer_is_none_of_it(form: str) -> None:
+    special = ("<|im_end|>", "<|im_start|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>")
+    own = train_tokenizer([turn.content for chat in CHATS for turn in chat.turns], 330, special, 4096)
+    own.chat_template = form
+    renderer = Renderer(TEMPLATES["tokenizer"], own, 4096)
+    turns = (*user("Hi"), Turn("assistant", "It is 12."))
+    said = renderer.conversation(turns).ids[len(renderer.prompt(turns[:1])) :]
+    assert own.decode(said) != "It is 12." and renderer.answer(said) == "It is 12."
+    assert answered(renderer, Prompt(turns[:1]), renderer.answer(said), True) == renderer.scored(turns).ids
+    assert renderer.answer(said[3:]) != "It is 12.", "only as a whole"
