@@ -30,6 +30,7 @@ from actors.fused import fuse
 from actors.proof import prove_policy, prove_scalar
 from algorithms.logprobs import LogitMap, token_logprobs_from_hidden
 from configs.model import Scratch
+from data.own_template import own_last_ends
 from data.saved_tokenizer import save_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -279,7 +280,8 @@ def save_model(model: nn.Module, state: dict[str, Tensor], tokenizer: Any, folde
 
 
 def _take_ends_of(tokenizer: Any, model: Any) -> None:
-    """Let the configs name the tokenizer's pad token, and as an end of what is generated its end token.
+    """Let the configs name the tokenizer's pad token, and as ends of what is generated its end token and that of its
+    chat template, which may be another (Phi-3's).
 
     transformers reads a row's score at its last token that is not the pad id of the config. Base models name none
     there, which it refuses for a batch, or their end token, at which a conversation's score stands.
@@ -291,7 +293,7 @@ def _take_ends_of(tokenizer: Any, model: Any) -> None:
     if model.can_generate() and (generation := model.generation_config) is not None:
         generation.pad_token_id = model.config.pad_token_id
         old = generation.eos_token_id
-        ends = [end, *(old if isinstance(old, list) else [old])]
+        ends = [end, *own_last_ends(tokenizer), *(old if isinstance(old, list) else [old])]
         known = [token for token in dict.fromkeys(ends) if token is not None]
         generation.eos_token_id = known[0] if len(known) == 1 else known
 

@@ -61,6 +61,14 @@ def own_end_tokens(tokenizer: Any) -> tuple[str, ...]:
     return _end_tokens(tokenizer, state_of(tokenizer))
 
 
+def own_last_ends(tokenizer: Any) -> list[int]:
+    """The id of the token that ends a last answer, none where there is no template that can be trained from."""
+    try:
+        return [tokenizer.convert_tokens_to_ids(own_end_tokens(tokenizer)[0])]
+    except ValueError:
+        return []
+
+
 def own_opening(tokenizer: Any) -> str:
     """What the template itself writes between the generation prompt and a first answer. Raises as `own_end_tokens`."""
     state = state_of(tokenizer)

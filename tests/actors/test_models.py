@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from actors.forward import response_inputs, sequence_inputs
 from actors.models import TokenPolicy, last_tokens, load_policy, load_scalar, response_tokens, save_model
@@ -111,6 +111,17 @@ def test_loaded_models_have_no_dropout_in_training(tiny_models, made_rollouts, t
     with torch.no_grad():
         assert torch.equal(policy(*inputs)[0], policy(*inputs)[0])
         torch.testing.assert_close(policy(*inputs)[0], TokenPolicy(lm.eval())(*inputs)[0], atol=1e-6, rtol=0)
+
+
+def test_a_model_is_served_until_the_end_of_its_template_s_answers(tiny_models, tmp_path):
+    """Phi-3's tokenizer ends texts with one token, its chat template answers with another."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_models.policy)
+    tokenizer.eos_token = "<s>"
+    lm = AutoModelForCausalLM.from_pretrained(tiny_models.policy)
+    lm.generation_config.eos_token_id = None
+    save_model(lm, lm.state_dict(), tokenizer, tmp_path)
+    ends = AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id
+    assert ends == tokenizer.convert_tokens_to_ids(["<s>", "<|end_of_turn|>"])
 
 
 def test_external_parameters_are_the_head(tiny_models):
