@@ -225,7 +225,8 @@ def _show(metrics: dict[str, Any]) -> None:
     for name, about in metrics["models"].items():
         rate = metrics["win_rate"].get(name)
         shown = f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "-"
-        rows.append((name, shown, about["judge_mean"], about["kl"], about["tokens"], f"{about['finished']:.1%}"))
+        kl = round(about["kl"], 4) + 0.0  # the KL of the SFT model to itself is rounding
+        rows.append((name, shown, about["judge_mean"], kl, about["tokens"], f"{about['finished']:.1%}"))
     table(
         f"win rate against SFT, judge: {metrics['judge']}, {metrics['prompts']} held-out prompts",
         rows,
