@@ -71,8 +71,8 @@ def half(options: argparse.Namespace, kind: str, vocabulary: int, folder: Path) 
     """Peak bytes above what was there, seconds, and of the second way its gaps to the first."""
     import torch
 
-    from algorithms.policy import ppo_clip
     from algorithms.logprobs import CHUNK_TOKENS, token_logprobs_from_hidden
+    from algorithms.policy import ppo_clip
 
     torch.set_num_threads(options.threads)
     generator = torch.Generator().manual_seed(0)
