@@ -66,8 +66,8 @@ def save_tokenizer(tokenizer: Any, folder: str | Path, config: Any = None) -> No
     tokenizer.save_pretrained(folder)
     path = Path(folder) / "tokenizer_config.json"
     saved, first = json.loads(path.read_text(encoding="utf-8")), ""
-    for mend in MENDS:
-        path.write_text(json.dumps(saved | mend, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for change in MENDS:
+        path.write_text(json.dumps(saved | change, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         told = next(filter(None, (_unlike(tokenizer, read) for read in _readings(folder, config))), "")
         if not told:
             return
@@ -98,6 +98,13 @@ def _unlike(tokenizer: Any, other: Any) -> str:
             return f"the ids {ids} were {said!r}, now {read!r}"
     if tokenizer.chat_template != other.chat_template:
         return "its chat template became another"
+    for turns in (*PLAIN, *AWKWARD) if tokenizer.chat_template else ():
+        try:
+            ids = _served(tokenizer, turns, False)
+        except Exception:  # a template is a foreign program: it raises what it likes, on system turns for instance
+            continue
+        if ids != (found := _served(other, turns, False)):
+            return f"of {turns[0].content!r}, ... in its chat template {_first(tokenizer, ids, found)}"
     return ""
 
 
