@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from actors.attention import attend_by_row
 from actors.forward import Place, map_rollouts, response_inputs, sequence_inputs
-from actors.models import attend_by_row
 from actors.prefix import group_sizes, operations, response_units, shared_inputs, shared_responses
 from actors.ulysses import Ulysses
 from data.ragged import Part, Ragged

@@ -8,7 +8,6 @@ Shapes: B = rows, T = longest row, N = chosen positions, H = hidden size.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AttentionInterface,
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     LlamaConfig,
     PretrainedConfig,
 )
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.utils import is_flash_attn_2_available
 
+from actors.attention import packed
 from actors.fused import fuse
 from actors.proof import prove_policy, prove_scalar
 from algorithms.logprobs import LogitMap, token_logprobs_from_hidden
@@ -70,7 +67,7 @@ class TokenPolicy(nn.Module):
         if row_masks is not None:
             where: dict[str, Any] = {"position_ids": positions_BT, "row_masks": row_masks}
         else:
-            where = {} if positions_BT is None else _packed(positions_BT)
+            where = {} if positions_BT is None else packed(positions_BT)
         hidden_BTH = body_of(self.lm)(input_ids=input_ids_BT, use_cache=False, **where).last_hidden_state
         if read_N is not None:
             states_NH = hidden_BTH[0, read_N]
@@ -92,65 +89,6 @@ class TokenPolicy(nn.Module):
         """Weights that `forward` reads outside their own module; ZeRO-3 has to gather them here."""
         head = self.lm.get_output_embeddings()
         return [head.weight] + ([head.bias] if head.bias is not None else [])
-
-
-def attend_by_row(model: Any) -> bool:
-    """Let a model's attention take packed rows one by one; False where it cannot, with a sliding window."""
-    if getattr(model.config.get_text_config(), "sliding_window", None):
-        return False
-    AttentionInterface.register("rayward_by_row", attention_by_row)
-    model.set_attn_implementation("rayward_by_row")
-    return True
-
-
-def attend_to_packs(model: Any, device: torch.device) -> bool:
-    """Give a model the attention that is fast on packed rows, where there is one: row by row on the CPU, flash-attn
-    on GPUs in bf16 if it is installed. (Unpacked rows reach torch's own flash kernels through SDPA anyway.)"""
-    if device.type == "cpu":
-        return attend_by_row(model)
-    if model.dtype != torch.bfloat16 or not is_flash_attn_2_available():
-        attend_by_row(model)  # for a run that asks for packing all the same: SDPA would take a mask of all by all
-        return False
-    model.set_attn_implementation("flash_attention_2")
-    return True
-
-
-def _packed(positions_BT: Tensor) -> dict[str, Any]:
-    """What attention needs to know of packed rows; the bounds are those of flash attention's kernels."""
-    starts = (positions_BT[0] == 0).nonzero()[:, 0]
-    bounds = torch.cat([starts, starts.new_tensor([positions_BT.shape[1]])]).int()
-    longest = int(positions_BT.max()) + 1
-    found = {"cu_seq_lens_q": bounds, "cu_seq_lens_k": bounds, "max_length_q": longest, "max_length_k": longest}
-    return {"position_ids": positions_BT, **found}
-
-
-def attention_by_row(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **more: Any
-) -> tuple[Tensor, None]:
-    """transformers' attention of [1, heads, T, size], each row by itself, with its mask in `row_masks` or causal.
-
-    A mask [1, 1, Q, T] is of a row's last Q queries, 0 where none needs one; those before are causal among themselves.
-    """
-    bounds, masks = more.get("cu_seq_lens_q"), more.pop("row_masks", None)
-    if bounds is None and masks is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **more)
-    lengths = [mask.shape[-1] for mask in masks] if masks else bounds.diff().tolist()
-    if groups := query.shape[1] // key.shape[1] - 1:
-        key, value = (x.repeat_interleave(groups + 1, dim=1) for x in (key, value))
-    attend = partial(nn.functional.scaled_dot_product_attention, scale=more.get("scaling"))
-    parts = []
-    rows = zip(masks or [None] * len(lengths), *(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
-    for mask, q, k, v in rows:
-        if mask is None:
-            parts.append(attend(q, k, v, is_causal=True))
-            continue
-        causal = q.shape[2] - mask.shape[2]
-        first, last = q.split([causal, mask.shape[2]], dim=2)
-        if causal:
-            parts.append(attend(first, k[:, :, :causal], v[:, :, :causal], is_causal=True))
-        if mask.shape[2]:
-            parts.append(attend(last, k, v, attn_mask=mask))
-    return torch.cat(parts, dim=2).transpose(1, 2).contiguous(), None
 
 
 class TokenScalar(nn.Module):

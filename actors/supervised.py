@@ -14,11 +14,12 @@ import ray.train.torch
 import torch
 from torch import Tensor, nn
 
+from actors.attention import attend_to_packs
 from actors.engine import Sums, TrainEngine
 from actors.forward import Place, packed_inputs, require_separate_rows, weighted_inputs
 from actors.job import Job
 from actors.lean import skip_unread
-from actors.models import attend_to_packs, load_policy
+from actors.models import load_policy
 from algorithms.sequence import weighted_nll
 from configs.plan import optimizer_steps
 from data.packing import epoch_order, step_batches

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from transformers import AttentionInterface
 
-from actors.models import attention_by_row
+from actors.attention import attention_by_row
 
 Inputs = dict[str, Any]
 """What the modules of actors/models.py take to read rows that lie back to back."""

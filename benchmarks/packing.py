@@ -20,8 +20,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from actors.attention import attend_by_row
 from actors.forward import Place, packed_inputs, weighted_inputs
-from actors.models import attend_by_row, load_policy
+from actors.models import load_policy
 from algorithms.sequence import weighted_nll
 from configs.load import load
 from data.packing import epoch_order, step_batches

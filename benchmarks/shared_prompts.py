@@ -23,8 +23,9 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from actors.attention import attend_by_row
 from actors.forward import Place, sequence_inputs
-from actors.models import attend_by_row, load_scalar
+from actors.models import load_scalar
 from actors.prefix import pays, shared_inputs, shared_lengths
 from actors.ranked import RankedRows, _rankings_of, ranking_loss
 from configs.load import load

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from actors.attention import attend_by_row
 from actors.forward import (
     Place,
     map_rollouts,
@@ -15,7 +16,7 @@ from actors.forward import (
     to_device,
     weighted_inputs,
 )
-from actors.models import attend_by_row, load_policy
+from actors.models import load_policy
 from data.ragged import Part, Ragged, merge
 
 CPU = torch.device("cpu")

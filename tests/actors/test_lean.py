@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig
 
+from actors.attention import attend_by_row
 from actors.forward import packed_inputs, weighted_inputs
 from actors.lean import skip_unread
-from actors.models import TokenPolicy, attend_by_row, load_policy
+from actors.models import TokenPolicy, load_policy
 from data.ragged import Ragged
 
 CPU = torch.device("cpu")

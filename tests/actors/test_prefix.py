@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from actors.attention import attend_by_row
 from actors.forward import sequence_inputs
-from actors.models import attend_by_row, load_scalar
+from actors.models import load_scalar
 from actors.prefix import CAUSAL_FROM, pays, prefix_lengths, shared_inputs, shared_lengths
 from data.ragged import Ragged
 
