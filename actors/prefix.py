@@ -2,8 +2,8 @@
 
 A row is the tokens that all answers of a group begin with, then what follows in each. Positions go on from the shared
 tokens in every answer, and a mask keeps the answers apart; CAUSAL_FROM shared tokens or more need none themselves.
-Rows stand back to back, without padding; attention takes them one by one (`attend_by_row` of actors/attention.py). Scores
-and gradients are those of separate rows.
+Rows stand back to back, without padding; attention takes them one by one (`attend_by_row` of actors/attention.py).
+Scores and gradients are those of separate rows.
 
 It saves the layers' work on repeated prompts and costs attention over longer rows; `pays` weighs the two by their
 floating-point operations (per token and layer about 24 H^2 for the matrices, 4 H a key for attention).
