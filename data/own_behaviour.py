@@ -19,6 +19,8 @@ def behaviour(tokenizer: Any) -> list[str]:
     """What it ends answers with, and what one would not expect of it. ValueError: it cannot be trained from."""
     ends = own_end_tokens(tokenizer)
     told: list[str] = [f"ends answers with {' (the last) and '.join(map(repr, ends))}"]
+    if after := _after(ends[0], tokenizer):
+        told.append(f"writes {after!r} after that; a reward model reads its score before it")
     if system_text := _own_system(tokenizer):
         told.append(f"adds a system text: {system_text!r}")
     if (opening := own_opening(tokenizer)).strip():
@@ -79,6 +81,12 @@ def _own_system(tokenizer: Any) -> str:
         lines += own[at:start].split("\n")
         at = end
     return next((line.strip() for line in lines if " " in line.strip()), "")
+
+
+def _after(end: str, tokenizer: Any) -> str:
+    """What a finished conversation has after the token that ends its answer."""
+    whole = marked(tokenizer, state_of(tokenizer), ("user", "assistant"), False)
+    return "" if isinstance(whole, RowError) else MARKS.split(whole)[-1].partition(end)[2]
 
 
 def _trims(tokenizer: Any) -> bool:

@@ -7,16 +7,10 @@ of the RL stage. Then the same requests are sampled in batches of other sizes, w
 from __future__ import annotations
 
 import argparse
-import json
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
-NEUTRAL = {
-    "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0,
-}  # fmt: skip
-"""Settings of a generation_config.json with the value that changes nothing."""
 LONGEST = 4096  # tokens of a prompt with its answer, where the model would take more
 
 
@@ -38,6 +32,7 @@ def add(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from data.tokenizer import load_tokenizer
+    from pipelines.examine import examine, is_reward_model
     from pipelines.stage import table
 
     for name, lowest in (("count", 1), ("tokens", 1), ("threads", 1), ("gpus", 0)):
@@ -51,6 +46,12 @@ def _run(options: argparse.Namespace) -> int:
     if broken:
         print("\n".join(f"PROBLEM: {line}" for line in broken))
         return 1
+    if is_reward_model(options.model):
+        from actors.models import load_scalar
+
+        load_scalar(str(options.model), options.dtype)  # ValueError where its scores are not its own forward's
+        print("fit to score: the scores are those of the model's own forward")
+        return 0
     tokenizer = load_tokenizer(options.model)
     rollouts, others, trainer_N = measure(options, tokenizer)
     figures, complaint = judge(rollouts, trainer_N, options.dtype)
@@ -65,74 +66,6 @@ def _run(options: argparse.Namespace) -> int:
     table("", largest(rollouts, trainer_N, tokenizer), columns)
     print(complaint or "fit for RL: the engine runs the trainer's model")
     return 1 if complaint else 0
-
-
-def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[list[str], list[str]]:
-    """(what would break rollouts in training, what is worth knowing), with a chat template or the model's own.
-
-    ValueError where there is no model folder, or no such template.
-    """
-    from transformers import AutoConfig, AutoTokenizer
-
-    from configs.model import CPU_HEAD_SIZES
-    from pipelines.rows import check_vocabulary
-
-    if not (folder / "config.json").is_file():
-        found = "has no config.json" if folder.is_dir() else "is no folder"
-        raise ValueError(f"--model {folder} {found}; give a model folder as transformers saves it")
-    broken, notes = [], []
-    config = AutoConfig.from_pretrained(folder).get_text_config()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if not gpus and size not in CPU_HEAD_SIZES:
-        broken.append(f"heads of {size}: vLLM on the CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}; use --gpus")
-    own = folder / "generation_config.json"
-    given = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
-    odd = {name: given[name] for name, value in NEUTRAL.items() if given.get(name) not in (None, value)}
-    if odd:
-        told = ", ".join(f"{name} {value}" for name, value in odd.items())
-        notes.append(f"generation_config.json has {told}: training rollouts ignore it and sample all of the vocabulary")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
-        return [*broken, f"no tokenizer in {folder}; copy the one that the model was trained with"], notes
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if tokenizer.eos_token_id is None:
-        broken.append("the tokenizer has no end token, so no answer ever ends; set eos_token in tokenizer_config.json")
-    try:
-        check_vocabulary(tokenizer, str(folder))
-    except ValueError as error:
-        broken.append(str(error))
-    if (spare := config.vocab_size - len(tokenizer)) > 0:
-        notes.append(f"the model has {spare} ids more than its tokenizer has tokens; rollouts may sample them")
-    more, told = spelling(folder, template)
-    return broken + more, notes + told
-
-
-def spelling(folder: Path, name: str | None) -> tuple[list[str], list[str]]:
-    """What breaks, and what is worth knowing, of the words of a model: its tokenizer with a chat template."""
-    from tempfile import TemporaryDirectory
-
-    from transformers import AutoConfig, AutoTokenizer
-
-    from data.own_behaviour import behaviour, unlike_own
-    from data.saved_tokenizer import assert_keeps_text, assert_served_as_trained, save_tokenizer
-    from data.template_jinja import jinja
-    from data.templates import find
-
-    tokenizer, template = AutoTokenizer.from_pretrained(folder), find(name or "tokenizer")
-    notes: list[str] = []
-    try:
-        assert_keeps_text(tokenizer)
-        if template.own and name is None and not tokenizer.chat_template:
-            return [], ["the tokenizer has no chat template: name one, here with --template and in model.template"]
-        told = behaviour(tokenizer) if template.own else list(filter(None, [unlike_own(template, tokenizer)]))
-        notes += [f"chat template {template.name}: {line}" for line in told]
-        if not template.own:
-            tokenizer.chat_template = jinja(template, tokenizer)
-        assert_served_as_trained(template, tokenizer)
-        with TemporaryDirectory() as place:
-            save_tokenizer(tokenizer, place, AutoConfig.from_pretrained(folder))
-    except ValueError as error:
-        return [str(error)], notes
-    return [], notes
 
 
 def measure(options: argparse.Namespace, tokenizer: Any) -> tuple[Any, dict[int, Any], Any]:

@@ -236,11 +236,12 @@ def test_a_tokenizer_that_tells_no_places_of_its_tokens(tmp_path_factory: pytest
                   "strips earlier reasoning (<think>): such rows are left out"]),
     ("channels", ["adds a system text: 'Today: ", "writes '<|end_header_id|>final<|start_header_id|>' before an answer",
                   "writes the date: rows have that of prepare"]),
-    ("afterword", [])])  # fmt: skip
+    ("afterword", ["writes '\\n</s>' after that; a reward model"])])  # fmt: skip
 def test_what_a_template_does_is_told(name: str, told: list[str]) -> None:
     tokenizer = with_template(PUBLISHED[name])
     tokenizer.eos_token = "</s>"
     first, *found = behaviour(tokenizer)
+    found = [line for line in found if not line.startswith("writes '\\n' after that")]
     ends = "'<|eot_id|>' (the last) and '<|im_end|>'" if name == "channels" else repr(ENDS[name])
     assert first == f"ends answers with {ends}"
     assert len(found) == len(told) and all(one.startswith(start) for one, start in zip(found, told, strict=True)), found

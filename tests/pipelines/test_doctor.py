@@ -14,7 +14,8 @@ import pytest
 from data.ragged import Ragged
 from data.rollouts import Rollouts
 from pipelines.cli import main
-from pipelines.doctor import differences, examine, judge, largest
+from pipelines.doctor import differences, judge, largest
+from pipelines.examine import examine
 
 
 def made(rows: list[list[int]], logprobs: list[float]) -> Rollouts:
@@ -134,6 +135,20 @@ def test_mistakes_are_told(
     monkeypatch.chdir(tmp_path)
     assert main(["doctor", *options]) == 1
     assert told in capsys.readouterr().err
+
+
+def test_a_reward_model_is_read_where_it_was_trained(
+    tiny_models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """transformers reads scores at the last token that is not the pad id: the end token must not be that."""
+    folder = Path(shutil.copytree(tiny_models.reward, tmp_path / "reward"))
+    assert main(["doctor", "--model", str(folder)]) == 0
+    assert "fit to score" in capsys.readouterr().out
+    end = tiny_models.tokenizer.convert_tokens_to_ids("<|end_of_turn|>")
+    for pad, told in ((end, f"pad_token_id {end} of config.json is '<|end_of_turn|>'"), (None, "no pad_token_id")):
+        change(folder / "config.json", pad_token_id=pad)
+        assert main(["doctor", "--model", str(folder)]) == 1
+        assert told in capsys.readouterr().out
 
 
 @pytest.mark.slow
