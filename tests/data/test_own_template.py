@@ -227,12 +227,16 @@ def test_a_tokenizer_that_tells_no_places_of_its_tokens(tmp_path_factory: pytest
     assert whole.ids[: len(asked.ids)] == asked.ids and whole.ids.count(slow.eos_token_id) == 2 and whole.apart
 
 
+NEWLINE = "writes '\\n' after that; a reward model reads its score before it"
+
+
 @pytest.mark.parametrize("name, told", [
-    ("chatml", ["adds a system text: 'You help.'"]), ("early", ["adds a system text: 'You help.'"]),
+    ("chatml", [NEWLINE, "adds a system text: 'You help.'"]), ("early", [NEWLINE, "adds a system text: 'You help.'"]),
     ("headers", ["trims what is said"]), ("inst", ["trims what is said"]),
-    ("strict", ["has no system role: such rows are left out (the chat template raises: turns[0] (system): found Templ",
+    ("strict", [NEWLINE,
+                "has no system role: such rows are left out (the chat template raises: turns[0] (system): found Templ",
                 "trims what is said", "raises where one role speaks twice in a row: roles must alternate"]),
-    ("thinking", ["writes '<think>\\n\\n</think>\\n\\n' before an answer, and trains it",
+    ("thinking", [NEWLINE, "writes '<think>\\n\\n</think>\\n\\n' before an answer, and trains it",
                   "strips earlier reasoning (<think>): such rows are left out"]),
     ("channels", ["adds a system text: 'Today: ", "writes '<|end_header_id|>final<|start_header_id|>' before an answer",
                   "writes the date: rows have that of prepare"]),
@@ -241,7 +245,6 @@ def test_what_a_template_does_is_told(name: str, told: list[str]) -> None:
     tokenizer = with_template(PUBLISHED[name])
     tokenizer.eos_token = "</s>"
     first, *found = behaviour(tokenizer)
-    found = [line for line in found if not line.startswith("writes '\\n' after that")]
     ends = "'<|eot_id|>' (the last) and '<|im_end|>'" if name == "channels" else repr(ENDS[name])
     assert first == f"ends answers with {ends}"
     assert len(found) == len(told) and all(one.startswith(start) for one, start in zip(found, told, strict=True)), found
