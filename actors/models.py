@@ -154,6 +154,11 @@ def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolic
     return policy
 
 
+def has_score_head(config: PretrainedConfig) -> bool:
+    """Whether the model of this config gives scores and no text."""
+    return any("SequenceClassification" in name for name in config.architectures or [])
+
+
 def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar:
     """Scalar model of a folder; where the folder has no score head, one is drawn from N(0, 1/(H+1)) with `seed`.
 
@@ -161,7 +166,7 @@ def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar
     `TokenScalar` would not give the logits of the model's own forward.
     """
     config = _without_dropout(folder)
-    trained = any("SequenceClassification" in name for name in config.architectures or [])
+    trained = has_score_head(config)
     if trained and config.num_labels != 1:
         raise ValueError(f"{folder}: the score head has {config.num_labels} labels, a reward model has 1")
     if not trained and seed is None:

@@ -59,7 +59,9 @@ def is_reward_model(folder: Path) -> bool:
     """Whether the model of a folder gives scores and no text."""
     from transformers import AutoConfig
 
-    return any("SequenceClassification" in name for name in AutoConfig.from_pretrained(folder).architectures or [])
+    from actors.models import has_score_head
+
+    return has_score_head(AutoConfig.from_pretrained(folder))
 
 
 def early_score(pad: int | None, tokenizer: Any, template: str | None) -> str:
