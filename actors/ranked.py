@@ -68,14 +68,16 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
     assert isinstance(settings, Reward)
     share = _shares(engine, module.classifier, settings.shared_prompts, train)
 
-    def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
-        ids, sizes = rankings.ids, rankings.sizes.tolist()
+    def scores(module: Any, rankings: RankedRows) -> Tensor:
+        sizes = rankings.sizes.tolist()
         if share and sizes:
-            scores_N = module(**shared_inputs(ids, sizes, device))
-        else:
-            scores_N = module(*sequence_inputs(ids, device))
+            return module(**shared_inputs(rankings.ids, sizes, device))
+        return module(*sequence_inputs(rankings.ids, device))
+
+    def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
+        scores_N = scores(module, rankings)
         value, sums = ranking_loss(settings, scores_N, rankings)
-        return value + settings.zero_sum * zero_sum_penalty(scores_N, sizes), sums
+        return value + settings.zero_sum * zero_sum_penalty(scores_N, rankings.sizes.tolist()), sums
 
     _learn(job, place, engine, train, loss, shared_lengths(train.ids, train.sizes) if share else None)
 
@@ -86,7 +88,7 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
         found = score(ray.get(job.centre)).values.values
         sums = sum_over_ranks({"score": float(found.sum()), "count": float(len(found))})
         module.classifier.config.score_offset = module.offset + sums["score"] / sums["count"]
-    job.queue.put([{"heldout_scores": score(heldout.ids)}])
+    job.queue.put([{"heldout_scores": _shared(job, place, engine, heldout, scores) if share else score(heldout.ids)}])
     engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(device))
 
 
@@ -197,6 +199,17 @@ def _rankings_of(step: RankedRows, plan: list[list[int]]) -> list[list[int]]:
     """For micro-batches of rows, which hold whole rankings in order: the rankings of each."""
     owner = np.repeat(np.arange(len(step.sizes)), step.sizes)
     return [list(dict.fromkeys(owner[rows].tolist())) for rows in plan]
+
+
+def _shared(
+    job: Job, place: Place, engine: TrainEngine, of: RankedRows, scores: Callable[[Any, RankedRows], Tensor]
+) -> Part:
+    """Without gradients, the `scores` of the answers of this rank's rankings, which share what they begin with."""
+    rows_of = np.split(np.arange(len(of.ids)), np.cumsum(of.sizes)[:-1])
+    plan = place.packs(shared_lengths(of.ids, of.sizes), job.optimizer.micro_batch_tokens)
+    infer = lambda own: engine.infer(lambda module: scores(module, of.take(own)))  # noqa: E731
+    found = (([int(row) for ranking in own for row in rows_of[ranking]], infer(own)) for own in plan)
+    return collect(found, np.ones(len(of.ids), np.int64))
 
 
 def _over_rows(

@@ -83,6 +83,8 @@ class RolloutEngine(Timed):
             worker_extension_cls="actors.weights.DigestWorker",
             **own,
         )
+        if not on_gpu:
+            self.llm.collective_rpc("draw_once")
         self.version = 0
 
     def generate(

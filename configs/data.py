@@ -52,6 +52,8 @@ class Data(Section):
     """Prompts for rejection sampling and RL; conversations and rankings give theirs."""
     evaluation_prompts: tuple[Source, ...] = ()
     """Held-out prompts for evaluation; a training row that also asks one of them is dropped and counted."""
+    sft_heldout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.02
+    """Share of the conversations kept for measuring SFT, chosen by a hash of the prompt."""
     heldout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
     """Share of the preference rows kept for measuring the reward model, chosen by a hash of the prompt."""
 

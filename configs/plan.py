@@ -127,9 +127,13 @@ def wants_reference(config: Config, algorithm: str) -> bool:
 
 def asks_reference(config: Config, algorithm: str, iteration: int) -> bool:
     """Whether an iteration computes them: each that learns from them, and else now and then."""
-    rl = config.rl
-    now = iteration % rl.monitor.kl_every == 0 or iteration + 1 == rl.iterations
-    return rl.own(algorithm).needs_reference or (rl.monitor.kl and now)
+    now = in_turn(config, config.rl.monitor.kl_every, iteration)
+    return config.rl.own(algorithm).needs_reference or (config.rl.monitor.kl and now)
+
+
+def in_turn(config: Config, every: int, iteration: int) -> bool:
+    """Whether an iteration has what comes each `every` iterations, and in the last."""
+    return iteration % every == 0 or iteration + 1 == config.rl.iterations
 
 
 def old_logprobs(config: Config) -> str:
@@ -170,6 +174,8 @@ def inputs(config: Config, part: str) -> tuple[str, ...]:
 
 SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload", "packing", "shared_prompts", "sequence_parallel")
 """Settings of training that change speed and memory, never the result."""
+LATER = {"sft_heldout_fraction": 0.02}
+"""Settings that came after runs had been made, with what those had: at it they decide nothing new."""
 
 
 def decisive(config: Config, part: str) -> dict[str, Any]:
@@ -221,7 +227,8 @@ def _without_speed(value: Any) -> Any:
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     if not isinstance(plain, dict):
         return plain
-    return {name: _without_speed(inner) for name, inner in plain.items() if name not in SPEED}
+    kept = {name: inner for name, inner in plain.items() if name not in SPEED and inner != LATER.get(name, ...)}
+    return {name: _without_speed(inner) for name, inner in kept.items()}
 
 
 def followers(part: str) -> tuple[str, ...]:

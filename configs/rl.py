@@ -128,6 +128,8 @@ class Monitor(Section):
 
     second: str | None = None
     """Folder of a reward model that is only asked, never trained on; null takes the judge of evaluate, if a model."""
+    second_every: Count = 4
+    """Iterations from one in which it scores the answers to the next; the last iteration has one too."""
     kl: bool = True
     """Measure the KL to the SFT model also where nothing that is learned needs it."""
     kl_every: Count = 4

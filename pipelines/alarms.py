@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from configs import rl
@@ -41,10 +41,21 @@ def compared(first: Mapping[str, float], now: Mapping[str, float]) -> dict[str, 
     second_drop counts standard deviations of iteration 0, and is 0 as long as the trained reward has not risen.
     """
     figures = {**now, "length_ratio": now["length"] / first["length"]}
-    if first.get("second_std"):
+    if first.get("second_std") and "second_score" in now:
         drop = (first["second_score"] - now["second_score"]) / first["second_std"]
         figures["second_drop"] = max(0.0, drop) if now["score"] > first["score"] else 0.0
     return figures
+
+
+def next_running(
+    running: Mapping[str, int], figures: Mapping[str, float], found: Collection[str]
+) -> dict[str, int]:
+    """In how many measured iterations in a row each alarm has been up; one that was not measured now stays as it was.
+
+    `found`: the alarms of the iteration.
+    """
+    unmeasured = {name: times for name, times in running.items() if name[4:] not in figures}
+    return unmeasured | {name: running.get(name, 0) + 1 for name in found}
 
 
 def counts(alarms: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from actors.group import Beside, RewardGroup, reward_group
 from algorithms.diversity import distinct_n, distinct_ratio, repetition_rate
-from configs.plan import second_model
+from configs.plan import in_turn, second_model
 from data.ragged import merge
 from data.rollouts import Rollouts
-from pipelines.alarms import MEANINGS, alarms_of, compared
+from pipelines.alarms import MEANINGS, alarms_of, compared, next_running
 from pipelines.rows import Renderer, fit_prompts, prepared, some
 from pipelines.scoring import check_same_tokens
 from pipelines.stage import Run, Stage, StageError, write_jsonl
@@ -56,7 +56,7 @@ class Monitor:
 
     def fixed(self, iteration: int) -> Beside | None:
         """The fixed prompts, where this iteration has a look at them; their seeds are the same in every iteration."""
-        if not self.prompts or (iteration % self.at.every and iteration + 1 != self.config.rl.iterations):
+        if not self.prompts or not in_turn(self.config, self.at.every, iteration):
             return None
         return Beside(self.ids, (self.config.seed, "monitor"))
 
@@ -74,7 +74,8 @@ class Monitor:
         self, iteration: int, rollouts: Rollouts, measures: Mapping[str, float], fixed: Rollouts | None
     ) -> dict[str, float]:
         """Figures of an iteration, before its update; prints alarms that come up and end."""
-        second = self.team.second.begin("score", rollouts.sequences()) if self.team.second else []
+        group = self.team.second if in_turn(self.config, self.at.second_every, iteration) else None
+        second = group.begin("score", rollouts.sequences()) if group else []
         if fixed:
             write_jsonl(self.folder / "fixed" / f"{iteration:05d}.jsonl", self._told(fixed))
         answers = [rollouts.responses[row].tolist() for row in range(len(rollouts))]
@@ -86,8 +87,8 @@ class Monitor:
         }
         self.first_answers = self.first_answers or answers
         now["distinct"] = distinct_ratio(answers, self.first_answers, 2)
-        if self.team.second:
-            scores = merge(self.team.second.finish(second), len(rollouts))
+        if group:
+            scores = merge(group.finish(second), len(rollouts))
             now |= {"second_score": float(scores.mean()), "second_std": float(scores.std())}
         self.first = self.first or now
         figures = compared(self.first, now)
@@ -111,11 +112,10 @@ class Monitor:
                 beyond = ">" if name.startswith("max") else "<"
                 meaning = MEANINGS[name].format(value=value)
                 tqdm.write(f"ALARM {where}: {name[4:]} {value:.3g} {beyond} {limit:g} ({meaning})")
-        for name in self.running:
-            if name not in found:
-                tqdm.write(f"alarm over, {where}: {name[4:]} {figures[name[4:]]:.3g} (rl.monitor.{name})")
         write_jsonl(self.folder / "alarms.jsonl", self.alarms)
-        self.running = {name: self.running.get(name, 0) + 1 for name in found}
+        before, self.running = self.running, next_running(self.running, figures, found)
+        for name in before.keys() - self.running.keys():
+            tqdm.write(f"alarm over, {where}: {name[4:]} {figures[name[4:]]:.3g} (rl.monitor.{name})")
         return len(found)
 
     def check(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,7 +54,7 @@ def curves(rows: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]]) -> 
     lines = [
         scores,
         {"": [row["length"] for row in rows]},
-        {"": [row.get("kl", float("nan")) for row in rows]},
+        {"": [row.get("kl", math.nan) for row in rows]},
         {label: [row[f"monitor/{name}"] for row in rows] for label, name in shares.items()},
     ]
     return draw(
@@ -71,7 +72,7 @@ def curves(rows: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]]) -> 
 
 
 def _standardised(rows: Sequence[dict[str, Any]], name: str, deviation: float) -> list[float]:
-    return [(row[name] - rows[0][name]) / (deviation or 1.0) for row in rows]
+    return [(row.get(name, math.nan) - rows[0][name]) / (deviation or 1.0) for row in rows]
 
 
 def _by_name(alarms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

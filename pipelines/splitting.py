@@ -23,7 +23,6 @@ FILES = {
     "evaluation_prompts": "evaluation_prompts",
 }
 """The files of records that the stage writes, and the list of sources that each comes from."""
-SFT_HELDOUT_FRACTION = 0.02
 
 
 def divide(records: dict[str, list], config: Config, dropped: Mapping[str, Counter[str]]) -> dict[str, list]:
@@ -31,7 +30,7 @@ def divide(records: dict[str, list], config: Config, dropped: Mapping[str, Count
     split: dict[str, list] = {name: [] for name in FILES}
     evaluation = Questions.of(records["evaluation_prompts"])
     for record in _without(records["conversations"], evaluation, dropped["conversations"]):
-        heldout = _share(prompt_key(to_first_answer(record.turns))) < SFT_HELDOUT_FRACTION
+        heldout = _share(prompt_key(to_first_answer(record.turns))) < config.data.sft_heldout_fraction
         split["sft_heldout" if heldout else "conversations"].append(record)
     for record in _without(records["preferences"], evaluation, dropped["rankings"]):
         split[_preference_split(record, config)].append(record)

@@ -13,7 +13,7 @@ from configs.plan import decisive, roles
 from configs.rl import Monitor
 from configs.schema import Config
 from data.tokenizer import train_tokenizer
-from pipelines.alarms import MEANINGS, alarms_of, compared, counts
+from pipelines.alarms import MEANINGS, alarms_of, compared, counts, next_running
 from pipelines.monitor import second_group
 from pipelines.report_monitor import PANELS, monitor_html
 from pipelines.rows import Renderer
@@ -67,6 +67,7 @@ def test_figures_are_compared_with_iteration_0_of_the_same_run() -> None:
     assert compared(other, fell)["second_drop"] == 0, "the trained reward did not rise"
     assert compared(other, other | {"score": 9.0, "second_score": 9.0})["second_drop"] == 0
     without = {name: value for name, value in START.items() if not name.startswith("second")}
+    assert "second_drop" not in compared(START, without), "not measured in this iteration"
     assert "second_drop" not in compared(without, without) and alarms_of(compared(without, without), Monitor()) == {}
 
 
@@ -78,6 +79,16 @@ def test_degenerate_answers_raise_repetition_and_distinct() -> None:
         "distinct": distinct_ratio(loops, varied, 2),
     }
     assert set(alarms_of(compared(START, now), Monitor())) == {"max_repetition", "min_distinct"}
+
+
+def test_an_alarm_whose_figure_is_not_measured_stays_as_it_was() -> None:
+    high, low = {"kl": 60.0, "length": 20.0}, {"kl": 1.0, "length": 20.0}
+    running = next_running({}, high, ["max_kl"])
+    assert running == {"max_kl": 1}
+    running = next_running(running, {"length": 20.0}, ["max_truncated"])
+    assert running == {"max_kl": 1, "max_truncated": 1}
+    assert next_running(running, high, ["max_kl"]) == {"max_kl": 2, "max_truncated": 1}
+    assert next_running(running, low | {"truncated": 0.1}, []) == {}
 
 
 def test_alarms_are_counted_by_name() -> None:
