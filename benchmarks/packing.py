@@ -27,7 +27,8 @@ from algorithms.sequence import weighted_nll
 from configs.load import load
 from data.packing import epoch_order, step_batches
 from pipelines.prepare import base_model
-from pipelines.rows import Renderer, fit_conversations, load_records, sft_rows
+from pipelines.renderer import Renderer
+from pipelines.rows import fit_conversations, load_records, sft_rows
 from pipelines.stage import Run
 
 

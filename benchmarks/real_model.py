@@ -142,7 +142,8 @@ def rows(options: argparse.Namespace, folder: Path, config: Any) -> tuple[dict[s
     """Draw the rows and leave them to both halves; what they are, and Rayward's plan for them."""
     from data.packing import epoch_order, step_batches
     from data.records import to_json
-    from pipelines.rows import Renderer, sft_rows
+    from pipelines.renderer import Renderer
+    from pipelines.rows import sft_rows
     from pipelines.stage import write_jsonl
 
     options.run = folder / "run"

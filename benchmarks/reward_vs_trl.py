@@ -59,8 +59,8 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path) -> None:
     """All repeats, a table, the ratio."""
     from configs.load import load
+    from pipelines.renderer import Renderer
     from pipelines.reward import ranked_rows
-    from pipelines.rows import Renderer
 
     constant = ("schedule=constant", "warmup_fraction=0", "weight_decay=0")
     fixed = [f"reward.optimizer.{setting}" for setting in constant]

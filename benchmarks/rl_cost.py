@@ -109,7 +109,8 @@ def seconds_of(line: dict[str, Any]) -> dict[str, float]:
 
 def lengths(run: Path, options: argparse.Namespace) -> tuple[int, int]:
     """Mean tokens of the prompts and of the answers that were measured."""
-    from pipelines.rows import Renderer, load_records
+    from pipelines.renderer import Renderer
+    from pipelines.rows import load_records
 
     config = load_config(str(run / "config.yaml"))
     renderer = Renderer.of(config.model, run / "prepare" / "tokenizer")

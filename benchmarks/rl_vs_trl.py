@@ -223,7 +223,8 @@ def accept(run: Path, config: Any) -> None:
 def write_prompts(options: argparse.Namespace, folder: Path, config: Any, iterations: int) -> None:
     """TRL's settings, and the prompts of all iterations in our order."""
     from data.packing import epoch_order
-    from pipelines.rows import Renderer, fit_prompts, load_records
+    from pipelines.renderer import Renderer
+    from pipelines.rows import fit_prompts, load_records
 
     run, seed = folder / "run", config.seed
     renderer = Renderer.of(config.model, run / "prepare" / "tokenizer")

@@ -69,7 +69,8 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     """All repeats, a table, the ratio."""
     from configs.load import load
     from data.packing import epoch_order, step_batches
-    from pipelines.rows import Renderer, sft_rows
+    from pipelines.renderer import Renderer
+    from pipelines.rows import sft_rows
 
     settings = [f"sft.optimizer.{name}" for name in ("schedule=constant", "warmup_fraction=0", "weight_decay=0")]
     settings += [f"sft.optimizer.micro_batch_tokens={options.micro_batch_tokens}", f"sft.epochs={options.epochs}"]

@@ -31,8 +31,9 @@ from actors.ranked import RankedRows, _rankings_of, ranking_loss
 from configs.load import load
 from data.packing import epoch_order, step_batches
 from data.ragged import Ragged
+from pipelines.renderer import Renderer
 from pipelines.reward import ranked_rows
-from pipelines.rows import Renderer, load_records
+from pipelines.rows import load_records
 from pipelines.stage import Run, table
 
 COLUMNS = ("more tokens", "a row", "a ranking", "separate tok/s", "shared tok/s", "ratio", "pays", "loss gap")

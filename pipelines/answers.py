@@ -17,7 +17,8 @@ from data.packing import epoch_order
 from data.ragged import Ragged
 from data.records import Prompt
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, fit_prompts, prepared
+from pipelines.renderer import Renderer
+from pipelines.rows import fit_prompts, prepared
 from pipelines.stage import Run, StageError
 from pipelines.team import PARTS, Team
 

@@ -133,7 +133,8 @@ def questions(options: argparse.Namespace, tokenizer: Any, folder: str) -> tuple
     from data.formats import read
     from data.ragged import Ragged
     from data.records import Conversation, Prompt
-    from pipelines.rows import Renderer, fit_prompts
+    from pipelines.renderer import Renderer
+    from pipelines.rows import fit_prompts
 
     longest = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", LONGEST)
     longest = min(longest, max(LONGEST, 2 * options.tokens))

@@ -17,8 +17,9 @@ from configs.load import ConfigError
 from configs.plan import optimizer_steps
 from data.ragged import merge
 from data.records import Prompt, Ranking
+from pipelines.renderer import Renderer, check_vocabulary
 from pipelines.reward import measure, ranked_rows
-from pipelines.rows import Renderer, check_vocabulary, prepared
+from pipelines.rows import prepared
 from pipelines.stage import Run, StageError, begin, read_jsonl, table
 from pipelines.training import job, train
 

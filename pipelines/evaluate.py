@@ -24,7 +24,8 @@ from data import toyworld
 from data.ragged import Ragged, merge
 from data.records import Prompt
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, answered, fit_prompts, prepared, some
+from pipelines.renderer import Renderer, answered
+from pipelines.rows import fit_prompts, prepared, some
 from pipelines.scoring import Scorer
 from pipelines.stage import Metrics, Run, StageError, begin, read_jsonl, table, write_json, write_jsonl
 

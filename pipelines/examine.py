@@ -21,7 +21,7 @@ def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[l
     from transformers import AutoConfig, AutoTokenizer
 
     from configs.model import CPU_HEAD_SIZES
-    from pipelines.rows import check_vocabulary
+    from pipelines.renderer import check_vocabulary
 
     if not (folder / "config.json").is_file():
         found = "has no config.json" if folder.is_dir() else "is no folder"

@@ -21,7 +21,8 @@ from configs.plan import in_turn, second_model
 from data.ragged import merge
 from data.rollouts import Rollouts
 from pipelines.alarms import MEANINGS, alarms_of, compared, next_running
-from pipelines.rows import Renderer, fit_prompts, prepared, some
+from pipelines.renderer import Renderer
+from pipelines.rows import fit_prompts, prepared, some
 from pipelines.scoring import check_same_tokens
 from pipelines.stage import Run, Stage, StageError, write_jsonl
 

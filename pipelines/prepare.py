@@ -28,7 +28,8 @@ from data.templates import Template, end_token, find, stop_token_ids, text
 from data.tokenizer import load_tokenizer, train_tokenizer
 from pipelines import quality
 from pipelines.reading import SOURCES, contents, generate, read_all
-from pipelines.rows import FURTHER, LeftOut, Renderer, fit_conversations, fit_prompts, fit_rankings
+from pipelines.renderer import Renderer
+from pipelines.rows import FURTHER, LeftOut, fit_conversations, fit_prompts, fit_rankings
 from pipelines.splitting import FILES, divide
 from pipelines.stage import Metrics, Run, StageError, begin, table, write_json, write_jsonl
 

@@ -20,8 +20,9 @@ from cluster.connect import connect
 from configs.plan import INPUTS, optimizer_steps
 from data.ragged import Ragged, merge
 from data.records import Ranking
+from pipelines.renderer import Renderer, check_vocabulary
 from pipelines.reward_eval import by_source
-from pipelines.rows import Renderer, check_vocabulary, fit_rankings, prepared
+from pipelines.rows import fit_rankings, prepared
 from pipelines.stage import Run, Stage, begin, table
 from pipelines.training import job, train
 

@@ -80,8 +80,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from configs.machines import Cluster
     from data.templates import find
     from data.tokenizer import load_tokenizer
+    from pipelines.renderer import Renderer, check_vocabulary
     from pipelines.reward import ranked_rows
-    from pipelines.rows import LeftOut, Renderer, check_vocabulary
+    from pipelines.rows import LeftOut
     from pipelines.stage import versions
 
     left_out = LeftOut()

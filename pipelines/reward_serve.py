@@ -59,7 +59,7 @@ def prepare(options: argparse.Namespace) -> None:
     from configs.machines import Cluster
     from data.templates import find, ids_and_habit
     from data.tokenizer import load_tokenizer
-    from pipelines.rows import check_vocabulary
+    from pipelines.renderer import check_vocabulary
 
     load_scalar(str(Path(options.model).resolve()), options.dtype)
     tokenizer = load_tokenizer(options.model)

@@ -20,7 +20,8 @@ from configs.plan import INPUTS, roles
 from configs.schema import Config
 from data.records import Conversation, Prompt, Turn
 from data.rollouts import Rollouts
-from pipelines.rows import Renderer, fit_prompts, prepared, some
+from pipelines.renderer import Renderer
+from pipelines.rows import fit_prompts, prepared, some
 from pipelines.scoring import Scorer
 from pipelines.sft import fine_tune
 from pipelines.stage import Metrics, Run, Stage, StageError, begin, table, write_jsonl

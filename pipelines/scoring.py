@@ -24,7 +24,8 @@ from data.ragged import merge
 from data.records import Prompt
 from data.rollouts import Rollouts
 from data.tokenizer import load_tokenizer
-from pipelines.rows import Renderer, prepared
+from pipelines.renderer import Renderer
+from pipelines.rows import prepared
 from pipelines.stage import Run, StageError
 
 

@@ -12,9 +12,10 @@ from configs.training import Sft, Supervised
 from data.packing import epoch_order
 from data.templates import Encoded
 from pipelines.prepare import base_model
-from pipelines.rows import Renderer, check_vocabulary, fit_conversations, prepared, sft_rows
+from pipelines.renderer import Renderer, check_vocabulary
+from pipelines.rows import fit_conversations, prepared, sft_rows
 from pipelines.show import show_batch
-from pipelines.stage import Run, Stage, begin, table
+from pipelines.stage import Run, Stage, StageError, begin, table
 from pipelines.training import job, train
 
 
@@ -39,8 +40,12 @@ def fine_tune(
     """
     config, renderer = stage.run.config, Renderer.of_run(stage.run)
     check_vocabulary(renderer.tokenizer, model)
-    rows = _encode(conversations, renderer, sft)
-    heldout = _encode(prepared(stage.run, "sft_heldout"), renderer, config.sft)
+    dropped: Counter[str] = Counter()
+    rows = _encode(conversations, renderer, dropped, sft)
+    heldout = _encode(prepared(stage.run, "sft_heldout"), renderer, Counter(), config.sft)
+    left_out = {rule: count for rule, count in sorted(dropped.items()) if not rule.startswith("kept")}
+    if not len(rows.ids):
+        raise StageError(f"{title}: no conversation is left to train on: {left_out or 'there are none'}")
     steps = optimizer_steps(len(rows.ids), training.samples_per_step, training.epochs)
     first = epoch_order(len(rows.ids), config.seed, 0)[: training.samples_per_step]
     show_batch([Encoded(rows.ids[row].tolist(), rows.weights[row].tolist()) for row in first], renderer.tokenizer)
@@ -54,8 +59,9 @@ def fine_tune(
         "heldout_loss_before": said["heldout_loss_before"][0],
         "heldout_loss": said["heldout_loss"][0],
         "heldout_conversations": len(heldout.ids),
+        **({"left_out": left_out} if left_out else {}),
     }
 
 
-def _encode(records: list, renderer: Renderer, sft: Sft | None) -> Rows:
-    return Rows(*sft_rows(fit_conversations(records, renderer, Counter(), sft)[1]))
+def _encode(records: list, renderer: Renderer, dropped: Counter[str], sft: Sft | None) -> Rows:
+    return Rows(*sft_rows(fit_conversations(records, renderer, dropped, sft)[1]))

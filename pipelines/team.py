@@ -23,7 +23,7 @@ from data.records import Prompt
 from data.rollouts import Rollouts, concatenated
 from pipelines.advantages import gap
 from pipelines.monitor import second_group
-from pipelines.rows import Renderer
+from pipelines.renderer import Renderer
 from pipelines.scoring import Scorer
 from pipelines.stage import Run
 

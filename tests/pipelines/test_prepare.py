@@ -21,7 +21,8 @@ from data.tokenizer import load_tokenizer
 from pipelines import prepare
 from pipelines.prepare import base_model
 from pipelines.reading import contents
-from pipelines.rows import Renderer, load_records, prompt_key
+from pipelines.renderer import Renderer
+from pipelines.rows import load_records, prompt_key
 from pipelines.splitting import FILES, Questions
 from pipelines.stage import Run, StageError, read_json
 from tests.data.published import ENDLESS, PREFILLED, STRICT

@@ -24,7 +24,8 @@ from data.records import Conversation, Turn
 from data.templates import TEMPLATES, find, text, with_condition
 from data.tokenizer import train_tokenizer
 from pipelines.quality import check, class_of, weighed
-from pipelines.rows import Renderer, fit_conversations, sft_rows
+from pipelines.renderer import Renderer
+from pipelines.rows import fit_conversations, sft_rows
 from pipelines.stage import StageError
 
 TOPICS = ("cats", "rain", "tea", "chess", "boats", "glass")

@@ -15,7 +15,7 @@ from actors.models import load_scalar, save_model
 from data.records import Preference, to_json
 from data.toyworld import rankings
 from pipelines.cli import main
-from pipelines.rows import check_vocabulary
+from pipelines.renderer import check_vocabulary
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 OFFSET = 0.75

@@ -14,8 +14,8 @@ from data.ragged import Ragged
 from data.records import Ranking, Turn
 from data.templates import find
 from data.tokenizer import train_tokenizer
+from pipelines.renderer import Renderer
 from pipelines.reward import measure, ranked_rows
-from pipelines.rows import Renderer
 
 TEMPLATE = find("openchat_3.5")
 

@@ -16,11 +16,10 @@ from data.records import Conversation, Prompt, Ranking, RowError, Turn, to_json
 from data.templates import TEMPLATES
 from data.tokenizer import train_tokenizer
 from pipelines import earlier, reward
+from pipelines.renderer import Renderer, answered
 from pipelines.rows import (
     IN_PIECES,
     LeftOut,
-    Renderer,
-    answered,
     fit_conversations,
     fit_prompts,
     fit_rankings,

@@ -15,7 +15,7 @@ from data.records import Conversation, Prompt, Turn
 from data.rollouts import Rollouts
 from data.templates import find
 from data.tokenizer import train_tokenizer
-from pipelines.rows import Renderer
+from pipelines.renderer import Renderer
 from pipelines.sample import best_conversations, few_finished, of_batch, pick_best, summary, worse_than_the_mean
 
 TEMPLATE = find("openchat_3.5")

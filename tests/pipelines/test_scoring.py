@@ -22,7 +22,7 @@ from data.rollouts import Rollouts
 from data.rules import exact_number, final_number
 from data.templates import find
 from pipelines.advantages import Shaping, estimate_advantages
-from pipelines.rows import Renderer
+from pipelines.renderer import Renderer
 from pipelines.scoring import Scorer
 from pipelines.stage import Run, StageError, write_jsonl
 
