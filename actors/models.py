@@ -24,7 +24,7 @@ from transformers import (
 
 from actors.attention import packed
 from actors.fused import fuse
-from actors.proof import prove_policy, prove_scalar
+from actors.proof import prove_policy, prove_scalar, prove_tied
 from algorithms.logprobs import LogitMap, token_logprobs_from_hidden
 from configs.model import Scratch
 from data.own_template import own_last_ends
@@ -144,9 +144,11 @@ def response_tokens(prompt_lengths_B: np.ndarray, response_lengths_B: np.ndarray
 def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolicy:
     """Causal language model of a Hugging Face folder, dropout off.
 
-    Raises ValueError for a model of which `TokenPolicy` would not give the log-probs of its own forward.
+    Raises ValueError for a model of which `TokenPolicy` would not give the log-probs of its own forward, and for one
+    with a head of its own beside a config that ties it.
     """
     lm = AutoModelForCausalLM.from_pretrained(folder, config=_without_dropout(folder), dtype=DTYPES[dtype])
+    prove_tied(lm, folder)
     fuse(lm)
     _teach_every_token(lm)
     policy = TokenPolicy(lm, temperature)

@@ -35,6 +35,20 @@ ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 """Largest gap of a log-prob in fp32, mean gap in bf16, where the model's own forward rounds its logits."""
 
 
+def prove_tied(lm: Any, folder: str) -> None:
+    """ValueError where a config ties the head to the embedding and the weights hold a head of its own.
+
+    transformers then leaves them apart, engines take the embedding for both.
+    """
+    head = lm.get_output_embeddings()
+    if lm.config.tie_word_embeddings and head is not None and head.weight is not lm.get_input_embeddings().weight:
+        raise ValueError(
+            f"{folder}: config.json says tie_word_embeddings true, but the weights hold a head of its own that differs "
+            "from the embedding: transformers uses it, vLLM does not. Set tie_word_embeddings false in config.json if "
+            "the head is right, or take it out of the weights"
+        )
+
+
 def prove_policy(policy: TokenPolicy, folder: str) -> None:
     """Set the `logit_map` with which a policy gives the log-probs of its model's own forward.
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from actors.forward import response_inputs, sequence_inputs
@@ -101,6 +105,21 @@ def test_folders_that_are_no_reward_model_are_refused(tiny_models, tmp_path):
     save_model(two, two.state_dict(), tiny_models.tokenizer, tmp_path / "two")
     with pytest.raises(ValueError, match="the score head has 2 labels, a reward model has 1"):
         load_scalar(str(tmp_path / "two"), "float32")
+
+
+def test_a_tied_model_with_a_head_of_its_own_is_refused(tiny_models, tmp_path):
+    """transformers would use the head, an engine the embedding."""
+    folder = shutil.copytree(tiny_models.policy, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["tie_word_embeddings"] is False
+    (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    with pytest.raises(ValueError, match="weights hold a head of its own that differs from the embedding"):
+        load_policy(str(folder), "float32")
+    weights = load_file(folder / "model.safetensors")
+    save_file({name: x for name, x in weights.items() if name != "lm_head.weight"}, folder / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+    lm = load_policy(str(folder), "float32").lm
+    assert lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
 
 
 def test_loaded_models_have_no_dropout_in_training(tiny_models, made_rollouts, tmp_path):

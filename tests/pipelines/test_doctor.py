@@ -152,6 +152,16 @@ def test_a_reward_model_is_read_where_it_was_trained(
 
 
 @pytest.mark.slow
+def test_a_head_beside_a_config_that_ties_it_is_told(
+    local_ray, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change(folder / "config.json", tie_word_embeddings=True)
+    assert main(["doctor", "--model", str(folder), "--count", "2", "--tokens", "4", "--dtype", "float32"]) == 1
+    told = "".join(capsys.readouterr())
+    assert "the weights hold a head of its own that differs from the embedding" in told and "Traceback" not in told
+
+
+@pytest.mark.slow
 def test_a_sound_model_is_fit(local_ray, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Both engines for real, on chats; the same answers in batches of 16 and of 2."""
     asked = [{"instruction": f"What is {n} plus {n}?"} for n in range(8)]
