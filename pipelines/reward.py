@@ -27,6 +27,12 @@ from pipelines.stage import Run, Stage, begin, table
 from pipelines.training import job, train
 
 CENTRE_ROWS = 256
+OF_SOURCE = {
+    "pair_accuracy": "mean",
+    "accuracy_low": "low",
+    "accuracy_high": "high",
+    "length_baseline": "length_baseline",
+}
 
 
 def run(run: Run) -> dict[str, Any] | None:
@@ -133,7 +139,7 @@ def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:
 
 
 def measure(scores: np.ndarray, rankings: list[Ranking], rows: RankedRows) -> dict[str, Any]:
-    """The main figures of `reward-eval`, flat; of each source its pair accuracy."""
+    """The main figures of `reward-eval`, flat; of each source its pair accuracy, with its interval and baseline."""
     found = by_source(scores, rankings, rows, 0)
     of = found["all"]
     accuracy = of["accuracy"]
@@ -149,5 +155,10 @@ def measure(scores: np.ndarray, rankings: list[Ranking], rows: RankedRows) -> di
         "top_1": of["top_1"],
         "calibration_error": of["calibration"]["error"],
         "length_correlation": of["length_correlation"],
-        **{f"pair_accuracy_{name}": found[name]["accuracy"]["mean"] for name in found if name != "all"},
+        **{
+            f"{told}_{name}": found[name]["accuracy"][figure]
+            for name in found
+            if name != "all"
+            for told, figure in OF_SOURCE.items()
+        },
     }

@@ -100,6 +100,8 @@ def test_each_source_is_measured_on_its_own_where_there_are_several() -> None:
         key.removeprefix("pair_accuracy_"): value for key, value in told.items() if key.startswith("pair_accuracy_")
     }
     assert by_source == {"hh": 0.5, "nectar": 0.0, "unnamed": 0.5}
+    assert told["accuracy_low_hh"] == 0 < told["accuracy_high_hh"] == 1, "one of two pairs is right"
+    assert told["length_baseline_nectar"] == 0.5, "all are as long"
     assert told["pair_accuracy"] == (2 * 0.5 + 3 * 0.0 + 0.5) / 6, "the whole is the mean over pairs"
 
 
