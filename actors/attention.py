@@ -14,24 +14,36 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.utils import is_flash_attn_2_available
 
+UNLIKE = ("sliding_window", "attention_chunk_size", "attn_logit_softcapping", "index_topk")
+"""Fields of configs whose models attend to fewer tokens than all before, or change what attention computes."""
+
+
+def attends_plainly(config: Any) -> bool:
+    """Whether each token of each layer looks at all before it, and softmax of scaled products is all that is done."""
+    text = config.get_text_config()
+    layers = getattr(text, "layer_types", None) or []
+    return not any(getattr(text, name, None) for name in UNLIKE) and set(layers) <= {"full_attention"}
+
 
 def attend_by_row(model: Any) -> bool:
-    """Let a model's attention take packed rows one by one; False where it cannot, with a sliding window."""
-    if getattr(model.config.get_text_config(), "sliding_window", None):
+    """Let a model's attention take packed rows one by one; False where it does more than that computes."""
+    if not attends_plainly(model.config):
         return False
     AttentionInterface.register("rayward_by_row", attention_by_row)
     model.set_attn_implementation("rayward_by_row")
     return True
 
 
-def attend_to_packs(model: Any, device: torch.device) -> bool:
+def attend_to_packs(model: Any, device: torch.device, wanted: bool | None = None) -> bool:
     """Give a model the attention that is fast on packed rows, where there is one: row by row on the CPU, flash-attn
-    on GPUs in bf16 if it is installed. (Unpacked rows reach torch's own flash kernels through SDPA anyway.)"""
+    on GPUs in bf16 if it is installed. (Unpacked rows reach torch's own flash kernels through SDPA anyway.)
+
+    With `wanted`, row by row on GPUs too, if there is nothing faster: SDPA would take a mask of all tokens by all.
+    """
     if device.type == "cpu":
         return attend_by_row(model)
     if model.dtype != torch.bfloat16 or not is_flash_attn_2_available():
-        attend_by_row(model)  # for a run that asks for packing all the same: SDPA would take a mask of all by all
-        return False
+        return bool(wanted) and attend_by_row(model)
     model.set_attn_implementation("flash_attention_2")
     return True
 

@@ -15,9 +15,10 @@ from configs.rl import Lora
 def add_adapters(model: Any, settings: Lora, seed: int) -> None:
     """Put adapters, drawn with `seed`, into a causal language model; from now on only they are trained.
 
-    ValueError where the model has no layer of the names that are asked for.
+    ValueError where the model has no layer of the names that are asked for, or where one is not a linear layer.
     """
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.lora.layer import ParamWrapper
 
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
     torch.manual_seed(seed)
@@ -26,6 +27,11 @@ def add_adapters(model: Any, settings: Lora, seed: int) -> None:
         inject_adapter_in_model(wanted, model)
     except ValueError as error:
         raise ValueError(f"rl.lora.targets {settings.targets!r}: {error}") from None
+    if fused := [name for name, layer in model.named_modules() if isinstance(layer, ParamWrapper)]:
+        raise ValueError(
+            f"rl.lora.targets {settings.targets!r} takes in {fused[0]}, experts that stand as one tensor, whose "
+            "adapters cannot be merged for the engines; name linear layers, for instance [q_proj, v_proj]"
+        )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
 

@@ -147,7 +147,7 @@ def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolic
     Raises ValueError for a model of which `TokenPolicy` would not give the log-probs of its own forward, and for one
     with a head of its own beside a config that ties it.
     """
-    lm = AutoModelForCausalLM.from_pretrained(folder, config=_without_dropout(folder), dtype=DTYPES[dtype])
+    lm = AutoModelForCausalLM.from_pretrained(folder, config=_config(folder), dtype=DTYPES[dtype])
     prove_tied(lm, folder)
     fuse(lm)
     _teach_every_token(lm)
@@ -167,7 +167,7 @@ def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar
     Raises ValueError for a folder with a head of more than one label, with no head and no seed, or of which
     `TokenScalar` would not give the logits of the model's own forward.
     """
-    config = _without_dropout(folder)
+    config = _config(folder)
     trained = has_score_head(config)
     if trained and config.num_labels != 1:
         raise ValueError(f"{folder}: the score head has {config.num_labels} labels, a reward model has 1")
@@ -252,13 +252,16 @@ def probe(module: TokenPolicy | TokenScalar, vocab_size: int) -> Tensor:
     return (out[0] if isinstance(out, tuple) else out).float().cpu()
 
 
-def _without_dropout(folder: str) -> PretrainedConfig:
+def _config(folder: str) -> PretrainedConfig:
     """The folder's config with every dropout rate 0: old and new log-probs must come from the same network.
 
-    Models read the rates when they are built, so they are set before.
+    Models read the rates when they are built, so they are set before. Where attention caps its logits (Gemma-2), it is
+    the one that is written out: torch's fused one leaves the cap out without a word.
     """
     config = AutoConfig.from_pretrained(folder)
     for name, value in config.to_dict().items():
         if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        config._attn_implementation = "eager"
     return config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from actors.proof import transfer_probe
 from actors.updates import Learner, train
 from algorithms.advantage import kl_k3
 from algorithms.policy import apa, awr, kl_loss, ppo_clip, truncated_importance_weights
-from configs.plan import old_logprobs, rl_arithmetic
+from configs.plan import rl_arithmetic
 from configs.schema import Config
 from data.ragged import Part
 from data.rollouts import Rollouts
@@ -91,11 +92,12 @@ class Policy(Learner):
         Raises RuntimeError where old log-probs are the trainer's and the first step does not start from a ratio of 1.
         """
         self.first_step = True
+        self.of_engine = np.array_equal(rollouts.policy_logprobs, rollouts.rollout_logprobs)  # the old log-probs
         with self.span("update"):
             return train(self.engine, self.layout, rollouts, self.config, iteration, self._loss, self._stepped)
 
     def _stepped(self, sums: Sums) -> None:
-        if self.first_step and old_logprobs(self.config) == "trainer":
+        if self.first_step and not self.of_engine:
             self._assert_ratio_is_one(sums)
         self.first_step = False
 
@@ -105,7 +107,7 @@ class Policy(Learner):
         column = lambda name: torch.from_numpy(getattr(batch, name)).to(self.place.device)  # noqa: E731
         old_N, advantages_N = column("policy_logprobs"), column("advantages")
         weights_N = None
-        if old_logprobs(self.config) == "trainer":
+        if not self.of_engine:
             weights_N = truncated_importance_weights(old_N, column("rollout_logprobs"), rl.importance_cap)
         if self.algorithm == "apa":
             anchor_N = column("reference_logprobs") if own.anchor == "ref" else old_N
@@ -125,7 +127,7 @@ class Policy(Learner):
         gap_N = (logprobs_N - old_N).abs()
         largest = float(gap_N.max()) if len(gap_N) else 0.0
         found = {"log_ratio_sum": float(gap_N.sum()), "log_ratio_max": largest, "own_tokens": float(len(gap_N))}
-        if self.first_step and old_logprobs(self.config) == "rollout":
+        if self.first_step and self.of_engine:
             found |= {
                 "first_mean_sum": found["log_ratio_sum"],
                 "first_max": largest,

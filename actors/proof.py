@@ -40,8 +40,8 @@ def prove_tied(lm: Any, folder: str) -> None:
 
     transformers then leaves them apart, engines take the embedding for both.
     """
-    head = lm.get_output_embeddings()
-    if lm.config.tie_word_embeddings and head is not None and head.weight is not lm.get_input_embeddings().weight:
+    head, tied = lm.get_output_embeddings(), getattr(lm.config, "tie_word_embeddings", False)
+    if tied and head is not None and head.weight is not lm.get_input_embeddings().weight:
         raise ValueError(
             f"{folder}: config.json says tie_word_embeddings true, but the weights hold a head of its own that differs "
             "from the embedding: transformers uses it, vLLM does not. Set tie_word_embeddings false in config.json if "
@@ -59,18 +59,17 @@ def prove_policy(policy: TokenPolicy, folder: str) -> None:
     with torch.no_grad():
         logits_TV = lm(input_ids=row_1T, use_cache=False).logits[0, :-1].float()
         theirs_T = (logits_TV / policy.temperature).log_softmax(-1).gather(1, row_1T[0, 1:, None])[:, 0]
-        first: Tensor | None = None
-        for policy.logit_map in logit_maps(lm.config):
+        maps = logit_maps(lm.config)
+        for policy.logit_map in maps:
             ours_T = policy(row_1T, torch.ones_like(row_1T, dtype=torch.bool))[0]
             if _gap(ours_T, theirs_T, lm.dtype) <= ALLOWED[lm.dtype]:
                 return
-            first = ours_T if first is None else first
-    assert first is not None
-    at = int((first - theirs_T).abs().nan_to_num(torch.inf).argmax())
+    at = int((ours_T - theirs_T).abs().nan_to_num(torch.inf).argmax())  # of the last, which is nothing
+    tried = f" (tried: {', '.join(str(of) for of in maps[:-1])})" if maps[1:] else ""
     raise ValueError(
         f"{folder}: the log-prob of a token is {float(theirs_T[at]):.5g} by the model's own forward and "
-        f"{float(first[at]):.5g} by its body and head, so {type(lm).__name__} does something between or after them "
-        "that no known field of its config names; it would be trained wrongly, so it is refused"
+        f"{float(ours_T[at]):.5g} by its body and head, so {type(lm).__name__} does something between or after them "
+        f"that no known field of its config names{tried}; it would be trained wrongly, so it is refused"
     )
 
 
@@ -86,7 +85,8 @@ def prove_scalar(module: TokenScalar, folder: str) -> None:
     # A head in bf16 rounds large scores coarsely.
     if not _gap(ours, theirs, model.dtype) <= ALLOWED[model.dtype] * max(1.0, float(theirs.abs().max())):
         raise ValueError(
-            f"{folder}: the score of a row is {theirs.tolist()} by the model's own forward and {ours.tolist()} by its "
+            f"{folder}: the score of a row is {(theirs + module.offset).tolist()} by the model's own forward and "
+            f"{(ours + module.offset).tolist()} by its "
             f"body and score head, so {type(model).__name__} does something else between or after them; it would be "
             "trained wrongly, so it is refused"
         )

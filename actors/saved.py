@@ -30,7 +30,8 @@ def saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def as_saved(model: Any, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """The same weights of a Hugging Face model under the names and in the parts of its checkpoint."""
-    groups = _groups(model, [*dict(model.named_parameters()), *dict(saved_buffers(model))])
+    parameters = [name.replace(".base_layer.", ".") for name, _ in model.named_parameters() if "lora_" not in name]
+    groups = _groups(model, [*parameters, *dict(saved_buffers(model))])
     if groups is None:
         yield from weights
         return

@@ -96,7 +96,7 @@ def sft_loop(job: Job) -> None:
     reporter = Reporter(job, place)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     policy = load_policy(job.model, job.dtype)
-    packs_well = job.packing is not False and attend_to_packs(policy.lm, place.device)
+    packs_well = job.packing is not False and attend_to_packs(policy.lm, place.device, job.packing)
     packed = packs_well if job.packing is None else job.packing
     skip_unread(policy)
     engine = engine_of(job, policy, len(train.ids), place)

@@ -142,9 +142,12 @@ def old_logprobs(config: Config) -> str:
     Those of an engine whose weights are proved to be the trainer's differ from the trainer's by rounding, which in fp32
     is far below what a loss can see.
     """
-    if config.rl.old_logprobs != "auto":
-        return config.rl.old_logprobs
-    return "rollout" if config.rl.mode != "one_step_off" and config.model.dtype == "float32" else "trainer"
+    rl = config.rl
+    if rl.old_logprobs != "auto":
+        return rl.old_logprobs
+    corrected = rl.importance_cap != type(rl).model_fields["importance_cap"].default  # only the trainer's can be
+    equal = rl.mode != "one_step_off" and config.model.dtype == "float32"
+    return "rollout" if equal and not corrected else "trainer"
 
 
 def second_model(config: Config) -> bool:

@@ -252,7 +252,8 @@ class Rl(Section):
         if self.old_logprobs == "rollout" and without:
             raise ValueError(
                 f"rl.old_logprobs rollout is for losses with a ratio to the old policy, which {without[0]} has not: "
-                "nothing would correct for the engine's log-probs; use old_logprobs trainer"
+                "nothing would correct for the engine's log-probs; use trainer, or auto, which takes the engine's only "
+                "where they are the trainer's up to rounding"
             )
         for name in ("critic_warmup_iterations", "critic_warm_gate"):
             if getattr(self, name) and not set(self.algorithms) & set(WITH_CRITIC):

@@ -16,6 +16,8 @@ Threads = dict[str, int]
 
 def phases(config: Config, stage: str) -> list[list[str]]:
     """Roles that compute at once, group after group, in a stage; a role stands once for each model that it holds."""
+    if stage == "publish":
+        return [["rollout"]]
     if stage != "rl":
         return [[role] for role in ("train", "rollout", "reference", "reward")]
     rl = config.rl
@@ -30,14 +32,22 @@ def phases(config: Config, stage: str) -> list[list[str]]:
     return [["rollout"], scorers, learners]
 
 
-def shared_out(config: Config, stage: str, cores: int) -> Threads:
-    """Threads of each role in a stage; the setting where there is one."""
+def shared_out(config: Config, stage: str, cores: int, nodes: int = 1) -> Threads:
+    """Threads of each role in a stage; the setting where there is one. `cores`: of a node.
+
+    Processes spread evenly over the nodes. Those with GPUs need cores at times only, so only their own kind counts.
+    """
     resources = config.resources
     found: Threads = {}
+
+    def on_a_node(role: str) -> int:
+        workers = config.publish.replicas if stage == "publish" else getattr(resources, role).workers
+        return -(-workers // nodes)
+
     for group in phases(config, stage):
-        processes = sum(getattr(resources, role).workers for role in group if not getattr(resources, role).gpus)
+        together = sum(on_a_node(role) for role in group if not getattr(resources, role).gpus)
         for role in group:
-            share = max(1, cores // max(1, processes))
+            share = max(1, cores // (on_a_node(role) if getattr(resources, role).gpus else together))
             found[role] = min(found.get(role, share), share)
     given = {role: getattr(resources, role).threads for role in found}
     return {role: given[role] or share for role, share in found.items()}

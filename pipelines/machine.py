@@ -19,8 +19,8 @@ from pipelines.stage import Run, read_json, write_json
 def on_machine(run: Run, stage: str) -> Run:
     """The run with the threads of a stage's processes filled in, from its machine.json, which the first call writes."""
     path = run.folder / "machine.json"
-    kept: dict[str, Any] = read_json(path) if path.is_file() else {"cores": cores(run.config), "threads": {}}
-    wanted = shared_out(run.config, stage, int(kept["cores"]))
+    kept: dict[str, Any] = read_json(path) if path.is_file() else cores(run.config) | {"threads": {}}
+    wanted = shared_out(run.config, stage, int(kept["cores"]), int(kept.get("nodes", 1)))
     numbers = wanted | kept["threads"].get(stage, {})
     if kept["threads"].get(stage) != numbers:
         kept["threads"][stage] = numbers
@@ -33,22 +33,25 @@ def planned(run: Run) -> dict[str, dict[str, int]]:
     """The same numbers of every stage, without starting or writing anything."""
     path = run.folder / "machine.json"
     kept: dict[str, Any] = read_json(path) if path.is_file() else {"cores": _own_cores(), "threads": {}}
+    nodes = int(kept.get("nodes", 1))
     return {
-        stage: shared_out(run.config, stage, int(kept["cores"])) | kept["threads"].get(stage, {}) for stage in STAGES
+        stage: shared_out(run.config, stage, int(kept["cores"]), nodes) | kept["threads"].get(stage, {})
+        for stage in STAGES
     }
 
 
-def cores(config: Config) -> int:
-    """Cores of this machine, or of the smallest node of the cluster that is joined."""
+def cores(config: Config) -> dict[str, int]:
+    """Cores of this machine, or of the smallest node of the cluster that is joined, and how many nodes have some."""
     from cluster.connect import connect, joined_address  # brings in Ray, which a plan does without
 
     if not joined_address(config.cluster):
-        return _own_cores()
+        return {"cores": _own_cores(), "nodes": 1}
     import ray
 
     connect(config.cluster)
     counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    return min([count for count in counts if count] or [1])
+    counts = [count for count in counts if count] or [1]
+    return {"cores": min(counts), "nodes": len(counts)}
 
 
 def _own_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

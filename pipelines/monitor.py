@@ -18,7 +18,6 @@ from tqdm import tqdm
 from actors.group import Beside, RewardGroup, reward_group
 from algorithms.diversity import distinct_n, distinct_ratio, repetition_rate
 from configs.plan import in_turn, second_model
-from data.ragged import merge
 from data.rollouts import Rollouts
 from pipelines.alarms import MEANINGS, alarms_of, compared, next_running
 from pipelines.renderer import Renderer
@@ -75,8 +74,6 @@ class Monitor:
         self, iteration: int, rollouts: Rollouts, measures: Mapping[str, float], fixed: Rollouts | None
     ) -> dict[str, float]:
         """Figures of an iteration, before its update; prints alarms that come up and end."""
-        group = self.team.second if in_turn(self.config, self.at.second_every, iteration) else None
-        second = group.begin("score", rollouts.sequences()) if group else []
         if fixed:
             write_jsonl(self.folder / "fixed" / f"{iteration:05d}.jsonl", self._told(fixed))
         answers = [rollouts.responses[row].tolist() for row in range(len(rollouts))]
@@ -88,8 +85,8 @@ class Monitor:
         }
         self.first_answers = self.first_answers or answers
         now["distinct"] = distinct_ratio(answers, self.first_answers, 2)
-        if group:
-            scores = merge(group.finish(second), len(rollouts))
+        scores = self.team.second_scores
+        if scores is not None:
             now |= {"second_score": float(scores.mean()), "second_std": float(scores.std())}
         self.first = self.first or now
         figures = compared(self.first, now)

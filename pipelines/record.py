@@ -83,8 +83,8 @@ PHASES = {
     ("rollout", "generate"): "generate_s", ("reward", "score"): "reward_s", ("reference", "logprobs"): "reference_s",
     ("policy", "reference"): "reference_s", ("critic", "values"): "values_s", ("policy", "logprobs"): "logprobs_s",
     ("policy", "update"): "policy_update_s", ("critic", "update"): "critic_update_s",
-    ("policy", "send_weights"): "transfer_s", ("driver", "monitor"): "monitor_s", ("driver", "save"): "save_s",
-    ("driver", "advantages"): "advantages_s",
+    ("second", "score"): "second_s", ("policy", "send_weights"): "transfer_s", ("driver", "monitor"): "monitor_s",
+    ("driver", "save"): "save_s", ("driver", "advantages"): "advantages_s",
 }  # fmt: skip
 """Names of the seconds of metrics.jsonl."""
 WORK = ("generate", "monitor", "score", "reference", "logprobs", "values", "update")

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cluster.connect import connect
-from configs.plan import arithmetic_lines, inputs, old_logprobs
+from configs.plan import arithmetic_lines, inputs
 from data import rollout_file
 from pipelines.advantages import Shaping, check_mismatch, estimate_advantages, gap, trains_policy
 from pipelines.alarms import counts
@@ -32,6 +32,11 @@ def run(run: Run, replay: Path | None = None) -> dict[str, Any] | None:
     `replay`: a folder of rollouts (data/rollout_file.py) to train on in place of new ones.
     """
     config = run.config
+    if replay and config.rl.old_logprobs == "rollout":
+        raise StageError(
+            "rl.old_logprobs rollout: log-probs in replayed rollouts are those of the weights that sampled them, not "
+            "always of the policy that is trained; use auto or trainer"
+        )
     more = {"replay": replay_digest(replay, config)} if replay else {}
     tried = {name: begin(run, f"rl/{name}", inputs(config, f"rl/{name}"), more) for name in config.rl.algorithms}
     missing = {name: stage for name, stage in tried.items() if stage}
@@ -40,7 +45,7 @@ def run(run: Run, replay: Path | None = None) -> dict[str, Any] | None:
     print("\n".join(arithmetic_lines(config)))
     connect(config.cluster)
     results: dict[str, Any] = {}
-    with Team(run) as team:
+    with Team(run, replays=replay is not None) as team:
         for algorithm, stage in missing.items():
             stage.begun = time.perf_counter()
             with team.learning(algorithm):
@@ -73,7 +78,7 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
             stale = iteration - rollouts.weight_version if drawn else None  # of a replay: whatever
             rollouts, measures = record.time("advantages", estimate_advantages, rollouts, config, algorithm, shaping)
             measures |= figures
-            if old_logprobs(config) == "trainer":
+            if not team.old_of_engine:
                 measures |= gap(rollouts)
                 if stale == 0:
                     check_mismatch(measures, config)
@@ -86,7 +91,7 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
             if trains and "kl" in measures:
                 shaping.saw(measures["kl"], len(rollouts))
             measures |= record.time("update", team.update, rollouts, iteration, trains)
-            if old_logprobs(config) == "rollout" and trains:
+            if team.old_of_engine and trains:
                 measures |= {f"mismatch_{name}": measures.pop(f"policy/first_{name}") for name in FIRST}
                 if stale == 0:
                     check_mismatch(measures, config)

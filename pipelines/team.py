@@ -16,7 +16,7 @@ from actors.group import Beside, Group, RolloutGroup, TrainingGroup, critic_grou
 from actors.updates import mean_over_steps
 from algorithms.advantage import kl_k1
 from cluster.connect import check_fits
-from configs.plan import asks_reference, has_reference, old_logprobs, roles
+from configs.plan import asks_reference, has_reference, in_turn, max_mismatch, old_logprobs, roles
 from configs.rl import WITH_CRITIC
 from data.ragged import Ragged, merge
 from data.records import Prompt
@@ -38,8 +38,8 @@ class Team:
     policy: TrainingGroup
     critic: TrainingGroup | None
 
-    def __init__(self, run: Run, training: bool = True):
-        self.config, self.run = run.config, run
+    def __init__(self, run: Run, training: bool = True, replays: bool = False):
+        self.config, self.run, self.replays = run.config, run, replays
         config, sft = run.config, run.model("sft")
         self.renderer = Renderer.of_run(run)
         check_fits(roles(config, "rl"))
@@ -54,6 +54,8 @@ class Team:
         if self.second:
             self.serving["second"] = self.second
         self.asked: list[tuple[Rollouts, dict[str, Any]]] = []
+        self.old_of_engine = False
+        self.second_scores: np.ndarray | None = None
         self.spans: list[dict[str, Any]] = []
 
     def __enter__(self) -> Team:
@@ -114,7 +116,8 @@ class Team:
     def ask(self, part: Rollouts, prompts: list[Prompt], iteration: int) -> None:
         """Let reward, reference, critic and policy score answers; `scored` waits for all that were asked.
 
-        The reference only where the iteration needs it, or it is time to look at the KL.
+        The reference only where the iteration needs it, or it is time to look at the KL; so with the second reward
+        model, whose `second_scores` are for the monitor alone.
         """
         batch = ray.put(part)
         calls: dict[str, Any] = {}
@@ -128,12 +131,18 @@ class Team:
             )  # fmt: skip
         if self.critic:
             calls["values"] = self.critic.begin("values", batch)
-        if old_logprobs(self.config) == "trainer":
+        if self.second and in_turn(self.config, self.config.rl.monitor.second_every, iteration):
+            calls["second"] = self.second.begin("score", part.sequences())
+        if self.replays or old_logprobs(self.config) == "trainer":
             calls["policy"] = self.policy.begin("logprobs", batch)
         self.asked.append((part, calls))
 
     def scored(self, prompts: list[Prompt]) -> tuple[Rollouts, dict[str, float]]:
-        """All that were asked, with their columns; and figures: the policy's mean entropy in nats, each source's."""
+        """All that were asked, with their columns; and figures: the policy's mean entropy in nats, each source's.
+
+        `old_of_engine` says afterwards whose log-probs are the old ones. Of a replay that shows on the answers: the
+        engine's would do only where they are the policy's, as in the run that sampled them.
+        """
         asked, self.asked = sorted(self.asked, key=lambda pair: pair[0].prompt_index[0]), []
         rollouts = concatenated([part for part, _ in asked])
         policy = [self.policy.finish(calls["policy"]) for _, calls in asked if "policy" in calls]
@@ -141,11 +150,14 @@ class Team:
         def joined(group: Group, name: str) -> np.ndarray:
             return np.concatenate([merge(group.finish(calls[name]), len(part)) for part, calls in asked])
 
+        self.old_of_engine = old_logprobs(self.config) == "rollout"
         if policy:
             entropy = sum(nats for parts in policy for _, nats in parts) / len(rollouts.responses.values)
             pairs = zip(policy, asked, strict=True)
             old = np.concatenate([merge([own for own, _ in parts], len(part)) for parts, (part, _) in pairs])
-        else:
+            apart = gap(rollouts.with_columns(policy_logprobs=old))["mismatch_mean"]
+            self.old_of_engine &= apart <= max_mismatch(self.config)
+        if self.old_of_engine:
             old = rollouts.rollout_logprobs
             entropy = -float(old.mean())
         figures: dict[str, float] = {"entropy": float(entropy)}
@@ -158,6 +170,7 @@ class Team:
             columns["reference_logprobs"] = joined(self.serving.get("reference", self.policy), "reference")
         if self.critic:
             columns["values"] = joined(self.critic, "values")
+        self.second_scores = joined(self.serving["second"], "second") if "second" in asked[0][1] else None
         return rollouts.with_columns(**columns), figures
 
     def engine_gap(self, answers: Rollouts) -> dict[str, float]:

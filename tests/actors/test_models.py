@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+)
 
+from actors.attention import attend_by_row
 from actors.forward import response_inputs, sequence_inputs
 from actors.models import TokenPolicy, last_tokens, load_policy, load_scalar, response_tokens, save_model
 
@@ -120,6 +127,32 @@ def test_a_tied_model_with_a_head_of_its_own_is_refused(tiny_models, tmp_path):
               metadata={"format": "pt"})  # fmt: skip
     lm = load_policy(str(folder), "float32").lm
     assert lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
+
+
+def test_capped_attention_is_not_left_to_a_kernel_that_has_no_cap(tmp_path):
+    """transformers' default, torch's fused attention, drops `softcap`: Gemma-2 would be another model."""
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = Gemma2Config(**sizes, num_key_value_heads=1, head_dim=32, vocab_size=320, attn_logit_softcapping=0.5)
+    lm = Gemma2ForCausalLM(config).eval()
+    with torch.no_grad():
+        for weight in lm.parameters():
+            weight.normal_(std=0.3)
+    lm.save_pretrained(tmp_path)
+    row, chosen = torch.arange(3, 40)[None], torch.ones(1, 37, dtype=torch.bool)
+
+    def read(of):
+        with torch.no_grad():
+            return of.logits[0, :-1].log_softmax(-1).gather(1, row[0, 1:, None])[:, 0]
+
+    lm.set_attn_implementation("eager")
+    capped = read(lm(row))
+    lm.set_attn_implementation("sdpa")
+    assert float((read(lm(row)) - capped).abs().max()) > 0.1, "the kernel still has none"
+    policy = load_policy(str(tmp_path), "float32")
+    with torch.no_grad():
+        torch.testing.assert_close(policy(row, chosen)[0], capped, atol=1e-4, rtol=0)
+    assert not attend_by_row(policy.lm), "nor has the attention that takes rows one by one"
 
 
 def test_loaded_models_have_no_dropout_in_training(tiny_models, made_rollouts, tmp_path):

@@ -29,7 +29,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "tied": ("llama", {"tie_word_embeddings": True}),
     "tied and biased": ("qwen2", {"tie_word_embeddings": True}),
     "norms of queries and keys": ("qwen3", {"tie_word_embeddings": False}),
-    "no head of its own, capped, sliding": ("gemma2", {"sliding_window": 8}),
+    "no head of its own, capped, sliding": ("gemma2", {"sliding_window": 8, "attn_logit_softcapping": 0.5}),
     "experts": ("qwen3_moe", {**EXPERTS, "norm_topk_prob": True}),
 }
 MORE: dict[str, tuple[str, dict[str, Any]]] = {

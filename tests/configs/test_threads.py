@@ -51,6 +51,15 @@ def test_processes_of_a_role_share_and_there_is_always_one():
 def test_a_process_with_a_gpu_takes_no_core_from_others():
     resources = {"policy": {"gpus": 1}, "critic": {"gpus": 1}, "rollout": {"gpus": 1}, "reference": {"gpus": 1}}
     assert shared_out(config(resources=resources), "rl", 8)["reward"] == 8
+    many = config(resources={"policy": {"gpus": 1, "workers": 8}, "critic": {"gpus": 1, "workers": 2}})
+    assert shared_out(many, "rl", 96)["policy"] == 12 and shared_out(many, "rl", 96)["critic"] == 48
+
+
+def test_workers_spread_over_nodes_and_replicas_of_the_endpoint_share_too():
+    many = config(resources={"train": {"workers": 4}, "policy": {"gpus": 1, "workers": 8}})
+    assert shared_out(many, "sft", 8, nodes=4)["train"] == 8 and shared_out(many, "sft", 8, nodes=3)["train"] == 4
+    assert shared_out(many, "rl", 8, nodes=2)["policy"] == 2
+    assert shared_out(config(publish={"replicas": 4}), "publish", 8) == {"rollout": 2}
 
 
 def test_a_setting_holds_and_the_rest_is_filled_in():

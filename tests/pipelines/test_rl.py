@@ -133,6 +133,7 @@ def test_rollouts_without_training_can_be_trained_on(road: Path, tmp_path: Path,
     rows = rows_of(folder / "rl" / "awr" / "metrics.jsonl")
     assert "explained_variance" in rows[0] and "critic/loss" in rows[0]
     assert rows[0]["mismatch_max"] < 1e-4 < rows[1]["mismatch_max"], "the first model's answers, trained on twice"
+    assert abs(rows[0]["kl"]) < 1e-4 < abs(rows[1]["kl"]), "of the policy that is trained, not of the one that sampled"
 
 
 def test_a_replay_is_refused_before_anything_is_lost(road: Path, tmp_path: Path) -> None:
