@@ -24,6 +24,7 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "normalizer": sentencepiece_like("normalizer"),
         "sentencepiece": sentencepiece_tokenizer(tmp_path_factory.mktemp("sentencepiece"), CORPUS, SPECIAL),
         "legacy": legacy(sentencepiece_tokenizer(tmp_path_factory.mktemp("legacy"), CORPUS, SPECIAL)),
+        "first": sentencepiece_tokenizer(tmp_path_factory.mktemp("first"), CORPUS, SPECIAL, legacy=False),
     }
 
 

@@ -19,7 +19,7 @@ CORPUS = [
     "Code User: Implement quicksort using C++ Code Assistant: int main() { return 0; }",
     "Line one\nLine two\n\n  indented\tand   spaced. Ünïcödé, 日本語 and 😀 too.",
 ]
-KINDS = ("bytes", "metaspace", "normalizer", "sentencepiece", "legacy")
+KINDS = ("bytes", "metaspace", "normalizer", "sentencepiece", "legacy", "first")
 WORDS = [
     "Hello",
     "quick",
@@ -56,8 +56,11 @@ def random_turns(rng: random.Random, words: list[str], num_pairs: int) -> tuple[
     return turns
 
 
-def sentencepiece_tokenizer(folder, texts: list[str], special: list[str]):
-    """A SentencePiece model trained on the spot, as transformers reads it from Llama's files."""
+def sentencepiece_tokenizer(folder, texts: list[str], special: list[str], legacy: bool = True):
+    """A SentencePiece model trained on the spot, as transformers reads it from Llama's files.
+
+    Not `legacy`, as Llama 2's are published, it puts a space before a string, and none behind a special token in it.
+    """
     import json
 
     import sentencepiece
@@ -68,7 +71,7 @@ def sentencepiece_tokenizer(folder, texts: list[str], special: list[str]):
         byte_fallback=True, character_coverage=1.0, split_digits=True, normalization_rule_name="identity",
         remove_extra_whitespaces=False, hard_vocab_limit=False, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
         minloglevel=2)  # fmt: skip
-    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": True, "bos_token": "<s>", "eos_token": "</s>",
+    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy, "bos_token": "<s>", "eos_token": "</s>",
                 "unk_token": "<unk>", "add_bos_token": True, "add_eos_token": False}  # fmt: skip
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = LlamaTokenizer.from_pretrained(str(folder))

@@ -222,7 +222,7 @@ def test_pieces_give_the_ids_of_the_whole_string(name, kind, tokenizers):
         messages, chat_template=jinja(template, tokenizer), add_generation_prompt=len(turns) == 1, return_dict=False
     )
     assert encode(template, turns, tokenizer, len(turns) == 1).ids == served
-    if template.name.startswith(("vicuna", "openchat_3.5")):
+    if template.name.startswith(("vicuna", "openchat_3.5")) and kind != "first":  # that one needs spaces written in
         whole = tokenizer(text(template, turns), add_special_tokens=False).input_ids
         assert encode(template, turns, tokenizer).ids == [tokenizer.bos_token_id, *whole]
 
