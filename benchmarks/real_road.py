@@ -99,7 +99,13 @@ def answers(options: argparse.Namespace, seed: int) -> Iterator[tuple[str, str]]
     served = subprocess.Popen([sys.executable, "-u", *command], stdout=subprocess.PIPE, text=True)
     assert served.stdout is not None
     try:
-        url = next(found.group(1) for line in served.stdout if (found := re.match(r"serving \S+ at (\S+?);", line)))
+        lines, url = [], ""
+        while not url and (line := served.stdout.readline()):
+            lines.append(line)
+            if found := re.match(r"serving \S+ at (\S+?);", line):
+                url = found.group(1)
+        if not url:
+            raise RuntimeError("the endpoint did not come up:\n" + "".join(lines[-20:]))
         client = openai.OpenAI(base_url=url, api_key="none", timeout=300)
         model = next(iter(client.models.list())).id
         with (folder / "prepare" / "evaluation_prompts.jsonl").open(encoding="utf-8") as file:

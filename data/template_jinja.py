@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from data.plain_text import Habit
+from data.records import Role
 from data.template_table import INPUT, Template
 from data.templates import ids_and_habit, needs_bos
 
@@ -108,18 +109,18 @@ class _Writer:
     def between(self) -> str:
         return self.follows(self.template.assistant.after, self.template.between_pairs)
 
-    def turn(self, role: str, content: str, after: str) -> str:
+    def turn(self, role: Role, content: str, after: str) -> str:
         """What is written of a turn: its opening, what is said, what follows."""
         return self.opening(role) + _output("", self.said(role, content), after)
 
-    def opening(self, role: str) -> str:
+    def opening(self, role: Role) -> str:
         """The words before what is said."""
         before = self.template.frame(role).before
         if not before or before.startswith((" ", *self.special)) or not (edge := self._edge(role)):
             return _output(self.whole(before))
         return "{{ ' ' if " + edge + " }}" + _output(self.whole(before))
 
-    def said(self, role: str, content: str) -> str:
+    def said(self, role: Role, content: str) -> str:
         """The expression of what is said, with the frame's lead or the space that the tokenizer puts before a piece."""
         frame = self.template.frame(role)
         if frame.lead:
@@ -138,13 +139,13 @@ class _Writer:
         needed = self.spaces == "missing" and text and not text.startswith((" ", *self.special))
         return " " * bool(needed) + self.whole(text)
 
-    def _edge(self, role: str) -> str:
+    def _edge(self, role: Role) -> str:
         """When a turn of this role begins behind a special token, as a Jinja expression; "" where never."""
         if self.spaces != "missing":
             return ""
         template = self.template
         begins = self.begins and not (template.default_system and role != "system")
-        last = {before: template.frame(before).after for before in ("system", "user", "assistant")}
+        last = {"system": template.system.after, "user": template.user.after, "assistant": template.assistant.after}
         if template.between_pairs and role == "user":
             last["assistant"] = template.between_pairs
         ends = {before: text.endswith(self.special) for before, text in last.items()}

@@ -37,8 +37,8 @@ def outdated(stage: str, manifest: Mapping[str, Any], model: Model, tokenizer_fo
     if manifest.get("rows", 0) >= ROWS or stage not in ("prepare", "reward") or not tokenizer_folder.is_dir():
         return ""
     template = find(model.template)
-    if stage == "prepare":
-        mend(template, tokenizer_folder)
+    if stage == "prepare" and (told := mend(template, tokenizer_folder)):
+        print(f"   {tokenizer_folder} is served otherwise than its rows are trained: {told}")
     tokenizer = load_tokenizer(tokenizer_folder)
     return ids_differ(template, tokenizer) if stage == "prepare" else ends_differ(template, tokenizer)
 

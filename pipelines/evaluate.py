@@ -55,7 +55,7 @@ def run(run: Run) -> dict[str, Any] | None:
     panel = Panel(run, folders["sft"], renderer)
     with running(*panel.groups):
         answers = panel.answer(stage.folder, folders, prompts)
-        judged = {name: panel.judge(prompts, rows) for name, rows in answers.items()}
+        judged = {name: panel.judged(prompts, rows) for name, rows in answers.items()}
         curves = {name: _curve(run, name, panel.judge) for name in ALGORITHMS if name in models}
     for name, rows in answers.items():
         write_jsonl(
@@ -142,6 +142,7 @@ class Panel:
         sampled = rollouts.responses.like(rollouts.rollout_logprobs)
         few = rollouts.take(range(min(COMPARED, len(rollouts))))
         own = few.responses.like(merge(self.candidate.call("logprobs", ray.put(few)), len(few)))
+        scores = self.scorer.score(rollouts.sequences()) if self.scorer else None
         return [
             {
                 "prompt_id": prompt.id,
@@ -152,9 +153,14 @@ class Panel:
                 "kl": float((sampled[row] - reference[row]).sum()),
                 "mismatch": float(np.abs(own[row] - sampled[row]).max()) if row < len(few) else None,
                 "reward": None if rewards is None or np.isnan(rewards[row]) else float(rewards[row]),
+                **({} if scores is None else {"judge": float(scores[row])}),
             }
             for row, prompt in enumerate(prompts)
         ]
+
+    def judged(self, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]]) -> np.ndarray:
+        """The same of answers that `answer` drew; a judge that is a model has read the very tokens."""
+        return np.array([row["judge"] for row in rows]) if self.scorer else self.judge(prompts, rows)
 
     def judge(self, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]]) -> np.ndarray:
         """One number for each row's answer, higher is better; an empty or cut answer is judged as it stands."""

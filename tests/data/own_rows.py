@@ -36,6 +36,7 @@ def check_row(tokenizer: Any, turns: tuple[Turn, ...]) -> bool:
     for end in (index for index, turn in enumerate(turns) if turn.role == "assistant"):
         prompt = encode(OWN, turns[:end], tokenizer, True)
         assert prompt.ids == whole.ids[: len(prompt.ids)] and whole.weights[len(prompt.ids)] == 1.0
+        assert whole.weights[len(prompt.ids) - 1] == 0.0, "training begins where the prompt ends"
         asked = tokenizer.apply_chat_template(messages(turns[:end]), return_dict=False, add_generation_prompt=True)
         kept &= served[: len(asked)] == asked
         assert prompt.ids == asked or prompt.apart

@@ -148,12 +148,19 @@ def test_deepseek_s_files_read_as_llama_s_lose_their_spaces(tmp_path: Path) -> N
 
 
 def test_vicuna_on_llama_2_is_saved_as_it_is_trained(tmp_path: Path) -> None:
-    """Vicuna, Xwin: what transformers saves is read without the space that Llama's files put before a text."""
+    """Vicuna, Xwin: what transformers saves is read without the space that Llama's files put behind a special token, as
+    are files that say `legacy: false`. So the chat template writes it, and the folder is saved as it was."""
     folder, template = of_family("llama2", tmp_path), find("vicuna_v1.1")
     tokenizer = load_tokenizer(folder)
     tokenizer.chat_template = jinja(template, tokenizer)
     tokenizer.save_pretrained(tmp_path / "plain")
-    with pytest.raises(ValueError, match=r"vicuna_v1.1 with this tokenizer trains other tokens .* not 'A' '▁chat'"):
-        assert_served_as_trained(template, AutoTokenizer.from_pretrained(tmp_path / "plain"))
     save_tokenizer(tokenizer, tmp_path / "ours", AutoConfig.from_pretrained(folder))
-    assert_served_as_trained(template, AutoTokenizer.from_pretrained(tmp_path / "ours"))
+    plain, ours = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("plain", "ours"))
+    assert [of.tokenize("</s>USER") for of in (tokenizer, ours, plain)] == [
+        ["</s>", "▁US", "ER"], ["</s>", "▁US", "ER"], ["</s>", "USER"],
+    ]  # fmt: skip
+    for served in (plain, ours):
+        assert_served_as_trained(template, served)
+    plain.chat_template = plain.chat_template.replace("{{ ' ' if ", "{{ '' if ")
+    with pytest.raises(ValueError, match=r"vicuna_v1.1 with this tokenizer trains other tokens .* not 'USER'"):
+        assert_served_as_trained(template, plain)
