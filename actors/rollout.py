@@ -102,7 +102,6 @@ class RolloutEngine(Timed):
 
         `parts` numbers the part that each row belongs to; (number, answers in the order of their rows) come as soon as
         a part has all its answers, and (-1, the seconds that all took) at the end. `what` names the work in the spans.
-        The first of `stop_token_ids` finishes an answer, the others only end it.
         """
         with self.span(what):
             rows_of = {part: [row for row, own in enumerate(parts) if own == part] for part in dict.fromkeys(parts)}
@@ -146,14 +145,14 @@ class RolloutEngine(Timed):
     def _rollouts(
         self, prompts: Ragged, prompt_index: np.ndarray, answers: list[Any], stop_ids: Sequence[int]
     ) -> Rollouts:
-        # vLLM also stops at the end tokens of the folder's generation config, and at those that end what comes before a
-        # last answer (gpt-oss's channels): an answer that ends with one of them has not ended as conversations do.
+        # vLLM also stops at the end tokens of the folder's generation config: an answer that ends with one of those and
+        # not with the template's own has not ended as conversations do.
         logprobs = [np.asarray(answer.logprobs.logprobs, dtype=np.float32) for answer in answers]
         return Rollouts(
             prompts=prompts,
             responses=Ragged.of([answer.token_ids for answer in answers]),
             prompt_index=prompt_index,
-            finished=np.array([answer.token_ids[-1] == stop_ids[0] for answer in answers], dtype=bool),
+            finished=np.array([answer.token_ids[-1] in stop_ids for answer in answers], dtype=bool),
             rollout_logprobs=np.concatenate(logprobs),
             weight_version=self.version,
         )

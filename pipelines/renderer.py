@@ -58,6 +58,12 @@ class Renderer:
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
         return encode(self.template, turns, self.tokenizer, add_generation_prompt=True).ids
 
+    def asked(self, turns: Sequence[Turn]) -> Encoded:
+        """A prompt's row. RowError also where the tokenizer's own template cannot render an answer to it."""
+        if self.template.own:
+            self.scored((*turns, Turn("assistant", "Yes.")))
+        return encode(self.template, turns, self.tokenizer, add_generation_prompt=True)
+
     def answer(self, ids: Sequence[int]) -> str:
         """Text of a response's ids, without special tokens and what the template itself writes before an answer."""
         said, opening = [int(i) for i in ids], opening_ids(self.template, self.tokenizer)

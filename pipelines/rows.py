@@ -47,7 +47,7 @@ def set_aside(dropped: Counter[str], record: Conversation | Prompt | Ranking, er
 NO_ANSWER = "no answer token within the context"
 FURTHER = "kept, further segments"
 AT_ONCE = 256  # conversations in one call of the tokenizer
-IN_PIECES = "kept, encoded in pieces: an answer that begins with white space, or special tokens in a text"
+IN_PIECES = "kept, encoded in pieces: a token would lie across the end of a prompt, or a text has special tokens"
 
 
 def fit_conversations(
@@ -181,25 +181,29 @@ def fit_rankings(
 def fit_prompts(
     records: Iterable[Prompt], renderer: Renderer, max_new_tokens: int, dropped: Counter[str]
 ) -> tuple[list[Prompt], Ragged]:
-    """Distinct prompts that leave room for an answer, with their rows."""
+    """Distinct prompts that leave room for an answer, with their rows.
+
+    One is left out where the template would refuse the conversation that an answer makes of it.
+    """
     kept: list[Prompt] = []
     rows: list[list[int]] = []
     seen: set[str] = set()
     for record in records:
         key = prompt_key(record.turns)
         try:
-            ids = renderer.prompt(record.turns)
+            row = renderer.asked(record.turns)
         except RowError as error:
             set_aside(dropped, record, error)
             continue
         if key in seen:
             dropped["duplicate prompt"] += 1
-        elif len(ids) + max_new_tokens > renderer.context_tokens:
+        elif len(row.ids) + max_new_tokens > renderer.context_tokens:
             dropped["prompt leaves no room for an answer"] += 1
         else:
             seen.add(key)
+            dropped.update([IN_PIECES] * row.apart)
             kept.append(record)
-            rows.append(ids)
+            rows.append(row.ids)
     return kept, Ragged.of(rows)
 
 

@@ -122,7 +122,7 @@ def test_metrics_name_what_the_algorithms_report(trained):
 def now(role: str, team: Trained, rollouts: Rollouts) -> Rollouts:
     """The rollouts as if the group's present weights had sampled them."""
     logprobs, _ = read(role, team.group, rollouts)
-    return rollouts.with_columns(policy_logprobs=logprobs, rollout_logprobs=logprobs)
+    return rollouts.with_columns(policy_logprobs=logprobs, rollout_logprobs=logprobs.copy())
 
 
 @pytest.mark.parametrize(("rollout_shift", "weight"), [(0.0, 1.0), (-3.0, 2.0), (1.0, math.exp(-1.0))])
@@ -172,6 +172,20 @@ def test_the_critic_learns_the_returns(trained, rollouts, layout):
         errors.append(float(np.square(values - rollouts.returns).mean()))
         team.group.call("update", rollouts.with_columns(values=values), iteration)
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.9 * errors[0], errors
+
+
+@pytest.mark.parametrize("layout", [0, 1])
+def test_where_old_logprobs_are_the_engines_the_first_step_tells_how_far_it_is(trained, rollouts, layout):
+    """The default in fp32: nobody computes the trainer's before the update, which stops the run by this figure."""
+    team = trained["ppo"][layout]
+    batch = now("ppo", team, rollouts)
+    wrong = batch.policy_logprobs + np.float32(0.01)
+    steps = team.group.call("update", batch.with_columns(policy_logprobs=wrong, rollout_logprobs=wrong), 1)
+    first = [history[0] for history in steps]
+    tokens = sum(sums["own_tokens"] for sums in first)
+    assert sum(sums["first_mean_sum"] for sums in first) / tokens == pytest.approx(0.01, rel=1e-2)
+    assert max(sums["first_max"] for sums in first) == pytest.approx(0.01, rel=1e-2)
+    assert not any("first_mean_sum" in sums for history in steps for sums in history[1:]), "of the first step alone"
 
 
 @pytest.mark.parametrize(

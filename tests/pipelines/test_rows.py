@@ -348,6 +348,23 @@ def test_rows_in_pieces_are_counted(strict: Renderer) -> None:
     left = LeftOut()
     assert len(fit_rankings([Ranking(user("Hi"), ("a", "<|im_end|>"))], strict, left)[0]) == 1
     assert left == {IN_PIECES: 1}
+    left = LeftOut()
+    assert len(fit_prompts([Prompt(user("Hi")), Prompt(user("<|im_end|>"))], strict, 16, left)[0]) == 2
+    assert left == {IN_PIECES: 1}
+
+
+def test_a_prompt_is_left_out_whose_answer_could_not_be_trained(strict: Renderer) -> None:
+    """Mistral's writes a system text into the last question only, so no conversation with an answer has it."""
+    strict.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ messages[0].content if loop.last and "
+        "messages[0].role == 'system' }}{{ m.content }}{% elif m.role == 'assistant' %}<|im_start|>{{ m.content }}"
+        "<|im_end|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>{% endif %}"
+    )
+    prompts = [Prompt((Turn("system", "Be brief."), *user("Hi")), "orca", "p1"), Prompt(user("Ho"))]
+    assert len(strict.prompt(prompts[0].turns)) > len(strict.prompt(user("Hi"))), "it is rendered"
+    left = LeftOut()
+    assert fit_prompts(prompts, strict, 16, left)[0] == prompts[1:]
+    assert [row["where"] for row in left.rows] == ["orca p1"] and "system" in left.rows[0]["found"]
 
 
 def test_an_answer_that_a_template_would_rewrite_is_scored_as_it_was_said(strict: Renderer) -> None:
