@@ -78,7 +78,7 @@ def figures(summary: dict[str, Any]) -> dict[str, str]:
         for name, of in evaluate["difference"].items():
             found[f"{name} less SFT, by the {by}"] = _interval(of[by], "mean", "low", "high", "+")
     for name, about in evaluate["models"].items():
-        found[f"{name}, KL and tokens"] = f"{round(about['kl'], 3) + 0.0:.3f}, {about['tokens']:.1f}"
+        found[f"{name}, KL and tokens"] = f"{about['kl']:.3f}, {about['tokens']:.1f}"
     mismatch = [about["mismatch_max"] for about in (*summary["rl"].values(), *evaluate["models"].values())]
     return found | {"mismatch, the largest": f"{max(mismatch):.1e}"}
 

@@ -123,7 +123,7 @@ class Panel:
                     config.rollout.max_new_tokens,
                 )
                 rewards = self.reward.score(rollouts, prompts, lenient=True) if self.reward else None
-                answers[name] = self._describe(rollouts, prompts, rewards)
+                answers[name] = self._describe(name, rollouts, prompts, rewards)
                 metrics.log(
                     version,
                     {
@@ -135,11 +135,14 @@ class Panel:
         return answers
 
     def _describe(
-        self, rollouts: Rollouts, prompts: list[Prompt], rewards: np.ndarray | None
+        self, name: str, rollouts: Rollouts, prompts: list[Prompt], rewards: np.ndarray | None
     ) -> list[dict[str, Any]]:
         """The engine's log-probs are the model's, as its weights were proved; the first answers' are compared."""
-        reference = rollouts.responses.like(merge(self.reference.call("logprobs", ray.put(rollouts)), len(rollouts)))
         sampled = rollouts.responses.like(rollouts.rollout_logprobs)
+        reference = sampled
+        if name != "sft":  # which is the reference itself
+            found = merge(self.reference.call("logprobs", ray.put(rollouts)), len(rollouts))
+            reference = rollouts.responses.like(found)
         few = rollouts.take(range(min(COMPARED, len(rollouts))))
         own = few.responses.like(merge(self.candidate.call("logprobs", ray.put(few)), len(few)))
         scores = self.scorer.score(rollouts.sequences()) if self.scorer else None
@@ -232,8 +235,7 @@ def _show(metrics: dict[str, Any]) -> None:
     for name, about in metrics["models"].items():
         rate = metrics["win_rate"].get(name)
         shown = f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "-"
-        kl = round(about["kl"], 4) + 0.0  # the KL of the SFT model to itself is rounding
-        rows.append((name, shown, about["judge_mean"], kl, about["tokens"], f"{about['finished']:.1%}"))
+        rows.append((name, shown, about["judge_mean"], about["kl"], about["tokens"], f"{about['finished']:.1%}"))
     table(
         f"win rate against SFT, judge: {metrics['judge']}, {metrics['prompts']} held-out prompts",
         rows,
