@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from actors.lora import adapted_layers, merged
+from actors.lora import adapted_layers, merged, plain_name
 from actors.models import DTYPES, probe, save_model
 from actors.saved import saved_buffers
 from algorithms.schedule import learning_rate_factor
@@ -200,10 +200,10 @@ class TrainEngine:
             layer = adapted.get(name.removesuffix(".base_layer.weight"))
             if layer is not None:
                 with self._gathered(list(layer.parameters())):
-                    yield name.replace(".base_layer.", "."), merged(layer)
-            elif "lora_" not in name:
+                    yield f"{name.removesuffix('.base_layer.weight')}.weight", merged(layer)
+            elif plain := plain_name(name):
                 with self._gathered([parameter]):
-                    yield name.replace(".base_layer.", "."), parameter.detach()
+                    yield plain, parameter.detach()
         yield from saved_buffers(model)
 
     def _gathered(self, parameters: list[nn.Parameter]) -> Any:

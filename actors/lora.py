@@ -41,6 +41,11 @@ def adapted_layers(model: nn.Module) -> dict[str, Any]:
     return {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
 
 
+def plain_name(name: str) -> str | None:
+    """A parameter's name in the model without adapters; None for one of an adapter."""
+    return None if "lora_" in name else name.replace(".base_layer.", ".")
+
+
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
     """The model that the adapters were added to."""

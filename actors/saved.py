@@ -21,6 +21,8 @@ from transformers.core_model_loading import (
     revert_weight_conversion,
 )
 
+from actors.lora import plain_name
+
 
 def saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """(name, tensor) of what a checkpoint holds beside parameters, such as the biases of DeepSeek-V3's router."""
@@ -30,7 +32,7 @@ def saved_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 def as_saved(model: Any, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """The same weights of a Hugging Face model under the names and in the parts of its checkpoint."""
-    parameters = [name.replace(".base_layer.", ".") for name, _ in model.named_parameters() if "lora_" not in name]
+    parameters = filter(None, (plain_name(name) for name, _ in model.named_parameters()))
     groups = _groups(model, [*parameters, *dict(saved_buffers(model))])
     if groups is None:
         yield from weights

@@ -223,15 +223,16 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
         "publish": {"model": model, "publish": config.publish},
     }
     found = table[part] | ({"seed": config.seed} if part != "publish" else {})
-    return {name: _without_speed(value) for name, value in found.items()}
+    return {name: _deciding(value) for name, value in found.items()}
 
 
-def _without_speed(value: Any) -> Any:
+def _deciding(value: Any) -> Any:
+    """Settings as plain values, without those of SPEED, and of LATER where they are as they were."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     if not isinstance(plain, dict):
         return plain
     kept = {name: inner for name, inner in plain.items() if name not in SPEED and inner != LATER.get(name, ...)}
-    return {name: _without_speed(inner) for name, inner in kept.items()}
+    return {name: _deciding(inner) for name, inner in kept.items()}
 
 
 def followers(part: str) -> tuple[str, ...]:

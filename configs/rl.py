@@ -206,7 +206,7 @@ class Rl(Section):
     critic_warm_gate: Positive | None = None
     """Iterations train the critic only while its loss on the new answers is above this (Starling: 1); null never."""
     old_logprobs: Literal["auto", "trainer", "rollout"] = "auto"
-    """Old log-probs: the trainer's, in a pass of their own, or the engine's; auto: the engine's with equal weights."""
+    """Old log-probs: the trainer's or the engine's; auto: the engine's with equal weights and no importance_cap set."""
     importance_cap: Annotated[float, Field(ge=1)] = 2.0
     """Cap of the importance weight between trainer and rollout probabilities of a token; with old_logprobs trainer."""
     max_mismatch: Positive | None = None

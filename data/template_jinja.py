@@ -38,7 +38,7 @@ def jinja(template: Template, tokenizer: Any = None) -> str:
             said = f"{with_input} if {INPUT!r} in messages[0]['content'] else {said}"
         default = "{% if messages[0]['role'] != 'system' %}{{ " + said + " }}{% endif %}"
     if not template.folds_system:
-        told = write.turn("system", content, write.whole(system.after))
+        told = write.turn("system", content)
     else:
         parts = (repr(system.before + system.lead), "messages[0]['content']", repr(system.after))
         first = "loop.index0 == 1 and messages[0]['role'] == 'system'"
@@ -57,7 +57,7 @@ def jinja(template: Template, tokenizer: Any = None) -> str:
             told,
             "{% elif message['role'] == 'user' %}",
             between,
-            write.turn("user", question, write.whole(user.after)),
+            write.turn("user", question),
             "{% elif message['role'] == 'assistant' %}",
             write.opening("assistant"),
             "{% generation %}",
@@ -85,7 +85,7 @@ class _Writer:
     def __init__(self, template: Template, spaces: Habit, bos: bool):
         self.template, self.spaces = template, spaces
         self.special = template.special_tokens
-        self.begins = bool(template.head.endswith(self.special)) if template.head else bos
+        self.begins = template.head.endswith(self.special) if template.head else bos
         self.bos = bos
 
     def whole(self, text: str) -> str:
@@ -109,23 +109,22 @@ class _Writer:
     def between(self) -> str:
         return self.follows(self.template.assistant.after, self.template.between_pairs)
 
-    def turn(self, role: Role, content: str, after: str) -> str:
+    def turn(self, role: Role, content: str) -> str:
         """What is written of a turn: its opening, what is said, what follows."""
-        return self.opening(role) + _output("", self.said(role, content), after)
+        return self.opening(role) + _output("", self.said(role, content), self.whole(self.template.frame(role).after))
 
     def opening(self, role: Role) -> str:
         """The words before what is said."""
         before = self.template.frame(role).before
-        if not before or before.startswith((" ", *self.special)) or not (edge := self._edge(role)):
-            return _output(self.whole(before))
-        return "{{ ' ' if " + edge + " }}" + _output(self.whole(before))
+        edge = self._edge(role) if self._lacks_space(before) else ""
+        return ("{{ ' ' if " + edge + " }}" if edge else "") + _output(self.whole(before))
 
     def said(self, role: Role, content: str) -> str:
         """The expression of what is said, with the frame's lead or the space that the tokenizer puts before a piece."""
         frame = self.template.frame(role)
         if frame.lead:
-            glued = self.spaces == "missing" and frame.before.endswith(self.special) and frame.lead[0] != " "
-            return f"{' ' * glued + frame.lead!r} + {content}"
+            lead = self._behind(frame.lead) if frame.before.endswith(self.special) else frame.lead
+            return f"{lead!r} + {content}"
         missing = f"({content} if {content}.startswith(' ') else ' ' + {content})"
         if not frame.before:
             edge = self._edge(role)
@@ -136,8 +135,11 @@ class _Writer:
 
     def _behind(self, text: str) -> str:
         """A text that stands behind a special token."""
-        needed = self.spaces == "missing" and text and not text.startswith((" ", *self.special))
-        return " " * bool(needed) + self.whole(text)
+        return " " * self._lacks_space(text) + self.whole(text)
+
+    def _lacks_space(self, text: str) -> bool:
+        """Whether the tokenizer would put a space before the piece that begins so."""
+        return self.spaces == "missing" and text != "" and not text.startswith((" ", *self.special))
 
     def _edge(self, role: Role) -> str:
         """When a turn of this role begins behind a special token, as a Jinja expression; "" where never."""

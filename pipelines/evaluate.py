@@ -55,13 +55,10 @@ def run(run: Run) -> dict[str, Any] | None:
     panel = Panel(run, folders["sft"], renderer)
     with running(*panel.groups):
         answers = panel.answer(stage.folder, folders, prompts)
-        judged = {name: panel.judged(prompts, rows) for name, rows in answers.items()}
         curves = {name: _curve(run, name, panel.judge) for name in ALGORITHMS if name in models}
     for name, rows in answers.items():
-        write_jsonl(
-            stage.folder / f"answers_{name}.jsonl",
-            [row | {"judge": float(score)} for row, score in zip(rows, judged[name], strict=True)],
-        )
+        write_jsonl(stage.folder / f"answers_{name}.jsonl", rows)
+    judged = {name: np.array([row["judge"] for row in rows]) for name, rows in answers.items()}
     write_json(stage.folder / "curves.json", curves)
     metrics = {
         "judge": config.evaluate.judge,
@@ -145,8 +142,7 @@ class Panel:
             reference = rollouts.responses.like(found)
         few = rollouts.take(range(min(COMPARED, len(rollouts))))
         own = few.responses.like(merge(self.candidate.call("logprobs", ray.put(few)), len(few)))
-        scores = self.scorer.score(rollouts.sequences()) if self.scorer else None
-        return [
+        rows = [
             {
                 "prompt_id": prompt.id,
                 "prompt": [turn.content for turn in prompt.turns],
@@ -156,14 +152,12 @@ class Panel:
                 "kl": float((sampled[row] - reference[row]).sum()),
                 "mismatch": float(np.abs(own[row] - sampled[row]).max()) if row < len(few) else None,
                 "reward": None if rewards is None or np.isnan(rewards[row]) else float(rewards[row]),
-                **({} if scores is None else {"judge": float(scores[row])}),
             }
             for row, prompt in enumerate(prompts)
         ]
-
-    def judged(self, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]]) -> np.ndarray:
-        """The same of answers that `answer` drew; a judge that is a model has read the very tokens."""
-        return np.array([row["judge"] for row in rows]) if self.scorer else self.judge(prompts, rows)
+        # A judge that is a model reads the very tokens, which the text of an answer need not give again.
+        scores = self.scorer.score(rollouts.sequences()) if self.scorer else self.judge(prompts, rows)
+        return [row | {"judge": float(score)} for row, score in zip(rows, scores, strict=True)]
 
     def judge(self, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]]) -> np.ndarray:
         """One number for each row's answer, higher is better; an empty or cut answer is judged as it stands."""

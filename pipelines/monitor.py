@@ -9,35 +9,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from actors.group import Beside, RewardGroup, reward_group
+from actors.group import Beside
 from algorithms.diversity import distinct_n, distinct_ratio, repetition_rate
-from configs.plan import in_turn, second_model
+from configs.plan import in_turn
 from data.rollouts import Rollouts
 from pipelines.alarms import MEANINGS, alarms_of, compared, next_running
-from pipelines.renderer import Renderer
 from pipelines.rows import fit_prompts, prepared, some
-from pipelines.scoring import check_same_tokens
-from pipelines.stage import Run, Stage, StageError, write_jsonl
+from pipelines.stage import Stage, StageError, write_jsonl
 
 if TYPE_CHECKING:
     from pipelines.team import Team
-
-
-def second_group(run: Run, renderer: Renderer) -> RewardGroup | None:
-    """The second reward model, where the config has one. StageError for a folder that holds none for this run."""
-    if not second_model(run.config):
-        return None
-    folder = Path(run.config.rl.monitor.second or run.folder / "reward" / "judge").resolve()
-    check_same_tokens(folder, renderer, "rl.monitor.second")
-    group = reward_group(str(folder), run.config)
-    group.name = "second reward model"
-    return group
 
 
 class Monitor:

@@ -19,6 +19,7 @@ from actors.group import Group, RewardGroup, reward_group
 from actors.prefix import group_sizes
 from actors.sources import LONGEST_PAUSE_S, Answered, Score, Source, SourceDataError, SourceUnavailable
 from configs.machines import Role
+from configs.plan import second_model
 from configs.scoring import RewardSource
 from data.ragged import merge
 from data.records import Prompt
@@ -195,6 +196,17 @@ class OtherSource:
         if source.kind == "function":
             return source.timeout_s
         return waits if source.kind == "http" else -(-source.batch // source.parallel) * tries * waits
+
+
+def second_group(run: Run, renderer: Renderer) -> RewardGroup | None:
+    """The second reward model, where the config has one. StageError for a folder that holds none for this run."""
+    if not second_model(run.config):
+        return None
+    folder = Path(run.config.rl.monitor.second or run.folder / "reward" / "judge").resolve()
+    check_same_tokens(folder, renderer, "rl.monitor.second")
+    group = reward_group(str(folder), run.config)
+    group.name = "second reward model"
+    return group
 
 
 def check_same_tokens(folder: str | Path, renderer: Renderer, setting: str) -> None:

@@ -22,9 +22,8 @@ from data.ragged import Ragged, merge
 from data.records import Prompt
 from data.rollouts import Rollouts, concatenated
 from pipelines.advantages import gap
-from pipelines.monitor import second_group
 from pipelines.renderer import Renderer
-from pipelines.scoring import Scorer
+from pipelines.scoring import Scorer, second_group
 from pipelines.stage import Run
 
 PARTS = 4  # in which the answers of an iteration go to be scored

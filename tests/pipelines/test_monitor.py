@@ -14,9 +14,9 @@ from configs.rl import Monitor
 from configs.schema import Config
 from data.tokenizer import train_tokenizer
 from pipelines.alarms import MEANINGS, alarms_of, compared, counts, next_running
-from pipelines.monitor import second_group
 from pipelines.renderer import Renderer
 from pipelines.report_monitor import PANELS, monitor_html
+from pipelines.scoring import second_group
 from pipelines.stage import Run, StageError, write_jsonl
 
 LIMITS = [name for name in Monitor.model_fields if name[:4] in ("max_", "min_")]
