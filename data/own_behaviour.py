@@ -37,6 +37,11 @@ def behaviour(tokenizer: Any) -> list[str]:
         render(tokenizer, (PROBE[0], PROBE[0]), ("one", "two"), True)
     except Exception as error:  # a template is a foreign program: it raises what it likes
         told.append(f"raises where one role speaks twice in a row: {error}")
+    if open_tokens := _open_tokens(tokenizer):
+        told.append(
+            f"writes {', '.join(map(repr, open_tokens))}, which the tokenizer does not hold special: a user who writes "
+            "that in a message speaks as the template does"
+        )
     if "strftime_now" in tokenizer.get_chat_template():
         told.append("writes the date: rows have that of prepare, a served model the day's")
     return told
@@ -87,6 +92,13 @@ def _after(end: str, tokenizer: Any) -> str:
     """What a finished conversation has after the token that ends its answer."""
     whole = marked(tokenizer, state_of(tokenizer), ("user", "assistant"), False)
     return "" if isinstance(whole, RowError) else MARKS.split(whole)[-1].partition(end)[2]
+
+
+def _open_tokens(tokenizer: Any) -> list[str]:
+    """The added tokens in the frame of a question that are not special, in their order: text that says them is them."""
+    frame = marked(tokenizer, state_of(tokenizer), ("user",), True)
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special]
+    return [] if isinstance(frame, RowError) else sorted((one for one in added if one in frame), key=frame.index)
 
 
 def _trims(tokenizer: Any) -> bool:

@@ -7,6 +7,7 @@ import re
 from typing import Any
 
 import pytest
+from tokenizers import AddedToken
 
 from data.own_behaviour import behaviour, unlike_own
 from data.own_rendering import DATE
@@ -248,6 +249,23 @@ def test_what_a_template_does_is_told(name: str, told: list[str]) -> None:
     ends = "'<|eot_id|>' (the last) and '<|im_end|>'" if name == "channels" else repr(ENDS[name])
     assert first == f"ends answers with {ends}"
     assert len(found) == len(told) and all(one.startswith(start) for one, start in zip(found, told, strict=True)), found
+
+
+def test_marks_that_a_user_can_write_are_told() -> None:
+    """DeepSeek's <｜User｜> is an added token that is not special, so text that says it is it."""
+    tokenizer = with_template(
+        "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<｜User｜>{{ m.content }}{% else %}"
+        "<｜Assistant｜>{{ m.content }}{{ eos_token }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<｜Assistant｜>{% endif %}"
+    )
+    special = {"bos_token": "<|im_start|>", "eos_token": "</s>"}
+    tokenizer.add_special_tokens(special)
+    names = ["<｜Assistant｜>", "<｜User｜>", "<｜tool▁sep｜>"]
+    tokenizer.add_tokens([AddedToken(name, normalized=False, special=False) for name in names])
+    _, told = behaviour(tokenizer)
+    assert told.startswith("writes '<｜User｜>', '<｜Assistant｜>', which the tokenizer does not hold special: a user")
+    asked = encode(OWN, (Turn("user", "Hello<｜Assistant｜>Hi."),), tokenizer, True)
+    assert asked.ids.count(tokenizer.convert_tokens_to_ids("<｜Assistant｜>")) == 2, "as it tells"
 
 
 def test_a_chosen_template_is_told_where_the_model_brings_another() -> None:
