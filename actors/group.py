@@ -17,6 +17,7 @@ from actors.calls import wait_for
 from actors.critic import Critic
 from actors.generation import Generation
 from actors.policy import Policy
+from actors.proof import transfer_gap
 from actors.reference import FrozenModel
 from actors.reward import RewardModel
 from actors.rollout import RolloutEngine
@@ -172,16 +173,19 @@ class RolloutGroup(Group):
             remove_placement_group(self.slots)
 
     def prove(self, probe: tuple[list[int], list[float]], version: int) -> float:
-        """Hold the engines against the sender's `probe` of the weights just sent: the largest mean gap, in nats.
+        """Hold the engines against the sender's `probe` of the weights just sent: the largest `transfer_gap`, in nats.
 
         Raises RuntimeError where it is larger than that between trainer and engine may be.
         """
         ids, expected = probe
-        gaps = [float(np.abs(np.subtract(found, expected)).mean()) for found in self.call("probe", ids)]
-        worst, allowed = int(np.argmax(gaps)), PROBE_SLACK * self.allowed_gap
+        allowed = PROBE_SLACK * self.allowed_gap
+        found = self.call("probe", ids)
+        gaps = [transfer_gap(logprobs, expected, allowed) for logprobs in found]
+        worst = int(np.argmax(gaps))
         if not gaps[worst] <= allowed:
+            mean = float(np.abs(np.subtract(found[worst], expected)).mean())
             raise RuntimeError(
-                f"weight transfer {version} is not proved: the log-probs of a fixed row differ by {gaps[worst]:.3g} "
+                f"weight transfer {version} is not proved: the log-probs of a fixed row differ by {mean:.3g} "
                 f"nats on the average between the policy and rollout engine {worst} (allowed {allowed:g}, from "
                 "rl.max_mismatch), so some weight did not arrive, or the engine computes another model"
             )

@@ -161,7 +161,8 @@ class Policy(Learner):
         assert self.sender is not None, "connect() comes first"
         with self.span("send_weights"):
             sent = self.sender.send(version)
-            probe = self.engine.infer(transfer_probe)
+            context = self.config.model.context_tokens
+            probe = self.engine.infer(lambda module: transfer_probe(module, context))
         return sent | {"probe": probe} if sent else None
 
     def save(self, folder: str) -> None:

@@ -72,4 +72,6 @@ class FrozenModel(Timed):
 
     def send_weights(self, version: int) -> dict[str, Any] | None:
         """Bring the weights of the loaded model to every engine as `version`; what a policy's returns."""
-        return self.sender.send(version) | {"probe": transfer_probe(self.module)} if self.sender else None
+        if self.sender is None:
+            return None
+        return self.sender.send(version) | {"probe": transfer_probe(self.module, self.config.model.context_tokens)}

@@ -75,7 +75,7 @@ class Walk:
         gaps, version = {}, 0
 
         def gap():
-            ids, expected = transfer_probe(policy.module)
+            ids, expected = transfer_probe(policy.module, config.model.context_tokens)
             return float(np.abs(np.subtract(engine.probe(ids), expected)).mean())
 
         def sent():
