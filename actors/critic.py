@@ -19,13 +19,13 @@ from data.rollouts import Rollouts
 
 
 class Critic(Learner):
-    """One rank of the critic, which starts as the reward model."""
+    """One rank of the critic, which starts as a reward model, or as the policy with a new head."""
 
-    def __init__(self, folder: str, config: Config, rank: int):
+    def __init__(self, folder: str, new_head: bool, config: Config, rank: int):
         super().__init__()
         role = config.resources.critic
         torch.set_num_threads(role.compute_threads)
-        self.config, self.folder = config, folder
+        self.config, self.folder, self.new_head = config, folder, new_head
         self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
 
     def start(self, host: str, port: int) -> None:
@@ -33,7 +33,7 @@ class Critic(Learner):
         config, rl = self.config, self.config.rl
         self.place = self.rendezvous.join(host, port, config.resources.critic.gpus)
         self.engine = TrainEngine(
-            load_scalar(self.folder, config.model.dtype),
+            load_scalar(self.folder, config.model.dtype, config.seed if self.new_head else None),
             rl.optimizer,
             rl.critic_learning_rate,
             rl_arithmetic(config).critic_steps,

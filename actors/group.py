@@ -120,9 +120,11 @@ def policy_group(folder: str, config: Config, algorithm: str, slots: PlacementGr
     return TrainingGroup("policy", Policy, config.resources.policy, config.cluster, arguments, slots)
 
 
-def critic_group(folder: str, config: Config, slots: PlacementGroup | None = None) -> TrainingGroup:
-    role = config.resources.critic
-    return TrainingGroup("critic", Critic, role, config.cluster, (folder, config), slots if role.gpus else None)
+def critic_group(
+    folder: str, config: Config, slots: PlacementGroup | None = None, new_head: bool = False
+) -> TrainingGroup:
+    role, arguments = config.resources.critic, (folder, new_head, config)
+    return TrainingGroup("critic", Critic, role, config.cluster, arguments, slots if role.gpus else None)
 
 
 def frozen_group(name: str, folder: str, config: Config, temperature: float) -> Group:

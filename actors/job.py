@@ -28,3 +28,5 @@ class Job:
     packing: bool | None = None
     preferences: Preferences | None = None
     centre: Any = None
+    validate_every: int = 0
+    keep: str = "last"

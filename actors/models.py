@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     LlamaConfig,
@@ -27,6 +26,7 @@ from actors.fused import fuse
 from actors.proof import prove_policy, prove_scalar, prove_tied
 from algorithms.logprobs import LogitMap, token_logprobs_from_hidden
 from configs.model import Scratch
+from data.hub_models import config_of, trusted
 from data.own_template import own_last_ends
 from data.saved_tokenizer import save_tokenizer
 
@@ -147,7 +147,8 @@ def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolic
     Raises ValueError for a model of which `TokenPolicy` would not give the log-probs of its own forward, and for one
     with a head of its own beside a config that ties it.
     """
-    lm = AutoModelForCausalLM.from_pretrained(folder, config=_config(folder), dtype=DTYPES[dtype])
+    how = {"dtype": DTYPES[dtype], "trust_remote_code": trusted()}
+    lm = AutoModelForCausalLM.from_pretrained(folder, config=_config(folder), **how)
     prove_tied(lm, folder)
     fuse(lm)
     _teach_every_token(lm)
@@ -174,7 +175,8 @@ def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar
     if not trained and seed is None:
         raise ValueError(f"{folder}: no score head in this folder; it holds {config.architectures}")
     config.num_labels = 1
-    classifier = AutoModelForSequenceClassification.from_pretrained(folder, config=config, dtype=DTYPES[dtype])
+    how = {"dtype": DTYPES[dtype], "trust_remote_code": trusted()}
+    classifier = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **how)
     if not isinstance(getattr(classifier, "score", None), nn.Linear):
         raise ValueError(f"{folder}: {type(classifier).__name__} has no linear layer `score` as its score head")
     if not trained:
@@ -258,7 +260,7 @@ def _config(folder: str) -> PretrainedConfig:
     Models read the rates when they are built, so they are set before. Where attention caps its logits (Gemma-2), it is
     the one that is written out: torch's fused one leaves the cap out without a word.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = config_of(folder)
     for name, value in config.to_dict().items():
         if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
             setattr(config, name, 0.0)

@@ -165,7 +165,9 @@ class Policy(Learner):
             probe = self.engine.infer(lambda module: transfer_probe(module, context))
         return sent | {"probe": probe} if sent else None
 
-    def save(self, folder: str) -> None:
-        """The model as a Hugging Face folder, reloaded and checked. Every rank must call it."""
+    def save(self, folder: str, tokenizer: str | None = None) -> None:
+        """The model as a Hugging Face folder with the `tokenizer` of another (None: the one that it started from),
+        reloaded and checked. Every rank must call it."""
         dtype, temperature = self.config.model.dtype, self.config.rollout.temperature
-        self.engine.save(folder, load_tokenizer(self.folder), lambda path: load_policy(path, dtype, temperature))
+        given = load_tokenizer(tokenizer or self.folder)
+        self.engine.save(folder, given, lambda path: load_policy(path, dtype, temperature))

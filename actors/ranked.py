@@ -6,6 +6,7 @@ policy prefers the answer more than the reference, the model it starts from, doe
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from actors.layout import shares
 from actors.models import load_policy, load_scalar
 from actors.prefix import pays, shared_inputs, shared_lengths
 from actors.supervised import Reporter, add_over_ranks, engine_of, start, sum_over_ranks
+from actors.validation import Validation
 from algorithms.preference import implicit_rewards, pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
 from algorithms.sequence import segment_sum
 from configs.training import Dpo, Preferences, Reward
@@ -79,17 +81,26 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
         value, sums = ranking_loss(settings, scores_N, rankings)
         return value + settings.zero_sum * zero_sum_penalty(scores_N, rankings.sizes.tolist()), sums
 
-    _learn(job, place, engine, train, loss, shared_lengths(train.ids, train.sizes) if share else None)
-
     def score(ids: Ragged) -> Part:
         return _over_rows(job, place, engine, ids, lambda m, rows: m(*sequence_inputs(ids.take(rows), device)))
 
-    if job.centre is not None:
-        found = score(ray.get(job.centre)).values.values
-        sums = sum_over_ranks({"score": float(found.sum()), "count": float(len(found))})
-        module.classifier.config.score_offset = module.offset + sums["score"] / sums["count"]
-    job.queue.put([{"heldout_scores": _shared(job, place, engine, heldout, scores) if share else score(heldout.ids)}])
-    engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(device))
+    def heldout_scores() -> Part:
+        return _shared(job, place, engine, heldout, scores) if share else score(heldout.ids)
+
+    def write() -> Part:
+        """The model with its scores centred; as it trains they are not."""
+        config, offset = module.classifier.config, module.offset
+        if job.centre is not None:
+            found = score(ray.get(job.centre)).values.values
+            sums = sum_over_ranks({"score": float(found.sum()), "count": float(len(found))})
+            config.score_offset = offset + sums["score"] / sums["count"]
+        found = heldout_scores()
+        engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_scalar(path, job.dtype).to(device))
+        config.score_offset = offset
+        return found
+
+    watch = _watch(job, len(train.sizes), heldout, heldout_scores, write)
+    _learn(job, place, engine, train, loss, shared_lengths(train.ids, train.sizes) if share else None, watch)
 
 
 def dpo_loop(job: Job, place: Place | None = None) -> None:
@@ -130,11 +141,35 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
             "worst_moved_sum": float(moved[last - 1].sum()),
         }
 
-    _learn(job, place, engine, train, loss, None)
-    part = of_all(heldout)
-    moved = part.values.values - heldout.reference[part.rows]
-    job.queue.put([{"heldout_scores": Part(part.rows, part.values.like(settings.beta * moved))}])
-    engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype).to(device))
+    def heldout_rewards() -> Part:
+        part = of_all(heldout)
+        moved = part.values.values - heldout.reference[part.rows]
+        return Part(part.rows, part.values.like(settings.beta * moved))
+
+    def write() -> Part:
+        found = heldout_rewards()
+        engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype).to(device))
+        return found
+
+    watch = _watch(job, len(train.sizes), heldout, heldout_rewards, write)
+    _learn(job, place, engine, train, loss, None, watch)
+
+
+def _watch(
+    job: Job, rankings: int, heldout: RankedRows, scores: Callable[[], Part], write: Callable[[], Part]
+) -> Validation:
+    """Looks at the share of held-out pairs that are in their order, while so many rankings are learned from."""
+
+    def accuracy() -> float:
+        if not len(heldout.ids):
+            return math.nan
+        part, all_N = scores(), torch.zeros(len(heldout.ids), dtype=torch.float64)
+        all_N[part.rows] = torch.from_numpy(part.values.values).double()
+        ranks_N = torch.from_numpy(heldout.ranks)
+        correct, pairs = pair_accuracy(add_over_ranks(all_N).float(), heldout.sizes.tolist(), ranks_N)
+        return correct / pairs if pairs else math.nan
+
+    return Validation("heldout_accuracy", True, job, rankings, accuracy, write)
 
 
 def ranking_loss(settings: Preferences, scores_N: Tensor, rankings: RankedRows) -> tuple[Tensor, Sums]:
@@ -167,8 +202,12 @@ def _learn(
     train: RankedRows,
     loss: Callable[[Any, RankedRows], tuple[Tensor, Sums]],
     cost: np.ndarray | None,
+    watch: Validation,
 ) -> None:
-    """The optimizer steps of all epochs. `cost`: tokens of each ranking as one row, where its answers share one."""
+    """The optimizer steps of all epochs, then the model into its folder and its held-out scores to the driver.
+
+    `cost`: tokens of each ranking as one row, where its answers share one.
+    """
     reporter, budget = Reporter(job, place), job.optimizer.micro_batch_tokens
     for epoch in range(job.epochs):
         for rankings in step_batches(epoch_order(len(train.sizes), job.seed, epoch), job.rows_per_step):
@@ -190,9 +229,12 @@ def _learn(
                     "grad_norm": sums["grad_norm"],
                     "learning_rate": sums["learning_rate"],
                     "time": {"tokens_per_s": int(step.ids.lengths.sum()) / (time.perf_counter() - begun)},
-                },
+                }
+                | watch.after(engine.steps_done),
             )
+    reporter.tell({"kept": watch.end(engine.steps_done)})
     reporter.flush()
+    job.queue.put([{"heldout_scores": watch.told}])
 
 
 def _rankings_of(step: RankedRows, plan: list[list[int]]) -> list[list[int]]:

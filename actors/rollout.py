@@ -15,6 +15,7 @@ import numpy as np
 
 from actors.spans import Timed
 from configs.schema import Config
+from data.hub_models import trusted
 from data.ragged import Ragged
 from data.rollouts import Rollouts
 
@@ -71,6 +72,7 @@ class RolloutEngine(Timed):
         )
         self.llm = LLM(
             model=folder,
+            trust_remote_code=trusted(),
             skip_tokenizer_init=True,
             dtype=config.model.dtype,
             seed=0,

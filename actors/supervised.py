@@ -5,6 +5,7 @@ A loop streams metrics to the driver through a queue and ends by writing a Huggi
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from actors.forward import Place, packed_inputs, require_separate_rows, weighted
 from actors.job import Job
 from actors.lean import skip_unread
 from actors.models import load_policy
+from actors.validation import Validation
 from algorithms.sequence import weighted_nll
 from configs.plan import optimizer_steps
 from data.packing import epoch_order, step_batches
@@ -110,11 +112,17 @@ def sft_loop(job: Job) -> None:
         return weighted_nll(module(*inputs)[0], weights_N), {}
 
     def heldout_loss() -> float:
+        if not len(heldout.ids):
+            return math.nan
         total = 0.0
         for rows in cut(heldout.ids.lengths, job.optimizer.micro_batch_tokens):
             total += float(engine.infer(lambda module, rows=rows: loss(module, rows, heldout)[0]))
         return sum_over_ranks({"loss": total})["loss"] / float(heldout.weights.values.sum())
 
+    def write() -> None:
+        engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype))
+
+    watch = Validation("heldout_loss", False, job, len(train.ids), heldout_loss, write, at_end=True)
     reporter.tell({"heldout_loss_before": heldout_loss()})
     for epoch in range(job.epochs):
         for rows in step_batches(epoch_order(len(train.ids), job.seed, epoch), job.rows_per_step):
@@ -132,9 +140,9 @@ def sft_loop(job: Job) -> None:
                     "grad_norm": sums["grad_norm"],
                     "learning_rate": sums["learning_rate"],
                     "time": {"tokens_per_s": int(part.lengths.sum()) / (time.perf_counter() - begun)},
-                },
+                }
+                | watch.after(engine.steps_done),
             )
 
-    reporter.tell({"heldout_loss": heldout_loss()})
+    reporter.tell({"kept": watch.end(engine.steps_done)})
     reporter.flush()
-    engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype))

@@ -26,7 +26,6 @@ from actors.models import load_policy
 from algorithms.sequence import weighted_nll
 from configs.load import load
 from data.packing import epoch_order, step_batches
-from pipelines.prepare import base_model
 from pipelines.renderer import Renderer
 from pipelines.rows import fit_conversations, load_records, sft_rows
 from pipelines.stage import Run
@@ -48,7 +47,7 @@ def main() -> None:
     ids, weights = sft_rows(fit_conversations(chats, renderer, Counter(), config.sft)[1])
     order = epoch_order(len(ids), config.seed, 0)
     steps = step_batches(order, config.sft.samples_per_step)[: options.steps]
-    policy, budget = load_policy(base_model(run), config.model.dtype), config.sft.optimizer.micro_batch_tokens
+    policy, budget = load_policy(run.base, config.model.dtype), config.sft.optimizer.micro_batch_tokens
     tokens = sum(int(ids.take(rows).lengths.sum()) for rows in steps)
 
     def once(cut: Any, inputs: Any) -> tuple[float, float]:

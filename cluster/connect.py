@@ -14,7 +14,10 @@ import ray
 from configs.machines import Cluster, Role
 
 # Only what actors need: a whole os.environ makes job agents fail.
-PASSED_ON = ("HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "NCCL_DEBUG", "NCCL_SOCKET_IFNAME")
+PASSED_ON = (
+    "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "RAYWARD_TRUST_REMOTE_CODE", "NCCL_DEBUG",
+    "NCCL_SOCKET_IFNAME",
+)  # fmt: skip
 
 
 def connect(cluster: Cluster) -> None:

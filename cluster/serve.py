@@ -23,6 +23,7 @@ def llm_config(folder: str, config: Config) -> LLMConfig:
     """The Serve configuration of a model folder under the run's config."""
     role, publish = config.resources.rollout, config.publish
     engine: dict[str, Any] = {"dtype": config.model.dtype, "max_model_len": config.model.context_tokens}
+    engine |= {"trust_remote_code": True} if config.model.trust_remote_code else {}
     environment = {"VLLM_LOGGING_LEVEL": "ERROR"}
     if role.gpus:
         engine |= {

@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 from configs.model import CPU_HEAD_SIZES
-from configs.rl import WITH_CRITIC, AlgorithmName
+from configs.rl import WITH_CRITIC
+from configs.stages import has
 
 if TYPE_CHECKING:
     from configs.schema import Config
 
 
+def samples(config: Config) -> bool:
+    """Whether engines answer prompts in any stage."""
+    return any(has(config, stage) for stage in ("sample", "rl", "evaluate"))
+
+
 def batches(config: Config) -> None:
     """Numbers of answers and tokens."""
     rl, rollout = config.rl, config.rollout
-    samples = rl.prompts_per_iteration * rl.samples_per_prompt
-    if samples % rl.samples_per_step:
-        divisors = [n for n in range(1, samples + 1) if samples % n == 0]
+    answers = rl.prompts_per_iteration * rl.samples_per_prompt
+    if answers % rl.samples_per_step:
+        divisors = [n for n in range(1, answers + 1) if answers % n == 0]
         near = min(divisors, key=lambda n: abs(n - rl.samples_per_step))
         raise ValueError(
             f"rl.samples_per_step {rl.samples_per_step} does not divide rl.prompts_per_iteration x "
-            f"rl.samples_per_prompt = {samples}; nearest that does: {near}"
+            f"rl.samples_per_prompt = {answers}; nearest that does: {near}"
         )
-    if rollout.max_new_tokens >= config.model.context_tokens:
+    if samples(config) and rollout.max_new_tokens >= config.model.context_tokens:
         raise ValueError(
             f"rollout.max_new_tokens {rollout.max_new_tokens} leaves no room for a prompt in "
             f"model.context_tokens {config.model.context_tokens}"
         )
     world = config.data.toyworld
-    if world and world.evaluation_prompts < config.evaluate.prompts:
+    if has(config, "evaluate") and world and world.evaluation_prompts < config.evaluate.prompts:
         raise ValueError(
             f"evaluate.prompts {config.evaluate.prompts} is more than "
             f"data.toyworld.evaluation_prompts {world.evaluation_prompts}"
@@ -38,19 +44,6 @@ def batches(config: Config) -> None:
             f"rl.critic_warmup_iterations {rl.critic_warmup_iterations} leaves no iteration of "
             f"rl.iterations {rl.iterations} that trains the policy"
         )
-
-
-def stages(config: Config) -> None:
-    """What a stage takes from another."""
-    if config.evaluate.judge == "gold" and config.data.toyworld is None:
-        raise ValueError("evaluate.judge gold exists only in data.toyworld; use reward_model with your own data")
-    model = config.publish.model
-    if model in get_args(AlgorithmName) and model not in config.rl.algorithms:
-        raise ValueError(
-            f"publish.model is {model}, which rl.algorithms ({', '.join(config.rl.algorithms)}) does not train"
-        )
-    if model == "dpo" and config.dpo is None:
-        raise ValueError("publish.model is dpo, which this config does not train; give a dpo section, at least {}")
 
 
 def processors(config: Config) -> None:
@@ -97,7 +90,7 @@ def processors(config: Config) -> None:
                 f"resources.rollout.gpus {rollout.gpus:g}; use object_store"
             )
     scratch = config.model.scratch
-    if scratch and not rollout.gpus and scratch.hidden_size // scratch.heads not in CPU_HEAD_SIZES:
+    if samples(config) and scratch and not rollout.gpus and scratch.hidden_size // scratch.heads not in CPU_HEAD_SIZES:
         raise ValueError(
             f"model.scratch has heads of hidden_size / heads = {scratch.hidden_size // scratch.heads}; vLLM on the "
             f"CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}"
@@ -107,8 +100,7 @@ def processors(config: Config) -> None:
 def offloading(config: Config) -> None:
     """Optimizer states in the memory of the host."""
     resources = config.resources
-    trained = [("sft", config.sft.optimizer), ("reward", config.reward.optimizer)]
-    trained += [("dpo", config.dpo.optimizer)] if config.dpo else []
+    trained = [("sft", config.sft.optimizer), ("reward", config.reward.optimizer), ("dpo", config.dpo.optimizer)]
     trained += [("sample.training", config.sample.training.optimizer)]
     optimizers = [(name, optimizer, "train") for name, optimizer in trained]
     for name, optimizer, role in [*optimizers, *(("rl", config.rl.optimizer, role) for role in ("policy", "critic"))]:

@@ -37,8 +37,11 @@ class ToyWorld(Section):
     """Held-out prompts for evaluation, disjoint from every other set."""
 
 
+LISTS = ("conversations", "preferences", "prompts", "evaluation_prompts")
+
+
 class Data(Section):
-    """Where rows come from. Either `toyworld` or lists of sources."""
+    """Where rows come from: `toyworld`, or lists of sources, of which a config names those that its stages read."""
 
     root: str = "."
     """Folder that relative source paths start from."""
@@ -59,11 +62,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _one_world(self) -> Data:
-        lists = ("conversations", "preferences", "prompts", "evaluation_prompts")
-        given = [name for name in lists if getattr(self, name)]
+        given = [name for name in LISTS if getattr(self, name)]
         if self.toyworld and given:
             raise ValueError(f"data.toyworld makes all data; remove data.{given[0]} or data.toyworld")
-        if not self.toyworld and len(given) < len(lists):
-            missing = [name for name in lists if name not in given]
-            raise ValueError(f"data.{missing[0]} lists no source; every list needs at least one, or use data.toyworld")
         return self

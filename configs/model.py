@@ -40,7 +40,7 @@ class Model(Section):
     """The base model, its chat template and its numbers."""
 
     path: str | None = None
-    """Hugging Face folder or hub name of the base model; null builds `scratch`."""
+    """Hugging Face folder, or hub name ORG/NAME[@REVISION], of the base model; null builds `scratch`."""
     scratch: Scratch | None = None
     """Shape of a model with random weights; only with path null."""
     template: str = "openchat_3.5"
@@ -49,6 +49,8 @@ class Model(Section):
     """Longest prompt plus answer, in tokens; longer training rows are cut, longer prompts dropped and counted."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Number format of weights and activations in training and rollouts."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with a model's files; only for models whose code you have read."""
 
     @model_validator(mode="after")
     def _one_source(self) -> Model:

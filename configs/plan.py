@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 
 from configs.machines import Role
-from configs.rl import WITH_CRITIC, AlgorithmName
+from configs.rl import WITH_CRITIC
 from configs.schema import Config
-
-STAGES = ("prepare", "sft", "reward", "sample", "dpo", "rl", "evaluate", "publish")
-
-ALGORITHMS: tuple[str, ...] = get_args(AlgorithmName)
-RL_PARTS = tuple(f"rl/{name}" for name in ALGORITHMS)
-
-MODELS = {"sft": "sft", "rejection": "sample", "dpo": "dpo"} | dict(zip(ALGORITHMS, RL_PARTS, strict=True))
-"""Where each model that can be evaluated and published is made."""
+from configs.stages import ALGORITHMS, RL_PARTS, all_parts, has, own_reward, takes_samples, trains_judge
 
 
 @dataclass(frozen=True)
@@ -55,24 +48,6 @@ def optimizer_steps(rows: int, rows_per_step: int, epochs: int) -> int:
     return math.ceil(rows / rows_per_step) * epochs
 
 
-def arithmetic_lines(config: Config) -> list[str]:
-    """The RL batch arithmetic as one readable block."""
-    rl, numbers = config.rl, rl_arithmetic(config, config.rl.algorithms[0])
-    steps = {name: rl_arithmetic(config, name).policy_steps for name in rl.algorithms}
-    policy = str(numbers.policy_steps)
-    if len(set(steps.values())) > 1:
-        policy = " or ".join(f"{count} ({name})" for name, count in steps.items())
-    return [
-        f"prompts per iteration {rl.prompts_per_iteration} x samples per prompt {rl.samples_per_prompt} "
-        f"= {numbers.answers_per_iteration} answers per iteration",
-        f"{numbers.answers_per_iteration} answers / {rl.samples_per_step} samples per optimizer step "
-        f"= {numbers.steps_per_epoch} steps per epoch x {rl.epochs} epochs = {numbers.steps_per_iteration} a round",
-        f"x {rl.iterations} iterations = {numbers.answers} answers, {policy} policy steps, "
-        f"{numbers.critic_steps} critic steps where there is one, for each of: {', '.join(rl.algorithms)}",
-        f"micro-batches of at most {rl.optimizer.micro_batch_tokens} padded tokens a rank",
-    ]
-
-
 def roles(config: Config, stage: str) -> dict[str, Role]:
     """The actors that a stage starts, by role."""
     resources = config.resources
@@ -97,8 +72,8 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
             "rollout": resources.rollout,
             "reference": resources.reference,
             "candidate": resources.reference,
-            **({} if any(source.kind in ("http", "judge") for source in config.scoring.sources) else scorers),
-            **({"judge": resources.reward} if config.evaluate.judge == "reward_model" else {}),
+            **(scorers if asks_reward(config) else {}),
+            **({"judge": resources.reward} if config.evaluate.judge not in ("gold", "scoring") else {}),
         },
         "publish": {
             "serve": resources.rollout.model_copy(update={"workers": config.publish.replicas, "cpus": 1.0}),
@@ -152,7 +127,21 @@ def old_logprobs(config: Config) -> str:
 
 def second_model(config: Config) -> bool:
     """Whether a reward model that nothing is trained on watches RL: rl.monitor.second, or the run's own judge."""
-    return bool(config.rl.monitor.second) or config.evaluate.judge == "reward_model"
+    return bool(config.rl.monitor.second) or trains_judge(config)
+
+
+def critic_start(config: Config) -> str:
+    """Where the critic starts: "reward" (the run's own), "policy" (its body with a new head), or a folder."""
+    given = [path for source in config.scoring.sources for path in source.paths]
+    return config.rl.critic or ("reward" if has(config, "reward") else given[0] if given else "policy")
+
+
+def asks_reward(config: Config) -> bool:
+    """Whether evaluate asks the sources of reward: those that are asked and paid for only where they are the judge."""
+    sources = config.scoring.sources
+    known = has(config, "reward") or not own_reward(config)
+    free = all(source.kind in ("model", "function") for source in sources)
+    return config.evaluate.judge == "scoring" or (known and free)
 
 
 INPUTS: dict[str, tuple[str, ...]] = {
@@ -169,15 +158,21 @@ INPUTS: dict[str, tuple[str, ...]] = {
 
 
 def inputs(config: Config, part: str) -> tuple[str, ...]:
-    """Those of INPUTS that a part needs under this config: RL can do without a reward model of the run."""
-    own_model = any(source.kind == "model" and not source.paths for source in config.scoring.sources)
-    needed = own_model or part.removeprefix("rl/") in WITH_CRITIC or part not in RL_PARTS
-    return tuple(name for name in INPUTS[part] if needed or name != "reward")
+    """Those of INPUTS that a config makes and a part needs: RL can do without a reward model of the run, DPO without
+    its samples."""
+    unused: set[str] = set()
+    from_reward = part.removeprefix("rl/") in WITH_CRITIC and critic_start(config) == "reward"
+    if part in RL_PARTS and not (own_reward(config) or from_reward):
+        unused = {"reward"}
+    if part == "dpo" and not takes_samples(config):
+        unused = {"sample"}
+    return tuple(name for name in INPUTS[part] if name in all_parts(config) - unused)
 
 
 SPEED = ("micro_batch_tokens", "gradient_checkpointing", "offload", "packing", "shared_prompts", "sequence_parallel")
 """Settings of training that change speed and memory, never the result."""
-LATER = {"sft_heldout_fraction": 0.02}
+LATER = {"sft_heldout_fraction": 0.02, "models": {}, "against": None, "critic": None, "trust_remote_code": False,
+         "validate_every": 0, "keep": "last"}  # fmt: skip
 """Settings that came after runs had been made, with what those had: at it they decide nothing new."""
 
 
@@ -200,7 +195,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
         "prepare": {
             "model": config.model,
             "data": config.data,
-            "judge": config.evaluate.judge,
+            "judge": _divides_for(config),
             "max_new_tokens": rollout.max_new_tokens,
             "long_conversations": config.sft.long_conversations,
             "quality": config.sft.quality,
@@ -219,11 +214,17 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
             "scoring": scoring,
             "workers": [resources.policy.workers, resources.critic.workers],
         },
-        "evaluate": {"model": model, "evaluate": config.evaluate, "max_new_tokens": rollout.max_new_tokens},
+        "evaluate": {"model": model, "evaluate": config.evaluate, "max_new_tokens": rollout.max_new_tokens}
+        | ({"scoring": scoring} if config.evaluate.judge == "scoring" else {}),
         "publish": {"model": model, "publish": config.publish},
     }
     found = table[part] | ({"seed": config.seed} if part != "publish" else {})
     return {name: _deciding(value) for name, value in found.items()}
+
+
+def _divides_for(config: Config) -> str:
+    """The judge for which prepare divides the rows: one that is trained has a share, all others leave them as gold."""
+    return "reward_model" if trains_judge(config) else "gold"
 
 
 def _deciding(value: Any) -> Any:
@@ -232,45 +233,9 @@ def _deciding(value: Any) -> Any:
     if not isinstance(plain, dict):
         return plain
     kept = {name: inner for name, inner in plain.items() if name not in SPEED and inner != LATER.get(name, ...)}
-    return {name: _deciding(inner) for name, inner in kept.items()}
+    return {name: inner if name == "models" else _deciding(inner) for name, inner in kept.items()}  # names of people's
 
 
 def followers(part: str) -> tuple[str, ...]:
     """A part and all that follows from it, in the order of the road."""
     return tuple(name for name in INPUTS if name == part or part in INPUTS[name])
-
-
-def parts(config: Config, stage: str) -> tuple[str, ...]:
-    """What a stage is finished in: itself, one part an algorithm, or nothing where it is left out."""
-    if stage == "rl":
-        return tuple(f"rl/{name}" for name in config.rl.algorithms)
-    return () if stage == "dpo" and config.dpo is None else (stage,)
-
-
-def models(config: Config) -> dict[str, str]:
-    """The models of a config and the parts that make them."""
-    made = {part for stage in STAGES for part in parts(config, stage)}
-    return {name: part for name, part in MODELS.items() if part in made}
-
-
-def stage_summary(config: Config, stage: str) -> str:
-    """One line on what a stage does under this config."""
-    world = config.data.toyworld
-    epochs = config.sft.epochs
-    return {
-        "prepare": "generate the toy world"
-        if world
-        else f"read and check {len(config.data.conversations)} chat, "
-        f"{len(config.data.preferences)} preference and {len(config.data.prompts)} prompt sources",
-        "sft": f"{epochs} epochs, {config.sft.samples_per_step} samples a step, ZeRO-{config.sft.optimizer.zero_stage}",
-        "reward": f"{config.reward.loss}, epochs: {config.reward.epochs}, "
-        f"rankings a step: {config.reward.rankings_per_step}",
-        "sample": f"{config.sample.prompts} prompts x {config.sample.samples_per_prompt} answers, best kept, "
-        f"then {config.sample.training.epochs} epochs of SFT",
-        "dpo": f"{config.dpo.loss}, beta {config.dpo.beta:g}, on the {config.dpo.data}, from {config.dpo.start}"
-        if config.dpo
-        else "left out: the config has no dpo section",
-        "rl": f"{', '.join(config.rl.algorithms)}: {config.rl.iterations} iterations, {config.rl.mode}",
-        "evaluate": f"{config.evaluate.prompts} held-out prompts, judge: {config.evaluate.judge}",
-        "publish": f"Ray Serve, model: {config.publish.model}, port {config.publish.port}",
-    }[stage]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from configs.section import Count, Fraction, Positive, Section
+from configs.section import Count, Fraction, Positive, Section, StageSection
 from configs.training import Updates
 
 AlgorithmName = Literal["ppo", "rloo", "grpo", "reinforce", "apa", "awr"]
@@ -151,7 +151,7 @@ class Monitor(Section):
     max_mismatch_factor: Annotated[float, Field(ge=1)] | None = 1.05
     """Alarm where trainer and engine probabilities of a token differ by more than this factor on the average."""
     prompts: Annotated[int, Field(ge=0)] = 8
-    """Held-out prompts that are the same in all iterations and whose answers are kept to be read; 0 for none."""
+    """Evaluation prompts (or training prompts) that are asked again and again, answers kept to be read; 0 for none."""
     every: Count = 1
     """Iterations from one look at the fixed prompts to the next; the last iteration has one too."""
     stop_on_alarm: bool = False
@@ -166,7 +166,7 @@ class Monitor(Section):
         return self
 
 
-class Rl(Section):
+class Rl(StageSection):
     """Online RL: what the algorithms share, and each one's own numbers."""
 
     algorithms: Annotated[tuple[AlgorithmName, ...], Field(min_length=1)] = ("ppo", "apa")
@@ -199,6 +199,8 @@ class Rl(Section):
     """Score given to an answer that was cut at max_new_tokens, whatever the scaling; null keeps its score."""
     value_clip: Positive | None = 0.2
     """Half width of the critic's trust interval around its old values; null does not clip."""
+    critic: str | None = None
+    """Start of the critic: a reward model's folder, reward (the run's own), policy (a new head on it); null picks."""
     critic_learning_rate: Positive = 5e-6
     """Peak learning rate of the critic."""
     critic_warmup_iterations: Annotated[int, Field(ge=0)] = 0

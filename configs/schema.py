@@ -1,7 +1,8 @@
 """Every setting of a run: one frozen pydantic class a section, one sentence with its unit under each field.
 
 The classes hold values and bounds, those of large sections in files of their own beside this one; `configs.load` reads
-YAML into them and explains mistakes, `configs.plan` derives the batch arithmetic. Batch sizes are three numbers only
+YAML into them and explains mistakes, `configs.needs` says what the stages of a config want, `configs.plan` derives the
+batch arithmetic. Batch sizes are three numbers only
 (prompts per iteration, samples per prompt, samples per optimizer step); micro-batches follow from a token budget.
 """
 
@@ -9,15 +10,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
-from configs.checks import batches, colocation, offloading, processors, stages
+from configs.checks import batches, colocation, offloading, processors
 from configs.data import Data
 from configs.machines import Cluster, Resources
 from configs.model import Model
-from configs.rl import AlgorithmName, Rl
+from configs.needs import needs
+from configs.rl import Rl
 from configs.scoring import Scoring
-from configs.section import Count, Positive, Section
+from configs.section import Count, Positive, Section, StageSection
 from configs.training import Dpo, Reward, Sft, Supervised
 
 
@@ -51,7 +60,7 @@ class Rollout(Section):
         return values
 
 
-class Sample(Section):
+class Sample(StageSection):
     """Rejection sampling: draw, score, keep the best, fine-tune on it."""
 
     prompts: Count = 1000
@@ -64,11 +73,15 @@ class Sample(Section):
     """Fine-tuning of the SFT model on the best answers."""
 
 
-class Evaluate(Section):
+class Evaluate(StageSection):
     """Win rate, KL and length on held-out prompts."""
 
-    judge: Literal["gold", "reward_model"] = "reward_model"
-    """The toy world's gold judge, or a second reward model trained on preference rows that the first never saw."""
+    judge: Annotated[str, Field(min_length=1)] = "reward_model"
+    """Judge: gold (the toy world's), reward_model (a second one of stage reward), scoring (the reward), or a folder."""
+    models: dict[str, str] = Field({})
+    """Further models that answer too: a name and the folder of each; they have the run's tokenizer."""
+    against: str | None = None
+    """Model that the others are compared with, by name; null is sft, or start (model.path) where no sft is made."""
     prompts: Annotated[int, Field(ge=16)] = 256
     """Held-out prompts to answer."""
     temperature: Positive = 1.0
@@ -77,11 +90,11 @@ class Evaluate(Section):
     """Resamples behind the 95 % intervals."""
 
 
-class Publish(Section):
+class Publish(StageSection):
     """The chat endpoint on Ray Serve."""
 
-    model: Literal["best", "sft", "rejection", "dpo"] | AlgorithmName = "best"
-    """Model to serve; best is the one with the highest win rate in evaluate."""
+    model: Annotated[str, Field(min_length=1)] = "best"
+    """Model to serve, by name; best is evaluate's winner, or without evaluate the one that the last stage made."""
     model_id: str = "rayward"
     """Name of the model in the API."""
     host: str = "127.0.0.1"
@@ -92,6 +105,9 @@ class Publish(Section):
     """Copies of the model behind the endpoint."""
     start_timeout_s: Positive = 300
     """Longest wait for the endpoint to answer, in seconds."""
+
+
+STAGE_SECTIONS = ("sft", "reward", "sample", "dpo", "rl", "evaluate", "publish")
 
 
 class Config(Section):
@@ -119,8 +135,8 @@ class Config(Section):
     """Generation with vLLM."""
     sample: Sample = Sample()
     """Rejection sampling."""
-    dpo: Dpo | None = None
-    """DPO; null leaves it out, {} takes its defaults."""
+    dpo: Dpo = Dpo.null()
+    """DPO; {} takes its defaults, null (as for every stage) leaves it out."""
     rl: Rl = Rl()
     """Online RL."""
     evaluate: Evaluate = Evaluate()
@@ -128,8 +144,18 @@ class Config(Section):
     publish: Publish = Publish()
     """The chat endpoint."""
 
+    @field_validator(*STAGE_SECTIONS, mode="before")
+    @classmethod
+    def _null_leaves_out(cls, value: Any, info: ValidationInfo) -> Any:
+        section: type[StageSection] = cls.model_fields[str(info.field_name)].annotation  # type: ignore[assignment]
+        return section.null() if value is None else value
+
+    @field_serializer(*STAGE_SECTIONS, mode="wrap")
+    def _left_out_is_null(self, value: StageSection, plain: SerializerFunctionWrapHandler) -> Any:
+        return None if value.left_out else plain(value)
+
     @model_validator(mode="after")
     def _fits_together(self) -> Config:
-        for check in (batches, stages, processors, offloading, colocation):
+        for check in (needs, batches, processors, offloading, colocation):
             check(self)
         return self

@@ -22,7 +22,7 @@ class RewardSource(Section):
     only: tuple[str, ...] = ()
     """Data sources (the field source of a prompt) whose prompts it scores, adding nothing to others; empty: all."""
     paths: tuple[str, ...] = ()
-    """Kind model: folders of reward models with the run's tokenizer; empty takes the model of stage reward."""
+    """Kind model: folders or hub names of reward models; empty takes the model of stage reward."""
     ensemble: Literal["mean", "worst"] = "mean"
     """Kind model: how the scores of several paths become one."""
     target: str | None = None

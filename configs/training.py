@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from configs.section import Count, Fraction, Positive, Section
+from configs.section import Count, Fraction, Positive, Section, StageSection
 
 
 class Updates(Section):
@@ -41,7 +41,22 @@ class Optimizer(Updates):
     """Peak learning rate."""
 
 
-class Supervised(Section):
+class Validated(Section):
+    """Looks at the held-out rows while a model trains."""
+
+    validate_every: Annotated[int, Field(ge=0)] = 0
+    """Optimizer steps from one look at the held-out rows to the next; 0 looks after the last step only."""
+    keep: Literal["last", "best"] = "last"
+    """State of the model that is kept: the last, or the best of those that were looked at."""
+
+    @model_validator(mode="after")
+    def _best_is_of_several(self) -> Self:
+        if self.keep == "best" and not self.validate_every:
+            raise ValueError("keep best chooses among the states that were looked at; give validate_every, in steps")
+        return self
+
+
+class Supervised(Validated):
     """Supervised fine-tuning."""
 
     epochs: Count = 3
@@ -97,7 +112,7 @@ class Quality(Section):
         return self
 
 
-class Sft(Supervised):
+class Sft(Supervised, StageSection):
     """Supervised fine-tuning on the conversations."""
 
     long_conversations: Literal["cut", "segment"] = "cut"
@@ -106,7 +121,7 @@ class Sft(Supervised):
     """Answers of unequal quality."""
 
 
-class Preferences(Section):
+class Preferences(Validated):
     """Learning from rankings: what the reward model and DPO share."""
 
     epochs: Count = 1
@@ -130,7 +145,7 @@ class Preferences(Section):
         return self
 
 
-class Reward(Preferences):
+class Reward(Preferences, StageSection):
     """Reward-model training."""
 
     zero_sum: Annotated[float, Field(ge=0)] = 0.0
@@ -143,7 +158,7 @@ class Reward(Preferences):
     """How the weights are updated."""
 
 
-class Dpo(Preferences):
+class Dpo(Preferences, StageSection):
     """Direct preference optimization: a policy straight from rankings, without a reward model in between."""
 
     data: Literal["preferences", "samples"] = "preferences"

@@ -23,6 +23,11 @@ def exact_number(
     return scores
 
 
+def brief(*, completions: Sequence[str], finished: Sequence[bool], **_: Any) -> list[float]:
+    """1 for an answer that ended by itself, less a hundredth for each of its words; a cut one has no 1."""
+    return [float(ended) - len(answer.split()) / 100 for answer, ended in zip(completions, finished, strict=True)]
+
+
 def final_number(text: str) -> float | None:
     """The number after the last "####", else the last number of the text; None where there is none."""
     marked = NUMBER.findall(text.rpartition("####")[2]) if "####" in text else []

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.hub_models import read_tokenizer
 from data.own_rendering import clock
 from data.plain_text import encode_plain
 from data.records import RowError, Turn
@@ -76,11 +77,10 @@ def save_tokenizer(tokenizer: Any, folder: str | Path, config: Any = None) -> No
 
 
 def _readings(folder: str | Path, config: Any) -> Iterator[Any]:
-    from transformers import AutoTokenizer
 
-    yield AutoTokenizer.from_pretrained(folder)
+    yield read_tokenizer(folder)
     if config is not None:
-        yield AutoTokenizer.from_pretrained(folder, config=config)
+        yield read_tokenizer(folder, config=config)
 
 
 def _unlike(tokenizer: Any, other: Any) -> str:
@@ -132,14 +132,13 @@ def assert_served_as_trained(template: Template, tokenizer: Any) -> None:
 
 def mend(template: Template, folder: str | Path) -> str:
     """Mend a folder that was saved without `save_tokenizer`; where it fails, why it is not served as it is trained."""
-    from transformers import AutoTokenizer
 
     path, told = Path(folder) / "tokenizer_config.json", ""
     saved = path.read_text(encoding="utf-8")
     for change in MENDS:
         if change:
             path.write_text(json.dumps(json.loads(saved) | change, indent=2, ensure_ascii=False), encoding="utf-8")
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = read_tokenizer(folder)
         before = tokenizer.chat_template
         try:
             if not template.own:

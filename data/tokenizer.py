@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from data.hub_models import read_tokenizer
 from data.plain_text import encode_plain
 
 BOS, PAD = "<s>", "<pad>"
@@ -70,9 +71,9 @@ def load_tokenizer(folder: str | Path) -> Any:
     unknown token where no text has it. The vocabulary never grows, so the model's embeddings fit. ValueError if there
     is none.
     """
-    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    tokenizer = read_tokenizer(folder)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.pad_token = _spare_token(tokenizer, folder)
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import ConfigError, dump
-from configs.plan import INPUTS, RL_PARTS, STAGES, arithmetic_lines, decisive, followers, parts, roles, stage_summary
+from configs.plan import INPUTS, decisive, followers, roles
 from configs.schema import Config
+from configs.stages import RL_PARTS, STAGES, all_parts, parts
+from configs.summary import arithmetic_lines, stage_summary
 from configs.threads import with_threads
+from pipelines import models_named
 from pipelines.machine import on_machine, planned
 from pipelines.memory import PeakMemory
 from pipelines.stage import Run, read_json, write_json
@@ -40,16 +43,18 @@ def align(
     check(run, stages, redo)
     if replay:
         check_replay(run, replay, redo)
-    if {"sample", "rl"} & set(stages):
+    if any(parts(config, stage) for stage in stages if stage in ("sample", "rl", "evaluate")):
         check_functions(config)
     folder.mkdir(parents=True, exist_ok=True)
+    models_named.fetch(run)
     forget(run, redo)
-    if "rl" in stages:
+    models_named.check(run)
+    if "rl" in stages and parts(config, "rl"):
         print("\n".join(arithmetic_lines(config)))
     made: dict[str, Any] | None = None
     with PeakMemory() as memory:
         for stage in stages:
-            if not parts(config, stage) and len(stages) > 1:
+            if not parts(config, stage):
                 continue
             begun = time.perf_counter()
             module = importlib.import_module(f"pipelines.{stage}")
@@ -76,6 +81,9 @@ def align(
 def check(run: Run, stages: Sequence[str], redo: Sequence[str]) -> None:
     """Raise ConfigError where `redo` would remove what the command does not make, StageError where a stage that it
     runs or reads was made with other settings: now, not after hours of other stages."""
+    named = [stage for stage in stages if not parts(run.config, stage)] if tuple(stages) != STAGES else []
+    if named:
+        raise ConfigError(f"this config leaves out {named[0]} ({named[0]}: null); give it a section, at least {{}}")
     wanted = [part for stage in stages for part in parts(run.config, stage)]
     gone = {name for part in redo for name in followers(part) if (run.folder / name).exists()}
     if left := [name for name in INPUTS if name in gone and name not in wanted]:
@@ -83,7 +91,7 @@ def check(run: Run, stages: Sequence[str], redo: Sequence[str]) -> None:
             f"--redo {','.join(redo)} would remove {', '.join(left)} too, which this command does not make again; "
             f"use rayward align with --redo, or name the stages with --stages"
         )
-    configured = {part for stage in STAGES for part in parts(run.config, stage)}
+    configured = all_parts(run.config)
     for part in INPUTS:
         read = part in wanted or any(part in INPUTS[other] for other in wanted)
         if not read or part not in configured or part in gone or not run.done(part):
@@ -157,11 +165,11 @@ def plan_text(config: Config, folder: Path, stages: Sequence[str]) -> str:
         lines.append(f"  {stage:<9} {', '.join(states):<6} {stage_summary(config, stage)}")
     lines += ["", "actors (of a stage, all at once)"]
     threads = planned(Run(folder, config))
-    for stage in stages:
+    for stage in [stage for stage in stages if parts(config, stage)]:
         for name, role in roles(with_threads(config, threads[stage]), stage).items():
             has = f"{role.cpus:g} CPU, {role.gpus:g} GPU, {role.compute_threads} threads"
             lines.append(f"  {stage:<9} {name:<10} {role.workers} x {has}")
-    if "rl" in stages:
+    if "rl" in stages and parts(config, "rl"):
         lines += ["", "batch arithmetic of rl", *(f"  {line}" for line in arithmetic_lines(config))]
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-from configs.plan import STAGES
+from configs.stages import STAGES
 
 COMMANDS = {
     "prepare": "read or generate the data, account for every row, make the tokenizer",
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html from what a run has so far")
     report.add_argument("run", type=Path, help="run folder")
     report.set_defaults(run_command=_report)
-    for module in ("doctor", "extend", "reward_eval", "reward_serve"):
+    for module in ("init", "doctor", "extend", "reward_eval", "reward_serve"):
         importlib.import_module(f"pipelines.{module}").add(commands)
     data = commands.add_parser("data", help="work on data files: see rayward data --help")
     actions = data.add_subparsers(title="actions", required=True, metavar="ACTION")
@@ -118,10 +118,12 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _align(options: argparse.Namespace) -> int:
     from configs.load import ConfigError, load
+    from data.hub_models import trust
     from pipelines.align import align, check_names, parse_redo, parse_stages, plan_text
 
     config = load(options.config, options.set)
     check_names(config)
+    trust(config.model.trust_remote_code)
     folder = (options.run or Path("runs") / config.name).resolve()  # actors have working directories of their own
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and folder.is_relative_to(Path.cwd()):
         raise ConfigError(f"{folder} is in this job's working directory, which goes with the job; give --run DIR")
@@ -131,9 +133,11 @@ def _align(options: argparse.Namespace) -> int:
         return 0
     if rollouts := getattr(options, "rollout_only", None):
         from pipelines.machine import on_machine
+        from pipelines.models_named import fetch
         from pipelines.rl import rollout_only
         from pipelines.stage import Run
 
+        fetch(Run(folder, config))
         print(f"{rollouts}: {rollout_only(on_machine(Run(folder, config), 'rl'), rollouts)}")
         return 0
     replay = getattr(options, "replay", None)

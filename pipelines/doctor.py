@@ -11,13 +11,15 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
+from data.hub_models import config_of, fetched
+
 LONGEST = 4096  # tokens of a prompt with its answer, where the model would take more
 
 
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("doctor", help="gap between rollout engine and trainer on a model, before RL")
-    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="model folder")
+    parser.add_argument("--model", type=Path, required=True, metavar="M", help="folder or hub name ORG/NAME[@REVISION]")
     parser.add_argument("--prompts", metavar="FILE", help="ask these, in any known format (default: random tokens)")
     parser.add_argument("--template", metavar="T", help="chat template to train with (default: the model's own)")
     parser.add_argument("--count", type=int, default=32, metavar="N", help="prompts (default 32)")
@@ -40,6 +42,7 @@ def _run(options: argparse.Namespace) -> int:
             raise ValueError(f"--{name} is {getattr(options, name)}: at least {lowest}")
     if options.temperature <= 0:
         raise ValueError(f"--temperature is {options.temperature:g}: above 0, as in training rollouts")
+    options.model = Path(fetched(str(options.model)))
     broken, notes = examine(options.model, options.gpus, options.template)
     for line in notes:
         print(f"note: {line}")
@@ -127,7 +130,6 @@ def questions(options: argparse.Namespace, tokenizer: Any, folder: str) -> tuple
     from collections import Counter
 
     import numpy as np
-    from transformers import AutoConfig
 
     from configs.model import Model
     from data.formats import read
@@ -136,7 +138,7 @@ def questions(options: argparse.Namespace, tokenizer: Any, folder: str) -> tuple
     from pipelines.renderer import Renderer
     from pipelines.rows import fit_prompts
 
-    longest = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", LONGEST)
+    longest = getattr(config_of(folder).get_text_config(), "max_position_embeddings", LONGEST)
     longest = min(longest, max(LONGEST, 2 * options.tokens))
     if options.tokens + 17 > longest:
         raise ValueError(f"--tokens {options.tokens} leaves no room for a prompt in the model's {longest} positions")

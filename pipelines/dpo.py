@@ -13,12 +13,11 @@ import numpy as np
 
 from actors.ranked import dpo_loop
 from cluster.connect import connect
-from configs.load import ConfigError
-from configs.plan import optimizer_steps
+from configs.plan import inputs, optimizer_steps
 from data.ragged import merge
 from data.records import Prompt, Ranking
 from pipelines.renderer import Renderer, check_vocabulary
-from pipelines.reward import measure, ranked_rows
+from pipelines.reward import SHOWN, measure, ranked_rows
 from pipelines.rows import prepared
 from pipelines.stage import Run, StageError, begin, read_jsonl, table
 from pipelines.training import job, train
@@ -27,15 +26,12 @@ from pipelines.training import job, train
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config, dpo = run.config, run.config.dpo
-    if dpo is None:
-        raise ConfigError("this config has no dpo section; give one, or --set dpo={} for its defaults")
-    sampled = "sample" in (dpo.start, {"samples": "sample"}.get(dpo.data))
-    stage = begin(run, "dpo", ("prepare", "sft", *(["sample"] if sampled else [])))
+    stage = begin(run, "dpo", inputs(config, "dpo"))
     if stage is None:
         return None
     connect(config.cluster)
     renderer = Renderer.of_run(run)
-    model = run.model(dpo.start)
+    model = run.first if dpo.start == "sft" else run.model("sample")
     check_vocabulary(renderer.tokenizer, model)
     rankings = prepared(run, "rankings")
     if dpo.data == "samples":
@@ -52,9 +48,12 @@ def run(run: Run) -> dict[str, Any] | None:
     heldout, heldout_rows = ranked_rows(prepared(run, "heldout"), renderer, config.seed)
     steps = optimizer_steps(len(kept), dpo.rankings_per_step, dpo.epochs)
     work = job(stage, model, rows, heldout_rows, dpo)
-    said = train(stage, "dpo", dpo_loop, work, steps, ("loss", "pair_accuracy"))
+    said = train(stage, "dpo", dpo_loop, work, steps, SHOWN)
     last = {name: said["last"][name] for name in ("loss", "best_moved", "worst_moved")}
-    found = measure(merge(said["heldout_scores"], len(heldout_rows.ids)), heldout, heldout_rows)
+    last |= {"kept_step": said["kept"][0]["kept_step"]} if dpo.keep == "best" else {}
+    found: dict[str, Any] = {"heldout_rankings": 0}
+    if heldout:
+        found = measure(merge(said["heldout_scores"], len(heldout_rows.ids)), heldout, heldout_rows)
     metrics = {"rankings": len(kept), "optimizer_steps": steps} | last | found
     table("dpo", metrics)
     return stage.finish(metrics)

@@ -1,30 +1,32 @@
-"""Stage 6: every model of the run answers the same held-out prompts, and a judge compares each with the SFT model.
+"""Stage 6: every model answers the same held-out prompts, and a judge compares each with one, usually the SFT model.
 
-One set of rollout engines serves all models, by weight transfer. The judge is the toy world's gold judge or the second
-reward model; it also scores what PPO and APA wrote while they trained, which draws the judge's view of a run beside the
-reward model's own.
+The models are those that the run has made, and those that it is given. One set of rollout engines serves all of them,
+by weight transfer. The judge also scores what RL wrote while it trained, which draws the judge's view of a run beside
+the reward's own.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 
-from actors.group import Group, RolloutGroup, frozen_group, reward_group, running
+from actors.group import Group, RolloutGroup, frozen_group, running
 from algorithms.winrate import bootstrap_interval, outcomes
 from cluster.connect import check_fits, connect
-from configs.plan import ALGORITHMS, roles
-from configs.plan import models as configured
-from data import toyworld
-from data.ragged import Ragged, merge
+from configs.plan import asks_reward, roles
+from configs.stages import ALGORITHMS, START, baseline, compared, has, own_reward, trains_judge
+from configs.stages import models as configured
+from data.hub_models import config_of
+from data.ragged import merge
 from data.records import Prompt
 from data.rollouts import Rollouts
-from pipelines.renderer import Renderer, answered
+from pipelines.judges import Judge, judge_of
+from pipelines.renderer import Renderer
+from pipelines.reward_folder import check_same_tokens
 from pipelines.rows import fit_prompts, prepared, some
 from pipelines.scoring import Scorer
 from pipelines.stage import Metrics, Run, StageError, begin, read_jsonl, table, write_json, write_jsonl
@@ -32,83 +34,96 @@ from pipelines.stage import Metrics, Run, StageError, begin, read_jsonl, table, 
 TRANSCRIPTS_PER_ITERATION = 256
 COMPARED = 64  # answers of a model whose log-probs by the trainer are held against the engine's
 
-Judge = Callable[[Sequence[Prompt], Sequence[dict[str, Any]]], np.ndarray]
-
 
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    models = {name: stage for name, stage in configured(config).items() if run.done(stage)}
-    if "sft" not in models or len(models) < 2:
+    made = {name: part for name, part in configured(config).items() if run.done(part)}
+    given = {START, *config.evaluate.models}
+    names = [name for name in compared(config) if name in made or name in given]
+    against = baseline(config)
+    if against not in names or len(names) < 2:
         raise StageError(
-            f"{run.folder} holds {', '.join(models) or 'no model'}; evaluate compares others with sft: "
-            "run sft and at least one of sample, dpo and rl first"
+            f"{run.folder} holds {', '.join(made) or 'no model'}; evaluate compares "
+            f"{', '.join(name for name in compared(config) if name != against)} with {against}: run {against} and at "
+            "least one of the others first"
         )
-    stage = begin(run, "evaluate", ("prepare", "reward", *models.values()), follows_inputs=True)
+    asked = trains_judge(config) or (own_reward(config) and asks_reward(config))
+    judges = ["reward"] if has(config, "reward") and (asked or run.done("reward")) else []
+    stage = begin(run, "evaluate", ("prepare", *judges, *(made[name] for name in made if name in names)),
+                  follows_inputs=True)  # fmt: skip
     if stage is None:
         return None
     connect(config.cluster)
     check_fits(roles(config, "evaluate"))
     renderer = Renderer.of_run(run)
     prompts = some(prepared(run, "evaluation_prompts"), config.evaluate.prompts, config.seed)
-    folders = {name: str(Path(run.model(models[name])).resolve()) for name in models}
-    panel = Panel(run, folders["sft"], renderer)
-    with running(*panel.groups):
-        answers = panel.answer(stage.folder, folders, prompts)
-        curves = {name: _curve(run, name, panel.judge) for name in ALGORITHMS if name in models}
+    folders = {name: run.named(name) for name in names}
+    for name in config.evaluate.models:
+        check_same_tokens(folders[name], renderer, f"evaluate.models.{name}", "evaluate it in a run of its own")
+    panel = Panel(run, folders[against], against, renderer)
+    try:
+        with running(*panel.groups):
+            answers = panel.answer(stage.folder, folders, prompts)
+            curves = {name: _curve(run, name, panel.judge) for name in ALGORITHMS if name in made}
+    finally:
+        if panel.rollout not in panel.groups:
+            panel.rollout.stop()
     for name, rows in answers.items():
         write_jsonl(stage.folder / f"answers_{name}.jsonl", rows)
+    answers = judged_by_all(answers)
     judged = {name: np.array([row["judge"] for row in rows]) for name, rows in answers.items()}
     write_json(stage.folder / "curves.json", curves)
     metrics = {
         "judge": config.evaluate.judge,
-        "prompts": len(prompts),
+        "prompts": len(answers[against]),
         "win_rate": {
-            name: win_rate(judged[name], judged["sft"], config.evaluate.bootstrap_samples, config.seed)
-            for name in models
-            if name != "sft"
+            name: win_rate(judged[name], judged[against], config.evaluate.bootstrap_samples, config.seed)
+            for name in names
+            if name != against
         },
         "difference": {
-            name: differences(answers, judged, name, config.evaluate.bootstrap_samples, config.seed)
-            for name in models
-            if name != "sft"
+            name: differences(answers, judged, name, against, config.evaluate.bootstrap_samples, config.seed)
+            for name in names
+            if name != against
         },
-        "models": {name: _about(answers[name], judged[name]) for name in models},
+        "models": {name: _about(answers[name], judged[name]) for name in names},
     }
-    _show(metrics)
+    if against != "sft":
+        metrics["against"] = against
+    if silent := len(prompts) - len(answers[against]):
+        metrics["not_judged"] = silent
+        print(f"evaluate: {silent} of {len(prompts)} prompts are left out: an answer to them has no score by the judge")
+    _show(metrics, against)
     return stage.finish(metrics)
 
 
 class Panel:
-    """The actors of an evaluation: rollout engines, the model under test, the SFT reference and the judge."""
+    """The actors of an evaluation: rollout engines, the model under test, the one it is compared with, the judge."""
 
-    def __init__(self, run: Run, sft: str, renderer: Renderer):
+    def __init__(self, run: Run, reference: str, against: str, renderer: Renderer):
         config = run.config
-        self.config, self.renderer = config, renderer
-        self.rollout = RolloutGroup(sft, config, config.resources.reference, loads=False)
-        self.reference = frozen_group("reference", sft, config, config.evaluate.temperature)
-        self.candidate = frozen_group("candidate", sft, config, config.evaluate.temperature)
-        self.groups: list[Group] = [self.rollout, self.reference, self.candidate]
-        # What others are asked and paid for is not asked once more.
-        local = all(source.kind in ("model", "function") for source in config.scoring.sources)
-        self.reward = Scorer(run, renderer) if local else None
+        self.config, self.renderer, self.against = config, renderer, against
+        self.judge = judge_of(run, renderer)
+        self.reward = Scorer(run, renderer) if asks_reward(config) else None
+        self.rollout = RolloutGroup(reference, config, config.resources.reference, loads=False)
+        self.held = shape(reference)
+        self.reference = frozen_group("reference", reference, config, config.evaluate.temperature)
+        self.candidate = frozen_group("candidate", reference, config, config.evaluate.temperature)
+        self.groups: list[Group] = [self.rollout, self.reference, self.candidate, *self.judge.groups]
         self.groups += self.reward.groups if self.reward else []
-        self.scorer = None
-        if config.evaluate.judge == "reward_model":
-            self.scorer = reward_group(str((run.folder / "reward" / "judge").resolve()), config)
-            self.groups.append(self.scorer)
 
     def answer(self, folder: Path, models: dict[str, str], prompts: list[Prompt]) -> dict[str, list[dict[str, Any]]]:
-        """One answer of every model to every prompt, with its KL to the SFT model and the engine's log-prob gap."""
+        """One answer of every model to every prompt, with its KL to the reference and the engine's log-prob gap."""
         config = self.config
         ids = fit_prompts(prompts, self.renderer, config.rollout.max_new_tokens, Counter())[1]
         if len(ids) != len(prompts):
             raise StageError(f"{len(prompts) - len(ids)} evaluation prompts no longer fit; make prepare again (--redo)")
-        self.candidate.call("connect", self.rollout.actors, self.rollout.backend)
         answers: dict[str, list[dict[str, Any]]] = {}
         with Metrics(folder, "evaluate", len(models), "model") as metrics:
             for version, (name, path) in enumerate(models.items(), start=1):
                 self.candidate.call("load", path)
+                self._fit(path, first=version == 1)
                 sent = self.candidate.call("send_weights", version)[0]
                 self.rollout.prove(sent["probe"], version)
                 rollouts = self.rollout.generate(
@@ -120,6 +135,8 @@ class Panel:
                     config.rollout.max_new_tokens,
                 )
                 rewards = self.reward.score(rollouts, prompts, lenient=True) if self.reward else None
+                if rewards is not None and has(config, "rl") and config.rl.missing_eos_reward is not None:
+                    rewards = np.where(rollouts.finished, rewards, np.float32(config.rl.missing_eos_reward))
                 answers[name] = self._describe(name, rollouts, prompts, rewards)
                 metrics.log(
                     version,
@@ -131,13 +148,24 @@ class Panel:
                 )
         return answers
 
+    def _fit(self, path: str, first: bool) -> None:
+        """Let the engines be of the model's kind: one that is given may have another shape than the reference."""
+        if (kind := shape(path)) != self.held:
+            self.rollout.stop()
+            self.rollout = RolloutGroup(path, self.config, self.config.resources.reference, loads=False)
+            self.rollout.ready()
+        elif not first:
+            return
+        self.held = kind
+        self.candidate.call("connect", self.rollout.actors, self.rollout.backend)
+
     def _describe(
         self, name: str, rollouts: Rollouts, prompts: list[Prompt], rewards: np.ndarray | None
     ) -> list[dict[str, Any]]:
         """The engine's log-probs are the model's, as its weights were proved; the first answers' are compared."""
         sampled = rollouts.responses.like(rollouts.rollout_logprobs)
         reference = sampled
-        if name != "sft":  # which is the reference itself
+        if name != self.against:  # which is the reference itself
             found = merge(self.reference.call("logprobs", ray.put(rollouts)), len(rollouts))
             reference = rollouts.responses.like(found)
         few = rollouts.take(range(min(COMPARED, len(rollouts))))
@@ -155,17 +183,24 @@ class Panel:
             }
             for row, prompt in enumerate(prompts)
         ]
-        # A judge that is a model reads the very tokens, which the text of an answer need not give again.
-        scores = self.scorer.score(rollouts.sequences()) if self.scorer else self.judge(prompts, rows)
-        return [row | {"judge": float(score)} for row, score in zip(rows, scores, strict=True)]
+        scores = self.judge.of_rollouts(rollouts, prompts, rows)
+        return [row | {"judge": None if np.isnan(score) else float(score)}
+                for row, score in zip(rows, scores, strict=True)]  # fmt: skip
 
-    def judge(self, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]]) -> np.ndarray:
-        """One number for each row's answer, higher is better; an empty or cut answer is judged as it stands."""
-        pairs = list(zip(prompts, rows, strict=True))
-        if self.scorer is None:
-            return np.array([toyworld.judge(prompt.turns, row["answer"]) for prompt, row in pairs])
-        ids = [answered(self.renderer, prompt, row["answer"], row["finished"]) for prompt, row in pairs]
-        return self.scorer.score(Ragged.of(ids))
+
+def judged_by_all(answers: dict[str, list[dict[str, Any]]]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of the prompts to which every model's answer has a judge's score. StageError where there are none."""
+    scored = [all(row["judge"] is not None for row in rows) for rows in zip(*answers.values(), strict=True)]
+    if not any(scored):
+        raise StageError("evaluate: the judge has no score for the answers to any prompt")
+    return {name: [row for row, kept in zip(rows, scored, strict=True) if kept] for name, rows in answers.items()}
+
+
+def shape(folder: str) -> dict[str, Any]:
+    """What the engines build a model from: its config without what changes nothing in it."""
+    found: dict[str, Any] = config_of(folder).to_dict()
+    other = ("_name_or_path", "transformers_version", "dtype", "use_cache")
+    return {name: value for name, value in found.items() if name not in other and not name.endswith("_token_id")}
 
 
 def win_rate(candidate: np.ndarray, baseline: np.ndarray, resamples: int, seed: int) -> dict[str, float]:
@@ -176,12 +211,17 @@ def win_rate(candidate: np.ndarray, baseline: np.ndarray, resamples: int, seed: 
 
 
 def differences(
-    answers: dict[str, list[dict[str, Any]]], judged: dict[str, np.ndarray], name: str, resamples: int, seed: int
+    answers: dict[str, list[dict[str, Any]]],
+    judged: dict[str, np.ndarray],
+    name: str,
+    against: str,
+    resamples: int,
+    seed: int,
 ) -> dict[str, dict[str, float]]:
-    """Mean of what a model's answer scores more than SFT's to the same prompt, with its 95 % interval: by the judge,
-    and by the reward that RL and sampling learn from, over the prompts for which it has a number."""
-    found = {"judge": judged[name] - judged["sft"]}
-    pairs = zip(answers[name], answers["sft"], strict=True)
+    """Mean of what a model's answer scores more than the other's to the same prompt, with its 95 % interval: by the
+    judge, and by the reward that RL and sampling learn from, over the prompts for which it has a number."""
+    found = {"judge": judged[name] - judged[against]}
+    pairs = zip(answers[name], answers[against], strict=True)
     rewards = [(ours["reward"], theirs["reward"]) for ours, theirs in pairs]
     if known := [ours - theirs for ours, theirs in rewards if ours is not None and theirs is not None]:
         found["reward"] = np.array(known)
@@ -198,12 +238,12 @@ def _curve(run: Run, algorithm: str, judge: Judge) -> list[dict[str, float]]:
     points = []
     for file in sorted((run.folder / "rl" / algorithm / "transcripts").glob("*.jsonl")):
         rows = list(read_jsonl(file))[:TRANSCRIPTS_PER_ITERATION]
-        judged = judge([known[row["prompt_id"]] for row in rows], rows)
+        judged = judge.of_texts([known[row["prompt_id"]] for row in rows], rows)
         points.append(
             {
                 "iteration": int(file.stem),
                 "reward": float(np.mean([row["score"] for row in rows])),
-                "judge": float(np.mean(judged)),
+                "judge": float(np.nanmean(judged)),
             }
         )
     return points
@@ -224,16 +264,17 @@ def _mismatch(rows: list[dict[str, Any]]) -> float:
     return max(row["mismatch"] for row in rows if row["mismatch"] is not None)
 
 
-def _show(metrics: dict[str, Any]) -> None:
+def _show(metrics: dict[str, Any], against: str) -> None:
+    other = "SFT" if against == "sft" else against
     rows = []
     for name, about in metrics["models"].items():
         rate = metrics["win_rate"].get(name)
         shown = f"{rate['mean']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]" if rate else "-"
         rows.append((name, shown, about["judge_mean"], about["kl"], about["tokens"], f"{about['finished']:.1%}"))
     table(
-        f"win rate against SFT, judge: {metrics['judge']}, {metrics['prompts']} held-out prompts",
+        f"win rate against {other}, judge: {metrics['judge']}, {metrics['prompts']} held-out prompts",
         rows,
-        ("model", "win rate [95 %]", "judge", "KL to SFT", "tokens", "finished"),
+        ("model", "win rate [95 %]", "judge", f"KL to {other}", "tokens", "finished"),
     )
 
     def interval(of: dict[str, float] | None) -> str:
@@ -241,7 +282,7 @@ def _show(metrics: dict[str, Any]) -> None:
 
     pairs = metrics["difference"].items()
     table(
-        "what an answer scores more than SFT's to the same prompt, mean [95 %]",
+        f"what an answer scores more than that of {other} to the same prompt, mean [95 %]",
         [(name, interval(of.get("reward")), interval(of["judge"])) for name, of in pairs],
         ("model", "by the reward that is learned from", f"by the judge ({metrics['judge']})"),
     )

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.hub_models import config_of, read_tokenizer
+
 NEUTRAL = {
     "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0,
     "no_repeat_ngram_size": 0,
@@ -18,7 +20,6 @@ def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[l
 
     ValueError where there is no model folder, or no such template.
     """
-    from transformers import AutoConfig, AutoTokenizer
 
     from configs.model import CPU_HEAD_SIZES
     from pipelines.renderer import check_vocabulary
@@ -28,7 +29,7 @@ def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[l
         raise ValueError(f"--model {folder} {found}; give a model folder as transformers saves it")
     broken, notes = [], []
     scores = is_reward_model(folder)
-    config = AutoConfig.from_pretrained(folder).get_text_config()
+    config = config_of(folder).get_text_config()
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if not scores and not gpus and size not in CPU_HEAD_SIZES:
         broken.append(f"heads of {size}: vLLM on the CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}; use --gpus")
@@ -40,7 +41,7 @@ def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[l
         notes.append(f"generation_config.json has {told}: training rollouts ignore it and sample all of the vocabulary")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         return [*broken, f"no tokenizer in {folder}; copy the one that the model was trained with"], notes
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = read_tokenizer(folder)
     if tokenizer.eos_token_id is None:
         broken.append("the tokenizer has no end token, so no answer ever ends; set eos_token in tokenizer_config.json")
     try:
@@ -57,11 +58,11 @@ def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[l
 
 def is_reward_model(folder: Path) -> bool:
     """Whether the model of a folder gives scores and no text."""
-    from transformers import AutoConfig
+
 
     from actors.models import has_score_head
 
-    return has_score_head(AutoConfig.from_pretrained(folder))
+    return has_score_head(config_of(folder))
 
 
 def early_score(pad: int | None, tokenizer: Any, template: str | None) -> str:
@@ -88,14 +89,12 @@ def spelling(folder: Path, name: str | None) -> tuple[list[str], list[str]]:
     """What breaks, and what is worth knowing, of the words of a model: its tokenizer with a chat template."""
     from tempfile import TemporaryDirectory
 
-    from transformers import AutoConfig, AutoTokenizer
-
     from data.own_behaviour import behaviour, unlike_own
     from data.saved_tokenizer import assert_keeps_text, assert_served_as_trained, save_tokenizer
     from data.template_jinja import jinja
     from data.templates import find
 
-    tokenizer, template = AutoTokenizer.from_pretrained(folder), find(name or "tokenizer")
+    tokenizer, template = read_tokenizer(folder), find(name or "tokenizer")
     notes: list[str] = []
     try:
         assert_keeps_text(tokenizer)
@@ -107,7 +106,7 @@ def spelling(folder: Path, name: str | None) -> tuple[list[str], list[str]]:
             tokenizer.chat_template = jinja(template, tokenizer)
         assert_served_as_trained(template, tokenizer)
         with TemporaryDirectory() as place:
-            save_tokenizer(tokenizer, place, AutoConfig.from_pretrained(folder))
+            save_tokenizer(tokenizer, place, config_of(folder))
     except ValueError as error:
         return [str(error)], notes
     return [], notes

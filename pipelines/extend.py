@@ -16,6 +16,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.hub_models import config_of, fetched, read_tokenizer, trusted
+
 
 def add(actions: Any) -> None:
     """Declare the command."""
@@ -63,7 +65,7 @@ def extend(
 
     ValueError: nothing to do, an `out` that is there, a context that is not longer, positions that cannot be stretched.
     """
-    from transformers import AddedToken, AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AddedToken, AutoModelForCausalLM
 
     from data.saved_tokenizer import save_tokenizer
 
@@ -71,8 +73,9 @@ def extend(
         raise ValueError(f"{out} is there already; choose another folder")
     if std <= 0:
         raise ValueError(f"--std is {std:g}; give a number above 0")
-    config = AutoConfig.from_pretrained(model)
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    model = fetched(model)
+    config = config_of(model)
+    tokenizer = read_tokenizer(model)
     old_tokens, old_context = len(tokenizer), getattr(config, "max_position_embeddings", None)
     if "" in tokens:
         raise ValueError("--token is empty; give the text of a token")
@@ -89,7 +92,7 @@ def extend(
     if new:
         added = [AddedToken(token, special=True, normalized=False) for token in new]
         tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
-    lm = AutoModelForCausalLM.from_pretrained(model, config=config, dtype="auto")
+    lm = AutoModelForCausalLM.from_pretrained(model, config=config, dtype="auto", trust_remote_code=trusted())
     if len(tokenizer) > (first := min(rows, old_tokens)):
         _add_rows(lm, first, len(tokenizer), init, std, seed)
     lm.save_pretrained(out)

@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from configs.plan import STAGES
 from configs.schema import Config
+from configs.stages import STAGES
 from configs.threads import shared_out, with_threads
 from pipelines.stage import Run, read_json, write_json
 

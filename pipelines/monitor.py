@@ -32,7 +32,8 @@ class Monitor:
     def __init__(self, stage: Stage, algorithm: str, team: Team):
         self.folder, self.algorithm, self.team, self.config = stage.folder, algorithm, team, stage.run.config
         self.at = self.config.rl.monitor
-        chosen = some(prepared(stage.run, "evaluation_prompts"), self.at.prompts, self.config.seed)
+        known = prepared(stage.run, "evaluation_prompts") or prepared(stage.run, "prompts")
+        chosen = some(known, self.at.prompts, self.config.seed)
         self.prompts, self.ids = fit_prompts(chosen, team.renderer, self.config.rollout.max_new_tokens, Counter())
         self.alarms: list[dict[str, Any]] = []
         self.running: dict[str, int] = {}
@@ -72,8 +73,8 @@ class Monitor:
         self.first_answers = self.first_answers or answers
         now["distinct"] = distinct_ratio(answers, self.first_answers, 2)
         scores = self.team.second_scores
-        if scores is not None:
-            now |= {"second_score": float(scores.mean()), "second_std": float(scores.std())}
+        if scores is not None and np.isfinite(scores).any():
+            now |= {"second_score": float(np.nanmean(scores)), "second_std": float(np.nanstd(scores))}
         self.first = self.first or now
         figures = compared(self.first, now)
         figures["alarms"] = self._sound(iteration, figures)
@@ -83,9 +84,10 @@ class Monitor:
         """The answers to the fixed prompts, and what both reward models say."""
         team = self.team
         scored = answers.with_columns(scores=team.reward.score(answers, self.prompts, lenient=True))
-        second = team.second.score(answers.sequences()).tolist() if team.second else [None] * len(answers)
+        second = team.second.score(answers, self.prompts) if team.second else np.full(len(answers), np.nan)
         rows = team.transcripts(scored, self.prompts)
-        return [row | {"second": score} for row, score in zip(rows, second, strict=True)]
+        known = [None if np.isnan(score) else float(score) for score in second]
+        return [row | {"second": score} for row, score in zip(rows, known, strict=True)]
 
     def _sound(self, iteration: int, figures: Mapping[str, float]) -> int:
         found = alarms_of(figures, self.at)

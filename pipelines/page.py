@@ -46,8 +46,14 @@ class Panel:
     axes: Mapping[str, Any] = field(default_factory=dict)
 
 
-def draw(panels: Sequence[Panel], columns: int = 2, size: tuple[float, float] = (3.3, 1.9), kind: str = "png") -> bytes:
-    """Picture (png or svg) of the panels, each of this size in inches."""
+def draw(
+    panels: Sequence[Panel],
+    columns: int = 2,
+    size: tuple[float, float] = (3.3, 1.9),
+    kind: str = "png",
+    across: str = "iteration",
+) -> bytes:
+    """Picture (png or svg) of the panels, each of this size in inches, over what is `across`."""
     from matplotlib.figure import Figure
 
     height = max(1, math.ceil(len(panels) / columns))
@@ -66,7 +72,7 @@ def draw(panels: Sequence[Panel], columns: int = 2, size: tuple[float, float] = 
         axes.xaxis.get_major_locator().set_params(integer=True)
         if any(panel.curves):
             axes.legend(fontsize=9)
-    figure.supxlabel("iteration", fontsize=10)
+    figure.supxlabel(across, fontsize=10)
     figure.tight_layout(pad=0.4)
     return picture(figure, kind)
 

@@ -13,11 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from configs.model import Model
+from configs.needs import lists_read
 from configs.schema import Config
+from configs.stages import has, trains_judge
 from data import toyworld
+from data.hub_models import config_of, local
 from data.own_behaviour import behaviour, unlike_own
 from data.own_rendering import DATE, TODAY, render
 from data.own_template import PROBE
@@ -87,11 +88,6 @@ def run(run: Run) -> dict[str, Any] | None:
     return stage.finish(metrics)
 
 
-def base_model(run: Run) -> str:
-    """Folder or hub name of the base model."""
-    return run.config.model.path or str(run.folder / "prepare" / "base")
-
-
 def with_ids(records: Iterable[Any]) -> list[Any]:
     """The records, each with an id of its own: rows that came without one, or with one seen before, get a number."""
     seen: set[str] = set()
@@ -110,7 +106,7 @@ def _renderer(
 ) -> tuple[Renderer, dict[str, Any]]:
     """Train or load the tokenizer, give it the chat template and its end token, and save it. With what is told of the
     template, which is printed here. Raises StageError where what is served would not be what is trained."""
-    template, path = find(config.model.template), config.model.path
+    template, path = find(config.model.template), local(config.model.path) if config.model.path else None
     told: list[str] = []
     if config.model.scratch:
         texts = itertools.chain(
@@ -123,7 +119,7 @@ def _renderer(
     else:
         assert path is not None
         tokenizer = load_tokenizer(path)
-        _require_end_token(config.model, template, tokenizer)
+        _require_end_token(config.model, path, template, tokenizer)
         told = behaviour(tokenizer) if template.own else list(filter(None, [unlike_own(template, tokenizer)]))
         _set_end_token(template, tokenizer)
     for line in told:
@@ -132,7 +128,7 @@ def _renderer(
         tokenizer.chat_template = jinja(template, tokenizer)
     try:
         assert_keeps_text(tokenizer)
-        save_tokenizer(tokenizer, folder / "tokenizer", AutoConfig.from_pretrained(path) if path else None)
+        save_tokenizer(tokenizer, folder / "tokenizer", config_of(path) if path else None)
         renderer = Renderer.of(config.model, folder / "tokenizer")
         assert_served_as_trained(template, renderer.tokenizer)
     except ValueError as error:
@@ -158,13 +154,13 @@ def _set_end_token(template: Template, tokenizer: Any) -> None:
         tokenizer.eos_token = published
 
 
-def _require_end_token(model: Model, template: Template, tokenizer: Any) -> None:
+def _require_end_token(model: Model, path: str, template: Template, tokenizer: Any) -> None:
     """Raise StageError where the model of a folder has no embedding for a token that the template needs."""
     try:
         ends = stop_token_ids(template, tokenizer)
     except ValueError as error:
         raise StageError(f"model.path {model.path}, model.template {model.template}: {error}") from error
-    rows = AutoConfig.from_pretrained(model.path).get_text_config().vocab_size
+    rows = config_of(path).get_text_config().vocab_size
     if (end := max(ends)) >= rows:
         raise StageError(
             f"model.path {model.path}: {tokenizer.convert_ids_to_tokens(end)!r}, which ends an answer of "
@@ -208,15 +204,11 @@ def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
 
 
 def _require(split: dict[str, list], config: Config, rules: dict[str, dict[str, int]]) -> None:
-    for name, least in (
-        ("conversations", 1),
-        ("sft_heldout", 1),
-        ("rankings", 1),
-        ("heldout", 1),
-        ("prompts", 1),
-        ("judge", int(config.evaluate.judge == "reward_model")),
-        ("evaluation_prompts", config.evaluate.prompts),
-    ):
+    least_of = dict.fromkeys((name for name, source in FILES.items() if source in lists_read(config)), 1)
+    least_of |= {"judge": int(trains_judge(config))}
+    if has(config, "evaluate"):
+        least_of["evaluation_prompts"] = config.evaluate.prompts
+    for name, least in least_of.items():
         if len(split[name]) < least:
             lost = [f"{count} x {rule}" for rule, count in rules.get(name, {}).items() if not rule.startswith("kept")]
             left_out = f"left out: {'; '.join(lost)}; " if lost else ""

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from pathlib import Path
 from typing import Any
 
 from cluster.connect import check_fits, connect
-from configs.plan import MODELS, roles
+from configs.plan import roles
+from configs.stages import MODELS, START, baseline, has
+from configs.stages import models as configured
+from data.records import Turn
 from data.saved_tokenizer import mend
 from data.templates import find
 from pipelines.rows import prepared
 from pipelines.stage import Metrics, Run, StageError, begin, table
+
+MODEL_FILES = ("config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "*.bin",
+               "*.bin.index.json", "*.py")  # fmt: skip
+"""What a folder holds of a model beside its tokenizer."""
 
 
 def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
@@ -20,8 +29,10 @@ def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
     """
     config = run.config
     name = choose(run)
-    inputs = ("prepare", "evaluate", MODELS[name]) if config.publish.model == "best" else ("prepare", MODELS[name])
-    stage = begin(run, "publish", inputs, {"chosen": name}, follows_inputs=True)
+    judged = ["evaluate"] if config.publish.model == "best" and has(config, "evaluate") else []
+    inputs = ("prepare", *judged, *([MODELS[name]] if name in MODELS else []))
+    chosen = {"chosen": name} | ({"folder": given[name]} if name in (given := config.evaluate.models) else {})
+    stage = begin(run, "publish", inputs, chosen, follows_inputs=True)
     if stage is None and not keep:
         return None
     connect(config.cluster)
@@ -32,9 +43,10 @@ def run(run: Run, keep: bool = False) -> dict[str, Any] | None:
     folder = stage.folder if stage else run.folder / "publish" / "again"
     try:
         with Metrics(folder, "publish", 2, "step") as progress:
-            if told := mend(find(config.model.template), run.model(MODELS[name])):
+            model = run.named(name) if name in MODELS else with_tokenizer(run, name, folder / "model")
+            if told := mend(find(config.model.template), model):
                 print(f"   served otherwise than trained: {told}")
-            url = serve.start(run.model(MODELS[name]), config)
+            url = serve.start(model, config)
             metrics: dict[str, Any] = {"model": name, "url": url}
             metrics["start_seconds"] = round(time.perf_counter() - begun, 1)
             progress.log(0, {"up": 1, "time": {"start_s": metrics["start_seconds"]}}, ("up",))
@@ -65,17 +77,39 @@ def serve_until_interrupted(run: Run, metrics: dict[str, Any]) -> None:
 
 
 def choose(run: Run) -> str:
-    """The model to serve: the configured one, or the one with the highest win rate (SFT counts as a half)."""
-    if run.config.publish.model != "best":
-        return run.config.publish.model
+    """The model to serve: the configured one, or the one with the highest win rate (the baseline counts as a half);
+    without an evaluation the one that the last stage makes."""
+    config = run.config
+    if config.publish.model != "best":
+        return config.publish.model
+    if not has(config, "evaluate"):
+        return [START, *configured(config)][-1]
     rates = {name: rate["mean"] for name, rate in run.manifest("evaluate")["metrics"]["win_rate"].items()}
-    return max(rates | {"sft": 0.5}, key=lambda name: rates.get(name, 0.5))
+    return max(rates | {baseline(config): 0.5}, key=lambda name: rates.get(name, 0.5))
+
+
+def with_tokenizer(run: Run, name: str, folder: Path) -> str:
+    """A folder of links to the files of a model that the run did not make, with the tokenizer and chat template of the
+    run beside them: the model's own folder stays as it is."""
+    source = Path(run.named(name))
+    if not source.is_dir():
+        raise StageError(f"publish.model {name}: {source} is no folder")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    for pattern in MODEL_FILES:
+        for file in sorted(source.glob(pattern)):
+            (folder / file.name).symlink_to(file.resolve())
+    for file in sorted((run.folder / "prepare" / "tokenizer").iterdir()):
+        shutil.copyfile(file, folder / file.name)
+    return str(folder)
 
 
 def question(run: Run) -> list[dict[str, str]]:
-    """A held-out prompt as chat messages."""
-    prompt = prepared(run, "evaluation_prompts")[0]
-    return [{"role": turn.role, "content": turn.content} for turn in prompt.turns]
+    """A held-out prompt as chat messages; another where the run has none."""
+    known = next(filter(None, (prepared(run, name) for name in ("evaluation_prompts", "prompts"))), [])
+    turns = known[0].turns if known else (Turn("user", "Hello! What can you do?"),)
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 
 def ask(url: str, model_id: str, messages: list[dict[str, str]], timeout_s: float) -> dict[str, Any]:

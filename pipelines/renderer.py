@@ -9,6 +9,7 @@ from typing import Any
 
 from configs.model import Model
 from configs.training import Sft
+from data.hub_models import config_of
 from data.known_ids import assert_known_ids
 from data.plain_text import encode_plain
 from data.records import Conversation, Prompt, RowError, Turn
@@ -86,9 +87,9 @@ def answered(renderer: Renderer, prompt: Prompt, answer: str, finished: bool) ->
 
 def check_vocabulary(tokenizer: Any, model: str) -> None:
     """ValueError if the ids of `tokenizer` would mean other tokens, or none, to the model of this folder."""
-    from transformers import AutoConfig
 
-    size = AutoConfig.from_pretrained(model).get_text_config().vocab_size
+
+    size = config_of(model).get_text_config().vocab_size
     fix = "use the tokenizer that the model was trained with, or rayward extend to add tokens to the model"
     vocabulary = tokenizer.get_vocab()
     if (highest := max(vocabulary.values())) >= size:

@@ -15,7 +15,7 @@ EXAMPLES = 8
 
 
 def write_report(run: Run) -> Path:
-    """Write report.html into the run folder, from what is there, and after evaluation curves.png; the page's path.
+    """Write report.html into the run folder, from what is there, and after RL and evaluation curves.png; its path.
 
     Raises StageError where the run has neither finished a stage nor begun one of RL.
     """
@@ -30,13 +30,15 @@ def write_report(run: Run) -> Path:
         rates = evaluation["win_rate"]
         evaluated = {
             "best": max(rates, key=lambda name: rates[name]["mean"], default=""),
-            "curves": plot(run),
+            "against": "SFT" if (against := evaluation.get("against", "sft")) == "sft" else against,
+            "curves": plot(run) if read_json(run.folder / "evaluate" / "curves.json") else b"",
             "answers": {
                 name: list(islice(read_jsonl(run.folder / "evaluate" / f"answers_{name}.jsonl"), EXAMPLES))
                 for name in evaluation["models"]
             },
         }
-        (run.folder / "curves.png").write_bytes(evaluated["curves"])
+        if evaluated["curves"]:
+            (run.folder / "curves.png").write_bytes(evaluated["curves"])
     page = render(
         "report.html",
         title=run.config.name,
@@ -51,6 +53,7 @@ def write_report(run: Run) -> Path:
             for name, metrics in summary.items()
             if isinstance(metrics, dict) and name not in ("seconds", "evaluate")
         },
+        curves_of={name: png for name in summary if (png := training_png(run, name))},
         config=dump(run.config),
         versions=versions(),
     )
@@ -74,3 +77,25 @@ def plot(run: Run, kind: str = "png") -> bytes:
         kl[name.upper()] = ([row["step"] for row in rows], [row["kl"] for row in rows])
     panels.append(Panel("KL to the SFT model, nats an answer", kl))
     return draw(panels, columns=len(panels), size=(4.2, 3.2), kind=kind)
+
+
+def training_png(run: Run, stage: str) -> bytes:
+    """Loss and held-out figures of a training stage over its steps; b"" where it has no figures of several steps."""
+    path = run.folder / stage / "metrics.jsonl"
+    rows = [row for row in read_jsonl(path) if "loss" in row] if path.is_file() else []
+    panels = []
+    for title, figures in TRAINING:
+        curves: dict[str, tuple[list[int], list[float]]] = {}
+        for name, label in figures.items():
+            if points := [(row["step"], row[name]) for row in rows if name in row]:
+                curves[label] = ([step for step, _ in points], [value for _, value in points])
+        if any(len(steps) > 1 for steps, _ in curves.values()):
+            panels.append(Panel(title, curves))
+    return draw(panels, across="optimizer step") if panels else b""
+
+
+TRAINING: tuple[tuple[str, dict[str, str]], ...] = (
+    ("loss", {"loss": "training", "heldout_loss": "held out"}),
+    ("share of pairs in their order", {"pair_accuracy": "training", "heldout_accuracy": "held out"}),
+)
+"""Titles of the curves of training stages, each with its figures in metrics.jsonl and their labels."""

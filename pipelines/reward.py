@@ -17,7 +17,9 @@ import torch
 from actors.ranked import RankedRows, reward_loop
 from algorithms.preference import break_ties
 from cluster.connect import connect
-from configs.plan import INPUTS, optimizer_steps
+from configs.plan import inputs, optimizer_steps
+from configs.stages import trains_judge
+from data.hub_models import local
 from data.ragged import Ragged, merge
 from data.records import Ranking
 from pipelines.renderer import Renderer, check_vocabulary
@@ -27,6 +29,7 @@ from pipelines.stage import Run, Stage, begin, table
 from pipelines.training import job, train
 
 CENTRE_ROWS = 256
+SHOWN = ("loss", "pair_accuracy", "heldout_accuracy")
 OF_SOURCE = {
     "pair_accuracy": "mean",
     "accuracy_low": "low",
@@ -38,7 +41,7 @@ OF_SOURCE = {
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    stage = begin(run, "reward", INPUTS["reward"])
+    stage = begin(run, "reward", inputs(config, "reward"))
     if stage is None:
         return None
     connect(config.cluster)
@@ -47,7 +50,7 @@ def run(run: Run) -> dict[str, Any] | None:
     if noise_ceiling is not None:
         metrics["noise_ceiling"] = noise_ceiling
         metrics["share_of_ceiling"] = metrics["pair_accuracy"] / noise_ceiling
-    if config.evaluate.judge == "reward_model":
+    if trains_judge(config):
         metrics["judge"] = _train(stage, "judge", "judge", config.seed + 1)
     table("reward", {name: value for name, value in metrics.items() if name != "judge"})
     if "judge" in metrics:
@@ -59,7 +62,7 @@ def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str
     """Train one reward model into the stage's `folder`; its measures on the held-out rankings."""
     fitted = fit(stage, prepared(stage.run, rankings_name), prepared(stage.run, "heldout"), folder, seed)
     figures = {"rankings": fitted.trained, "optimizer_steps": fitted.steps, "loss": fitted.last["loss"]}
-    figures["centred_on"] = fitted.centred_on
+    figures |= {"centred_on": fitted.centred_on} | {name: fitted.kept[name] for name in ("kept_step",) if fitted.kept}
     return figures | measure(fitted.scores, fitted.heldout, fitted.rows)
 
 
@@ -67,13 +70,14 @@ def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str
 class Fitted:
     """What training left: counts, the last step's metrics, and the scores of the held-out rankings' answers.
 
-    `centred_on`: SFT's answers whose mean score became 0.
+    `centred_on`: SFT's answers whose mean score became 0. `kept`: what is told of the state, where it is the best one.
     """
 
     trained: int
     steps: int
     last: dict[str, Any]
     centred_on: int
+    kept: dict[str, Any]
     scores: np.ndarray
     heldout: list[Ranking]
     rows: RankedRows
@@ -83,7 +87,7 @@ def fit(stage: Stage, rankings: list[Ranking], heldout: list[Ranking], folder: s
     """Train a reward model on rankings, from the run's SFT model or reward.path, into the stage's `folder`."""
     run, config = stage.run, stage.run.config
     renderer = Renderer.of_run(run)
-    start = config.reward.path or run.model("sft")
+    start = local(config.reward.path) if config.reward.path else run.first
     check_vocabulary(renderer.tokenizer, start)
     rows = ranked_rows(rankings, renderer, seed)[1]
     heldout, heldout_rows = ranked_rows(heldout, renderer, seed)
@@ -92,9 +96,10 @@ def fit(stage: Stage, rankings: list[Ranking], heldout: list[Ranking], folder: s
     centre = ray.put(answers) if len(answers) else None
     work = job(stage, start, rows, heldout_rows, config.reward, folder, seed=seed, centre=centre)
     name = "reward" if folder == "model" else folder
-    said = train(stage, name, reward_loop, work, steps, ("loss", "pair_accuracy"), "" if folder == "model" else folder)
+    said = train(stage, name, reward_loop, work, steps, SHOWN, "" if folder == "model" else folder)
     scores = merge(said["heldout_scores"], len(heldout_rows.ids))
-    return Fitted(len(rows.sizes), steps, said["last"], len(answers), scores, heldout, heldout_rows)
+    kept = said["kept"][0] if config.reward.keep == "best" else {}
+    return Fitted(len(rows.sizes), steps, said["last"], len(answers), kept, scores, heldout, heldout_rows)
 
 
 def _sft_answers(run: Run, renderer: Renderer) -> Ragged:

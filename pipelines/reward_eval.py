@@ -29,7 +29,7 @@ SHOWN = 5  # rows that were left out, on the terminal
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("reward-eval", help="measure a reward model on rankings and pairs")
-    parser.add_argument("model", metavar="MODEL", help="folder of the reward model")
+    parser.add_argument("model", metavar="MODEL", help="folder or hub name of the reward model")
     parser.add_argument("data", nargs="+", metavar="DATA", help="files, folders or hf:NAME of rankings and pairs")
     parser.add_argument("--second", metavar="MODEL", help="another reward model, for agreement")
     parser.add_argument("--template", default="tokenizer", help="chat template (default: the model's own)")
@@ -46,9 +46,11 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from data.hub_models import fetched
     from pipelines.reward_page import write_page
     from pipelines.stage import table, write_json
 
+    options.model, options.second = fetched(options.model), options.second and fetched(options.second)
     found = evaluate(options)
     columns = ("source", "rankings", "pairs", "accuracy [95 %]", "longer", "length-matched", "tau", "top-1", "ECE")
     rows = [(name, *_row(of)) for name, of in found["sources"].items()]

@@ -11,7 +11,7 @@ from typing import Any
 def add(commands: Any) -> None:
     """Declare the command."""
     parser = commands.add_parser("reward-serve", help="serve a reward model: POST /score")
-    parser.add_argument("model", metavar="MODEL", help="folder of the reward model")
+    parser.add_argument("model", metavar="MODEL", help="folder or hub name of the reward model")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=0, help="port (default: a free one)")
     parser.add_argument("--replicas", type=int, default=1, help="processes that score (default 1)")
@@ -32,7 +32,9 @@ def _run(options: argparse.Namespace) -> int:
     from actors.score_service import APP
     from cluster.serve import stop
     from configs.machines import Cluster
+    from data.hub_models import fetched
 
+    options.model = fetched(options.model)
     prepare(options)
     try:
         url = start(options)

@@ -1,4 +1,4 @@
-"""Stage 5: online RL. Each algorithm of the config starts from the SFT model and learns by itself.
+"""Stage 5: online RL. Each algorithm of the config starts from the SFT model (or model.path) and learns by itself.
 
 One iteration: generate, score, estimate advantages, update policy and critic, bring the new weights to the rollout
 engines. The loop below is the whole of it; who does the work stands in team.py. In mode one_step_off the engines draw
@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from cluster.connect import connect
-from configs.plan import arithmetic_lines, inputs
+from configs.plan import inputs
+from configs.stages import has
+from configs.summary import arithmetic_lines
 from data import rollout_file
 from pipelines.advantages import Shaping, check_mismatch, estimate_advantages, gap, trains_policy
 from pipelines.alarms import counts
@@ -101,7 +103,8 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
             record.time("save", record.files, rollouts, prompts, shaping)
             metrics.log(iteration, record.end(rollouts, sampler.seconds, sampler.ahead), ("score", "kl", "length"))
             monitor.check()
-    team.policy.call("save", str((stage.folder / "model").resolve()))
+    tokenizer = stage.run.folder / "prepare" / "tokenizer"
+    team.policy.call("save", str((stage.folder / "model").resolve()), str(tokenizer.resolve()))
     write_trace(stage.folder)
     return _summary(algorithm, record.history, counts(monitor.alarms)) | {"machine": team.about}
 
@@ -110,12 +113,13 @@ FIRST = ("mean", "max", "k3", "factor")
 
 
 def rollout_only(run: Run, folder: Path) -> dict[str, float]:
-    """Answers of the SFT model to the prompts of every iteration, scored and written to `folder`, without training.
+    """Answers of the model that RL starts from to the prompts of every iteration, scored and written to `folder`.
 
     Raises StageError where the folder holds rollouts already.
     """
     config = run.config
-    run.require("sft")
+    if has(config, "sft"):
+        run.require("sft")
     if any(folder.glob("*.parquet")):
         raise StageError(f"{folder} holds rollouts already; name another folder")
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from actors.group import RolloutGroup, running
 from algorithms.winrate import best_of_n_kl
 from cluster.connect import check_fits, connect
-from configs.plan import INPUTS, roles
+from configs.plan import inputs, roles
 from configs.schema import Config
 from data.records import Conversation, Prompt, Turn
 from data.rollouts import Rollouts
@@ -33,7 +33,7 @@ FEW_FINISHED = 0.5
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    stage = begin(run, "sample", INPUTS["sample"])
+    stage = begin(run, "sample", inputs(config, "sample"))
     if stage is None:
         return None
     connect(config.cluster)
@@ -52,7 +52,7 @@ def run(run: Run) -> dict[str, Any] | None:
         )
     metrics = summary(rows, kept)
     metrics |= fine_tune(
-        stage, run.model("sft"), list(best_conversations(prompts, kept)), config.sample.training, "sample"
+        stage, run.first, list(best_conversations(prompts, kept)), config.sample.training, "sample"
     )
     table("rejection sampling", metrics)
     return stage.finish(metrics)
@@ -64,7 +64,7 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
     sample = config.sample
     check_fits({name: role for name, role in roles(config, "sample").items() if name != "train"})
     prompts, ids = fit_prompts(prompts, renderer, config.rollout.max_new_tokens, Counter())
-    rollout = RolloutGroup(stage.run.model("sft"), config, config.resources.policy)
+    rollout = RolloutGroup(stage.run.first, config, config.resources.policy)
     reward = Scorer(stage.run, renderer)
     made: list[dict[str, Any]] = []
     warned = False

@@ -15,17 +15,15 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.group import Group, RewardGroup, reward_group
-from actors.prefix import group_sizes
+from actors.group import Group
 from actors.sources import LONGEST_PAUSE_S, Answered, Score, Source, SourceDataError, SourceUnavailable
 from configs.machines import Role
-from configs.plan import second_model
+from configs.plan import second_model as has_second
 from configs.scoring import RewardSource
-from data.ragged import merge
 from data.records import Prompt
 from data.rollouts import Rollouts
-from data.tokenizer import load_tokenizer
 from pipelines.renderer import Renderer
+from pipelines.reward_folder import RewardFolder
 from pipelines.rows import prepared
 from pipelines.stage import Run, StageError
 
@@ -46,7 +44,8 @@ class Scorer:
 
     def _check_names(self, run: Run) -> None:
         if wanted := sorted({name for source in self.scoring.sources for name in source.only}):
-            known = sorted({prompt.source for prompt in prepared(run, "prompts")})
+            prompts = [*prepared(run, "prompts"), *prepared(run, "evaluation_prompts")]
+            known = sorted({prompt.source for prompt in prompts})
             if unknown := [name for name in wanted if name not in known]:
                 raise StageError(
                     f"scoring.sources: only names {unknown[0]!r}, but no prompt is of that source; there are "
@@ -133,20 +132,27 @@ class ModelSource:
 
     def __init__(self, source: RewardSource, run: Run, renderer: Renderer):
         self.source = source
-        for path in source.paths:
-            check_same_tokens(path, renderer, "scoring.sources paths")
-        folders = [str(Path(path).resolve()) for path in source.paths] or [run.model("reward")]
-        self.groups: list[RewardGroup] = [reward_group(folder, run.config) for folder in folders]
+        setting, own = "scoring.sources paths", not source.paths
+        folders = [run.model("reward")] if own else source.paths
+        self.models = [RewardFolder(path, run, renderer, setting, made=own) for path in folders]
 
-    def begin(self, rollouts: Rollouts, *_: Any) -> list[Any]:
-        sequences, sizes = ray.put(rollouts.sequences()), group_sizes(rollouts)
-        return [group.begin("score", sequences, sizes) for group in self.groups]
+    @property
+    def groups(self) -> list[Group]:
+        return [model.group for model in self.models]
+
+    def begin(self, rollouts: Rollouts, prompts: Sequence[Prompt], *_: Any) -> list[Any]:
+        return [model.begin(rollouts, prompts) for model in self.models]
 
     def finish(self, calls: list[Any], count: int) -> list[Score]:
-        pairs = zip(self.groups, calls, strict=True)
-        scores = np.stack([merge(group.finish(parts), count) for group, parts in pairs])
-        combined = scores.min(0) if self.source.ensemble == "worst" else scores.mean(0)
-        return [float(score) if np.isfinite(score) else f"the reward model says {score}" for score in combined]
+        said = [model.finish(asked) for model, asked in zip(self.models, calls, strict=True)]
+        worst = self.source.ensemble == "worst"
+        combined: list[Score] = []
+        for scores in zip(*said, strict=True):
+            if bad := [score for score in scores if not isinstance(score, float)]:
+                combined.append(bad[0])
+            else:
+                combined.append(float(np.min(scores) if worst else np.mean(scores)))
+        return combined
 
 
 class OtherSource:
@@ -198,24 +204,11 @@ class OtherSource:
         return waits if source.kind == "http" else -(-source.batch // source.parallel) * tries * waits
 
 
-def second_group(run: Run, renderer: Renderer) -> RewardGroup | None:
-    """The second reward model, where the config has one. StageError for a folder that holds none for this run."""
-    if not second_model(run.config):
+def second_model(run: Run, renderer: Renderer) -> RewardFolder | None:
+    """The second reward model, where the config has one. StageError for a folder that holds none."""
+    if not has_second(run.config):
         return None
-    folder = Path(run.config.rl.monitor.second or run.folder / "reward" / "judge").resolve()
-    check_same_tokens(folder, renderer, "rl.monitor.second")
-    group = reward_group(str(folder), run.config)
-    group.name = "second reward model"
-    return group
-
-
-def check_same_tokens(folder: str | Path, renderer: Renderer, setting: str) -> None:
-    """StageError for a folder that holds no reward model which reads the run's token ids."""
-    folder = Path(folder).resolve()
-    if not (folder / "config.json").is_file():
-        raise StageError(f"{folder} holds no model (no config.json); {setting} names a reward model's folder")
-    if load_tokenizer(folder).get_vocab() != renderer.tokenizer.get_vocab():
-        raise StageError(
-            f"{folder} has another tokenizer than the run; the reward model ({setting}) reads the run's token ids, so "
-            "train it from the same base model, or ask it as text: rayward reward-serve and a source of kind http"
-        )
+    given, own = run.config.rl.monitor.second, run.folder / "reward" / "judge"
+    second = RewardFolder(given or own, run, renderer, "rl.monitor.second", made=not given)
+    second.group.name = "second reward model"
+    return second

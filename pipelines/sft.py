@@ -7,11 +7,10 @@ from typing import Any
 
 from actors.supervised import Rows, sft_loop
 from cluster.connect import connect
-from configs.plan import INPUTS, optimizer_steps
+from configs.plan import inputs, optimizer_steps
 from configs.training import Sft, Supervised
 from data.packing import epoch_order
 from data.templates import Encoded
-from pipelines.prepare import base_model
 from pipelines.renderer import Renderer, check_vocabulary
 from pipelines.rows import fit_conversations, prepared, sft_rows
 from pipelines.show import show_batch
@@ -22,11 +21,11 @@ from pipelines.training import job, train
 def run(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    stage = begin(run, "sft", INPUTS["sft"])
+    stage = begin(run, "sft", inputs(config, "sft"))
     if stage is None:
         return None
     connect(config.cluster)
-    metrics = fine_tune(stage, base_model(run), prepared(run, "conversations"), config.sft, "sft", config.sft)
+    metrics = fine_tune(stage, run.base, prepared(run, "conversations"), config.sft, "sft", config.sft)
     table("sft", metrics)
     return stage.finish(metrics)
 
@@ -50,17 +49,23 @@ def fine_tune(
     first = epoch_order(len(rows.ids), config.seed, 0)[: training.samples_per_step]
     show_batch([Encoded(rows.ids[row].tolist(), rows.weights[row].tolist()) for row in first], renderer.tokenizer)
     work = job(stage, model, rows, heldout, training, packing=training.packing)
-    said = train(stage, title, sft_loop, work, steps, ("loss",))
+    said = train(stage, title, sft_loop, work, steps, ("loss", "heldout_loss"))
     return {
         "conversations": len(rows.ids),
         "trained_tokens_per_epoch": int((rows.weights.values > 0).sum()),
         "optimizer_steps": steps,
         "loss": said["last"]["loss"],
-        "heldout_loss_before": said["heldout_loss_before"][0],
-        "heldout_loss": said["heldout_loss"][0],
+        **(_heldout(said, training) if len(heldout.ids) else {}),
         "heldout_conversations": len(heldout.ids),
         **({"left_out": left_out} if left_out else {}),
     }
+
+
+def _heldout(said: dict[str, Any], training: Supervised) -> dict[str, Any]:
+    """Losses before and after; after which step, where the best state is kept."""
+    kept = said["kept"][0]
+    step = {"kept_step": kept["kept_step"]} if training.keep == "best" else {}
+    return {"heldout_loss_before": said["heldout_loss_before"][0], "heldout_loss": kept["heldout_loss"]} | step
 
 
 def _encode(records: list, renderer: Renderer, dropped: Counter[str], sft: Sft | None) -> Rows:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.schema import Config
+from configs.stages import trains_judge
 from data.records import Prompt, Ranking, Turn
 from pipelines.reading import to_first_answer
 from pipelines.rows import prompt_key
@@ -85,5 +86,5 @@ def _preference_split(record: Ranking, config: Config) -> str:
     share = _share(prompt_key(record.turns))
     if share < config.data.heldout_fraction:
         return "heldout"
-    judged = config.evaluate.judge == "reward_model" and share > (1 + config.data.heldout_fraction) / 2
+    judged = trains_judge(config) and share > (1 + config.data.heldout_fraction) / 2
     return "judge" if judged else "rankings"

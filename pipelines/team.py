@@ -16,14 +16,15 @@ from actors.group import Beside, Group, RolloutGroup, TrainingGroup, critic_grou
 from actors.updates import mean_over_steps
 from algorithms.advantage import kl_k1
 from cluster.connect import check_fits
-from configs.plan import asks_reference, has_reference, in_turn, max_mismatch, old_logprobs, roles
+from configs.plan import asks_reference, critic_start, has_reference, in_turn, max_mismatch, old_logprobs, roles
 from configs.rl import WITH_CRITIC
 from data.ragged import Ragged, merge
 from data.records import Prompt
 from data.rollouts import Rollouts, concatenated
 from pipelines.advantages import gap
 from pipelines.renderer import Renderer
-from pipelines.scoring import Scorer, second_group
+from pipelines.reward_folder import check_same_tokens, numbers
+from pipelines.scoring import Scorer, second_model
 from pipelines.stage import Run
 
 PARTS = 4  # in which the answers of an iteration go to be scored
@@ -39,19 +40,21 @@ class Team:
 
     def __init__(self, run: Run, training: bool = True, replays: bool = False):
         self.config, self.run, self.replays = run.config, run, replays
-        config, sft = run.config, run.model("sft")
+        config, start = run.config, run.first
         self.renderer = Renderer.of_run(run)
         check_fits(roles(config, "rl"))
-        self.rollout = RolloutGroup(sft, config, config.resources.policy, loads=not training)
+        if training and set(config.rl.algorithms) & set(WITH_CRITIC):
+            self.critic_start = self._critic_start()
+        self.rollout = RolloutGroup(start, config, config.resources.policy, loads=not training)
         self.reward = Scorer(run, self.renderer)
-        self.second = second_group(run, self.renderer) if training else None
+        self.second = second_model(run, self.renderer) if training else None
         self.serving: dict[str, Group] = {"rollout": self.rollout}
         if training and any(has_reference(config, name) for name in config.rl.algorithms):
-            self.serving["reference"] = frozen_group("reference", sft, config, config.rollout.temperature)
+            self.serving["reference"] = frozen_group("reference", start, config, config.rollout.temperature)
         self.serving |= {f"reward {number}" if number else "reward": group for number, group in
                          enumerate(self.reward.groups)}  # fmt: skip
         if self.second:
-            self.serving["second"] = self.second
+            self.serving["second"] = self.second.group
         self.asked: list[tuple[Rollouts, dict[str, Any]]] = []
         self.old_of_engine = False
         self.second_scores: np.ndarray | None = None
@@ -82,8 +85,11 @@ class Team:
             self.rollout.ready()
             self.rollout.call("sleep")
         slots = self.rollout.slots
-        self.policy = policy_group(self.run.model("sft"), config, algorithm, slots)
-        self.critic = critic_group(self.run.model("reward"), config, slots) if algorithm in WITH_CRITIC else None
+        self.policy = policy_group(self.run.first, config, algorithm, slots)
+        self.critic = None
+        if algorithm in WITH_CRITIC:
+            folder, new_head = self.critic_start
+            self.critic = critic_group(folder, config, slots, new_head)
         self.handover = Handover(self.rollout, list(self.learners.values()), colocated)
         try:
             starting = [(group, group.begin_start()) for group in self.learners.values()]
@@ -99,6 +105,13 @@ class Team:
         finally:
             for group in self.learners.values():
                 group.stop()
+
+    def _critic_start(self) -> tuple[str, bool]:
+        """The folder, and whether its head is new. StageError for one that reads other token ids."""
+        start = critic_start(self.config)
+        if start in ("reward", "policy"):
+            return (self.run.model("reward"), False) if start == "reward" else (self.run.first, True)
+        return check_same_tokens(start, self.renderer, "where the critic starts", "set rl.critic: policy"), False
 
     @property
     def learners(self) -> dict[str, TrainingGroup]:
@@ -131,7 +144,7 @@ class Team:
         if self.critic:
             calls["values"] = self.critic.begin("values", batch)
         if self.second and in_turn(self.config, self.config.rl.monitor.second_every, iteration):
-            calls["second"] = self.second.begin("score", part.sequences())
+            calls["second"] = self.second.begin(part, prompts)
         if self.replays or old_logprobs(self.config) == "trainer":
             calls["policy"] = self.policy.begin("logprobs", batch)
         self.asked.append((part, calls))
@@ -169,7 +182,9 @@ class Team:
             columns["reference_logprobs"] = joined(self.serving.get("reference", self.policy), "reference")
         if self.critic:
             columns["values"] = joined(self.critic, "values")
-        self.second_scores = joined(self.serving["second"], "second") if "second" in asked[0][1] else None
+        self.second_scores = None
+        if self.second and "second" in asked[0][1]:
+            self.second_scores = numbers([said for _, calls in asked for said in self.second.finish(calls["second"])])
         return rollouts.with_columns(**columns), figures
 
     def engine_gap(self, answers: Rollouts) -> dict[str, float]:

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -15,6 +14,7 @@ import ray
 from actors.job import Job
 from cluster.connect import check_fits
 from configs.training import Preferences, Supervised
+from data.hub_models import local
 from pipelines.stage import Metrics, Stage
 
 
@@ -29,7 +29,8 @@ def train(
 ) -> dict[str, Any]:
     """Run `loop` in `job.role.workers` Ray Train workers; metrics go to the stage's folder as they come.
 
-    Returns what the workers reported beside the steps: the last step's metrics as "last", lists of all else.
+    Returns what the workers reported beside the steps: as "last" the metrics of the step whose state is kept, lists of
+    all else.
     Raises what a worker raised.
     """
     from ray.train import RunConfig, ScalingConfig
@@ -60,6 +61,7 @@ def train(
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     said: dict[str, Any] = {}
+    steps_said: dict[int, Any] = {}
     limit = stage.run.config.cluster.start_timeout_s
     deadline = time.monotonic() + limit
     with Metrics(stage.folder / folder_name, title, steps, "step") as metrics:
@@ -75,14 +77,17 @@ def train(
                 continue
             for message in messages:
                 if "step" in message:
-                    metrics.log(message.pop("step"), message, show)
-                    said["last"] = message
+                    step = message.pop("step")
+                    metrics.log(step, message, show)
+                    said["last"], steps_said[step] = message, message
                 else:
                     for name, value in message.items():
                         said.setdefault(name, []).append(value)
     queue.shutdown()
     if failure:
         raise failure[0]
+    if job.keep == "best":
+        said["last"] = steps_said[said["kept"][0]["kept_step"]]
     return said
 
 
@@ -94,7 +99,7 @@ def job(
     config = stage.run.config
     supervised = isinstance(settings, Supervised)
     fields = {
-        "model": str(Path(model).resolve()) if Path(model).exists() else model,  # workers run elsewhere
+        "model": local(model),
         "tokenizer": str((stage.run.folder / "prepare" / "tokenizer").resolve()),
         "output": str((stage.folder / folder).resolve()),
         "train": ray.put(train),
@@ -102,6 +107,8 @@ def job(
         "epochs": settings.epochs,
         "rows_per_step": settings.samples_per_step if supervised else settings.rankings_per_step,
         "optimizer": settings.optimizer,
+        "validate_every": settings.validate_every,
+        "keep": settings.keep,
         "dtype": config.model.dtype,
         "seed": config.seed,
         "role": config.resources.train,

@@ -8,8 +8,10 @@ import re
 import pytest
 
 from configs.load import PRESETS, load
-from configs.plan import STAGES, arithmetic_lines, optimizer_steps, rl_arithmetic, roles, stage_summary
+from configs.plan import optimizer_steps, rl_arithmetic, roles
 from configs.schema import Config
+from configs.stages import STAGES
+from configs.summary import arithmetic_lines, stage_summary
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from configs.load import ConfigError, dump, load
-from configs.plan import STAGES, decisive
+from configs.plan import decisive
 from configs.schema import Config
+from configs.stages import STAGES
 from pipelines.align import align, check_names, forget, parse_redo, parse_stages, plan_text, summarize
 from pipelines.stage import Run, StageError, begin, read_json
 

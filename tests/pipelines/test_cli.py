@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from configs.load import PRESETS, fields, load
-from configs.plan import STAGES, rl_arithmetic
+from configs.plan import rl_arithmetic
+from configs.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "tests" / "tiny.yaml"
@@ -119,7 +120,7 @@ def test_a_report_of_what_never_ran_is_an_error_in_one_line(tmp_path: Path) -> N
 @pytest.mark.parametrize("stage, told", [
     ("sft", "prepare has not run yet .*: rayward prepare"), ("reward", "prepare has not run yet .*: rayward prepare"),
     ("sample", "prepare has not run yet .*: rayward prepare"), ("rl", "prepare has not run yet .*: rayward prepare"),
-    ("evaluate", "run sft and at least one of sample, dpo and rl first"),
+    ("evaluate", "compares rejection, .* with sft: run sft and at least one of the others first"),
     ("publish", "evaluate has not run yet .*: rayward evaluate"),
 ])  # fmt: skip
 def test_a_stage_before_its_time_says_what_to_run_first(

@@ -11,9 +11,8 @@ import pytest
 from configs.load import ConfigError
 from configs.schema import Config
 from data.records import Prompt, Ranking, Turn, validate
-from pipelines import dpo
+from pipelines.align import align
 from pipelines.dpo import sampled_rankings
-from pipelines.stage import Run
 
 PROMPT = Prompt((Turn("user", "Why?"),), "toy", "p")
 
@@ -63,5 +62,5 @@ def test_prompts_without_a_worse_answer_are_left_out(sample: dict[str, Any]) -> 
 
 
 def test_without_a_section_the_command_says_so(tiny_config: Callable[..., Config], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no dpo section; give one"):
-        dpo.run(Run(tmp_path, tiny_config()))
+    with pytest.raises(ConfigError, match=r"this config leaves out dpo \(dpo: null\); give it a section"):
+        align(tiny_config(), tmp_path, ("dpo",))

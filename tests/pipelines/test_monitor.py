@@ -16,7 +16,7 @@ from data.tokenizer import train_tokenizer
 from pipelines.alarms import MEANINGS, alarms_of, compared, counts, next_running
 from pipelines.renderer import Renderer
 from pipelines.report_monitor import PANELS, monitor_html
-from pipelines.scoring import second_group
+from pipelines.scoring import second_model
 from pipelines.stage import Run, StageError, write_jsonl
 
 LIMITS = [name for name in Monitor.model_fields if name[:4] in ("max_", "min_")]
@@ -125,17 +125,13 @@ def renderer() -> Renderer:
     return Renderer(template, tokenizer, 128)
 
 
-def test_a_second_model_must_read_the_run_s_tokens(
-    renderer: Renderer, tiny_models: Any, tiny_config: Any, tmp_path: Path
-) -> None:
+def test_a_second_model_is_a_folder_with_a_model(renderer: Renderer, tiny_config: Any, tmp_path: Path) -> None:
     def config(folder: str) -> Config:
         return tiny_config(rl={"monitor": {"second": folder}})
 
-    assert second_group(Run(tmp_path, tiny_config()), renderer) is None
+    assert second_model(Run(tmp_path, tiny_config()), renderer) is None
     with pytest.raises(StageError, match="holds no model"):
-        second_group(Run(tmp_path, config(str(tmp_path / "none"))), renderer)
-    with pytest.raises(StageError, match="another tokenizer than the run"):
-        second_group(Run(tmp_path, config(tiny_models.reward)), renderer)
+        second_model(Run(tmp_path, config(str(tmp_path / "none"))), renderer)
 
 
 def test_the_report_shows_nothing_of_a_run_without_monitors_and_escapes_answers(

@@ -19,7 +19,6 @@ from data import toyworld
 from data.records import Conversation, Prompt, Ranking, Turn, validate
 from data.tokenizer import load_tokenizer
 from pipelines import prepare
-from pipelines.prepare import base_model
 from pipelines.reading import contents
 from pipelines.renderer import Renderer
 from pipelines.rows import load_records, prompt_key
@@ -329,9 +328,9 @@ def test_the_tokenizer_knows_the_chat_template_and_how_to_stop(done: Run) -> Non
 def test_a_model_from_scratch_fits_the_tokenizer(done: Run) -> None:
     from actors.models import load_policy
 
-    assert base_model(done) == str(done.folder / "prepare" / "base")
-    model = load_policy(base_model(done), "float32")
-    prompt = Renderer.of(done.config.model, base_model(done)).prompt(records(done, "prompts")[0].turns)
+    assert done.base == str(done.folder / "prepare" / "base")
+    model = load_policy(done.base, "float32")
+    prompt = Renderer.of(done.config.model, done.base).prompt(records(done, "prompts")[0].turns)
     assert max(prompt) < model.lm.get_input_embeddings().num_embeddings
 
 
@@ -345,7 +344,7 @@ def test_a_model_that_is_given_keeps_its_tokens_and_learns_to_stop(
     AutoConfig.from_pretrained(tiny_models.policy).save_pretrained(tmp_path / "base")
     run = Run(tmp_path / "run", own(model={"path": str(tmp_path / "base"), "scratch": None, "context_tokens": 128}))
     assert prepare.run(run) is not None
-    assert base_model(run) == str(tmp_path / "base") and not (tmp_path / "run" / "prepare" / "base").exists()
+    assert run.base == str(tmp_path / "base") and not (tmp_path / "run" / "prepare" / "base").exists()
     tokenizer = load_tokenizer(tmp_path / "run" / "prepare" / "tokenizer")
     assert tokenizer.get_vocab() == given.get_vocab()
     assert tokenizer.eos_token == "<|end_of_turn|>" and "GPT4 Correct Assistant:" in tokenizer.chat_template

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.plan import STAGES
+from configs.stages import STAGES
 from data import toyworld
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"

@@ -1,0 +1,72 @@
+"""The stages of the road: which of them a config has, in what parts they are finished, which models they make."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from configs.rl import AlgorithmName
+
+if TYPE_CHECKING:
+    from configs.schema import Config
+
+STAGES = ("prepare", "sft", "reward", "sample", "dpo", "rl", "evaluate", "publish")
+ALGORITHMS: tuple[str, ...] = get_args(AlgorithmName)
+RL_PARTS = tuple(f"rl/{name}" for name in ALGORITHMS)
+
+START = "start"
+"""Name of the model that a run starts from, beside those that it makes."""
+MODELS = {"sft": "sft", "rejection": "sample", "dpo": "dpo"} | dict(zip(ALGORITHMS, RL_PARTS, strict=True))
+"""Where each model that can be evaluated and published is made."""
+
+
+def has(config: Config, stage: str) -> bool:
+    """Whether a config has this stage; prepare always."""
+    return stage == "prepare" or not getattr(config, stage).left_out
+
+
+def parts(config: Config, stage: str) -> tuple[str, ...]:
+    """What a stage is finished in: itself, one part an algorithm, or nothing where it is left out."""
+    if not has(config, stage):
+        return ()
+    return tuple(f"rl/{name}" for name in config.rl.algorithms) if stage == "rl" else (stage,)
+
+
+def all_parts(config: Config) -> set[str]:
+    """The parts of all stages that a config has."""
+    return {part for stage in STAGES for part in parts(config, stage)}
+
+
+def models(config: Config) -> dict[str, str]:
+    """The models that a config makes, in the order of the road, and the parts that make them."""
+    made = all_parts(config)
+    return {name: part for name, part in MODELS.items() if part in made}
+
+
+def first_model(config: Config) -> str:
+    """Name of the model that sampling, DPO and RL start from, which is their reference too."""
+    return "sft" if has(config, "sft") else START
+
+
+def baseline(config: Config) -> str:
+    """Name of the model that evaluate compares the others with."""
+    return config.evaluate.against or first_model(config)
+
+
+def compared(config: Config) -> tuple[str, ...]:
+    """Names of the models that evaluate asks: the baseline, the first, those that are made, and those given."""
+    return tuple(dict.fromkeys((baseline(config), first_model(config), *models(config), *config.evaluate.models)))
+
+
+def trains_judge(config: Config) -> bool:
+    """Whether stage reward trains a second reward model, on rankings that the first never sees."""
+    return has(config, "reward") and has(config, "evaluate") and config.evaluate.judge == "reward_model"
+
+
+def takes_samples(config: Config) -> bool:
+    """Whether DPO learns from, or starts at, what rejection sampling made."""
+    return config.dpo.data == "samples" or config.dpo.start == "sample"
+
+
+def own_reward(config: Config) -> bool:
+    """Whether a source of reward is the run's own reward model."""
+    return any(source.kind == "model" and not source.paths for source in config.scoring.sources)

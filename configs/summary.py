@@ -1,0 +1,84 @@
+"""What a config will do, in lines for people: each stage with the model and the reward that it starts from."""
+
+from __future__ import annotations
+
+from configs.data import LISTS
+from configs.plan import critic_start, rl_arithmetic
+from configs.rl import WITH_CRITIC
+from configs.schema import Config
+from configs.stages import START, compared, first_model, has
+
+
+def arithmetic_lines(config: Config) -> list[str]:
+    """The RL batch arithmetic as one readable block."""
+    rl, numbers = config.rl, rl_arithmetic(config, config.rl.algorithms[0])
+    steps = {name: rl_arithmetic(config, name).policy_steps for name in rl.algorithms}
+    policy = str(numbers.policy_steps)
+    if len(set(steps.values())) > 1:
+        policy = " or ".join(f"{count} ({name})" for name, count in steps.items())
+    return [
+        f"prompts per iteration {rl.prompts_per_iteration} x samples per prompt {rl.samples_per_prompt} "
+        f"= {numbers.answers_per_iteration} answers per iteration",
+        f"{numbers.answers_per_iteration} answers / {rl.samples_per_step} samples per optimizer step "
+        f"= {numbers.steps_per_epoch} steps per epoch x {rl.epochs} epochs = {numbers.steps_per_iteration} a round",
+        f"x {rl.iterations} iterations = {numbers.answers} answers, {policy} policy steps, "
+        f"{numbers.critic_steps} critic steps where there is one, for each of: {', '.join(rl.algorithms)}",
+        f"micro-batches of at most {rl.optimizer.micro_batch_tokens} padded tokens a rank",
+    ]
+
+
+def stage_summary(config: Config, stage: str) -> str:
+    """One line on what a stage does under this config, from which model and with which reward."""
+    if not has(config, stage):
+        return f"left out: {stage} is null"
+    sft, reward, sample, dpo = config.sft, config.reward, config.sample, config.dpo
+    start = _first(config)
+    return {
+        "prepare": _prepare(config),
+        "sft": f"from {_base(config)}: {sft.epochs} epochs, {sft.samples_per_step} samples a step, "
+        f"ZeRO-{sft.optimizer.zero_stage}",
+        "reward": f"from {reward.path or start}: {reward.loss}, epochs: {reward.epochs}, "
+        f"rankings a step: {reward.rankings_per_step}",
+        "sample": f"from {start}: {sample.prompts} prompts x {sample.samples_per_prompt} answers, best kept, "
+        f"then {sample.training.epochs} epochs of SFT; reward: {reward_text(config)}",
+        "dpo": f"from {start if dpo.start == 'sft' else dpo.start}: {dpo.loss}, beta {dpo.beta:g}, on the {dpo.data}",
+        "rl": f"from {start}: {', '.join(config.rl.algorithms)}: {config.rl.iterations} iterations, {config.rl.mode}; "
+        f"reward: {reward_text(config)}{_critic(config)}",
+        "evaluate": f"{', '.join(compared(config)[1:])} against {compared(config)[0]}: {config.evaluate.prompts} "
+        f"held-out prompts, judge: {config.evaluate.judge}",
+        "publish": f"Ray Serve, model: {config.publish.model}, port {config.publish.port}",
+    }[stage]
+
+
+def reward_text(config: Config) -> str:
+    """The sources of reward and their weights."""
+    told = []
+    for source in config.scoring.sources:
+        what = source.target or (f" {source.ensemble} ".join(source.paths) if source.paths else "of stage reward")
+        only = f" (only {', '.join(source.only)})" if source.only else ""
+        told.append(f"{'' if source.weight == 1 else f'{source.weight:g} x '}{source.kind} {what}{only}")
+    return " + ".join(told)
+
+
+def _base(config: Config) -> str:
+    return config.model.path or "random weights"
+
+
+def _first(config: Config) -> str:
+    return _base(config) if first_model(config) == START else first_model(config)
+
+
+def _critic(config: Config) -> str:
+    """Where the critic starts, if any algorithm has one."""
+    if not set(config.rl.algorithms) & set(WITH_CRITIC):
+        return ""
+    start = critic_start(config)
+    return f"; critic from {'the policy, with a new head' if start == 'policy' else start}"
+
+
+def _prepare(config: Config) -> str:
+    if config.data.toyworld:
+        return "generate the toy world"
+    counts = [(len(getattr(config.data, name)), name.replace("_", " ")) for name in LISTS]
+    read = ", ".join(f"{name} from {count} source{'s' * (count > 1)}" for count, name in counts if count)
+    return f"read and check {read}" if read else "read the tokenizer; no data is named"

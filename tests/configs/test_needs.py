@@ -1,0 +1,107 @@
+"""A config names what its stages read, and no more; all that is missing is told at once, with what to add."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from configs.load import ConfigError, dump, load
+from configs.plan import critic_start, inputs, roles
+from configs.schema import STAGE_SECTIONS
+from configs.stages import compared, first_model, has, models, parts
+from configs.summary import stage_summary
+
+LISTS = ("conversations", "preferences", "prompts", "evaluation_prompts")
+FILES = {name: [{"path": f"{name}.jsonl"}] for name in LISTS}
+RULE = {"sources": [{"kind": "function", "target": "rules:short"}]}
+GIVEN = {"sources": [{"paths": ["/models/reward"]}]}
+
+
+def config(tmp_path: Path, lists: str = "", **sections: Any) -> Any:
+    """Of the stages in `sections` only, with these lists of data."""
+    data = {name: FILES[name] for name in lists.split()}
+    values = {"model": {"path": "/models/chat"}, "data": data} | dict.fromkeys(STAGE_SECTIONS) | sections
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return load(str(path))
+
+
+PART = {
+    "sft": ("conversations", {"sft": {}}),
+    "reward model": ("preferences", {"reward": {}}),
+    "dpo": ("preferences", {"dpo": {}}),
+    "sampling with a given reward model": ("prompts", {"sample": {}, "scoring": GIVEN}),
+    "rloo with a function": ("prompts", {"rl": {"algorithms": ["rloo"]}, "scoring": RULE}),
+    "ppo with a given reward model": ("prompts", {"rl": {"algorithms": ["ppo", "apa"]}, "scoring": GIVEN}),
+    "evaluation of a folder": ("evaluation_prompts", {"evaluate": {"judge": "/judge", "models": {"own": "/own"}}}),
+    "publishing": ("", {"publish": {}}),
+}
+
+
+@pytest.mark.parametrize("name", PART)
+def test_any_part_of_the_road_is_a_config_and_comes_back_equal(name: str, tmp_path: Path) -> None:
+    lists, sections = PART[name]
+    made = config(tmp_path, lists, **sections)
+    (tmp_path / "again.yaml").write_text(dump(made))
+    assert load(str(tmp_path / "again.yaml")) == made
+    stages = [stage for stage in STAGE_SECTIONS if has(made, stage)]
+    assert stages == [stage for stage in sections if stage != "scoring"]
+    for stage in STAGE_SECTIONS:
+        assert bool(parts(made, stage)) == (stage in stages)
+    assert "left out" in stage_summary(made, "sft") or name == "sft"
+    read = [part for stage in stages if stage not in ("evaluate", "publish") for part in parts(made, stage)]
+    assert all(inputs(made, part) == ("prepare",) for part in read)
+
+
+@pytest.mark.parametrize("name", [name for name in PART if name != "publishing"])
+def test_what_a_part_reads_is_asked_for_with_the_line_to_add(name: str, tmp_path: Path) -> None:
+    lists, sections = PART[name]
+    with pytest.raises(ConfigError, match=rf"data\.{lists} lists no source, .*add data\.{lists}: "):
+        config(tmp_path, **sections)
+
+
+def test_all_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        config(tmp_path, sft={}, sample={}, dpo={"data": "samples"}, rl={}, evaluate={}, publish={"model": "nobody"})
+    for line, told in zip(str(raised.value).splitlines(), (
+        r"data\.conversations lists no source, and sft reads it", r"data\.prompts .* and sample and rl read it: add",
+        r"data\.evaluation_prompts", r"sample and rl want a reward, .*add scoring\.sources: \[\{kind: model",
+        r"evaluate\.judge reward_model is a second reward model .* add evaluate\.judge: DIR",
+        r"publish\.model is nobody, but the models are start, sft, rejection, dpo, ppo, apa",
+    ), strict=True):  # fmt: skip
+        assert re.search(told, line), line
+
+
+@pytest.mark.parametrize("lists, sections, told", [
+    ("preferences", {"dpo": {"start": "sample"}}, r"dpo takes what stage sample makes"),
+    ("evaluation_prompts", {"evaluate": {"judge": "/judge"}}, r"nothing to compare with start: add evaluate\.models"),
+    ("evaluation_prompts", {"evaluate": {"judge": "gold", "models": {"own": "/x"}}}, r"judge gold exists only in"),
+    ("evaluation_prompts", {"evaluate": {"judge": "scoring", "models": {"own": "/x"}}}, r"judge scoring asks scoring"),
+    ("evaluation_prompts", {"evaluate": {"judge": "/j", "models": {"ppo": "/x"}}}, r"calls one 'ppo', which is"),
+    ("evaluation_prompts", {"evaluate": {"judge": "/j", "models": {"own": "/x"}, "against": "sft"}}, "against is sft"),
+    ("", {"publish": {"model": "dpo"}}, r"publish\.model is dpo, which this config does not train; give a dpo section"),
+    ("conversations", {"sft": {}, "publish": {"model": "apa"}}, r"is apa, which this config does not train; give a rl"),
+])  # fmt: skip
+def test_what_does_not_fit(lists: str, sections: dict[str, Any], told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config(tmp_path, lists, **sections)
+
+
+def test_who_starts_where(tmp_path: Path) -> None:
+    rloo = config(tmp_path, "prompts", rl={"algorithms": ["rloo"]}, scoring=RULE)
+    assert (first_model(rloo), critic_start(rloo)) == ("start", "policy")
+    told = stage_summary(rloo, "rl")
+    assert "from /models/chat: rloo" in told and "function rules:short" in told
+    assert not {"critic", "second", "reward"} & set(roles(rloo, "rl"))
+    ppo = config(tmp_path, "prompts", rl={"algorithms": ["ppo"]}, scoring=GIVEN)
+    assert critic_start(ppo) == "/models/reward" and "critic from /models/reward" in stage_summary(ppo, "rl")
+    assert {"critic", "reward"} <= set(roles(ppo, "rl"))
+    sft = config(tmp_path, "conversations prompts", sft={}, rl={"algorithms": ["rloo"]}, scoring=RULE)
+    assert first_model(sft) == "sft" and "from sft: rloo" in stage_summary(sft, "rl")
+    assert inputs(sft, "rl/rloo") == ("prepare", "sft") and list(models(sft)) == ["sft", "rloo"]
+    own = {"judge": "/judge", "models": {"own": "/own"}, "against": "own"}
+    assert compared(config(tmp_path, "evaluation_prompts", evaluate=own)) == ("own", "start")
