@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cluster.connect import connect, joined_address
 from configs.schema import Config
 from configs.stages import has, parts
 from data.hub_models import PINNED, config_of, is_hub_name, local, snapshot
@@ -57,6 +56,8 @@ def fetch(run: Run) -> None:
 
     ValueError for one that cannot be had, or that another node keeps in another place.
     """
+    from cluster.connect import connect, joined_address  # brings in Ray, which a plan does without
+
     config, path = run.config, run.folder / "models.json"
     names = dict.fromkeys(named.model for named in named_models(config) if is_hub_name(named.model))
     if not names:

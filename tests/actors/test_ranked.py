@@ -95,7 +95,8 @@ def learned(ranks, tiny_models, folder, name, world=1, budget=10_000, zero_stage
     told = [message for batch in queue.get_nowait_batch(queue.qsize()) for message in batch]
     queue.shutdown()
     steps = [message for message in told if "step" in message]
-    scores = merge([message["heldout_scores"] for message in told if "step" not in message], len(HELDOUT.ids))
+    parts = [message["heldout_scores"] for message in told if "heldout_scores" in message]
+    scores = merge(parts, len(HELDOUT.ids))
     return load_file(folder / "model.safetensors"), scores, steps
 
 

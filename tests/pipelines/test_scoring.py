@@ -213,6 +213,7 @@ def scored(local_ray: Any, tiny_models: Any, tiny_config: Callable[..., Config],
     (tmp_path / "prepare").mkdir()
     prompts = [Prompt((Turn("user", text),), name, name) for text, name in (("Why?", "first"), ("Go.", "second"))]
     write_jsonl(tmp_path / "prepare" / "prompts.jsonl", [to_json(prompt) for prompt in prompts])
+    write_jsonl(tmp_path / "prepare" / "evaluation_prompts.jsonl", [])
     asked = [renderer.prompt(prompts[index].turns) for index in (0, 0, 1, 1)]
     said = [[*renderer.tokenizer.encode(text), *renderer.stop_token_ids[:1]] for text in ("a", "b", "ccc", "dddd")]
     rollouts = Rollouts(
