@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
+from configs.load import load
 from configs.schema import Config
+from configs.stages import STAGES, all_parts
 from data.saved_tokenizer import assert_served_as_trained
 from data.template_jinja import jinja
 from data.templates import find
@@ -105,3 +108,17 @@ def test_a_tokenizer_that_transformers_saved_otherwise_is_mended(
     run.require("prepare")
     assert_served_as_trained(template, load_tokenizer(folder))
     assert load_tokenizer(folder).chat_template == jinja(template, tokenizer), "which now writes it"
+
+
+def test_a_finished_run_of_then_has_no_other_settings_now(tmp_path: Path) -> None:
+    """run_of_c0eebdd.json: config and manifests of the tiny road as that commit left them, models left out."""
+    kept = read_json(Path(__file__).with_name("run_of_c0eebdd.json"))
+    (tmp_path / "config.yaml").write_text(kept["config"])
+    for part, manifest in kept["manifests"].items():
+        write_json(tmp_path / part / "manifest.json", manifest)
+    run = Run(tmp_path, load(str(tmp_path / "config.yaml")))
+    assert set(kept["manifests"]) == all_parts(run.config)
+    for stage in STAGES:
+        assert importlib.import_module(f"pipelines.{stage}").run(run) is None, f"{stage} is done and stays so"
+    newer = Run(tmp_path, load(str(tmp_path / "config.yaml"), ["sft.validate_every=2", "rl.critic=policy"]))
+    assert {part for part in kept["manifests"] if newer.state(part) != "done"} == {"sft", "rl/ppo", "rl/apa"}
