@@ -26,7 +26,7 @@ from actors.fused import fuse
 from actors.proof import prove_policy, prove_scalar, prove_tied
 from algorithms.logprobs import LogitMap, token_logprobs_from_hidden
 from configs.model import Scratch
-from data.hub_models import config_of, trusted
+from data.hub_models import config_of, has_score_head, trusted
 from data.own_template import own_last_ends
 from data.saved_tokenizer import save_tokenizer
 
@@ -155,11 +155,6 @@ def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolic
     policy = TokenPolicy(lm, temperature)
     prove_policy(policy, folder)
     return policy
-
-
-def has_score_head(config: PretrainedConfig) -> bool:
-    """Whether the model of this config gives scores and no text."""
-    return any("SequenceClassification" in name for name in config.architectures or [])
 
 
 def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar:

@@ -99,7 +99,7 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
         config.score_offset = offset
         return found
 
-    watch = _watch(job, len(train.sizes), heldout, heldout_scores, write)
+    watch = _watch(job, engine.total_steps, heldout, heldout_scores, write)
     _learn(job, place, engine, train, loss, shared_lengths(train.ids, train.sizes) if share else None, watch)
 
 
@@ -151,14 +151,14 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
         engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype).to(device))
         return found
 
-    watch = _watch(job, len(train.sizes), heldout, heldout_rewards, write)
+    watch = _watch(job, engine.total_steps, heldout, heldout_rewards, write)
     _learn(job, place, engine, train, loss, None, watch)
 
 
 def _watch(
-    job: Job, rankings: int, heldout: RankedRows, scores: Callable[[], Part], write: Callable[[], Part]
+    job: Job, steps: int, heldout: RankedRows, scores: Callable[[], Part], write: Callable[[], Part]
 ) -> Validation:
-    """Looks at the share of held-out pairs that are in their order, while so many rankings are learned from."""
+    """Looks at the share of held-out pairs that are in their order, over so many steps of training."""
 
     def accuracy() -> float:
         if not len(heldout.ids):
@@ -169,7 +169,7 @@ def _watch(
         correct, pairs = pair_accuracy(add_over_ranks(all_N).float(), heldout.sizes.tolist(), ranks_N)
         return correct / pairs if pairs else math.nan
 
-    return Validation("heldout_accuracy", True, job, rankings, accuracy, write)
+    return Validation("heldout_accuracy", True, job, steps, accuracy, write)
 
 
 def ranking_loss(settings: Preferences, scores_N: Tensor, rankings: RankedRows) -> tuple[Tensor, Sums]:

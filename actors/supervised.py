@@ -122,7 +122,7 @@ def sft_loop(job: Job) -> None:
     def write() -> None:
         engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype))
 
-    watch = Validation("heldout_loss", False, job, len(train.ids), heldout_loss, write, at_end=True)
+    watch = Validation("heldout_loss", False, job, engine.total_steps, heldout_loss, write, at_end=True)
     reporter.tell({"heldout_loss_before": heldout_loss()})
     for epoch in range(job.epochs):
         for rows in step_batches(epoch_order(len(train.ids), job.seed, epoch), job.rows_per_step):

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.job import Job
-from configs.plan import optimizer_steps
 
 
 class Validation:
     """Held-out `figure` of the model every so many steps and after the last; with 0 never, or only `at_end`.
 
-    `higher` is better, or lower. `rows`: of one pass.
+    `higher` is better, or lower. `steps`: of the whole training.
 
     `measure` gives it, the same on every rank; `write` leaves the model as it is in its folder, and what it returns is
     told of the state that is kept. All ranks must call the same methods at the same steps.
@@ -24,13 +23,13 @@ class Validation:
         figure: str,
         higher: bool,
         job: Job,
-        rows: int,
+        steps: int,
         measure: Callable[[], float],
         write: Callable[[], Any],
         at_end: bool = False,
     ):
         self.figure, self.every, self.best_only = figure, job.validate_every, job.keep == "best"
-        self.last = optimizer_steps(rows, job.rows_per_step, job.epochs)
+        self.last = steps
         self.at_end = at_end or bool(job.validate_every)
         self.sign = 1.0 if higher else -1.0
         self.measure, self.write = measure, write

@@ -14,8 +14,6 @@ from typing import Any
 NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 OTHER_FORMATS = ["*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "*.tflite", "original/*", "onnx/*"]
 TRUST = "RAYWARD_TRUST_REMOTE_CODE"
-
-
 PINNED: dict[str, str] = {}
 """Commits of hub names, by which this process means them from now on, wherever their branch has gone since."""
 
@@ -84,6 +82,11 @@ def config_of(folder: str | Path) -> Any:
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(folder, trust_remote_code=trusted())
+
+
+def has_score_head(config: Any) -> bool:
+    """Whether the model of this config gives scores and no text."""
+    return any("SequenceClassification" in name for name in config.architectures or [])
 
 
 def read_tokenizer(folder: str | Path, **named: Any) -> Any:

@@ -77,7 +77,6 @@ def save_tokenizer(tokenizer: Any, folder: str | Path, config: Any = None) -> No
 
 
 def _readings(folder: str | Path, config: Any) -> Iterator[Any]:
-
     yield read_tokenizer(folder)
     if config is not None:
         yield read_tokenizer(folder, config=config)
@@ -132,7 +131,6 @@ def assert_served_as_trained(template: Template, tokenizer: Any) -> None:
 
 def mend(template: Template, folder: str | Path) -> str:
     """Mend a folder that was saved without `save_tokenizer`; where it fails, why it is not served as it is trained."""
-
     path, told = Path(folder) / "tokenizer_config.json", ""
     saved = path.read_text(encoding="utf-8")
     for change in MENDS:

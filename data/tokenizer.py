@@ -71,8 +71,6 @@ def load_tokenizer(folder: str | Path) -> Any:
     unknown token where no text has it. The vocabulary never grows, so the model's embeddings fit. ValueError if there
     is none.
     """
-
-
     tokenizer = read_tokenizer(folder)
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
         tokenizer.pad_token = _spare_token(tokenizer, folder)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.data import LISTS
 from configs.load import ConfigError, dump
 from configs.plan import INPUTS, decisive, followers, roles
 from configs.schema import Config
@@ -180,7 +181,7 @@ def check_names(config: Config) -> None:
     from data.templates import TEMPLATES
 
     asked = [("model.template", config.model.template, tuple(TEMPLATES))]
-    for name in ("conversations", "preferences", "prompts", "evaluation_prompts"):
+    for name in LISTS:
         for number, source in enumerate(getattr(config.data, name)):
             asked.append((f"data.{name}.{number}.format", source.format, ("auto", *FORMATS)))
     for field, name, known in asked:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data.hub_models import config_of, read_tokenizer
+from data.hub_models import config_of, has_score_head, read_tokenizer
 
 NEUTRAL = {
     "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0,
@@ -20,7 +20,6 @@ def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[l
 
     ValueError where there is no model folder, or no such template.
     """
-
     from configs.model import CPU_HEAD_SIZES
     from pipelines.renderer import check_vocabulary
 
@@ -58,10 +57,6 @@ def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[l
 
 def is_reward_model(folder: Path) -> bool:
     """Whether the model of a folder gives scores and no text."""
-
-
-    from actors.models import has_score_head
-
     return has_score_head(config_of(folder))
 
 

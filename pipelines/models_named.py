@@ -12,8 +12,8 @@ from pathlib import Path
 
 from configs.schema import Config
 from configs.stages import has, parts
-from data.hub_models import PINNED, config_of, is_hub_name, local, snapshot
-from pipelines.stage import Run, StageError, read_json, write_json
+from data.hub_models import PINNED, config_of, has_score_head, is_hub_name, snapshot
+from pipelines.stage import Run, StageError, model_folder, read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,8 @@ def check(run: Run) -> None:
     for named in named_models(run.config):
         if all(run.done(part) for part in parts(run.config, named.stage)):
             continue
-        folder = Path(local(named.model))
-        if not (folder / "config.json").is_file():
-            raise StageError(f"{named.setting}: {folder} holds no model (no config.json)")
-        scores = any("SequenceClassification" in name for name in config_of(folder).architectures or [])
+        folder = model_folder(named.model, named.setting)
+        scores = has_score_head(config_of(folder))
         if named.scores is not None and scores != named.scores:
             kinds = {True: "a reward model (one with a score head)", False: "a language model"}
             raise StageError(f"{named.setting}: {folder} is {kinds[scores]}, and {kinds[named.scores]} is needed")

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from configs.data import LISTS
 from configs.model import Model
 from configs.needs import lists_read
 from configs.schema import Config
@@ -28,7 +29,7 @@ from data.template_jinja import jinja
 from data.templates import Template, end_token, find, stop_token_ids, text
 from data.tokenizer import load_tokenizer, train_tokenizer
 from pipelines import quality
-from pipelines.reading import SOURCES, contents, generate, read_all
+from pipelines.reading import contents, generate, read_all
 from pipelines.renderer import Renderer
 from pipelines.rows import FURTHER, LeftOut, fit_conversations, fit_prompts, fit_rankings
 from pipelines.splitting import FILES, divide
@@ -46,7 +47,7 @@ def run(run: Run) -> dict[str, Any] | None:
     if config.data.toyworld:
         records, metrics["label_noise"] = generate(config)
     else:
-        records = {name: list(read_all(config.data, name, report)) for name in SOURCES}
+        records = {name: list(read_all(config.data, name, report)) for name in LISTS}
     conversations = records["conversations"]
     renderer, report["template"] = _renderer(config, stage.folder, conversations, records["preferences"])
     if config.sft.quality.conditioning or config.sft.quality.weighting:
@@ -191,7 +192,7 @@ def _noise_ceiling(heldout: list[Ranking]) -> float:
 def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
     """Every row read is kept or dropped by a named rule; a programming error shows here, not in the data."""
     kept, rules = report["kept"], report["rules"]
-    for name in SOURCES:
+    for name in LISTS:
         counted = sum(
             kept[file]
             - rules.get(file, {}).get(FURTHER, 0)

@@ -10,14 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from configs.data import Data, Source
+from configs.data import LISTS, Data, Source
 from configs.schema import Config
 from data import toyworld
 from data.formats import Report, read
 from data.records import Conversation, Preference, Prompt, Ranking, Turn
 from pipelines.stage import StageError
-
-SOURCES = ("conversations", "preferences", "prompts", "evaluation_prompts")
 
 
 def generate(config: Config) -> tuple[dict[str, list], float]:
@@ -53,7 +51,7 @@ def read_all(data: Data, name: str, report: dict[str, Any]) -> Iterator[Any]:
 
 def contents(data: Data) -> dict[str, str]:
     """A hash of every source file, so that a changed file is not taken for the old one."""
-    sources = {source.path for name in SOURCES for source in getattr(data, name)}
+    sources = {source.path for name in LISTS for source in getattr(data, name)}
     found: dict[str, str] = {}
     for path in sorted(Path(data.root) / source for source in sources if not source.startswith("hf:")):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:

@@ -17,7 +17,7 @@ import ray
 from actors.group import RewardGroup, reward_group
 from actors.prefix import group_sizes
 from actors.sources import Score
-from data.hub_models import config_of, local
+from data.hub_models import config_of
 from data.own_template import PROBE
 from data.ragged import Ragged, merge
 from data.records import Prompt, RowError
@@ -25,7 +25,7 @@ from data.rollouts import Rollouts
 from data.templates import find
 from data.tokenizer import load_tokenizer
 from pipelines.renderer import Renderer, answered
-from pipelines.stage import Run, StageError
+from pipelines.stage import Run, StageError, model_folder
 
 UNBOUNDED = 1 << 30
 
@@ -130,14 +130,6 @@ def own_renderer(folder: Path, setting: str) -> Renderer:
 def positions(folder: Path) -> int:
     """Tokens that the model of a folder can read at once."""
     return int(getattr(config_of(folder).get_text_config(), "max_position_embeddings", None) or UNBOUNDED)
-
-
-def model_folder(folder: str | Path, setting: str) -> Path:
-    """A folder, or the snapshot of a hub name. StageError where it holds no model."""
-    path = Path(local(str(folder)))
-    if not (path / "config.json").is_file():
-        raise StageError(f"{path} holds no model (no config.json); {setting} names a model's folder")
-    return path
 
 
 def check_same_tokens(folder: str | Path, renderer: Renderer, setting: str, instead: str) -> str:

@@ -99,13 +99,23 @@ class Run:
 
     def named(self, name: str) -> str:
         """Folder of a model by its name: one that the run makes, starts from, or is given to compare."""
-        given = {stages.START: self.base} | {key: local(path) for key, path in self.config.evaluate.models.items()}
-        return given[name] if name in given else self.model(stages.MODELS[name])
+        if name == stages.START:
+            return self.base
+        given = self.config.evaluate.models.get(name)
+        return local(given) if given else self.model(stages.MODELS[name])
 
     @property
     def first(self) -> str:
         """The model that sampling, DPO and RL start from, and that a reward model grows from."""
         return self.named(stages.first_model(self.config))
+
+
+def model_folder(folder: str | Path, setting: str) -> Path:
+    """A folder, or the snapshot of a hub name. StageError where it holds no model."""
+    path = Path(local(str(folder)))
+    if not (path / "config.json").is_file():
+        raise StageError(f"{path} holds no model (no config.json); {setting} names a model's folder")
+    return path
 
 
 @dataclass
