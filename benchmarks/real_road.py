@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,7 +116,7 @@ def answers(options: argparse.Namespace, seed: int) -> Iterator[tuple[str, str]]
             )
             yield messages[-1]["content"], answer.choices[0].message.content
     finally:
-        served.send_signal(signal.SIGINT)
+        served.terminate()  # a shell that runs it in the background lets it ignore SIGINT
         served.wait(120)
 
 
