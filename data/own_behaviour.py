@@ -12,6 +12,7 @@ from data.special_tokens import own_special_tokens, specials
 from data.template_table import Template
 from data.templates import needs_bos, text
 
+SYSTEM = Turn("system", "Be brief.")
 THOUGHT = "<think>\nIt is hot.\n</think>\n\nYes."
 
 
@@ -25,8 +26,7 @@ def behaviour(tokenizer: Any) -> list[str]:
         told.append(f"adds a system text: {system_text!r}")
     if (opening := own_opening(tokenizer)).strip():
         told.append(f"writes {opening!r} before an answer, and trains it")
-    system = (Turn("system", "Be brief."), *PROBE[:2])
-    told += _unless(tokenizer, system, "has no system role")
+    told += _unless(tokenizer, (SYSTEM, *PROBE[:2]), "has no system role")
     several = _unless(tokenizer, PROBE, "writes earlier answers otherwise than it asks for them")
     if _trims(tokenizer):
         told.append("trims what is said")
@@ -51,18 +51,19 @@ def unlike_own(template: Template, tokenizer: Any) -> str:
     """How a template of the table differs from the one that the tokenizer brings, by the first line that does."""
     if template.own or not tokenizer.chat_template:
         return ""
-    asked = PROBE[:3]
-    try:
-        own = render(tokenizer, asked, [turn.content for turn in asked], True)
-    except Exception as error:  # a template is a foreign program: it raises what it likes
-        return f"the model's folder has another chat template, which cannot be rendered: {error}"
-    ours = (tokenizer.bos_token if needs_bos(template, tokenizer) else "") + text(template, asked, True)
-    lines = zip_longest(ours.split("\n"), own.split("\n"), fillvalue="")
-    number, pair = next(((at, pair) for at, pair in enumerate(lines, 1) if pair[0] != pair[1]), (0, ("", "")))
-    if not number:
-        return ""
-    this, other = map(describe, pair)
-    return f"the model's folder has another chat template: in line {number} it writes {other}, this one {this}"
+    for turns, asks in ((PROBE[:3], True), (PROBE, False), ((SYSTEM, *PROBE[:3]), True)):
+        try:
+            own = render(tokenizer, turns, [turn.content for turn in turns], asks)
+        except Exception as error:  # a template is a foreign program: it raises what it likes
+            shape = " with a system turn" * (turns[0] is SYSTEM)
+            return f"the model's folder has another chat template, which cannot be rendered{shape}: {error}"
+        ours = (tokenizer.bos_token if needs_bos(template, tokenizer) else "") + text(template, turns, asks)
+        lines = zip_longest(ours.split("\n"), own.split("\n"), fillvalue="")
+        for number, (this, other) in enumerate(lines, 1):
+            if this != other:
+                wrote = f"in line {number} it writes {describe(other)}, this one {describe(this)}"
+                return f"the model's folder has another chat template: {wrote}"
+    return ""
 
 
 def _unless(tokenizer: Any, turns: tuple[Turn, ...], told: str) -> list[str]:

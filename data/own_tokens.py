@@ -143,7 +143,21 @@ class _Whole:
         ids = _cached(self.tokenizer, anchor + text) if constant else _encode(self.tokenizer, [anchor + text])[0]
         after = ids[1:] if anchor else ids
         first = not anchor or ids[:1] == [self.special_ids[anchor]]
-        return after if first and self.counted.isdisjoint(after) else self._alone(text, False)
+        return after if first and self.counted.isdisjoint(after) else self._unread(anchor, text)
+
+    def _unread(self, anchor: str, text: str) -> list[int]:
+        """As `_beginning` of a text in which somebody writes a special token, which stays text.
+
+        What stands before that is read as ever: an anchor may take the white space that follows it (Phi-3), and a
+        space may be put before the first text of a string alone.
+        """
+        whole, spans = self._alone(text, False), specials(own_special_tokens(self.tokenizer)).find(text)
+        if not anchor or not spans:
+            return whole
+        before = text[: spans[0][0]]
+        alone, read = self._alone(before, False), _encode(self.tokenizer, [anchor + before])[0]
+        kept = whole[: len(alone)] == alone and read[:1] == [self.special_ids[anchor]]
+        return read[1:] + whole[len(alone) :] if kept else whole
 
     def _alone(self, text: str, follows: bool) -> list[int]:
         """Ids of a text in which nothing is special; `follows`: it goes on where another text ends."""

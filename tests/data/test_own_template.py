@@ -228,6 +228,23 @@ def test_a_tokenizer_that_tells_no_places_of_its_tokens(tmp_path_factory: pytest
     assert whole.ids[: len(asked.ids)] == asked.ids and whole.ids.count(slow.eos_token_id) == 2 and whole.apart
 
 
+def test_a_frame_stays_as_it_is_read_where_somebody_writes_a_special_token() -> None:
+    """Phi-3's <|user|> takes the white space after it, in the whole string and so in pieces."""
+    tokenizer = with_template(
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+    )
+    taking = [AddedToken(f"<|{role}|>", rstrip=True, special=True) for role in ("user", "assistant")]
+    tokenizer.add_special_tokens({"extra_special_tokens": taking})
+    said = {text: encode(OWN, (Turn("user", text),), tokenizer, True).ids for text in ("Hello you", "Hello </s>you")}
+    newline = tokenizer.convert_tokens_to_ids("Ċ")
+    for text, ids in said.items():
+        assert newline not in ids[:2] and ids.count(newline) == 1, (text, tokenizer.convert_ids_to_tokens(ids))
+        assert tokenizer.eos_token_id in ids[-3:] and tokenizer.convert_tokens_to_ids("</s>") not in ids
+    asked = said["Hello </s>you"]
+    assert tokenizer.decode(asked).replace("\n", "") == "<|user|>Hello </s>you<|im_end|><|assistant|>"
+
+
 NEWLINE = "writes '\\n' after that; a reward model reads its score before it"
 
 
@@ -276,6 +293,9 @@ def test_a_chosen_template_is_told_where_the_model_brings_another() -> None:
                     "this one '<|im_start|>user'")  # fmt: skip
     tokenizer.chat_template = jinja(find("chatml"), tokenizer)
     assert unlike_own(find("chatml"), tokenizer) == ""
+    tokenizer.chat_template = tokenizer.chat_template.replace("<|im_start|>system", "<|im_start|>developer")
+    told = unlike_own(find("chatml"), tokenizer)
+    assert "in line 1 it writes '<|im_start|>developer'" in told, "only conversations with a system turn show it"
     tokenizer.chat_template = None
     assert unlike_own(find("chatml"), tokenizer) == unlike_own(OWN, with_template(HEADERS)) == ""
 
