@@ -21,11 +21,11 @@ class Algorithm(Section):
     kl_coef: Annotated[float, Field(ge=0)] = 0.05
     """Weight of the KL penalty (k1) in the reward, per token, in units of reward."""
     kl_target: Positive | None = None
-    """Mean KL of an answer to the SFT model, in nats, that kl_coef is steered to; null keeps kl_coef as it is."""
+    """Mean KL of an answer to the reference, in nats, that kl_coef is steered to; null keeps kl_coef as it is."""
     kl_horizon: Count = 10000
     """Answers over which kl_coef follows kl_target; fewer follow faster."""
     kl_loss: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the KL to the SFT model as a loss (k2), per token."""
+    """Weight of the KL to the reference as a loss (k2), per token."""
 
     @model_validator(mode="after")
     def _target_has_a_coefficient(self) -> Algorithm:
@@ -70,7 +70,7 @@ class Grpo(Clipped):
     kl_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of the KL penalty (k1) in the reward, per token, in units of reward."""
     kl_loss: Annotated[float, Field(ge=0)] = 0.04
-    """Weight of the KL to the SFT model as a loss (k2), per token."""
+    """Weight of the KL to the reference as a loss (k2), per token."""
     divide_by_std: bool = True
     """Divide by the deviation of the group's rewards; false does not, as in arXiv:2503.20783."""
 
@@ -131,11 +131,11 @@ class Monitor(Section):
     second_every: Count = 4
     """Iterations from one in which it scores the answers to the next; the last iteration has one too."""
     kl: bool = True
-    """Measure the KL to the SFT model also where nothing that is learned needs it."""
+    """Measure the KL to the reference also where nothing that is learned needs it."""
     kl_every: Count = 4
     """Iterations from one such measurement to the next; the last iteration has one too."""
     max_kl: Positive | None = 50.0
-    """Alarm where the mean KL to the SFT model is above this, in nats per answer; null never."""
+    """Alarm where the mean KL to the reference is above this, in nats per answer; null never."""
     max_length_ratio: Positive | None = 2.0
     """Alarm where the mean answer length is above this multiple of iteration 0's; null never."""
     min_length_ratio: Positive | None = 0.5

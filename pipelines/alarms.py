@@ -8,7 +8,7 @@ from typing import Any
 from configs import rl
 
 MEANINGS = {
-    "max_kl": "the policy is {value:.3g} nats an answer from the SFT model: the reward model may never have seen such "
+    "max_kl": "the policy is {value:.3g} nats an answer from the reference: the reward model may never have seen such "
     "answers",
     "max_length_ratio": "answers got {value:.3g} times as long as at the start: the reward may favour length",
     "min_length_ratio": "answers shrank to {value:.0%} of their length at the start: the reward may favour saying less",

@@ -75,7 +75,7 @@ def plot(run: Run, kind: str = "png") -> bytes:
         panels.append(Panel(f"{name.upper()}: mean score of the answers", scores))
         rows = [row for row in read_jsonl(run.folder / "rl" / name / "metrics.jsonl") if "kl" in row]
         kl[name.upper()] = ([row["step"] for row in rows], [row["kl"] for row in rows])
-    panels.append(Panel("KL to the SFT model, nats an answer", kl))
+    panels.append(Panel("KL to the reference, nats an answer", kl))
     return draw(panels, columns=len(panels), size=(4.2, 3.2), kind=kind)
 
 

@@ -15,7 +15,7 @@ from pipelines.stage import Run, read_jsonl
 PANELS = {
     "score, in deviations of iteration 0": ("max_second_drop",),
     "tokens of an answer": ("max_length_ratio", "min_length_ratio"),
-    "KL to the SFT model, nats an answer": ("max_kl",),
+    "KL to the reference, nats an answer": ("max_kl",),
     "shares": ("max_truncated", "max_repetition", "min_distinct"),
 }
 """Titles of the curves, each with the alarms that are marked in it; the RL panel has the curve of the mismatch."""
