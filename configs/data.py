@@ -58,7 +58,7 @@ class Data(Section):
     sft_heldout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.02
     """Share of the conversations kept for measuring SFT, chosen by a hash of the prompt."""
     heldout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
-    """Share of the preference rows kept for measuring the reward model, chosen by a hash of the prompt."""
+    """Share of the preference rows kept for measuring what learns from them, chosen by a hash of the prompt."""
 
     @model_validator(mode="after")
     def _one_world(self) -> Data:

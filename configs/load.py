@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import hashlib
 import json
@@ -12,7 +13,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.schema import Config
+from configs.schema import STAGE_SECTIONS, Config
 
 PRESETS = Path(__file__).parent
 
@@ -39,7 +40,8 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
     text = path.read_text(encoding="utf-8")
     try:
         values = yaml.safe_load(text) or {}
-        lines = _lines(yaml.compose(text))
+        node = yaml.compose(text)
+        lines, empty = _lines(node), _empty(node)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     except ConfigError as error:
@@ -52,12 +54,60 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
         if not sign:
             raise ConfigError(f"--set {override}: expected key=value, for example --set rl.iterations=10")
         keys = tuple(key.strip().split("."))
-        _set(values, keys, _parse(value, override), override)
+        given = _parse(value, override)
+        null = keys[0] in values and values[keys[0]] is None and keys[0] not in empty
+        if keys[0] in STAGE_SECTIONS and len(keys) > 1 and null:
+            raise ConfigError(
+                f"--set {override}: {origin.get(keys[:1], path)} says {keys[0]}: null, which leaves the stage out; "
+                f"--set {keys[0]}={{}} before it gives it the defaults"
+            )
+        if len(keys) == 1 and keys[0] in STAGE_SECTIONS and not value.strip():
+            raise ConfigError(f"--set {override} gives nothing: null leaves the stage out, {{}} is its defaults")
+        _set(values, keys, given, override)
         origin[keys] = f"--set {override}"
+    for stage in STAGE_SECTIONS:
+        if stage in empty and values[stage] is None:
+            raise ConfigError(
+                f"{origin[(stage,)]}: {stage} is empty: write `{stage}: {{}}` for its defaults or `{stage}: null` to "
+                "leave the stage out"
+            )
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(item, origin, path) for item in error.errors())) from None
+        found = error.errors()
+        found += _beside(values, found)
+        raise ConfigError("\n".join(_explain(item, origin, path) for item in _deepest(found))) from None
+
+
+def _beside(values: dict, found: Sequence[Any]) -> list[Any]:
+    """What else is wrong where the mistakes that were found are taken away: those of a field hide those of all."""
+    if not all(item["loc"] for item in found):
+        return []
+    left = copy.deepcopy(values)
+    for item in sorted(found, key=lambda item: len(item["loc"]), reverse=True):
+        inner: Any = left
+        try:
+            for key in item["loc"][:-1]:
+                inner = inner[key]
+            del inner[item["loc"][-1]]
+        except (KeyError, IndexError, TypeError):
+            return []
+    try:
+        Config.model_validate(left)
+    except ValidationError as error:
+        return [item for item in error.errors() if not item["loc"]]
+    return []
+
+
+def _deepest(found: Sequence[Any]) -> list[Any]:
+    """Without what only follows from a mistake further down: a list whose item is wrong counts as too short."""
+    places = [item["loc"] for item in found]
+    return [
+        item
+        for item in found
+        if item["type"] != "too_short"
+        or not any(len(place) > len(item["loc"]) and place[: len(item["loc"])] == item["loc"] for place in places)
+    ]
 
 
 def dump(config: Config) -> str:
@@ -123,6 +173,12 @@ def _lines(node: yaml.Node | None, prefix: tuple = ()) -> dict[tuple, int]:
     return lines
 
 
+def _empty(node: yaml.Node | None) -> set[str]:
+    """Keys of the top level without any value, as where all that stood below is a comment."""
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return {key.value for key, value in pairs if isinstance(value, yaml.ScalarNode) and not value.value}
+
+
 def _section_of(annotation: Any) -> type[BaseModel] | None:
     """The Section class inside an annotation such as `Scratch | None` or `tuple[Source, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
@@ -143,6 +199,9 @@ def _explain(item: Any, origin: dict[tuple, str], path: Path) -> str:
             if section is not None and not isinstance(key, int):
                 section = _section_of(section.model_fields[key].annotation)
         known = list(section.model_fields) if section else []
+        if "." in str(keys[-1]) and str(keys[-1]).split(".")[0] in known:
+            first, _, rest = str(keys[-1]).partition(".")
+            return f"{where}: {name!r} is one key; in YAML {rest} stands below {first}: `{first}: {{{rest}: ...}}`"
         near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{where}: unknown key {name!r}; {hint}"
@@ -150,5 +209,7 @@ def _explain(item: Any, origin: dict[tuple, str], path: Path) -> str:
     if item["type"] == "missing":
         return f"{where}: {name} is missing"
     if item["type"] == "value_error":
-        return f"{where}: {message}"
+        return "\n".join(f"{where}: {line}" for line in message.splitlines())
+    if len(keys) == 1 and keys[0] in STAGE_SECTIONS and not isinstance(item["input"], dict):
+        return f"{where}: {name} is {item['input']!r}: expected settings, or null to leave the stage out"
     return f"{where}: {name} is {item['input']!r}: {message}"

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from configs.stages import MODELS, START, baseline, compared, has, models, own_reward, takes_samples
+from configs.stages import MODELS, STAGES, START, baseline, compared, has, models, own_reward, takes_samples
 
 if TYPE_CHECKING:
     from configs.schema import Config
 
-REWARD = "scoring.sources: [{kind: model, paths: [DIR]}]"
+REWARD = "`scoring: {sources: [{kind: model, paths: [DIR]}]}`"
 
 
 def lists_read(config: Config) -> dict[str, list[str]]:
@@ -35,7 +35,13 @@ def needs(config: Config) -> None:
     """Raise ValueError with a line for each thing that is missing, and what to add."""
     missing = [*_data(config), *_validation(config), *_reward(config), *_judge(config), *_names(config)]
     if missing:
-        raise ValueError("\n".join(missing))
+        raise ValueError("\n".join([*missing, *_unnamed(config)]))
+
+
+def _unnamed(config: Config) -> Iterator[str]:
+    """The stages that run since nobody says otherwise."""
+    if others := [stage for stage in STAGES[1:] if has(config, stage) and stage not in config.model_fields_set]:
+        yield f"stages that the config does not name run too: {', '.join(others)}; `{others[0]}: null` leaves one out"
 
 
 def _data(config: Config) -> Iterator[str]:
@@ -43,19 +49,25 @@ def _data(config: Config) -> Iterator[str]:
         return
     for name, stages in lists_read(config).items():
         if not getattr(config.data, name):
-            left_out = " and ".join(f"{stage}: null" for stage in stages)
+            left_out = " and ".join(f"`{stage}: null`" for stage in stages)
             yield (
                 f"data.{name} lists no source, and {' and '.join(stages)} read{'s' * (len(stages) == 1)} it: add "
-                f"data.{name}: [{{path: FILE}}], or leave out what reads it with {left_out}"
+                f"`{name}: [{{path: FILE}}]` to data, or leave out what reads it with {left_out}"
             )
 
 
 def _validation(config: Config) -> Iterator[str]:
+    if config.data.toyworld:
+        return
     looks = has(config, "sample") and config.sample.training.validate_every
-    if looks and not (config.data.toyworld or config.data.conversations):
+    if looks and not config.data.conversations:
         yield (
-            "sample.training.validate_every looks at held-out conversations: add data.conversations: [{path: FILE}], "
-            "or leave it 0"
+            "sample.training.validate_every looks at held-out conversations: add `conversations: [{path: FILE}]` to "
+            "data, or leave it 0"
+        )
+    if has(config, "dpo") and config.dpo.validate_every and not config.data.preferences:
+        yield (
+            "dpo.validate_every looks at held-out rankings: add `preferences: [{path: FILE}]` to data, or leave it 0"
         )
 
 
@@ -85,15 +97,15 @@ def _judge(config: Config) -> Iterator[str]:
     if judge == "reward_model" and not has(config, "reward"):
         yield (
             "evaluate.judge reward_model is a second reward model that stage reward trains, and reward is left out: "
-            "add evaluate.judge: DIR (a reward model's folder), evaluate.judge: scoring (the reward itself), or leave "
-            "it out with evaluate: null"
+            "add `judge: DIR` (a reward model's folder) or `judge: scoring` (the reward itself) to evaluate, or leave "
+            "it out with `evaluate: null`"
         )
     if judge == "scoring" and own_reward(config) and not has(config, "reward"):
         yield f"evaluate.judge scoring asks scoring.sources, whose model stage reward would train: add {REWARD}"
     if len(compared(config)) < 2:
         yield (
-            f"evaluate has nothing to compare with {baseline(config)}: add evaluate.models: {{NAME: DIR}}, a stage "
-            "that trains, or evaluate: null"
+            f"evaluate has nothing to compare with {baseline(config)}: add `models: {{NAME: DIR}}` to evaluate, a "
+            "stage that trains, or `evaluate: null`"
         )
 
 

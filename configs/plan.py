@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from configs.machines import Role
 from configs.rl import WITH_CRITIC
 from configs.schema import Config
-from configs.stages import ALGORITHMS, RL_PARTS, all_parts, has, own_reward, takes_samples, trains_judge
+from configs.stages import ALGORITHMS, JUDGES, RL_PARTS, all_parts, has, own_reward, takes_samples, trains_judge
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,15 @@ def old_logprobs(config: Config) -> str:
 
 
 def second_model(config: Config) -> bool:
-    """Whether a reward model that nothing is trained on watches RL: rl.monitor.second, or the run's own judge."""
-    return bool(config.rl.monitor.second) or trains_judge(config)
+    """Whether a reward model that nothing is trained on watches RL: one that is given, or the run's own judge."""
+    return bool(given_second(config)) or trains_judge(config)
+
+
+def given_second(config: Config) -> str | None:
+    """The one that is given: rl.monitor.second, or a folder that is the judge of evaluate and no source of reward."""
+    judge = config.evaluate.judge if has(config, "evaluate") else JUDGES[0]
+    sources = [path for source in config.scoring.sources for path in source.paths]
+    return config.rl.monitor.second or (judge if judge not in (*JUDGES, *sources) else None)
 
 
 def critic_start(config: Config) -> str:
@@ -162,7 +169,7 @@ def inputs(config: Config, part: str) -> tuple[str, ...]:
     its samples."""
     unused: set[str] = set()
     from_reward = part.removeprefix("rl/") in WITH_CRITIC and critic_start(config) == "reward"
-    if part in RL_PARTS and not (own_reward(config) or from_reward):
+    if (part in RL_PARTS or part == "sample") and not (own_reward(config) or from_reward):
         unused = {"reward"}
     if part == "dpo" and not takes_samples(config):
         unused = {"sample"}
@@ -186,6 +193,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     generation = {"max_new_tokens": rollout.max_new_tokens, "temperature": rollout.temperature}
     training = {"workers": resources.train.workers}
     algorithm = part.removeprefix("rl/")
+    asks = any(has(config, stage) for stage in ("sample", "rl", "evaluate"))
     rl = config.rl.model_dump(mode="json", exclude={"algorithms", "monitor", "save_rollouts", *ALGORITHMS})
     rl |= {"old_logprobs": "trainer"} if rl["old_logprobs"] == "auto" else {}  # the same up to rounding
     sources = [source.model_dump(mode="json", exclude={"key", "parallel", "timeout_s"}) for source in
@@ -196,7 +204,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
             "model": config.model,
             "data": config.data,
             "judge": _divides_for(config),
-            "max_new_tokens": rollout.max_new_tokens,
+            **({"max_new_tokens": rollout.max_new_tokens} if asks else {}),
             "long_conversations": config.sft.long_conversations,
             "quality": config.sft.quality,
         },
@@ -232,7 +240,8 @@ def _deciding(value: Any) -> Any:
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
     if not isinstance(plain, dict):
         return plain
-    kept = {name: inner for name, inner in plain.items() if name not in SPEED and inner != LATER.get(name, ...)}
+    unused = (*SPEED, *(["validate_every"] if plain.get("keep") == "last" else []))  # a look alone changes nothing
+    kept = {name: inner for name, inner in plain.items() if name not in unused and inner != LATER.get(name, ...)}
     return {name: inner if name == "models" else _deciding(inner) for name, inner in kept.items()}  # names of people's
 
 

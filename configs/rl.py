@@ -127,7 +127,7 @@ class Monitor(Section):
     """Signs of reward hacking: what is watched, and from where on it is an alarm; nothing here changes the policy."""
 
     second: str | None = None
-    """Folder of a reward model that is only asked, never trained on; null takes the judge of evaluate, if a model."""
+    """Reward model (folder or hub name) that is only asked, never trained on; null takes evaluate's judge, if one."""
     second_every: Count = 4
     """Iterations from one in which it scores the answers to the next; the last iteration has one too."""
     kl: bool = True
@@ -170,7 +170,7 @@ class Rl(StageSection):
     """Online RL: what the algorithms share, and each one's own numbers."""
 
     algorithms: Annotated[tuple[AlgorithmName, ...], Field(min_length=1)] = ("ppo", "apa")
-    """Algorithms to run, each from the SFT model on its own; rloo, grpo and reinforce have no critic."""
+    """Algorithms to run, each from the SFT model (or model.path); rloo, grpo and reinforce have no critic."""
     mode: Literal["sync", "one_step_off", "colocate"] = "sync"
     """Generate, then train; or generate the next answers while training; or take turns on the same GPUs."""
     iterations: Count = 100
@@ -257,7 +257,7 @@ class Rl(StageSection):
                 "nothing would correct for the engine's log-probs; use trainer, or auto, which takes the engine's only "
                 "where they are the trainer's up to rounding"
             )
-        for name in ("critic_warmup_iterations", "critic_warm_gate"):
+        for name in ("critic", "critic_warmup_iterations", "critic_warm_gate"):
             if getattr(self, name) and not set(self.algorithms) & set(WITH_CRITIC):
                 raise ValueError(f"rl.{name} has no effect on {', '.join(self.algorithms)}, which have no critic")
         alone = [name for name in self.algorithms if name in ("rloo", "grpo")]

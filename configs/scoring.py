@@ -85,7 +85,7 @@ class Scoring(Section):
     sources: Annotated[tuple[RewardSource, ...], Field(min_length=1)] = (RewardSource(),)
     """Where scores come from."""
     functions: str = "."
-    """Folder, from where the command runs, in which modules of functions are looked for after installed packages."""
+    """Folder (a relative one from where the command runs) with modules of functions; installed packages come first."""
 
     @field_validator("sources")
     @classmethod

@@ -19,6 +19,10 @@ MODELS = {"sft": "sft", "rejection": "sample", "dpo": "dpo"} | dict(zip(ALGORITH
 """Where each model that can be evaluated and published is made."""
 
 
+JUDGES = ("gold", "reward_model", "scoring")
+"""What evaluate.judge may say in place of a reward model's folder."""
+
+
 def has(config: Config, stage: str) -> bool:
     """Whether a config has this stage; prepare always."""
     return stage == "prepare" or not getattr(config, stage).left_out

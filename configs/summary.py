@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from configs.data import LISTS
-from configs.plan import critic_start, rl_arithmetic
+from configs.plan import critic_start, given_second, rl_arithmetic, second_model
 from configs.rl import WITH_CRITIC
 from configs.schema import Config
-from configs.stages import START, compared, first_model, has
+from configs.stages import START, compared, first_model, has, models
 
 
 def arithmetic_lines(config: Config) -> list[str]:
@@ -43,10 +43,11 @@ def stage_summary(config: Config, stage: str) -> str:
         f"then {sample.training.epochs} epochs of SFT; reward: {reward_text(config)}",
         "dpo": f"from {start if dpo.start == 'sft' else dpo.start}: {dpo.loss}, beta {dpo.beta:g}, on the {dpo.data}",
         "rl": f"from {start}: {', '.join(config.rl.algorithms)}: {config.rl.iterations} iterations, {config.rl.mode}; "
-        f"reward: {reward_text(config)}{_critic(config)}",
-        "evaluate": f"{', '.join(compared(config)[1:])} against {compared(config)[0]}: {config.evaluate.prompts} "
-        f"held-out prompts, judge: {config.evaluate.judge}",
-        "publish": f"Ray Serve, model: {config.publish.model}, port {config.publish.port}",
+        f"reward: {reward_text(config)}{_critic(config)}{_second(config)}",
+        "evaluate": f"{', '.join(_place(config, name) for name in compared(config)[1:])} against "
+        f"{_place(config, compared(config)[0])}: {config.evaluate.prompts} held-out prompts, judge: "
+        f"{config.evaluate.judge}",
+        "publish": f"Ray Serve, model: {_published(config)}, port {config.publish.port}",
     }[stage]
 
 
@@ -74,6 +75,28 @@ def _critic(config: Config) -> str:
         return ""
     start = critic_start(config)
     return f"; critic from {'the policy, with a new head' if start == 'policy' else start}"
+
+
+def _second(config: Config) -> str:
+    """Who watches RL besides, if anybody."""
+    given = given_second(config)
+    return f"; watched by {given or 'the judge of stage reward'}" if second_model(config) else ""
+
+
+def _place(config: Config, name: str) -> str:
+    """A model by its name, and its folder where the config has that."""
+    given = config.evaluate.models.get(name) or (config.model.path if name == START else None)
+    return f"{name} ({given})" if given else name
+
+
+def _published(config: Config) -> str:
+    """The model that is served, as far as a config says."""
+    name = config.publish.model
+    if name != "best":
+        return _place(config, name)
+    if has(config, "evaluate"):
+        return "best, the winner of evaluate"
+    return f"best, without evaluate {_place(config, [START, *models(config)][-1])}"
 
 
 def _prepare(config: Config) -> str:

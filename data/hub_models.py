@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+FORM = "ORG/NAME or ORG/NAME@REVISION"
 NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
 OTHER_FORMATS = ["*.pth", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "*.tflite", "original/*", "onnx/*"]
 TRUST = "RAYWARD_TRUST_REMOTE_CODE"
@@ -31,18 +32,18 @@ def local(model: str) -> str:
     return str(Path(model).resolve()) if not is_hub_name(model) else str(snapshot(model, fetch=False))
 
 
-def fetched(model: str) -> str:
-    """The same, after the snapshot of a hub name was fetched where it is missing."""
-    return str(snapshot(model, fetch=True)) if is_hub_name(model) else local(model)
+def fetched(model: str, weights: bool = True) -> str:
+    """The same, after the snapshot of a hub name was fetched where it is missing, with its weights or without."""
+    return str(snapshot(model, fetch=True, weights=weights)) if is_hub_name(model) else local(model)
 
 
-def snapshot(name: str, fetch: bool) -> Path:
+def snapshot(name: str, fetch: bool, weights: bool = True) -> Path:
     """The snapshot's folder; `fetch` gets what the cache lacks. ValueError where that cannot be, and what to do."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     repository, revision = _revision(name)
-    unused = _unused(name, fetch)
+    unused = [*_unused(name, fetch), *([] if weights else ["*.safetensors", "*.bin"])]
     try:
         found = snapshot_download(repository, revision=revision, local_files_only=not fetch, ignore_patterns=unused)
         return Path(found)

@@ -119,17 +119,24 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _align(options: argparse.Namespace) -> int:
     from configs.load import ConfigError, load
     from data.hub_models import trust
-    from pipelines.align import align, check_names, parse_redo, parse_stages, plan_text
+    from pipelines.align import align, parse_redo, parse_stages, plan_text
 
     config = load(options.config, options.set)
-    check_names(config)
     trust(config.model.trust_remote_code)
     folder = (options.run or Path("runs") / config.name).resolve()  # actors have working directories of their own
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and folder.is_relative_to(Path.cwd()):
         raise ConfigError(f"{folder} is in this job's working directory, which goes with the job; give --run DIR")
-    stages = parse_stages(options.stages)
+    stages, redo = parse_stages(options.stages), parse_redo(options.redo)
     if options.dry_run:
-        print(plan_text(config, folder, stages))
+        from pipelines.models_named import pinned
+        from pipelines.preflight import check_models, preflight
+        from pipelines.stage import Run
+
+        print(plan_text(config, folder, stages, redo), flush=True)
+        run = Run(folder, config)
+        pinned(run)
+        made = preflight(run, stages, redo, options.keep, getattr(options, "replay", None))
+        check_models(run, made, fetched=False)
         return 0
     if rollouts := getattr(options, "rollout_only", None):
         from pipelines.machine import on_machine
@@ -141,7 +148,7 @@ def _align(options: argparse.Namespace) -> int:
         print(f"{rollouts}: {rollout_only(on_machine(Run(folder, config), 'rl'), rollouts)}")
         return 0
     replay = getattr(options, "replay", None)
-    align(config, folder, stages, parse_redo(options.redo), options.keep, replay)
+    align(config, folder, stages, redo, options.keep, replay)
     return 0
 
 

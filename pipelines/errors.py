@@ -4,10 +4,11 @@ from __future__ import annotations
 
 
 def explain(error: BaseException) -> str:
-    """The innermost cause in one paragraph: its kind where that helps, and its message."""
+    """In one paragraph: what says which stage, setting or file is at fault, else the innermost cause, with its kind
+    where that helps."""
     cause: BaseException = error
     seen: set[int] = set()
-    while id(cause) not in seen:
+    while id(cause) not in seen and type(cause).__name__ not in ("StageError", "ConfigError"):
         seen.add(id(cause))
         inner = getattr(cause, "cause", None) or cause.__cause__
         if not isinstance(inner, BaseException):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,15 @@ LISTS = {
     "road": ("conversations", "preferences", "prompts", "evaluation_prompts"),
 }
 HELD_OUT = {"conversations": "sft_heldout_fraction", "preferences": "heldout_fraction"}
+NOTES = {
+    "context_tokens": "So few make a try on CPUs quick; give what your rows have.",
+    "validate_every": "Fits the example rows. Each look reads all held-out rows: with thousands, look every 50 steps.",
+    "sft_heldout_fraction": "Much, for few example rows; 0.02 is usual.",
+    "heldout_fraction": "Much, for few example rows; 0.05 to 0.1 is usual.",
+    "max_new_tokens": "Answers that are cut teach little: watch `finished` in the metrics.",
+    "iterations": "A try; a run takes 50 and more.",
+}
+"""What stands below the sentence of a setting whose value fits the example rows and little else."""
 REWARD = '''"""The reward of an answer, higher is better. This one likes short answers that end; write your own."""
 
 
@@ -49,19 +59,24 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     path = init(options.name, options.part, options.model)
     print(f"{path}: {PARTS[options.part]}\nrows to replace by yours: {path.parent / 'rows'}")
-    print(f"what it will do:  rayward align {path} --dry-run\nrun it:           rayward align {path}")
+    said = shlex.quote(str(path))
+    print(f"what it will do:  rayward align {said} --dry-run\nrun it:           rayward align {said}")
     return 0
 
 
 def init(folder: Path, part: str, model: str) -> Path:
     """Write the folder; its config's path. ValueError for a folder that is there, or a model that is not."""
     from data.hub_models import fetched, is_hub_name
+    from data.model_folder import faults
 
     if folder.exists():
         raise ValueError(f"{folder} is there already; choose another name")
-    place = Path(fetched(model))
-    if not (place / "config.json").is_file():
-        raise ValueError(f"--model {model} holds no model (no config.json)")
+    place = Path(fetched(model, weights=False))
+    wrong = faults(place, scores=False)
+    if is_hub_name(model):  # its weights are fetched when they are needed
+        wrong = [told for told in wrong if "weights" not in told]
+    if wrong:
+        raise ValueError("\n".join(f"--model {model}: {told}" for told in wrong))
     values = _values(part, model if is_hub_name(model) else str(place), place, folder.resolve())
     (folder / "rows").mkdir(parents=True)
     for name, rows in _rows(LISTS[part]):
@@ -77,9 +92,10 @@ def init(folder: Path, part: str, model: str) -> Path:
 def _values(part: str, model: str, place: Path, folder: Path) -> dict[str, Any]:
     """The settings that the config gives."""
     from data.hub_models import config_of
+    from data.model_folder import positions
 
     gpus = _gpus()
-    holds = int(getattr(config_of(place).get_text_config(), "max_position_embeddings", 2048))
+    holds = positions(config_of(place)) or 2048
     context = min(holds, 2048 if gpus else 256)
     updates = {"micro_batch_tokens": max(context, 8192 if gpus else 512)}
     answer = min(512 if gpus else 48, context // 2)
@@ -144,7 +160,8 @@ def _text(part: str, values: Mapping[str, Any]) -> Iterator[str]:
     from configs.schema import STAGE_SECTIONS, Config
 
     sentences = {name: sentence for name, sentence, _ in fields()}
-    yield f"# {PARTS[part][0].upper()}{PARTS[part][1:]}. Written by rayward init; rayward settings lists all settings."
+    yield f"# {PARTS[part][0].upper()}{PARTS[part][1:]}."
+    yield "# Written by rayward init; rayward settings lists all settings."
     for name, value in values.items():
         if isinstance(value, dict):
             yield f"\n# {Config.model_fields[name].description}"
@@ -163,6 +180,8 @@ def _lines(key: str, value: Any, sentences: Mapping[str, str], name: str, depth:
         return
     if name in sentences:
         yield f"{indent}# {sentences[name]}"
+    if key in NOTES:
+        yield f"{indent}# {NOTES[key]}"
     yield f"{indent}{key}: {json.dumps(value, ensure_ascii=False)}"
 
 
@@ -188,7 +207,10 @@ def _template(place: Path) -> str:
                 return name
         except ValueError:
             continue
-    raise ValueError(f"{told}; and it has the tokens of no template that Rayward knows: rayward extend adds them")
+    raise ValueError(
+        f"{told}; and it has the tokens of no template that Rayward knows: rayward extend {place} --template NAME "
+        "--out DIR makes a model that has those of one"
+    )
 
 
 def _gpus() -> int:

@@ -160,7 +160,8 @@ def _require_end_token(model: Model, path: str, template: Template, tokenizer: A
     try:
         ends = stop_token_ids(template, tokenizer)
     except ValueError as error:
-        raise StageError(f"model.path {model.path}, model.template {model.template}: {error}") from error
+        own = "; or take the model's own: model.template: tokenizer" if tokenizer.chat_template else ""
+        raise StageError(f"model.path {model.path}, model.template {model.template}: {error}{own}") from error
     rows = config_of(path).get_text_config().vocab_size
     if (end := max(ends)) >= rows:
         raise StageError(

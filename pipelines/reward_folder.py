@@ -117,6 +117,11 @@ def reads_ids_of(folder: Path, renderer: Renderer, setting: str) -> bool:
 def own_renderer(folder: Path, setting: str) -> Renderer:
     """The renderer of a folder's own tokenizer and chat template. StageError where it has none to render with."""
     renderer = Renderer(find("tokenizer"), load_tokenizer(folder), UNBOUNDED)
+    if not renderer.tokenizer.chat_template:
+        raise StageError(
+            f"{folder} ({setting}) has another tokenizer than the run and no chat template to render conversations "
+            "with: put the one that it was trained with there, as chat_template.jinja"
+        )
     try:
         renderer.scored(PROBE)
     except ValueError as error:

@@ -18,6 +18,7 @@ import ray
 from actors.group import Group
 from actors.sources import LONGEST_PAUSE_S, Answered, Score, Source, SourceDataError, SourceUnavailable
 from configs.machines import Role
+from configs.plan import given_second
 from configs.plan import second_model as has_second
 from configs.scoring import RewardSource
 from data.records import Prompt
@@ -33,7 +34,7 @@ class Scorer:
 
     def __init__(self, run: Run, renderer: Renderer):
         self.scoring, self.renderer = run.config.scoring, renderer
-        self._check_names(run)
+        check_only(run)
         folder = str(Path(run.config.scoring.functions).resolve())
         self.asked: list[ModelSource | OtherSource] = []
         for source in self.scoring.sources:
@@ -41,16 +42,6 @@ class Scorer:
                 self.asked.append(ModelSource(source, run, renderer))
             else:
                 self.asked.append(OtherSource(source, run, folder))
-
-    def _check_names(self, run: Run) -> None:
-        if wanted := sorted({name for source in self.scoring.sources for name in source.only}):
-            prompts = [*prepared(run, "prompts"), *prepared(run, "evaluation_prompts")]
-            known = sorted({prompt.source for prompt in prompts})
-            if unknown := [name for name in wanted if name not in known]:
-                raise StageError(
-                    f"scoring.sources: only names {unknown[0]!r}, but no prompt is of that source; there are "
-                    f"{', '.join(known)}"
-                )
 
     @property
     def groups(self) -> list[Group]:
@@ -125,6 +116,18 @@ class Scorer:
     def score(self, rollouts: Rollouts, prompts: Sequence[Prompt], lenient: bool = False) -> np.ndarray:
         """`begin` and `finish`, the rewards alone."""
         return self.finish(self.begin(rollouts, prompts), rollouts, prompts, lenient)[0]
+
+
+def check_only(run: Run) -> None:
+    """StageError where a source of reward is for prompts of a data source that has none."""
+    if wanted := sorted({name for source in run.config.scoring.sources for name in source.only}):
+        prompts = [*prepared(run, "prompts"), *prepared(run, "evaluation_prompts")]
+        known = sorted({prompt.source for prompt in prompts})
+        if unknown := [name for name in wanted if name not in known]:
+            raise StageError(
+                f"scoring.sources: only names {unknown[0]!r}, but no prompt is of that source; there are "
+                f"{', '.join(known)}"
+            )
 
 
 class ModelSource:
@@ -208,7 +211,8 @@ def second_model(run: Run, renderer: Renderer) -> RewardFolder | None:
     """The second reward model, where the config has one. StageError for a folder that holds none."""
     if not has_second(run.config):
         return None
-    given, own = run.config.rl.monitor.second, run.folder / "reward" / "judge"
-    second = RewardFolder(given or own, run, renderer, "rl.monitor.second", made=not given)
+    given, own = given_second(run.config), run.folder / "reward" / "judge"
+    setting = "rl.monitor.second" if run.config.rl.monitor.second else "evaluate.judge"
+    second = RewardFolder(given or own, run, renderer, setting, made=not given)
     second.group.name = "second reward model"
     return second

