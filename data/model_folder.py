@@ -44,11 +44,8 @@ def has_tokenizer(folder: Path) -> bool:
 
 def positions(config: Any) -> int | None:
     """Tokens that a model of this config can read at once, where it says so."""
-    text = config.get_text_config()
-    held = getattr(text, "max_position_embeddings", None)
-    scaling = getattr(text, "rope_scaling", None) or getattr(text, "rope_parameters", None) or {}
-    factor = scaling.get("factor", 1.0) if isinstance(scaling, dict) else 1.0
-    return int(held * max(1.0, float(factor or 1.0))) if held else None
+    held = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(held) if held else None
 
 
 def _kind(config: Any, scores: bool | None) -> Iterator[str]:
@@ -87,7 +84,9 @@ def _weights(folder: Path) -> Iterator[str]:
 
 def _positions(config: Any, context_tokens: int) -> Iterator[str]:
     held = positions(config)
-    if held and held < context_tokens:
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    stretched = any(isinstance(of, dict) and of.get("factor") for of in (rope, *rope.values()))  # beyond that number
+    if held and held < context_tokens and not stretched:
         yield (
             f"reads {held} tokens at most, and model.context_tokens is {context_tokens}: lower it, or rayward extend "
             "--context makes a model that reads more"

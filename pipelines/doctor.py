@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from data.hub_models import config_of, fetched
+from data.model_folder import positions
 
 LONGEST = 4096  # tokens of a prompt with its answer, where the model would take more
 
@@ -138,7 +139,7 @@ def questions(options: argparse.Namespace, tokenizer: Any, folder: str) -> tuple
     from pipelines.renderer import Renderer
     from pipelines.rows import fit_prompts
 
-    longest = getattr(config_of(folder).get_text_config(), "max_position_embeddings", LONGEST)
+    longest = positions(config_of(folder)) or LONGEST
     longest = min(longest, max(LONGEST, 2 * options.tokens))
     if options.tokens + 17 > longest:
         raise ValueError(f"--tokens {options.tokens} leaves no room for a prompt in the model's {longest} positions")

@@ -242,7 +242,7 @@ def _curve(run: Run, algorithm: str, judge: Judge) -> list[dict[str, float]]:
         points.append(
             {
                 "iteration": int(file.stem),
-                "reward": float(np.mean([row["score"] for row in rows])),
+                "reward": float(np.nanmean([np.nan if row["score"] is None else row["score"] for row in rows])),
                 "judge": float(np.nanmean(judged)),
             }
         )

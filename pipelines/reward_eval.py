@@ -99,7 +99,13 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     if not kept:
         raise ValueError(f"no ranking can be scored: {json.dumps(left_out)}; {left_out.rows[:1]}")
     # The second model reads the same answers in the same order in its own tokens, however many they are.
-    again = ids_for(options.second, kept, sys.maxsize, None)[1] if options.second else None
+    again = None
+    if options.second:
+        both, again = ids_for(options.second, kept, sys.maxsize, None)
+        names = {ranking.id for ranking in both}  # its template may refuse some: they are left out of both
+        kept, rows = both, rows.take([index for index, ranking in enumerate(kept) if ranking.id in names])
+        if not kept:
+            raise ValueError(f"{options.second} can score no ranking: {json.dumps(left_out)}; {left_out.rows[:1]}")
     connect(Cluster())
     scores = score(options, options.model, rows.ids)
     second = score(options, options.second, again.ids) if again else None

@@ -18,6 +18,7 @@ from actors.group import RewardGroup, reward_group
 from actors.prefix import group_sizes
 from actors.sources import Score
 from data.hub_models import config_of
+from data.model_folder import positions
 from data.own_template import PROBE
 from data.ragged import Ragged, merge
 from data.records import Prompt, RowError
@@ -50,7 +51,7 @@ class RewardFolder:
         folder = model_folder(folder, setting)
         self.reads_ids = made or reads_ids_of(folder, renderer, setting)
         self.renderer = renderer if self.reads_ids else own_renderer(folder, setting)
-        self.answers_of, self.longest = renderer, positions(folder)
+        self.answers_of, self.longest = renderer, positions(config_of(folder)) or UNBOUNDED
         self.group: RewardGroup = reward_group(str(folder), run.config)
 
     def begin(self, rollouts: Rollouts, prompts: Sequence[Prompt]) -> Asked:
@@ -130,11 +131,6 @@ def own_renderer(folder: Path, setting: str) -> Renderer:
             f"template, and that cannot be: {error}"
         ) from error
     return renderer
-
-
-def positions(folder: Path) -> int:
-    """Tokens that the model of a folder can read at once."""
-    return int(getattr(config_of(folder).get_text_config(), "max_position_embeddings", None) or UNBOUNDED)
 
 
 def check_same_tokens(folder: str | Path, renderer: Renderer, setting: str, instead: str) -> str:

@@ -333,11 +333,11 @@ def test_each_list_of_sources_is_needed(missing: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text, overrides, told", [
-    ("sft:\n", [], r"my.yaml:7: sft is empty: write `sft: \{\}` for its defaults or `sft: null` to leave the stage out"),
+    ("sft:\n", [], r"my.yaml:7: sft is empty: write `sft: \{\}` for its defaults or `sft: null` to leave"),
     ("sft: no\n", [], r"my.yaml:7: sft is False: expected settings, or null to leave the stage out"),
     ("dpo: null\n", ["dpo.beta=0.2"], r"--set dpo.beta=0.2: .*my.yaml:7 says dpo: null, .*; --set dpo=\{\} before it"),
     ("", ["sft="], r"--set sft= gives nothing: null leaves the stage out"),
-    ("scoring.sources: []\n", [], r"'scoring.sources' is one key; in YAML sources stands below scoring: `scoring: \{sour"),
+    ("scoring.sources: []\n", [], r"'scoring.sources' is one key; in YAML sources stands below scoring: `scoring: \{"),
     ("scoring: {sources: [{path: x}]}\n", [], r"my.yaml:7: unknown key 'scoring.sources.0.path'; did you mean 'paths'"),
 ])  # fmt: skip
 def test_what_is_no_section_says_how_to_write_one(text: str, overrides: list[str], told: str, tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def test_any_part_of_the_road_is_a_config_and_comes_back_equal(name: str, tmp_pa
 @pytest.mark.parametrize("name", [name for name in PART if name != "publishing"])
 def test_what_a_part_reads_is_asked_for_with_the_line_to_add(name: str, tmp_path: Path) -> None:
     lists, sections = PART[name]
-    with pytest.raises(ConfigError, match=rf"data\.{lists} lists no source, .*add `{lists}: \[{{path: FILE}}\]` to data"):
+    told = rf"data\.{lists} lists no source, .*add `{lists}: \[{{path: FILE}}\]` to data"
+    with pytest.raises(ConfigError, match=told):
         config(tmp_path, **sections)
 
 
