@@ -110,16 +110,20 @@ class RolloutEngine(Timed):
             missing = {part: len(rows) for part, rows in rows_of.items()}
             row_of = self._enqueue(prompts, seeds, temperature, max_new_tokens, stop_token_ids)
             found: dict[int, Any] = {}
-            while self.llm.llm_engine.has_unfinished_requests():
-                for request in self.llm.llm_engine.step():
-                    row = row_of[request.request_id]
-                    found[row] = request.outputs[0]
-                    missing[parts[row]] -= 1
-                    if not missing[parts[row]]:
-                        rows = rows_of[parts[row]]
-                        answers = [found.pop(row) for row in rows]
-                        made = self._rollouts(prompts.take(rows), prompt_index[rows], answers, stop_token_ids)
-                        yield parts[row], made
+            try:
+                while self.llm.llm_engine.has_unfinished_requests():
+                    for request in self.llm.llm_engine.step():
+                        row = row_of.pop(request.request_id)
+                        found[row] = request.outputs[0]
+                        missing[parts[row]] -= 1
+                        if not missing[parts[row]]:
+                            rows = rows_of[parts[row]]
+                            answers = [found.pop(row) for row in rows]
+                            made = self._rollouts(prompts.take(rows), prompt_index[rows], answers, stop_token_ids)
+                            yield parts[row], made
+            finally:
+                if row_of:  # of a call that failed, or that nobody reads to its end: the next one must not meet them
+                    self.llm.llm_engine.abort_request(list(row_of))
         yield -1, self.spans[-1][2] - self.spans[-1][1]
 
     def _enqueue(

@@ -147,7 +147,7 @@ class EngineClient:
         self.call("init_weight_transfer_engine", [(info,) for info in infos])
 
     def start_weight_update(self) -> None:
-        self.until = time.monotonic() + self.timeout_s
+        self.until, self.failure = time.monotonic() + self.timeout_s, None
         self.call("start_weight_update", [()] * len(self.engines))
 
     def update_weights(self, update_info: Any) -> None:
