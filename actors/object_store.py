@@ -20,7 +20,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory, WeightTransferTrainerFactory
 
-BUCKET_BYTES = 256 * 2**20
+BUCKET_BYTES = 64 * 2**20  # of which the sender, the object store and the engine hold one each
 
 
 @dataclass
