@@ -120,5 +120,6 @@ def test_a_finished_run_of_then_has_no_other_settings_now(tmp_path: Path) -> Non
     assert set(kept["manifests"]) == all_parts(run.config)
     for stage in STAGES:
         assert importlib.import_module(f"pipelines.{stage}").run(run) is None, f"{stage} is done and stays so"
-    newer = Run(tmp_path, load(str(tmp_path / "config.yaml"), ["sft.validate_every=2", "sft.keep=best", "rl.critic=policy"]))
+    later = ["sft.validate_every=2", "sft.keep=best", "rl.critic=policy"]
+    newer = Run(tmp_path, load(str(tmp_path / "config.yaml"), later))
     assert {part for part in kept["manifests"] if newer.state(part) != "done"} == {"sft", "rl/ppo", "rl/apa"}
