@@ -256,9 +256,11 @@ def _config(folder: str) -> PretrainedConfig:
     the one that is written out: torch's fused one leaves the cap out without a word.
     """
     config = config_of(folder)
-    for name, value in config.to_dict().items():
-        if ("dropout" in name or name.endswith("_pdrop")) and isinstance(value, float):
-            setattr(config, name, 0.0)
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        for name, value in part.to_dict().items():
+            rate = "dropout" in name or "layerdrop" in name or name.endswith("_pdrop")
+            if rate and isinstance(value, float):
+                setattr(part, name, 0.0)
     if getattr(config.get_text_config(), "attn_logit_softcapping", None):
         config._attn_implementation = "eager"
     return config

@@ -142,7 +142,8 @@ def probe_row(config: Any, length: int = ROW) -> Tensor:
     ids = [(3 + 7919 * place) % size for place in range(length)]
     if isinstance(first, int) and 0 <= first < size:
         ids[0] = first
-    return torch.tensor([[(token + 1) % size if token == config.pad_token_id else token for token in ids]])
+    pad = getattr(config, "pad_token_id", None)
+    return torch.tensor([[(token + 1) % size if token == pad else token for token in ids]])
 
 
 def _gap(ours: Tensor, theirs: Tensor, dtype: torch.dtype) -> float:
