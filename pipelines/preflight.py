@@ -19,7 +19,7 @@ from configs.schema import Config
 from configs.stages import STAGES, all_parts, parts
 from data.hub_models import FORM, is_hub_name, local
 from data.model_folder import faults
-from pipelines.stage import Run, StageError
+from pipelines.stage import NOT_READ, Run, StageError
 
 AGAIN = ("evaluate", "publish")
 """Parts that are made again where what they read is another now: quick to do, and about whatever is there."""
@@ -101,7 +101,7 @@ def other_inputs(run: Run, part: str, made: set[str]) -> str:
     elif part == "publish":  # one of them
         now = tuple(name for name in now if name in then)
     told = [f"{name} was none of them" for name in now if name not in then]
-    told += [f"{name} is none of them now" for name in then if name not in (*now, *all_parts(run.config))]
+    told += [f"{name} is none of them now" for name in then if name not in (*now, *NOT_READ.get(part, ()))]
     for name in now:
         if name in then and (name in made or run.manifest(name)["fingerprint"] != then[name]):
             told.append(f"{name} is made anew")

