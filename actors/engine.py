@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from actors.lora import adapted_layers, merged, plain_name
-from actors.models import DTYPES, probe, save_model
+from actors.models import probe, save_model
+from actors.pretrained import DTYPES
 from actors.saved import saved_buffers
 from algorithms.schedule import learning_rate_factor
 from configs.training import Updates

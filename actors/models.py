@@ -23,14 +23,13 @@ from transformers import (
 
 from actors.attention import packed
 from actors.fused import fuse
+from actors.pretrained import pretrained
 from actors.proof import prove_policy, prove_scalar, prove_tied
 from algorithms.logprobs import LogitMap, token_logprobs_from_hidden
 from configs.model import Scratch
-from data.hub_models import config_of, has_score_head, trusted
+from data.hub_models import config_of, has_score_head
 from data.own_template import own_last_ends
 from data.saved_tokenizer import save_tokenizer
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def body_of(model: Any) -> Any:
@@ -144,11 +143,12 @@ def response_tokens(prompt_lengths_B: np.ndarray, response_lengths_B: np.ndarray
 def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolicy:
     """Causal language model of a Hugging Face folder, dropout off.
 
-    Raises ValueError for a model of which `TokenPolicy` would not give the log-probs of its own forward, and for one
-    with a head of its own beside a config that ties it.
+    Raises ValueError for a folder that is not whole (see `pretrained`), for a model of which `TokenPolicy` would not
+    give the log-probs of its own forward, and for one with a head of its own beside a config that ties it.
     """
-    how = {"dtype": DTYPES[dtype], "trust_remote_code": trusted()}
-    lm = AutoModelForCausalLM.from_pretrained(folder, config=_config(folder), **how)
+    if has_score_head(config := _config(folder)):
+        raise ValueError(f"{folder} is a reward model ({', '.join(config.architectures)}), and gives no text")
+    lm = pretrained(AutoModelForCausalLM, folder, config, dtype)
     prove_tied(lm, folder)
     fuse(lm)
     _teach_every_token(lm)
@@ -160,8 +160,8 @@ def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolic
 def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar:
     """Scalar model of a folder; where the folder has no score head, one is drawn from N(0, 1/(H+1)) with `seed`.
 
-    Raises ValueError for a folder with a head of more than one label, with no head and no seed, or of which
-    `TokenScalar` would not give the logits of the model's own forward.
+    Raises ValueError for a folder with a head of more than one label, with no head and no seed, that is not whole (see
+    `pretrained`), or of which `TokenScalar` would not give the logits of the model's own forward.
     """
     config = _config(folder)
     trained = has_score_head(config)
@@ -170,8 +170,8 @@ def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar
     if not trained and seed is None:
         raise ValueError(f"{folder}: no score head in this folder; it holds {config.architectures}")
     config.num_labels = 1
-    how = {"dtype": DTYPES[dtype], "trust_remote_code": trusted()}
-    classifier = AutoModelForSequenceClassification.from_pretrained(folder, config=config, **how)
+    fresh = [] if trained else ["score."]
+    classifier = pretrained(AutoModelForSequenceClassification, folder, config, dtype, fresh)
     if not isinstance(getattr(classifier, "score", None), nn.Linear):
         raise ValueError(f"{folder}: {type(classifier).__name__} has no linear layer `score` as its score head")
     if not trained:

@@ -61,7 +61,7 @@ def prove_tied(lm: Any, folder: str) -> None:
 def prove_policy(policy: TokenPolicy, folder: str) -> None:
     """Set the `logit_map` with which a policy gives the log-probs of its model's own forward.
 
-    Raises ValueError with both numbers where no field of the config says how.
+    Raises ValueError with both numbers where no field of the config says how, and where tokens see those after them.
     """
     lm = policy.lm
     row_1T = probe_row(lm.config).to(lm.device)
@@ -72,7 +72,8 @@ def prove_policy(policy: TokenPolicy, folder: str) -> None:
         for policy.logit_map in maps:
             ours_T = policy(row_1T, torch.ones_like(row_1T, dtype=torch.bool))[0]
             if _gap(ours_T, theirs_T, lm.dtype) <= ALLOWED[lm.dtype]:
-                return
+                again_T = policy(_other_end(row_1T), torch.ones_like(row_1T, dtype=torch.bool))[0]
+                return _prove_causal(lm, ours_T[:-1], again_T[:-1], folder)
     at = int((ours_T - theirs_T).abs().nan_to_num(torch.inf).argmax())  # of the last, which is nothing
     tried = f" (tried: {', '.join(str(of) for of in maps[:-1])})" if maps[1:] else ""
     raise ValueError(
@@ -83,14 +84,16 @@ def prove_policy(policy: TokenPolicy, folder: str) -> None:
 
 
 def prove_scalar(module: TokenScalar, folder: str) -> None:
-    """ValueError with both numbers where a scalar model does not give the logits of its model's own forward."""
+    """ValueError with both numbers where a scalar model does not give the logits of its model's own forward, and where
+    tokens see those after them."""
     model = module.classifier
     row_1T = probe_row(model.config).to(model.device)
-    last_1T = torch.zeros_like(row_1T, dtype=torch.bool)
-    last_1T[0, -1] = True
+    every_1T = torch.ones_like(row_1T, dtype=torch.bool)
     with torch.no_grad():
         theirs = model(input_ids=row_1T, use_cache=False).logits.float().flatten() - module.offset
-        ours = module(row_1T, last_1T)
+        ours_T = module(row_1T, every_1T)
+        again_T = module(_other_end(row_1T), every_1T)
+    ours = ours_T[-1:]
     # A head in bf16 rounds large scores coarsely.
     if not _gap(ours, theirs, model.dtype) <= ALLOWED[model.dtype] * max(1.0, float(theirs.abs().max())):
         raise ValueError(
@@ -99,6 +102,25 @@ def prove_scalar(module: TokenScalar, folder: str) -> None:
             f"body and score head, so {type(model).__name__} does something else between or after them; it would be "
             "trained wrongly, so it is refused"
         )
+    _prove_causal(model, ours_T[:-1], again_T[:-1], folder)
+
+
+def _prove_causal(model: Any, before_T: Tensor, after_T: Tensor, folder: str) -> None:
+    """ValueError where what is read at tokens changed with the token after them: such a model sees the answer that it
+    is trained to give, and padding too."""
+    allowed = ALLOWED[model.dtype] * max(1.0, float(before_T.abs().max()))
+    if not _gap(before_T, after_T, model.dtype) <= allowed:
+        raise ValueError(
+            f"{folder}: {type(model).__name__} lets tokens see those after them (another last token changes what is "
+            "read before it), as encoders do; a decoder is needed"
+        )
+
+
+def _other_end(row_1T: Tensor) -> Tensor:
+    """The row with another last token, which is one of its own."""
+    other_1T = row_1T.clone()
+    other_1T[0, -1] = row_1T[0, 1]
+    return other_1T
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ the folder of that snapshot, without the network.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -91,10 +92,28 @@ def has_score_head(config: Any) -> bool:
 
 
 def read_tokenizer(folder: str | Path, **named: Any) -> Any:
-    """The tokenizer of a folder as transformers reads it; see `data.tokenizer.load_tokenizer` for one that is whole."""
+    """The tokenizer of a folder as transformers reads it; see `data.tokenizer.load_tokenizer` for one that is whole.
+
+    ValueError where that fails, with the file that is no JSON where it is that.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted(), **named)
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted(), **named)
+    except Exception as error:  # transformers, tokenizers and custom code raise what they like
+        for name in ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"):
+            if (path := Path(folder) / name).is_file():
+                read_json(path)
+        told = str(error).strip().splitlines() or [""]
+        raise ValueError(f"{folder}: the tokenizer cannot be read: {type(error).__name__}: {told[0]}") from error
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of a model says. ValueError with the file, line and column where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from None
 
 
 def trust(remote_code: bool) -> None:

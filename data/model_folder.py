@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.hub_models import config_of
+from data.hub_models import config_of, has_score_head, trusted
 
 KINDS = {True: "a reward model (one score head, decoder only)", False: "a causal language model"}
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
@@ -29,12 +29,52 @@ def faults(folder: Path, scores: bool | None, with_tokenizer: bool = True, conte
                 "without a config: RAYWARD_TRUST_REMOTE_CODE=1)"
             ]
         return [f"{folder}/config.json cannot be read: {str(error).splitlines()[0]}"]
-    return [
-        *(f"{folder} {told}" for told in _kind(config, scores)),
-        *(f"{folder} {told}" for told in _weights(folder)),
-        *([f"{folder} holds no tokenizer"] if with_tokenizer and not has_tokenizer(folder) else []),
-        *(f"{folder} {told}" for told in _positions(config, context_tokens)),
+    unfit = [*_kind(config, scores), *_weights(folder, config)]
+    found = [
+        *(unfit or filter(None, [_named_otherwise(folder, config)])),
+        *(["holds no tokenizer"] if with_tokenizer and not has_tokenizer(folder) else []),
+        *_positions(config, context_tokens),
     ]
+    return [f"{folder} {told}" for told in found]
+
+
+def not_full(folder: str | Path, config: Any) -> str:
+    """Why its weights are not those of a model that can be trained; "" where they are.
+
+    transformers puts an adapter that lies beside a model on it, and freezes the model.
+    """
+    if (Path(folder) / "adapter_config.json").is_file():
+        return "holds an adapter (adapter_config.json), which has to be merged into its model first"
+    if quantized := getattr(config, "quantization_config", None):
+        given = quantized if isinstance(quantized, dict) else quantized.to_dict()
+        return f"holds quantized weights ({given.get('quant_method', 'of an unknown kind')}): take the model in bf16"
+    return ""
+
+
+def not_whole(model: Any, found: Mapping[str, Any], fresh: Sequence[str] = ()) -> str:
+    """Why a model that transformers made is not that of its folder, given what it `found` (`output_loading_info`).
+
+    transformers draws a weight that no file holds, and drops one that the model has no place for. A folder whose names
+    carry a prefix (saved out of a wrapper), that was cut, or whose config is another model's, loads so. Weights whose
+    names begin as one of `fresh` may be missing.
+    """
+    if misshapen := sorted(found["mismatched_keys"]):
+        name, held, wanted = misshapen[0]
+        return (
+            f"holds {len(misshapen)} weights of another shape than its config.json gives them, first {name}: "
+            f"{list(held)}, not {list(wanted)}; config and weights are of two models"
+        )
+    lost = sorted(name for name in found["missing_keys"] if not name.startswith(tuple(fresh)))
+    body, extra = model.base_model_prefix + ".", getattr(model.config, "num_nextn_predict_layers", None)
+    other = [name for name in found["unexpected_keys"] if not name.startswith(("lm_head.", "score."))]
+    beyond = sorted(name for name in other if lost or (name.startswith(body) and not extra))
+    has = f"{len(beyond)} that config.json has no place for, first {beyond[0]}" if beyond else ""
+    if lost:
+        return (
+            f"lacks {len(lost)} weights of a {type(model).__name__}, first {lost[0]}{has and ', and holds '}{has}: "
+            "they would be random. Its files are cut, or their names are not those of transformers"
+        )
+    return f"holds weights that would be left out: {has}" if has else ""
 
 
 def has_tokenizer(folder: Path) -> bool:
@@ -45,7 +85,7 @@ def has_tokenizer(folder: Path) -> bool:
 def positions(config: Any) -> int | None:
     """Tokens that a model of this config can read at once, where it says so."""
     held = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(held) if held else None
+    return int(held) if held and held > 0 else None  # XLNet's -1 means none
 
 
 def _kind(config: Any, scores: bool | None) -> Iterator[str]:
@@ -68,8 +108,11 @@ def _kind(config: Any, scores: bool | None) -> Iterator[str]:
         yield f"has a head of {config.num_labels} labels, and a reward model has 1"
 
 
-def _weights(folder: Path) -> Iterator[str]:
+def _weights(folder: Path, config: Any) -> Iterator[str]:
     """What is missing of its weights."""
+    if told := not_full(folder, config):
+        yield told
+        return
     files = {path.name for path in folder.iterdir()}
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if index in files and not files & {"model.safetensors", "pytorch_model.bin"}:
@@ -77,9 +120,30 @@ def _weights(folder: Path) -> Iterator[str]:
             if lost := sorted(shards - files):
                 yield f"lacks {len(lost)} of {len(shards)} files of weights that {index} names, first {lost[0]}"
             return
-    if not any(name.endswith((".safetensors", ".bin")) and not name.startswith("adapter") for name in files):
-        adapter = "an adapter, which has to be merged into its model first" if "adapter_config.json" in files else ""
-        yield f"holds {adapter or 'no weights (no .safetensors or .bin file)'}"
+    if not any(name.endswith((".safetensors", ".bin")) for name in files):
+        yield "holds no weights (no .safetensors or .bin file)"
+
+
+def _named_otherwise(folder: Path, config: Any) -> str:
+    """`not_whole` by the names and shapes of its weights alone, which are not read."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, logging
+
+    auto = AutoModelForSequenceClassification if has_score_head(config) else AutoModelForCausalLM
+    how = {"trust_remote_code": trusted(), "output_loading_info": True, "ignore_mismatched_sizes": True}
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)  # its table of the names says the same, at length
+    try:
+        return not_whole(*auto.from_pretrained(folder, config=config, device_map="meta", **how))
+    except Exception as error:  # transformers and custom code raise what they like
+        return cannot_load(error)
+    finally:
+        logging.set_verbosity(before)
+
+
+def cannot_load(error: Exception) -> str:
+    """What transformers says of a model that it cannot load, in a line."""
+    said = str(error).strip().splitlines() or [""]
+    return f"cannot be loaded as a model: {type(error).__name__}: {said[0]}"
 
 
 def _positions(config: Any, context_tokens: int) -> Iterator[str]:

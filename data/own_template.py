@@ -107,7 +107,7 @@ def _end_tokens(tokenizer: Any, state: State) -> tuple[str, ...]:
     try:
         forms = [_filled(tokenizer, state, PROBE[:2], False)[0]]
     except RowError as error:
-        told = f"{error.reason}: {error}"
+        told = f"{error.reason}: {error}{_open_end(tokenizer, state)}"
         raise ValueError(f"the tokenizer's chat template cannot be trained from: {told}") from None
     for turns in (PROBE, (Turn("system", "Be brief."), *PROBE)):
         try:
@@ -117,6 +117,15 @@ def _end_tokens(tokenizer: Any, state: State) -> tuple[str, ...]:
     last = forms[0].stretches
     ends = [_ends(last)[-1], *(end for form in forms for end in _ends(form.stretches))]
     return tuple(dict.fromkeys(ends))
+
+
+def _open_end(tokenizer: Any, state: State) -> str:
+    """What to do where the template ends answers with a token that the tokenizer has, but does not hold special."""
+    whole = marked(tokenizer, state, ("user", "assistant"), False)
+    after = "" if isinstance(whole, RowError) else MARKS.split(whole)[-1].strip()
+    held = sorted((str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special), key=len)
+    end = next((token for token in reversed(held) if after.startswith(token)), "")
+    return f"; {end!r} would end them, were it special: rayward extend MODEL --token {end!r} --out DIR" if end else ""
 
 
 def _ends(stretches: Sequence[Stretch]) -> list[str]:

@@ -19,7 +19,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 
 from data.own_template import Stretch, Text, own_form, own_opening, until_end
-from data.plain_text import encode_plain, habit, special_ids
+from data.plain_text import encode_plain, habit, says_unknown, special_ids
 from data.records import RowError, Turn
 from data.special_tokens import own_special_tokens, specials
 
@@ -143,7 +143,9 @@ class _Whole:
         ids = _cached(self.tokenizer, anchor + text) if constant else _encode(self.tokenizer, [anchor + text])[0]
         after = ids[1:] if anchor else ids
         first = not anchor or ids[:1] == [self.special_ids[anchor]]
-        return after if first and self.counted.isdisjoint(after) else self._unread(anchor, text)
+        # The unknown token's own string is read as that token, which other text may become too.
+        said = self.written[number] and bool(specials(own_special_tokens(self.tokenizer)).find(text))
+        return after if first and not said and self.counted.isdisjoint(after) else self._unread(anchor, text)
 
     def _unread(self, anchor: str, text: str) -> list[int]:
         """As `_beginning` of a text in which somebody writes a special token, which stays text.
@@ -170,9 +172,9 @@ class _Whole:
 
 @lru_cache(maxsize=64)
 def _ids(tokenizer: Any, tokens: tuple[str, ...]) -> tuple[dict[str, int], frozenset[int]]:
-    """Ids of special tokens, and those of them that no other text has: the unknown token stands for many."""
+    """Ids of special tokens, and those of them that no other text has: the unknown token may stand for many."""
     ids = special_ids(tokenizer, tokens, "tokenizer")
-    return ids, frozenset(ids.values()) - {tokenizer.unk_token_id}
+    return ids, frozenset(ids.values()) - ({tokenizer.unk_token_id} if says_unknown(tokenizer) else set())
 
 
 def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:

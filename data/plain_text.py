@@ -6,6 +6,12 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
 
+STRANGE = "日本 😀 \u0378\x01 ÿ"  # of which a vocabulary that does not know every text knows something not
+TEXTS = (
+    "Hello there", "hello,you", " x", "x ", "  two  spaces ", "\nline\n\nlines\n", "\ttab\t", "12345 3.14 7", "It's so",
+    "def f(x):\n    return x  # [1]", "Grüße, Ångström", "日本語、한국어", "😀 🏳️", "Hi <b>you</b> & me", "A — “b” …",
+)  # fmt: skip
+"""What is asked of a tokenizer to see whether it does as another does."""
 Habit = Literal["always", "missing", "never"]
 
 
@@ -26,6 +32,13 @@ def habit(tokenizer: Any) -> Habit:
     if spaced == second:
         return "missing"
     return "always" if joined == first + second else "never"
+
+
+@lru_cache(maxsize=64)
+def says_unknown(tokenizer: Any) -> bool:
+    """Whether some text becomes the unknown token; where bytes have tokens, none does."""
+    unknown = tokenizer.unk_token_id
+    return unknown is not None and unknown in encode_plain(tokenizer, [STRANGE])[0]
 
 
 @lru_cache(maxsize=64)

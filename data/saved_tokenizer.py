@@ -15,16 +15,12 @@ from typing import Any
 
 from data.hub_models import read_tokenizer
 from data.own_rendering import clock
-from data.plain_text import encode_plain
+from data.plain_text import TEXTS, encode_plain
 from data.records import RowError, Turn
 from data.template_jinja import jinja
 from data.template_table import Template
 from data.templates import encode
 
-TEXTS = (
-    "Hello there", "hello,you", " x", "x ", "  two  spaces ", "\nline\n\nlines\n", "\ttab\t", "12345 3.14 7", "It's so",
-    "def f(x):\n    return x  # [1]", "Grüße, Ångström", "日本語、한국어", "😀 🏳️", "Hi <b>you</b> & me", "A — “b” …",
-)  # fmt: skip
 MENDS: tuple[dict[str, Any], ...] = ({}, {"legacy": True}, {"tokenizer_class": "TokenizersBackend"})
 """What is tried in tokenizer_config.json until the folder reads as the tokenizer does."""
 
@@ -55,7 +51,8 @@ def assert_keeps_text(tokenizer: Any) -> None:
         if found not in (text, " " + text) and " " + found != text:
             raise ValueError(
                 f"the tokenizer loses text: {text!r} becomes {found!r}. Its files are of another kind than they are "
-                "read as: model_type in config.json and tokenizer_class in tokenizer_config.json decide that"
+                "read as: model_type in config.json and tokenizer_class in tokenizer_config.json decide that "
+                "(TokenizersBackend reads tokenizer.json as it is)"
             )
 
 

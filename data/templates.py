@@ -165,7 +165,7 @@ def encode_all(rows: Sequence[tuple[Template, Sequence[Turn]]], tokenizer: Any) 
     encoded: list[Encoded | RowError] = []
     for (template, _), parts, row_texts in zip(rows, made, texts, strict=True):
         if isinstance(parts, list):
-            encoded.append(_joined(template, parts, [next(plain) for _ in row_texts], tokenizer))
+            encoded.append(_joined_or_why(template, parts, [next(plain) for _ in row_texts], tokenizer))
         else:
             row = parts or next(own)
             encoded.append(row if isinstance(row, RowError) else Encoded(*row))
@@ -196,13 +196,22 @@ def _joined(template: Template, parts: Sequence[Piece], plain_ids: Sequence[list
     for part in parts:
         part_ids = [ids_of[part.text]] if part.special else next(encoded)
         if not part.special and not forbidden.isdisjoint(part_ids):
-            raise ValueError(
-                f"the tokenizer reads a special token out of the plain text {part.text[:80]!r}: "
-                "mark the token as special in the tokenizer, so that it can be told from text"
-            )
+            raise RowError(
+                "turns", repr(part.text[:80]), "text in which the tokenizer reads no special token",
+                "a special token of the template is read out of a message: make it special (rayward extend --token)",
+            )  # fmt: skip
         ids += part_ids
         weights += [part.weight] * len(part_ids)
     return Encoded(ids, weights)
+
+
+def _joined_or_why(
+    template: Template, parts: Sequence[Piece], plain_ids: Sequence[list[int]], tokenizer: Any
+) -> Encoded | RowError:
+    try:
+        return _joined(template, parts, plain_ids, tokenizer)
+    except RowError as error:
+        return error
 
 
 def needs_bos(template: Template, tokenizer: Any) -> bool:

@@ -10,16 +10,17 @@ pad" also masks the ends of turns, and the model never learns to stop.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from data.hub_models import read_tokenizer
-from data.plain_text import encode_plain
+from data.plain_text import TEXTS, says_unknown
 
 BOS, PAD = "<s>", "<pad>"
-STRANGE = "日本 😀 \u0378\x01 ÿ"  # of which a vocabulary that does not know every text knows something not
 NUM_BYTES = 256
+AS_IT_IS = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""Classes that take tokenizer.json as it is."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], context_tokens: int) -> Any:
@@ -65,28 +66,68 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, special_tokens: Seque
 
 
 def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of a model folder (or Hugging Face name), with a pad token that is not EOS.
-
-    If it has none, one of its own tokens is taken: one named like padding, else one reserved for no use, else the
-    unknown token where no text has it. The vocabulary never grows, so the model's embeddings fit. ValueError if there
-    is none.
-    """
-    tokenizer = read_tokenizer(folder)
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
-        tokenizer.pad_token = _spare_token(tokenizer, folder)
-    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+    """The tokenizer of a model folder (or Hugging Face name) as `tokenizer_of` reads it, with a pad token that is not
+    EOS; see `give_pad`."""
+    tokenizer = tokenizer_of(folder)[0]
+    give_pad(tokenizer, folder)
     return tokenizer
 
 
-def _spare_token(tokenizer: Any, folder: str | Path) -> str:
-    added = [str(token) for _, token in sorted(tokenizer.added_tokens_decoder.items())]
-    free = [token for token in added if token not in (tokenizer.eos_token, tokenizer.bos_token)]
+def tokenizer_of(folder: str | Path) -> tuple[Any, str]:
+    """The tokenizer of a folder as its tokenizer.json has it, and what there is to say of that, or "".
+
+    transformers reads a folder by the class that tokenizer_config.json names, which may build the tokenizer anew by
+    rules of its own: the published folders of DeepSeek R1's distilled models name Llama's beside Qwen's tokenizer.json.
+    The model was trained on what tokenizer.json says. (A space in front of a text is left out of account: Llama 2's
+    file and its class put it there by different rules, and both are in use.)
+    """
+    tokenizer = read_tokenizer(folder)
+    told = read_otherwise(folder, tokenizer)
+    if not told:
+        return tokenizer, ""
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(folder), f"{told}; it is read as tokenizer.json says"
+
+
+def read_otherwise(folder: str | Path, tokenizer: Any) -> str:
+    """How ids of the tokenizer that was read from a folder are not those of its tokenizer.json; "" where they are."""
+    from tokenizers import Tokenizer
+
+    path, kind = Path(folder) / "tokenizer.json", type(tokenizer).__name__
+    if kind in AS_IT_IS or not path.is_file():
+        return ""
+    as_it_is = Tokenizer.from_file(str(path))
+    as_it_is.no_truncation()
+    as_it_is.no_padding()
+    for text in TEXTS:
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if not text.startswith(" ") and ids != (own := as_it_is.encode(text, add_special_tokens=False)).ids:
+            shown = " ".join(tokenizer.convert_ids_to_tokens(ids[:6]))
+            return f"by its class, {kind}, {text!r} is {shown} ..., by tokenizer.json {' '.join(own.tokens[:6])} ..."
+    return ""
+
+
+def give_pad(tokenizer: Any, folder: str | Path, ends: Sequence[int] = ()) -> None:
+    """Give it a pad token that is neither EOS nor one of the tokens that end an answer, where it has none.
+
+    One of its own is taken: one named like padding, else one reserved for no use, else the unknown token where no text
+    has it. The vocabulary never grows, so the model's embeddings fit. ValueError if there is none.
+    """
+    taken = {*ends, tokenizer.eos_token_id}
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id in taken:
+        tokenizer.pad_token = _spare_token(tokenizer, folder, taken)
+    assert tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in taken
+
+
+def _spare_token(tokenizer: Any, folder: str | Path, taken: Set[int]) -> str:
+    added = [str(token) for number, token in sorted(tokenizer.added_tokens_decoder.items()) if number not in taken]
+    free = [token for token in added if token != tokenizer.bos_token]
     for pattern in ("pad", "reserved|unused|extra_id"):
         for token in free:
             if re.search(rf"(?i)(?<![a-z])({pattern})(?![a-z])", token):
                 return token
-    unknown = tokenizer.unk_token_id
-    if unknown not in (None, tokenizer.eos_token_id) and unknown not in encode_plain(tokenizer, [STRANGE])[0]:
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id not in taken and not says_unknown(tokenizer):
         return str(tokenizer.unk_token)
     raise ValueError(
         f"{folder}: the tokenizer has no pad token other than its end token {tokenizer.eos_token!r}, and no reserved "

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from pipelines.show import visible
+
 
 def chat(url: str, model: str | None, system: str | None, temperature: float, max_tokens: int | None) -> int:
     """Read lines, print answers, keep the conversation; /new starts over, end of input leaves."""
@@ -53,7 +55,7 @@ def _answer(client: Any, model: str, messages: list[Any], temperature: float, ma
         for chunk in stream:
             text = (chunk.choices[0].delta.content or "") if chunk.choices else ""
             parts.append(text)
-            print(text, end="", flush=True)
+            print(visible(text), end="", flush=True)
     except openai.APIStatusError as error:
         print(f"\nrayward: the endpoint refused: {error.message} (/new starts over)", file=sys.stderr)
     print()

@@ -32,7 +32,7 @@ def _render(options: argparse.Namespace) -> int:
     from data.templates import encode, find, pieces
     from data.token_rows import in_own_words
     from data.tokenizer import load_tokenizer
-    from pipelines.show import coloured, plain, runs, runs_of_pieces
+    from pipelines.show import coloured, plain, runs, runs_of_pieces, visible
 
     template = find(options.template)
     if not options.tokenizer and (options.ids or template.own):
@@ -45,12 +45,12 @@ def _render(options: argparse.Namespace) -> int:
     console, report = Console(soft_wrap=True, highlight=False), Report()
     for record in islice(_records(options, report), options.limit):
         for title, turns, asks in _texts(record):
-            console.print(f"--- {title}", style="bold", markup=False)
+            console.print(f"--- {visible(title)}", style="bold", markup=False)
             said = in_own_words(template, record)
             try:
                 row = encode(said, turns, tokenizer, asks) if tokenizer else None
             except RowError as error:
-                console.print(f"left out: {error.reason}: {error}", markup=False)
+                console.print(visible(f"left out: {error.reason}: {error}"), markup=False)
                 continue
             stretches = runs(row, tokenizer) if row else runs_of_pieces(pieces(said, turns, asks))
             console.print(plain(stretches) if options.plain else coloured(stretches), markup=False)

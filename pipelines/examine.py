@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from data.hub_models import config_of, has_score_head, read_tokenizer
+from data.hub_models import config_of, has_score_head, read_json
+from data.model_folder import faults
 
 NEUTRAL = {
     "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0,
@@ -21,26 +21,31 @@ def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[l
     ValueError where there is no model folder, or no such template.
     """
     from configs.model import CPU_HEAD_SIZES
+    from data.tokenizer import tokenizer_of
     from pipelines.renderer import check_vocabulary
 
     if not (folder / "config.json").is_file():
         found = "has no config.json" if folder.is_dir() else "is no folder"
         raise ValueError(f"--model {folder} {found}; give a model folder as transformers saves it")
-    broken, notes = [], []
+    notes: list[str] = []
+    broken = faults(folder, None, with_tokenizer=False)
     scores = is_reward_model(folder)
     config = config_of(folder).get_text_config()
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if not scores and not gpus and size not in CPU_HEAD_SIZES:
-        broken.append(f"heads of {size}: vLLM on the CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}; use --gpus")
+    odd_sizes = [] if scores or gpus else sorted(head_sizes(config) - {*CPU_HEAD_SIZES})
+    if odd_sizes:
+        told = " and ".join(map(str, odd_sizes))
+        broken.append(f"heads of {told}: vLLM on the CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}; use --gpus")
     own = folder / "generation_config.json"
-    given = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
+    given = read_json(own) if own.is_file() else {}
     odd = {name: given[name] for name, value in NEUTRAL.items() if given.get(name) not in (None, value)}
     if odd:
         told = ", ".join(f"{name} {value}" for name, value in odd.items())
         notes.append(f"generation_config.json has {told}: training rollouts ignore it and sample all of the vocabulary")
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         return [*broken, f"no tokenizer in {folder}; copy the one that the model was trained with"], notes
-    tokenizer = read_tokenizer(folder)
+    tokenizer, told = tokenizer_of(folder)
+    if told:
+        notes.append(f"the tokenizer: {told}")
     if tokenizer.eos_token_id is None:
         broken.append("the tokenizer has no end token, so no answer ever ends; set eos_token in tokenizer_config.json")
     try:
@@ -49,10 +54,22 @@ def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[l
         broken.append(str(error))
     if (spare := config.vocab_size - len(tokenizer)) > 0:
         notes.append(f"the model has {spare} ids more than its tokenizer has tokens; rollouts may sample them")
-    more, told = spelling(folder, template)
+    more, words = spelling(folder, template)
     if scores and not more:
-        more = filter(None, [early_score(config.pad_token_id, tokenizer, template)])
-    return [*broken, *more], notes + told
+        more = list(filter(None, [early_score(config.pad_token_id, tokenizer, template)]))
+    return [*broken, *more], notes + words
+
+
+def head_sizes(config: Any) -> set[int]:
+    """Of a text model's attention: layers may have heads of different sizes (Gemma 4), or none (Mamba)."""
+    layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
+    sizes = (getattr(of, "head_dim", None) or _width(of) for of in layers)
+    return {size for size in sizes if size}
+
+
+def _width(config: Any) -> int | None:
+    heads = getattr(config, "num_attention_heads", None)
+    return config.hidden_size // heads if heads else None
 
 
 def is_reward_model(folder: Path) -> bool:
@@ -88,8 +105,9 @@ def spelling(folder: Path, name: str | None) -> tuple[list[str], list[str]]:
     from data.saved_tokenizer import assert_keeps_text, assert_served_as_trained, save_tokenizer
     from data.template_jinja import jinja
     from data.templates import find
+    from data.tokenizer import tokenizer_of
 
-    tokenizer, template = read_tokenizer(folder), find(name or "tokenizer")
+    tokenizer, template = tokenizer_of(folder)[0], find(name or "tokenizer")
     notes: list[str] = []
     try:
         assert_keeps_text(tokenizer)

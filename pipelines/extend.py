@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
-from data.hub_models import config_of, fetched, read_tokenizer, trusted
+from data.hub_models import FORM, config_of, fetched, has_score_head, is_hub_name
+from data.model_folder import faults
 
 
 def add(actions: Any) -> None:
@@ -63,19 +66,27 @@ def extend(
 ) -> dict[str, Any]:
     """Write `model` with `tokens` and `context` to `out`, weights in their own dtype; what changed, for a table.
 
-    ValueError: nothing to do, an `out` that is there, a context that is not longer, positions that cannot be stretched.
+    ValueError: nothing to do, no model that can be used, an `out` that is there, a context that is not longer,
+    positions that cannot be stretched.
     """
-    from transformers import AddedToken, AutoModelForCausalLM
+    from transformers import AddedToken, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-    from data.saved_tokenizer import save_tokenizer
+    from actors.pretrained import pretrained
+    from data.tokenizer import tokenizer_of
 
     if out.exists():
         raise ValueError(f"{out} is there already; choose another folder")
     if std <= 0:
         raise ValueError(f"--std is {std:g}; give a number above 0")
+    if not Path(model).exists() and not is_hub_name(model):
+        raise ValueError(f"{model} is no folder, nor a hub name {FORM}")
     model = fetched(model)
+    if wrong := faults(Path(model), scores=None):
+        raise ValueError("\n".join(wrong))
     config = config_of(model)
-    tokenizer = read_tokenizer(model)
+    tokenizer, told = tokenizer_of(model)
+    if told:
+        print(f"{model}: {told}")
     old_tokens, old_context = len(tokenizer), getattr(config, "max_position_embeddings", None)
     if "" in tokens:
         raise ValueError("--token is empty; give the text of a token")
@@ -92,17 +103,30 @@ def extend(
     if new:
         added = [AddedToken(token, special=True, normalized=False) for token in new]
         tokenizer.add_special_tokens({"extra_special_tokens": added}, replace_extra_special_tokens=False)
-    lm = AutoModelForCausalLM.from_pretrained(model, config=config, dtype="auto", trust_remote_code=trusted())
+    auto = AutoModelForSequenceClassification if has_score_head(config) else AutoModelForCausalLM
+    lm = pretrained(auto, model, config, "auto")
     if len(tokenizer) > (first := min(rows, old_tokens)):
         _add_rows(lm, first, len(tokenizer), init, std, seed)
-    lm.save_pretrained(out)
-    save_tokenizer(tokenizer, out)
+    _write(lm, tokenizer, out)
     return {
         "tokens": f"{old_tokens} -> {len(tokenizer)}",
         "added": ", ".join(f"{token} = {tokenizer.convert_tokens_to_ids(token)}" for token in new) or "none",
         "embedding rows": f"{rows} -> {lm.get_input_embeddings().weight.shape[0]}",
         "context": f"{old_context} -> {config.max_position_embeddings}" if context or rope else str(old_context),
     }
+
+
+def _write(lm: Any, tokenizer: Any, out: Path) -> None:
+    """The folder, whole or not at all."""
+    from data.saved_tokenizer import save_tokenizer
+
+    beside = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        lm.save_pretrained(beside)
+        save_tokenizer(tokenizer, beside)
+        beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _add_rows(lm: Any, old: int, new: int, init: str, std: float, seed: int) -> None:
@@ -114,11 +138,12 @@ def _add_rows(lm: Any, old: int, new: int, init: str, std: float, seed: int) -> 
     head = lm.get_output_embeddings()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for weight in dict.fromkeys((lm.get_input_embeddings().weight, head.weight)):
+        weights = [lm.get_input_embeddings().weight, *([] if head is None else [head.weight])]
+        for weight in dict.fromkeys(weights):
             shape = (new - old, weight.shape[1])
             drawn = torch.randn(shape, generator=generator) * std
             weight[old:new] = (weight[:old].float().mean(0) if init == "mean" else drawn).to(weight.dtype)
-        if head.bias is not None:
+        if head is not None and head.bias is not None:
             head.bias[old:new] = head.bias[:old].float().mean().to(head.bias.dtype)
 
 
@@ -144,11 +169,21 @@ def _lengthen(config: Any, old: int | None, context: int | None, rope: str | Non
 
 
 def _rope(how: str, old: int, factor: float) -> dict[str, Any]:
-    if how.startswith("{"):
-        try:
-            return dict(json.loads(how))
-        except ValueError as error:
-            raise ValueError(f"--rope {how}: not JSON: {error}") from None
-    if how not in ("linear", "dynamic", "yarn"):
-        raise ValueError(f"--rope is {how!r}; give linear, dynamic, yarn, or transformers' rope_parameters as JSON")
-    return {"rope_type": how, "factor": factor} | ({"original_max_position_embeddings": old} if how == "yarn" else {})
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    if not how.startswith("{"):
+        if how not in ("linear", "dynamic", "yarn"):
+            raise ValueError(f"--rope is {how!r}; give linear, dynamic, yarn, or transformers' rope_parameters as JSON")
+        more = {"original_max_position_embeddings": old} if how == "yarn" else {}
+        return {"rope_type": how, "factor": factor} | more
+    try:
+        given = dict(json.loads(how))
+    except ValueError as error:
+        raise ValueError(f"--rope {how}: not JSON: {error}") from None
+    if (kind := given.get("rope_type", "default")) not in (known := ("default", *ROPE_INIT_FUNCTIONS)):
+        told = f"--rope: rope_type is {kind!r}, which transformers does not know"
+        raise ValueError(f"{told}; it knows {', '.join(known)}")
+    stretch = given.get("factor", 1.0)
+    if isinstance(stretch, bool) or not isinstance(stretch, int | float) or stretch < 1:
+        raise ValueError(f"--rope: factor is {stretch!r}; give a number of at least 1")
+    return given

@@ -169,6 +169,8 @@ def check_models(run: Run, made: set[str], fetched: bool = True) -> None:
     for named in named_models(run.config):
         if made & set(parts(run.config, named.stage)):
             told |= dict.fromkeys(_wrong(named, run.config.model.context_tokens, fetched))
+    if not told and run.config.model.path and "prepare" in made:
+        told = dict.fromkeys(_wrong_words(run.config.model.path, run.config.model.template, fetched))
     if told:
         raise StageError("\n".join(told))
 
@@ -208,6 +210,23 @@ def _wrong(named: Named, context_tokens: int, fetched: bool) -> Iterator[str]:
         yield f"{named.setting} {named.model}: {found[0]}; {_instead(named)}"
     else:
         yield from (f"{named.setting}: {told}" for told in found)
+
+
+def _wrong_words(model: str, template: str, fetched: bool) -> Iterator[str]:
+    """Why prepare could not train from the chat template with the tokenizer of a model."""
+    from data.templates import find, stop_token_ids
+    from data.tokenizer import tokenizer_of
+
+    try:
+        folder = local(model)
+    except ValueError:
+        if fetched:
+            raise
+        return
+    try:
+        stop_token_ids(find(template), tokenizer_of(folder)[0])
+    except ValueError as error:
+        yield f"model.path {model}, model.template {template}: {error}"
 
 
 def _instead(named: Named) -> str:

@@ -20,14 +20,15 @@ from configs.schema import Config
 from configs.stages import has, trains_judge
 from data import toyworld
 from data.hub_models import config_of, local
-from data.own_behaviour import behaviour, unlike_own
+from data.own_behaviour import SYSTEM, behaviour, unlike_own
 from data.own_rendering import DATE, TODAY, render
 from data.own_template import PROBE
 from data.records import Conversation, Ranking, Turn, to_json
 from data.saved_tokenizer import assert_keeps_text, assert_served_as_trained, save_tokenizer
+from data.special_tokens import own_special_tokens
 from data.template_jinja import jinja
 from data.templates import Template, end_token, find, stop_token_ids, text
-from data.tokenizer import load_tokenizer, train_tokenizer
+from data.tokenizer import give_pad, tokenizer_of, train_tokenizer
 from pipelines import quality
 from pipelines.reading import contents, generate, read_all
 from pipelines.renderer import Renderer
@@ -119,10 +120,13 @@ def _renderer(
         )
     else:
         assert path is not None
-        tokenizer = load_tokenizer(path)
+        tokenizer, read = tokenizer_of(path)
         _require_end_token(config.model, path, template, tokenizer)
-        told = behaviour(tokenizer) if template.own else list(filter(None, [unlike_own(template, tokenizer)]))
+        own = behaviour(tokenizer) if template.own else [unlike_own(template, tokenizer)]
+        made = _make_special(template, tokenizer)
+        told = [*([f"the tokenizer: {read}"] if read else []), *made, *filter(None, own)]
         _set_end_token(template, tokenizer)
+        give_pad(tokenizer, path, stop_token_ids(template, tokenizer))
     for line in told:
         print(f"   chat template {template.name}: {line}", flush=True)
     if not template.own:
@@ -137,6 +141,16 @@ def _renderer(
     return renderer, {"name": template.name, "ends": end_token(template, tokenizer), "told": told}
 
 
+def _make_special(template: Template, tokenizer: Any) -> list[str]:
+    """Make the tokens special that a template of the table needs so, for the run: else who writes one in a message
+    speaks as the template does. What there is to say of it."""
+    held = {*own_special_tokens(tokenizer)}
+    if template.own or not (open_tokens := [token for token in template.special_tokens if token not in held]):
+        return []
+    tokenizer.add_special_tokens({"extra_special_tokens": open_tokens}, replace_extra_special_tokens=False)
+    return [f"{', '.join(map(repr, open_tokens))} become special in the run: the tokenizer holds them as ordinary ones"]
+
+
 def _set_end_token(template: Template, tokenizer: Any) -> None:
     """Make what ends an answer the tokenizer's end token, and pin the day that its own template writes.
 
@@ -148,11 +162,21 @@ def _set_end_token(template: Template, tokenizer: Any) -> None:
         return
     if "strftime_now" in tokenizer.get_chat_template():
         tokenizer.init_kwargs[DATE] = TODAY
-    asked = (tokenizer, PROBE[:2], [turn.content for turn in PROBE[:2]], False)
-    published, before = tokenizer.eos_token, render(*asked)
+    published, before = tokenizer.eos_token, _renderings(tokenizer)
     tokenizer.eos_token = end
-    if render(*asked) != before:
+    if _renderings(tokenizer) != before:
         tokenizer.eos_token = published
+
+
+def _renderings(tokenizer: Any) -> list[str | None]:
+    """What the tokenizer's own template makes of a few conversations, None where it raises."""
+    made: list[str | None] = []
+    for turns in (PROBE[:2], PROBE, (SYSTEM, *PROBE[:2])):
+        try:
+            made.append(render(tokenizer, turns, [turn.content for turn in turns], False))
+        except Exception:  # a template is a foreign program: it raises what it likes, at a system turn for instance
+            made.append(None)
+    return made
 
 
 def _require_end_token(model: Model, path: str, template: Template, tokenizer: Any) -> None:

@@ -100,8 +100,7 @@ def with_tokenizer(run: Run, name: str, folder: Path) -> str:
     for pattern in MODEL_FILES:
         for file in sorted(source.glob(pattern)):
             (folder / file.name).symlink_to(file.resolve())
-    for file in sorted((run.folder / "prepare" / "tokenizer").iterdir()):
-        shutil.copyfile(file, folder / file.name)
+    shutil.copytree(run.folder / "prepare" / "tokenizer", folder, dirs_exist_ok=True)
     return str(folder)
 
 

@@ -19,9 +19,10 @@ from actors.prefix import group_sizes
 from actors.sources import Score
 from data.hub_models import config_of
 from data.model_folder import positions
+from data.own_behaviour import SYSTEM
 from data.own_template import PROBE
 from data.ragged import Ragged, merge
-from data.records import Prompt, RowError
+from data.records import Prompt, RowError, Turn
 from data.rollouts import Rollouts
 from data.templates import find
 from data.tokenizer import load_tokenizer
@@ -107,12 +108,24 @@ def reads_ids_of(folder: Path, renderer: Renderer, setting: str) -> bool:
         return False
     if not tokenizer.chat_template:
         return True
+    own = Renderer(find("tokenizer"), tokenizer, renderer.context_tokens)
     try:
-        own = Renderer(find("tokenizer"), tokenizer, renderer.context_tokens).scored(PROBE)
-        return own.ids == renderer.scored(PROBE).ids
+        return all(same_row(own, renderer, turns) for turns in (PROBE, (SYSTEM, *PROBE)))
     except ValueError as error:
         print(f"   {setting} {folder} gets conversations in the run's chat template, its own cannot be used: {error}")
         return True
+
+
+def same_row(own: Renderer, other: Renderer, turns: Sequence[Turn]) -> bool:
+    """Whether two renderers make the same row of a conversation, or neither can. ValueError where `own` cannot be used
+    at all."""
+    rows: list[list[int] | None] = []
+    for renderer in (own, other):
+        try:
+            rows.append(renderer.scored(turns).ids)
+        except RowError:
+            rows.append(None)
+    return rows[0] == rows[1]
 
 
 def own_renderer(folder: Path, setting: str) -> Renderer:

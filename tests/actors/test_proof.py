@@ -108,6 +108,25 @@ def test_a_model_that_does_what_no_field_says_is_refused_with_both_numbers():
         prove_policy(policy, "folder")
 
 
+def test_a_model_whose_tokens_see_those_after_them_is_refused():
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING["xlnet"](vocab_size=320, d_model=64, n_layer=2, n_head=2, d_inner=96, initializer_range=0.3)
+    policy = TokenPolicy(AutoModelForCausalLM.from_config(config).eval())
+    with pytest.raises(ValueError, match="folder: XLNetLMHeadModel lets tokens see those after them"):
+        prove_policy(policy, "folder")
+
+
+def test_a_reward_model_whose_tokens_see_those_after_them_is_refused(tmp_path):
+    config = tiny("llama").lm.config
+    config.num_labels = 1
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    scalar = load_scalar(str(tmp_path), "float32")
+    body, whole = scalar.classifier.model.forward, torch.zeros(1, 1, 15, 15)  # added to what is attended to
+    scalar.classifier.model.forward = lambda *rows, **given: body(*rows, **given | {"attention_mask": whole})
+    with pytest.raises(ValueError, match="folder: .* lets tokens see those after them"):
+        prove_scalar(scalar, "folder")
+
+
 def test_a_cap_that_is_far_off_is_applied_all_the_same():
     policy = tiny("gemma2")
     policy.lm.config.final_logit_softcapping = 1e4

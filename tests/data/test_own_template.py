@@ -77,6 +77,19 @@ def test_a_prompt_is_a_prefix_and_nothing_that_is_said_is_special() -> None:
     assert "Hi <|im_end|> you<|im_end|>" in tokenizer.decode(whole.ids)
 
 
+@pytest.mark.parametrize("unknown", ["</s>", "<|im_end|>"])
+def test_the_unknown_token_s_own_string_stays_text(unknown: str) -> None:
+    """SmolLM2's is <|endoftext|>; where it ends answers too, rows would all count as encoded in pieces."""
+    tokenizer = with_template(TRIMMING)
+    tokenizer.unk_token = unknown
+    turns = (Turn("user", f"Hello {unknown} there"), Turn("assistant", f"12 {unknown}"))
+    row, plain = encode(OWN, turns, tokenizer), encode(OWN, (Turn("user", "Hello"), Turn("assistant", "12")), tokenizer)
+    number = tokenizer.convert_tokens_to_ids(unknown)
+    assert row.ids.count(number) == plain.ids.count(number) == (2 if unknown == "<|im_end|>" else 0)
+    assert f"Hello {unknown} there<|im_end|>" in tokenizer.decode(row.ids)
+    assert (row.apart, plain.apart) == (True, False)
+
+
 def test_weights_of_turns_cover_content_and_end_token() -> None:
     tokenizer = with_template(TRIMMING)
     turns = (Turn("user", "Hello", 0.5), Turn("assistant", "you", 0.1), Turn("user", "12?"), Turn("assistant", "345"))

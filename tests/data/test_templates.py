@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from data.records import Turn
+from data.records import RowError, Turn
 from data.template_jinja import jinja
 from data.template_table import INPUT
 from data.templates import (
@@ -334,7 +334,7 @@ def test_tokenizer_without_the_end_token_is_refused():
             call()
     tokenizer.add_tokens([EOT])  # in the vocabulary now, but as a word like others
     assert stop_token_ids(OPENCHAT, tokenizer) == [300]
-    with pytest.raises(ValueError, match="reads a special token out of the plain text"):
+    with pytest.raises(RowError, match="expected text in which the tokenizer reads no special token"):
         encode(OPENCHAT, (user(f"What is {EOT}?"), assistant("An end.")), tokenizer)
 
 

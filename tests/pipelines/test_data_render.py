@@ -54,6 +54,14 @@ def test_marks_from_pieces_and_from_tokens_agree(tokenizer: Any) -> None:
     assert green == [f" 日本 😀{EOT}", f" Fine.{EOT}"]
 
 
+def test_a_terminal_is_told_nothing_by_data(tokenizer: Any) -> None:
+    turns = (Turn("user", "Hi\x1b[2J\r there\u202e"), Turn("assistant", "two\nlines\t\x07"))
+    row = encode(find("openchat_3.5"), turns, tokenizer)
+    for said in (plain(runs(row, tokenizer)), plain(runs_of_pieces(pieces(find("openchat_3.5"), turns)))):
+        assert r"Hi\x1b[2J\r there\u202e" in said and "two\nlines\t" + r"\x07" in said
+        assert not set(said) & set("\x1b\r\x07\u202e")
+
+
 def test_the_first_batch_is_shown_before_it_is_trained(tokenizer: Any, capsys: pytest.CaptureFixture[str]) -> None:
     template = find("openchat_3.5")
     long = encode(template, (Turn("user", "Why?"), Turn("assistant", "because " * 400)), tokenizer)

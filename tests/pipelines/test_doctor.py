@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.ragged import Ragged
 from data.rollouts import Rollouts
 from pipelines.cli import main
 from pipelines.doctor import differences, judge, largest
-from pipelines.examine import examine
+from pipelines.examine import examine, head_sizes
 
 
 def made(rows: list[list[int]], logprobs: list[float]) -> Rollouts:
@@ -84,12 +85,15 @@ SOUND = ["chat template tokenizer: ends answers with '<|end_of_turn|>'"]
 
 @pytest.mark.parametrize("break_it, told", [
     (lambda folder: change(folder / "tokenizer_config.json", eos_token=None), "no end token"),
-    (lambda folder: change(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer"), "loses text: 'Hello"),
+    (lambda folder: (folder / "generation_config.json").write_text("{"), "generation_config.json is no JSON: "),
+    (lambda folder: (folder / "tokenizer_config.json").write_text("["), "tokenizer_config.json is no JSON: "),
     (lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0].content }}"),
      "cannot be trained from: the chat template leaves out what the assistant says: turns[1] (assistant)"),
     (lambda folder: change(folder / "config.json", vocab_size=290), "embeddings for 290 tokens"),
     (without_tokenizer, "no tokenizer in"),
     (lambda folder: change(folder / "config.json", head_dim=24), "heads of 24: vLLM on the CPU takes 32, 64"),
+    (lambda folder: change(folder / "config.json", num_hidden_layers=1), "holds weights that would be left out: 9"),
+    (lambda folder: change(folder / "adapter_config.json", peft_type="LORA"), "holds an adapter (adapter_config.json)"),
 ])  # fmt: skip
 def test_what_would_break_rollouts_is_told_before_anything_starts(
     folder: Path, capsys: pytest.CaptureFixture[str], break_it: Callable[[Path], None], told: str
@@ -97,14 +101,32 @@ def test_what_would_break_rollouts_is_told_before_anything_starts(
     assert examine(folder) == ([], SOUND)
     break_it(folder)
     assert main(["doctor", "--model", str(folder)]) == 1
-    printed = capsys.readouterr().out
-    assert "PROBLEM: " in printed and told in printed and "mismatch" not in printed
+    printed = capsys.readouterr()
+    assert "PROBLEM: " in printed.out or "no JSON" in told
+    assert told in printed.out + printed.err and "mismatch" not in printed.out
+
+
+def test_heads_of_models_that_have_none_or_several_sizes() -> None:
+    from transformers import Gemma4TextConfig, LlamaConfig, MambaConfig
+
+    assert head_sizes(MambaConfig()) == set()
+    assert head_sizes(LlamaConfig(hidden_size=96, num_attention_heads=2)) == {48}
+    assert head_sizes(Gemma4TextConfig()) == {256, 512}
+
+
+def test_a_class_that_reads_the_tokenizer_otherwise_is_told(folder: Path) -> None:
+    change(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
+    broken, notes = examine(folder)
+    assert broken == [] and notes[0].startswith("the tokenizer: by its class, LlamaTokenizer, 'Hello there' is ")
 
 
 def test_notes_are_no_problems(folder: Path) -> None:
     change(folder / "generation_config.json", top_p=0.9, top_k=40, repetition_penalty=1.0, temperature=None)
-    vocab_size = json.loads((folder / "config.json").read_text())["vocab_size"]
-    change(folder / "config.json", vocab_size=vocab_size + 20, head_dim=24)
+    config = AutoConfig.from_pretrained(folder)
+    config.vocab_size, config.head_dim = config.vocab_size + 20, 24
+    given = (folder / "generation_config.json").read_text()
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    (folder / "generation_config.json").write_text(given)
     broken, notes = examine(folder, gpus=1)
     assert broken == [] and len(notes) == 3
     assert "has top_p 0.9, top_k 40: training rollouts ignore it" in notes[0] and notes[1].startswith(

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+from actors.models import load_scalar
 from data.records import Turn
 from data.templates import encode, find
 from data.tokenizer import load_tokenizer
@@ -136,8 +137,30 @@ def test_what_cannot_be_done_is_refused(tiny_models, tmp_path, capsys):
     assert "--rope is 'ntk'; give linear, dynamic, yarn" in refused("--rope", "ntk", "--context", "9999")
     assert "not JSON" in refused("--rope", "{", "--context", "9999")
     assert "--rope" in refused("--rope", '{"rope_type": "longrope"}', "--context", "9999")
+    assert "rope_type is 'wrong', which transformers does not know" in refused("--rope", '{"rope_type": "wrong"}')
+    shrink = '{"rope_type": "linear", "factor": 0.5}'
+    assert "factor is 0.5; give a number of at least 1" in refused("--rope", shrink, "--context", "9999")
     assert "gpt2 has no rotary positions" in refused("--context", "9999", model=gpt2)
-    assert refused("--token", "<a>", model=str(tmp_path / "nowhere"))
+    assert "nowhere is no folder, nor a hub name" in refused("--token", "<a>", model=str(tmp_path / "nowhere"))
+
+
+def test_a_reward_model_stays_one(tiny_models, tmp_path):
+    """Before, a language model with a random head was written."""
+    extend(tiny_models.reward, tmp_path / "out", ["<new>"])
+    before, after = (load_scalar(str(folder), "float32") for folder in (tiny_models.reward, tmp_path / "out"))
+    assert torch.equal(before.classifier.score.weight, after.classifier.score.weight)
+    rows = [model.classifier.get_input_embeddings().weight for model in (before, after)]
+    assert len(rows[1]) == len(rows[0]) + 1 and torch.equal(rows[1][:-1], rows[0])
+
+
+def test_nothing_is_left_where_it_cannot_be_written(tiny_models, tmp_path, monkeypatch):
+    def full(self, *_, **__):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("transformers.PreTrainedTokenizerFast.save_pretrained", full)
+    with pytest.raises(OSError, match="No space"):
+        extend(tiny_models.policy, tmp_path / "out", ["<new>"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_model_that_lacks_rows_for_its_tokenizer_gets_them(tiny_models, tmp_path):

@@ -129,6 +129,8 @@ def broken(kind: str, folder: Path, models: TinyModels) -> Path:
         config["max_position_embeddings"] = 64
     elif kind == "code":
         config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    elif kind == "words":
+        (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")
     elif kind == "labels":
         config |= {"id2label": {str(index): str(index) for index in range(5)}}
     (folder / "config.json").write_text("{" if kind == "json" else json.dumps(config))
@@ -139,7 +141,9 @@ def broken(kind: str, folder: Path, models: TinyModels) -> Path:
     ("weights", r"holds no weights \(no \.safetensors or \.bin file\)"), ("tokenizer", "holds no tokenizer"),
     ("shards", r"lacks 1 of 2 files of weights that model\.safetensors\.index\.json names, first model-00002"),
     ("encoder", "is a BertForMaskedLM, and a causal language model is needed"),
-    ("adapter", "holds an adapter, which has to be merged"), ("json", r"config\.json cannot be read"),
+    ("adapter", r"holds an adapter \(adapter_config\.json\), which has to be merged"),
+    ("json", r"config\.json cannot be read"),
+    ("words", "model.template tokenizer: the tokenizer's chat template cannot be trained from: the chat template leav"),
     ("short", r"reads 64 tokens at most, and model\.context_tokens is 128: lower it, or rayward extend"),
     ("code", r"brings code of its own, which runs only with model\.trust_remote_code: true"),
     ("reward", "is a LlamaForSequenceClassification, and a causal language model is needed"),
@@ -152,7 +156,7 @@ def test_a_folder_that_cannot_work_is_refused_with_its_setting(
     folder = broken(kind, tmp_path / "broken", tiny_models)
     run = Run(tmp_path / "run", config("conversations", f"model.path={folder}", sft={}))
     found = faults(run, "prepare", "sft")
-    assert found.startswith("model.path: ") and re.search(told, found), found
+    assert found.startswith("model.path") and re.search(told, found), found
 
 
 def test_all_models_that_are_wrong_are_told_at_once(config: Any, tmp_path: Path, tiny_models: TinyModels) -> None:

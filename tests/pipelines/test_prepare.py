@@ -24,7 +24,7 @@ from pipelines.renderer import Renderer
 from pipelines.rows import load_records, prompt_key
 from pipelines.splitting import FILES, Questions
 from pipelines.stage import Run, StageError, read_json
-from tests.data.published import ENDLESS, PREFILLED, STRICT
+from tests.data.published import CHATML, ENDLESS, PREFILLED, STRICT
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 LISTS = {
@@ -483,8 +483,59 @@ def test_a_template_for_which_no_row_works_stops_with_the_counts(
         prepare.run(Run(tmp_path / "run", own(model=model, data={"conversations": [source]})))
 
 
+def test_a_folder_whose_class_reads_it_otherwise_is_read_as_its_tokenizer_says(
+    tmp_path: Path, own: Callable[..., Config], tiny_models: Any
+) -> None:
+    """As DeepSeek R1's distilled models are published: Llama's class beside a byte-level tokenizer.json."""
+    model = with_own_template(tmp_path / "model", CHATML, tiny_models, tokenizer_class="LlamaTokenizer")
+    run = Run(tmp_path / "run", own(model=model))
+    assert prepare.run(run) is not None
+    told = json.loads((tmp_path / "run" / "prepare" / "report.json").read_text())["template"]["told"]
+    assert told[0].startswith("the tokenizer: by its class, LlamaTokenizer, 'Hello there' is ")
+    assert told[0].endswith("; it is read as tokenizer.json says")
+    saved = load_tokenizer(tmp_path / "run" / "prepare" / "tokenizer")
+    assert saved("Hello there 12").input_ids == load_tokenizer(tiny_models.policy)("Hello there 12").input_ids
+
+
+def test_an_end_token_that_is_a_word_like_others_becomes_special_in_the_run(
+    tmp_path: Path, own: Callable[..., Config], tiny_models: Any
+) -> None:
+    """Before, a user who wrote it stopped prepare."""
+    model = with_own_template(tmp_path / "model", CHATML, tiny_models)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        path = tmp_path / "model" / name
+        saved = json.loads(path.read_text())
+        for token in saved.get("added_tokens", []):
+            token["special"] = not token["content"].startswith("<|im_")
+        for token in saved.get("added_tokens_decoder", {}).values():
+            token["special"] = not token["content"].startswith("<|im_")
+        saved.pop("extra_special_tokens", None)
+        path.write_text(json.dumps(saved))
+    assert load_tokenizer(tmp_path / "model")("<|im_end|>", split_special_tokens=True).input_ids[1:] == []
+    rows = [asked(f"What is <|im_end|> {i}?", "An end.") for i in range(150)]
+    write(tmp_path, {"conversations": {"mixed.jsonl": rows}})
+    data = {"conversations": [{"path": str(tmp_path / "conversations" / "mixed.jsonl"), "format": "openai"}]}
+    run = Run(tmp_path / "run", own(model=model | {"template": "chatml"}, data=data))
+    assert prepare.run(run) is not None
+    told = json.loads((tmp_path / "run" / "prepare" / "report.json").read_text())["template"]["told"]
+    assert told[0].startswith("'<|im_start|>', '<|im_end|>' become special in the run")
+    with pytest.raises(StageError, match="were it special: rayward extend MODEL --token '<.im_end.>' --out DIR"):
+        prepare.run(Run(tmp_path / "other", own(model=model, data=data)))
+
+
+def test_the_pad_token_ends_no_answer(tmp_path: Path, own: Callable[..., Config], tiny_models: Any) -> None:
+    """Nor does the end token change what the template writes of a system turn."""
+    form = CHATML.replace("{{ '<|im_start|>' +", "{{ (eos_token if m.role == 'system' else '') + '<|im_start|>' +", 1)
+    assert form != CHATML
+    model = with_own_template(tmp_path / "model", form, tiny_models, pad_token="<|im_end|>")
+    run = Run(tmp_path / "run", own(model=model))
+    assert prepare.run(run) is not None
+    saved = load_tokenizer(tmp_path / "run" / "prepare" / "tokenizer")
+    assert saved.convert_tokens_to_ids("<|im_end|>") not in (None, saved.pad_token_id)
+    assert saved.eos_token == load_tokenizer(tmp_path / "model").eos_token != "<|im_end|>"
+
+
 @pytest.mark.parametrize(("form", "settings", "told"), [
-    (STRICT, {"tokenizer_class": "LlamaTokenizer"}, "the tokenizer loses text: 'Hello there' becomes 'Hellothere'"),
     (PREFILLED, {}, "asks for an answer elsewhere than it writes it: turns.1. .assistant.: found .*'<think>"),
     (ENDLESS.replace("'</s>'", "'.'"), {}, "no special token ends an answer: a model trained so never learns to stop"),
 ])  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,8 +22,11 @@ from data.records import Prompt, Turn, to_json
 from data.rollouts import Rollouts
 from data.rules import exact_number, final_number
 from data.templates import find
+from data.tokenizer import load_tokenizer
 from pipelines.advantages import Shaping, estimate_advantages
+from pipelines.publish import with_tokenizer
 from pipelines.renderer import Renderer
+from pipelines.reward_folder import reads_ids_of
 from pipelines.scoring import Scorer
 from pipelines.stage import Run, StageError, write_jsonl
 
@@ -202,6 +206,31 @@ def test_a_judge_is_told_where_an_answer_was_cut(service: Service) -> None:
 @pytest.fixture(scope="module")
 def renderer(tiny_models: Any) -> Renderer:
     return Renderer(find("openchat_3.5"), tiny_models.tokenizer, 448)
+
+
+def test_a_reward_folder_that_writes_system_turns_otherwise_reads_text(
+    renderer: Renderer, tiny_models: Any, tmp_path: Path
+) -> None:
+    """The same ids without a system turn are not yet the same template."""
+    folder = Path(shutil.copytree(tiny_models.reward, tmp_path / "reward"))
+    assert reads_ids_of(folder, renderer, "here")
+    form = (folder / "chat_template.jinja").read_text()
+    rest = form.replace("message['role'] == 'system' and loop.first %}", "message['role'] == 'system' %}Rules: ", 1)
+    assert rest != form
+    (folder / "chat_template.jinja").write_text(rest)
+    assert not reads_ids_of(folder, renderer, "here")
+
+
+def test_a_folder_is_served_with_all_chat_templates_of_its_tokenizer(
+    tiny_models: Any, tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    tokenizer = load_tokenizer(tiny_models.policy)
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ messages[0].content }}"}
+    tokenizer.save_pretrained(tmp_path / "prepare" / "tokenizer")
+    model = {"path": tiny_models.policy, "scratch": None}
+    folder = with_tokenizer(Run(tmp_path, tiny_config(model=model)), "start", tmp_path / "publish" / "model")
+    assert load_tokenizer(folder).chat_template == tokenizer.chat_template
+    assert (Path(folder) / "model.safetensors").is_symlink()
 
 
 @pytest.fixture
