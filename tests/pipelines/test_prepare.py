@@ -518,7 +518,7 @@ def test_an_end_token_that_is_a_word_like_others_becomes_special_in_the_run(
     run = Run(tmp_path / "run", own(model=model | {"template": "chatml"}, data=data))
     assert prepare.run(run) is not None
     told = json.loads((tmp_path / "run" / "prepare" / "report.json").read_text())["template"]["told"]
-    assert told[0].startswith("'<|im_start|>', '<|im_end|>' become special in the run")
+    assert told[0].startswith("'<|im_end|>', '<|im_start|>' become special in the run")
     with pytest.raises(StageError, match="were it special: rayward extend MODEL --token '<.im_end.>' --out DIR"):
         prepare.run(Run(tmp_path / "other", own(model=model, data=data)))
 
