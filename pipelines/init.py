@@ -74,7 +74,8 @@ def init(folder: Path, part: str, model: str) -> Path:
     place = Path(fetched(model, weights=False))
     wrong = faults(place, scores=False)
     if is_hub_name(model):  # its weights are fetched when they are needed
-        wrong = [told for told in wrong if "weights" not in told]
+        missing = ("holds no weights", "files of weights that")
+        wrong = [told for told in wrong if not any(words in told for words in missing)]
     if wrong:
         raise ValueError("\n".join(f"--model {model}: {told}" for told in wrong))
     values = _values(part, model if is_hub_name(model) else str(place), place, folder.resolve())
