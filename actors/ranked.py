@@ -23,7 +23,7 @@ from actors.job import Job
 from actors.layout import shares
 from actors.models import load_policy, load_scalar
 from actors.prefix import pays, shared_inputs, shared_lengths
-from actors.supervised import Reporter, add_over_ranks, engine_of, start, sum_over_ranks
+from actors.supervised import Reporter, add_over_ranks, engine_of, say, start, sum_over_ranks
 from actors.validation import Validation
 from algorithms.preference import implicit_rewards, pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
 from algorithms.sequence import segment_sum
@@ -68,6 +68,7 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
     engine = engine_of(job, module, len(train.sizes), place)
     settings, device = job.preferences, place.device
     assert isinstance(settings, Reward)
+    say(job, place, "first step")
     share = _shares(engine, module.classifier, settings.shared_prompts, train)
 
     def scores(module: Any, rankings: RankedRows) -> Tensor:
@@ -128,6 +129,7 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
         own_N[part.rows] = torch.from_numpy(part.values.values).double()
         return replace(of, reference=add_over_ranks(own_N).float().numpy())
 
+    say(job, place, "log-probs of the reference, of all rows")
     train, heldout = with_reference(train), with_reference(heldout)
 
     def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:

@@ -55,6 +55,12 @@ def engine_of(job: Job, module: nn.Module, rows: int, place: Place) -> TrainEngi
     return TrainEngine(module, job.optimizer, job.optimizer.learning_rate, steps, job.dtype, place.device)
 
 
+def say(job: Job, place: Place, doing: str) -> None:
+    """Tell the driver that the model is loaded, and what comes before the first step: it may take long."""
+    if place.rank == 0:
+        job.queue.put([{"doing": doing}])
+
+
 def sum_over_ranks(sums: Sums) -> Sums:
     """Every sum over all ranks, which have the same names."""
     names = sorted(sums)
@@ -123,6 +129,7 @@ def sft_loop(job: Job) -> None:
         engine.save(job.output, load_tokenizer(job.tokenizer), lambda path: load_policy(path, job.dtype))
 
     watch = Validation("heldout_loss", False, job, engine.total_steps, heldout_loss, write, at_end=True)
+    say(job, place, "held-out loss before training")
     reporter.tell({"heldout_loss_before": heldout_loss()})
     for epoch in range(job.epochs):
         for rows in step_batches(epoch_order(len(train.ids), job.seed, epoch), job.rows_per_step):

@@ -286,6 +286,10 @@ class Metrics:
             bar_format="{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {rate_fmt} ETA {remaining}{postfix}",
         )
 
+    def doing(self, what: str) -> None:
+        """Say beside the bar what comes before the first step."""
+        self.bar.set_postfix_str(what)
+
     def log(self, step: int, values: Mapping[str, Any], show: tuple[str, ...] = ()) -> None:
         """One line of metrics; `show` names those that stand beside the bar."""
         self.file.write(json.dumps({"step": step, **values}) + "\n")

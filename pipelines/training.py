@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from queue import Empty
 from typing import Any
@@ -63,32 +63,44 @@ def train(
     said: dict[str, Any] = {}
     steps_said: dict[int, Any] = {}
     limit = stage.run.config.cluster.start_timeout_s
-    deadline = time.monotonic() + limit
     with Metrics(stage.folder / folder_name, title, steps, "step") as metrics:
-        while thread.is_alive() or not queue.empty():
-            try:
-                messages = queue.get(timeout=0.5)
-            except Empty:
-                if not said and time.monotonic() > deadline:
-                    raise TimeoutError(
-                        f"{title}: no training step within {limit:.0f} s; if the cluster is busy or the model loads "
-                        "slowly, raise cluster.start_timeout_s"
-                    ) from None
-                continue
-            for message in messages:
-                if "step" in message:
-                    step = message.pop("step")
-                    metrics.log(step, message, show)
-                    said["last"], steps_said[step] = message, message
-                else:
-                    for name, value in message.items():
-                        said.setdefault(name, []).append(value)
+        for message in messages(queue, thread.is_alive, limit, title):
+            if "doing" in message:
+                metrics.doing(message["doing"])
+            elif "step" in message:
+                step = message.pop("step")
+                metrics.log(step, message, show)
+                said["last"], steps_said[step] = message, message
+            else:
+                for name, value in message.items():
+                    said.setdefault(name, []).append(value)
     queue.shutdown()
     if failure:
         raise failure[0]
     if job.keep == "best":
         said["last"] = steps_said[said["kept"][0]["kept_step"]]
     return said
+
+
+def messages(queue: Any, running: Callable[[], bool], limit: float, title: str) -> Iterator[dict[str, Any]]:
+    """What the workers put into a queue of lists, until they are not `running` and it is empty.
+
+    TimeoutError where nothing came within `limit` seconds. The first word is that the model is loaded; what comes
+    before the first step then (the reference's log-probs of all rows, for DPO) may take as long as it takes.
+    """
+    deadline: float | None = time.monotonic() + limit
+    while running() or not queue.empty():
+        try:
+            found = queue.get(timeout=0.5)
+        except Empty:
+            if deadline is not None and time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"{title}: the workers have not loaded the model within {limit:.0f} s; if the cluster is busy or "
+                    "the model loads slowly, raise cluster.start_timeout_s"
+                ) from None
+            continue
+        deadline = None
+        yield from found
 
 
 def job(
