@@ -65,14 +65,15 @@ def prove_policy(policy: TokenPolicy, folder: str) -> None:
     """
     lm = policy.lm
     row_1T = probe_row(lm.config).to(lm.device)
+    every_1T = torch.ones_like(row_1T, dtype=torch.bool)
     with torch.no_grad():
         logits_TV = lm(input_ids=row_1T, use_cache=False).logits[0, :-1].float()
         theirs_T = (logits_TV / policy.temperature).log_softmax(-1).gather(1, row_1T[0, 1:, None])[:, 0]
         maps = logit_maps(lm.config)
         for policy.logit_map in maps:
-            ours_T = policy(row_1T, torch.ones_like(row_1T, dtype=torch.bool))[0]
+            ours_T = policy(row_1T, every_1T)[0]
             if _gap(ours_T, theirs_T, lm.dtype) <= ALLOWED[lm.dtype]:
-                again_T = policy(_other_end(row_1T), torch.ones_like(row_1T, dtype=torch.bool))[0]
+                again_T = policy(_other_end(row_1T), every_1T)[0]
                 return _prove_causal(lm, ours_T[:-1], again_T[:-1], folder)
     at = int((ours_T - theirs_T).abs().nan_to_num(torch.inf).argmax())  # of the last, which is nothing
     tried = f" (tried: {', '.join(str(of) for of in maps[:-1])})" if maps[1:] else ""

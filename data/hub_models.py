@@ -55,7 +55,7 @@ def snapshot(name: str, fetch: bool, weights: bool = True) -> Path:
     except LocalEntryNotFoundError:
         told = f"is not in the hub's cache{', and the hub cannot be reached' if fetch else ''}"
     except Exception as error:  # a network and its libraries raise what they like
-        told = f"cannot be fetched: {str(error).splitlines()[0]}"
+        told = f"cannot be fetched: {first_line(error)}"
     raise ValueError(f"{name} is no folder here, and as a hub name it {told}")
 
 
@@ -104,8 +104,13 @@ def read_tokenizer(folder: str | Path, **named: Any) -> Any:
         for name in ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"):
             if (path := Path(folder) / name).is_file():
                 read_json(path)
-        told = str(error).strip().splitlines() or [""]
-        raise ValueError(f"{folder}: the tokenizer cannot be read: {type(error).__name__}: {told[0]}") from error
+        told = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{folder}: the tokenizer cannot be read: {told}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an exception of a library says, in a line; "" where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "")
 
 
 def read_json(path: Path) -> Any:

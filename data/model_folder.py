@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.hub_models import config_of, has_score_head, trusted
+from data.hub_models import config_of, first_line, has_score_head, trusted
 
 KINDS = {True: "a reward model (one score head, decoder only)", False: "a causal language model"}
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
@@ -28,7 +28,7 @@ def faults(folder: Path, scores: bool | None, with_tokenizer: bool = True, conte
                 f"{folder} brings code of its own, which runs only with model.trust_remote_code: true (in commands "
                 "without a config: RAYWARD_TRUST_REMOTE_CODE=1)"
             ]
-        return [f"{folder}/config.json cannot be read: {str(error).splitlines()[0]}"]
+        return [f"{folder}/config.json cannot be read: {first_line(error)}"]
     unfit = [*_kind(config, scores), *_weights(folder, config)]
     found = [
         *(unfit or filter(None, [_named_otherwise(folder, config)])),
@@ -142,8 +142,7 @@ def _named_otherwise(folder: Path, config: Any) -> str:
 
 def cannot_load(error: Exception) -> str:
     """What transformers says of a model that it cannot load, in a line."""
-    said = str(error).strip().splitlines() or [""]
-    return f"cannot be loaded as a model: {type(error).__name__}: {said[0]}"
+    return f"cannot be loaded as a model: {type(error).__name__}: {first_line(error)}"
 
 
 def _positions(config: Any, context_tokens: int) -> Iterator[str]:

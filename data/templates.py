@@ -165,7 +165,11 @@ def encode_all(rows: Sequence[tuple[Template, Sequence[Turn]]], tokenizer: Any) 
     encoded: list[Encoded | RowError] = []
     for (template, _), parts, row_texts in zip(rows, made, texts, strict=True):
         if isinstance(parts, list):
-            encoded.append(_joined_or_why(template, parts, [next(plain) for _ in row_texts], tokenizer))
+            plain_ids = [next(plain) for _ in row_texts]
+            try:
+                encoded.append(_joined(template, parts, plain_ids, tokenizer))
+            except RowError as error:
+                encoded.append(error)
         else:
             row = parts or next(own)
             encoded.append(row if isinstance(row, RowError) else Encoded(*row))
@@ -203,15 +207,6 @@ def _joined(template: Template, parts: Sequence[Piece], plain_ids: Sequence[list
         ids += part_ids
         weights += [part.weight] * len(part_ids)
     return Encoded(ids, weights)
-
-
-def _joined_or_why(
-    template: Template, parts: Sequence[Piece], plain_ids: Sequence[list[int]], tokenizer: Any
-) -> Encoded | RowError:
-    try:
-        return _joined(template, parts, plain_ids, tokenizer)
-    except RowError as error:
-        return error
 
 
 def needs_bos(template: Template, tokenizer: Any) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from data.hub_models import config_of, has_score_head, read_json
-from data.model_folder import faults
+from data.model_folder import faults, has_tokenizer
 
 NEUTRAL = {
     "temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "typical_p": 1.0, "repetition_penalty": 1.0,
@@ -41,7 +41,7 @@ def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[l
     if odd:
         told = ", ".join(f"{name} {value}" for name, value in odd.items())
         notes.append(f"generation_config.json has {told}: training rollouts ignore it and sample all of the vocabulary")
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if not has_tokenizer(folder):
         return [*broken, f"no tokenizer in {folder}; copy the one that the model was trained with"], notes
     tokenizer, told = tokenizer_of(folder)
     if told:

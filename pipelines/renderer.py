@@ -11,6 +11,7 @@ from configs.model import Model
 from configs.training import Sft
 from data.hub_models import config_of
 from data.known_ids import assert_known_ids
+from data.model_folder import has_tokenizer
 from data.plain_text import encode_plain
 from data.records import Conversation, Prompt, RowError, Turn
 from data.scored import scored
@@ -96,7 +97,7 @@ def check_vocabulary(tokenizer: Any, model: str) -> None:
         raise ValueError(
             f"{model} has embeddings for {size} tokens, but the tokenizer gives ids up to {highest}; {fix}"
         )
-    if not any((Path(model) / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    if not has_tokenizer(Path(model)):
         return
     own = load_tokenizer(model).get_vocab()
     for token, number in vocabulary.items():

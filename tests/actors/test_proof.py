@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from vllm.model_executor.models.registry import _TEXT_GENERATION_MODELS
 
-from actors.models import TokenPolicy, load_policy, load_scalar
+from actors.models import TokenPolicy, TokenScalar, load_policy, load_scalar
 from actors.proof import logit_maps, prove_policy, prove_scalar
 from algorithms.logprobs import LogitMap
 
@@ -76,6 +78,13 @@ def tiny(name: str) -> TokenPolicy:
     return TokenPolicy(AutoModelForCausalLM.from_config(config).eval())
 
 
+def tiny_scalar(name: str, folder: Path, dtype: str) -> TokenScalar:
+    config = tiny(name).lm.config
+    config.num_labels = 1
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    return load_scalar(str(folder), dtype)
+
+
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in both_know()]
 )
@@ -117,10 +126,7 @@ def test_a_model_whose_tokens_see_those_after_them_is_refused():
 
 
 def test_a_reward_model_whose_tokens_see_those_after_them_is_refused(tmp_path):
-    config = tiny("llama").lm.config
-    config.num_labels = 1
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    scalar = load_scalar(str(tmp_path), "float32")
+    scalar = tiny_scalar("llama", tmp_path, "float32")
     body, whole = scalar.classifier.model.forward, torch.zeros(1, 1, 15, 15)  # added to what is attended to
     scalar.classifier.model.forward = lambda *rows, **given: body(*rows, **given | {"attention_mask": whole})
     with pytest.raises(ValueError, match="folder: .* lets tokens see those after them"):
@@ -145,10 +151,7 @@ def test_fields_of_a_config():
 
 @pytest.mark.parametrize("name", ["gemma2", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3_moe"])
 def test_scores_are_those_of_the_models_own_forward(name, tmp_path):
-    config = tiny(name).lm.config
-    config.num_labels = 1
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    scalar = load_scalar(str(tmp_path), "float32")
+    scalar = tiny_scalar(name, tmp_path, "float32")
     scalar.classifier.config.score_offset = 0.5
     prove_scalar(scalar, "folder")
     scalar.classifier.score.register_forward_hook(lambda module, inputs, out: out + 1)
@@ -158,10 +161,7 @@ def test_scores_are_those_of_the_models_own_forward(name, tmp_path):
 
 def test_scores_of_bf16_models_are_as_fine_as_fp32(tmp_path):
     """bf16 has 256 steps between 1 and 2: thousands of scores would share some hundred values."""
-    config = tiny("llama").lm.config
-    config.num_labels = 1
-    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    scalar = load_scalar(str(tmp_path), "bfloat16")
+    scalar = tiny_scalar("llama", tmp_path, "bfloat16")
     ids_BT = torch.randint(2, 320, (4000, 5), generator=torch.Generator().manual_seed(0))
     last_BT = torch.zeros_like(ids_BT, dtype=torch.bool)
     last_BT[:, -1] = True
