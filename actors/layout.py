@@ -14,7 +14,7 @@ from torch import Tensor
 
 from actors.attention import attend_by_row
 from actors.forward import Place, map_rollouts, response_inputs, sequence_inputs
-from actors.prefix import group_sizes, operations, response_units, shared_inputs, shared_responses
+from actors.prefix import group_sizes, operations, response_units, shared_answers, shared_inputs, shared_responses
 from actors.ulysses import Ulysses
 from data.ragged import Part, Ragged
 from data.rollouts import Rollouts
@@ -33,7 +33,11 @@ def share_gap(model: Any, run: Callable[..., Tensor], device: torch.device, next
         return float("inf")
     vocab_size = model.config.get_text_config().vocab_size
     ids = Ragged.of([(start + np.arange(length)) % vocab_size for start, length in PROBE])
-    shared = run(**shared_inputs(ids, [2, 3], device, next_token))
+    if next_token:
+        last = Ragged.of([np.arange(length) == length - 1 for length in ids.lengths.tolist()])
+        shared = run(**shared_answers(ids, [2, 3], last, device))
+    else:
+        shared = run(**shared_inputs(ids, [2, 3], device))
     alone = run(*sequence_inputs(ids, device))
     return float((shared - alone).abs().max())
 

@@ -107,21 +107,27 @@ def on_device(rows: SharedRows, device: torch.device) -> dict[str, Any]:
     return {"input_ids_BT": ids_1T.to(device), "positions_BT": positions_1T.to(device), "row_masks": masks}
 
 
-def shared_inputs(
-    ids: Ragged, sizes: Sequence[int] | np.ndarray, device: torch.device, next_token: bool = False
-) -> dict[str, Any]:
-    """What a scalar model takes to read the last token of every row, rows in their order.
-
-    With `next_token`, what a policy takes to give the log-prob of that token.
-    """
+def shared_inputs(ids: Ragged, sizes: Sequence[int] | np.ndarray, device: torch.device) -> dict[str, Any]:
+    """What a scalar model takes to read the last token of every row, rows in their order."""
     rows = shared_rows(ids, sizes, prefix_lengths(ids, sizes).tolist())
     last_N = rows.places.values[rows.places.offsets[1:] - 1]
-    inputs = on_device(rows, device)
-    if not next_token:
-        return {**inputs, "read_N": torch.from_numpy(last_N).to(device)}
-    before_N = rows.places.values[rows.places.offsets[1:] - 2]
-    targets_N = torch.from_numpy(rows.ids_T[last_N].astype(np.int64))
-    return {**inputs, "read_N": torch.from_numpy(before_N).to(device), "targets_N": targets_N.to(device)}
+    return {**on_device(rows, device), "read_N": torch.from_numpy(last_N).to(device)}
+
+
+def shared_answers(
+    ids: Ragged, sizes: Sequence[int] | np.ndarray, answers: Ragged, device: torch.device
+) -> dict[str, Any]:
+    """What a policy takes to give the log-probs of the tokens that `answers` (like `ids`) marks, rows in their order.
+
+    The first token of a row has none.
+    """
+    rows = shared_rows(ids, sizes, prefix_lengths(ids, sizes).tolist())
+    marked = answers.values > 0
+    marked[answers.offsets[:-1]] = False
+    tokens_N = np.flatnonzero(marked)
+    read_N = torch.from_numpy(rows.places.values[tokens_N - 1]).to(device)
+    targets_N = torch.from_numpy(ids.values[tokens_N].astype(np.int64)).to(device)
+    return {**on_device(rows, device), "read_N": read_N, "targets_N": targets_N}
 
 
 def shared_responses(rollouts: Rollouts, device: torch.device, with_targets: bool) -> dict[str, Any]:

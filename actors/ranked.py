@@ -22,7 +22,7 @@ from actors.forward import Place, collect, sequence_inputs, weighted_inputs
 from actors.job import Job
 from actors.layout import shares
 from actors.models import load_policy, load_scalar
-from actors.prefix import pays, shared_inputs, shared_lengths
+from actors.prefix import pays, shared_answers, shared_inputs, shared_lengths
 from actors.supervised import Reporter, add_over_ranks, engine_of, say, start, sum_over_ranks
 from actors.validation import Validation
 from algorithms.preference import implicit_rewards, pair_accuracy, pair_split, plackett_luce, zero_sum_penalty
@@ -69,7 +69,7 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
     settings, device = job.preferences, place.device
     assert isinstance(settings, Reward)
     say(job, place, "first step")
-    share = _shares(engine, module.classifier, settings.shared_prompts, train)
+    share = _shares(job, engine, module.classifier, train)
 
     def scores(module: Any, rankings: RankedRows) -> Tensor:
         sizes = rankings.sizes.tolist()
@@ -86,7 +86,7 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
         return _over_rows(job, place, engine, ids, lambda m, rows: m(*sequence_inputs(ids.take(rows), device)))
 
     def heldout_scores() -> Part:
-        return _shared(job, place, engine, heldout, scores) if share else score(heldout.ids)
+        return _over_rankings(job, place, engine, heldout, scores, share)
 
     def write() -> Part:
         """The model with its scores centred; as it trains they are not."""
@@ -101,7 +101,7 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
         return found
 
     watch = _watch(job, engine.total_steps, heldout, heldout_scores, write)
-    _learn(job, place, engine, train, loss, shared_lengths(train.ids, train.sizes) if share else None, watch)
+    _learn(job, place, engine, train, loss, share, watch)
 
 
 def dpo_loop(job: Job, place: Place | None = None) -> None:
@@ -110,18 +110,21 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     settings, device = job.preferences, place.device
     assert isinstance(settings, Dpo)
-    engine = engine_of(job, load_policy(job.model, job.dtype), len(train.sizes), place)
+    module = load_policy(job.model, job.dtype)
+    engine = engine_of(job, module, len(train.sizes), place)
+    share = _shares(job, engine, module.lm, train)
 
-    def logprobs(module: Any, ids: Ragged, answers: Ragged) -> Tensor:
+    def logprobs(module: Any, rankings: RankedRows) -> Tensor:
         """[N] log-prob of each answer, the sum over its tokens."""
-        inputs, _ = weighted_inputs(ids, answers, device)
-        return segment_sum(module(*inputs)[0], [int(answers[row].sum()) for row in range(len(ids))])
+        ids, answers, sizes = rankings.ids, rankings.answers, rankings.sizes.tolist()
+        if share and sizes:
+            found_N, _ = module(**shared_answers(ids, sizes, answers, device))
+        else:
+            found_N, _ = module(*weighted_inputs(ids, answers, device)[0])
+        return segment_sum(found_N, [int(answers[row].sum()) for row in range(len(ids))])
 
     def of_all(of: RankedRows) -> Part:
-        def value(module: Any, rows: list[int]) -> Tensor:
-            return logprobs(module, of.ids.take(rows), of.answers.take(rows))
-
-        return _over_rows(job, place, engine, of.ids, value)
+        return _over_rankings(job, place, engine, of, logprobs, share)
 
     def with_reference(of: RankedRows) -> RankedRows:
         """The engine still holds the reference: nothing is trained yet."""
@@ -133,7 +136,7 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
     train, heldout = with_reference(train), with_reference(heldout)
 
     def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
-        own_N = logprobs(module, rankings.ids, rankings.answers)
+        own_N = logprobs(module, rankings)
         reference_N = torch.from_numpy(rankings.reference).to(device)
         value, sums = ranking_loss(settings, implicit_rewards(own_N, reference_N, settings.beta), rankings)
         moved = (own_N.detach() - reference_N).cpu().numpy()
@@ -154,7 +157,7 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
         return found
 
     watch = _watch(job, engine.total_steps, heldout, heldout_rewards, write)
-    _learn(job, place, engine, train, loss, None, watch)
+    _learn(job, place, engine, train, loss, share, watch)
 
 
 def _watch(
@@ -186,15 +189,22 @@ def ranking_loss(settings: Preferences, scores_N: Tensor, rankings: RankedRows) 
     return value, {"correct_sum": correct, "pairs_sum": float(pairs)}
 
 
-def _shares(engine: TrainEngine, classifier: Any, wanted: bool | None, train: RankedRows) -> bool:
+def _shares(job: Job, engine: TrainEngine, model: Any, train: RankedRows) -> bool:
     """Whether answers share the tokens of their prompt: where that is wanted, or pays, and the model proves to do it.
 
     ValueError where it is wanted and the model's attention cannot. A collective under ZeRO-3.
     """
-    if wanted is None and not pays(train.ids, train.sizes, classifier.config.get_text_config().hidden_size):
+    settings = job.preferences
+    if settings.shared_prompts is None and not pays(train.ids, train.sizes, model.config.get_text_config().hidden_size):
         return False
-    run = lambda *rows, **shared: engine.infer(lambda module: module(*rows, **shared))  # noqa: E731
-    return shares(classifier, run, engine.device, False, wanted, "reward.shared_prompts")
+    dpo = isinstance(settings, Dpo)
+
+    def run(*rows: Tensor, **shared: Any) -> Tensor:
+        found = engine.infer(lambda module: module(*rows, **shared))
+        return found[0] if dpo else found
+
+    setting = f"{'dpo' if dpo else 'reward'}.shared_prompts"
+    return shares(model, run, engine.device, dpo, settings.shared_prompts, setting)
 
 
 def _learn(
@@ -203,14 +213,15 @@ def _learn(
     engine: TrainEngine,
     train: RankedRows,
     loss: Callable[[Any, RankedRows], tuple[Tensor, Sums]],
-    cost: np.ndarray | None,
+    share: bool,
     watch: Validation,
 ) -> None:
     """The optimizer steps of all epochs, then the model into its folder and its held-out scores to the driver.
 
-    `cost`: tokens of each ranking as one row, where its answers share one.
+    With `share`, the answers of a ranking are one row.
     """
     reporter, budget = Reporter(job, place), job.optimizer.micro_batch_tokens
+    cost = shared_lengths(train.ids, train.sizes) if share else None
     for epoch in range(job.epochs):
         for rankings in step_batches(epoch_order(len(train.sizes), job.seed, epoch), job.rows_per_step):
             begun = time.perf_counter()
@@ -245,13 +256,16 @@ def _rankings_of(step: RankedRows, plan: list[list[int]]) -> list[list[int]]:
     return [list(dict.fromkeys(owner[rows].tolist())) for rows in plan]
 
 
-def _shared(
-    job: Job, place: Place, engine: TrainEngine, of: RankedRows, scores: Callable[[Any, RankedRows], Tensor]
+def _over_rankings(
+    job: Job, place: Place, engine: TrainEngine, of: RankedRows, value: Callable[[Any, RankedRows], Tensor], share: bool
 ) -> Part:
-    """Without gradients, the `scores` of the answers of this rank's rankings, which share what they begin with."""
+    """Without gradients, the `value` of each answer of this rank's rankings, or of its rows where none are shared."""
+    if not share:
+        each = replace(of, sizes=np.ones(len(of.ids), np.int64))
+        return _over_rows(job, place, engine, of.ids, lambda module, rows: value(module, each.take(rows)))
     rows_of = np.split(np.arange(len(of.ids)), np.cumsum(of.sizes)[:-1])
     plan = place.packs(shared_lengths(of.ids, of.sizes), job.optimizer.micro_batch_tokens)
-    infer = lambda own: engine.infer(lambda module: scores(module, of.take(own)))  # noqa: E731
+    infer = lambda own: engine.infer(lambda module: value(module, of.take(own)))  # noqa: E731
     found = (([int(row) for ranking in own for row in rows_of[ranking]], infer(own)) for own in plan)
     return collect(found, np.ones(len(of.ids), np.int64))
 

@@ -134,6 +134,8 @@ class Preferences(Validated):
     """Tied answers: in an order drawn by the seed, or the mean likelihood of all orders."""
     margin: Annotated[float, Field(ge=0)] = 0.0
     """With pairs: lead that a better answer should have, for each unit of a pair's margin or of a rank."""
+    shared_prompts: bool | None = None
+    """Compute the tokens that the answers of a ranking begin with once; null: where that takes fewer operations."""
     optimizer: Optimizer = Optimizer()
     """How the weights are updated."""
 
@@ -152,8 +154,6 @@ class Reward(Preferences, StageSection):
     """Weight of the squared sum of a ranking's scores, which fixes the constant that rankings leave open."""
     path: str | None = None
     """Model to start from: a language model or a scalar sequence classifier; null takes the SFT model."""
-    shared_prompts: bool | None = None
-    """Compute the tokens that the answers of a ranking begin with once; null: where that takes fewer operations."""
     optimizer: Optimizer = Optimizer(learning_rate=1e-5, warmup_fraction=0.05)
     """How the weights are updated."""
 

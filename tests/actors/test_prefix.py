@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from actors.attention import attend_by_row
-from actors.forward import sequence_inputs
-from actors.models import load_scalar
-from actors.prefix import CAUSAL_FROM, pays, prefix_lengths, shared_inputs, shared_lengths
+from actors.forward import sequence_inputs, weighted_inputs
+from actors.models import load_policy, load_scalar
+from actors.prefix import CAUSAL_FROM, pays, prefix_lengths, shared_answers, shared_inputs, shared_lengths
 from data.ragged import Ragged
 
 CPU = torch.device("cpu")
@@ -39,6 +39,26 @@ def test_scores_and_gradients_are_those_of_separate_rows(tiny_models, seed):
     for one, other in zip(*gradients, strict=True):
         if one is not None:
             torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_logprobs_of_answers_and_gradients_are_those_of_separate_rows(tiny_models, seed):
+    """Also where answers begin with the same tokens, and of a row whose first token is marked, which has none."""
+    rng = np.random.default_rng(seed)
+    sizes = [2, 3, 1, 2]
+    ids = groups(rng, sizes, [9, 2 * CAUSAL_FROM, 4, 0])
+    begins = np.repeat([7 if seed else 9, 2 * CAUSAL_FROM - 5, 4, 0], sizes)
+    marked = [np.arange(length) >= begin for length, begin in zip(ids.lengths.tolist(), begins.tolist(), strict=True)]
+    answers = Ragged.of(marked, np.uint8)
+    model = load_policy(tiny_models.policy, "float32")
+    assert attend_by_row(model.lm)
+    apart, _ = model(*weighted_inputs(ids, answers, CPU)[0])
+    together, _ = model(**shared_answers(ids, sizes, answers, CPU))
+    torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
+    weight = torch.from_numpy(rng.standard_normal(len(apart)).astype(np.float32))
+    gradients = [torch.autograd.grad((found * weight).sum(), list(model.parameters())) for found in (apart, together)]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-3)
 
 
 def test_what_is_shared():
