@@ -23,7 +23,7 @@ from transformers import (
 
 from actors.attention import packed
 from actors.fused import fuse
-from actors.pretrained import pretrained
+from actors.pretrained import let_it_be_written, pretrained
 from actors.proof import prove_policy, prove_scalar, prove_tied
 from algorithms.logprobs import LogitMap, token_logprobs_from_hidden
 from configs.model import Scratch
@@ -217,6 +217,7 @@ def build_from_scratch(shape: Scratch, tokenizer: Any, context_tokens: int, seed
 def save_model(model: nn.Module, state: dict[str, Tensor], tokenizer: Any, folder: str | Path) -> None:
     """A plain Hugging Face folder: safetensors, config, generation config, tokenizer with its chat template."""
     _take_ends_of(tokenizer, model)
+    let_it_be_written(model)
     model.save_pretrained(folder, state_dict=state)
     save_tokenizer(tokenizer, folder)
 

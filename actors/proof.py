@@ -109,7 +109,8 @@ def prove_scalar(module: TokenScalar, folder: str) -> None:
 def _prove_causal(model: Any, before_T: Tensor, after_T: Tensor, folder: str) -> None:
     """ValueError where what is read at tokens changed with the token after them: such a model sees the answer that it
     is trained to give, and padding too."""
-    allowed = ALLOWED[model.dtype] * max(1.0, float(before_T.abs().max()))
+    # Both passes are of one shape: no more than rounding is apart, where experts are given their tokens otherwise.
+    allowed = ALLOWED[model.dtype] * min(1.0, float(before_T.std()))
     if not _gap(before_T, after_T, model.dtype) <= allowed:
         raise ValueError(
             f"{folder}: {type(model).__name__} lets tokens see those after them (another last token changes what is "

@@ -99,7 +99,8 @@ def read_tokenizer(folder: str | Path, **named: Any) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted(), **named)
+        # Mistral's folders hold its own format too, which transformers would take: it keeps no special token as text.
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=trusted(), mistral_format=False, **named)
     except Exception as error:  # transformers, tokenizers and custom code raise what they like
         for name in ("config.json", "tokenizer_config.json", "tokenizer.json", "special_tokens_map.json"):
             if (path := Path(folder) / name).is_file():
@@ -113,12 +114,15 @@ def first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), "")
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file of a model says. ValueError with the file, line and column where it is none."""
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of a model says. ValueError with the file, line and column where it is no JSON object."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__}, and a JSON object is needed")
+    return found
 
 
 def trust(remote_code: bool) -> None:

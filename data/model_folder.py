@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.hub_models import config_of, first_line, has_score_head, trusted
+from data.hub_models import config_of, first_line, has_score_head, read_json, trusted
 
 KINDS = {True: "a reward model (one score head, decoder only)", False: "a causal language model"}
+MASKS = re.compile(r"\.attn(\.attention)?\.(masked_)?bias$|\.attn\.causal_mask$|\.inv_freq$|\.position_ids$")
+"""Constants that earlier transformers wrote beside the weights of GPT-2, GPT-Neo, GPT-J, CodeGen and others."""
 TOKENIZERS = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -67,6 +69,7 @@ def not_whole(model: Any, found: Mapping[str, Any], fresh: Sequence[str] = ()) -
     lost = sorted(name for name in found["missing_keys"] if not name.startswith(tuple(fresh)))
     body, extra = model.base_model_prefix + ".", getattr(model.config, "num_nextn_predict_layers", None)
     other = [name for name in found["unexpected_keys"] if not name.startswith(("lm_head.", "score."))]
+    other = [name for name in other if not MASKS.search(name)]
     beyond = sorted(name for name in other if lost or (name.startswith(body) and not extra))
     has = f"{len(beyond)} that config.json has no place for, first {beyond[0]}" if beyond else ""
     if lost:
@@ -116,7 +119,11 @@ def _weights(folder: Path, config: Any) -> Iterator[str]:
     files = {path.name for path in folder.iterdir()}
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if index in files and not files & {"model.safetensors", "pytorch_model.bin"}:
-            shards = set(json.loads((folder / index).read_text(encoding="utf-8")).get("weight_map", {}).values())
+            try:
+                shards = set(read_json(folder / index).get("weight_map", {}).values())
+            except ValueError as error:
+                yield f"cannot be loaded as a model: {error}"
+                return
             if lost := sorted(shards - files):
                 yield f"lacks {len(lost)} of {len(shards)} files of weights that {index} names, first {lost[0]}"
             return
@@ -130,14 +137,17 @@ def _named_otherwise(folder: Path, config: Any) -> str:
 
     auto = AutoModelForSequenceClassification if has_score_head(config) else AutoModelForCausalLM
     how = {"trust_remote_code": trusted(), "output_loading_info": True, "ignore_mismatched_sizes": True}
-    before = logging.get_verbosity()
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)  # its table of the names says the same, at length
+    logging.disable_progress_bar()
     try:
         return not_whole(*auto.from_pretrained(folder, config=config, device_map="meta", **how))
     except Exception as error:  # transformers and custom code raise what they like
         return cannot_load(error)
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def cannot_load(error: Exception) -> str:

@@ -100,11 +100,18 @@ def read_otherwise(folder: str | Path, tokenizer: Any) -> str:
     as_it_is = Tokenizer.from_file(str(path))
     as_it_is.no_truncation()
     as_it_is.no_padding()
+
+    def by_class(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+    def by_file(text: str) -> list[int]:
+        return as_it_is.encode(text, add_special_tokens=False).ids
+
     for text in TEXTS:
-        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        if not text.startswith(" ") and ids != (own := as_it_is.encode(text, add_special_tokens=False)).ids:
-            shown = " ".join(tokenizer.convert_ids_to_tokens(ids[:6]))
-            return f"by its class, {kind}, {text!r} is {shown} ..., by tokenizer.json {' '.join(own.tokens[:6])} ..."
+        ids, own = by_class(text), by_file(text)
+        if not text.startswith(" ") and ids not in (own, by_file(f" {text}")) and by_class(f" {text}") != own:
+            shown, as_read = (" ".join(tokenizer.convert_ids_to_tokens(of[:6])) for of in (ids, own))
+            return f"by its class, {kind}, {text!r} is {shown} ..., by tokenizer.json {as_read} ..."
     return ""
 
 

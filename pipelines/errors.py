@@ -5,10 +5,13 @@ from __future__ import annotations
 
 def explain(error: BaseException) -> str:
     """In one paragraph: what says which stage, setting or file is at fault, else the innermost cause, with its kind
-    where that helps."""
+    where that helps.
+
+    A ValueError is ours, and says more than what it was made of; of what Ray makes of one the class has another name.
+    """
     cause: BaseException = error
     seen: set[int] = set()
-    while id(cause) not in seen and type(cause).__name__ not in ("StageError", "ConfigError"):
+    while id(cause) not in seen and type(cause).__name__ not in ("StageError", "ConfigError", "ValueError"):
         seen.add(id(cause))
         inner = getattr(cause, "cause", None) or cause.__cause__
         if not isinstance(inner, BaseException):

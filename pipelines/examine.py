@@ -27,16 +27,21 @@ def examine(folder: Path, gpus: int = 0, template: str | None = None) -> tuple[l
     if not (folder / "config.json").is_file():
         found = "has no config.json" if folder.is_dir() else "is no folder"
         raise ValueError(f"--model {folder} {found}; give a model folder as transformers saves it")
-    notes: list[str] = []
     broken = faults(folder, None, with_tokenizer=False)
-    scores = is_reward_model(folder)
-    config = config_of(folder).get_text_config()
+    try:
+        scores, config = is_reward_model(folder), config_of(folder).get_text_config()
+    except Exception:  # whatever transformers makes of a config that cannot be read, which `faults` has told
+        return broken, []
     odd_sizes = [] if scores or gpus else sorted(head_sizes(config) - {*CPU_HEAD_SIZES})
     if odd_sizes:
         told = " and ".join(map(str, odd_sizes))
         broken.append(f"heads of {told}: vLLM on the CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}; use --gpus")
-    own = folder / "generation_config.json"
-    given = read_json(own) if own.is_file() else {}
+    notes: list[str] = []
+    try:
+        given = read_json(own) if (own := folder / "generation_config.json").is_file() else {}
+    except ValueError as error:
+        broken.append(str(error))
+        given = {}
     odd = {name: given[name] for name, value in NEUTRAL.items() if given.get(name) not in (None, value)}
     if odd:
         told = ", ".join(f"{name} {value}" for name, value in odd.items())

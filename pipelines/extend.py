@@ -118,10 +118,12 @@ def extend(
 
 def _write(lm: Any, tokenizer: Any, out: Path) -> None:
     """The folder, whole or not at all."""
+    from actors.pretrained import let_it_be_written
     from data.saved_tokenizer import save_tokenizer
 
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
+        let_it_be_written(lm)
         lm.save_pretrained(beside)
         save_tokenizer(tokenizer, beside)
         beside.rename(out)

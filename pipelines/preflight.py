@@ -165,10 +165,15 @@ def check_models(run: Run, made: set[str], fetched: bool = True) -> None:
 
     Where they are not `fetched`, hub names that the cache lacks are not looked at.
     """
+    # The same model is named for many stages.
+    asked = {
+        (named.setting, named.model, named.scores, named.with_tokenizer): named
+        for named in named_models(run.config)
+        if made & set(parts(run.config, named.stage))
+    }
     told: dict[str, None] = {}
-    for named in named_models(run.config):
-        if made & set(parts(run.config, named.stage)):
-            told |= dict.fromkeys(_wrong(named, run.config.model.context_tokens, fetched))
+    for named in asked.values():
+        told |= dict.fromkeys(_wrong(named, run.config.model.context_tokens, fetched))
     if not told and run.config.model.path and "prepare" in made:
         told = dict.fromkeys(_wrong_words(run.config.model.path, run.config.model.template, fetched))
     if told:

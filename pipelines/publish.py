@@ -97,10 +97,12 @@ def with_tokenizer(run: Run, name: str, folder: Path) -> str:
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
+    # The tokenizer first: a file of the same name written over a link would be written into the model's own folder.
+    shutil.copytree(run.folder / "prepare" / "tokenizer", folder, dirs_exist_ok=True)
     for pattern in MODEL_FILES:
         for file in sorted(source.glob(pattern)):
-            (folder / file.name).symlink_to(file.resolve())
-    shutil.copytree(run.folder / "prepare" / "tokenizer", folder, dirs_exist_ok=True)
+            if not (folder / file.name).exists():
+                (folder / file.name).symlink_to(file.resolve())
     return str(folder)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from actors.models import load_policy, load_scalar, save_model
 from data.model_folder import faults
@@ -90,16 +91,63 @@ def test_a_reward_model_is_no_policy(tiny_models) -> None:
         load_policy(tiny_models.reward, "float32")
 
 
-def test_settings_of_sampling_without_do_sample_do_not_stop_the_save(tiny_models, tmp_path: Path) -> None:
-    """As Vicuna's: transformers reads such a file, and refuses to write it when hours of training are done."""
+IDS = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "_from_model_config"}
+
+
+@pytest.mark.parametrize(
+    "given, kept",
+    [
+        ({"temperature": 0.9, "top_p": 0.6}, {"temperature": 0.9, "top_p": 0.6, "do_sample": True}),  # Vicuna's
+        ({"do_sample": False, "temperature": 0.6}, {"do_sample": False}),
+        ({"temperature": 0.0, "top_k": 1}, {}),
+        ({"do_sample": True, "top_k": 5}, {"do_sample": True, "top_k": 5}),
+        ({"pad_token_id": -1}, {}),
+        ({"early_stopping": True}, {}),
+    ],
+)
+def test_a_generation_config_that_transformers_does_not_write_does_not_stop_the_save(
+    given: dict, kept: dict, tiny_models, tmp_path: Path
+) -> None:
+    """It reads such files, and refuses to write them when hours of training are done; what is written generates alike,
+    which a temperature of 0 would not with `do_sample`."""
     folder = shutil.copytree(tiny_models.policy, tmp_path / "given")
     path = folder / "generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"temperature": 0.9, "top_p": 0.6}))
+    path.write_text(json.dumps({"eos_token_id": 2} | given))
     lm = load_policy(str(folder), "float32").lm
     save_model(lm, lm.state_dict(), tiny_models.tokenizer, tmp_path / "saved")
     saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
-    assert (saved["temperature"], saved["top_p"], saved["do_sample"]) == (0.9, 0.6, True)
-    assert torch.equal(lm.lm_head.weight, load_policy(str(tmp_path / "saved"), "float32").lm.lm_head.weight)
-    path.write_text(json.dumps({"early_stopping": True}))
-    with pytest.raises(ValueError, match="given/generation_config.json: .*early_stopping.* Mend that file"):
-        load_policy(str(folder), "float32")
+    assert {name: value for name, value in saved.items() if name not in IDS} == kept
+    again = load_policy(str(tmp_path / "saved"), "float32").lm
+    assert torch.equal(lm.lm_head.weight, again.lm_head.weight)
+    again.generate(torch.tensor([[5, 6]]), max_new_tokens=2)
+
+
+def test_without_a_generation_config_its_settings_are_those_of_the_config(tiny_models, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_models.policy, tmp_path / "given")
+    (folder / "generation_config.json").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": -1}))
+    lm = load_policy(str(folder), "float32").lm
+    save_model(lm, lm.state_dict(), tiny_models.tokenizer, tmp_path / "saved")
+    assert load_policy(str(tmp_path / "saved"), "float32").lm.config.pad_token_id == 0
+
+
+@pytest.mark.parametrize("kind, shape, buffers", [
+    ("gpt2", {"n_embd": 64, "n_layer": 1, "n_head": 2}, ["h.0.attn.masked_bias", "h.0.attn.bias"]),
+    ("gptj", {"n_embd": 64, "n_layer": 1, "n_head": 2, "rotary_dim": 8}, ["h.0.attn.masked_bias", "h.0.attn.bias"]),
+    ("gpt_neo", {"hidden_size": 64, "num_layers": 1, "num_heads": 2, "attention_types": [[["global"], 1]]},
+     ["h.0.attn.attention.bias", "h.0.attn.attention.masked_bias"]),
+    ("codegen", {"n_embd": 64, "n_layer": 1, "n_head": 4, "rotary_dim": 8}, ["h.0.attn.causal_mask"]),
+])  # fmt: skip
+def test_masks_that_lie_beside_old_weights_are_no_fault(
+    kind: str, shape: dict, buffers: list[str], tmp_path: Path
+) -> None:
+    """Earlier transformers wrote their constants too."""
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=300, **shape)).save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    weights |= {f"transformer.{name}": torch.ones(1, 1, 4, 4) for name in buffers}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert faults(tmp_path, False, with_tokenizer=False) == []
+    load_policy(str(tmp_path), "float32")
+    save_file(weights | {"transformer.h.0.attn.gate": torch.ones(4)}, tmp_path / "model.safetensors")
+    assert "first transformer.h.0.attn.gate" in faults(tmp_path, False, with_tokenizer=False)[0]

@@ -117,17 +117,20 @@ def test_a_model_that_does_what_no_field_says_is_refused_with_both_numbers():
         prove_policy(policy, "folder")
 
 
-def test_a_model_whose_tokens_see_those_after_them_is_refused():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_whose_tokens_see_those_after_them_is_refused(dtype):
     torch.manual_seed(0)
     config = CONFIG_MAPPING["xlnet"](vocab_size=320, d_model=64, n_layer=2, n_head=2, d_inner=96, initializer_range=0.3)
-    policy = TokenPolicy(AutoModelForCausalLM.from_config(config).eval())
+    policy = TokenPolicy(AutoModelForCausalLM.from_config(config).eval().to(dtype))
     with pytest.raises(ValueError, match="folder: XLNetLMHeadModel lets tokens see those after them"):
         prove_policy(policy, "folder")
 
 
-def test_a_reward_model_whose_tokens_see_those_after_them_is_refused(tmp_path):
-    scalar = tiny_scalar("llama", tmp_path, "float32")
-    body, whole = scalar.classifier.model.forward, torch.zeros(1, 1, 15, 15)  # added to what is attended to
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_reward_model_whose_tokens_see_those_after_them_is_refused(dtype, tmp_path):
+    scalar = tiny_scalar("llama", tmp_path, dtype)
+    whole = torch.zeros(1, 1, 15, 15, dtype=scalar.classifier.dtype)  # added to what is attended to
+    body = scalar.classifier.model.forward
     scalar.classifier.model.forward = lambda *rows, **given: body(*rows, **given | {"attention_mask": whole})
     with pytest.raises(ValueError, match="folder: .* lets tokens see those after them"):
         prove_scalar(scalar, "folder")

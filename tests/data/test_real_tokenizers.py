@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,17 @@ def test_mistral(model_type: str, mistral: Path, tmp_path: Path) -> None:
     check_rows(read, 20)
     turns = (Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", " What? "), Turn("assistant", "日本"))
     assert encode(OWN, turns, read) == encode(OWN, turns, tokenizer)
+
+
+def test_mistral_s_own_format_beside_tokenizer_json_is_left_alone(mistral: Path, tmp_path: Path) -> None:
+    """transformers would read tekken.json by mistral_common, which knows no text that spells a special token."""
+    found = find_spec("mistral_common")
+    folder = Path(shutil.copytree(mistral, tmp_path / "both"))
+    AutoConfig.for_model("mistral").save_pretrained(folder)
+    shutil.copy(Path(str(found and found.origin)).parent / "data" / "tekken_240911.json", folder / "tekken.json")
+    tokenizer = load_tokenizer(folder)
+    assert_keeps_text(tokenizer)
+    assert tokenizer("Hello there")["input_ids"] == load_tokenizer(mistral)("Hello there")["input_ids"]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

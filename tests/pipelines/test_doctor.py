@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from data.ragged import Ragged
 from data.rollouts import Rollouts
+from data.tokenizer import tokenizer_of
 from pipelines.cli import main
 from pipelines.doctor import differences, judge, largest
 from pipelines.examine import examine, head_sizes
@@ -94,6 +95,11 @@ SOUND = ["chat template tokenizer: ends answers with '<|end_of_turn|>'"]
     (lambda folder: change(folder / "config.json", head_dim=24), "heads of 24: vLLM on the CPU takes 32, 64"),
     (lambda folder: change(folder / "config.json", num_hidden_layers=1), "holds weights that would be left out: 9"),
     (lambda folder: change(folder / "adapter_config.json", peft_type="LORA"), "holds an adapter (adapter_config.json)"),
+    (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read: "),
+    (lambda folder: change(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config"}),
+     "RAYWARD_TRUST_REMOTE_CODE=1"),
+    (lambda folder: (folder / "generation_config.json").write_text("[]"), "config.json holds list, and a JSON object"),
+    (lambda folder: (folder / "tokenizer.json").write_text("{}"), "model: the tokenizer cannot be read: KeyError"),
 ])  # fmt: skip
 def test_what_would_break_rollouts_is_told_before_anything_starts(
     folder: Path, capsys: pytest.CaptureFixture[str], break_it: Callable[[Path], None], told: str
@@ -102,7 +108,7 @@ def test_what_would_break_rollouts_is_told_before_anything_starts(
     break_it(folder)
     assert main(["doctor", "--model", str(folder)]) == 1
     printed = capsys.readouterr()
-    assert "PROBLEM: " in printed.out or "no JSON" in told
+    assert "PROBLEM: " in printed.out or "no JSON" in told or "tokenizer cannot be read" in told
     assert told in printed.out + printed.err and "mismatch" not in printed.out
 
 
@@ -118,6 +124,13 @@ def test_a_class_that_reads_the_tokenizer_otherwise_is_told(folder: Path) -> Non
     change(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
     broken, notes = examine(folder)
     assert broken == [] and notes[0].startswith("the tokenizer: by its class, LlamaTokenizer, 'Hello there' is ")
+
+
+def test_a_space_in_front_of_a_text_is_no_other_reading(folder: Path) -> None:
+    """GPT-2's class puts it there where the config says so, whatever tokenizer.json does."""
+    change(folder / "tokenizer_config.json", tokenizer_class="GPT2Tokenizer", add_prefix_space=True)
+    tokenizer, told = tokenizer_of(folder)
+    assert told == "" and tokenizer.tokenize("Hello") == tokenizer.tokenize(" Hello")
 
 
 def test_notes_are_no_problems(folder: Path) -> None:

@@ -120,6 +120,9 @@ def broken(kind: str, folder: Path, models: TinyModels) -> Path:
         (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
         shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
         (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+    elif kind == "index":
+        (folder / "model.safetensors").unlink()
+        (folder / "model.safetensors.index.json").touch()
     elif kind == "encoder":
         config = {"model_type": "bert", "architectures": ["BertForMaskedLM"]}
     elif kind == "adapter":
@@ -140,6 +143,7 @@ def broken(kind: str, folder: Path, models: TinyModels) -> Path:
 @pytest.mark.parametrize("kind, told", [
     ("weights", r"holds no weights \(no \.safetensors or \.bin file\)"), ("tokenizer", "holds no tokenizer"),
     ("shards", r"lacks 1 of 2 files of weights that model\.safetensors\.index\.json names, first model-00002"),
+    ("index", r"cannot be loaded as a model: .*model\.safetensors\.index\.json is no JSON: Expecting value"),
     ("encoder", "is a BertForMaskedLM, and a causal language model is needed"),
     ("adapter", r"holds an adapter \(adapter_config\.json\), which has to be merged"),
     ("json", r"config\.json cannot be read"),
@@ -149,7 +153,7 @@ def broken(kind: str, folder: Path, models: TinyModels) -> Path:
     ("reward", "is a LlamaForSequenceClassification, and a causal language model is needed"),
 ])  # fmt: skip
 def test_a_folder_that_cannot_work_is_refused_with_its_setting(
-    kind: str, told: str, config: Any, tmp_path: Path, tiny_models: TinyModels
+    kind: str, told: str, config: Any, tmp_path: Path, tiny_models: TinyModels, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import re
 
@@ -157,6 +161,7 @@ def test_a_folder_that_cannot_work_is_refused_with_its_setting(
     run = Run(tmp_path / "run", config("conversations", f"model.path={folder}", sft={}))
     found = faults(run, "prepare", "sft")
     assert found.startswith("model.path") and re.search(told, found), found
+    assert "Loading weights" not in capfd.readouterr().err
 
 
 def test_all_models_that_are_wrong_are_told_at_once(config: Any, tmp_path: Path, tiny_models: TinyModels) -> None:
@@ -198,6 +203,13 @@ def test_an_error_is_told_with_the_stage_and_the_setting() -> None:
             raise StageError(f"data.conversations: {error}") from error
     except StageError as error:
         assert explain(error) == "data.conversations: x.jsonl: no such file or folder"
+    try:
+        try:
+            raise KeyError("added_tokens")
+        except KeyError as error:
+            raise ValueError("folder: the tokenizer cannot be read") from error
+    except ValueError as error:
+        assert explain(error) == "folder: the tokenizer cannot be read"
 
 
 def test_a_dry_run_fails_where_the_run_would(config: Any, tmp_path: Path) -> None:

@@ -227,9 +227,13 @@ def test_a_folder_is_served_with_all_chat_templates_of_its_tokenizer(
     tokenizer = load_tokenizer(tiny_models.policy)
     tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ messages[0].content }}"}
     tokenizer.save_pretrained(tmp_path / "prepare" / "tokenizer")
-    model = {"path": tiny_models.policy, "scratch": None}
+    source = Path(shutil.copytree(tiny_models.policy, tmp_path / "source"))
+    for place, words in ((source, "# the model's"), (tmp_path / "prepare" / "tokenizer", "# the tokenizer's")):
+        (place / "own.py").write_text(words)
+    model = {"path": str(source), "scratch": None}
     folder = with_tokenizer(Run(tmp_path, tiny_config(model=model)), "start", tmp_path / "publish" / "model")
     assert load_tokenizer(folder).chat_template == tokenizer.chat_template
+    assert (source / "own.py").read_text() == "# the model's", "the model's own folder stays as it is"
     assert (Path(folder) / "model.safetensors").is_symlink()
 
 
