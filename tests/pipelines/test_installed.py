@@ -48,10 +48,17 @@ def test_pyproject_and_the_locks_pin_the_same_versions() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for kind in ("cpu", "gpu"):
         locked = entries(kind)
-        pins = [re.fullmatch(r"([a-z-]+)(?:\[.*\])?={2,3}(\S+)", line) for line in extras[kind] + extras["stack"]]
+        lines = extras[kind] + extras["stack"]
+        pins = [re.fullmatch(r"([a-z-]+)(?:\[.*\])?==([^,\s]+)(?:,\S+)?", line) for line in lines]
         assert {pin[1] for pin in pins if pin} >= {"torch", "ray", "deepspeed", "transformers"}
         for pin in filter(None, pins):
             assert locked[pin[1]][1].removesuffix("+cpu") == pin[2], (kind, pin[0])
+
+
+def test_a_wheel_s_metadata_can_be_read() -> None:
+    """In `torch===2.13.0; extra == "gpu"` the semicolon belongs to the version, and pip installs no such wheel."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert not [line for lines in extras.values() for line in lines if "===" in line]
 
 
 def test_a_module_that_does_not_load_is_named_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
