@@ -155,7 +155,9 @@ def test_dpo_is_the_papers_loss_in_plain_torch(ranks, tiny_models, tmp_path, sha
         assert step["loss"] == pytest.approx(float(loss), abs=1e-5)
         if number == 0:
             assert step["loss"] == pytest.approx(math.log(2)), "policy and reference are the same"
-            assert [step["best_moved"], step["worst_moved"]] == pytest.approx([0, 0], abs=3e-5)
+            # Shared prompts lie in other packs in the pass of the reference, and round otherwise.
+            rounding = 3e-5 if shared else 0
+            assert [step["best_moved"], step["worst_moved"]] == pytest.approx([0, 0], rel=0, abs=rounding)
         adam.zero_grad()
         loss.backward()
         adam.step()
