@@ -1,4 +1,6 @@
-"""What runs inside Ray actors: policy, critic, reference, reward, rollout, and the engine and transfer they share.
+"""What runs inside Ray actors: policy, critic, reference, reward, rollout, and the engine and
+transfer they share.
 
-Every actor file holds a plain class; `ray.remote` is applied in `actors.group`, where it is placed.
+Every actor file holds a plain class; `ray.remote` is applied in `rayward.actors.group`, where it is
+placed.
 """

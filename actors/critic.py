@@ -1,4 +1,6 @@
-"""The critic: values of the states before each response token, learnt by clipped regression on the returns."""
+"""The critic: values of the states before each response token, learnt by clipped regression on the
+returns.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +8,16 @@ from typing import Any
 
 import torch
 
-from actors.engine import Sums, TrainEngine
-from actors.layout import Layout
-from actors.models import load_scalar
-from actors.process import Rendezvous
-from actors.updates import Learner, train
-from algorithms.policy import value_loss
-from configs.plan import rl_arithmetic
-from configs.schema import Config
-from data.ragged import Part
-from data.rollouts import Rollouts
+from rayward.actors.models.layout import Layout
+from rayward.actors.models.load import load_scalar
+from rayward.actors.process import Rendezvous
+from rayward.actors.training.engine import Sums, TrainEngine
+from rayward.actors.training.updates import Learner, train
+from rayward.algorithms.policy import value_loss
+from rayward.configs.plan import rl_arithmetic
+from rayward.configs.schema import Config
+from rayward.data.ragged import Part
+from rayward.data.rollouts import Rollouts
 
 
 class Critic(Learner):
@@ -50,15 +52,21 @@ class Critic(Learner):
     def values(self, rollouts: Rollouts) -> Part:
         """V(state before each response token) of this rank's rows."""
         with self.span("values"):
-            return self.layout.read(rollouts, self.config.rl.optimizer.micro_batch_tokens, self._values)
+            return self.layout.read(
+                rollouts, self.config.rl.optimizer.micro_batch_tokens, self._values
+            )
 
     def update(self, rollouts: Rollouts, iteration: int) -> list[Sums]:
         """Train on one iteration's answers; this rank's sums of every optimizer step."""
         with self.span("update"):
             return train(self.engine, self.layout, rollouts, self.config, iteration, self._loss)
 
-    def _loss(self, engine: Any, batch: Rollouts, inputs: dict[str, Any]) -> tuple[torch.Tensor, Sums]:
+    def _loss(
+        self, engine: Any, batch: Rollouts, inputs: dict[str, Any]
+    ) -> tuple[torch.Tensor, Sums]:
         values_N = engine(**inputs)
         column = lambda name: torch.from_numpy(getattr(batch, name)).to(self.place.device)  # noqa: E731
-        loss, sums = value_loss(values_N, column("values"), column("returns"), self.config.rl.value_clip)
+        loss, sums = value_loss(
+            values_N, column("values"), column("returns"), self.config.rl.value_clip
+        )
         return loss, {name: float(value) for name, value in sums.items()}

@@ -1,4 +1,6 @@
-"""Groups of actors of one role: starting them, calling all of them with a deadline, putting their results together."""
+"""Groups of actors of one role: starting them, calling all of them with a deadline, putting their
+results together.
+"""
 
 from __future__ import annotations
 
@@ -13,48 +15,69 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from actors.calls import wait_for
-from actors.critic import Critic
-from actors.generation import Generation
-from actors.policy import Policy
-from actors.proof import transfer_gap
-from actors.reference import FrozenModel
-from actors.reward import RewardModel
-from actors.rollout import RolloutEngine
-from configs.machines import Cluster, Role
-from configs.plan import max_mismatch
-from configs.schema import Config
-from data.ragged import Ragged, merge, stack
-from data.rollouts import Rollouts
+from rayward.actors.calls import wait_for
+from rayward.actors.critic import Critic
+from rayward.actors.models.proof import transfer_gap
+from rayward.actors.policy import Policy
+from rayward.actors.rollout.generation import Generation
+from rayward.actors.rollout.worker import RolloutEngine
+from rayward.actors.scoring.reference import FrozenModel
+from rayward.actors.scoring.reward import RewardModel
+from rayward.configs.plan import max_mismatch
+from rayward.configs.schema import Config
+from rayward.configs.sections.machines import Cluster, Role
+from rayward.data.ragged import Ragged, merge, stack
+from rayward.data.rollouts import Rollouts
 
-PROBE_SLACK = 3.0  # tokens of a probe are far less likely than those of answers, and their log-probs less exact
+# Tokens of a probe are far less likely than those of answers, and their log-probs less exact.
+PROBE_SLACK = 3.0
 
 
 class Group:
     """Actors of one role."""
 
     def __init__(
-        self, name: str, cls: type, role: Role, cluster: Cluster, arguments: tuple, slots: PlacementGroup | None = None
+        self,
+        name: str,
+        cls: type,
+        role: Role,
+        cluster: Cluster,
+        arguments: tuple,
+        slots: PlacementGroup | None = None,
     ):
         self.name, self.role, self.cluster = name, role, cluster
         threads = str(role.compute_threads)
-        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
-        remote = ray.remote(num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": environment})(cls)
-        self.actors = [remote.options(**_place(slots, rank)).remote(*arguments, rank) for rank in range(role.workers)]
+        environment = {
+            "OMP_NUM_THREADS": threads,
+            "MKL_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+        remote = ray.remote(
+            num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": environment}
+        )(cls)
+        self.actors = [
+            remote.options(**_place(slots, rank)).remote(*arguments, rank)
+            for rank in range(role.workers)
+        ]
 
     def begin(self, method: str, *arguments: Any) -> list[ray.ObjectRef]:
         """Start `method` on every actor."""
         return [getattr(actor, method).remote(*arguments) for actor in self.actors]
 
     def finish(self, calls: Sequence[ray.ObjectRef], timeout_s: float | None = None) -> list[Any]:
-        """Results of `begin`, in rank order. Raises TimeoutError that names the ranks that are late."""
+        """Results of `begin`, in rank order. Raises TimeoutError that names the ranks that are
+        late.
+        """
         limit = timeout_s or self.cluster.call_timeout_s
-        setting = "start_timeout_s" if timeout_s == self.cluster.start_timeout_s else "call_timeout_s"
+        setting = (
+            "start_timeout_s" if timeout_s == self.cluster.start_timeout_s else "call_timeout_s"
+        )
         return wait_for(
             calls,
             limit,
             lambda late: TimeoutError(
-                f"{self.name} {late} did not answer within {limit:.0f} s; if only slow, raise cluster.{setting}"
+                f"{self.name} {late} did not answer within {limit:.0f} s; if only slow, raise "
+                f"cluster.{setting}"
             ),
         )
 
@@ -64,7 +87,9 @@ class Group:
 
     def ready(self) -> None:
         """Wait until every actor is up. Raises TimeoutError, or what its constructor raised."""
-        self.finish([actor.__ray_ready__.remote() for actor in self.actors], self.cluster.start_timeout_s)
+        self.finish(
+            [actor.__ray_ready__.remote() for actor in self.actors], self.cluster.start_timeout_s
+        )
 
     def stop(self) -> None:
         """End the processes and give their resources back."""
@@ -74,7 +99,9 @@ class Group:
 
 @contextmanager
 def running(*groups: Group) -> Iterator[None]:
-    """Wait until all actors of the groups are up; end them with the block, or where one does not come up."""
+    """Wait until all actors of the groups are up; end them with the block, or where one does not
+    come up.
+    """
     try:
         for group in groups:
             group.ready()
@@ -94,41 +121,58 @@ class TrainingGroup(Group):
 
 
 def gpu_slots(config: Config) -> PlacementGroup | None:
-    """In mode colocate a part of a GPU for each engine, with room for the policy (and critic) of the same rank.
+    """In mode colocate a part of a GPU for each engine, with room for the policy (and critic) of
+    the same rank.
 
     Ray by itself packs the fractions of one role onto one GPU.
     """
     if config.rl.mode != "colocate":
         return None
     resources = config.resources
-    sharing = [role for role in (resources.rollout, resources.policy, resources.critic) if role.gpus]
+    sharing = [
+        role for role in (resources.rollout, resources.policy, resources.critic) if role.gpus
+    ]
     bundle = {"GPU": sum(role.gpus for role in sharing), "CPU": sum(role.cpus for role in sharing)}
     slots = placement_group([bundle] * resources.rollout.workers)
     if not slots.wait(config.cluster.start_timeout_s):
-        raise ValueError(f"rl.mode colocate: no {resources.rollout.workers} GPUs with room for {bundle} are free")
+        raise ValueError(
+            f"rl.mode colocate: no {resources.rollout.workers} GPUs with room for {bundle} are free"
+        )
     return slots
 
 
 def _place(slots: PlacementGroup | None, rank: int) -> dict[str, Any]:
     if slots is None:
         return {}
-    return {"scheduling_strategy": PlacementGroupSchedulingStrategy(slots, placement_group_bundle_index=rank)}
+    return {
+        "scheduling_strategy": PlacementGroupSchedulingStrategy(
+            slots, placement_group_bundle_index=rank
+        )
+    }
 
 
-def policy_group(folder: str, config: Config, algorithm: str, slots: PlacementGroup | None = None) -> TrainingGroup:
+def policy_group(
+    folder: str, config: Config, algorithm: str, slots: PlacementGroup | None = None
+) -> TrainingGroup:
     arguments = (folder, config, algorithm)
-    return TrainingGroup("policy", Policy, config.resources.policy, config.cluster, arguments, slots)
+    return TrainingGroup(
+        "policy", Policy, config.resources.policy, config.cluster, arguments, slots
+    )
 
 
 def critic_group(
     folder: str, config: Config, slots: PlacementGroup | None = None, new_head: bool = False
 ) -> TrainingGroup:
     role, arguments = config.resources.critic, (folder, new_head, config)
-    return TrainingGroup("critic", Critic, role, config.cluster, arguments, slots if role.gpus else None)
+    return TrainingGroup(
+        "critic", Critic, role, config.cluster, arguments, slots if role.gpus else None
+    )
 
 
 def frozen_group(name: str, folder: str, config: Config, temperature: float) -> Group:
-    return Group(name, FrozenModel, config.resources.reference, config.cluster, (folder, config, temperature))
+    return Group(
+        name, FrozenModel, config.resources.reference, config.cluster, (folder, config, temperature)
+    )
 
 
 def reward_group(folder: str, config: Config) -> RewardGroup:
@@ -139,8 +183,12 @@ def reward_group(folder: str, config: Config) -> RewardGroup:
 class RewardGroup(Group):
     """Reward-model actors behind one call."""
 
-    def __init__(self, folder: str, dtype: str, micro_batch_tokens: int, role: Role, cluster: Cluster):
-        super().__init__("reward", RewardModel, role, cluster, (folder, dtype, micro_batch_tokens, role))
+    def __init__(
+        self, folder: str, dtype: str, micro_batch_tokens: int, role: Role, cluster: Cluster
+    ):
+        super().__init__(
+            "reward", RewardModel, role, cluster, (folder, dtype, micro_batch_tokens, role)
+        )
 
     def score(self, sequences: Ragged) -> np.ndarray:
         """One score per row."""
@@ -156,7 +204,8 @@ class Beside:
 
 
 class RolloutGroup(Group):
-    """vLLM engines behind one call: prompts are dealt out in turn, answers come back in the order of the requests.
+    """vLLM engines behind one call: prompts are dealt out in turn, answers come back in the order
+    of the requests.
 
     Without `loads` they read no weights but wait for those of a transfer.
     """
@@ -166,7 +215,8 @@ class RolloutGroup(Group):
         self.allowed_gap = max_mismatch(config)
         role, arguments = config.resources.rollout, (folder, config, self.backend, loads)
         super().__init__("rollout", RolloutEngine, role, config.cluster, arguments, self.slots)
-        if 0 < role.gpus < 1:  # vLLM measures the free memory when it starts: nobody else may load meanwhile
+        # VLLM measures the free memory when it starts: nobody else may load meanwhile.
+        if 0 < role.gpus < 1:
             self.ready()
 
     def stop(self) -> None:
@@ -175,7 +225,8 @@ class RolloutGroup(Group):
             remove_placement_group(self.slots)
 
     def prove(self, probe: tuple[list[int], list[float]], version: int) -> float:
-        """Hold the engines against the sender's `probe` of the weights just sent: the largest `transfer_gap`, in nats.
+        """Hold the engines against the sender's `probe` of the weights just sent: the largest
+        `transfer_gap`, in nats.
 
         Raises RuntimeError where it is larger than that between trainer and engine may be.
         """
@@ -187,9 +238,10 @@ class RolloutGroup(Group):
         if not gaps[worst] <= allowed:
             mean = float(np.abs(np.subtract(found[worst], expected)).mean())
             raise RuntimeError(
-                f"weight transfer {version} is not proved: the log-probs of a fixed row differ by {mean:.3g} "
-                f"nats on the average between the policy and rollout engine {worst} (allowed {allowed:g}, from "
-                "rl.max_mismatch), so some weight did not arrive, or the engine computes another model"
+                f"weight transfer {version} is not proved: the log-probs of a fixed row differ by "
+                f"{mean:.3g} nats on the average between the policy and rollout engine {worst} "
+                f"(allowed {allowed:g}, from rl.max_mismatch), so some weight did not arrive, or "
+                "the engine computes another model"
             )
         return gaps[worst]
 
@@ -209,11 +261,13 @@ class RolloutGroup(Group):
         what: str = "generate",
         beside: Beside | None = None,
     ) -> Generation:
-        """Start to draw `samples_per_prompt` answers to each prompt, a prompt's answers side by side.
+        """Start to draw `samples_per_prompt` answers to each prompt, a prompt's answers side by
+        side.
 
-        The seed of an answer is a hash of `seed_parts` (run seed, stage, iteration, ...), prompt row and sample number.
-        Answers come in parts of so many prompts (null: all), whatever the number of engines. Spans call it `what`.
-        The prompts `beside` get one answer each in the same batch, which come as a part of their own, the last.
+        The seed of an answer is a hash of `seed_parts` (run seed, stage, iteration, ...), prompt
+        row and sample number. Answers come in parts of so many prompts (null: all), whatever the
+        number of engines. Spans call it `what`. The prompts `beside` get one answer each in the
+        same batch, which come as a part of their own, the last.
         """
         index = np.repeat(np.arange(len(prompts)), samples_per_prompt)
         seeds = np.array(
@@ -227,12 +281,16 @@ class RolloutGroup(Group):
         if beside:
             others = np.arange(len(beside.prompts))
             index = np.concatenate([index, len(prompts) + others])
-            seeds = np.concatenate([seeds, [request_seed(*beside.seed_parts, row, 0) for row in others.tolist()]])
+            seeds = np.concatenate(
+                [seeds, [request_seed(*beside.seed_parts, row, 0) for row in others.tolist()]]
+            )
             part_of = np.concatenate([part_of, np.full(len(others), part_of.max(initial=-1) + 1)])
             prompts = stack([prompts, beside.prompts])
         engines = index % len(self.actors)
         streams: list[Any] = []
-        rows_of: dict[int, list[np.ndarray]] = {part: [] for part in dict.fromkeys(part_of.tolist())}
+        rows_of: dict[int, list[np.ndarray]] = {
+            part: [] for part in dict.fromkeys(part_of.tolist())
+        }
         for engine, actor in enumerate(self.actors):
             rows = np.flatnonzero(engines == engine)
             if not len(rows):
@@ -240,9 +298,17 @@ class RolloutGroup(Group):
             for part in rows_of:
                 if len(own := rows[part_of[rows] == part]):
                     rows_of[part].append(own)
-            arguments = (prompts.take(index[rows]), index[rows], seeds[rows], temperature, max_new_tokens)
+            arguments = (
+                prompts.take(index[rows]),
+                index[rows],
+                seeds[rows],
+                temperature,
+                max_new_tokens,
+            )
             generate = actor.generate.options(num_returns="streaming")
-            streams.append(generate.remote(*arguments, list(stop_token_ids), part_of[rows].tolist(), what))
+            streams.append(
+                generate.remote(*arguments, list(stop_token_ids), part_of[rows].tolist(), what)
+            )
         return Generation(streams, rows_of, self.cluster.call_timeout_s)
 
 
@@ -252,8 +318,8 @@ def request_seed(*parts: int | str) -> int:
 
 
 def transfer_backend(config: Config, sender: Role) -> str:
-    """The weight-transfer backend that `auto` means between a sender and the engines, else the one that is asked for
-    (the schema has checked that it can work)."""
+    """The weight-transfer backend that `auto` means between a sender and the engines, else the one
+    that is asked for (the schema has checked that it can work)."""
     wanted, rollout = config.rollout.weight_transfer, config.resources.rollout
     if wanted == "ipc" and sender is not config.resources.policy:
         return "object_store"  # the models of an evaluation do not stand beside every engine

@@ -9,8 +9,8 @@ import time
 
 import torch
 
-from actors.forward import Place
-from configs.schema import Config
+from rayward.actors.models.forward import Place
+from rayward.configs.schema import Config
 
 
 def device(gpus: float) -> torch.device:
@@ -24,7 +24,9 @@ def workers_per_engine(config: Config) -> int:
 
 
 def peak_flops(dtype: str, where: torch.device, seconds: float = 0.2) -> float:
-    """Floating-point operations a second of the product of two square matrices here and now: the best of many."""
+    """Floating-point operations a second of the product of two square matrices here and now: the
+    best of many.
+    """
     size = 8192 if where.type == "cuda" else 1024  # so large that launch and wait do not count
     a = torch.randn(size, size, device=where, dtype=getattr(torch, dtype))
     best, until = 0.0, time.perf_counter() + seconds
@@ -35,8 +37,13 @@ def peak_flops(dtype: str, where: torch.device, seconds: float = 0.2) -> float:
 
 
 def copy_rate(size_bytes: int = 2**27) -> float:
-    """Bytes a second of a copy in the machine's memory, the best of three: what a weight transfer is held against."""
-    source, target = torch.ones(size_bytes, dtype=torch.uint8), torch.zeros(size_bytes, dtype=torch.uint8)
+    """Bytes a second of a copy in the machine's memory, the best of three: what a weight transfer
+    is held against.
+    """
+    source, target = (
+        torch.ones(size_bytes, dtype=torch.uint8),
+        torch.zeros(size_bytes, dtype=torch.uint8),
+    )
     seconds = []
     for _ in range(3):
         begun = time.perf_counter()
@@ -46,7 +53,9 @@ def copy_rate(size_bytes: int = 2**27) -> float:
 
 
 class Rendezvous:
-    """Rank 0 opens a key-value store on a free port, everybody joins it: no port is guessed, so none is taken."""
+    """Rank 0 opens a key-value store on a free port, everybody joins it: no port is guessed, so
+    none is taken.
+    """
 
     def __init__(self, rank: int, world_size: int, timeout_s: float):
         self.rank, self.world_size = rank, world_size
@@ -56,13 +65,17 @@ class Rendezvous:
     def open(self) -> tuple[str, int]:
         """Rank 0: start the store; (host, port) for the others."""
         host = _own_address()
-        self.store = torch.distributed.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=self.timeout)
+        self.store = torch.distributed.TCPStore(
+            host, 0, is_master=True, wait_for_workers=False, timeout=self.timeout
+        )
         return host, self.store.port
 
     def join(self, host: str, port: int, gpus: float) -> Place:
         """Enter the process group: NCCL with GPUs, gloo without."""
         if self.store is None:
-            self.store = torch.distributed.TCPStore(host, port, is_master=False, timeout=self.timeout)
+            self.store = torch.distributed.TCPStore(
+                host, port, is_master=False, timeout=self.timeout
+            )
         where = device(gpus)
         os.environ.update(
             RANK=str(self.rank),
@@ -84,7 +97,9 @@ class Rendezvous:
         return Place(self.rank, self.world_size, where)
 
     def subgroup(self, size: int) -> torch.distributed.ProcessGroup | None:
-        """This rank's group of `size` consecutive ranks, None for 1. After `join`; every rank must call it."""
+        """This rank's group of `size` consecutive ranks, None for 1. After `join`; every rank must
+        call it.
+        """
         return torch.distributed.new_subgroups(size, timeout=self.timeout)[0] if size > 1 else None
 
 

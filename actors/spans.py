@@ -1,4 +1,6 @@
-"""When an actor worked on what: the material of timelines and of the seconds that a role is idle."""
+"""When an actor worked on what: the material of timelines and of the seconds that a role is
+idle.
+"""
 
 from __future__ import annotations
 

@@ -1,15 +1,17 @@
-"""From scores to advantages: KL estimators, per-token rewards, running statistics, GAE, whitening, group
-baselines.
+"""From scores to advantages: KL estimators, per-token rewards, running statistics, GAE, whitening,
+group baselines.
 
-The estimators k1, k2 and k3 are those of John Schulman (joschu.net/blog/kl-approx.html); the KL-shaped
-reward and the adaptive coefficient those of Ziegler et al., arXiv:1909.08593; GAE is arXiv:1506.02438; RLOO
-is arXiv:2402.14740 and GRPO arXiv:2402.03300 (without the division by the deviation: Dr. GRPO,
-arXiv:2503.20783); REINFORCE++ (arXiv:2501.03262) whitens plain returns. Running moments are the parallel
-update of Chan et al. (1979). Departures: statistics never see padding, for there is none, and they are meant
-for the whole batch: call `whiten` and `RunningMoments.update` once with the tokens or scores of all ranks.
-Whitened per micro-batch, the algorithm would change with the batch size.
+The estimators k1, k2 and k3 are those of John Schulman (joschu.net/blog/kl-approx.html); the
+KL-shaped reward and the adaptive coefficient those of Ziegler et al., arXiv:1909.08593; GAE is
+arXiv:1506.02438; RLOO is arXiv:2402.14740 and GRPO arXiv:2402.03300 (without the division by the
+deviation: Dr. GRPO, arXiv:2503.20783); REINFORCE++ (arXiv:2501.03262) whitens plain returns.
+Running moments are the parallel update of Chan et al. (1979). Departures: statistics never see
+padding, for there is none, and they are meant for the whole batch: call `whiten` and
+`RunningMoments.update` once with the tokens or scores of all ranks. Whitened per micro-batch, the
+algorithm would change with the batch size.
 
-Nothing here is differentiated: rewards, advantages and returns are constants of the optimizer steps.
+Nothing here is differentiated: rewards, advantages and returns are constants of the optimizer
+steps.
 
 Shapes: N = tokens, B = sequences, T = longest sequence, G = prompts, K = most samples of a prompt.
 """
@@ -23,7 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from algorithms.sequence import (
+from rayward.algorithms.sequence import (
     at_least_fp32,
     check_same_length,
     checked_lengths,
@@ -31,11 +33,12 @@ from algorithms.sequence import (
     unpad_segments,
 )
 
-# exp(20) = 5e8 is finite in every dtype; a log-ratio beyond it comes from a fault, not from learning.
+# exp(20) = 5e8 is finite in every dtype; a log-ratio beyond it comes from a fault, not from
+# learning.
 MAX_LOG_RATIO = 20.0
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------
 # KL(policy || reference) per token, from samples of the policy
 
 
@@ -46,30 +49,34 @@ def kl_k1(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
 
 
 def kl_k2(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
-    """Half of the squared log-ratio: biased, low variance; as a loss on-policy it has the gradient of the
-    KL."""
+    """Half of the squared log-ratio: biased, low variance; as a loss on-policy it has the gradient
+    of the KL."""
     return kl_k1(logprobs_N, ref_logprobs_N).square() / 2
 
 
 def kl_k3(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
-    """r - 1 - log r with r = reference / policy: unbiased and never negative. The estimator for logs.
+    """r - 1 - log r with r = reference / policy: unbiased and never negative. The estimator for
+    logs.
 
-    The log-ratio is clamped to +-20 before exp; the value itself is not clamped, which would bias it.
+    The log-ratio is clamped to +-20 before exp; the value itself is not clamped, which would bias
+    it.
     """
     log_r_N = (-kl_k1(logprobs_N, ref_logprobs_N)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     return log_r_N.expm1() - log_r_N
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------
 # Rewards
 
 
-def scale_scores(scores_B: Tensor, std: float = 1.0, clip: float | None = None, clip_first: bool = True) -> Tensor:
-    """Scores divided by the running `std` and clamped to +-`clip`: trlx and Starling clip first, APA
-    divides first.
+def scale_scores(
+    scores_B: Tensor, std: float = 1.0, clip: float | None = None, clip_first: bool = True
+) -> Tensor:
+    """Scores divided by the running `std` and clamped to +-`clip`: trlx and Starling clip first,
+    APA divides first.
 
-    DeepSpeed-Chat is clip=5 with std=1. A std below 1e-8 (all scores equal so far) does not divide: a
-    constant has no scale. ValueError if `clip` is not positive.
+    DeepSpeed-Chat is clip=5 with std=1. A std below 1e-8 (all scores equal so far) does not divide:
+    a constant has no scale. ValueError if `clip` is not positive.
     """
     if clip is not None and clip <= 0:
         raise ValueError(f"clip is {clip}, but must be > 0: use None for no clipping")
@@ -77,14 +84,19 @@ def scale_scores(scores_B: Tensor, std: float = 1.0, clip: float | None = None, 
     divisor = std if std > 1e-8 else 1.0
     if clip is None:
         return scores_B / divisor
-    return scores_B.clamp(-clip, clip) / divisor if clip_first else (scores_B / divisor).clamp(-clip, clip)
+    return (
+        scores_B.clamp(-clip, clip) / divisor
+        if clip_first
+        else (scores_B / divisor).clamp(-clip, clip)
+    )
 
 
 def missing_eos_scores(scores_B: Tensor, finished_B: Tensor, score: float = -1.0) -> Tensor:
     """`score` in place of the reward model's where a response was cut before its stop token.
 
     A reward model has never seen cut text, and the policy would learn to exploit that (AlpacaFarm,
-    arXiv:2305.14387). `finished_B` is bool. Apply it after any scaling, so that the penalty keeps its size.
+    arXiv:2305.14387). `finished_B` is bool. Apply it after any scaling, so that the penalty keeps
+    its size.
     """
     check_same_length(scores_B=scores_B, finished_B=finished_B)
     return torch.where(finished_B, scores_B, torch.full_like(scores_B, score))
@@ -93,16 +105,19 @@ def missing_eos_scores(scores_B: Tensor, finished_B: Tensor, score: float = -1.0
 def shape_rewards(scores_B: Tensor, kl_N: Tensor, lengths: Sequence[int], kl_coef: float) -> Tensor:
     """Reward per token: -kl_coef * kl, plus the score of the sequence at its last token. fp32 [N].
 
-    `kl_N` is k1 for the usual reward. ValueError: lengths that do not sum to N, an empty sequence (it has
-    no token that could carry the score), or a number of scores other than that of lengths.
+    `kl_N` is k1 for the usual reward. ValueError: lengths that do not sum to N, an empty sequence
+    (it has no token that could carry the score), or a number of scores other than that of lengths.
     """
     check_same_length(kl_N=kl_N)
     checked = checked_lengths(lengths, len(kl_N), minimum=1)
     if scores_B.shape != (len(checked),):
         shape = list(scores_B.shape)
-        raise ValueError(f"scores of shape {shape} for {len(checked)} sequences: pass one score each")
+        raise ValueError(
+            f"scores of shape {shape} for {len(checked)} sequences: pass one score each"
+        )
     rewards_N = -kl_coef * at_least_fp32(kl_N)
-    # From lengths, never from a search for the pad token: where pad equals EOS that search loses the EOS.
+    # From lengths, never from a search for the pad token: where pad equals EOS that search loses
+    # the EOS.
     last_B = torch.tensor(checked, device=kl_N.device).cumsum(0) - 1
     return rewards_N.index_add(0, last_B, scores_B.to(rewards_N.dtype)).detach()
 
@@ -116,20 +131,25 @@ class RunningMoments:
     def __init__(self) -> None:
         self.mean = 0.0
         self.var = 1.0
-        self.count = 1e-24  # Not 0: the first update then needs no special case, and forgets mean and var.
+        # Not 0: the first update then needs no special case, and forgets mean and var.
+        self.count = 1e-24
 
     @property
     def std(self) -> float:
         return math.sqrt(self.var * self.count / (self.count - 1.0)) if self.count > 1.0 else 1.0
 
     def update(self, scores_B: Tensor) -> tuple[float, float]:
-        """Takes in one batch (of all ranks), returns the new (mean, std). An empty batch changes nothing.
+        """Takes in one batch (of all ranks), returns the new (mean, std). An empty batch changes
+        nothing.
 
-        ValueError for scores that are not finite: they would spoil the statistics for the rest of the run.
+        ValueError for scores that are not finite: they would spoil the statistics for the rest of
+        the run.
         """
         num_bad = int((~scores_B.isfinite()).sum())
         if num_bad:
-            raise ValueError(f"{num_bad} of {len(scores_B)} scores are not finite: drop them, find the cause")
+            raise ValueError(
+                f"{num_bad} of {len(scores_B)} scores are not finite: drop them, find the cause"
+            )
         if len(scores_B) == 0:
             return self.mean, self.std
         scores_B = scores_B.double()
@@ -147,16 +167,18 @@ class RunningMoments:
 
 
 class AdaptiveKL:
-    """KL coefficient that follows a target: coef *= 1 + clip(kl / target - 1, +-0.2) * num_sequences /
-    horizon.
+    """KL coefficient that follows a target: coef *= 1 + clip(kl / target - 1, +-0.2) *
+    num_sequences / horizon.
 
-    `target` and the KL given to `update` are in nats per sequence (summed over its tokens, averaged over
-    sequences), not per token; `horizon` counts sequences. ValueError unless both are > 0.
+    `target` and the KL given to `update` are in nats per sequence (summed over its tokens, averaged
+    over sequences), not per token; `horizon` counts sequences. ValueError unless both are > 0.
     """
 
     def __init__(self, coef: float, target: float, horizon: int) -> None:
         if target <= 0 or horizon <= 0:
-            raise ValueError(f"target is {target}, horizon {horizon}: both must be > 0 (usually 6 and 10000)")
+            raise ValueError(
+                f"target is {target}, horizon {horizon}: both must be > 0 (usually 6 and 10000)"
+            )
         self.coef = coef
         self.target = target
         self.horizon = horizon
@@ -168,19 +190,24 @@ class AdaptiveKL:
         return self.coef
 
 
-# ----------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------
 # Advantages
 
 
 @torch.no_grad()
 def gae(
-    rewards_N: Tensor, values_N: Tensor, lengths: Sequence[int], gamma: float = 1.0, lam: float = 0.95
+    rewards_N: Tensor,
+    values_N: Tensor,
+    lengths: Sequence[int],
+    gamma: float = 1.0,
+    lam: float = 0.95,
 ) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation: (advantages_N, returns_N), fp32.
 
-    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with V = A = 0 after the last
-    token, whether the response ended by itself or was cut. `values_N[t]` is read at the state BEFORE token
-    t. Returns are A + V, of advantages that are not whitened yet. ValueError if lengths do not sum to N.
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with V = A = 0 after
+    the last token, whether the response ended by itself or was cut. `values_N[t]` is read at the
+    state BEFORE token t. Returns are A + V, of advantages that are not whitened yet. ValueError if
+    lengths do not sum to N.
     """
     check_same_length(rewards_N=rewards_N, values_N=values_N)
     # Zeros after the end are already the boundary condition, so the recursion needs no mask.
@@ -197,19 +224,19 @@ def gae(
 def returns_to_go(rewards_N: Tensor, lengths: Sequence[int], gamma: float = 1.0) -> Tensor:
     """G_t = r_t + gamma G_{t+1}, the discounted sum of the rewards from each token on: fp32 [N].
 
-    REINFORCE++ (arXiv:2501.03262) takes it as the advantage, whitened over the whole batch, with the KL in the
-    rewards and without a value function. ValueError if lengths do not sum to N.
+    REINFORCE++ (arXiv:2501.03262) takes it as the advantage, whitened over the whole batch, with
+    the KL in the rewards and without a value function. ValueError if lengths do not sum to N.
     """
     return gae(rewards_N, torch.zeros_like(rewards_N), lengths, gamma, lam=1.0)[1]
 
 
 @torch.no_grad()
 def whiten(x_N: Tensor, shift_mean: bool = True) -> Tensor:
-    """(x - mean) / sqrt(var + 1e-8) with the unbiased variance; `shift_mean=False` keeps the mean (for
-    rewards).
+    """(x - mean) / sqrt(var + 1e-8) with the unbiased variance; `shift_mean=False` keeps the mean
+    (for rewards).
 
-    Over all of `x_N`: pass the tokens of the whole batch. Fewer than two numbers have no variance and count
-    as equal to their mean.
+    Over all of `x_N`: pass the tokens of the whole batch. Fewer than two numbers have no variance
+    and count as equal to their mean.
     """
     x_N = at_least_fp32(x_N)
     if x_N.numel() < 2:
@@ -220,13 +247,15 @@ def whiten(x_N: Tensor, shift_mean: bool = True) -> Tensor:
 
 
 @torch.no_grad()
-def group_baseline(scores_B: Tensor, group_sizes: Sequence[int], kind: Literal["rloo", "grpo", "dr_grpo"]) -> Tensor:
+def group_baseline(
+    scores_B: Tensor, group_sizes: Sequence[int], kind: Literal["rloo", "grpo", "dr_grpo"]
+) -> Tensor:
     """Advantage of each sample over the others of its prompt: fp32 [B], one number per sequence.
 
-    "rloo": score - mean of the OTHER samples; "dr_grpo": score - mean of the group; "grpo": that divided by
-    the group's unbiased standard deviation + 1e-6. The samples of a prompt are consecutive. A group of one,
-    or one whose scores are all equal, teaches nothing: exactly 0. ValueError: sizes that do not sum to B or
-    below 1, unknown kind.
+    "rloo": score - mean of the OTHER samples; "dr_grpo": score - mean of the group; "grpo": that
+    divided by the group's unbiased standard deviation + 1e-6. The samples of a prompt are
+    consecutive. A group of one, or one whose scores are all equal, teaches nothing: exactly 0.
+    ValueError: sizes that do not sum to B or below 1, unknown kind.
     """
     if kind not in ("rloo", "grpo", "dr_grpo"):
         raise ValueError(f"kind is {kind!r}, but must be 'rloo', 'grpo' or 'dr_grpo'")

@@ -1,10 +1,11 @@
 """Lexical diversity: distinct-n, repetition rate, and MTLD.
 
 Distinct-n is Li et al., arXiv:1510.03055; the repetition rate is seq-rep-n of Welleck et al.,
-arXiv:1908.04319; MTLD, the measure that UltraChat reports, is McCarthy and Jarvis (2010). MTLD has two
-families of implementations with different numbers; this is that of the LexicalRichness package: a factor
-ends at a type-token ratio <= 0.72, with no minimum segment, and words are split as in `words`. Its results
-are not comparable with those of implementations that test < 0.72 with a minimum segment of 10 words.
+arXiv:1908.04319; MTLD, the measure that UltraChat reports, is McCarthy and Jarvis (2010). MTLD has
+two families of implementations with different numbers; this is that of the LexicalRichness package:
+a factor ends at a type-token ratio <= 0.72, with no minimum segment, and words are split as in
+`words`. Its results are not comparable with those of implementations that test < 0.72 with a
+minimum segment of 10 words.
 
 Shapes: none; texts are str, tokens are any hashable.
 """
@@ -23,7 +24,8 @@ _TO_WORDS: dict[int, str | None] = {
 
 
 def distinct_n(token_lists: Iterable[Sequence[Hashable]], n: int) -> float:
-    """Different n-grams / all n-grams, over all lists together; 0 if no list has n tokens. ValueError: n < 1.
+    """Different n-grams / all n-grams, over all lists together; 0 if no list has n tokens.
+    ValueError: n < 1.
 
     Falls as the amount of text grows: compare only sets of the same size.
     """
@@ -36,29 +38,34 @@ def distinct_n(token_lists: Iterable[Sequence[Hashable]], n: int) -> float:
     return len(seen) / total if total else 0.0
 
 
-def distinct_ratio(now: Sequence[Sequence[Hashable]], first: Sequence[Sequence[Hashable]], n: int) -> float:
-    """Distinct-n of `now` over that of `first`, of equally much text: both end after as many tokens as the
-    shorter has. 1 if nothing can be compared: `first` has no list of n tokens up to there."""
+def distinct_ratio(
+    now: Sequence[Sequence[Hashable]], first: Sequence[Sequence[Hashable]], n: int
+) -> float:
+    """Distinct-n of `now` over that of `first`, of equally much text: both end after as many tokens
+    as the shorter has. 1 if nothing can be compared: `first` has no list of n tokens up to there.
+    """
     size = min(sum(map(len, now)), sum(map(len, first)))
     before = distinct_n(_first_tokens(first, size), n)
     return distinct_n(_first_tokens(now, size), n) / before if before else 1.0
 
 
 def repetition_rate(tokens: Sequence[Hashable], n: int) -> float:
-    """Share of n-grams of one text that have occurred before in it: 0 = none, near 1 = a loop. ValueError:
-    n < 1."""
+    """Share of n-grams of one text that have occurred before in it: 0 = none, near 1 = a loop.
+    ValueError: n < 1."""
     ngrams = _ngrams(tokens, n)
     return 1.0 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
 def words(text: str) -> list[str]:
-    """Lower case, without digits and dashes, ASCII punctuation as a space: the words that MTLD counts."""
+    """Lower case, without digits and dashes, ASCII punctuation as a space: the words that MTLD
+    counts.
+    """
     return text.lower().translate(_TO_WORDS).split()
 
 
 def mtld(text: str) -> float:
-    """Measure of textual lexical diversity, the mean of both reading directions: about 10 to 200, 0 for no
-    words.
+    """Measure of textual lexical diversity, the mean of both reading directions: about 10 to 200, 0
+    for no words.
 
     The mean number of words in which the type-token ratio falls to THRESHOLD.
     """
@@ -84,7 +91,9 @@ def _mtld_one_way(tokens: list[str]) -> float:
     return len(tokens) / (factors or 1.0)
 
 
-def _first_tokens(token_lists: Iterable[Sequence[Hashable]], size: int) -> Iterator[Sequence[Hashable]]:
+def _first_tokens(
+    token_lists: Iterable[Sequence[Hashable]], size: int
+) -> Iterator[Sequence[Hashable]]:
     for tokens in token_lists:
         yield tokens[:size]
         size = max(0, size - len(tokens))

@@ -1,13 +1,15 @@
 """Log-probabilities of tokens from hidden states and the head, in bounded memory.
 
-A fp32 log-softmax over the vocabulary is the largest tensor of RLHF training (16 k tokens x 152 k entries is 10 GB),
-and bf16 is too coarse for it: log-probs are then wrong by about 1e-2, which shows up as a fake KL. So they are made in
-fp32 on a chunk of tokens at a time, and the backward pass makes the chunk's logits again instead of keeping them: that
-is checkpointing at the head (Chen et al., "Training deep nets with sublinear memory cost", arXiv:1604.06174). Where all
-fp32 logits fit into KEPT_BYTES they are kept, which saves the second product with the head.
+A fp32 log-softmax over the vocabulary is the largest tensor of RLHF training (16 k tokens x 152 k
+entries is 10 GB), and bf16 is too coarse for it: log-probs are then wrong by about 1e-2, which
+shows up as a fake KL. So they are made in fp32 on a chunk of tokens at a time, and the backward
+pass makes the chunk's logits again instead of keeping them: that is checkpointing at the head (Chen
+et al., "Training deep nets with sublinear memory cost", arXiv:1604.06174). Where all fp32 logits
+fit into KEPT_BYTES they are kept, which saves the second product with the head.
 
-What is multiplied in which format: the product with a bf16 head gives fp32 on GPUs (torch.mm's out_dtype; vLLM does the
-same with `head_dtype`) and bf16 on the CPU, as vLLM's engine there. The head's gradient adds up over chunks in fp32.
+What is multiplied in which format: the product with a bf16 head gives fp32 on GPUs (torch.mm's
+out_dtype; vLLM does the same with `head_dtype`) and bf16 on the CPU, as vLLM's engine there. The
+head's gradient adds up over chunks in fp32.
 
 Shapes: N = tokens, c = tokens of a chunk, V = vocabulary, H = hidden size.
 """
@@ -22,19 +24,24 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from algorithms.sequence import at_least_fp32
+from rayward.algorithms.sequence import at_least_fp32
 
 CHUNK_TOKENS = {"cpu": 1024, "cuda": 8192}
 CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
-"""Most fp32 logits that are made at a time: with a large vocabulary a chunk has fewer tokens. Several tensors of that
-size exist at once. GPUs need larger products to be busy, and have the memory."""
+"""Most fp32 logits that are made at a time: with a large vocabulary a chunk has fewer tokens.
+Several tensors of that size exist at once. GPUs need larger products to be busy, and have the
+memory."""
 KEPT_BYTES = 64 * 2**20
-"""Most fp32 logits of one call that are kept for its backward pass; the entropy keeps up to three more such tensors."""
+"""Most fp32 logits of one call that are kept for its backward pass; the entropy keeps up to three
+more such tensors.
+"""
 
 
 @dataclass(frozen=True)
 class LogitMap:
-    """What a model does to its logits before the softmax: `softcap` * tanh(logits / `softcap`), then times `scale`."""
+    """What a model does to its logits before the softmax: `softcap` * tanh(logits / `softcap`),
+    then times `scale`.
+    """
 
     scale: float = 1.0
     softcap: float | None = None
@@ -58,20 +65,21 @@ def token_logprobs_from_hidden(
     with_entropy: bool = False,
     logit_map: LogitMap = LogitMap(),
 ) -> tuple[Tensor, Tensor | None]:
-    """log softmax(logits / temperature) at the targets, from the last hidden states and the LM head:
-    (logprobs_N, entropy_N or None), both fp32.
+    """log softmax(logits / temperature) at the targets, from the last hidden states and the LM
+    head: (logprobs_N, entropy_N or None), both fp32.
 
-    Never builds [N, V]: a chunk has at most `chunk_tokens` (None: CHUNK_TOKENS of the device) tokens, fewer where
-    their logits would be more than CHUNK_BYTES. The head must still be whole during backward: under ZeRO-3 call this
-    inside the forward of the module that owns it. The caller has aligned the two: `hidden_NH[i]` predicts
-    `targets_N[i]` (int64). Use the temperature of the rollout in policy, reference and old log-probs alike. The
-    entropy is that of softmax(logits / temperature), in nats, and differentiable. `bias` is [V]. ValueError: shapes
+    Never builds [N, V]: a chunk has at most `chunk_tokens` (None: CHUNK_TOKENS of the device)
+    tokens, fewer where their logits would be more than CHUNK_BYTES. The head must still be whole
+    during backward: under ZeRO-3 call this inside the forward of the module that owns it. The
+    caller has aligned the two: `hidden_NH[i]` predicts `targets_N[i]` (int64). Use the temperature
+    of the rollout in policy, reference and old log-probs alike. The entropy is that of
+    softmax(logits / temperature), in nats, and differentiable. `bias` is [V]. ValueError: shapes
     that do not fit, temperature <= 0, chunk_tokens < 1.
     """
     if hidden_NH.dim() != 2 or targets_N.shape != hidden_NH.shape[:1]:
         raise ValueError(
-            f"input of shape {list(hidden_NH.shape)} and targets of shape {list(targets_N.shape)} do not fit: "
-            "flatten to [N, H] and [N], keeping only the positions that are trained"
+            f"input of shape {list(hidden_NH.shape)} and targets of shape {list(targets_N.shape)} "
+            "do not fit: flatten to [N, H] and [N], keeping only the positions that are trained"
         )
     if head_weight_VH.dim() != 2 or head_weight_VH.shape[1] != hidden_NH.shape[1]:
         raise ValueError(
@@ -79,23 +87,31 @@ def token_logprobs_from_hidden(
             f"{list(head_weight_VH.shape)}: pass the LM head's weight as [V, H]"
         )
     if temperature <= 0.0:
-        raise ValueError(f"temperature is {temperature}, but must be > 0: use 1.0 for greedy samples")
+        raise ValueError(
+            f"temperature is {temperature}, but must be > 0: use 1.0 for greedy samples"
+        )
     device = hidden_NH.device.type
     if chunk_tokens is None:
         chunk_tokens = CHUNK_TOKENS.get(device, CHUNK_TOKENS["cuda"])
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens is {chunk_tokens}, but must be at least 1")
     logits_bytes = 4 * len(head_weight_VH)  # of one token
-    chunk_tokens = max(1, min(chunk_tokens, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // logits_bytes))
+    chunk_tokens = max(
+        1, min(chunk_tokens, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // logits_bytes)
+    )
     how = _How(temperature, logit_map, with_entropy)
     few = len(hidden_NH) * logits_bytes <= KEPT_BYTES
     if few and hidden_NH.dtype in (torch.float32, torch.float64):
-        # split, not slices: its backward joins the chunk gradients once, where N / chunk slices would each add a
-        # zero-filled [N, H].
+        # split, not slices: its backward joins the chunk gradients once, where N / chunk slices
+        # would each add a zero-filled [N, H].
         chunks = zip(hidden_NH.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
-        logprobs_N, entropy_N = _join([how(F.linear(h_cH, head_weight_VH, bias), t_c) for h_cH, t_c in chunks])
+        logprobs_N, entropy_N = _join(
+            [how(F.linear(h_cH, head_weight_VH, bias), t_c) for h_cH, t_c in chunks]
+        )
     else:
-        logprobs_N, entropy_N = _Chunked.apply(hidden_NH, head_weight_VH, bias, targets_N, how, chunk_tokens)
+        logprobs_N, entropy_N = _Chunked.apply(
+            hidden_NH, head_weight_VH, bias, targets_N, how, chunk_tokens
+        )
     return logprobs_N, entropy_N if with_entropy else None
 
 
@@ -113,20 +129,28 @@ class _How:
         logprobs_c = all_logprobs_cV.gather(1, targets_c[:, None]).squeeze(1)
         if not self.with_entropy:
             return logprobs_c, torch.zeros_like(logprobs_c)
-        # A vocabulary padded to a round number has -inf logits there: 0 * -inf would be NaN, 0 * finite is 0.
+        # A vocabulary padded to a round number has -inf logits there: 0 * -inf would be NaN, 0 *
+        # finite is 0.
         finite_cV = all_logprobs_cV.clamp(min=torch.finfo(all_logprobs_cV.dtype).min)
         return logprobs_c, -(all_logprobs_cV.exp() * finite_cV).sum(-1)
 
 
 class _Chunked(torch.autograd.Function):
-    """Log-probs and entropies, chunk after chunk; the backward pass makes each chunk's logits again.
+    """Log-probs and entropies, chunk after chunk; the backward pass makes each chunk's logits
+    again.
 
     The gradients of the head are sums over chunks in fp32, rounded to the head's own format once.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_NH: Tensor, weight_VH: Tensor, bias_V: Tensor | None, targets_N: Tensor, how: _How, size: int
+        ctx: Any,
+        hidden_NH: Tensor,
+        weight_VH: Tensor,
+        bias_V: Tensor | None,
+        targets_N: Tensor,
+        how: _How,
+        size: int,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N)
         ctx.how, ctx.size = how, size
@@ -145,7 +169,9 @@ class _Chunked(torch.autograd.Function):
         for_weight_VH = torch.zeros_like(weight_VH, dtype=wide) if of_weight else None
         for_bias_V = torch.zeros_like(bias_V, dtype=wide) if of_bias else None
         for_hidden: list[Tensor] = []
-        for h_cH, t_c, *up in zip(*(x.split(ctx.size) for x in (hidden_NH, targets_N, *ups)), strict=True):
+        for h_cH, t_c, *up in zip(
+            *(x.split(ctx.size) for x in (hidden_NH, targets_N, *ups)), strict=True
+        ):
             logits_cV = _logits(h_cH, weight_VH, bias_V).requires_grad_()
             with torch.enable_grad():
                 outputs = ctx.how(logits_cV, t_c)
@@ -161,12 +187,16 @@ class _Chunked(torch.autograd.Function):
             torch.cat(for_hidden) if of_hidden else None,
             None if for_weight_VH is None else for_weight_VH.to(weight_VH.dtype),
             None if for_bias_V is None or bias_V is None else for_bias_V.to(bias_V.dtype),
-            None, None, None,
-        )  # fmt: skip
+            None,
+            None,
+            None,
+        )
 
 
 def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.cat([logprobs_c for logprobs_c, _ in parts]), torch.cat([entropy_c for _, entropy_c in parts])
+    return torch.cat([logprobs_c for logprobs_c, _ in parts]), torch.cat(
+        [entropy_c for _, entropy_c in parts]
+    )
 
 
 def _widens(x: Tensor) -> bool:

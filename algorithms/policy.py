@@ -1,17 +1,19 @@
-"""Losses that train the policy and the critic: PPO with clipping, APA, AWR, a KL loss, the clipped value loss.
+"""Losses that train the policy and the critic: PPO with clipping, APA, AWR, a KL loss, the clipped
+value loss.
 
-PPO is arXiv:1707.06347, with the value clipping usual for language models; dual clip is arXiv:1912.09729;
-truncated importance weights correct for a rollout engine whose log-probs differ from the trainer's
-(IMPALA's rho-bar, arXiv:1802.01561). APA is arXiv:2306.02231 (Zhu et al., 2023), and AWR, arXiv:1910.00177,
-is what that paper compares with. Departures: log-ratios and exponents are clamped before exp. From the code
-published with APA: no padding takes part, and the anchor is an argument (the paper and its code use the
-initial policy, Starling the rollout policy).
+PPO is arXiv:1707.06347, with the value clipping usual for language models; dual clip is
+arXiv:1912.09729; truncated importance weights correct for a rollout engine whose log-probs differ
+from the trainer's (IMPALA's rho-bar, arXiv:1802.01561). APA is arXiv:2306.02231 (Zhu et al., 2023),
+and AWR, arXiv:1910.00177, is what that paper compares with. Departures: log-ratios and exponents
+are clamped before exp. From the code published with APA: no padding takes part, and the anchor is
+an argument (the paper and its code use the initial policy, Starling the rollout policy).
 
-All losses take the flat response tokens of a micro-batch and return (SUM over tokens, diagnostics); the
-caller divides by the number of response tokens in the optimizer step, over all micro-batches and ranks.
-Diagnostics are 0-d tensors without gradient, left on their device: names that end in `_sum` are to be added
-up over micro-batches and divided like the loss, those that end in `_max` are to be maximised. Only the
-current `logprobs_N` and `values_N` carry a gradient; everything else is detached here.
+All losses take the flat response tokens of a micro-batch and return (SUM over tokens, diagnostics);
+the caller divides by the number of response tokens in the optimizer step, over all micro-batches
+and ranks. Diagnostics are 0-d tensors without gradient, left on their device: names that end in
+`_sum` are to be added up over micro-batches and divided like the loss, those that end in `_max` are
+to be maximised. Only the current `logprobs_N` and `values_N` carry a gradient; everything else is
+detached here.
 
 Shapes: N = response tokens.
 """
@@ -23,8 +25,8 @@ import math
 import torch
 from torch import Tensor
 
-from algorithms.advantage import MAX_LOG_RATIO, kl_k2, kl_k3
-from algorithms.sequence import at_least_fp32, check_same_length
+from rayward.algorithms.advantage import MAX_LOG_RATIO, kl_k2, kl_k3
+from rayward.algorithms.sequence import at_least_fp32, check_same_length
 
 Diagnostics = dict[str, Tensor]
 
@@ -38,17 +40,22 @@ def ppo_clip(
     dual_clip: float | None = None,
     weights_N: Tensor | None = None,
 ) -> tuple[Tensor, Diagnostics]:
-    """Sum of max(-A rho, -A clamp(rho, 1 - clip, 1 + clip_high)) with rho = exp(clamp(logprobs - old, +-20)).
+    """Sum of max(-A rho, -A clamp(rho, 1 - clip, 1 + clip_high)) with rho = exp(clamp(logprobs -
+    old, +-20)).
 
-    `clip_high` defaults to `clip`. `dual_clip` (usually 3) bounds the term of a negative advantage by -A *
-    dual_clip. `weights_N` multiplies each token's term (`truncated_importance_weights`). Diagnostics:
-    `clipfrac_sum` (tokens whose clipped term is the larger), `approx_kl_sum` (k3 of KL(old || current)),
-    `ratio_max`, `inverse_ratio_max` (of 1 / rho). ValueError: lengths that differ, clip outside of (0, 1),
-    clip_high <= 0, dual_clip <= 1.
+    `clip_high` defaults to `clip`. `dual_clip` (usually 3) bounds the term of a negative advantage
+    by -A * dual_clip. `weights_N` multiplies each token's term (`truncated_importance_weights`).
+    Diagnostics: `clipfrac_sum` (tokens whose clipped term is the larger), `approx_kl_sum` (k3 of
+    KL(old || current)), `ratio_max`, `inverse_ratio_max` (of 1 / rho). ValueError: lengths that
+    differ, clip outside of (0, 1), clip_high <= 0, dual_clip <= 1.
     """
-    check_same_length(logprobs_N=logprobs_N, old_logprobs_N=old_logprobs_N, advantages_N=advantages_N)
+    check_same_length(
+        logprobs_N=logprobs_N, old_logprobs_N=old_logprobs_N, advantages_N=advantages_N
+    )
     if not 0.0 < clip < 1.0 or (clip_high is not None and clip_high <= 0.0):
-        raise ValueError(f"clip is {clip} and clip_high {clip_high}, but need 0 < clip < 1 and clip_high > 0")
+        raise ValueError(
+            f"clip is {clip} and clip_high {clip_high}, but need 0 < clip < 1 and clip_high > 0"
+        )
     if dual_clip is not None and dual_clip <= 1.0:
         raise ValueError(f"dual_clip is {dual_clip}, but must be > 1, usually 3")
     logprobs_N, old_logprobs_N = at_least_fp32(logprobs_N), at_least_fp32(old_logprobs_N.detach())
@@ -60,7 +67,9 @@ def ppo_clip(
     plain_N, clipped_N = -advantages_N * ratio_N, -advantages_N * clipped_ratio_N
     terms_N = torch.maximum(plain_N, clipped_N)
     if dual_clip is not None:
-        terms_N = torch.where(advantages_N < 0, torch.minimum(terms_N, -advantages_N * dual_clip), terms_N)
+        terms_N = torch.where(
+            advantages_N < 0, torch.minimum(terms_N, -advantages_N * dual_clip), terms_N
+        )
     diagnostics = {
         "clipfrac_sum": (clipped_N > plain_N).sum().float(),
         # The samples come from the old policy, so k3 with the old policy first is the unbiased one.
@@ -74,7 +83,8 @@ def ppo_clip(
 def value_loss(
     values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, clip: float | None = 0.2
 ) -> tuple[Tensor, Diagnostics]:
-    """Sum of max((V - R)^2, (clamp(V, V_old +- clip) - R)^2) / 2, or of (V - R)^2 / 2 if `clip` is None.
+    """Sum of max((V - R)^2, (clamp(V, V_old +- clip) - R)^2) / 2, or of (V - R)^2 / 2 if `clip` is
+    None.
 
     Diagnostics: `value_clipfrac_sum` (tokens whose clipped term is the larger).
     ValueError: lengths that differ, clip <= 0.
@@ -99,16 +109,20 @@ def apa(
     lam: float,
     weights_N: Tensor | None = None,
 ) -> tuple[Tensor, Diagnostics]:
-    """Sum of (logprobs - advantages / lam - anchor)^2, the squared-error alignment of arXiv:2306.02231.
+    """Sum of (logprobs - advantages / lam - anchor)^2, the squared-error alignment of
+    arXiv:2306.02231.
 
-    Its minimum is the policy proportional to anchor * exp(advantage / lam), if that is normalised already;
-    large lam stays close to the anchor. With lam = 0.1 and whitened advantages the target of good tokens is
-    a log-prob above 0, out of reach: then the loss never falls to 0, and small steps are what keeps it
-    sane. `weights_N` multiplies each token's term, as in `ppo_clip`. Diagnostics: `unreachable_sum` (tokens
-    with such a target), `target_max`, and `progress_sum`, the part of the wanted change that was made:
-    (logprobs - anchor) / (advantages / lam), clamped to [-1, 1]. ValueError: lengths that differ, lam <= 0.
+    Its minimum is the policy proportional to anchor * exp(advantage / lam), if that is normalised
+    already; large lam stays close to the anchor. With lam = 0.1 and whitened advantages the target
+    of good tokens is a log-prob above 0, out of reach: then the loss never falls to 0, and small
+    steps are what keeps it sane. `weights_N` multiplies each token's term, as in `ppo_clip`.
+    Diagnostics: `unreachable_sum` (tokens with such a target), `target_max`, and `progress_sum`,
+    the part of the wanted change that was made: (logprobs - anchor) / (advantages / lam), clamped
+    to [-1, 1]. ValueError: lengths that differ, lam <= 0.
     """
-    check_same_length(logprobs_N=logprobs_N, anchor_logprobs_N=anchor_logprobs_N, advantages_N=advantages_N)
+    check_same_length(
+        logprobs_N=logprobs_N, anchor_logprobs_N=anchor_logprobs_N, advantages_N=advantages_N
+    )
     if lam <= 0.0:
         raise ValueError(f"lam is {lam}, but must be > 0 (0.1 in the paper's runs, 1 in Starling)")
     logprobs_N, anchor_N = at_least_fp32(logprobs_N), at_least_fp32(anchor_logprobs_N.detach())
@@ -134,8 +148,9 @@ def awr(
 
     `coef` is 1 / lambda (0.5 for HH, 1 for TL;DR in the APA paper's code, which has no bound on the
     weight). Its minimum is the policy proportional to the sampling policy * exp(coef * advantage).
-    `weights_N` multiplies each token's term besides, as in `ppo_clip`. Diagnostics, without them: `weight_sum`,
-    `capped_sum` (tokens at the bound). ValueError: lengths that differ, max_weight <= 0.
+    `weights_N` multiplies each token's term besides, as in `ppo_clip`. Diagnostics, without them:
+    `weight_sum`, `capped_sum` (tokens at the bound). ValueError: lengths that differ, max_weight <=
+    0.
     """
     check_same_length(logprobs_N=logprobs_N, advantages_N=advantages_N)
     if max_weight <= 0.0:
@@ -150,12 +165,15 @@ def awr(
     return _weighted_sum(-regression_N * at_least_fp32(logprobs_N), weights_N), diagnostics
 
 
-def kl_loss(logprobs_N: Tensor, ref_logprobs_N: Tensor, weights_N: Tensor | None = None) -> tuple[Tensor, Diagnostics]:
-    """Sum of k2 = (logprobs - ref)^2 / 2: on tokens of the current policy its gradient is that of KL(policy || ref).
+def kl_loss(
+    logprobs_N: Tensor, ref_logprobs_N: Tensor, weights_N: Tensor | None = None
+) -> tuple[Tensor, Diagnostics]:
+    """Sum of k2 = (logprobs - ref)^2 / 2: on tokens of the current policy its gradient is that of
+    KL(policy || ref).
 
-    That is the KL of the next token in the states that were visited; unlike KL in the reward it does not see
-    that a token also leads to states where the two differ. `weights_N` as in `ppo_clip`. Diagnostics: `kl_loss_sum`.
-    ValueError: lengths that differ.
+    That is the KL of the next token in the states that were visited; unlike KL in the reward it
+    does not see that a token also leads to states where the two differ. `weights_N` as in
+    `ppo_clip`. Diagnostics: `kl_loss_sum`. ValueError: lengths that differ.
     """
     loss = _weighted_sum(kl_k2(logprobs_N, ref_logprobs_N.detach()), weights_N)
     return loss, {"kl_loss_sum": loss.detach()}
@@ -167,11 +185,13 @@ def truncated_importance_weights(
 ) -> Tensor:
     """min(pi_trainer,old / pi_rollout, cap) per token, a constant for the `weights_N` of a loss.
 
-    Both log-probs are of the same weights, computed by the trainer and by the rollout engine; their ratio
-    has nothing to do with the PPO ratio. A token whose log-prob is not finite on either side gets weight 0:
-    it is left out. ValueError: lengths that differ, cap <= 0.
+    Both log-probs are of the same weights, computed by the trainer and by the rollout engine; their
+    ratio has nothing to do with the PPO ratio. A token whose log-prob is not finite on either side
+    gets weight 0: it is left out. ValueError: lengths that differ, cap <= 0.
     """
-    check_same_length(old_trainer_logprobs_N=old_trainer_logprobs_N, rollout_logprobs_N=rollout_logprobs_N)
+    check_same_length(
+        old_trainer_logprobs_N=old_trainer_logprobs_N, rollout_logprobs_N=rollout_logprobs_N
+    )
     if cap <= 0.0:
         raise ValueError(f"cap is {cap}, but must be > 0 (usually 2)")
     log_ratio_N = at_least_fp32(old_trainer_logprobs_N) - at_least_fp32(rollout_logprobs_N)
@@ -181,14 +201,20 @@ def truncated_importance_weights(
 
 @torch.no_grad()
 def mismatch(trainer_logprobs_N: Tensor, rollout_logprobs_N: Tensor) -> dict[str, float]:
-    """How far the log-probs of trainer and rollout engine are apart, for the same tokens and weights.
+    """How far the log-probs of trainer and rollout engine are apart, for the same tokens and
+    weights.
 
-    `mismatch_mean` and `mismatch_max` of |gap| in nats; `mismatch_k3` estimates KL(rollout || trainer), for the
-    samples are the rollout engine's; `mismatch_factor` is the mean of exp(|gap|), the token-multiplied
-    probability error of NeMo RL, 1 where both agree. A gap that is not finite shows up as such in the first
-    two. ValueError: lengths that differ, no tokens.
+    `mismatch_mean` and `mismatch_max` of |gap| in nats; `mismatch_k3` estimates KL(rollout ||
+    trainer), for the samples are the rollout engine's; `mismatch_factor` is the mean of exp(|gap|),
+    the token-multiplied probability error of NeMo RL, 1 where both agree. A gap that is not finite
+    shows up as such in the first two. ValueError: lengths that differ, no tokens.
     """
-    if check_same_length(trainer_logprobs_N=trainer_logprobs_N, rollout_logprobs_N=rollout_logprobs_N) == 0:
+    if (
+        check_same_length(
+            trainer_logprobs_N=trainer_logprobs_N, rollout_logprobs_N=rollout_logprobs_N
+        )
+        == 0
+    ):
         raise ValueError("0 tokens to compare, but at least 1 is needed: skip the empty batch")
     # fp64, for k3 of gaps of 1e-7 is lost in the rounding of fp32.
     trainer_N, rollout_N = trainer_logprobs_N.double(), rollout_logprobs_N.double()
@@ -209,5 +235,7 @@ def _weighted_sum(terms_N: Tensor, weights_N: Tensor | None) -> Tensor:
 
 
 def _max_or_floor(x_N: Tensor, floor: float = 0.0) -> Tensor:
-    """The maximum, or `floor` on a rank with an empty micro-batch, without a wait for the device."""
+    """The maximum, or `floor` on a rank with an empty micro-batch, without a wait for the
+    device.
+    """
     return torch.cat([x_N.detach(), x_N.new_full((1,), floor)]).max()

@@ -1,18 +1,20 @@
-"""Losses and measures that learn from preferences: rankings of K answers, pairs of answers, and DPO's implicit rewards.
+"""Losses and measures that learn from preferences: rankings of K answers, pairs of answers, and
+DPO's implicit rewards.
 
-Plackett-Luce, the likelihood of a whole ranking, trains the Starling reward model: Zhu, Jiao and Jordan,
-arXiv:2301.11270 (MLE_K there; `pair_split` is their MLE_2, and with the mean over pairs it is the loss of
-InstructGPT, arXiv:2203.02155). Bradley-Terry with a margin is that of Llama 2, arXiv:2307.09288. DPO is
-arXiv:2305.18290. Departures: K may differ from ranking to ranking, and terms are formed from score
-differences, so that scores of +-1e4 lose no precision.
+Plackett-Luce, the likelihood of a whole ranking, trains the Starling reward model: Zhu, Jiao and
+Jordan, arXiv:2301.11270 (MLE_K there; `pair_split` is their MLE_2, and with the mean over pairs it
+is the loss of InstructGPT, arXiv:2203.02155). Bradley-Terry with a margin is that of Llama 2,
+arXiv:2307.09288. DPO is arXiv:2305.18290. Departures: K may differ from ranking to ranking, and
+terms are formed from score differences, so that scores of +-1e4 lose no precision.
 
-Rankings are ragged: `scores_N` holds the answers of all rankings one after another, best first in each, and
-`sizes` says how many each ranking has. Losses return the SUM over rankings (or pairs); the caller divides
-by the number of rankings (pairs) in the optimizer step, over all micro-batches and ranks.
+Rankings are ragged: `scores_N` holds the answers of all rankings one after another, best first in
+each, and `sizes` says how many each ranking has. Losses return the SUM over rankings (or pairs);
+the caller divides by the number of rankings (pairs) in the optimizer step, over all micro-batches
+and ranks.
 
-Ties: Plackett-Luce has no likelihood for them. Order tied answers with `break_ties` and a seeded generator, or give
-the losses the ranks: they then take the mean likelihood over all orders that agree with the ranks (for a pair, the
-mean loss of both directions).
+Ties: Plackett-Luce has no likelihood for them. Order tied answers with `break_ties` and a seeded
+generator, or give the losses the ranks: they then take the mean likelihood over all orders that
+agree with the ranks (for a pair, the mean loss of both directions).
 
 Shapes: N = answers of all rankings, B = rankings or pairs, K = answers of the longest ranking.
 """
@@ -26,30 +28,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from algorithms.sequence import at_least_fp32, check_same_length, checked_lengths, pad_segments
+from rayward.algorithms.sequence import (
+    at_least_fp32,
+    check_same_length,
+    checked_lengths,
+    pad_segments,
+)
 
 
 def plackett_luce(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None = None) -> Tensor:
-    """Sum over rankings of -log P(ranking) / (K - 1), where P = prod_k exp s_k / sum_{j >= k} exp s_j, best first.
+    """Sum over rankings of -log P(ranking) / (K - 1), where P = prod_k exp s_k / sum_{j >= k} exp
+    s_j, best first.
 
-    K - 1 is the number of choices of a ranking: long ones do not weigh more; for K = 2 this is Bradley-Terry.
-    Invariant to a shift of the scores of a ranking. `ranks_N` (rising in each ranking): equal ones are ties.
-    ValueError: sizes that do not sum to N, or a ranking of fewer than 2 answers.
+    K - 1 is the number of choices of a ranking: long ones do not weigh more; for K = 2 this is
+    Bradley-Terry. Invariant to a shift of the scores of a ranking. `ranks_N` (rising in each
+    ranking): equal ones are ties. ValueError: sizes that do not sum to N, or a ranking of fewer
+    than 2 answers.
     """
     if ranks_N is not None:
         check_same_length(scores_N=scores_N, ranks_N=ranks_N)
         tied = [len(set(ranks.tolist())) < len(ranks) for ranks in ranks_N.split(list(sizes))]
         if any(tied):
-            parts = zip(scores_N.split(list(sizes)), ranks_N.split(list(sizes)), tied, sizes, strict=True)
+            parts = zip(
+                scores_N.split(list(sizes)), ranks_N.split(list(sizes)), tied, sizes, strict=True
+            )
             return torch.stack(
                 [
-                    _tied(scores_K, ranks_K) / (size - 1) if is_tied else plackett_luce(scores_K, [size])
+                    _tied(scores_K, ranks_K) / (size - 1)
+                    if is_tied
+                    else plackett_luce(scores_K, [size])
                     for scores_K, ranks_K, is_tied, size in parts
                 ]
             ).sum()
     scores_BK, sizes_B = _pad_rankings(scores_N, sizes)
-    # Term k is logsumexp over j >= k of s_j - s_k. The diagonal (0) always takes part, so the rows of padding
-    # come out as exactly 0 and nothing needs to be masked afterwards.
+    # Term k is logsumexp over j >= k of s_j - s_k. The diagonal (0) always takes part, so the rows
+    # of padding come out as exactly 0 and nothing needs to be masked afterwards.
     differences_BKK = scores_BK[:, None, :] - scores_BK[:, :, None]
     diagonal_KK = torch.eye(scores_BK.shape[1], dtype=torch.bool, device=scores_BK.device)
     takes_part_BKK = _pair_mask(scores_BK, sizes_B) | diagonal_KK
@@ -60,7 +73,8 @@ def plackett_luce(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None
 def _tied(scores_K: Tensor, ranks_K: Tensor) -> Tensor:
     """-log of the mean likelihood of one ranking over all orders of its ties.
 
-    By recursion over the sets of answers that are placed: a group of m tied ones takes m 2^m additions.
+    By recursion over the sets of answers that are placed: a group of m tied ones takes m 2^m
+    additions.
     """
     scores_K = at_least_fp32(scores_K)
     loss, start = scores_K.new_zeros(()), 0
@@ -81,12 +95,16 @@ def _tied(scores_K: Tensor, ranks_K: Tensor) -> Tensor:
     return loss
 
 
-def pair_split(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None = None, margin: float = 0.0) -> Tensor:
-    """Sum over rankings of the mean Bradley-Terry loss, -log sigmoid(better - worse), of all K (K - 1) / 2 pairs.
+def pair_split(
+    scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None = None, margin: float = 0.0
+) -> Tensor:
+    """Sum over rankings of the mean Bradley-Terry loss, -log sigmoid(better - worse), of all K (K -
+    1) / 2 pairs.
 
-    All pairs of a ranking belong into one micro-batch: spread over steps, an answer is seen K - 1 times and
-    the reward model overfits (InstructGPT). `ranks_N` (rising in each ranking) tell ties, and by how much one answer is
-    better: `margin` times the difference of the ranks is the margin of a pair. ValueError as `plackett_luce`.
+    All pairs of a ranking belong into one micro-batch: spread over steps, an answer is seen K - 1
+    times and the reward model overfits (InstructGPT). `ranks_N` (rising in each ranking) tell ties,
+    and by how much one answer is better: `margin` times the difference of the ranks is the margin
+    of a pair. ValueError as `plackett_luce`.
     """
     scores_BK, sizes_B = _pad_rankings(scores_N, sizes)
     better_minus_worse_BKK = scores_BK[:, :, None] - scores_BK[:, None, :]
@@ -105,38 +123,43 @@ def pair_split(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor | None = 
 
 
 def zero_sum_penalty(scores_N: Tensor, sizes: Sequence[int]) -> Tensor:
-    """Sum over rankings of (sum of the ranking's scores)^2, the centring of K-wise training. ValueError as
-    above."""
+    """Sum over rankings of (sum of the ranking's scores)^2, the centring of K-wise training.
+    ValueError as above."""
     scores_BK, _ = _pad_rankings(scores_N, sizes)
     return scores_BK.sum(1).square().sum()
 
 
 def implicit_rewards(logprobs_N: Tensor, reference_logprobs_N: Tensor, beta: float) -> Tensor:
-    """beta * (log pi - log pi_ref) of each answer: the reward that DPO (arXiv:2305.18290) says the policy has learnt.
+    """beta * (log pi - log pi_ref) of each answer: the reward that DPO (arXiv:2305.18290) says the
+    policy has learnt.
 
-    Log-probs are sums over the tokens of an answer (`sequence.segment_sum`). DPO is `pair_split` of them; under
-    `plackett_luce` it is the K-wise form of the paper's appendix. ValueError if the lengths differ.
+    Log-probs are sums over the tokens of an answer (`sequence.segment_sum`). DPO is `pair_split` of
+    them; under `plackett_luce` it is the K-wise form of the paper's appendix. ValueError if the
+    lengths differ.
     """
     check_same_length(logprobs_N=logprobs_N, reference_logprobs_N=reference_logprobs_N)
     return beta * (at_least_fp32(logprobs_N) - at_least_fp32(reference_logprobs_N))
 
 
 def break_ties(ranks_K: Sequence[float], generator: torch.Generator) -> list[int]:
-    """Indices of the answers of one ranking, best (lowest rank) first; tied answers in an order drawn at
-    random.
+    """Indices of the answers of one ranking, best (lowest rank) first; tied answers in an order
+    drawn at random.
 
-    The draw depends on the generator's state alone; seed it from (run seed, epoch, row) to get the same
-    order after a resume. Uniform over all orders that agree with the ranks.
+    The draw depends on the generator's state alone; seed it from (run seed, epoch, row) to get the
+    same order after a resume. Uniform over all orders that agree with the ranks.
     """
     shuffled = torch.randperm(len(ranks_K), generator=generator).tolist()
-    return sorted(shuffled, key=lambda answer: ranks_K[answer])  # Stable: ties keep the shuffled order.
+    # Stable: ties keep the shuffled order.
+    return sorted(shuffled, key=lambda answer: ranks_K[answer])
 
 
 @torch.no_grad()
 def pair_accuracy(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor) -> tuple[float, int]:
-    """(pairs ordered as the ranks say, pairs), over all pairs of untied rank; equal scores count one half.
+    """(pairs ordered as the ranks say, pairs), over all pairs of untied rank; equal scores count
+    one half.
 
-    Lower ranks are better. Sum both numbers over batches before dividing. ValueError as `plackett_luce`.
+    Lower ranks are better. Sum both numbers over batches before dividing. ValueError as
+    `plackett_luce`.
     """
     score_signs_BKK, rank_signs_BKK = _pair_signs(scores_N, sizes, ranks_N)
     agreement_BKK = score_signs_BKK * rank_signs_BKK
@@ -147,11 +170,11 @@ def pair_accuracy(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor) -> tu
 
 @torch.no_grad()
 def kendall_tau(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor) -> Tensor:
-    """Kendall's tau-b between the scores and the ranks of each ranking: fp32 [B], 1 = same order, -1 =
-    reversed.
+    """Kendall's tau-b between the scores and the ranks of each ranking: fp32 [B], 1 = same order,
+    -1 = reversed.
 
-    Tau-b (Kendall 1945) corrects for ties on either side. A ranking whose scores, or whose ranks, are all
-    tied says nothing and gets 0. Ranks as in `pair_accuracy`.
+    Tau-b (Kendall 1945) corrects for ties on either side. A ranking whose scores, or whose ranks,
+    are all tied says nothing and gets 0. Ranks as in `pair_accuracy`.
     """
     score_signs_BKK, rank_signs_BKK = _pair_signs(scores_N, sizes, ranks_N)
     agreement_B = (score_signs_BKK * rank_signs_BKK).sum((1, 2))
@@ -173,15 +196,22 @@ def _pair_mask(scores_BK: Tensor, sizes_B: Tensor) -> Tensor:
 
 
 def _pair_signs(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor) -> tuple[Tensor, Tensor]:
-    """For each pair j < k of a ranking: sign of s_j - s_k, and 1 if j ranks better, -1 if worse, 0 if
-    tied."""
-    # The sign of NaN is 0: a broken reward model would look like one that is right half of the time.
+    """For each pair j < k of a ranking: sign of s_j - s_k, and 1 if j ranks better, -1 if worse, 0
+    if tied."""
+    # The sign of NaN is 0: a broken reward model would look like one that is right half of the
+    # time.
     if num_nan := int(scores_N.isnan().sum()):
-        raise ValueError(f"{num_nan} of {len(scores_N)} scores are NaN: the reward model has diverged")
+        raise ValueError(
+            f"{num_nan} of {len(scores_N)} scores are NaN: the reward model has diverged"
+        )
     scores_BK, sizes_B = _pad_rankings(scores_N, sizes)
     mask_BKK = _pair_mask(scores_BK, sizes_B)
-    score_signs_BKK = (scores_BK[:, :, None] - scores_BK[:, None, :]).sign().masked_fill(~mask_BKK, 0.0)
+    score_signs_BKK = (
+        (scores_BK[:, :, None] - scores_BK[:, None, :]).sign().masked_fill(~mask_BKK, 0.0)
+    )
     check_same_length(scores_N=scores_N, ranks_N=ranks_N)
     ranks_BK = pad_segments(ranks_N.to(scores_BK.dtype), sizes)
-    rank_signs_BKK = (ranks_BK[:, None, :] - ranks_BK[:, :, None]).sign().masked_fill(~mask_BKK, 0.0)
+    rank_signs_BKK = (
+        (ranks_BK[:, None, :] - ranks_BK[:, :, None]).sign().masked_fill(~mask_BKK, 0.0)
+    )
     return score_signs_BKK, rank_signs_BKK

@@ -1,9 +1,11 @@
-"""How good the scores of a reward model are: agreement with rankings, calibration, and what length explains of it.
+"""How good the scores of a reward model are: agreement with rankings, calibration, and what length
+explains of it.
 
-All measures are over pairs of answers to one prompt that differ in rank. Under Bradley-Terry the better answer of a
-pair wins with probability sigmoid(s_better - s_worse): `calibration` compares the confidence that this gives with how
-often it is right (expected calibration error, Guo et al., arXiv:1706.04599). Intervals are of the bootstrap over
-prompts, because the pairs of one ranking depend on each other. Equal scores count one half, as everywhere here.
+All measures are over pairs of answers to one prompt that differ in rank. Under Bradley-Terry the
+better answer of a pair wins with probability sigmoid(s_better - s_worse): `calibration` compares
+the confidence that this gives with how often it is right (expected calibration error, Guo et al.,
+arXiv:1706.04599). Intervals are of the bootstrap over prompts, because the pairs of one ranking
+depend on each other. Equal scores count one half, as everywhere here.
 
 Shapes: N = answers of all rankings, P = pairs, B = rankings.
 """
@@ -26,7 +28,9 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Pairs:
-    """The better answer's score, length and rank minus the worse one's, and which ranking a pair is of."""
+    """The better answer's score, length and rank minus the worse one's, and which ranking a pair is
+    of.
+    """
 
     score_P: Floats
     length_P: Floats
@@ -42,13 +46,24 @@ class Pairs:
         return Pairs(*(getattr(self, column.name)[chosen_P] for column in fields(self)))
 
 
-def pairs_of(scores_N: ArrayLike, sizes: Sequence[int], ranks_N: ArrayLike, lengths_N: ArrayLike) -> Pairs:
-    """All pairs of different rank (lower is better). ValueError: lengths that differ, scores that are NaN."""
-    scores, ranks, lengths = (np.asarray(values, dtype=np.float64) for values in (scores_N, ranks_N, lengths_N))
+def pairs_of(
+    scores_N: ArrayLike, sizes: Sequence[int], ranks_N: ArrayLike, lengths_N: ArrayLike
+) -> Pairs:
+    """All pairs of different rank (lower is better). ValueError: lengths that differ, scores that
+    are NaN.
+    """
+    scores, ranks, lengths = (
+        np.asarray(values, dtype=np.float64) for values in (scores_N, ranks_N, lengths_N)
+    )
     if not len(scores) == len(ranks) == len(lengths) == sum(sizes):
-        raise ValueError(f"{len(scores)} scores, {len(ranks)} ranks, {len(lengths)} lengths, {sum(sizes)} answers")
+        raise ValueError(
+            f"{len(scores)} scores, {len(ranks)} ranks, {len(lengths)} lengths, {sum(sizes)} "
+            "answers"
+        )
     if np.isnan(scores).any():
-        raise ValueError(f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN: the model has diverged")
+        raise ValueError(
+            f"{int(np.isnan(scores).sum())} of {len(scores)} scores are NaN: the model has diverged"
+        )
     better, worse, owner = [], [], []
     for ranking, (end, size) in enumerate(zip(np.cumsum(sizes), sizes, strict=True)):
         rows = np.arange(end - size, end)
@@ -73,7 +88,9 @@ def right(differences_P: Floats) -> Floats:
 
 
 def accuracy(pairs: Pairs, seed: int = 0) -> dict[str, float]:
-    """Pair accuracy with a 95 % interval, and the baseline that the longer answer wins. NaN without pairs."""
+    """Pair accuracy with a 95 % interval, and the baseline that the longer answer wins. NaN without
+    pairs.
+    """
     correct_P = right(pairs.score_P)
     low, high = interval(correct_P, pairs.ranking_P, seed)
     longer = float(right(pairs.length_P).mean()) if len(pairs) else float("nan")
@@ -87,7 +104,9 @@ def interval(values_P: Floats, ranking_P: NDArray[np.int64], seed: int) -> tuple
         return float("nan"), float("nan")
     _, owner_P = np.unique(ranking_P, return_inverse=True)
     sums_B, counts_B = np.bincount(owner_P, values_P), np.bincount(owner_P)
-    draws = np.random.default_rng(seed).multinomial(len(sums_B), np.full(len(sums_B), 1 / len(sums_B)), RESAMPLES)
+    draws = np.random.default_rng(seed).multinomial(
+        len(sums_B), np.full(len(sums_B), 1 / len(sums_B)), RESAMPLES
+    )
     low, high = np.quantile((draws @ sums_B) / (draws @ counts_B), [0.025, 0.975])
     return float(low), float(high)
 
@@ -98,11 +117,15 @@ def length_matched(pairs: Pairs) -> Pairs:
 
 
 def calibration(pairs: Pairs) -> dict[str, Any]:
-    """Expected calibration error, and of each bin of confidence its mean, how often it is right, and its pairs."""
+    """Expected calibration error, and of each bin of confidence its mean, how often it is right,
+    and its pairs.
+    """
     confidence_P = 1 / (1 + np.exp(-np.abs(np.clip(pairs.score_P, -50, 50))))
     edge_P = np.minimum(((confidence_P - 0.5) * 2 * BINS).astype(int), BINS - 1)
     rows = _binned(edge_P, range(BINS), confidence_P, right(pairs.score_P))
-    error = sum(row["pairs"] * abs(row["value"] - row["accuracy"]) for row in rows) / max(len(pairs), 1)
+    error = sum(row["pairs"] * abs(row["value"] - row["accuracy"]) for row in rows) / max(
+        len(pairs), 1
+    )
     return {"error": float(error), "bins": rows}
 
 
@@ -115,11 +138,15 @@ def by_margin(pairs: Pairs) -> list[dict[str, float]]:
 
 def by_rank(pairs: Pairs) -> list[dict[str, float]]:
     """Accuracy by the difference in rank: far apart should be easier."""
-    return _binned(pairs.rank_P, np.unique(pairs.rank_P).tolist(), pairs.rank_P, right(pairs.score_P))
+    return _binned(
+        pairs.rank_P, np.unique(pairs.rank_P).tolist(), pairs.rank_P, right(pairs.score_P)
+    )
 
 
 def length_correlation(scores_N: ArrayLike, sizes: Sequence[int], lengths_N: ArrayLike) -> float:
-    """Mean over prompts of Spearman's correlation between score and length of the answers; NaN where none varies."""
+    """Mean over prompts of Spearman's correlation between score and length of the answers; NaN
+    where none varies.
+    """
     from scipy.stats import spearmanr
 
     found, start = [], 0
@@ -133,7 +160,9 @@ def length_correlation(scores_N: ArrayLike, sizes: Sequence[int], lengths_N: Arr
 
 
 def top_1(scores_N: ArrayLike, sizes: Sequence[int], ranks_N: ArrayLike) -> float:
-    """Share of rankings whose highest score is on an answer of the best rank; tied highest scores share."""
+    """Share of rankings whose highest score is on an answer of the best rank; tied highest scores
+    share.
+    """
     scores, ranks = np.asarray(scores_N, np.float64), np.asarray(ranks_N, np.float64)
     found, start = [], 0
     for size in sizes:
@@ -149,11 +178,16 @@ def agreement(ours: Pairs, theirs: Pairs) -> float:
     return float(right(product_P).mean()) if len(ours) else float("nan")
 
 
-def _binned(bin_P: NDArray[Any], names: Any, value_P: Floats, correct_P: Floats) -> list[dict[str, float]]:
+def _binned(
+    bin_P: NDArray[Any], names: Any, value_P: Floats, correct_P: Floats
+) -> list[dict[str, float]]:
     rows = []
     for name in names:
         mine = bin_P == name
         if mine.any():
-            means = {"value": float(value_P[mine].mean()), "accuracy": float(correct_P[mine].mean())}
+            means = {
+                "value": float(value_P[mine].mean()),
+                "accuracy": float(correct_P[mine].mean()),
+            }
             rows.append({**means, "pairs": int(mine.sum())})
     return rows

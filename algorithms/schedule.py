@@ -6,10 +6,11 @@ import math
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float, shape: str) -> float:
-    """Share of the peak learning rate in optimizer step `step` (0-based): linear warm-up, then `shape`.
+    """Share of the peak learning rate in optimizer step `step` (0-based): linear warm-up, then
+    `shape`.
 
-    The first step already learns (1 / warm-up steps), the last one almost stands (cosine and linear reach 0 one step
-    after the last). Raises ValueError for an unknown shape.
+    The first step already learns (1 / warm-up steps), the last one almost stands (cosine and linear
+    reach 0 one step after the last). Raises ValueError for an unknown shape.
     """
     warmup = math.ceil(total_steps * warmup_fraction)
     if step < warmup:

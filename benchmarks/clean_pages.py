@@ -1,4 +1,5 @@
-"""Pages a second of `rayward data clean` on generated ShareGPT pages, with 1 CPU and with 2, start-up apart.
+"""Pages a second of `rayward data clean` on generated ShareGPT pages, with 1 CPU and with 2,
+start-up apart.
 
 python benchmarks/clean_pages.py --pages 10000 --cpus 1 2 --repeats 3
 
@@ -20,28 +21,46 @@ from pathlib import Path
 from typing import Any
 
 WORDS = (
-    "the of and to in is that for it as was with be by on not he his but at are this have from or had an they which "
-    "one you were all her she there would their we him been has when who will no more if out so said what up its about "
-    "into than them can only other new some could time these two may then do first any my now such like our over man "
-    "me even most made after also did many before must through back years where much your way well down should because "
-    "each just those people how too little state good very make world still own see men work long get here between "
-    "both life being under never day same another know while last might us great old year off come since against go"
+    "the of and to in is that for it as was with be by on not he his but at are this have from "
+    "or had an they which one you were all her she there would their we him been has when who "
+    "will no more if out so said what up its about into than them can only other new some could "
+    "time these two may then do first any my now such like our over man me even most made after "
+    "also did many before must through back years where much your way well down should because "
+    "each just those people how too little state good very make world still own see men work "
+    "long get here between both life being under never day same another know while last might us "
+    "great old year off come since against go"
 ).split()
 COPY_BUTTON = (
-    '<button class="flex ml-auto gap-2"><svg stroke="currentColor" viewBox="0 0 24 24"></svg>Copy code</button>'
+    '<button class="flex ml-auto gap-2"><svg stroke="currentColor" viewBox="0 0 24 '
+    '24"></svg>Copy code</button>'
 )
 
 
-def page(items: Sequence[dict[str, Any]] | None, id: str = "a1B2c3D", model: str | None = "Model: GPT-4") -> str:
-    """A saved page: the conversation drawn as HTML, and the same messages in __NEXT_DATA__. No `items`: no content."""
+def page(
+    items: Sequence[dict[str, Any]] | None, id: str = "a1B2c3D", model: str | None = "Model: GPT-4"
+) -> str:
+    """A saved page: the conversation drawn as HTML, and the same messages in __NEXT_DATA__. No
+    `items`: no content.
+    """
     drawn = "".join(f'<div class="py-3">{item.get("value", "")}</div>' for item in items or ())
     properties: dict[str, Any] = {"id": id, "views": 7, "__N_SSP": True}
     if items is not None:
-        properties["content"] = {"title": "A chat", "avatarUrl": "data:image/png;base64,AAAA", "items": list(items)}
+        properties["content"] = {
+            "title": "A chat",
+            "avatarUrl": "data:image/png;base64,AAAA",
+            "items": list(items),
+        }
         if model is not None:
             properties["content"]["model"] = model
-    data = {"props": {"pageProps": properties}, "page": "/c/[id]", "query": {"id": id}, "buildId": "x"}
-    script = json.dumps(data).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    data = {
+        "props": {"pageProps": properties},
+        "page": "/c/[id]",
+        "query": {"id": id},
+        "buildId": "x",
+    }
+    script = (
+        json.dumps(data).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    )
     return (
         '<!DOCTYPE html><html><head><meta charSet="utf-8"/><title>ShareGPT</title>'
         f'<script defer="" src="/m.js"></script></head><body><div id="__next">{drawn}</div>'
@@ -60,7 +79,9 @@ def code(label: str, text: str) -> str:
 
 
 def generated(number: int, seed: int = 0) -> str:
-    """A page of 1 to 8 exchanges with paragraphs, lists, tables and code; every 20th repeats the one before it."""
+    """A page of 1 to 8 exchanges with paragraphs, lists, tables and code; every 20th repeats the
+    one before it.
+    """
     rng = random.Random(f"{seed}/{number - 1 if number % 20 == 19 else number}")
 
     def sentence(least: int = 6, most: int = 25) -> str:
@@ -72,22 +93,35 @@ def generated(number: int, seed: int = 0) -> str:
     def block() -> str:
         kind = rng.choice("pppplct")
         if kind == "p":
-            return f"<p>{paragraph()} <strong>{sentence(1, 3)}</strong> <code>{rng.choice(WORDS)}_x</code></p>"
+            return (
+                f"<p>{paragraph()} <strong>{sentence(1, 3)}</strong> "
+                f"<code>{rng.choice(WORDS)}_x</code></p>"
+            )
         if kind == "l":
             inner = "".join(f"<li>{sentence()}</li>" for _ in range(3))
             return f"<ol>\n<li><p>{sentence()}</p>\n<ul>{inner}</ul>\n</li>\n<li>{sentence()}</li>\n</ol>"
         if kind == "t":
             row = "".join(f"<td>{word}</td>" for word in rng.choices(WORDS, k=3))
             return f"<table><thead><tr><th>A</th><th>B</th><th>C</th></tr></thead><tbody><tr>{row}</tr></tbody></table>"
-        lines = (f"{rng.choice(WORDS)} = f({rng.choice(WORDS)}) + {rng.randint(0, 99)}" for _ in range(12))
+        lines = (
+            f"{rng.choice(WORDS)} = f({rng.choice(WORDS)}) + {rng.randint(0, 99)}"
+            for _ in range(12)
+        )
         return code("python", "\n".join(lines))
 
     items = []
     for _ in range(rng.randint(1, 8)):
         answer = "".join(block() + "\n" for _ in range(rng.randint(2, 9)))
         items.append({"from": "human", "value": f"{sentence()}\n\n{sentence()}"})
-        items.append({"from": "gpt", "value": f'<div class="markdown prose w-full break-words">{answer}</div>'})
-    return page(items, id=f"page{number}", model=rng.choice(("Model: GPT-4", "Model: Default (GPT-3.5)")))
+        items.append(
+            {
+                "from": "gpt",
+                "value": f'<div class="markdown prose w-full break-words">{answer}</div>',
+            }
+        )
+    return page(
+        items, id=f"page{number}", model=rng.choice(("Model: GPT-4", "Model: Default (GPT-3.5)"))
+    )
 
 
 def main() -> None:
@@ -96,14 +130,16 @@ def main() -> None:
     parser.add_argument("--pages", type=int, default=10_000)
     parser.add_argument("--cpus", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--near-duplicates", type=float, help="also take out near duplicates, as rayward data clean")
+    parser.add_argument(
+        "--near-duplicates", type=float, help="also take out near duplicates, as rayward data clean"
+    )
     parser.add_argument("--language", help="also keep one language, as rayward data clean")
     options = parser.parse_args()
 
-    from cluster.connect import connect
-    from configs.machines import Cluster
-    from data.sieve import Rules
-    from pipelines.data_clean import clean
+    from rayward.cluster.connect import connect
+    from rayward.configs.sections.machines import Cluster
+    from rayward.data.cleaning.sieve import Rules
+    from rayward.pipelines.data_tools.clean import clean
 
     rules = Rules(near_duplicates=options.near_duplicates, language=options.language)
     with tempfile.TemporaryDirectory() as name:
@@ -123,7 +159,10 @@ def main() -> None:
         clean(warm, out, rules, max(options.cpus))
         warm_s = time.perf_counter() - begun
         print(f"{options.pages} pages of {size_bytes / options.pages / 1e3:.1f} kB; {rules}")
-        print(f"start-up apart: Ray {started_s:.1f} s, first run with {16 * max(options.cpus)} pages {warm_s:.1f} s\n")
+        print(
+            f"start-up apart: Ray {started_s:.1f} s, first run with {16 * max(options.cpus)} "
+            f"pages {warm_s:.1f} s\n"
+        )
         print("| CPUs | pages/s, median | lowest | highest | MB/s | read | written | rejected |")
         print("|---|---|---|---|---|---|---|---|", flush=True)
         digests = set()
@@ -138,8 +177,14 @@ def main() -> None:
                     raise SystemExit(f"{options.pages} pages made, {report['read']} read")
             rate = statistics.median(rates)
             rate_bytes = rate * size_bytes / options.pages
-            shown = f"{cpus} | {rate:.0f} | {min(rates):.0f} | {max(rates):.0f} | {rate_bytes / 1e6:.1f}"
-            print(f"| {shown} | {report['read']} | {report['written']} | {report['rejected']} |", flush=True)
+            shown = (
+                f"{cpus} | {rate:.0f} | {min(rates):.0f} | {max(rates):.0f} | "
+                f"{rate_bytes / 1e6:.1f}"
+            )
+            print(
+                f"| {shown} | {report['read']} | {report['written']} | {report['rejected']} |",
+                flush=True,
+            )
         if len(digests) != 1:
             raise SystemExit("the output differs between runs")
 

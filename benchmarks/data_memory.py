@@ -1,7 +1,8 @@
 """Peak memory and speed of data work on generated ShareGPT files of several sizes.
 
-python benchmarks/data_memory.py --gigabytes 0.2 2 --to openai     # what `rayward data convert` does
-python benchmarks/data_memory.py --gigabytes 0.2 2 --render        # read, render, tokenise and pack, one core
+python benchmarks/data_memory.py --gigabytes 0.2 2 --to openai     # what `rayward data convert`
+does python benchmarks/data_memory.py --gigabytes 0.2 2 --render        # read, render, tokenise and
+pack, one core
 
 Each size is worked on in a process of its own. Peak memory should be the same for all sizes.
 """
@@ -53,9 +54,14 @@ print(json.dumps(found | {"tokens": tokens, "fill": tokens / packs / 8192}))
 
 
 def make(path: Path, num_bytes: int, seed: int = 0) -> None:
-    """A JSON array of conversations of 2 to 12 turns and 20 to 400 words each, at least `num_bytes` long."""
+    """A JSON array of conversations of 2 to 12 turns and 20 to 400 words each, at least `num_bytes`
+    long.
+    """
     rng = random.Random(seed)
-    words = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyzé", k=rng.randrange(1, 11))) for _ in range(WORDS)]
+    words = [
+        "".join(rng.choices("abcdefghijklmnopqrstuvwxyzé", k=rng.randrange(1, 11)))
+        for _ in range(WORDS)
+    ]
     texts = [" ".join(rng.choices(words, k=rng.randrange(20, 400))) for _ in range(500)]
     with path.open("w", encoding="utf-8") as file:
         size, number = file.write("["), 0
@@ -74,44 +80,72 @@ def make(path: Path, num_bytes: int, seed: int = 0) -> None:
 def _tokenizer(path: Path, folder: Path) -> None:
     """A byte-level BPE of 8192 tokens, trained on the beginning of the file."""
     sys.path.insert(0, str(ROOT))
-    from data.tokenizer import train_tokenizer
+    from rayward.data.templates.tokenizer import train_tokenizer
 
     with path.open(encoding="utf-8") as file:
-        train_tokenizer(file.read(5_000_000).split("\n"), 8192, ["<|end_of_turn|>"], 8192).save_pretrained(folder)
+        train_tokenizer(
+            file.read(5_000_000).split("\n"), 8192, ["<|end_of_turn|>"], 8192
+        ).save_pretrained(folder)
 
 
 def main() -> None:
     """Make the files, convert them, and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.2, 2.0], help="sizes, in units of 1e9 bytes")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--gigabytes",
+        type=float,
+        nargs="+",
+        default=[0.2, 2.0],
+        help="sizes, in units of 1e9 bytes",
+    )
     parser.add_argument("--to", default="openai", help="format to write")
-    parser.add_argument("--out", default="out.jsonl", help="name of the output, which tells the container")
-    parser.add_argument("--render", action="store_true", help="render, tokenise and pack instead of converting")
+    parser.add_argument(
+        "--out", default="out.jsonl", help="name of the output, which tells the container"
+    )
+    parser.add_argument(
+        "--render", action="store_true", help="render, tokenise and pack instead of converting"
+    )
     options = parser.parse_args()
     print(
-        f"{'GB':>6} {'rows':>9} {'wall s':>8} {'CPU s':>8} {'rows/s':>8} {'rows/CPU s':>11} {'MB/CPU s':>9} "
-        f"{'peak MiB':>9}"
+        f"{'GB':>6} {'rows':>9} {'wall s':>8} {'CPU s':>8} {'rows/s':>8} {'rows/CPU s':>11} "
+        f"{'MB/CPU s':>9} {'peak MiB':>9}"
     )
     for gigabytes in options.gigabytes:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "sharegpt.json"
             make(path, int(gigabytes * 1e9))
-            command = [sys.executable, "-c", CONVERT, str(path), str(Path(folder) / options.out), options.to]
+            command = [
+                sys.executable,
+                "-c",
+                CONVERT,
+                str(path),
+                str(Path(folder) / options.out),
+                options.to,
+            ]
             if options.render:
                 _tokenizer(path, Path(folder) / "tokenizer")
                 command[2:] = [RENDER, str(path), str(Path(folder) / "tokenizer")]
             alone = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
-            done = subprocess.run(command, cwd=ROOT, env=alone, capture_output=True, text=True, check=True)
+            done = subprocess.run(
+                command, cwd=ROOT, env=alone, capture_output=True, text=True, check=True
+            )
             found = json.loads(done.stdout)
             assert found["read"] == found["written"]
             print(
-                f"{gigabytes:>6g} {found['read']:>9} {found['wall_s']:>8.1f} {found['cpu_s']:>8.1f} "
-                f"{found['read'] / found['wall_s']:>8.0f} {found['read'] / found['cpu_s']:>11.0f} "
-                f"{path.stat().st_size / 1e6 / found['cpu_s']:>9.1f} {found['peak_bytes'] / 2**20:>9.0f}",
+                f"{gigabytes:>6g} {found['read']:>9} {found['wall_s']:>8.1f} "
+                f"{found['cpu_s']:>8.1f} {found['read'] / found['wall_s']:>8.0f} "
+                f"{found['read'] / found['cpu_s']:>11.0f} "
+                f"{path.stat().st_size / 1e6 / found['cpu_s']:>9.1f} "
+                f"{found['peak_bytes'] / 2**20:>9.0f}",
                 flush=True,
             )
             if options.render:
-                print(f"{found['tokens'] / found['cpu_s']:15.0f} tokens/CPU s, packs {found['fill']:.1%} full")
+                print(
+                    f"{found['tokens'] / found['cpu_s']:15.0f} tokens/CPU s, packs "
+                    f"{found['fill']:.1%} full"
+                )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""Padded micro-batches against rows back to back: SFT forward and backward on the rows of a prepared run, in turn.
+"""Padded micro-batches against rows back to back: SFT forward and backward on the rows of a
+prepared run, in turn.
 
 python benchmarks/packing.py RUN --steps 8 --repeats 3
 
-RUN: a run folder whose prepare stage is done. Prints tokens per second of both, their ratio, and the share of padding.
+RUN: a run folder whose prepare stage is done. Prints tokens per second of both, their ratio, and
+the share of padding.
 """
 
 from __future__ import annotations
@@ -20,15 +22,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from actors.attention import attend_by_row
-from actors.forward import Place, packed_inputs, weighted_inputs
-from actors.models import load_policy
-from algorithms.sequence import weighted_nll
-from configs.load import load
-from data.packing import epoch_order, step_batches
-from pipelines.renderer import Renderer
-from pipelines.rows import fit_conversations, load_records, sft_rows
-from pipelines.stage import Run
+from rayward.actors.models.attention import attend_by_row
+from rayward.actors.models.forward import Place, packed_inputs, weighted_inputs
+from rayward.actors.models.load import load_policy
+from rayward.algorithms.sequence import weighted_nll
+from rayward.configs.load import load
+from rayward.data.packing import epoch_order, step_batches
+from rayward.pipelines.rows.renderer import Renderer
+from rayward.pipelines.rows.rows import fit_conversations, load_records, sft_rows
+from rayward.pipelines.run.stage import Run
 
 
 def main() -> None:
@@ -47,7 +49,10 @@ def main() -> None:
     ids, weights = sft_rows(fit_conversations(chats, renderer, Counter(), config.sft)[1])
     order = epoch_order(len(ids), config.seed, 0)
     steps = step_batches(order, config.sft.samples_per_step)[: options.steps]
-    policy, budget = load_policy(run.base, config.model.dtype), config.sft.optimizer.micro_batch_tokens
+    policy, budget = (
+        load_policy(run.base, config.model.dtype),
+        config.sft.optimizer.micro_batch_tokens,
+    )
     tokens = sum(int(ids.take(rows).lengths.sum()) for rows in steps)
 
     def once(cut: Any, inputs: Any) -> tuple[float, float]:
@@ -62,7 +67,10 @@ def main() -> None:
         return tokens / (time.perf_counter() - begun), losses
 
     attend_by_row(policy.lm)
-    kinds = {"padded": (place.micro_batches, weighted_inputs), "packed": (place.packs, packed_inputs)}
+    kinds = {
+        "padded": (place.micro_batches, weighted_inputs),
+        "packed": (place.packs, packed_inputs),
+    }
     speeds: dict[str, list[float]] = {name: [] for name in kinds}
     losses = {}
     for _ in range(options.repeats + 1):
@@ -70,17 +78,29 @@ def main() -> None:
             speed, losses[name] = once(cut, inputs)
             speeds[name].append(speed)
     shares = [padding_share(ids.take(rows).lengths, place, budget) for rows in steps]
-    median = {name: statistics.median(values[1:]) for name, values in speeds.items()}  # the first one warms up
-    print(f"{len(steps)} steps of {config.sft.samples_per_step} rows, {budget} tokens a micro-batch, {tokens} tokens")
-    print(f"padding in padded micro-batches {statistics.mean(shares):.1%}; losses {sorted(losses.items())}")
+    # The first one warms up.
+    median = {name: statistics.median(values[1:]) for name, values in speeds.items()}
+    print(
+        f"{len(steps)} steps of {config.sft.samples_per_step} rows, {budget} tokens a "
+        f"micro-batch, {tokens} tokens"
+    )
+    print(
+        f"padding in padded micro-batches {statistics.mean(shares):.1%}; losses "
+        f"{sorted(losses.items())}"
+    )
     for name, value in median.items():
-        print(f"{name}: {value:.0f} tokens/s ({min(speeds[name][1:]):.0f} to {max(speeds[name][1:]):.0f})")
+        print(
+            f"{name}: {value:.0f} tokens/s ({min(speeds[name][1:]):.0f} to "
+            f"{max(speeds[name][1:]):.0f})"
+        )
     print(f"packed / padded: {median['packed'] / median['padded']:.2f}")
 
 
 def padding_share(lengths: np.ndarray, place: Place, budget: int) -> float:
     """Share of the tokens of padded micro-batches that are padding."""
-    padded = sum(int(lengths[micro].max()) * len(micro) for micro in place.micro_batches(lengths, budget))
+    padded = sum(
+        int(lengths[micro].max()) * len(micro) for micro in place.micro_batches(lengths, budget)
+    )
     return 1 - int(lengths.sum()) / padded
 
 

@@ -1,6 +1,8 @@
-"""The other systems that benchmarks measure against, in an environment of their own: .venv-peers beside .venv.
+"""The other systems that benchmarks measure against, in an environment of their own: .venv-peers
+beside .venv.
 
-It reads the packages of .venv, so both run on the same torch and transformers, and adds TRL to them.
+It reads the packages of .venv, so both run on the same torch and transformers, and adds TRL to
+them.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ def peer_python() -> str:
         subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
         packages = next((folder / "lib").glob("python3*")) / "site-packages"
         (packages / "rayward.pth").write_text(sysconfig.get_path("purelib") + "\n")
-        subprocess.run([str(python), "-m", "pip", "install", "-qq", "--no-deps", *PACKAGES], check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "-qq", "--no-deps", *PACKAGES], check=True
+        )
         (folder / "ready").touch()
     return str(python)
 
@@ -42,7 +46,9 @@ def run_peer(command: list[str], threads: int) -> None:
 def trl_half_of(
     script: str, options: argparse.Namespace, folder: Path, strategy: str, accumulate: int
 ) -> dict[str, Any]:
-    """TRL's half of a script, in the environment with TRL: what it wrote to trl.json in the folder."""
+    """TRL's half of a script, in the environment with TRL: what it wrote to trl.json in the
+    folder.
+    """
     arguments = ["--trl-half", str(folder), strategy, str(accumulate)]
     run_peer([options.peer_python, str(Path(script).resolve()), *arguments], options.threads)
     return json.loads((folder / "trl.json").read_text())
@@ -52,6 +58,12 @@ def toy_run(folder: Path) -> Path:
     """A run of the quickstart with its first stage, prepare."""
     run = folder / "run"
     print("Preparing the toy world", flush=True)
-    command = [str(Path(sys.executable).parent / "rayward"), "prepare", "quickstart", "--run", str(run)]
+    command = [
+        str(Path(sys.executable).parent / "rayward"),
+        "prepare",
+        "quickstart",
+        "--run",
+        str(run),
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return run

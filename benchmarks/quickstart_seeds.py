@@ -1,4 +1,5 @@
-"""Run the quickstart for several seeds and print what each reached beside what it is expected to reach.
+"""Run the quickstart for several seeds and print what each reached beside what it is expected to
+reach.
 
 python benchmarks/quickstart_seeds.py --seeds 17 18 19 --runs runs/seeds
 """
@@ -44,7 +45,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
     parser.add_argument("--runs", type=Path, default=Path("runs/seeds"))
-    parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
+    parser.add_argument(
+        "--set", action="append", default=[], help="settings to try, as for rayward"
+    )
     options = parser.parse_args()
     rows: dict[int, dict[str, float]] = {}
     for seed in options.seeds:
@@ -55,7 +58,7 @@ def main() -> None:
             [
                 sys.executable,
                 "-m",
-                "pipelines.cli",
+                "rayward.pipelines.cli",
                 "align",
                 "quickstart",
                 "--run",
@@ -66,11 +69,15 @@ def main() -> None:
             ],
             check=True,
         )
-        rows[seed] = figures(json.loads((folder / "summary.json").read_text()), time.perf_counter() - begun)
+        rows[seed] = figures(
+            json.loads((folder / "summary.json").read_text()), time.perf_counter() - begun
+        )
     print("| figure | bar | " + " | ".join(f"seed {seed}" for seed in rows) + " |")
     print("|---|---|" + "---|" * len(rows))
     for name, bar in BARS.items():
-        print(f"| {name} | {bar} | " + " | ".join(f"{row[name]:.3g}" for row in rows.values()) + " |")
+        print(
+            f"| {name} | {bar} | " + " | ".join(f"{row[name]:.3g}" for row in rows.values()) + " |"
+        )
 
 
 if __name__ == "__main__":

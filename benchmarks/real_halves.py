@@ -1,4 +1,6 @@
-"""The halves of real_model.py, each a process of its own that also says how much memory it and all below it took."""
+"""The halves of real_model.py, each a process of its own that also says how much memory it and all
+below it took.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,15 @@ def plain(*, completions: Sequence[str], **_: Any) -> list[float]:
 
 def rayward_sft(folder: Path) -> dict[str, Any]:
     """The SFT stage on the conversations in the folder."""
-    from configs.load import load
-    from pipelines.machine import on_machine
-    from pipelines.rows import load_records
-    from pipelines.stage import Run
+    from rayward.configs.load import load
+    from rayward.pipelines.rows.rows import load_records
+    from rayward.pipelines.run.machine import on_machine
+    from rayward.pipelines.run.stage import Run
 
     run = on_machine(Run(folder / "run", load(str(folder / "config.yaml"))), "sft")
-    return sft_vs_trl.rayward_half(run.folder, run.config, load_records(folder / "chats.jsonl"), folder)
+    return sft_vs_trl.rayward_half(
+        run.folder, run.config, load_records(folder / "chats.jsonl"), folder
+    )
 
 
 def trl_sft(folder: Path, strategy: str, more: str) -> dict[str, Any]:
@@ -40,11 +44,13 @@ def trl_sft(folder: Path, strategy: str, more: str) -> dict[str, Any]:
 
 def rayward_rl(folder: Path) -> dict[str, Any]:
     """The RL stage."""
-    from configs.load import load
+    from rayward.configs.load import load
 
     config = load(str(folder / "config.yaml"))
     # The judge of the evaluation would watch; there is none, as no reward model was trained.
-    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"judge": "gold"})})
+    config = config.model_copy(
+        update={"evaluate": config.evaluate.model_copy(update={"judge": "gold"})}
+    )
     rl_vs_trl.accept(folder / "run", config)
     rl_halves.rayward_half(config, folder / "run")
     return rl_vs_trl.told(folder / "run")
@@ -58,13 +64,16 @@ def trl_rl(folder: Path, more: str) -> dict[str, Any]:
 
 def main(half: str, folder: Path, *more: str) -> None:
     """Run a half; what it saw and its peak memory go to half.json."""
-    from pipelines import memory
+    from rayward.pipelines.run import memory
 
     memory.SAMPLE_SECONDS = SAMPLE_SECONDS
     with memory.PeakMemory() as seen:
-        found = {"rayward_sft": rayward_sft, "trl_sft": trl_sft, "rayward_rl": rayward_rl, "trl_rl": trl_rl}[half](
-            folder, *more
-        )
+        found = {
+            "rayward_sft": rayward_sft,
+            "trl_sft": trl_sft,
+            "rayward_rl": rayward_rl,
+            "trl_rl": trl_rl,
+        }[half](folder, *more)
     (folder / "half.json").write_text(json.dumps(found | {"peak_memory_bytes": seen.peak_bytes}))
 
 

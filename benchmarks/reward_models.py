@@ -1,9 +1,12 @@
-"""Reward models from the same SFT model: K-wise loss against pair-split, several seeds, and noise in the labels.
+"""Reward models from the same SFT model: K-wise loss against pair-split, several seeds, and noise
+in the labels.
 
-Both losses see the same rankings in the same order for the same number of steps, so they cost the same.
+Both losses see the same rankings in the same order for the same number of steps, so they cost the
+same.
 
 On the toy world, over the share of pairs whose order is wrong (measured on rankings without noise):
-  rayward align quickstart --run RUN --stages prepare,sft && python benchmarks/reward_models.py RUN --noise 0 0.1 0.3
+  rayward align quickstart --run RUN --stages prepare,sft && python benchmarks/reward_models.py RUN
+  --noise 0 0.1 0.3
 On real files (measured by source on the files given):
   rayward align real_small --run RUN --stages prepare,sft --set data.root=DATA
   python benchmarks/reward_models.py RUN --test DATA/nectar/test.jsonl.gz DATA/hh_rlhf/test.jsonl.gz
@@ -18,26 +21,45 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster.connect import connect
-from configs.load import load
-from data.toyworld import rankings
-from pipelines.reward import fit
-from pipelines.reward_eval import by_source, rankings_of
-from pipelines.rows import LeftOut, load_records
-from pipelines.stage import Run, Stage, table
+from rayward.cluster.connect import connect
+from rayward.configs.load import load
+from rayward.data.toy.toyworld import rankings
+from rayward.pipelines.model_tools.reward_eval import by_source, rankings_of
+from rayward.pipelines.rows.rows import LeftOut, load_records
+from rayward.pipelines.run.stage import Run, Stage, table
+from rayward.pipelines.stages.reward import fit
 
-COLUMNS = ("task", "loss", "seed", "pairs", "accuracy [95 %]", "longer", "tau", "top-1", "ECE", "seconds")
+COLUMNS = (
+    "task",
+    "loss",
+    "seed",
+    "pairs",
+    "accuracy [95 %]",
+    "longer",
+    "tau",
+    "top-1",
+    "ECE",
+    "seconds",
+)
 
 
 def main() -> None:
     """Train, measure, print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="folder of a run with prepare and sft")
-    parser.add_argument("--noise", type=float, nargs="*", default=[], help="toy world: shares of pairs that are wrong")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        nargs="*",
+        default=[],
+        help="toy world: shares of pairs that are wrong",
+    )
     parser.add_argument("--test", nargs="*", default=[], help="real files to measure on")
     parser.add_argument("--losses", nargs="+", default=["plackett_luce", "pairs"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
-    parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
+    parser.add_argument(
+        "--set", action="append", default=[], help="settings to try, as for rayward"
+    )
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
     if bool(options.noise) == bool(options.test):
@@ -78,8 +100,20 @@ def one(options: argparse.Namespace, task: Any, loss: str, seed: int) -> list[di
     made = []
     for source, of in by_source(fitted.scores, fitted.heldout, fitted.rows, seed).items():
         name = f"noise {task:g}" if task != "real" else source
-        made.append({"task": name, "loss": loss, "seed": seed, "seconds": seconds, "steps": fitted.steps, **of})
-    print(json.dumps({key: made[0][key] for key in ("task", "loss", "seed", "accuracy", "seconds")}), flush=True)
+        made.append(
+            {
+                "task": name,
+                "loss": loss,
+                "seed": seed,
+                "seconds": seconds,
+                "steps": fitted.steps,
+                **of,
+            }
+        )
+    print(
+        json.dumps({key: made[0][key] for key in ("task", "loss", "seed", "accuracy", "seconds")}),
+        flush=True,
+    )
     return made
 
 
@@ -87,9 +121,22 @@ def row_of(of: dict[str, Any]) -> tuple:
     """A line of the table."""
     accuracy = of["accuracy"]
     shown = f"{accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
-    numbers = (accuracy["length_baseline"], of["kendall_tau"], of["top_1"], of["calibration"]["error"])
+    numbers = (
+        accuracy["length_baseline"],
+        of["kendall_tau"],
+        of["top_1"],
+        of["calibration"]["error"],
+    )
     shown_numbers = [f"{number:.3f}" for number in numbers]
-    return (of["task"], of["loss"], of["seed"], accuracy["pairs"], shown, *shown_numbers, f"{of['seconds']:.0f}")
+    return (
+        of["task"],
+        of["loss"],
+        of["seed"],
+        accuracy["pairs"],
+        shown,
+        *shown_numbers,
+        f"{of['seconds']:.0f}",
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""Reward training with the prompt of a ranking computed once against once an answer: forward and backward, in turn.
+"""Reward training with the prompt of a ranking computed once against once an answer: forward and
+backward, in turn.
 
 python benchmarks/shared_prompts.py RUN --prompt-tokens 0 64 256 --steps 4 --repeats 3 --json FILE
 
-RUN: a run folder whose prepare and sft stages are done. --prompt-tokens puts so many random tokens before every prompt,
-to see from what length on it pays. Tokens per second are those of the answers' whole conversations in both, so their
-ratio is that of the times; `pays` is what Rayward would decide by itself.
+RUN: a run folder whose prepare and sft stages are done. --prompt-tokens puts so many random tokens
+before every prompt, to see from what length on it pays. Tokens per second are those of the answers'
+whole conversations in both, so their ratio is that of the times; `pays` is what Rayward would
+decide by itself.
 """
 
 from __future__ import annotations
@@ -23,38 +25,53 @@ from transformers.utils import logging
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from actors.attention import attend_by_row
-from actors.forward import Place, sequence_inputs
-from actors.models import load_scalar
-from actors.prefix import pays, shared_inputs, shared_lengths
-from actors.ranked import RankedRows, _rankings_of, ranking_loss
-from configs.load import load
-from data.packing import epoch_order, step_batches
-from data.ragged import Ragged
-from pipelines.renderer import Renderer
-from pipelines.reward import ranked_rows
-from pipelines.rows import load_records
-from pipelines.stage import Run, table
+from rayward.actors.models.attention import attend_by_row
+from rayward.actors.models.forward import Place, sequence_inputs
+from rayward.actors.models.load import load_scalar
+from rayward.actors.models.prefix import pays, shared_inputs, shared_lengths
+from rayward.actors.training.ranked import RankedRows, _rankings_of, ranking_loss
+from rayward.configs.load import load
+from rayward.data.packing import epoch_order, step_batches
+from rayward.data.ragged import Ragged
+from rayward.pipelines.rows.renderer import Renderer
+from rayward.pipelines.rows.rows import load_records
+from rayward.pipelines.run.stage import Run, table
+from rayward.pipelines.stages.reward import ranked_rows
 
-COLUMNS = ("more tokens", "a row", "a ranking", "separate tok/s", "shared tok/s", "ratio", "pays", "loss gap")
+COLUMNS = (
+    "more tokens",
+    "a row",
+    "a ranking",
+    "separate tok/s",
+    "shared tok/s",
+    "ratio",
+    "pays",
+    "loss gap",
+)
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--prompt-tokens", type=int, nargs="+", default=[0], help="random tokens before each prompt")
+    parser.add_argument(
+        "--prompt-tokens", type=int, nargs="+", default=[0], help="random tokens before each prompt"
+    )
     parser.add_argument("--steps", type=int, default=4, help="optimizer steps in a measurement")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--set", action="append", default=[], help="settings to try, as for rayward")
+    parser.add_argument(
+        "--set", action="append", default=[], help="settings to try, as for rayward"
+    )
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
     logging.set_verbosity_error()  # a new score head is meant here
     torch.set_num_threads(options.threads)
     config = load(str(options.run / "config.yaml"), options.set)
     renderer = Renderer.of(config.model, options.run / "prepare" / "tokenizer")
-    rows = ranked_rows(load_records(options.run / "prepare" / "rankings.jsonl"), renderer, config.seed)[1]
+    rows = ranked_rows(
+        load_records(options.run / "prepare" / "rankings.jsonl"), renderer, config.seed
+    )[1]
     start = config.reward.path or Run(options.run, config).model("sft")
     module = load_scalar(start, config.model.dtype, seed=config.seed)
     attend_by_row(module.classifier)
@@ -64,7 +81,9 @@ def main() -> None:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
-def one(options: argparse.Namespace, config: Any, module: Any, rows: RankedRows, more: int) -> dict[str, Any]:
+def one(
+    options: argparse.Namespace, config: Any, module: Any, rows: RankedRows, more: int
+) -> dict[str, Any]:
     """Both ways on the same steps of the same rankings, with `more` tokens before each prompt."""
     order = epoch_order(len(rows.sizes), config.seed, 0)
     steps = step_batches(order, config.reward.rankings_per_step)[: options.steps]
@@ -83,37 +102,66 @@ def one(options: argparse.Namespace, config: Any, module: Any, rows: RankedRows,
     once = sum(int(shared_lengths(step.ids, step.sizes).sum()) for step in data)
     every = longer(rows, more, hidden.vocab_size)
     shown = (
-        more, tokens / answers, once / rankings, separate, shared, shared / separate,
-        pays(every.ids, every.sizes, hidden.hidden_size), abs(losses[True] - losses[False]) / rankings,
-    )  # fmt: skip
-    print(f"{more} more tokens: {shared / separate:.2f}; loss {losses[True] / rankings:.6f}", flush=True)
-    raw = {"separate": speeds[False][1:], "shared": speeds[True][1:], "losses": [losses[False], losses[True]]}
+        more,
+        tokens / answers,
+        once / rankings,
+        separate,
+        shared,
+        shared / separate,
+        pays(every.ids, every.sizes, hidden.hidden_size),
+        abs(losses[True] - losses[False]) / rankings,
+    )
+    print(
+        f"{more} more tokens: {shared / separate:.2f}; loss {losses[True] / rankings:.6f}",
+        flush=True,
+    )
+    raw = {
+        "separate": speeds[False][1:],
+        "shared": speeds[True][1:],
+        "losses": [losses[False], losses[True]],
+    }
     return dict(zip(COLUMNS, shown, strict=True)) | {"repeats": raw}
 
 
 def longer(rows: RankedRows, more: int, vocab_size: int) -> RankedRows:
     """Every ranking with `more` random tokens of its own before all its answers' rows."""
     generator = np.random.default_rng(0)
-    drawn = np.repeat(generator.integers(4, vocab_size, (len(rows.sizes), more)), rows.sizes, axis=0)
+    drawn = np.repeat(
+        generator.integers(4, vocab_size, (len(rows.sizes), more)), rows.sizes, axis=0
+    )
     ids = Ragged.of([np.concatenate([before, rows.ids[row]]) for row, before in enumerate(drawn)])
     return RankedRows(ids, rows.sizes, rows.ranks, ids)
 
 
 def train_step(config: Any, module: Any, step: RankedRows, share: bool) -> float:
-    """Forward and backward of one optimizer step, cut and fed as the reward stage does; the sum of its losses."""
-    place, budget, total = Place(0, 1, torch.device("cpu")), config.reward.optimizer.micro_batch_tokens, 0.0
+    """Forward and backward of one optimizer step, cut and fed as the reward stage does; the sum of
+    its losses.
+    """
+    place, budget, total = (
+        Place(0, 1, torch.device("cpu")),
+        config.reward.optimizer.micro_batch_tokens,
+        0.0,
+    )
     module.zero_grad()
     if share:
         plan = place.packs(shared_lengths(step.ids, step.sizes), budget)
     else:
-        plan = _rankings_of(step, place.micro_batches(step.ids.lengths, budget, step.sizes.tolist()))
+        plan = _rankings_of(
+            step, place.micro_batches(step.ids.lengths, budget, step.sizes.tolist())
+        )
     for micro in plan:
         part = step.take(micro)
         sizes = part.sizes.tolist()
         if share:
             inputs = shared_inputs(part.ids, sizes, place.device)
         else:
-            inputs = dict(zip(("input_ids_BT", "chosen_BT"), sequence_inputs(part.ids, place.device), strict=True))
+            inputs = dict(
+                zip(
+                    ("input_ids_BT", "chosen_BT"),
+                    sequence_inputs(part.ids, place.device),
+                    strict=True,
+                )
+            )
         loss, _ = ranking_loss(config.reward, module(**inputs), part)
         loss.backward()
         total += float(loss.detach())

@@ -1,1 +1,3 @@
-"""Where a run happens: the Ray connection, what a stage asks of the cluster, the Serve application."""
+"""Where a run happens: the Ray connection, what a stage asks of the cluster, the Serve
+application.
+"""

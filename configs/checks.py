@@ -1,15 +1,17 @@
-"""What the sections of a config have to do with each other: each function raises ValueError where they do not fit."""
+"""What the sections of a config have to do with each other: each function raises ValueError where
+they do not fit.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from configs.model import CPU_HEAD_SIZES
-from configs.rl import WITH_CRITIC
-from configs.stages import has
+from rayward.configs.sections.model import CPU_HEAD_SIZES
+from rayward.configs.sections.rl import WITH_CRITIC
+from rayward.configs.stages import has
 
 if TYPE_CHECKING:
-    from configs.schema import Config
+    from rayward.configs.schema import Config
 
 
 def samples(config: Config) -> bool:
@@ -53,28 +55,29 @@ def processors(config: Config) -> None:
     for name in ("policy", *(["critic"] if set(config.rl.algorithms) & set(WITH_CRITIC) else [])):
         if (workers := getattr(resources, name).workers) % sharing:
             raise ValueError(
-                f"rl.sequence_parallel {sharing} does not divide resources.{name}.workers {workers}; "
-                f"nearest that does: {sharing * max(1, round(workers / sharing))} workers"
+                f"rl.sequence_parallel {sharing} does not divide resources.{name}.workers "
+                f"{workers}; nearest that does: {sharing * max(1, round(workers / sharing))} "
+                "workers"
             )
     for name in ("train", "policy", "critic", "reference", "reward"):
         if (gpus := getattr(resources, name).gpus) > 1:
             raise ValueError(
-                f"resources.{name}.gpus is {gpus:g}, but a process of this role uses one GPU at most; "
-                f"give it more workers"
+                f"resources.{name}.gpus is {gpus:g}, but a process of this role uses one GPU at "
+                "most; give it more workers"
             )
     for name in ("train",) if config.rl.mode == "colocate" else ("train", "policy", "critic"):
         role = getattr(resources, name)
         if 0 < role.gpus < 1 < role.workers:
             raise ValueError(
-                f"resources.{name} has {role.workers} workers with {role.gpus:g} GPU each, which Ray would put on the "
-                "same GPU; ranks of one model need one each"
+                f"resources.{name} has {role.workers} workers with {role.gpus:g} GPU each, which "
+                "Ray would put on the same GPU; ranks of one model need one each"
             )
     if rollout.gpus > 1 and rollout.gpus % 1:
         raise ValueError(f"resources.rollout.gpus is {rollout.gpus:g}; above 1 it must be whole")
     if rollout.gpus > 1 and not resources.reference.gpus:
         raise ValueError(
-            f"resources.rollout.gpus is {rollout.gpus:g}: engines of several GPUs take weights from GPUs only, in "
-            "evaluate from resources.reference; give it gpus"
+            f"resources.rollout.gpus is {rollout.gpus:g}: engines of several GPUs take weights "
+            "from GPUs only, in evaluate from resources.reference; give it gpus"
         )
     fraction = config.rollout.gpu_memory_fraction
     if 0 < rollout.gpus < min(1, fraction) and config.rl.mode != "colocate":
@@ -83,27 +86,42 @@ def processors(config: Config) -> None:
             f"resources.rollout.gpus {rollout.gpus:g}; others on it would have no room"
         )
     for name in ("policy", "reference"):
-        if config.rollout.weight_transfer in ("nccl", "ipc") and not min(getattr(resources, name).gpus, rollout.gpus):
+        if config.rollout.weight_transfer in ("nccl", "ipc") and not min(
+            getattr(resources, name).gpus, rollout.gpus
+        ):
             raise ValueError(
-                f"rollout.weight_transfer {config.rollout.weight_transfer} needs GPUs on both sides; "
-                f"resources.{name}.gpus is {getattr(resources, name).gpus:g}, "
+                f"rollout.weight_transfer {config.rollout.weight_transfer} needs GPUs on both "
+                f"sides; resources.{name}.gpus is {getattr(resources, name).gpus:g}, "
                 f"resources.rollout.gpus {rollout.gpus:g}; use object_store"
             )
     scratch = config.model.scratch
-    if samples(config) and scratch and not rollout.gpus and scratch.hidden_size // scratch.heads not in CPU_HEAD_SIZES:
+    if (
+        samples(config)
+        and scratch
+        and not rollout.gpus
+        and scratch.hidden_size // scratch.heads not in CPU_HEAD_SIZES
+    ):
         raise ValueError(
-            f"model.scratch has heads of hidden_size / heads = {scratch.hidden_size // scratch.heads}; vLLM on the "
-            f"CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}"
+            "model.scratch has heads of hidden_size / heads = "
+            f"{scratch.hidden_size // scratch.heads}; vLLM on the CPU takes "
+            f"{', '.join(map(str, CPU_HEAD_SIZES))}"
         )
 
 
 def offloading(config: Config) -> None:
     """Optimizer states in the memory of the host."""
     resources = config.resources
-    trained = [("sft", config.sft.optimizer), ("reward", config.reward.optimizer), ("dpo", config.dpo.optimizer)]
+    trained = [
+        ("sft", config.sft.optimizer),
+        ("reward", config.reward.optimizer),
+        ("dpo", config.dpo.optimizer),
+    ]
     trained += [("sample.training", config.sample.training.optimizer)]
     optimizers = [(name, optimizer, "train") for name, optimizer in trained]
-    for name, optimizer, role in [*optimizers, *(("rl", config.rl.optimizer, role) for role in ("policy", "critic"))]:
+    for name, optimizer, role in [
+        *optimizers,
+        *(("rl", config.rl.optimizer, role) for role in ("policy", "critic")),
+    ]:
         gpus = getattr(resources, role).gpus
         if optimizer.offload and (gpus == 0 or optimizer.zero_stage < 2):
             raise ValueError(
@@ -118,19 +136,30 @@ def colocation(config: Config) -> None:
         return
     optimizer = config.rl.optimizer
     roles = {name: getattr(config.resources, name) for name in ("rollout", "policy", "critic")}
-    told = ", ".join(f"resources.{name} {role.workers} x {role.gpus:g}" for name, role in roles.items())
+    told = ", ".join(
+        f"resources.{name} {role.workers} x {role.gpus:g}" for name, role in roles.items()
+    )
     sharing = [name for name, role in roles.items() if role.gpus]
-    if sharing[:2] != ["rollout", "policy"] or not 0.5 < sum(roles[name].gpus for name in sharing) <= 1:
+    if (
+        sharing[:2] != ["rollout", "policy"]
+        or not 0.5 < sum(roles[name].gpus for name in sharing) <= 1
+    ):
         raise ValueError(
-            "rl.mode colocate lets engines and trainers take turns on the same GPUs: their gpus have to be shares "
-            f"that add up to more than half a GPU and at most one; here: {told}. Or use sync or one_step_off"
+            "rl.mode colocate lets engines and trainers take turns on the same GPUs: their gpus "
+            "have to be shares that add up to more than half a GPU and at most one; here: "
+            f"{told}. Or use sync or one_step_off"
         )
     if len({roles[name].workers for name in sharing}) > 1:
-        raise ValueError(f"rl.mode colocate needs as many engines as ranks of policy and critic; here: {told}")
+        raise ValueError(
+            f"rl.mode colocate needs as many engines as ranks of policy and critic; here: {told}"
+        )
     if config.model.dtype == "float32" and not optimizer.zero_stage:
-        raise ValueError("rl.mode colocate moves optimizer states to the host, which needs ZeRO: zero_stage 1 to 3")
+        raise ValueError(
+            "rl.mode colocate moves optimizer states to the host, which needs ZeRO: zero_stage 1 "
+            "to 3"
+        )
     if optimizer.zero_stage == 3 and (config.rl.lora or not optimizer.offload):
         raise ValueError(
-            "rl.mode colocate can move the states of ZeRO-3 only with rl.optimizer.offload true and without rl.lora; "
-            "or use zero_stage 2"
+            "rl.mode colocate can move the states of ZeRO-3 only with rl.optimizer.offload true "
+            "and without rl.lora; or use zero_stage 2"
         )

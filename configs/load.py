@@ -1,4 +1,6 @@
-"""Read a YAML preset plus `--set a.b=c` overrides into a Config, and explain every mistake by file, line and field."""
+"""Read a YAML preset plus `--set a.b=c` overrides into a Config, and explain every mistake by file,
+line and field.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from configs.schema import STAGE_SECTIONS, Config
+from rayward.configs.schema import STAGE_SECTIONS, Config
 
 PRESETS = Path(__file__).parent
 
@@ -35,7 +37,9 @@ def find(name: str) -> Path:
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Config:
-    """Config of a YAML file or preset, with `a.b=value` overrides (values are YAML). Raises ConfigError."""
+    """Config of a YAML file or preset, with `a.b=value` overrides (values are YAML). Raises
+    ConfigError.
+    """
     path = find(name)
     text = path.read_text(encoding="utf-8")
     try:
@@ -52,35 +56,43 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign:
-            raise ConfigError(f"--set {override}: expected key=value, for example --set rl.iterations=10")
+            raise ConfigError(
+                f"--set {override}: expected key=value, for example --set rl.iterations=10"
+            )
         keys = tuple(key.strip().split("."))
         given = _parse(value, override)
         null = keys[0] in values and values[keys[0]] is None and keys[0] not in empty
         if keys[0] in STAGE_SECTIONS and len(keys) > 1 and null:
             raise ConfigError(
-                f"--set {override}: {origin.get(keys[:1], path)} says {keys[0]}: null, which leaves the stage out; "
-                f"--set {keys[0]}={{}} before it gives it the defaults"
+                f"--set {override}: {origin.get(keys[:1], path)} says {keys[0]}: null, which "
+                f"leaves the stage out; --set {keys[0]}={{}} before it gives it the defaults"
             )
         if len(keys) == 1 and keys[0] in STAGE_SECTIONS and not value.strip():
-            raise ConfigError(f"--set {override} gives nothing: null leaves the stage out, {{}} is its defaults")
+            raise ConfigError(
+                f"--set {override} gives nothing: null leaves the stage out, {{}} is its defaults"
+            )
         _set(values, keys, given, override)
         origin[keys] = f"--set {override}"
     for stage in STAGE_SECTIONS:
         if stage in empty and values[stage] is None:
             raise ConfigError(
-                f"{origin[(stage,)]}: {stage} is empty: write `{stage}: {{}}` for its defaults or `{stage}: null` to "
-                "leave the stage out"
+                f"{origin[(stage,)]}: {stage} is empty: write `{stage}: {{}}` for its defaults or "
+                f"`{stage}: null` to leave the stage out"
             )
     try:
         return Config.model_validate(values)
     except ValidationError as error:
         found = error.errors()
         found += _beside(values, found)
-        raise ConfigError("\n".join(_explain(item, origin, path) for item in _deepest(found))) from None
+        raise ConfigError(
+            "\n".join(_explain(item, origin, path) for item in _deepest(found))
+        ) from None
 
 
 def _beside(values: dict, found: Sequence[Any]) -> list[Any]:
-    """What else is wrong where the mistakes that were found are taken away: those of a field hide those of all."""
+    """What else is wrong where the mistakes that were found are taken away: those of a field hide
+    those of all.
+    """
     if not all(item["loc"] for item in found):
         return []
     left = copy.deepcopy(values)
@@ -100,13 +112,18 @@ def _beside(values: dict, found: Sequence[Any]) -> list[Any]:
 
 
 def _deepest(found: Sequence[Any]) -> list[Any]:
-    """Without what only follows from a mistake further down: a list whose item is wrong counts as too short."""
+    """Without what only follows from a mistake further down: a list whose item is wrong counts as
+    too short.
+    """
     places = [item["loc"] for item in found]
     return [
         item
         for item in found
         if item["type"] != "too_short"
-        or not any(len(place) > len(item["loc"]) and place[: len(item["loc"])] == item["loc"] for place in places)
+        or not any(
+            len(place) > len(item["loc"]) and place[: len(item["loc"])] == item["loc"]
+            for place in places
+        )
     ]
 
 
@@ -117,7 +134,9 @@ def dump(config: Config) -> str:
 
 def fingerprint(*parts: Any) -> str:
     """Stable short hash of config sections and plain values."""
-    plain = [part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts]
+    plain = [
+        part.model_dump(mode="json") if isinstance(part, BaseModel) else part for part in parts
+    ]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -130,7 +149,9 @@ def fields(
         value = getattr(default, name) if default is not None else field.default
         inner = _section_of(field.annotation)
         if inner is not None:
-            found += fields(inner, f"{prefix}{name}.", value if isinstance(value, BaseModel) else None)
+            found += fields(
+                inner, f"{prefix}{name}.", value if isinstance(value, BaseModel) else None
+            )
         else:
             found.append((prefix + name, field.description or "", value))
     return found
@@ -140,7 +161,9 @@ def _parse(value: str, override: str) -> Any:
     try:
         return yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: {value!r} is not valid YAML: {str(error).splitlines()[0]}") from None
+        raise ConfigError(
+            f"--set {override}: {value!r} is not valid YAML: {str(error).splitlines()[0]}"
+        ) from None
 
 
 def _set(values: dict, keys: tuple[str, ...], value: Any, override: str) -> None:
@@ -149,7 +172,9 @@ def _set(values: dict, keys: tuple[str, ...], value: Any, override: str) -> None
         if inner is None:
             inner = values[key] = {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {override}: {'.'.join(keys[: depth + 1])} is a value, not a section")
+            raise ConfigError(
+                f"--set {override}: {'.'.join(keys[: depth + 1])} is a value, not a section"
+            )
         values = inner
     values[keys[-1]] = value
 
@@ -162,7 +187,8 @@ def _lines(node: yaml.Node | None, prefix: tuple = ()) -> dict[tuple, int]:
             path = (*prefix, key.value)
             if path in lines:
                 raise ConfigError(
-                    f"line {key.start_mark.line + 1}: {'.'.join(map(str, path))} stands in line {lines[path]} already"
+                    f"line {key.start_mark.line + 1}: {'.'.join(map(str, path))} stands in line "
+                    f"{lines[path]} already"
                 )
             lines[path] = key.start_mark.line + 1
             lines |= _lines(value, path)
@@ -176,7 +202,9 @@ def _lines(node: yaml.Node | None, prefix: tuple = ()) -> dict[tuple, int]:
 def _empty(node: yaml.Node | None) -> set[str]:
     """Keys of the top level without any value, as where all that stood below is a comment."""
     pairs = node.value if isinstance(node, yaml.MappingNode) else []
-    return {key.value for key, value in pairs if isinstance(value, yaml.ScalarNode) and not value.value}
+    return {
+        key.value for key, value in pairs if isinstance(value, yaml.ScalarNode) and not value.value
+    }
 
 
 def _section_of(annotation: Any) -> type[BaseModel] | None:
@@ -191,7 +219,9 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 def _explain(item: Any, origin: dict[tuple, str], path: Path) -> str:
     keys = tuple(item["loc"])
-    where = next((origin[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in origin), str(path))
+    where = next(
+        (origin[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in origin), str(path)
+    )
     name = ".".join(str(key) for key in keys)
     if item["type"] == "extra_forbidden":
         section: type[BaseModel] | None = Config
@@ -201,7 +231,10 @@ def _explain(item: Any, origin: dict[tuple, str], path: Path) -> str:
         known = list(section.model_fields) if section else []
         if "." in str(keys[-1]) and str(keys[-1]).split(".")[0] in known:
             first, _, rest = str(keys[-1]).partition(".")
-            return f"{where}: {name!r} is one key; in YAML {rest} stands below {first}: `{first}: {{{rest}: ...}}`"
+            return (
+                f"{where}: {name!r} is one key; in YAML {rest} stands below {first}: `{first}: "
+                f"{{{rest}: ...}}`"
+            )
         near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
         return f"{where}: unknown key {name!r}; {hint}"
@@ -211,5 +244,8 @@ def _explain(item: Any, origin: dict[tuple, str], path: Path) -> str:
     if item["type"] == "value_error":
         return "\n".join(f"{where}: {line}" for line in message.splitlines())
     if len(keys) == 1 and keys[0] in STAGE_SECTIONS and not isinstance(item["input"], dict):
-        return f"{where}: {name} is {item['input']!r}: expected settings, or null to leave the stage out"
+        return (
+            f"{where}: {name} is {item['input']!r}: expected settings, or null to leave the stage "
+            "out"
+        )
     return f"{where}: {name} is {item['input']!r}: {message}"

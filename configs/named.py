@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from configs.schema import Config
-from configs.stages import JUDGES, START, compared, first_model, has
+from rayward.configs.schema import Config
+from rayward.configs.stages import JUDGES, START, compared, first_model, has
 
 CRITICS = ("reward", "policy")
 """What rl.critic may say in place of a folder."""
@@ -14,8 +14,9 @@ CRITICS = ("reward", "policy")
 
 @dataclass(frozen=True)
 class Named:
-    """A model that a setting names for a stage; `scores`: it has to be a reward model, or else a language model (None:
-    either). `with_tokenizer`: its tokenizer is read too. `known`: words that the setting takes in place of a model."""
+    """A model that a setting names for a stage; `scores`: it has to be a reward model, or else a
+    language model (None: either). `with_tokenizer`: its tokenizer is read too. `known`: words that
+    the setting takes in place of a model."""
 
     stage: str
     setting: str

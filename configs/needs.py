@@ -1,4 +1,6 @@
-"""What the stages of a config need: data, a reward, models with names. All that is missing is told at once."""
+"""What the stages of a config need: data, a reward, models with names. All that is missing is told
+at once.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,20 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from configs.stages import MODELS, STAGES, START, baseline, compared, has, models, own_reward, takes_samples
+from rayward.configs.stages import (
+    MODELS,
+    STAGES,
+    START,
+    baseline,
+    compared,
+    has,
+    models,
+    own_reward,
+    takes_samples,
+)
 
 if TYPE_CHECKING:
-    from configs.schema import Config
+    from rayward.configs.schema import Config
 
 REWARD = "`scoring: {sources: [{kind: model, paths: [DIR]}]}`"
 
@@ -33,15 +45,26 @@ def lists_read(config: Config) -> dict[str, list[str]]:
 
 def needs(config: Config) -> None:
     """Raise ValueError with a line for each thing that is missing, and what to add."""
-    missing = [*_data(config), *_validation(config), *_reward(config), *_judge(config), *_names(config)]
+    missing = [
+        *_data(config),
+        *_validation(config),
+        *_reward(config),
+        *_judge(config),
+        *_names(config),
+    ]
     if missing:
         raise ValueError("\n".join([*missing, *_unnamed(config)]))
 
 
 def _unnamed(config: Config) -> Iterator[str]:
     """The stages that run since nobody says otherwise."""
-    if others := [stage for stage in STAGES[1:] if has(config, stage) and stage not in config.model_fields_set]:
-        yield f"stages that the config does not name run too: {', '.join(others)}; `{others[0]}: null` leaves one out"
+    if others := [
+        stage for stage in STAGES[1:] if has(config, stage) and stage not in config.model_fields_set
+    ]:
+        yield (
+            f"stages that the config does not name run too: {', '.join(others)}; `{others[0]}: "
+            "null` leaves one out"
+        )
 
 
 def _data(config: Config) -> Iterator[str]:
@@ -51,8 +74,9 @@ def _data(config: Config) -> Iterator[str]:
         if not getattr(config.data, name):
             left_out = " and ".join(f"`{stage}: null`" for stage in stages)
             yield (
-                f"data.{name} lists no source, and {' and '.join(stages)} read{'s' * (len(stages) == 1)} it: add "
-                f"`{name}: [{{path: FILE}}]` to data, or leave out what reads it with {left_out}"
+                f"data.{name} lists no source, and {' and '.join(stages)} "
+                f"read{'s' * (len(stages) == 1)} it: add `{name}: [{{path: FILE}}]` to data, or "
+                f"leave out what reads it with {left_out}"
             )
 
 
@@ -62,12 +86,13 @@ def _validation(config: Config) -> Iterator[str]:
     looks = has(config, "sample") and config.sample.training.validate_every
     if looks and not config.data.conversations:
         yield (
-            "sample.training.validate_every looks at held-out conversations: add `conversations: [{path: FILE}]` to "
-            "data, or leave it 0"
+            "sample.training.validate_every looks at held-out conversations: add `conversations: "
+            "[{path: FILE}]` to data, or leave it 0"
         )
     if has(config, "dpo") and config.dpo.validate_every and not config.data.preferences:
         yield (
-            "dpo.validate_every looks at held-out rankings: add `preferences: [{path: FILE}]` to data, or leave it 0"
+            "dpo.validate_every looks at held-out rankings: add `preferences: [{path: FILE}]` to "
+            "data, or leave it 0"
         )
 
 
@@ -75,16 +100,19 @@ def _reward(config: Config) -> Iterator[str]:
     asks = [stage for stage in ("sample", "rl") if has(config, stage)]
     if asks and own_reward(config) and not has(config, "reward"):
         yield (
-            f"{' and '.join(asks)} want{'s' * (len(asks) == 1)} a reward, stage reward is left out, and a source of "
-            f"scoring.sources takes its model: add {REWARD} or a function, http or judge source, or give a reward "
-            "section"
+            f"{' and '.join(asks)} want{'s' * (len(asks) == 1)} a reward, stage reward is left "
+            f"out, and a source of scoring.sources takes its model: add {REWARD} or a function, "
+            "http or judge source, or give a reward section"
         )
     if has(config, "rl") and config.rl.critic == "reward" and not has(config, "reward"):
-        yield "rl.critic reward is the run's own reward model, and reward is left out: give its folder, or policy"
+        yield (
+            "rl.critic reward is the run's own reward model, and reward is left out: give its "
+            "folder, or policy"
+        )
     if has(config, "dpo") and takes_samples(config) and not has(config, "sample"):
         yield (
-            "dpo takes what stage sample makes (dpo.data, dpo.start), and sample is left out: give a sample section, "
-            "or dpo.data: preferences and dpo.start: sft"
+            "dpo takes what stage sample makes (dpo.data, dpo.start), and sample is left out: "
+            "give a sample section, or dpo.data: preferences and dpo.start: sft"
         )
 
 
@@ -93,31 +121,41 @@ def _judge(config: Config) -> Iterator[str]:
     if not has(config, "evaluate"):
         return
     if judge == "gold" and config.data.toyworld is None:
-        yield "evaluate.judge gold exists only in data.toyworld; use reward_model with your own data"
+        yield (
+            "evaluate.judge gold exists only in data.toyworld; use reward_model with your own data"
+        )
     if judge == "reward_model" and not has(config, "reward"):
         yield (
-            "evaluate.judge reward_model is a second reward model that stage reward trains, and reward is left out: "
-            "add `judge: DIR` (a reward model's folder) or `judge: scoring` (the reward itself) to evaluate, or leave "
-            "it out with `evaluate: null`"
+            "evaluate.judge reward_model is a second reward model that stage reward trains, and "
+            "reward is left out: add `judge: DIR` (a reward model's folder) or `judge: scoring` "
+            "(the reward itself) to evaluate, or leave it out with `evaluate: null`"
         )
     if judge == "scoring" and own_reward(config) and not has(config, "reward"):
-        yield f"evaluate.judge scoring asks scoring.sources, whose model stage reward would train: add {REWARD}"
+        yield (
+            "evaluate.judge scoring asks scoring.sources, whose model stage reward would train: "
+            f"add {REWARD}"
+        )
     if len(compared(config)) < 2:
         yield (
-            f"evaluate has nothing to compare with {baseline(config)}: add `models: {{NAME: DIR}}` to evaluate, a "
-            "stage that trains, or `evaluate: null`"
+            f"evaluate has nothing to compare with {baseline(config)}: add `models: "
+            f"{{NAME: DIR}}` to evaluate, a stage that trains, or `evaluate: null`"
         )
 
 
 def _names(config: Config) -> Iterator[str]:
     given = config.evaluate.models
     if taken := sorted({*MODELS, START, "best"} & set(given)):
-        yield f"evaluate.models calls one {taken[0]!r}, which is a model of the road; give it another name"
+        yield (
+            f"evaluate.models calls one {taken[0]!r}, which is a model of the road; give it "
+            "another name"
+        )
     if odd := [name for name in given if not re.fullmatch(r"[\w.-]+", name)]:
         yield f"evaluate.models calls one {odd[0]!r}; a name is letters, digits, dots and dashes"
     known = (START, *models(config), *given)
     if config.evaluate.against not in (None, *known):
-        yield f"evaluate.against is {config.evaluate.against}, but the models are {', '.join(known)}"
+        yield (
+            f"evaluate.against is {config.evaluate.against}, but the models are {', '.join(known)}"
+        )
     model = config.publish.model
     if model in ("best", *known):
         return
@@ -125,7 +163,12 @@ def _names(config: Config) -> Iterator[str]:
     if not stage:
         yield f"publish.model is {model}, but the models are {', '.join(known)}"
     elif has(config, stage):
-        yield f"publish.model is {model}, which rl.algorithms ({', '.join(config.rl.algorithms)}) does not train"
+        yield (
+            f"publish.model is {model}, which rl.algorithms ({', '.join(config.rl.algorithms)}) "
+            "does not train"
+        )
     else:
-        yield f"publish.model is {model}, which this config does not train; give a {stage} section, at least {{}}"
-
+        yield (
+            f"publish.model is {model}, which this config does not train; give a {stage} section, "
+            f"at least {{}}"
+        )

@@ -1,9 +1,11 @@
-"""Every setting of a run: one frozen pydantic class a section, one sentence with its unit under each field.
+"""Every setting of a run: one frozen pydantic class a section, one sentence with its unit under
+each field.
 
-The classes hold values and bounds, those of large sections in files of their own beside this one; `configs.load` reads
-YAML into them and explains mistakes, `configs.needs` says what the stages of a config want, `configs.plan` derives the
-batch arithmetic. Batch sizes are three numbers only
-(prompts per iteration, samples per prompt, samples per optimizer step); micro-batches follow from a token budget.
+The classes hold values and bounds, those of large sections in files of their own beside this one;
+`rayward.configs.load` reads YAML into them and explains mistakes, `rayward.configs.needs` says what
+the stages of a config want, `rayward.configs.plan` derives the batch arithmetic. Batch sizes are
+three numbers only (prompts per iteration, samples per prompt, samples per optimizer step);
+micro-batches follow from a token budget.
 """
 
 from __future__ import annotations
@@ -19,15 +21,15 @@ from pydantic import (
     model_validator,
 )
 
-from configs.checks import batches, colocation, offloading, processors
-from configs.data import Data
-from configs.machines import Cluster, Resources
-from configs.model import Model
-from configs.needs import needs
-from configs.rl import Rl
-from configs.scoring import Scoring
-from configs.section import Count, Positive, Section, StageSection
-from configs.training import Dpo, Reward, Sft, Supervised
+from rayward.configs.checks import batches, colocation, offloading, processors
+from rayward.configs.needs import needs
+from rayward.configs.sections.base import Count, Positive, Section, StageSection
+from rayward.configs.sections.data import Data
+from rayward.configs.sections.machines import Cluster, Resources
+from rayward.configs.sections.model import Model
+from rayward.configs.sections.rl import Rl
+from rayward.configs.sections.scoring import Scoring
+from rayward.configs.sections.training import Dpo, Reward, Sft, Supervised
 
 
 class Rollout(Section):
@@ -44,18 +46,30 @@ class Rollout(Section):
     max_sequences: Count = 256
     """Requests an engine works on at once."""
     batch_invariant: bool = False
-    """On GPUs, slower kernels whose bits do not depend on what else is in a batch; on the CPU it holds anyway."""
+    """On GPUs, slower kernels whose bits do not depend on what else is in a batch; on the CPU it
+    holds anyway.
+    """
     weight_transfer: Literal["auto", "object_store", "nccl", "ipc"] = "auto"
-    """How weights reach the engines; auto takes nccl where policy and engine own GPUs, else Ray's object store."""
+    """How weights reach the engines; auto takes nccl where policy and engine own GPUs, else Ray's
+    object store.
+    """
 
     @model_validator(mode="before")
     @classmethod
     def _draws_from_the_whole_distribution(cls, values: Any) -> Any:
-        cut = {"top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"}
+        cut = {
+            "top_p",
+            "top_k",
+            "min_p",
+            "repetition_penalty",
+            "presence_penalty",
+            "frequency_penalty",
+        }
         if isinstance(values, dict) and (named := sorted(cut & set(values))):
             raise ValueError(
-                f"rollout.{named[0]} is refused: the log-probs of answers drawn with it are not those of the policy "
-                "that is trained, so its gradients would be wrong; only rollout.temperature shapes rollouts"
+                f"rollout.{named[0]} is refused: the log-probs of answers drawn with it are not "
+                "those of the policy that is trained, so its gradients would be wrong; only "
+                "rollout.temperature shapes rollouts"
             )
         return values
 
@@ -77,11 +91,17 @@ class Evaluate(StageSection):
     """Win rate, KL and length on held-out prompts."""
 
     judge: Annotated[str, Field(min_length=1)] = "reward_model"
-    """Judge: gold (the toy world's), reward_model (a second one of stage reward), scoring (the reward), or a folder."""
+    """Judge: gold (the toy world's), reward_model (a second one of stage reward), scoring (the
+    reward), or a folder.
+    """
     models: dict[str, str] = Field({})
-    """Further models that answer too: a name and the folder of each; they have the run's tokenizer."""
+    """Further models that answer too: a name and the folder of each; they have the run's
+    tokenizer.
+    """
     against: str | None = None
-    """Model that the others are compared with, by name; null is sft, or start (model.path) where no sft is made."""
+    """Model that the others are compared with, by name; null is sft, or start (model.path) where no
+    sft is made.
+    """
     prompts: Annotated[int, Field(ge=16)] = 256
     """Held-out prompts to answer."""
     temperature: Positive = 1.0
@@ -94,7 +114,9 @@ class Publish(StageSection):
     """The chat endpoint on Ray Serve."""
 
     model: Annotated[str, Field(min_length=1)] = "best"
-    """Model to serve, by name; best is evaluate's winner, or without evaluate the one that the last stage made."""
+    """Model to serve, by name; best is evaluate's winner, or without evaluate the one that the last
+    stage made.
+    """
     model_id: str = "rayward"
     """Name of the model in the API."""
     host: str = "127.0.0.1"

@@ -1,13 +1,15 @@
-"""The stages of the road: which of them a config has, in what parts they are finished, which models they make."""
+"""The stages of the road: which of them a config has, in what parts they are finished, which models
+they make.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from configs.rl import AlgorithmName
+from rayward.configs.sections.rl import AlgorithmName
 
 if TYPE_CHECKING:
-    from configs.schema import Config
+    from rayward.configs.schema import Config
 
 STAGES = ("prepare", "sft", "reward", "sample", "dpo", "rl", "evaluate", "publish")
 ALGORITHMS: tuple[str, ...] = get_args(AlgorithmName)
@@ -15,7 +17,9 @@ RL_PARTS = tuple(f"rl/{name}" for name in ALGORITHMS)
 
 START = "start"
 """Name of the model that a run starts from, beside those that it makes."""
-MODELS = {"sft": "sft", "rejection": "sample", "dpo": "dpo"} | dict(zip(ALGORITHMS, RL_PARTS, strict=True))
+MODELS = {"sft": "sft", "rejection": "sample", "dpo": "dpo"} | dict(
+    zip(ALGORITHMS, RL_PARTS, strict=True)
+)
 """Where each model that can be evaluated and published is made."""
 
 
@@ -29,7 +33,9 @@ def has(config: Config, stage: str) -> bool:
 
 
 def parts(config: Config, stage: str) -> tuple[str, ...]:
-    """What a stage is finished in: itself, one part an algorithm, or nothing where it is left out."""
+    """What a stage is finished in: itself, one part an algorithm, or nothing where it is left
+    out.
+    """
     if not has(config, stage):
         return ()
     return tuple(f"rl/{name}" for name in config.rl.algorithms) if stage == "rl" else (stage,)
@@ -57,13 +63,23 @@ def baseline(config: Config) -> str:
 
 
 def compared(config: Config) -> tuple[str, ...]:
-    """Names of the models that evaluate asks: the baseline, the first, those that are made, and those given."""
-    return tuple(dict.fromkeys((baseline(config), first_model(config), *models(config), *config.evaluate.models)))
+    """Names of the models that evaluate asks: the baseline, the first, those that are made, and
+    those given.
+    """
+    return tuple(
+        dict.fromkeys(
+            (baseline(config), first_model(config), *models(config), *config.evaluate.models)
+        )
+    )
 
 
 def trains_judge(config: Config) -> bool:
     """Whether stage reward trains a second reward model, on rankings that the first never sees."""
-    return has(config, "reward") and has(config, "evaluate") and config.evaluate.judge == "reward_model"
+    return (
+        has(config, "reward")
+        and has(config, "evaluate")
+        and config.evaluate.judge == "reward_model"
+    )
 
 
 def takes_samples(config: Config) -> bool:

@@ -1,12 +1,14 @@
-"""What a config will do, in lines for people: each stage with the model and the reward that it starts from."""
+"""What a config will do, in lines for people: each stage with the model and the reward that it
+starts from.
+"""
 
 from __future__ import annotations
 
-from configs.data import LISTS
-from configs.plan import critic_start, given_second, rl_arithmetic, second_model
-from configs.rl import WITH_CRITIC
-from configs.schema import Config
-from configs.stages import START, compared, first_model, has, models
+from rayward.configs.plan import critic_start, given_second, rl_arithmetic, second_model
+from rayward.configs.schema import Config
+from rayward.configs.sections.data import LISTS
+from rayward.configs.sections.rl import WITH_CRITIC
+from rayward.configs.stages import START, compared, first_model, has, models
 
 
 def arithmetic_lines(config: Config) -> list[str]:
@@ -17,12 +19,14 @@ def arithmetic_lines(config: Config) -> list[str]:
     if len(set(steps.values())) > 1:
         policy = " or ".join(f"{count} ({name})" for name, count in steps.items())
     return [
-        f"prompts per iteration {rl.prompts_per_iteration} x samples per prompt {rl.samples_per_prompt} "
-        f"= {numbers.answers_per_iteration} answers per iteration",
-        f"{numbers.answers_per_iteration} answers / {rl.samples_per_step} samples per optimizer step "
-        f"= {numbers.steps_per_epoch} steps per epoch x {rl.epochs} epochs = {numbers.steps_per_iteration} a round",
+        f"prompts per iteration {rl.prompts_per_iteration} x samples per prompt "
+        f"{rl.samples_per_prompt} = {numbers.answers_per_iteration} answers per iteration",
+        f"{numbers.answers_per_iteration} answers / {rl.samples_per_step} samples per optimizer "
+        f"step = {numbers.steps_per_epoch} steps per epoch x {rl.epochs} epochs = "
+        f"{numbers.steps_per_iteration} a round",
         f"x {rl.iterations} iterations = {numbers.answers} answers, {policy} policy steps, "
-        f"{numbers.critic_steps} critic steps where there is one, for each of: {', '.join(rl.algorithms)}",
+        f"{numbers.critic_steps} critic steps where there is one, for each of: "
+        f"{', '.join(rl.algorithms)}",
         f"micro-batches of at most {rl.optimizer.micro_batch_tokens} padded tokens a rank",
     ]
 
@@ -44,9 +48,11 @@ def stage_summary(config: Config, stage: str) -> str:
         "dpo": f"from {start if dpo.start == 'sft' else dpo.start}: {dpo.loss}, beta {dpo.beta:g}, on the {dpo.data}",
         "rl": f"from {start}: {', '.join(config.rl.algorithms)}: {config.rl.iterations} iterations, {config.rl.mode}; "
         f"reward: {reward_text(config)}{_critic(config)}{_second(config)}",
-        "evaluate": f"{', '.join(_place(config, name) for name in compared(config)[1:])} against "
-        f"{_place(config, compared(config)[0])}: {config.evaluate.prompts} held-out prompts, judge: "
-        f"{config.evaluate.judge}",
+        "evaluate": (
+            f"{', '.join(_place(config, name) for name in compared(config)[1:])} against "
+            f"{_place(config, compared(config)[0])}: {config.evaluate.prompts} held-out prompts, "
+            f"judge: {config.evaluate.judge}"
+        ),
         "publish": f"Ray Serve, model: {_published(config)}, port {config.publish.port}",
     }[stage]
 
@@ -55,9 +61,13 @@ def reward_text(config: Config) -> str:
     """The sources of reward and their weights."""
     told = []
     for source in config.scoring.sources:
-        what = source.target or (f" {source.ensemble} ".join(source.paths) if source.paths else "of stage reward")
+        what = source.target or (
+            f" {source.ensemble} ".join(source.paths) if source.paths else "of stage reward"
+        )
         only = f" (only {', '.join(source.only)})" if source.only else ""
-        told.append(f"{'' if source.weight == 1 else f'{source.weight:g} x '}{source.kind} {what}{only}")
+        told.append(
+            f"{'' if source.weight == 1 else f'{source.weight:g} x '}{source.kind} {what}{only}"
+        )
     return " + ".join(told)
 
 
@@ -103,5 +113,7 @@ def _prepare(config: Config) -> str:
     if config.data.toyworld:
         return "generate the toy world"
     counts = [(len(getattr(config.data, name)), name.replace("_", " ")) for name in LISTS]
-    read = ", ".join(f"{name} from {count} source{'s' * (count > 1)}" for count, name in counts if count)
+    read = ", ".join(
+        f"{name} from {count} source{'s' * (count > 1)}" for count, name in counts if count
+    )
     return f"read and check {read}" if read else "read the tokenizer; no data is named"

@@ -1,9 +1,10 @@
-"""Where texts lie: vectors of their words, places on a map, clusters and the clusters' terms. A seed decides all of it.
+"""Where texts lie: vectors of their words, places on a map, clusters and the clusters' terms. A
+seed decides all of it.
 
-Vectors are TF-IDF of words, brought to 100 dimensions by a truncated SVD (latent semantic analysis, Deerwester et al.
-1990) and to length 1; those of an embedding model can take their place. Places come from UMAP (McInnes, Healy and
-Melville 2018), clusters from K-means of the vectors. K is given, or of a few the one with the best silhouette
-(Rousseeuw 1987), measured on a sample of the points.
+Vectors are TF-IDF of words, brought to 100 dimensions by a truncated SVD (latent semantic analysis,
+Deerwester et al. 1990) and to length 1; those of an embedding model can take their place. Places
+come from UMAP (McInnes, Healy and Melville 2018), clusters from K-means of the vectors. K is given,
+or of a few the one with the best silhouette (Rousseeuw 1987), measured on a sample of the points.
 
 Letters: N texts, V terms, D dimensions of a vector, P dimensions of the map.
 """
@@ -20,7 +21,9 @@ from numpy.typing import NDArray
 
 CJK = "\u3040-\u30ff\u3400-\u9fff"  # written without spaces: a term is up to two characters
 WORD = rf"[{CJK}]{{1,2}}|[^\W\d_{CJK}]{{2,}}"
-CONTRACTED = "aren couldn didn doesn don hadn hasn haven isn let ll re shouldn ve wasn weren won wouldn".split()
+CONTRACTED = (
+    "aren couldn didn doesn don hadn hasn haven isn let ll re shouldn ve wasn weren won wouldn"
+).split()
 MAX_TERMS = 20_000
 VECTOR_DIMENSIONS = 100
 NEIGHBOURS = 15
@@ -34,7 +37,9 @@ Vectors = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """`of_N`: each point's cluster, int64; 0 is the largest. `silhouette`: -1 to 1; None for one cluster."""
+    """`of_N`: each point's cluster, int64; 0 is the largest. `silhouette`: -1 to 1; None for one
+    cluster.
+    """
 
     of_N: NDArray[np.int64]
     silhouette: float | None
@@ -43,32 +48,41 @@ class Clusters:
 def term_weights(texts: Sequence[str]) -> tuple[Any, list[str]]:
     """TF-IDF of N texts: a sparse NxV matrix with rows of length 1, and the terms.
 
-    Terms are words other than English function words; where no text has any, runs of up to three characters. Raises
-    ValueError where all texts are blank.
+    Terms are words other than English function words; where no text has any, runs of up to three
+    characters. Raises ValueError where all texts are blank.
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS, TfidfVectorizer
 
     stop_words = sorted(ENGLISH_STOP_WORDS.union(CONTRACTED))
-    words = TfidfVectorizer(token_pattern=WORD, stop_words=stop_words, sublinear_tf=True, max_features=MAX_TERMS)
-    runs = TfidfVectorizer(analyzer="char", ngram_range=(1, 3), sublinear_tf=True, max_features=MAX_TERMS)
+    words = TfidfVectorizer(
+        token_pattern=WORD, stop_words=stop_words, sublinear_tf=True, max_features=MAX_TERMS
+    )
+    runs = TfidfVectorizer(
+        analyzer="char", ngram_range=(1, 3), sublinear_tf=True, max_features=MAX_TERMS
+    )
     chosen = words if any(map(words.build_analyzer(), texts)) else runs
     weights_NV = chosen.fit_transform(texts)
     return weights_NV, chosen.get_feature_names_out().tolist()
 
 
 def reduce(weights_NV: Any, seed: int) -> Vectors:
-    """Vectors NxD of length 1, D at most 100, of sparse term weights. A text without terms has the vector 0."""
+    """Vectors NxD of length 1, D at most 100, of sparse term weights. A text without terms has the
+    vector 0.
+    """
     from sklearn.decomposition import TruncatedSVD
 
     if min(weights_NV.shape) < 2:
         return unit(weights_NV.toarray())
     model = TruncatedSVD(min(VECTOR_DIMENSIONS, *weights_NV.shape), random_state=seed)
-    with np.errstate(divide="ignore", invalid="ignore"):  # of equal texts it would tell the share of a variance of 0
+    # Of equal texts it would tell the share of a variance of 0.
+    with np.errstate(divide="ignore", invalid="ignore"):
         return unit(model.fit_transform(weights_NV))
 
 
 def unit(vectors_ND: Vectors) -> Vectors:
-    """The vectors brought to length 1, so that their distances rank as their cosines do; 0 stays 0."""
+    """The vectors brought to length 1, so that their distances rank as their cosines do; 0 stays
+    0.
+    """
     from sklearn.preprocessing import normalize
 
     vectors: Vectors = normalize(np.asarray(vectors_ND, dtype=np.float64))
@@ -81,26 +95,35 @@ def different(vectors_ND: Vectors) -> int:
 
 
 def place(vectors_ND: Vectors, dimensions: int, seed: int) -> Vectors:
-    """Places NxP on a map of 2 or 3 dimensions, by UMAP; of fewer than 10 different vectors by principal components."""
+    """Places NxP on a map of 2 or 3 dimensions, by UMAP; of fewer than 10 different vectors by
+    principal components.
+    """
     if different(vectors_ND) < FEWEST_FOR_UMAP:
         left, scale, _ = np.linalg.svd(vectors_ND - vectors_ND.mean(axis=0), full_matrices=False)
         places = (left * scale)[:, :dimensions]
         return np.pad(places, ((0, 0), (0, dimensions - places.shape[1])))
-    with warnings.catch_warnings():  # about islands in the graph of neighbours, which are what a map shows
+    # About islands in the graph of neighbours, which are what a map shows.
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from umap import UMAP
 
         neighbours = min(NEIGHBOURS, len(vectors_ND) - 1)
-        model = UMAP(n_neighbors=neighbours, n_components=dimensions, random_state=seed, n_jobs=1, init="pca")
+        model = UMAP(
+            n_neighbors=neighbours, n_components=dimensions, random_state=seed, n_jobs=1, init="pca"
+        )
         return np.asarray(model.fit_transform(vectors_ND), dtype=np.float64)
 
 
 def cluster(vectors_ND: Vectors, count: int | None, seed: int) -> Clusters:
-    """K-means with `count` clusters, or the best of a few. ValueError for more clusters than vectors differ."""
+    """K-means with `count` clusters, or the best of a few. ValueError for more clusters than
+    vectors differ.
+    """
     most = different(vectors_ND)
     if count is not None and count > most:
         raise ValueError(f"{count} clusters of {most} different texts; ask for {most} at most")
-    counts = [count] if count else [some for some in CLUSTER_COUNTS if some <= most] or [min(2, most)]
+    counts = (
+        [count] if count else [some for some in CLUSTER_COUNTS if some <= most] or [min(2, most)]
+    )
     tries = [_cluster(vectors_ND, some, seed) for some in counts]
     return max(tries, key=lambda one: -2.0 if one.silhouette is None else one.silhouette)
 
@@ -121,7 +144,9 @@ def _cluster(vectors_ND: Vectors, count: int, seed: int) -> Clusters:
 
 
 def top_terms(weights_NV: Any, terms: Sequence[str], of_N: NDArray[np.int64]) -> list[list[str]]:
-    """For each cluster the terms whose mean weight is the most above that in the other clusters; all texts' for one."""
+    """For each cluster the terms whose mean weight is the most above that in the other clusters;
+    all texts' for one.
+    """
     found = []
     for number in range(int(of_N.max()) + 1):
         inside = of_N == number
@@ -134,8 +159,13 @@ def top_terms(weights_NV: Any, terms: Sequence[str], of_N: NDArray[np.int64]) ->
 
 
 def length_bins(lengths: Sequence[int]) -> tuple[list[str], list[int]]:
-    """Names of up to six ranges of about as many lengths each, shortest first, and the range of each length."""
+    """Names of up to six ranges of about as many lengths each, shortest first, and the range of
+    each length.
+    """
     edges = sorted(set(np.quantile(lengths, np.arange(1, 7) / 6, method="higher").tolist()))
     starts = [min(lengths), *(edge + 1 for edge in edges[:-1])]
-    names = [f"{low:,} to {high:,}" if low < high else f"{low:,}" for low, high in zip(starts, edges, strict=True)]
+    names = [
+        f"{low:,} to {high:,}" if low < high else f"{low:,}"
+        for low, high in zip(starts, edges, strict=True)
+    ]
     return names, np.searchsorted(edges, lengths).tolist()

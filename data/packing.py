@@ -1,16 +1,17 @@
 """Which rows share a micro-batch, on which rank, and in which order rows are seen.
 
-A micro-batch is right-padded to its longest row, so its cost is max length * rows; or it is one long row of rows back
-to back, without padding, so its cost is their tokens (`plan_packs`: first-fit decreasing, as the multipack sampler of
-OpenChat, which drops the last rows of an epoch; nothing is dropped here). A plan keeps the cost under a token budget,
-gives every rank the SAME NUMBER of micro-batches, which the collectives of ZeRO require (a rank with one fewer would
-leave the others waiting for ever), and balances tokens over ranks. A rank that has too few rows gets an empty
+A micro-batch is right-padded to its longest row, so its cost is max length * rows; or it is one
+long row of rows back to back, without padding, so its cost is their tokens (`plan_packs`: first-fit
+decreasing, as the multipack sampler of OpenChat, which drops the last rows of an epoch; nothing is
+dropped here). A plan keeps the cost under a token budget, gives every rank the SAME NUMBER of
+micro-batches, which the collectives of ZeRO require (a rank with one fewer would leave the others
+waiting for ever), and balances tokens over ranks. A rank that has too few rows gets an empty
 micro-batch, on which it must still run a forward and backward pass of zero loss.
 
-Sorted by length and cut greedily, the number of micro-batches for a budget is the least possible for
-contiguous cuts; the plan then looks for the smallest budget that needs no more of them, which evens out
-their cost. Everything is deterministic: the same arguments give the same plan on every rank, so no plan has
-to be sent.
+Sorted by length and cut greedily, the number of micro-batches for a budget is the least possible
+for contiguous cuts; the plan then looks for the smallest budget that needs no more of them, which
+evens out their cost. Everything is deterministic: the same arguments give the same plan on every
+rank, so no plan has to be sent.
 """
 
 from __future__ import annotations
@@ -37,30 +38,38 @@ class _Unit:
 
 
 def plan_micro_batches(
-    lengths: Sequence[int], num_ranks: int, token_budget: int, group_sizes: Sequence[int] | None = None
+    lengths: Sequence[int],
+    num_ranks: int,
+    token_budget: int,
+    group_sizes: Sequence[int] | None = None,
 ) -> Plan:
-    """For each rank a list of micro-batches, each a list of row indices; every row is in exactly one.
+    """For each rank a list of micro-batches, each a list of row indices; every row is in exactly
+    one.
 
-    The padded cost of a micro-batch is at most `token_budget`, except that a row (or group) that is too
-    large by itself stands alone. `group_sizes`: so many consecutive rows belong together, for instance the
-    answers of a ranking; they stay in one micro-batch, side by side and in their order. All ranks get
-    equally many micro-batches, the largest first, so that the i-th ones of all ranks are about equally
-    large and memory runs out at the start or never. The token totals of two ranks differ by at most the
-    tokens of the largest micro-batch. ValueError: num_ranks or token_budget < 1, a row without tokens,
-    groups that do not sum to the number of rows.
+    The padded cost of a micro-batch is at most `token_budget`, except that a row (or group) that is
+    too large by itself stands alone. `group_sizes`: so many consecutive rows belong together, for
+    instance the answers of a ranking; they stay in one micro-batch, side by side and in their
+    order. All ranks get equally many micro-batches, the largest first, so that the i-th ones of all
+    ranks are about equally large and memory runs out at the start or never. The token totals of two
+    ranks differ by at most the tokens of the largest micro-batch. ValueError: num_ranks or
+    token_budget < 1, a row without tokens, groups that do not sum to the number of rows.
     """
     _check(num_ranks, token_budget)
     units = _units(lengths, group_sizes)
     num_batches = _round_up(len(_cut(units, token_budget)), num_ranks)
     # The least budget that still needs no more of them; a larger one never needs more.
-    least = bisect_left(range(token_budget), True, lo=1, key=lambda budget: len(_cut(units, budget)) <= num_batches)
+    least = bisect_left(
+        range(token_budget), True, lo=1, key=lambda budget: len(_cut(units, budget)) <= num_batches
+    )
     return _dealt(_split_until(_cut(units, least), num_batches), num_ranks)
 
 
 def plan_packs(lengths: Sequence[int], num_ranks: int, token_budget: int) -> Plan:
-    """As `plan_micro_batches`, for micro-batches without padding: first-fit decreasing, at most `token_budget` tokens.
+    """As `plan_micro_batches`, for micro-batches without padding: first-fit decreasing, at most
+    `token_budget` tokens.
 
-    A row that is longer stands alone. ValueError: num_ranks or token_budget < 1, a row without tokens.
+    A row that is longer stands alone. ValueError: num_ranks or token_budget < 1, a row without
+    tokens.
     """
     _check(num_ranks, token_budget)
     packs: list[list[_Unit]] = []
@@ -78,14 +87,17 @@ def plan_packs(lengths: Sequence[int], num_ranks: int, token_budget: int) -> Pla
 
 def _check(num_ranks: int, token_budget: int) -> None:
     if num_ranks < 1 or token_budget < 1:
-        raise ValueError(f"num_ranks is {num_ranks}, token_budget {token_budget}: both must be at least 1")
+        raise ValueError(
+            f"num_ranks is {num_ranks}, token_budget {token_budget}: both must be at least 1"
+        )
 
 
 def _dealt(batches: list[list[_Unit]], num_ranks: int) -> Plan:
     """Micro-batches, as many as a multiple of the ranks, to the ranks."""
     batches = sorted(batches, key=_tokens, reverse=True)
-    # Round by round, the largest remaining micro-batch goes to the rank with the fewest tokens so far. As
-    # each rank gets one per round, the gap between two ranks never exceeds the largest micro-batch.
+    # Round by round, the largest remaining micro-batch goes to the rank with the fewest tokens so
+    # far. As each rank gets one per round, the gap between two ranks never exceeds the largest
+    # micro-batch.
     plan: Plan = [[] for _ in range(num_ranks)]
     load_tokens = [0] * num_ranks
     for start in range(0, len(batches), num_ranks):
@@ -97,7 +109,8 @@ def _dealt(batches: list[list[_Unit]], num_ranks: int) -> Plan:
 
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of the rows that depends on (seed, epoch) alone, so a resumed run sees the same order.
+    """A permutation of the rows that depends on (seed, epoch) alone, so a resumed run sees the same
+    order.
 
     ValueError for a negative number.
     """
@@ -121,12 +134,14 @@ def _units(lengths: Sequence[int], group_sizes: Sequence[int] | None) -> list[_U
     """Longest first; equal ones in their order."""
     for row, length in enumerate(lengths):
         if length < 1:
-            raise ValueError(f"row {row} has {length} tokens, but needs at least 1: drop it before packing")
+            raise ValueError(
+                f"row {row} has {length} tokens, but needs at least 1: drop it before packing"
+            )
     sizes = [1] * len(lengths) if group_sizes is None else list(group_sizes)
     if sum(sizes) != len(lengths) or min(sizes, default=1) < 1:
         raise ValueError(
-            f"group_sizes sum to {sum(sizes)} (smallest {min(sizes, default=0)}) for {len(lengths)} rows: "
-            "pass the size of each group of consecutive rows, all at least 1"
+            f"group_sizes sum to {sum(sizes)} (smallest {min(sizes, default=0)}) for "
+            f"{len(lengths)} rows: pass the size of each group of consecutive rows, all at least 1"
         )
     units = []
     for end, size in zip(accumulate(sizes), sizes, strict=True):
@@ -137,8 +152,8 @@ def _units(lengths: Sequence[int], group_sizes: Sequence[int] | None) -> list[_U
 
 
 def _cut(units: Sequence[_Unit], token_budget: int) -> list[list[_Unit]]:
-    """Greedy contiguous cuts of units that are sorted longest first, so the first of each sets the padded
-    length."""
+    """Greedy contiguous cuts of units that are sorted longest first, so the first of each sets the
+    padded length."""
     batches: list[list[_Unit]] = []
     num_rows = 0
     for unit in units:
@@ -152,10 +167,15 @@ def _cut(units: Sequence[_Unit], token_budget: int) -> list[list[_Unit]]:
 
 
 def _split_until(batches: list[list[_Unit]], num_batches: int) -> list[list[_Unit]]:
-    """Splits the costliest micro-batches in two, then adds empty ones, until there are `num_batches`."""
+    """Splits the costliest micro-batches in two, then adds empty ones, until there are
+    `num_batches`.
+    """
     batches = list(batches)
     while len(batches) < num_batches and any(len(batch) > 1 for batch in batches):
-        costliest = max((i for i, batch in enumerate(batches) if len(batch) > 1), key=lambda i: _cost(batches[i]))
+        costliest = max(
+            (i for i, batch in enumerate(batches) if len(batch) > 1),
+            key=lambda i: _cost(batches[i]),
+        )
         batch = batches.pop(costliest)
         cut = min(range(1, len(batch)), key=lambda i: max(_cost(batch[:i]), _cost(batch[i:])))
         batches += [batch[:cut], batch[cut:]]

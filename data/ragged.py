@@ -1,4 +1,5 @@
-"""Rows of different lengths in one flat array: how token sequences travel between processes, never padded.
+"""Rows of different lengths in one flat array: how token sequences travel between processes, never
+padded.
 
 Legend: B = rows, N = items of all rows, T = longest row.
 """
@@ -21,15 +22,22 @@ class Ragged:
 
     def __post_init__(self) -> None:
         if int(self.lengths.sum()) != len(self.values):
-            raise ValueError(f"lengths add up to {int(self.lengths.sum())}, but there are {len(self.values)} values")
-        object.__setattr__(self, "offsets", np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64))
+            raise ValueError(
+                f"lengths add up to {int(self.lengths.sum())}, but there are {len(self.values)} "
+                "values"
+            )
+        object.__setattr__(
+            self, "offsets", np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        )
 
     @classmethod
     def of(cls, rows: Iterable[Sequence], dtype: type = np.int32) -> Ragged:
         """Rows of any sequences."""
         arrays: list[np.ndarray] = [np.asarray(row, dtype=dtype) for row in rows]
         values = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
-        return cls(values.astype(dtype, copy=False), np.array([len(row) for row in arrays], dtype=np.int64))
+        return cls(
+            values.astype(dtype, copy=False), np.array([len(row) for row in arrays], dtype=np.int64)
+        )
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -65,7 +73,10 @@ def join(left: Ragged, right: Ragged) -> Ragged:
 
 def stack(parts: Sequence[Ragged]) -> Ragged:
     """The rows of all parts, one part after the other."""
-    return Ragged(np.concatenate([part.values for part in parts]), np.concatenate([part.lengths for part in parts]))
+    return Ragged(
+        np.concatenate([part.values for part in parts]),
+        np.concatenate([part.lengths for part in parts]),
+    )
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,9 @@ class Part:
 
 
 def merge(parts: Sequence[Part], num_rows: int) -> np.ndarray:
-    """The values of all rows in row order, flat. Raises ValueError where a row is missing or came twice."""
+    """The values of all rows in row order, flat. Raises ValueError where a row is missing or came
+    twice.
+    """
     position = {int(row): (part.values, i) for part in parts for i, row in enumerate(part.rows)}
     counted = sum(len(part.rows) for part in parts)
     if len(position) != num_rows or counted != num_rows:

@@ -1,12 +1,14 @@
-"""The four records that every reader yields and every stage eats, and the rules that make them valid.
+"""The four records that every reader yields and every stage eats, and the rules that make them
+valid.
 
-A conversation is an optional system turn, then user and assistant in turn, the user first. `Conversation`
-is text to imitate, `Prompt` text to answer, `Ranking` K answers to a prompt, best first, `Preference` two.
+A conversation is an optional system turn, then user and assistant in turn, the user first.
+`Conversation` is text to imitate, `Prompt` text to answer, `Ranking` K answers to a prompt, best
+first, `Preference` two.
 
-Records are plain frozen data: building one checks nothing, `validate` checks everything. What is wrong is
-a `RowError`: where (`field`), what was there (`found`), what belongs there (`expected`), and the short
-`reason` under which a report counts it. `to_json` and `from_json` are the form on disk, objects with a
-"kind".
+Records are plain frozen data: building one checks nothing, `validate` checks everything. What is
+wrong is a `RowError`: where (`field`), what was there (`found`), what belongs there (`expected`),
+and the short `reason` under which a report counts it. `to_json` and `from_json` are the form on
+disk, objects with a "kind".
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ Role = Literal["system", "user", "assistant"]
 
 
 class RowError(ValueError):
-    """A row, or a part of one, that is not what it should be. `reason` quotes nothing: it can be counted."""
+    """A row, or a part of one, that is not what it should be. `reason` quotes nothing: it can be
+    counted.
+    """
 
     def __init__(self, field: str, found: str, expected: str, reason: str = "") -> None:
         self.field = field
@@ -32,12 +36,19 @@ class RowError(ValueError):
 
     def as_dict(self) -> dict[str, str]:
         """The error as JSON."""
-        return {"field": self.field, "found": self.found, "expected": self.expected, "reason": self.reason}
+        return {
+            "field": self.field,
+            "found": self.found,
+            "expected": self.expected,
+            "reason": self.reason,
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side said. `weight`: its share in the SFT loss; None is 1 for the assistant, 0 for others."""
+    """What one side said. `weight`: its share in the SFT loss; None is 1 for the assistant, 0 for
+    others.
+    """
 
     role: Role
     content: str
@@ -51,7 +62,9 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns that end with the assistant. `quality` is the source's label, such as the model that answered."""
+    """Turns that end with the assistant. `quality` is the source's label, such as the model that
+    answered.
+    """
 
     turns: tuple[Turn, ...]
     source: str = ""
@@ -61,7 +74,8 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Turns that end with the user. `follow_ups`: what the user says after each answer, as in MT-Bench.
+    """Turns that end with the user. `follow_ups`: what the user says after each answer, as in
+    MT-Bench.
 
     `reference`: an answer known to be right, for sources of reward that compare.
     """
@@ -75,7 +89,9 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """K >= 2 answers to `turns` (which end with the user), best first. Neighbours of equal rank are tied."""
+    """K >= 2 answers to `turns` (which end with the user), best first. Neighbours of equal rank are
+    tied.
+    """
 
     turns: tuple[Turn, ...]
     answers: tuple[str, ...]
@@ -86,7 +102,9 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to `turns` (which end with the user). `margin`: how much better `chosen` is, if known."""
+    """Two answers to `turns` (which end with the user). `margin`: how much better `chosen` is, if
+    known.
+    """
 
     turns: tuple[Turn, ...]
     chosen: str
@@ -96,7 +114,8 @@ class Preference:
     id: str = ""
 
     def as_ranking(self) -> Ranking:
-        """The same as a ranking of K = 2; the margin becomes the distance of the ranks, 1 where none is known.
+        """The same as a ranking of K = 2; the margin becomes the distance of the ranks, 1 where
+        none is known.
 
         A margin of 0 is next to a tie, not one: `chosen` is better still.
         """
@@ -113,7 +132,8 @@ KINDS: dict[str, type[Record]] = {
 }
 
 
-# ---- values of unknown type --------------------------------------------------------------------------------
+# ---- values of unknown type
+# --------------------------------------------------------------------------------
 
 
 def describe(value: object) -> str:
@@ -126,7 +146,9 @@ def describe(value: object) -> str:
 
 
 def surrogate_in(text: str) -> str:
-    """The first character that UTF-8 cannot encode, which is half of a surrogate pair; "" if there is none."""
+    """The first character that UTF-8 cannot encode, which is half of a surrogate pair; "" if there
+    is none.
+    """
     try:
         text.encode()  # ten times as fast as a regular expression
     except UnicodeEncodeError as error:
@@ -137,7 +159,9 @@ def surrogate_in(text: str) -> str:
 def text_of(value: object, field: str) -> str:
     """`value` if it is text that says something and can be written as UTF-8. RowError otherwise."""
     if not isinstance(value, str):
-        raise RowError(field, describe(value), "text", "missing text" if value is None else "wrong type")
+        raise RowError(
+            field, describe(value), "text", "missing text" if value is None else "wrong type"
+        )
     if not value.strip():
         raise RowError(field, describe(value), "text that is not blank", "empty text")
     if found := surrogate_in(value):
@@ -157,7 +181,9 @@ def number_of(value: object, field: str) -> float:
 def list_of(value: object, field: str) -> Sequence[Any]:
     """`value` if it is a list. RowError otherwise."""
     if not isinstance(value, list | tuple):
-        raise RowError(field, describe(value), "a list", "missing list" if value is None else "wrong type")
+        raise RowError(
+            field, describe(value), "a list", "missing list" if value is None else "wrong type"
+        )
     return value
 
 
@@ -169,23 +195,32 @@ def object_of(value: object, field: str) -> Mapping[str, Any]:
 
 
 def objects_of(value: object, field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """("field[0]", object), ... of a list of objects. RowError where it is no list, or at an item that is no object."""
+    """("field[0]", object), ... of a list of objects. RowError where it is no list, or at an item
+    that is no object.
+    """
     for index, item in enumerate(list_of(value, field)):
         yield f"{field}[{index}]", object_of(item, f"{field}[{index}]")
 
 
-# ---- validity ----------------------------------------------------------------------------------------------
+# ---- validity
+# ----------------------------------------------------------------------------------------------
 
 
 def check_turns(turns: Sequence[Turn], last: Role | None = None, field: str = "turns") -> None:
-    """RowError unless `turns` are: system (optional), then user and assistant in turn, ending with `last`."""
+    """RowError unless `turns` are: system (optional), then user and assistant in turn, ending with
+    `last`.
+    """
     for index, turn in enumerate(turns):
         where = f"{field}[{index}]"
         if not isinstance(turn.role, str) or turn.role not in ("system", "user", "assistant"):
-            raise RowError(f"{where}.role", describe(turn.role), "system, user or assistant", "unknown role")
+            raise RowError(
+                f"{where}.role", describe(turn.role), "system, user or assistant", "unknown role"
+            )
         text_of(turn.content, f"{where}.content")
         if turn.weight is not None and number_of(turn.weight, f"{where}.weight") < 0:
-            raise RowError(f"{where}.weight", str(turn.weight), "a weight of at least 0", "negative weight")
+            raise RowError(
+                f"{where}.weight", str(turn.weight), "a weight of at least 0", "negative weight"
+            )
     roles = [turn.role for turn in turns]
     first = 1 if roles[:1] == ["system"] else 0
     if len(roles) == first:
@@ -193,10 +228,16 @@ def check_turns(turns: Sequence[Turn], last: Role | None = None, field: str = "t
     for index, role in enumerate(roles[first:]):
         expected = ("user", "assistant")[index % 2]
         if role != expected:
-            reason = "assistant first" if index == 0 and role == "assistant" else "roles do not alternate"
+            reason = (
+                "assistant first"
+                if index == 0 and role == "assistant"
+                else "roles do not alternate"
+            )
             raise RowError(f"{field}[{first + index}].role", role, expected, reason)
     if last and roles[-1] != last:
-        raise RowError(f"{field}[{len(turns) - 1}].role", roles[-1], last, f"does not end with the {last}")
+        raise RowError(
+            f"{field}[{len(turns) - 1}].role", roles[-1], last, f"does not end with the {last}"
+        )
 
 
 def validate(record: Record) -> None:
@@ -210,7 +251,9 @@ def validate(record: Record) -> None:
         text_of(record.chosen, "chosen")
         text_of(record.rejected, "rejected")
         if record.margin is not None and number_of(record.margin, "margin") < 0:
-            raise RowError("margin", str(record.margin), "a margin of at least 0", "negative margin")
+            raise RowError(
+                "margin", str(record.margin), "a margin of at least 0", "negative margin"
+            )
     elif isinstance(record, Prompt):
         for index, text in enumerate(record.follow_ups):
             text_of(text, f"follow_ups[{index}]")
@@ -222,14 +265,18 @@ def validate(record: Record) -> None:
 
 def _check_ranking(ranking: Ranking) -> None:
     if len(ranking.answers) < 2:
-        raise RowError("answers", f"{len(ranking.answers)} answers", "at least 2", "too few answers")
+        raise RowError(
+            "answers", f"{len(ranking.answers)} answers", "at least 2", "too few answers"
+        )
     for index, answer in enumerate(ranking.answers):
         text_of(answer, f"answers[{index}]")
     if ranking.ranks is None:
         return
     if len(ranking.ranks) != len(ranking.answers):
         expected = f"{len(ranking.answers)}, one an answer"
-        raise RowError("ranks", f"{len(ranking.ranks)} ranks", expected, "ranks do not match the answers")
+        raise RowError(
+            "ranks", f"{len(ranking.ranks)} ranks", expected, "ranks do not match the answers"
+        )
     ranks = [number_of(rank, f"ranks[{index}]") for index, rank in enumerate(ranking.ranks)]
     if ranks != sorted(ranks):
         raise RowError("ranks", str(ranks)[:60], "ranks in rising order", "ranks out of order")
@@ -240,19 +287,23 @@ def _check_label(value: object, field: str) -> None:
         text_of(value, field)
 
 
-# ---- the normalised form -----------------------------------------------------------------------------------
+# ---- the normalised form
+# -----------------------------------------------------------------------------------
 
 
 def to_json(record: Record) -> dict[str, Any]:
     """`record` as a JSON object with its "kind"; empty fields are left out."""
     values = asdict(record)
     row = {name: value for name, value in values.items() if value not in (None, "", ())}
-    row["turns"] = [{key: value for key, value in turn.items() if value is not None} for turn in values["turns"]]
+    row["turns"] = [
+        {key: value for key, value in turn.items() if value is not None} for turn in values["turns"]
+    ]
     return {"kind": type(record).__name__.lower(), **row}
 
 
 def from_json(row: object) -> Record:
-    """The record that `to_json` wrote, validated. RowError on anything else, unknown fields included.
+    """The record that `to_json` wrote, validated. RowError on anything else, unknown fields
+    included.
 
     A null is a field that is not there: parquet files have one for every field of the other kinds.
     """
@@ -263,14 +314,18 @@ def from_json(row: object) -> Record:
     known = {field.name for field in fields(KINDS[kind])}
     if unknown := sorted(set(values) - known):
         raise RowError("row", describe(unknown[0]), f"a field of a {kind}", "unknown field")
-    values["turns"] = tuple(_turn_from_json(turn, where) for where, turn in objects_of(values.get("turns"), "turns"))
+    values["turns"] = tuple(
+        _turn_from_json(turn, where) for where, turn in objects_of(values.get("turns"), "turns")
+    )
     if "answers" in known:
         values["answers"] = tuple(list_of(values.get("answers"), "answers"))
     if "follow_ups" in values:
         values["follow_ups"] = tuple(list_of(values["follow_ups"], "follow_ups"))
     if "ranks" in values:
         ranks = list_of(values["ranks"], "ranks")
-        values["ranks"] = tuple(number_of(rank, f"ranks[{index}]") for index, rank in enumerate(ranks))
+        values["ranks"] = tuple(
+            number_of(rank, f"ranks[{index}]") for index, rank in enumerate(ranks)
+        )
     for name in known & {"chosen", "rejected"}:
         values[name] = text_of(values.get(name), name)
     if "margin" in values:
@@ -283,5 +338,7 @@ def from_json(row: object) -> Record:
 def _turn_from_json(values: Mapping[str, Any], field: str) -> Turn:
     if unknown := sorted(set(values) - {"role", "content", "weight"}):
         raise RowError(field, describe(unknown[0]), "role, content or weight", "unknown field")
-    weight = number_of(values["weight"], f"{field}.weight") if values.get("weight") is not None else None
+    weight = (
+        number_of(values["weight"], f"{field}.weight") if values.get("weight") is not None else None
+    )
     return Turn(values.get("role"), values.get("content"), weight)  # type: ignore[arg-type]

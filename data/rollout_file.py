@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data.ragged import Ragged
-from data.rollouts import PER_TOKEN, Rollouts
+from rayward.data.ragged import Ragged
+from rayward.data.rollouts import PER_TOKEN, Rollouts
 
 VERSION = b"weight_version"
 
@@ -32,7 +32,9 @@ def write(path: Path, rollouts: Rollouts, prompt_ids: Sequence[str]) -> None:
     for name in PER_TOKEN:
         if (values := getattr(rollouts, name)) is not None:
             columns[name] = _lists(rollouts.responses.like(values.astype(np.float32)))
-    table = pa.table(columns).replace_schema_metadata({VERSION: str(rollouts.weight_version).encode()})
+    table = pa.table(columns).replace_schema_metadata(
+        {VERSION: str(rollouts.weight_version).encode()}
+    )
     pq.write_table(table, path, compression="zstd")
 
 
@@ -44,8 +46,14 @@ def read(path: Path) -> tuple[Rollouts, list[str]]:
     table = pq.read_table(path)
     needed = {"prompt_id", "prompt_index", "prompt", "response", "finished", "rollout_logprobs"}
     if missing := sorted(needed - set(table.column_names)):
-        raise ValueError(f"{path} has no column {missing[0]!r}: it does not hold the rollouts of an RL stage")
-    flat = {name: _ragged(table[name]).values.astype(np.float32) for name in PER_TOKEN if name in table.column_names}
+        raise ValueError(
+            f"{path} has no column {missing[0]!r}: it does not hold the rollouts of an RL stage"
+        )
+    flat = {
+        name: _ragged(table[name]).values.astype(np.float32)
+        for name in PER_TOKEN
+        if name in table.column_names
+    }
     scores = table["score"].to_numpy().astype(np.float32) if "score" in table.column_names else None
     rollouts = Rollouts(
         prompts=_ragged(table["prompt"]),

@@ -1,7 +1,7 @@
 """A batch of sampled answers and what scorers add to them, in columns.
 
-Per-token columns are flat over the response tokens of all rows, in row order ([N]); per-answer columns are [B]. Nothing
-is padded while it travels; lengths, never a pad id, say where a row ends.
+Per-token columns are flat over the response tokens of all rows, in row order ([N]); per-answer
+columns are [B]. Nothing is padded while it travels; lengths, never a pad id, say where a row ends.
 """
 
 from __future__ import annotations
@@ -12,9 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from data.ragged import Ragged, join, stack
+from rayward.data.ragged import Ragged, join, stack
 
-PER_TOKEN = ("rollout_logprobs", "policy_logprobs", "reference_logprobs", "values", "advantages", "returns")
+PER_TOKEN = (
+    "rollout_logprobs",
+    "policy_logprobs",
+    "reference_logprobs",
+    "values",
+    "advantages",
+    "returns",
+)
 
 
 @dataclass(frozen=True)
@@ -28,7 +35,9 @@ class Rollouts:
     prompt_index: np.ndarray
     """[B] which prompt of the request each answer belongs to."""
     finished: np.ndarray
-    """[B] True where the answer ended with a stop token, False where it was cut at the length limit."""
+    """[B] True where the answer ended with a stop token, False where it was cut at the length
+    limit.
+    """
     rollout_logprobs: np.ndarray
     """[N] log-probs by the engine that sampled, at the sampling temperature."""
     weight_version: int
@@ -75,8 +84,14 @@ class Rollouts:
         )
 
     def keep(self, kept_N: np.ndarray) -> Rollouts:
-        """The same answers with those of their tokens only where `kept_N` is True, in every per-token column."""
-        columns = {name: column[kept_N] for name in PER_TOKEN if (column := getattr(self, name)) is not None}
+        """The same answers with those of their tokens only where `kept_N` is True, in every
+        per-token column.
+        """
+        columns = {
+            name: column[kept_N]
+            for name in PER_TOKEN
+            if (column := getattr(self, name)) is not None
+        }
         row_N = np.repeat(np.arange(len(self)), self.responses.lengths)
         lengths = np.bincount(row_N[kept_N], minlength=len(self))
         return replace(self, responses=Ragged(self.responses.values[kept_N], lengths), **columns)
@@ -89,7 +104,9 @@ def concatenated(parts: Sequence[Rollouts]) -> Rollouts:
     """
     versions = {part.weight_version for part in parts}
     if len(versions) != 1:
-        raise ValueError(f"rollout engines answered with different weight versions {sorted(versions)}")
+        raise ValueError(
+            f"rollout engines answered with different weight versions {sorted(versions)}"
+        )
     found: dict[str, Any] = {}
     for name in ("prompt_index", "finished", "scores", *PER_TOKEN):
         columns = [getattr(part, name) for part in parts]
@@ -103,5 +120,7 @@ def concatenated(parts: Sequence[Rollouts]) -> Rollouts:
 
 
 def gather(parts: Sequence[Rollouts], order: np.ndarray) -> Rollouts:
-    """Parts put together so that row i is row `order[i]` of all parts one after another; see `concatenated`."""
+    """Parts put together so that row i is row `order[i]` of all parts one after another; see
+    `concatenated`.
+    """
     return concatenated(parts).take(order)

@@ -1,22 +1,25 @@
 """Long dialogues in segments of whole (user, assistant) pairs, as UltraLM was trained on them.
 
-Greedy, as UltraChat's `data/split_long.py`: a segment takes pairs until the next does not fit. Departures: the last
-pair is never lost, which happens there where it opens a segment; a pair too long for any segment is a segment alone,
-to be cut by whoever encodes it, and leaves no empty one before it; lengths are exact, not estimated. A system message
-stands before every segment, so that each is answered as the whole was.
+Greedy, as UltraChat's `data/split_long.py`: a segment takes pairs until the next does not fit.
+Departures: the last pair is never lost, which happens there where it opens a segment; a pair too
+long for any segment is a segment alone, to be cut by whoever encodes it, and leaves no empty one
+before it; lengths are exact, not estimated. A system message stands before every segment, so that
+each is answered as the whole was.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from data.records import Turn, check_turns
+from rayward.data.records import Turn, check_turns
 
 
 def bounds(num_pairs: int, fits: Callable[[int, int], bool]) -> list[tuple[int, int]]:
-    """Ranges [start, end) that cover 0 to `num_pairs` in order, each as long as `fits(start, end)` allows, or 1.
+    """Ranges [start, end) that cover 0 to `num_pairs` in order, each as long as `fits(start, end)`
+    allows, or 1.
 
-    What does not fit does not fit when longer, so that a search by doubling and halving finds the end.
+    What does not fit does not fit when longer, so that a search by doubling and halving finds the
+    end.
     """
     found: list[tuple[int, int]] = []
     start = 0
@@ -35,7 +38,8 @@ def bounds(num_pairs: int, fits: Callable[[int, int], bool]) -> list[tuple[int, 
 def segments(
     turns: Sequence[Turn], fits: Callable[[Sequence[Turn]], bool]
 ) -> list[tuple[int, tuple[Turn, ...]]]:
-    """(position of the first turn, turns) of each segment. `fits` tells whether turns are short enough.
+    """(position of the first turn, turns) of each segment. `fits` tells whether turns are short
+    enough.
 
     RowError unless the turns are a conversation that ends with the assistant.
     """

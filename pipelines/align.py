@@ -1,25 +1,26 @@
-"""The whole road: run the stages in order, skip what is done, and keep summary.json and the report up to date."""
+"""The whole road: run the stages in order, skip what is done, and keep summary.json and the report
+up to date.
+"""
 
 from __future__ import annotations
 
-import importlib
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.load import ConfigError, dump
-from configs.plan import INPUTS, followers, roles
-from configs.schema import Config
-from configs.stages import RL_PARTS, STAGES, parts
-from configs.summary import arithmetic_lines, stage_summary
-from configs.threads import with_threads
-from pipelines.machine import on_machine, planned
-from pipelines.memory import PeakMemory
-from pipelines.models_named import fetch, pinned
-from pipelines.preflight import check_models, check_tokens, preflight, to_make
-from pipelines.stage import Run, read_json, write_json
+from rayward.configs.load import ConfigError, dump
+from rayward.configs.plan import INPUTS, followers, roles
+from rayward.configs.schema import Config
+from rayward.configs.stages import RL_PARTS, STAGES, parts
+from rayward.configs.summary import arithmetic_lines, stage_summary
+from rayward.configs.threads import with_threads
+from rayward.pipelines.preflight import check_models, check_tokens, preflight, to_make
+from rayward.pipelines.run.machine import on_machine, planned
+from rayward.pipelines.run.memory import PeakMemory
+from rayward.pipelines.run.models_named import fetch, pinned
+from rayward.pipelines.run.stage import Run, read_json, write_json
 
 PARTS = {"rl": RL_PARTS}
 
@@ -32,8 +33,8 @@ def align(
     keep: bool = False,
     replay: Path | None = None,
 ) -> None:
-    """Run `stages` into `folder`; `redo` makes those parts and all that follow again. `keep` leaves the endpoint up.
-    RL trains on the rollouts in `replay`, where it is given.
+    """Run `stages` into `folder`; `redo` makes those parts and all that follow again. `keep` leaves
+    the endpoint up. RL trains on the rollouts in `replay`, where it is given.
 
     Raises ConfigError or StageError, before anything is removed or started, where that cannot be.
     """
@@ -52,10 +53,9 @@ def align(
             if not parts(config, stage):
                 continue
             begun = time.perf_counter()
-            module = importlib.import_module(f"pipelines.{stage}")
             print(f"== {stage}: {stage_summary(config, stage)}", flush=True)
             own = {"publish": {"keep": keep}, "rl": {"replay": replay}}
-            made = module.run(on_machine(run, stage), **own.get(stage, {}))
+            made = stage_of(stage)(on_machine(run, stage), **own.get(stage, {}))
             if stage == "prepare":
                 check_tokens(run, made_now)
             if made is None:
@@ -65,14 +65,41 @@ def align(
                 (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
                 summarize(run, memory.peak_bytes)
     if run.done("evaluate"):
-        from pipelines.report import write_report
+        from rayward.pipelines.report.report import write_report
 
         print(f"report: {write_report(run)}")
     print(f"summary: {folder / 'summary.json'}", flush=True)
     if keep and made is not None:
-        from pipelines.publish import serve_until_interrupted
+        from rayward.pipelines.stages.publish import serve_until_interrupted
 
         serve_until_interrupted(run, made["metrics"])
+
+
+def stage_of(name: str) -> Callable[..., dict[str, Any] | None]:
+    """The function that does a stage.
+
+    Each is imported when its turn comes: they bring in torch and Ray, which a plan does without.
+    """
+    match name:
+        case "prepare":
+            from rayward.pipelines.stages.prepare import prepare as stage
+        case "sft":
+            from rayward.pipelines.stages.sft import train_sft as stage
+        case "reward":
+            from rayward.pipelines.stages.reward import train_reward_models as stage
+        case "sample":
+            from rayward.pipelines.stages.sample import rejection_sample as stage
+        case "dpo":
+            from rayward.pipelines.stages.dpo import train_dpo as stage
+        case "rl":
+            from rayward.pipelines.rl.loop import train_online as stage
+        case "evaluate":
+            from rayward.pipelines.stages.evaluate import evaluate as stage
+        case "publish":
+            from rayward.pipelines.stages.publish import publish as stage
+        case _:
+            raise ValueError(f"{name!r} is no stage; stages: {', '.join(STAGES)}")
+    return stage
 
 
 def forget(run: Run, redo: Sequence[str]) -> None:
@@ -86,7 +113,9 @@ def forget(run: Run, redo: Sequence[str]) -> None:
 
 
 def summarize(run: Run, peak_bytes: int) -> None:
-    """Write summary.json: one object a stage with its figures, seconds of each, and the peak memory."""
+    """Write summary.json: one object a stage with its figures, seconds of each, and the peak
+    memory.
+    """
     path = run.folder / "summary.json"
     summary: dict[str, Any] = {"name": run.config.name, "seed": run.config.seed}
     seconds: dict[str, float] = {}
@@ -105,17 +134,22 @@ def summarize(run: Run, peak_bytes: int) -> None:
 
 
 def plan_text(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[str] = ()) -> str:
-    """What a command would do: stages, actors, resources and batch arithmetic, without starting anything."""
+    """What a command would do: stages, actors, resources and batch arithmetic, without starting
+    anything.
+    """
     run = Run(folder, config)
     made = to_make(run, stages, redo)
     lines = [
         f"run {config.name} -> {folder}",
-        f"base model: {config.model.path or 'from scratch'}, template {config.model.template}, {config.model.dtype}",
+        f"base model: {config.model.path or 'from scratch'}, template {config.model.template}, "
+        f"{config.model.dtype}",
         "",
         "stages",
     ]
     for stage in stages:
-        states = dict.fromkeys(_state(run, part, made) for part in parts(config, stage)) or {"-": None}
+        states = dict.fromkeys(_state(run, part, made) for part in parts(config, stage)) or {
+            "-": None
+        }
         lines.append(f"  {stage:<9} {', '.join(states):<6} {stage_summary(config, stage)}")
     lines += ["", "actors (of a stage, all at once)"]
     threads = planned(run)
@@ -133,12 +167,16 @@ def _state(run: Run, part: str, made: set[str]) -> str:
 
 
 def parse_stages(text: str | None) -> tuple[str, ...]:
-    """Stage names of a comma-separated list, in the order of the road. Raises ConfigError for an unknown one."""
+    """Stage names of a comma-separated list, in the order of the road. Raises ConfigError for an
+    unknown one.
+    """
     return STAGES if text is None else _names(text, STAGES)
 
 
 def parse_redo(text: str | None) -> tuple[str, ...]:
-    """Parts to make again: stages, or `rl/ppo` and such; `rl` is all of them. ConfigError for an unknown one."""
+    """Parts to make again: stages, or `rl/ppo` and such; `rl` is all of them. ConfigError for an
+    unknown one.
+    """
     names = _names(text or "", (*STAGES, *PARTS["rl"]))
     return tuple(part for name in names for part in PARTS.get(name, (name,)))
 

@@ -1,15 +1,19 @@
-"""The `rayward` command. Heavy imports stay inside the commands that need them, so help and errors come at once."""
+"""The `rayward` command. Heavy imports stay inside the commands that need them, so help and errors
+come at once.
+"""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import signal
 import sys
 from pathlib import Path
 
-from configs.stages import STAGES
+from rayward.configs.stages import STAGES
+from rayward.pipelines.data_tools import clean, convert, rank, render, simulate
+from rayward.pipelines.data_tools import map as map_command
+from rayward.pipelines.model_tools import doctor, extend, init, reward_eval, reward_serve
 
 COMMANDS = {
     "prepare": "read or generate the data, account for every row, make the tokenizer",
@@ -22,20 +26,22 @@ COMMANDS = {
     "publish": "serve the chosen model on an OpenAI-compatible endpoint",
 }
 
-# Modules with an `add(actions)` that declares parsers; like this one they import nothing heavy before they are run.
-DATA_COMMANDS = (
-    "data_convert", "data_render", "data_clean", "data_map", "data_simulate", "data_rank",
-)  # fmt: skip
+# Each has an `add(actions)` that declares its parsers; they import nothing heavy before they are run.
+MODEL_COMMANDS = (init, doctor, extend, reward_eval, reward_serve)
+DATA_COMMANDS = (convert, render, clean, map_command, simulate, rank)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in the config or the command line."""
+    """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in the config or the command
+    line.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `ray job stop` and Kubernetes end a run like Ctrl-C
+    # `ray job stop` and Kubernetes end a run like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if not os.environ.get("RAYWARD_WORKER_LOGS"):
         _quiet()
-    from configs.load import ConfigError
+    from rayward.configs.load import ConfigError
 
     try:
         return int(options.run_command(options))
@@ -48,14 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("RAYWARD_TRACEBACK"):
             raise
-        from pipelines.errors import explain
+        from rayward.pipelines.run.errors import explain
 
         print(f"rayward: {explain(error)}", file=sys.stderr)
         return 1
 
 
 def _quiet() -> None:
-    """Keep the terminal for what the person asked: library chatter below an error is off, theirs to turn on."""
+    """Keep the terminal for what the person asked: library chatter below an error is off, theirs to
+    turn on.
+    """
     for name in ("VLLM_LOGGING_LEVEL", "RAY_LOG_LEVEL"):
         os.environ.setdefault(name, "ERROR")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -67,8 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rayward",
         description="From a base language model to an aligned chat model behind an HTTP endpoint.",
-        epilog="CONFIG is a YAML file or the name of a preset (rayward presets lists them). "
-        "RAYWARD_TRACEBACK=1 shows where an error came from, RAYWARD_WORKER_LOGS=1 what Ray's workers print.",
+        epilog=(
+            "CONFIG is a YAML file or the name of a preset (rayward presets lists them). "
+            "RAYWARD_TRACEBACK=1 shows where an error came from, RAYWARD_WORKER_LOGS=1 what "
+            "Ray's workers print."
+        ),
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     align = commands.add_parser("align", help="run all stages, or those that are missing")
@@ -80,29 +91,40 @@ def _parser() -> argparse.ArgumentParser:
         _add_run_options(command)
         command.set_defaults(run_command=_align, stages=name)
         if name == "rl":
-            command.add_argument("--replay", type=Path, metavar="DIR", help="train on the rollouts in DIR (parquet)")
             command.add_argument(
-                "--rollout-only", type=Path, metavar="DIR", help="write the SFT model's answers to DIR, train nothing"
+                "--replay", type=Path, metavar="DIR", help="train on the rollouts in DIR (parquet)"
+            )
+            command.add_argument(
+                "--rollout-only",
+                type=Path,
+                metavar="DIR",
+                help="write the SFT model's answers to DIR, train nothing",
             )
     chat = commands.add_parser("chat", help="talk to a published model from the terminal")
-    chat.add_argument("url", help="base URL that publish printed, for example http://127.0.0.1:8000/v1")
+    chat.add_argument(
+        "url", help="base URL that publish printed, for example http://127.0.0.1:8000/v1"
+    )
     chat.add_argument("--model", help="model name in the API; by default the first one it lists")
     chat.add_argument("--system", help="system message")
-    chat.add_argument("--temperature", type=float, default=0.7, help="sampling temperature (default 0.7)")
+    chat.add_argument(
+        "--temperature", type=float, default=0.7, help="sampling temperature (default 0.7)"
+    )
     chat.add_argument("--max-tokens", type=int, help="longest answer, in tokens")
     chat.set_defaults(run_command=_chat)
     report = commands.add_parser("report", help="write report.html from what a run has so far")
     report.add_argument("run", type=Path, help="run folder")
     report.set_defaults(run_command=_report)
-    for module in ("init", "doctor", "extend", "reward_eval", "reward_serve"):
-        importlib.import_module(f"pipelines.{module}").add(commands)
+    for module in MODEL_COMMANDS:
+        module.add(commands)
     data = commands.add_parser("data", help="work on data files: see rayward data --help")
     actions = data.add_subparsers(title="actions", required=True, metavar="ACTION")
     for module in DATA_COMMANDS:
-        importlib.import_module(f"pipelines.{module}").add(actions)
+        module.add(actions)
     presets = commands.add_parser("presets", help="list the presets in configs/")
     presets.set_defaults(run_command=_presets)
-    settings = commands.add_parser("settings", help="list every setting with its meaning and default")
+    settings = commands.add_parser(
+        "settings", help="list every setting with its meaning and default"
+    )
     settings.set_defaults(run_command=_settings)
     return parser
 
@@ -110,27 +132,36 @@ def _parser() -> argparse.ArgumentParser:
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="YAML file or preset name")
     parser.add_argument("--run", type=Path, metavar="DIR", help="run folder (default runs/NAME)")
-    parser.add_argument("--set", action="append", default=[], metavar="A.B=C", help="override a setting; repeatable")
-    parser.add_argument("--redo", metavar="A,B", help="make these stages (or rl/ppo and such) and what follows again")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="override a setting; repeatable"
+    )
+    parser.add_argument(
+        "--redo",
+        metavar="A,B",
+        help="make these stages (or rl/ppo and such) and what follows again",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--keep", action="store_true", help="publish: serve until interrupted")
 
 
 def _align(options: argparse.Namespace) -> int:
-    from configs.load import ConfigError, load
-    from data.hub_models import trust
-    from pipelines.align import align, parse_redo, parse_stages, plan_text
+    from rayward.configs.load import ConfigError, load
+    from rayward.data.model_files.hub_models import trust
+    from rayward.pipelines.align import align, parse_redo, parse_stages, plan_text
 
     config = load(options.config, options.set)
     trust(config.model.trust_remote_code)
-    folder = (options.run or Path("runs") / config.name).resolve()  # actors have working directories of their own
+    # Actors have working directories of their own.
+    folder = (options.run or Path("runs") / config.name).resolve()
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and folder.is_relative_to(Path.cwd()):
-        raise ConfigError(f"{folder} is in this job's working directory, which goes with the job; give --run DIR")
+        raise ConfigError(
+            f"{folder} is in this job's working directory, which goes with the job; give --run DIR"
+        )
     stages, redo = parse_stages(options.stages), parse_redo(options.redo)
     if options.dry_run:
-        from pipelines.models_named import pinned
-        from pipelines.preflight import check_models, preflight
-        from pipelines.stage import Run
+        from rayward.pipelines.preflight import check_models, preflight
+        from rayward.pipelines.run.models_named import pinned
+        from rayward.pipelines.run.stage import Run
 
         print(plan_text(config, folder, stages, redo), flush=True)
         run = Run(folder, config)
@@ -139,10 +170,10 @@ def _align(options: argparse.Namespace) -> int:
         check_models(run, made, fetched=False)
         return 0
     if rollouts := getattr(options, "rollout_only", None):
-        from pipelines.machine import on_machine
-        from pipelines.models_named import fetch
-        from pipelines.rl import rollout_only
-        from pipelines.stage import Run
+        from rayward.pipelines.rl.loop import rollout_only
+        from rayward.pipelines.run.machine import on_machine
+        from rayward.pipelines.run.models_named import fetch
+        from rayward.pipelines.run.stage import Run
 
         fetch(Run(folder, config))
         print(f"{rollouts}: {rollout_only(on_machine(Run(folder, config), 'rl'), rollouts)}")
@@ -153,22 +184,22 @@ def _align(options: argparse.Namespace) -> int:
 
 
 def _chat(options: argparse.Namespace) -> int:
-    from pipelines.chat import chat
+    from rayward.pipelines.model_tools.chat import chat
 
     return chat(options.url, options.model, options.system, options.temperature, options.max_tokens)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from configs.load import load
-    from pipelines.report import write_report
-    from pipelines.stage import Run
+    from rayward.configs.load import load
+    from rayward.pipelines.report.report import write_report
+    from rayward.pipelines.run.stage import Run
 
     print(write_report(Run(options.run, load(str(options.run / "config.yaml")))))
     return 0
 
 
 def _presets(_: argparse.Namespace) -> int:
-    from configs.load import PRESETS
+    from rayward.configs.load import PRESETS
 
     for path in sorted(PRESETS.glob("*.yaml")):
         first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
@@ -177,7 +208,7 @@ def _presets(_: argparse.Namespace) -> int:
 
 
 def _settings(_: argparse.Namespace) -> int:
-    from configs.load import fields
+    from rayward.configs.load import fields
 
     for name, sentence, default in fields():
         print(f"{name} (default {default})\n    {sentence}")

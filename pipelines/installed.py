@@ -1,8 +1,9 @@
-"""`python -m pipelines.installed cpu|gpu`: does what was just installed load? The last step of `make install`.
+"""`python -m rayward.pipelines.installed cpu|gpu`: does what was just installed load? The last step
+of `make install`.
 
-Every module of ours is imported, and with it what it needs of torch, transformers, Ray, DeepSpeed and vLLM: binary
-packages that do not fit each other (torch for the CPU beside torchvision for CUDA) show when they are loaded, not when
-they are installed. Nothing here needs a GPU.
+Every module of ours is imported, and with it what it needs of torch, transformers, Ray, DeepSpeed
+and vLLM: binary packages that do not fit each other (torch for the CPU beside torchvision for CUDA)
+show when they are loaded, not when they are installed. Nothing here needs a GPU.
 """
 
 from __future__ import annotations
@@ -13,15 +14,16 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 
-FOLDERS = ("actors", "algorithms", "cluster", "configs", "data", "pipelines")
+FLOORS = ("actors", "algorithms", "cluster", "configs", "data", "pipelines")
 
 
-def modules(folders: Sequence[str] = FOLDERS) -> list[str]:
-    """The names of all modules of these packages, in order."""
-    names = []
-    for folder in folders:
-        path = importlib.import_module(folder).__path__
-        names += [folder, *(found.name for found in pkgutil.walk_packages(path, f"{folder}."))]
+def modules(package: str = "rayward", floors: Sequence[str] = FLOORS) -> list[str]:
+    """The names of all modules of a package's floors, in order."""
+    names = [package]
+    for floor in floors:
+        name = f"{package}.{floor}"
+        path = importlib.import_module(name).__path__
+        names += [name, *(module.name for module in pkgutil.walk_packages(path, f"{name}."))]
     return names
 
 
@@ -37,7 +39,9 @@ def failures(names: Sequence[str]) -> list[str]:
 
 
 def torch_build() -> tuple[str, str]:
-    """(`cpu` or `gpu`, the words for it), by what torch was built for, whether or not the machine has such a device."""
+    """(`cpu` or `gpu`, the words for it), by what torch was built for, whether or not the machine
+    has such a device.
+    """
     import torch
 
     device = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
@@ -45,7 +49,9 @@ def torch_build() -> tuple[str, str]:
 
 
 def main(wanted: str) -> int:
-    """0 where everything loads and torch was built for the set `wanted` (`cpu` or `gpu`), else 1; says which."""
+    """0 where everything loads and torch was built for the set `wanted` (`cpu` or `gpu`), else 1;
+    says which.
+    """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     names = modules()
     failed = failures(names)
@@ -53,7 +59,10 @@ def main(wanted: str) -> int:
         print(f"rayward: does not load: {line}", file=sys.stderr)
     kind, words = torch_build()
     if kind != wanted:
-        print(f"rayward: requirements/{wanted}.lock was installed and this is {words}", file=sys.stderr)
+        print(
+            f"rayward: requirements/{wanted}.lock was installed and this is {words}",
+            file=sys.stderr,
+        )
     print(f"{words}; {len(names) - len(failed)} of {len(names)} modules load")
     return int(bool(failed) or kind != wanted)
 

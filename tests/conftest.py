@@ -1,4 +1,5 @@
-"""What tests of all floors share: a config of toy size, a tokenizer and two models of it, and one local Ray.
+"""What tests of all floors share: a config of toy size, a tokenizer and two models of it, and one
+local Ray.
 
 Nothing here stands in for anything: small models, real parts.
 """
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from configs.schema import Config
+from rayward.configs.schema import Config
 
 TEMPLATE = "openchat_3.5"
 # vLLM's attention on the CPU takes heads of 32 and more.
@@ -31,7 +32,10 @@ SMALL: dict[str, Any] = {
         }
     },
     "cluster": {"object_store_gib": 0.25, "start_timeout_s": 240, "call_timeout_s": 120},
-    "resources": {role: {"cpus": 0.1} for role in ("train", "policy", "critic", "reference", "reward", "rollout")},
+    "resources": {
+        role: {"cpus": 0.1}
+        for role in ("train", "policy", "critic", "reference", "reward", "rollout")
+    },
     "sft": {"epochs": 1, "samples_per_step": 16, "optimizer": OPTIMIZER},
     "reward": {"rankings_per_step": 8, "optimizer": OPTIMIZER},
     "rollout": {"max_new_tokens": 24, "max_sequences": 64},
@@ -66,13 +70,17 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., Config]:
-    """`tiny_config(rl={"epochs": 2})`: a whole run of toy size in fp32; sections given are merged over it."""
+    """`tiny_config(rl={"epochs": 2})`: a whole run of toy size in fp32; sections given are merged
+    over it.
+    """
     return lambda **overrides: Config.model_validate(_merge(SMALL, overrides))
 
 
 @dataclass(frozen=True)
 class TinyModels:
-    """Hugging Face folders of a language model and of a reward model made from it, and their tokenizer."""
+    """Hugging Face folders of a language model and of a reward model made from it, and their
+    tokenizer.
+    """
 
     policy: str
     reward: str
@@ -80,19 +88,23 @@ class TinyModels:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., Config]) -> TinyModels:
+def tiny_models(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., Config]
+) -> TinyModels:
     """Random models in which every weight matters: the norms are not 1 either."""
     import torch
 
-    from actors.models import build_from_scratch, load_scalar, save_model
-    from data.template_jinja import jinja
-    from data.templates import TEMPLATES
-    from data.tokenizer import train_tokenizer
-    from data.toyworld import demonstrations
+    from rayward.actors.models.load import build_from_scratch, load_scalar, save_model
+    from rayward.data.templates.jinja import jinja
+    from rayward.data.templates.template import TEMPLATES
+    from rayward.data.templates.tokenizer import train_tokenizer
+    from rayward.data.toy.toyworld import demonstrations
 
     config, template = tiny_config(), TEMPLATES[TEMPLATE]
     texts = [turn.content for row in demonstrations(200, seed=0) for turn in row.turns]
-    tokenizer = train_tokenizer(texts, SHAPE["vocab_size"], template.special_tokens, config.model.context_tokens)
+    tokenizer = train_tokenizer(
+        texts, SHAPE["vocab_size"], template.special_tokens, config.model.context_tokens
+    )
     tokenizer.chat_template = jinja(template)
     assert config.model.scratch is not None
     lm = build_from_scratch(config.model.scratch, tokenizer, config.model.context_tokens, seed=1)
@@ -112,7 +124,7 @@ def local_ray(tiny_config: Callable[..., Config]) -> Iterator[None]:
     """The one Ray of the test session, started as a run starts it."""
     import ray
 
-    from cluster.connect import connect
+    from rayward.cluster.connect import connect
 
     connect(tiny_config().cluster)
     yield

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from actors.group import RolloutGroup, TrainingGroup, critic_group, policy_group
-from actors.models import load_policy
-from configs.schema import Config
-from data.ragged import Ragged
-from data.rollouts import Rollouts
+from rayward.actors.group import RolloutGroup, TrainingGroup, critic_group, policy_group
+from rayward.actors.models.load import load_policy
+from rayward.configs.schema import Config
+from rayward.data.ragged import Ragged
+from rayward.data.rollouts import Rollouts
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -28,7 +28,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def made_rollouts(tiny_models) -> Callable[..., Rollouts]:
-    """`made_rollouts(rows, seed)`: answers of random tokens of very different lengths, every column filled in."""
+    """`made_rollouts(rows, seed)`: answers of random tokens of very different lengths, every column
+    filled in.
+    """
 
     def make(rows: int, seed: int = 0) -> Rollouts:
         rng = np.random.default_rng(seed)
@@ -60,8 +62,12 @@ def made_rollouts(tiny_models) -> Callable[..., Rollouts]:
 
 
 @torch.no_grad()
-def plain_logprobs(lm: torch.nn.Module, prompts: Ragged, responses: Ragged, temperature: float = 1.0) -> np.ndarray:
-    """Log-probs of the response tokens, one unpadded row at a time through transformers' own forward."""
+def plain_logprobs(
+    lm: torch.nn.Module, prompts: Ragged, responses: Ragged, temperature: float = 1.0
+) -> np.ndarray:
+    """Log-probs of the response tokens, one unpadded row at a time through transformers' own
+    forward.
+    """
     flat = []
     for row in range(len(prompts)):
         ids_T = torch.from_numpy(np.concatenate([prompts[row], responses[row]]).astype(np.int64))
@@ -82,7 +88,9 @@ ROWS, SAMPLES_PER_STEP, EPOCHS, LAM = 16, 8, 2, 5.0
 
 
 class Teams:
-    """Training groups by (role, ranks, ZeRO stage, tokens of a micro-batch), started when first asked for."""
+    """Training groups by (role, ranks, ZeRO stage, tokens of a micro-batch), started when first
+    asked for.
+    """
 
     def __init__(self, make: Callable[..., TrainingGroup]):
         self.make = make
@@ -100,12 +108,25 @@ class Teams:
 @pytest.fixture(scope="session")
 def teams(local_ray, tiny_models, tiny_config: Callable[..., Config]) -> Iterator[Teams]:
     def make(role: str, workers: int, zero_stage: int, micro_batch_tokens: int) -> TrainingGroup:
-        # Adam's eps is far above the rounding noise of gradients, which it would otherwise blow up to whole steps.
-        optimizer = {"zero_stage": zero_stage, "micro_batch_tokens": micro_batch_tokens, "eps": 1e-3}
-        batch = {"prompts_per_iteration": ROWS, "samples_per_prompt": 1, "samples_per_step": SAMPLES_PER_STEP}
+        # Adam's eps is far above the rounding noise of gradients, which it would otherwise blow up
+        # to whole steps.
+        optimizer = {
+            "zero_stage": zero_stage,
+            "micro_batch_tokens": micro_batch_tokens,
+            "eps": 1e-3,
+        }
+        batch = {
+            "prompts_per_iteration": ROWS,
+            "samples_per_prompt": 1,
+            "samples_per_step": SAMPLES_PER_STEP,
+        }
         config = tiny_config(
             rl=batch
-            | {"epochs": EPOCHS, "optimizer": {**optimizer, "max_grad_norm": 0.5}, "apa": {"lam": LAM}}
+            | {
+                "epochs": EPOCHS,
+                "optimizer": {**optimizer, "max_grad_norm": 0.5},
+                "apa": {"lam": LAM},
+            }
             | {"old_logprobs": "trainer"},
             resources={name: {"workers": workers, "cpus": 0.01} for name in ("policy", "critic")},
         )
@@ -120,8 +141,11 @@ def teams(local_ray, tiny_models, tiny_config: Callable[..., Config]) -> Iterato
 
 
 @pytest.fixture(scope="session")
-def rollout_group(local_ray, tiny_models, tiny_config: Callable[..., Config]) -> Iterator[RolloutGroup]:
-    """Two vLLM engines with the tiny policy. Whoever sends them other weights sends the first ones again.
+def rollout_group(
+    local_ray, tiny_models, tiny_config: Callable[..., Config]
+) -> Iterator[RolloutGroup]:
+    """Two vLLM engines with the tiny policy. Whoever sends them other weights sends the first ones
+    again.
 
     Two threads each: with one, sums whose order depends on the batch would go unnoticed.
     """

@@ -1,4 +1,6 @@
-"""TrainEngine on one and two gloo ranks, against a plain torch loop and against itself under every ZeRO stage."""
+"""TrainEngine on one and two gloo ranks, against a plain torch loop and against itself under every
+ZeRO stage.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +12,23 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from actors.engine import TrainEngine
-from actors.forward import packed_inputs, require_separate_rows, response_inputs
-from actors.group import TrainingGroup
-from actors.lean import skip_unread
-from actors.models import load_policy, load_scalar
-from actors.process import Rendezvous
-from configs.machines import Role
-from configs.training import Optimizer
-from data.ragged import join
-from data.tokenizer import load_tokenizer
+from rayward.actors.group import TrainingGroup
+from rayward.actors.models.cpu.lean import skip_unread
+from rayward.actors.models.forward import packed_inputs, require_separate_rows, response_inputs
+from rayward.actors.models.load import load_policy, load_scalar
+from rayward.actors.process import Rendezvous
+from rayward.actors.training.engine import TrainEngine
+from rayward.configs.sections.machines import Role
+from rayward.configs.sections.training import Optimizer
+from rayward.data.ragged import join
+from rayward.data.templates.tokenizer import load_tokenizer
 
 PEAK = 1e-3
 TOTAL_STEPS = 4
 # Warm-up of 2 steps, then a cosine over the other 2, by hand.
 RATES = [PEAK / 2, PEAK, PEAK, PEAK / 2]
-# eps is far above the rounding noise of gradients, which Adam would otherwise blow up to whole steps; clipping bites.
+# eps is far above the rounding noise of gradients, which Adam would otherwise blow up to whole
+# steps; clipping bites.
 BASE = {
     "schedule": "cosine",
     "warmup_fraction": 0.5,
@@ -39,7 +42,9 @@ BASE = {
 
 
 class Rank:
-    """One process that trains with TrainEngine; `reload` of its save() can be made to tamper with what was written."""
+    """One process that trains with TrainEngine; `reload` of its save() can be made to tamper with
+    what was written.
+    """
 
     def __init__(self, world_size: int, rank: int):
         torch.set_num_threads(1)
@@ -57,9 +62,11 @@ class Rank:
         self.engine = TrainEngine(module, optimizer, PEAK, TOTAL_STEPS, dtype, self.place.device)
 
     def train(self, rollouts, steps, factor=1.0, poisoned_row=None, packed=False):
-        """Optimizer steps on the token mean of -log p of `steps`' rows; (weights on rank 0, sums of every step).
+        """Optimizer steps on the token mean of -log p of `steps`' rows; (weights on rank 0, sums of
+        every step).
 
-        The loss is multiplied by `factor`, everywhere or only in the micro-batch that holds `poisoned_row`.
+        The loss is multiplied by `factor`, everywhere or only in the micro-batch that holds
+        `poisoned_row`.
         """
         history = []
         if packed:
@@ -71,12 +78,16 @@ class Rank:
 
             def loss(engine, batch):
                 if packed:
-                    inputs, weights_N = packed_inputs(batch.sequences(), answer_weights(batch), self.place.device)
+                    inputs, weights_N = packed_inputs(
+                        batch.sequences(), answer_weights(batch), self.place.device
+                    )
                     assert bool((weights_N == 1).all())
                 else:
                     inputs = response_inputs(batch, self.place.device)
                 logprobs_N, _ = engine(*inputs)
-                times = factor if poisoned_row is None or poisoned_row in batch.prompt_index else 1.0
+                times = (
+                    factor if poisoned_row is None or poisoned_row in batch.prompt_index else 1.0
+                )
                 return -logprobs_N.sum() * times, {
                     "count_sum": float(len(logprobs_N)),
                     "longest_max": float(batch.responses.lengths.max(initial=0)),
@@ -100,7 +111,14 @@ class Rank:
         self.engine.save(folder, load_tokenizer(tokenizer_folder), reload)
 
     def save_scalar(self, start, folder, optimizer):
-        engine = TrainEngine(load_scalar(start, "float32"), optimizer, PEAK, TOTAL_STEPS, "float32", self.place.device)
+        engine = TrainEngine(
+            load_scalar(start, "float32"),
+            optimizer,
+            PEAK,
+            TOTAL_STEPS,
+            "float32",
+            self.place.device,
+        )
         engine.save(folder, load_tokenizer(start), lambda path: load_scalar(path, "float32"))
 
     def compiled_op(self):
@@ -112,7 +130,9 @@ class Rank:
         return [(name, tensor.clone()) for name, tensor in self.engine.weights()]
 
     def logprobs(self, rollouts):
-        return self.engine.infer(lambda engine: engine(*response_inputs(rollouts, self.place.device))[0]).numpy()
+        return self.engine.infer(
+            lambda engine: engine(*response_inputs(rollouts, self.place.device))[0]
+        ).numpy()
 
 
 def answer_weights(rollouts):
@@ -126,7 +146,10 @@ def answer_weights(rollouts):
 @pytest.fixture(scope="module")
 def ranks(local_ray, tiny_config):
     """Process groups of 1 and of 2 ranks."""
-    groups = {n: TrainingGroup("trainer", Rank, Role(workers=n, cpus=0.1), tiny_config().cluster, (n,)) for n in (1, 2)}
+    groups = {
+        n: TrainingGroup("trainer", Rank, Role(workers=n, cpus=0.1), tiny_config().cluster, (n,))
+        for n in (1, 2)
+    }
     for calls, group in [(group.begin_start(), group) for group in groups.values()]:
         group.finish(calls, 120)
     yield groups
@@ -143,9 +166,17 @@ STEPS = [[0, 1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11]]
 
 
 def trained(
-    ranks, tiny_models, rollouts, world_size=1, steps=STEPS, dtype="float32", factor=1.0, poisoned_row=None,
-    packed=False, **settings,
-):  # fmt: skip
+    ranks,
+    tiny_models,
+    rollouts,
+    world_size=1,
+    steps=STEPS,
+    dtype="float32",
+    factor=1.0,
+    poisoned_row=None,
+    packed=False,
+    **settings,
+):
     group = ranks[world_size]
     group.call("make", tiny_models.policy, Optimizer(**{**BASE, **settings}), dtype, packed)
     results = group.call("train", rollouts, steps, factor, poisoned_row, packed)
@@ -154,11 +185,18 @@ def trained(
 
 
 def reference(folder, rollouts, steps, weight_decay=BASE["weight_decay"]):
-    """The same training in ten lines of torch: unpadded rows, one backward of the global token mean, AdamW by hand."""
+    """The same training in ten lines of torch: unpadded rows, one backward of the global token
+    mean, AdamW by hand.
+    """
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    matrices, vectors = ([p for p in lm.parameters() if (p.ndim >= 2) == wanted] for wanted in (True, False))
+    matrices, vectors = (
+        [p for p in lm.parameters() if (p.ndim >= 2) == wanted] for wanted in (True, False)
+    )
     adam = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0}],
+        [
+            {"params": matrices, "weight_decay": weight_decay},
+            {"params": vectors, "weight_decay": 0},
+        ],
         lr=PEAK,
         betas=BASE["betas"],
         eps=BASE["eps"],
@@ -170,7 +208,9 @@ def reference(folder, rollouts, steps, weight_decay=BASE["weight_decay"]):
             ids_T = torch.from_numpy(rollouts.sequences()[row].astype(np.int64))
             first = int(rollouts.prompts.lengths[row])
             logits_TV = lm(ids_T[None]).logits[0, first - 1 : -1]
-            total = total + torch.nn.functional.cross_entropy(logits_TV, ids_T[first:], reduction="sum")
+            total = total + torch.nn.functional.cross_entropy(
+                logits_TV, ids_T[first:], reduction="sum"
+            )
             tokens += len(ids_T) - first
         (total / tokens).backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(lm.parameters(), BASE["max_grad_norm"])))
@@ -186,56 +226,88 @@ def assert_equal_weights(ours, theirs, atol=1e-6):
     assert ours.keys() == theirs.keys()
     for name in ours:
         torch.testing.assert_close(
-            ours[name], theirs[name], atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+            ours[name],
+            theirs[name],
+            atol=atol,
+            rtol=0,
+            msg=lambda text, name=name: f"{name}: {text}",
         )
 
 
 @pytest.fixture(scope="module")
 def expected(tiny_models, rollouts):
     weights, losses, norms = reference(tiny_models.policy, rollouts, STEPS)
-    assert min(norms) > BASE["max_grad_norm"], "clipping has to bite for the comparison to mean anything"
+    assert min(norms) > BASE["max_grad_norm"], (
+        "clipping has to bite for the comparison to mean anything"
+    )
     return weights, losses, norms
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-@pytest.mark.parametrize(("world_size", "micro_batch_tokens"), [(1, 10_000), (1, 60), (2, 10_000), (2, 60)])
+@pytest.mark.parametrize(
+    ("world_size", "micro_batch_tokens"), [(1, 10_000), (1, 60), (2, 10_000), (2, 60)]
+)
 def test_steps_are_those_of_a_plain_torch_loop(
     ranks, tiny_models, rollouts, expected, zero_stage, world_size, micro_batch_tokens
 ):
     weights, losses, norms = expected
     ours, histories = trained(
-        ranks, tiny_models, rollouts, world_size, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens
+        ranks,
+        tiny_models,
+        rollouts,
+        world_size,
+        zero_stage=zero_stage,
+        micro_batch_tokens=micro_batch_tokens,
     )
     assert_equal_weights(ours, weights)
     for step in range(len(STEPS)):
         parts = [history[step] for history in histories]
         assert parts[0]["micro_batches"] == parts[1 % world_size]["micro_batches"]
         assert sum(part["loss_sum"] for part in parts) == pytest.approx(losses[step], rel=1e-5)
-        assert sum(part["count_sum"] for part in parts) == rollouts.responses.lengths[STEPS[step]].sum()
-        assert max(part["longest_max"] for part in parts) == rollouts.responses.lengths[STEPS[step]].max()
+        assert (
+            sum(part["count_sum"] for part in parts)
+            == rollouts.responses.lengths[STEPS[step]].sum()
+        )
+        assert (
+            max(part["longest_max"] for part in parts)
+            == rollouts.responses.lengths[STEPS[step]].max()
+        )
         assert all(part["learning_rate"] == pytest.approx(RATES[step]) for part in parts)
-        assert [part["grad_norm"] for part in parts] == pytest.approx([norms[step]] * world_size, rel=1e-4)
+        assert [part["grad_norm"] for part in parts] == pytest.approx(
+            [norms[step]] * world_size, rel=1e-4
+        )
 
 
 @pytest.mark.parametrize("zero_stage", [1, 3])
-@pytest.mark.parametrize(("world_size", "micro_batch_tokens"), [(1, 10_000), (1, 60), (2, 10_000), (2, 60)])
+@pytest.mark.parametrize(
+    ("world_size", "micro_batch_tokens"), [(1, 10_000), (1, 60), (2, 10_000), (2, 60)]
+)
 def test_packed_rows_give_the_steps_of_rows_alone(
     ranks, tiny_models, rollouts, expected, zero_stage, world_size, micro_batch_tokens
 ):
     weights, losses, norms = expected
     ours, histories = trained(
-        ranks, tiny_models, rollouts, world_size, zero_stage=zero_stage, micro_batch_tokens=micro_batch_tokens,
+        ranks,
+        tiny_models,
+        rollouts,
+        world_size,
+        zero_stage=zero_stage,
+        micro_batch_tokens=micro_batch_tokens,
         packed=True,
-    )  # fmt: skip
+    )
     assert_equal_weights(ours, weights)
     for step in range(len(STEPS)):
         parts = [history[step] for history in histories]
         assert sum(part["loss_sum"] for part in parts) == pytest.approx(losses[step], rel=1e-5)
-        assert [part["grad_norm"] for part in parts] == pytest.approx([norms[step]] * world_size, rel=1e-4)
+        assert [part["grad_norm"] for part in parts] == pytest.approx(
+            [norms[step]] * world_size, rel=1e-4
+        )
 
 
 def test_the_plain_loop_tells_a_wrong_mean_apart(tiny_models, rollouts, expected):
-    """The comparison above would notice a mean of means: dropping one row of a step moves weights far beyond 1e-6."""
+    """The comparison above would notice a mean of means: dropping one row of a step moves weights
+    far beyond 1e-6.
+    """
     weights, _, _ = reference(tiny_models.policy, rollouts, [STEPS[0][:-1], *STEPS[1:]])
     assert max(float((weights[name] - expected[0][name]).abs().max()) for name in weights) > 1e-4
 
@@ -244,9 +316,14 @@ def test_the_plain_loop_tells_a_wrong_mean_apart(tiny_models, rollouts, expected
 def test_a_rank_without_rows_takes_part(ranks, tiny_models, rollouts, world_size):
     weights, _, _ = reference(tiny_models.policy, rollouts, [[4]])
     for zero_stage in (1, 3):
-        ours, histories = trained(ranks, tiny_models, rollouts, world_size, steps=[[4]], zero_stage=zero_stage)
+        ours, histories = trained(
+            ranks, tiny_models, rollouts, world_size, steps=[[4]], zero_stage=zero_stage
+        )
         assert_equal_weights(ours, weights)
-        assert sorted(history[0]["count_sum"] for history in histories)[-1] == rollouts.responses.lengths[4]
+        assert (
+            sorted(history[0]["count_sum"] for history in histories)[-1]
+            == rollouts.responses.lengths[4]
+        )
 
 
 def test_an_engine_starts_without_the_op_that_deepspeed_would_compile(ranks, tiny_models):
@@ -266,8 +343,13 @@ def test_gradient_checkpointing_changes_nothing(ranks, tiny_models, rollouts, ex
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 def test_weight_decay_is_on_matrices_only(ranks, tiny_models, rollouts, zero_stage):
     """With a gradient of zero nothing but the decay is left."""
-    before = {name: p.detach() for name, p in load_policy(tiny_models.policy, "float32").lm.named_parameters()}
-    after, _ = trained(ranks, tiny_models, rollouts, 2, steps=[[0, 1]], factor=0.0, zero_stage=zero_stage)
+    before = {
+        name: p.detach()
+        for name, p in load_policy(tiny_models.policy, "float32").lm.named_parameters()
+    }
+    after, _ = trained(
+        ranks, tiny_models, rollouts, 2, steps=[[0, 1]], factor=0.0, zero_stage=zero_stage
+    )
     for name, weight in before.items():
         kept = 1 - RATES[0] * BASE["weight_decay"] if weight.ndim >= 2 else 1.0
         torch.testing.assert_close(after[name], weight * kept, atol=1e-7, rtol=0, msg=name)
@@ -277,13 +359,16 @@ def test_weight_decay_is_on_matrices_only(ranks, tiny_models, rollouts, zero_sta
 def test_many_micro_batches_add_up_in_bf16(ranks, tiny_models, rollouts, zero_stage):
     """The same row 3 or 300 times has the gradient of one, to fp32's rounding.
 
-    A sum in bf16 would stand still where the row is half a step of it, and a loss that is divided by the count of
-    tokens before its gradients are taken would have them rounded otherwise, by up to 0.4 %.
+    A sum in bf16 would stand still where the row is half a step of it, and a loss that is divided
+    by the count of tokens before its gradients are taken would have them rounded otherwise, by up
+    to 0.4 %.
     """
     norms = []
     for count in (1, 3, 300):
         settings = {"zero_stage": zero_stage, "micro_batch_tokens": 10, "max_grad_norm": 1e9}
-        _, (history,) = trained(ranks, tiny_models, rollouts, 1, [[0] * count], "bfloat16", **settings)
+        _, (history,) = trained(
+            ranks, tiny_models, rollouts, 1, [[0] * count], "bfloat16", **settings
+        )
         assert history[0]["micro_batches"] == count
         norms.append(history[0]["grad_norm"])
     assert norms[1:] == pytest.approx([norms[0]] * 2, rel=1e-5)
@@ -294,7 +379,9 @@ def test_the_norm_in_bf16_is_that_of_fp32(ranks, tiny_models, rollouts, zero_sta
     """That of the mean over the tokens of all ranks, whoever divides by their count and when."""
     found = {}
     for dtype in ("float32", "bfloat16"):
-        _, histories = trained(ranks, tiny_models, rollouts, 2, STEPS[:1], dtype, zero_stage=zero_stage)
+        _, histories = trained(
+            ranks, tiny_models, rollouts, 2, STEPS[:1], dtype, zero_stage=zero_stage
+        )
         found[dtype] = [history[0]["grad_norm"] for history in histories]
     assert found["bfloat16"] == pytest.approx(found["float32"], rel=2e-2)
 
@@ -302,9 +389,13 @@ def test_the_norm_in_bf16_is_that_of_fp32(ranks, tiny_models, rollouts, zero_sta
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
 @pytest.mark.parametrize("factor", [math.nan, math.inf])
-def test_a_gradient_that_is_not_finite_stops_every_rank(ranks, tiny_models, rollouts, dtype, zero_stage, factor):
+def test_a_gradient_that_is_not_finite_stops_every_rank(
+    ranks, tiny_models, rollouts, dtype, zero_stage, factor
+):
     """Also where it comes from one row of one rank."""
-    with pytest.raises(FloatingPointError, match=r"gradient norm is (nan|inf|-1\.0) in optimizer step 1; lower"):
+    with pytest.raises(
+        FloatingPointError, match=r"gradient norm is (nan|inf|-1\.0) in optimizer step 1; lower"
+    ):
         trained(
             ranks,
             tiny_models,
@@ -320,7 +411,9 @@ def test_a_gradient_that_is_not_finite_stops_every_rank(ranks, tiny_models, roll
 
 
 @pytest.mark.parametrize(("world_size", "zero_stage"), [(1, 1), (2, 3)])
-def test_save_writes_a_folder_that_transformers_loads(ranks, tiny_models, rollouts, tmp_path, world_size, zero_stage):
+def test_save_writes_a_folder_that_transformers_loads(
+    ranks, tiny_models, rollouts, tmp_path, world_size, zero_stage
+):
     state, _ = trained(ranks, tiny_models, rollouts, world_size, zero_stage=zero_stage)
     ranks[world_size].call("save", str(tmp_path / "model"), tiny_models.policy)
     lm = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
@@ -335,12 +428,18 @@ def test_save_writes_a_folder_that_transformers_loads(ranks, tiny_models, rollou
     assert tokenizer.chat_template == tiny_models.tokenizer.chat_template
     assert (
         tokenizer.decode(
-            tokenizer.apply_chat_template([{"role": "user", "content": "Hi"}], add_generation_prompt=True)["input_ids"]
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": "Hi"}], add_generation_prompt=True
+            )["input_ids"]
         )
         == "<s>GPT4 Correct User: Hi<|end_of_turn|>GPT4 Correct Assistant:"
     )
     generation = GenerationConfig.from_pretrained(tmp_path / "model")
-    assert generation.eos_token_id == tokenizer.eos_token_id == tokenizer.convert_tokens_to_ids("<|end_of_turn|>")
+    assert (
+        generation.eos_token_id
+        == tokenizer.eos_token_id
+        == tokenizer.convert_tokens_to_ids("<|end_of_turn|>")
+    )
     assert generation.pad_token_id == tokenizer.pad_token_id != tokenizer.eos_token_id
     assert [path.suffix for path in Path(tmp_path / "model").iterdir()].count(".safetensors") == 1
 
@@ -348,7 +447,9 @@ def test_save_writes_a_folder_that_transformers_loads(ranks, tiny_models, rollou
 @pytest.mark.parametrize("name", ["model.layers.1.mlp.down_proj.weight", "lm_head.weight"])
 def test_save_notices_a_folder_that_is_not_the_model(ranks, tiny_models, rollouts, tmp_path, name):
     trained(ranks, tiny_models, rollouts, steps=STEPS[:1])
-    with pytest.raises(RuntimeError, match=r"model: reloaded outputs differ by .* the folder is not the model"):
+    with pytest.raises(
+        RuntimeError, match=r"model: reloaded outputs differ by .* the folder is not the model"
+    ):
         ranks[1].call("save", str(tmp_path / "model"), tiny_models.policy, (name, 1.0))
     ranks[1].call("save", str(tmp_path / "model"), tiny_models.policy, (name, 0.0))
 
@@ -356,13 +457,18 @@ def test_save_notices_a_folder_that_is_not_the_model(ranks, tiny_models, rollout
 def test_save_of_a_scalar_model(ranks, tiny_models, made_rollouts, tmp_path):
     ranks[1].call("save_scalar", tiny_models.reward, str(tmp_path / "reward"), Optimizer(**BASE))
     ours, theirs = (
-        load_scalar(str(folder), "float32").state_dict() for folder in (tmp_path / "reward", tiny_models.reward)
+        load_scalar(str(folder), "float32").state_dict()
+        for folder in (tmp_path / "reward", tiny_models.reward)
     )
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert ours.keys() == theirs.keys() and all(
+        torch.equal(ours[name], theirs[name]) for name in ours
+    )
 
 
 @pytest.mark.parametrize("zero_stage", [0, 3])
-def test_weights_are_whole_and_in_the_same_order_on_every_rank(ranks, tiny_models, rollouts, zero_stage):
+def test_weights_are_whole_and_in_the_same_order_on_every_rank(
+    ranks, tiny_models, rollouts, zero_stage
+):
     state, _ = trained(ranks, tiny_models, rollouts, 2, zero_stage=zero_stage)
     for weights in ranks[2].call("weights"):
         assert [name for name, _ in weights] == list(state)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from actors.attention import attend_by_row
-from actors.forward import (
+from rayward.actors.models.attention import attend_by_row
+from rayward.actors.models.forward import (
     Place,
     map_rollouts,
     packed_inputs,
@@ -16,8 +16,8 @@ from actors.forward import (
     to_device,
     weighted_inputs,
 )
-from actors.models import load_policy
-from data.ragged import Part, Ragged, merge
+from rayward.actors.models.load import load_policy
+from rayward.data.ragged import Part, Ragged, merge
 
 CPU = torch.device("cpu")
 
@@ -25,12 +25,17 @@ CPU = torch.device("cpu")
 def parts_of(rollouts, world_size, token_budget, score):
     lengths = rollouts.sequences().lengths
     places = [Place(rank, world_size, CPU) for rank in range(world_size)]
-    return [map_rollouts(rollouts, place.micro_batches(lengths, token_budget), score) for place in places]
+    return [
+        map_rollouts(rollouts, place.micro_batches(lengths, token_budget), score)
+        for place in places
+    ]
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("token_budget", [1, 70, 10_000])
-def test_every_row_is_scored_once_and_alike(tiny_models, made_rollouts, plain, world_size, token_budget):
+def test_every_row_is_scored_once_and_alike(
+    tiny_models, made_rollouts, plain, world_size, token_budget
+):
     rollouts = made_rollouts(7)
     policy = load_policy(tiny_models.policy, "float32")
     seen: list[int] = []
@@ -44,7 +49,9 @@ def test_every_row_is_scored_once_and_alike(tiny_models, made_rollouts, plain, w
     assert sorted(seen) == list(range(7)) == sorted(int(row) for part in parts for row in part.rows)
     merged = merge(parts, 7)
     assert merged.dtype == np.float32
-    np.testing.assert_allclose(merged, plain(policy.lm, rollouts.prompts, rollouts.responses), atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        merged, plain(policy.lm, rollouts.prompts, rollouts.responses), atol=1e-5, rtol=0
+    )
 
 
 def test_more_processes_than_rows(made_rollouts):
@@ -57,7 +64,9 @@ def test_more_processes_than_rows(made_rollouts):
 def test_a_missing_or_doubled_row_is_an_error(made_rollouts):
     rollouts = made_rollouts(6)
     parts = parts_of(rollouts, 2, 60, lambda batch: torch.from_numpy(batch.policy_logprobs))
-    with pytest.raises(ValueError, match=f"{len(parts[0].rows)} results for {len(parts[0].rows)} of 6 rows"):
+    with pytest.raises(
+        ValueError, match=f"{len(parts[0].rows)} results for {len(parts[0].rows)} of 6 rows"
+    ):
         merge(parts[:1], 6)
     with pytest.raises(ValueError, match=f"{6 + len(parts[1].rows)} results for 6 of 6 rows"):
         merge([*parts, parts[1]], 6)
@@ -71,7 +80,9 @@ def test_no_rows_become_one_row_with_nothing_chosen():
 
 
 def test_packed_inputs_choose_what_padded_ones_do(tiny_models):
-    """Weights that are not 0 at the start of a row, too: nothing stands before it to predict it from."""
+    """Weights that are not 0 at the start of a row, too: nothing stands before it to predict it
+    from.
+    """
     rng = np.random.default_rng(0)
     ids = Ragged.of([rng.integers(3, 50, length) for length in (1, 9, 1, 4, 2)])
     weights = ids.like(rng.choice([0.0, 0.1, 1.0], len(ids.values)).astype(np.float32))
@@ -83,7 +94,9 @@ def test_packed_inputs_choose_what_padded_ones_do(tiny_models):
     assert torch.equal(packed_weights_N, padded_weights_N) and len(packed_weights_N) > 4
     with torch.no_grad():
         torch.testing.assert_close(policy(*packed)[0], policy(*padded)[0], atol=1e-5, rtol=0)
-        assert float((policy(*packed[:2])[0] - policy(*padded)[0]).abs().max()) > 1e-2, "positions keep rows apart"
+        assert float((policy(*packed[:2])[0] - policy(*padded)[0]).abs().max()) > 1e-2, (
+            "positions keep rows apart"
+        )
         alone = policy(*padded)[0]
         attend_by_row(policy.lm)
         torch.testing.assert_close(policy(*packed)[0], alone, atol=1e-5, rtol=0)

@@ -21,10 +21,16 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from actors.fused import _fuse_rotary, _RMSNorm, _Rotary, fuse
-from actors.models import load_policy, load_scalar
+from rayward.actors.models.cpu.fused import _fuse_rotary, _RMSNorm, _Rotary, fuse
+from rayward.actors.models.load import load_policy, load_scalar
 
-SIZES = {"vocab_size": 64, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "pad_token_id": 0}
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "pad_token_id": 0,
+}
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
 IDS_BT = torch.arange(22).remainder(60).view(2, 11)
 # Of every architecture: its RMS norms that are fused, and whether its rotation is.
@@ -34,14 +40,24 @@ FUSED = {
     "qwen3, which also norms heads": (Qwen3Config(**SIZES, **HEADS), 9, True),
     "gemma2, whose norms add 1 to the weight": (Gemma2Config(**SIZES, **HEADS), 0, True),
     "glm, which turns neighbours": (GlmConfig(**SIZES, **HEADS), 5, False),
-    "gpt_neox, which turns a part of a head": (GPTNeoXConfig(**SIZES, num_attention_heads=2, rotary_pct=0.5), 0, True),
-    "gpt2, which has neither": (GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2), 0, False),
+    "gpt_neox, which turns a part of a head": (
+        GPTNeoXConfig(**SIZES, num_attention_heads=2, rotary_pct=0.5),
+        0,
+        True,
+    ),
+    "gpt2, which has neither": (
+        GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2),
+        0,
+        False,
+    ),
 }
 
 
 @pytest.fixture
 def fresh(monkeypatch):
-    """A model with the code that its architecture came with; what the test puts there is taken away after it."""
+    """A model with the code that its architecture came with; what the test puts there is taken away
+    after it.
+    """
 
     def make(config, frozen: str = "-"):
         torch.manual_seed(0)
@@ -52,7 +68,11 @@ def fresh(monkeypatch):
             parameter.requires_grad_(frozen not in name)
         code = sys.modules[type(model).__module__]
         if hasattr(code, "apply_rotary_pos_emb"):
-            monkeypatch.setattr(code, "apply_rotary_pos_emb", inspect.unwrap(code.apply_rotary_pos_emb, stop=_foreign))
+            monkeypatch.setattr(
+                code,
+                "apply_rotary_pos_emb",
+                inspect.unwrap(code.apply_rotary_pos_emb, stop=_foreign),
+            )
         return model
 
     return make
@@ -65,7 +85,11 @@ def _foreign(function) -> bool:
 def logits_and_gradients(model) -> dict[str, torch.Tensor]:
     logits = model(input_ids=IDS_BT, use_cache=False).logits
     logits.log_softmax(-1)[..., 7].sum().backward()
-    gradients = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    gradients = {
+        name: parameter.grad
+        for name, parameter in model.named_parameters()
+        if parameter.grad is not None
+    }
     return {"logits": logits.detach()} | gradients
 
 
@@ -109,7 +133,9 @@ class Rotate(torch.nn.Module):
 def rotate(q, k, cos, sin, unsqueeze_dim=1):
     """As most architectures have it."""
     cos, sin = cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim)
-    halves = [torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), dim=-1) for x in (q, k)]
+    halves = [
+        torch.cat((-x[..., x.shape[-1] // 2 :], x[..., : x.shape[-1] // 2]), dim=-1) for x in (q, k)
+    ]
     return q * cos + halves[0] * sin, k * cos + halves[1] * sin
 
 
@@ -117,7 +143,12 @@ def rotate(q, k, cos, sin, unsqueeze_dim=1):
     ("function", "replaced"),
     [
         (rotate, True),
-        (lambda q, k, cos, sin, unsqueeze_dim=1, more=None: rotate(q, k, cos, sin, unsqueeze_dim), False),
+        (
+            lambda q, k, cos, sin, unsqueeze_dim=1, more=None: rotate(
+                q, k, cos, sin, unsqueeze_dim
+            ),
+            False,
+        ),
         (lambda q, k, cos, sin, position_ids=None: rotate(q, k, cos, sin), False),
         (lambda x, cos, sin, unsqueeze_dim=1: x * cos, False),
         (Rotate(), False),
@@ -133,14 +164,25 @@ def test_a_rotation_that_takes_other_arguments_or_is_an_object_is_left(function,
 def test_gradients_are_those_of_the_formulas():
     torch.manual_seed(0)
     x, weight = torch.randn(2, 3, 6, dtype=torch.float64), torch.randn(6, dtype=torch.float64)
-    assert torch.autograd.gradcheck(_RMSNorm.apply, (x.requires_grad_(), weight.requires_grad_(), 1e-6))
-    query, key = torch.randn(1, 2, 3, 4, dtype=torch.float64), torch.randn(1, 1, 3, 4, dtype=torch.float64)
-    cos, sin = torch.randn(2, 1, 1, 3, 4, dtype=torch.float64)  # no angles' at all: the halves need not be equal
-    assert torch.autograd.gradcheck(_Rotary.apply, (query.requires_grad_(), key.requires_grad_(), cos, sin))
+    assert torch.autograd.gradcheck(
+        _RMSNorm.apply, (x.requires_grad_(), weight.requires_grad_(), 1e-6)
+    )
+    query, key = (
+        torch.randn(1, 2, 3, 4, dtype=torch.float64),
+        torch.randn(1, 1, 3, 4, dtype=torch.float64),
+    )
+    # No angles' at all: the halves need not be equal.
+    cos, sin = torch.randn(2, 1, 1, 3, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(
+        _Rotary.apply, (query.requires_grad_(), key.requires_grad_(), cos, sin)
+    )
 
 
 def test_policies_and_reward_models_are_loaded_so(tiny_models):
-    policy, reward = load_policy(tiny_models.policy, "float32"), load_scalar(tiny_models.policy, "float32", 0)
+    policy, reward = (
+        load_policy(tiny_models.policy, "float32"),
+        load_scalar(tiny_models.policy, "float32", 0),
+    )
     for model in (policy.lm, reward.classifier):
         assert model.base_model.norm.unfused is LlamaRMSNorm
         assert sys.modules[type(model).__module__].apply_rotary_pos_emb.__name__ == "fused_rotary"

@@ -1,4 +1,6 @@
-"""Sums in bf16 with the kernels of lesser processors: oneDNN multiplies otherwise at each level of instructions."""
+"""Sums in bf16 with the kernels of lesser processors: oneDNN multiplies otherwise at each level of
+instructions.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,14 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 LEVELS = {"AVX2": "avx2", "AVX512_CORE": "avx512bw", "AVX512_CORE_BF16": "avx512_bf16"}
-"""Of ONEDNN_MAX_CPU_ISA, from the least, with the flag in /proc/cpuinfo that a processor of that level has."""
-FILES = ("tests/actors/test_engine.py", "tests/actors/test_proof.py", "tests/algorithms/test_logprobs.py")
+"""Of ONEDNN_MAX_CPU_ISA, from the least, with the flag in /proc/cpuinfo that a processor of that
+level has.
+"""
+FILES = (
+    "tests/actors/test_engine.py",
+    "tests/actors/test_proof.py",
+    "tests/algorithms/test_logprobs.py",
+)
 
 
 def flags() -> set[str]:
@@ -27,9 +35,18 @@ def flags() -> set[str]:
 def test_bf16_at_a_level_of_instructions(level: str) -> None:
     has = [name for name, flag in LEVELS.items() if flag in flags()]
     if level not in has[:-1]:
-        pytest.skip("all other tests run at this level" if level in has else "this processor does not have it")
+        pytest.skip(
+            "all other tests run at this level"
+            if level in has
+            else "this processor does not have it"
+        )
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "bf16", *FILES]
     done = subprocess.run(
-        command, cwd=ROOT, env=os.environ | {"ONEDNN_MAX_CPU_ISA": level}, capture_output=True, text=True, timeout=580
+        command,
+        cwd=ROOT,
+        env=os.environ | {"ONEDNN_MAX_CPU_ISA": level},
+        capture_output=True,
+        text=True,
+        timeout=580,
     )
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout + done.stderr

@@ -1,4 +1,6 @@
-"""Answers that share the tokens of their prompt in RL: log-probs, values and gradients are those of rows alone."""
+"""Answers that share the tokens of their prompt in RL: log-probs, values and gradients are those of
+rows alone.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from actors.forward import Place, map_rollouts
-from actors.layout import Layout, shares
-from actors.models import TokenPolicy, load_policy, load_scalar
-from actors.prefix import CAUSAL_FROM, group_sizes, response_units
-from data.ragged import Ragged, merge
+from rayward.actors.models.forward import Place, map_rollouts
+from rayward.actors.models.layout import Layout, shares
+from rayward.actors.models.load import TokenPolicy, load_policy, load_scalar
+from rayward.actors.models.prefix import CAUSAL_FROM, group_sizes, response_units
+from rayward.data.ragged import Ragged, merge
 
 CPU = torch.device("cpu")
 ALONE = Place(0, 1, CPU)
@@ -40,15 +42,21 @@ def of_scalar(folder, wanted=None):
 def test_values_and_gradients_are_those_of_rows_alone(tiny_models, made_rollouts, role, seed):
     rng = np.random.default_rng(seed)
     sizes = rng.integers(1, 6, 4).tolist()
-    rollouts = grouped(made_rollouts, sizes, rng.integers(1, (20, 2 * CAUSAL_FROM)[seed % 2], 4).tolist(), seed)
-    layout, run, module = of_policy(tiny_models.policy) if role == "policy" else of_scalar(tiny_models.reward)
+    rollouts = grouped(
+        made_rollouts, sizes, rng.integers(1, (20, 2 * CAUSAL_FROM)[seed % 2], 4).tolist(), seed
+    )
+    layout, run, module = (
+        of_policy(tiny_models.policy) if role == "policy" else of_scalar(tiny_models.reward)
+    )
     assert layout.able
     found, gradients = [], []
     weights_N = torch.from_numpy(rollouts.advantages)
     for shared in (False, True):
         values_N = run(**layout.inputs(rollouts, shared))
         gradients.append(
-            torch.autograd.grad((values_N * weights_N).sum(), list(module.parameters()), allow_unused=True)
+            torch.autograd.grad(
+                (values_N * weights_N).sum(), list(module.parameters()), allow_unused=True
+            )
         )
         found.append(values_N)
     torch.testing.assert_close(found[1], found[0], atol=1e-5, rtol=0)
@@ -78,19 +86,26 @@ def test_a_plan_holds_every_row_once_and_prompts_stay_together(tiny_models, made
 def test_prompts_are_shared_where_it_pays(tiny_models, made_rollouts):
     layout, *_ = of_policy(tiny_models.policy)
     assert layout.plan(grouped(made_rollouts, [4, 4], [20, 20]), 4096)[1]
-    assert not layout.plan(grouped(made_rollouts, [1] * 8, [20] * 8), 4096)[1], "no two answers of a prompt"
-    assert not of_policy(tiny_models.policy, wanted=False)[0].plan(grouped(made_rollouts, [4, 4], [20, 20]), 4096)[1]
+    assert not layout.plan(grouped(made_rollouts, [1] * 8, [20] * 8), 4096)[1], (
+        "no two answers of a prompt"
+    )
+    assert not of_policy(tiny_models.policy, wanted=False)[0].plan(
+        grouped(made_rollouts, [4, 4], [20, 20]), 4096
+    )[1]
 
 
 def test_a_model_that_does_not_keep_answers_apart_keeps_its_own_attention(tiny_models):
     module = load_policy(tiny_models.policy, "float32")
     before = module.lm.config._attn_implementation
-    blind = lambda input_ids_BT, chosen_BT=None, **inputs: leaky(module, input_ids_BT, chosen_BT, inputs)  # noqa: E731
+    blind = lambda input_ids_BT, chosen_BT=None, **inputs: leaky(
+        module, input_ids_BT, chosen_BT, inputs
+    )  # noqa: E731
     with torch.no_grad():
         assert not shares(module.lm, blind, CPU, True, None, "rl.shared_prompts")
         assert module.lm.config._attn_implementation == before
         with pytest.raises(
-            ValueError, match="rl.shared_prompts: results of answers that share .* set it to null or false"
+            ValueError,
+            match="rl.shared_prompts: results of answers that share .* set it to null or false",
         ):
             shares(module.lm, blind, CPU, True, True, "rl.shared_prompts")
 
@@ -99,6 +114,7 @@ def leaky(module: TokenPolicy, input_ids_BT, chosen_BT, inputs):
     """A policy whose answers see each other: the masks let everything before through."""
     if "row_masks" in inputs:
         inputs["row_masks"] = [
-            torch.ones_like(mask).tril(mask.shape[-1] - mask.shape[-2]) for mask in inputs["row_masks"]
+            torch.ones_like(mask).tril(mask.shape[-1] - mask.shape[-2])
+            for mask in inputs["row_masks"]
         ]
     return module(input_ids_BT, chosen_BT, **inputs)[0]

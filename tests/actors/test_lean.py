@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig
 
-from actors.attention import attend_by_row
-from actors.forward import packed_inputs, weighted_inputs
-from actors.lean import skip_unread
-from actors.models import TokenPolicy, load_policy
-from data.ragged import Ragged
+from rayward.actors.models.attention import attend_by_row
+from rayward.actors.models.cpu.lean import skip_unread
+from rayward.actors.models.forward import packed_inputs, weighted_inputs
+from rayward.actors.models.load import TokenPolicy, load_policy
+from rayward.data.ragged import Ragged
 
 CPU = torch.device("cpu")
 SIZES = {"vocab_size": 64, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -22,7 +22,9 @@ def rows(chosen: float) -> tuple[Ragged, Ragged]:
     rng = np.random.default_rng(5)
     ids = Ragged.of([rng.integers(3, 60, length) for length in (9, 4, 17, 1)])
     drawn = rng.random(len(ids.values))
-    return ids, ids.like(np.where(rng.random(len(drawn)) < chosen, drawn + 0.5, 0).astype(np.float32))
+    return ids, ids.like(
+        np.where(rng.random(len(drawn)) < chosen, drawn + 0.5, 0).astype(np.float32)
+    )
 
 
 def loss_and_gradients(policy: TokenPolicy, inputs, chosen: float) -> dict[str, torch.Tensor]:
@@ -30,7 +32,10 @@ def loss_and_gradients(policy: TokenPolicy, inputs, chosen: float) -> dict[str, 
     loss = (policy(*arguments)[0] * weights_N).sum()
     policy.zero_grad()
     loss.backward()
-    gradients = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in policy.named_parameters()}
+    gradients = {
+        name: torch.zeros_like(p) if p.grad is None else p.grad
+        for name, p in policy.named_parameters()
+    }
     return {"loss": loss.detach()} | gradients
 
 
@@ -42,7 +47,9 @@ def test_loss_and_gradients_stay(tiny_models, inputs, chosen):
     for by_row in (False, True):
         expected, found = (loss_and_gradients(policy, inputs, chosen) for policy in (whole, lean))
         for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, atol=1e-5, rtol=1e-5, msg=f"{name}, by row {by_row}")
+            torch.testing.assert_close(
+                found[name], value, atol=1e-5, rtol=1e-5, msg=f"{name}, by row {by_row}"
+            )
         attend_by_row(whole.lm)
         attend_by_row(lean.lm)
 
@@ -62,11 +69,17 @@ def test_only_what_is_read_is_computed(tiny_models):
     assert 0 < len(weights_N) < inputs[0].shape[1] / 2
 
 
-@pytest.mark.parametrize("config", [
-    GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2),
-    MixtralConfig(**SIZES, num_key_value_heads=2, intermediate_size=16, num_local_experts=2)])  # fmt: skip
+@pytest.mark.parametrize(
+    "config",
+    [
+        GPT2Config(vocab_size=64, n_embd=16, n_layer=2, n_head=2),
+        MixtralConfig(**SIZES, num_key_value_heads=2, intermediate_size=16, num_local_experts=2),
+    ],
+)
 def test_other_models_are_left_alone(config):
     policy = TokenPolicy(AutoModelForCausalLM.from_config(config)).eval()
     before = policy(torch.arange(3, 9)[None], torch.ones(1, 6, dtype=torch.bool))[0]
     assert not skip_unread(policy)
-    assert torch.equal(policy(torch.arange(3, 9)[None], torch.ones(1, 6, dtype=torch.bool))[0], before)
+    assert torch.equal(
+        policy(torch.arange(3, 9)[None], torch.ones(1, 6, dtype=torch.bool))[0], before
+    )

@@ -17,9 +17,16 @@ from transformers import (
     Gemma2ForCausalLM,
 )
 
-from actors.attention import attend_by_row
-from actors.forward import response_inputs, sequence_inputs
-from actors.models import TokenPolicy, last_tokens, load_policy, load_scalar, response_tokens, save_model
+from rayward.actors.models.attention import attend_by_row
+from rayward.actors.models.forward import response_inputs, sequence_inputs
+from rayward.actors.models.load import (
+    TokenPolicy,
+    last_tokens,
+    load_policy,
+    load_scalar,
+    response_tokens,
+    save_model,
+)
 
 CPU = torch.device("cpu")
 
@@ -29,7 +36,9 @@ def test_policy_logprobs_are_those_of_transformers(tiny_models, made_rollouts, p
     rollouts = made_rollouts(9)
     lm = AutoModelForCausalLM.from_pretrained(tiny_models.policy, dtype=torch.float32)
     with torch.no_grad():
-        logprobs_N, nothing = load_policy(tiny_models.policy, "float32", temperature)(*response_inputs(rollouts, CPU))
+        logprobs_N, nothing = load_policy(tiny_models.policy, "float32", temperature)(
+            *response_inputs(rollouts, CPU)
+        )
     expected = plain(lm, rollouts.prompts, rollouts.responses, temperature)
     assert nothing is None
     np.testing.assert_allclose(logprobs_N.numpy(), expected, atol=1e-5, rtol=0)
@@ -42,7 +51,9 @@ def test_entropy_is_that_of_the_tempered_distribution(tiny_models):
     chosen_BT[0, 5:] = True
     with torch.no_grad():
         _, entropy_N = policy(ids_BT, chosen_BT, with_entropy=True)
-        expected = torch.distributions.Categorical(logits=policy.lm(ids_BT).logits[0, 4:-1] / 0.7).entropy()
+        expected = torch.distributions.Categorical(
+            logits=policy.lm(ids_BT).logits[0, 4:-1] / 0.7
+        ).entropy()
     torch.testing.assert_close(entropy_N, expected, atol=1e-5, rtol=0)
 
 
@@ -50,15 +61,24 @@ def test_entropy_is_that_of_the_tempered_distribution(tiny_models):
 def test_right_padding_changes_nothing(tiny_models, made_rollouts, padding):
     ids_BT, chosen_BT = response_inputs(made_rollouts(5), CPU)
     wider = lambda x, fill: torch.nn.functional.pad(x, (0, padding), value=fill)  # noqa: E731
-    policy, scalar = load_policy(tiny_models.policy, "float32"), load_scalar(tiny_models.reward, "float32")
+    policy, scalar = (
+        load_policy(tiny_models.policy, "float32"),
+        load_scalar(tiny_models.reward, "float32"),
+    )
     with torch.no_grad():
         for pad in (0, 7):  # the pad id, and a token like any other
             padded = wider(ids_BT, pad), wider(chosen_BT, False)
-            torch.testing.assert_close(policy(*padded)[0], policy(ids_BT, chosen_BT)[0], atol=1e-5, rtol=0)
-            torch.testing.assert_close(scalar(*padded), scalar(ids_BT, chosen_BT), atol=1e-5, rtol=0)
+            torch.testing.assert_close(
+                policy(*padded)[0], policy(ids_BT, chosen_BT)[0], atol=1e-5, rtol=0
+            )
+            torch.testing.assert_close(
+                scalar(*padded), scalar(ids_BT, chosen_BT), atol=1e-5, rtol=0
+            )
 
 
-def test_nothing_chosen_gives_an_empty_result_that_can_be_differentiated(tiny_models, made_rollouts):
+def test_nothing_chosen_gives_an_empty_result_that_can_be_differentiated(
+    tiny_models, made_rollouts
+):
     policy = load_policy(tiny_models.policy, "float32")
     logprobs_N, _ = policy(*response_inputs(made_rollouts(2).take([]), CPU))
     assert logprobs_N.shape == (0,)
@@ -68,11 +88,19 @@ def test_nothing_chosen_gives_an_empty_result_that_can_be_differentiated(tiny_mo
 
 def test_scalar_is_transformers_score_of_each_row(tiny_models, made_rollouts):
     sequences = made_rollouts(9).sequences()
-    plain = AutoModelForSequenceClassification.from_pretrained(tiny_models.reward, dtype=torch.float32).eval()
-    assert plain.config.pad_token_id == tiny_models.tokenizer.pad_token_id and plain.config.num_labels == 1
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        tiny_models.reward, dtype=torch.float32
+    ).eval()
+    assert (
+        plain.config.pad_token_id == tiny_models.tokenizer.pad_token_id
+        and plain.config.num_labels == 1
+    )
     with torch.no_grad():
         scores_N = load_scalar(tiny_models.reward, "float32")(*sequence_inputs(sequences, CPU))
-        rows = [plain(torch.from_numpy(sequences[row].astype(np.int64))[None]).logits for row in range(len(sequences))]
+        rows = [
+            plain(torch.from_numpy(sequences[row].astype(np.int64))[None]).logits
+            for row in range(len(sequences))
+        ]
         ids_BT, mask_BT = (
             torch.from_numpy(sequences.padded().astype(np.int64)),
             torch.from_numpy(np.arange(sequences.lengths.max()) < sequences.lengths[:, None]),
@@ -88,7 +116,10 @@ def test_masks_of_tokens():
     assert last_tokens(np.array([3, 1])).tolist() == [[False, False, True], [True, False, False]]
     prompts, responses = np.array([2, 1]), np.array([1, 3])
     assert response_tokens(prompts, responses).astype(int).tolist() == [[0, 0, 1, 0], [0, 1, 1, 1]]
-    assert response_tokens(prompts, responses, shift=1).astype(int).tolist() == [[0, 1, 0, 0], [1, 1, 1, 0]]
+    assert response_tokens(prompts, responses, shift=1).astype(int).tolist() == [
+        [0, 1, 0, 0],
+        [1, 1, 1, 0],
+    ]
     assert response_tokens(prompts, np.array([0, 2])).astype(int).tolist() == [[0, 0, 0], [0, 1, 1]]
 
 
@@ -100,11 +131,15 @@ def test_score_head_is_drawn_from_the_seed_where_there_is_none(tiny_models):
     drawn = torch.cat([weight(seed)[0] for seed in range(12)])
     assert float(drawn.std()) == pytest.approx((hidden_size + 1) ** -0.5, rel=0.1)
     trained = load_scalar(tiny_models.reward, "float32").classifier.score.weight
-    assert torch.equal(load_scalar(tiny_models.reward, "float32", seed=9).classifier.score.weight, trained)
+    assert torch.equal(
+        load_scalar(tiny_models.reward, "float32", seed=9).classifier.score.weight, trained
+    )
 
 
 def test_folders_that_are_no_reward_model_are_refused(tiny_models, tmp_path):
-    with pytest.raises(ValueError, match="no score head in this folder; it holds .*LlamaForCausalLM"):
+    with pytest.raises(
+        ValueError, match="no score head in this folder; it holds .*LlamaForCausalLM"
+    ):
         load_scalar(tiny_models.policy, "float32")
     two = AutoModelForSequenceClassification.from_pretrained(
         tiny_models.reward, num_labels=2, ignore_mismatched_sizes=True
@@ -120,20 +155,34 @@ def test_a_tied_model_with_a_head_of_its_own_is_refused(tiny_models, tmp_path):
     config = json.loads((folder / "config.json").read_text())
     assert config["tie_word_embeddings"] is False
     (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
-    with pytest.raises(ValueError, match="weights hold a head of its own that differs from the embedding"):
+    with pytest.raises(
+        ValueError, match="weights hold a head of its own that differs from the embedding"
+    ):
         load_policy(str(folder), "float32")
     weights = load_file(folder / "model.safetensors")
-    save_file({name: x for name, x in weights.items() if name != "lm_head.weight"}, folder / "model.safetensors",
-              metadata={"format": "pt"})  # fmt: skip
+    save_file(
+        {name: x for name, x in weights.items() if name != "lm_head.weight"},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
     lm = load_policy(str(folder), "float32").lm
     assert lm.get_output_embeddings().weight is lm.get_input_embeddings().weight
 
 
 def test_capped_attention_is_not_left_to_a_kernel_that_has_no_cap(tmp_path):
-    """transformers' default, torch's fused attention, drops `softcap`: Gemma-2 would be another model."""
-    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+    """transformers' default, torch's fused attention, drops `softcap`: Gemma-2 would be another
+    model.
+    """
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
     torch.manual_seed(0)
-    config = Gemma2Config(**sizes, num_key_value_heads=1, head_dim=32, vocab_size=320, attn_logit_softcapping=0.5)
+    config = Gemma2Config(
+        **sizes, num_key_value_heads=1, head_dim=32, vocab_size=320, attn_logit_softcapping=0.5
+    )
     lm = Gemma2ForCausalLM(config).eval()
     with torch.no_grad():
         for weight in lm.parameters():
@@ -162,7 +211,9 @@ def test_loaded_models_have_no_dropout_in_training(tiny_models, made_rollouts, t
     policy = load_policy(str(tmp_path / "dropout"), "float32").train()
     with torch.no_grad():
         assert torch.equal(policy(*inputs)[0], policy(*inputs)[0])
-        torch.testing.assert_close(policy(*inputs)[0], TokenPolicy(lm.eval())(*inputs)[0], atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            policy(*inputs)[0], TokenPolicy(lm.eval())(*inputs)[0], atol=1e-6, rtol=0
+        )
 
 
 def test_a_model_is_served_until_the_end_of_its_template_s_answers(tiny_models, tmp_path):

@@ -1,4 +1,6 @@
-"""Policy and critic behind their groups: one rank or two, large micro-batches or small, make the same update."""
+"""Policy and critic behind their groups: one rank or two, large micro-batches or small, make the
+same update.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +13,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from actors.group import TrainingGroup
-from actors.models import load_scalar
-from actors.updates import mean_over_steps
-from data.packing import epoch_order
-from data.ragged import merge
-from data.rollouts import Rollouts
+from rayward.actors.group import TrainingGroup
+from rayward.actors.models.load import load_scalar
+from rayward.actors.training.updates import mean_over_steps
+from rayward.data.packing import epoch_order
+from rayward.data.ragged import merge
+from rayward.data.rollouts import Rollouts
 
 ROWS, SAMPLES_PER_STEP, EPOCHS, LAM = 16, 8, 2, 5.0  # as in conftest
 CPU = torch.device("cpu")
@@ -61,9 +63,14 @@ def trained(teams, rollouts) -> dict[str, list[Trained]]:
         made[role] = []
         for group in teams.get([(role, *layout) for layout in layouts]):
             before, entropy_sum = read(role, group, rollouts)
-            metrics = mean_over_steps(group.call("update", rollouts.with_columns(policy_logprobs=before), 0))
-            assert 0 <= metrics.pop("padding") < 1 < metrics.pop("computed_tokens")  # of the layout, unlike the rest
-            made[role].append(Trained(group, before, metrics, read(role, group, rollouts)[0], entropy_sum))
+            metrics = mean_over_steps(
+                group.call("update", rollouts.with_columns(policy_logprobs=before), 0)
+            )
+            # Of the layout, unlike the rest.
+            assert 0 <= metrics.pop("padding") < 1 < metrics.pop("computed_tokens")
+            made[role].append(
+                Trained(group, before, metrics, read(role, group, rollouts)[0], entropy_sum)
+            )
     return made
 
 
@@ -92,7 +99,9 @@ def test_values_are_read_before_each_token(trained, tiny_models, rollouts):
                     state = np.concatenate([rollouts.prompts[row], rollouts.responses[row][:end]])
                     ids_BT = torch.from_numpy(state.astype(np.int64))[None]
                     last_BT = torch.arange(ids_BT.shape[1])[None] == ids_BT.shape[1] - 1
-                    assert float(scalar(ids_BT, last_BT)) == pytest.approx(team.before[start], abs=1e-5)
+                    assert float(scalar(ids_BT, last_BT)) == pytest.approx(
+                        team.before[start], abs=1e-5
+                    )
                     start += 1
 
 
@@ -101,7 +110,9 @@ def test_ranks_stages_and_micro_batches_change_nothing(trained, role):
     first, *others = trained[role]
     assert all(math.isfinite(value) for value in first.metrics.values()), first.metrics
     assert float(np.abs(first.after - first.before).max()) > 1e-2
-    assert first.metrics["grad_norm"] > 0.01 and first.metrics["learning_rate"] == pytest.approx(1e-3)
+    assert first.metrics["grad_norm"] > 0.01 and first.metrics["learning_rate"] == pytest.approx(
+        1e-3
+    )
     for other in others:
         assert other.metrics.keys() == first.metrics.keys()
         assert other.metrics == pytest.approx(first.metrics, rel=1e-4, abs=1e-5)
@@ -111,9 +122,23 @@ def test_ranks_stages_and_micro_batches_change_nothing(trained, role):
 def test_metrics_name_what_the_algorithms_report(trained):
     ppo, apa, critic = (trained[role][0].metrics for role in ("ppo", "apa", "critic"))
     always = {"loss", "grad_norm", "learning_rate"}
-    assert ppo.keys() == {*always, "clipfrac", "approx_kl", "ratio_max", "inverse_ratio_max", "log_ratio",
-                          "log_ratio_max"}  # fmt: skip
-    assert apa.keys() == {*always, "unreachable", "target_max", "progress", "log_ratio", "log_ratio_max"}
+    assert ppo.keys() == {
+        *always,
+        "clipfrac",
+        "approx_kl",
+        "ratio_max",
+        "inverse_ratio_max",
+        "log_ratio",
+        "log_ratio_max",
+    }
+    assert apa.keys() == {
+        *always,
+        "unreachable",
+        "target_max",
+        "progress",
+        "log_ratio",
+        "log_ratio_max",
+    }
     assert critic.keys() == {*always, "value_clipfrac"}
     assert 0 <= ppo["clipfrac"] <= 1 and ppo["ratio_max"] > 1 and ppo["approx_kl"] > 0
     assert 0 <= apa["unreachable"] <= 1 and -1 <= apa["progress"] <= 1
@@ -125,17 +150,25 @@ def now(role: str, team: Trained, rollouts: Rollouts) -> Rollouts:
     return rollouts.with_columns(policy_logprobs=logprobs, rollout_logprobs=logprobs.copy())
 
 
-@pytest.mark.parametrize(("rollout_shift", "weight"), [(0.0, 1.0), (-3.0, 2.0), (1.0, math.exp(-1.0))])
+@pytest.mark.parametrize(
+    ("rollout_shift", "weight"), [(0.0, 1.0), (-3.0, 2.0), (1.0, math.exp(-1.0))]
+)
 def test_the_first_loss_is_the_weighted_sum_of_advantages(trained, rollouts, rollout_shift, weight):
-    """PPO starts from a ratio of 1; the importance weight of rollout against trainer is capped at 2."""
+    """PPO starts from a ratio of 1; the importance weight of rollout against trainer is capped at
+    2.
+    """
     for team in trained["ppo"]:
         batch = now("ppo", team, rollouts)
-        shifted = batch.with_columns(rollout_logprobs=batch.rollout_logprobs + np.float32(rollout_shift))
+        shifted = batch.with_columns(
+            rollout_logprobs=batch.rollout_logprobs + np.float32(rollout_shift)
+        )
         first = [history[0] for history in team.group.call("update", shifted, 1)]
         step = batch.take(epoch_order(ROWS, 0, EPOCHS)[:SAMPLES_PER_STEP])
         assert {sums["tokens"] for sums in first} == {len(step.responses.values)}
         expected = -weight * float(step.advantages.sum())
-        assert sum(sums["loss_sum"] for sums in first) == pytest.approx(expected, rel=1e-4, abs=1e-3)
+        assert sum(sums["loss_sum"] for sums in first) == pytest.approx(
+            expected, rel=1e-4, abs=1e-3
+        )
         assert max(sums["log_ratio_max"] for sums in first) < 1e-5
 
 
@@ -175,17 +208,25 @@ def test_the_critic_learns_the_returns(trained, rollouts, layout):
 
 
 @pytest.mark.parametrize("layout", [0, 1])
-def test_where_old_logprobs_are_the_engines_the_first_step_tells_how_far_it_is(trained, rollouts, layout):
-    """The default in fp32: nobody computes the trainer's before the update, which stops the run by this figure."""
+def test_where_old_logprobs_are_the_engines_the_first_step_tells_how_far_it_is(
+    trained, rollouts, layout
+):
+    """The default in fp32: nobody computes the trainer's before the update, which stops the run by
+    this figure.
+    """
     team = trained["ppo"][layout]
     batch = now("ppo", team, rollouts)
     wrong = batch.policy_logprobs + np.float32(0.01)
-    steps = team.group.call("update", batch.with_columns(policy_logprobs=wrong, rollout_logprobs=wrong), 1)
+    steps = team.group.call(
+        "update", batch.with_columns(policy_logprobs=wrong, rollout_logprobs=wrong), 1
+    )
     first = [history[0] for history in steps]
     tokens = sum(sums["own_tokens"] for sums in first)
     assert sum(sums["first_mean_sum"] for sums in first) / tokens == pytest.approx(0.01, rel=1e-2)
     assert max(sums["first_max"] for sums in first) == pytest.approx(0.01, rel=1e-2)
-    assert not any("first_mean_sum" in sums for history in steps for sums in history[1:]), "of the first step alone"
+    assert not any("first_mean_sum" in sums for history in steps for sums in history[1:]), (
+        "of the first step alone"
+    )
 
 
 @pytest.mark.parametrize(
@@ -193,14 +234,19 @@ def test_where_old_logprobs_are_the_engines_the_first_step_tells_how_far_it_is(t
     # The last one leaves a rank behind in a collective: nobody uses that group afterwards.
     [("ppo", 0, "all"), ("ppo", 1, "all"), ("apa", 0, "one"), ("apa", 1, "one")],
 )
-def test_old_logprobs_that_are_not_the_policys_stop_the_update(trained, rollouts, role, layout, tokens):
-    """Also where one token of one rank is off: the error comes although the other rank waits in a collective."""
+def test_old_logprobs_that_are_not_the_policys_stop_the_update(
+    trained, rollouts, role, layout, tokens
+):
+    """Also where one token of one rank is off: the error comes although the other rank waits in a
+    collective.
+    """
     batch = now(role, trained[role][layout], rollouts)
     first = int(rollouts.responses.offsets[epoch_order(ROWS, 0, 0)[0]])
     batch.policy_logprobs[slice(first, first + 1) if tokens == "one" else slice(None)] += 0.01
     begun, group = time.monotonic(), trained[role][layout].group
     with pytest.raises(
-        RuntimeError, match=r"the policy ratio must be 1 before the first update, but a log-ratio is 0\.01"
+        RuntimeError,
+        match=r"the policy ratio must be 1 before the first update, but a log-ratio is 0\.01",
     ):
         group.finish(group.begin("update", batch, 0), 60)
     assert time.monotonic() - begun < 30

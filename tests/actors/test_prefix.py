@@ -6,11 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from actors.attention import attend_by_row
-from actors.forward import sequence_inputs, weighted_inputs
-from actors.models import load_policy, load_scalar
-from actors.prefix import CAUSAL_FROM, pays, prefix_lengths, shared_answers, shared_inputs, shared_lengths
-from data.ragged import Ragged
+from rayward.actors.models.attention import attend_by_row
+from rayward.actors.models.forward import sequence_inputs, weighted_inputs
+from rayward.actors.models.load import load_policy, load_scalar
+from rayward.actors.models.prefix import (
+    CAUSAL_FROM,
+    pays,
+    prefix_lengths,
+    shared_answers,
+    shared_inputs,
+    shared_lengths,
+)
+from rayward.data.ragged import Ragged
 
 CPU = torch.device("cpu")
 
@@ -34,8 +41,10 @@ def test_scores_and_gradients_are_those_of_separate_rows(tiny_models, seed):
     together = model(**shared_inputs(ids, sizes, CPU))
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
     weight = torch.from_numpy(rng.standard_normal(len(ids)).astype(np.float32))
-    gradients = [torch.autograd.grad((scores * weight).sum(), list(model.parameters()), allow_unused=True)
-                 for scores in (apart, together)]  # fmt: skip
+    gradients = [
+        torch.autograd.grad((scores * weight).sum(), list(model.parameters()), allow_unused=True)
+        for scores in (apart, together)
+    ]
     for one, other in zip(*gradients, strict=True):
         if one is not None:
             torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-3)
@@ -43,12 +52,17 @@ def test_scores_and_gradients_are_those_of_separate_rows(tiny_models, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_logprobs_of_answers_and_gradients_are_those_of_separate_rows(tiny_models, seed):
-    """Also where answers begin with the same tokens, and of a row whose first token is marked, which has none."""
+    """Also where answers begin with the same tokens, and of a row whose first token is marked,
+    which has none.
+    """
     rng = np.random.default_rng(seed)
     sizes = [2, 3, 1, 2]
     ids = groups(rng, sizes, [9, 2 * CAUSAL_FROM, 4, 0])
     begins = np.repeat([7 if seed else 9, 2 * CAUSAL_FROM - 5, 4, 0], sizes)
-    marked = [np.arange(length) >= begin for length, begin in zip(ids.lengths.tolist(), begins.tolist(), strict=True)]
+    marked = [
+        np.arange(length) >= begin
+        for length, begin in zip(ids.lengths.tolist(), begins.tolist(), strict=True)
+    ]
     answers = Ragged.of(marked, np.uint8)
     model = load_policy(tiny_models.policy, "float32")
     assert attend_by_row(model.lm)
@@ -56,16 +70,23 @@ def test_logprobs_of_answers_and_gradients_are_those_of_separate_rows(tiny_model
     together, _ = model(**shared_answers(ids, sizes, answers, CPU))
     torch.testing.assert_close(together, apart, atol=1e-5, rtol=0)
     weight = torch.from_numpy(rng.standard_normal(len(apart)).astype(np.float32))
-    gradients = [torch.autograd.grad((found * weight).sum(), list(model.parameters())) for found in (apart, together)]
+    gradients = [
+        torch.autograd.grad((found * weight).sum(), list(model.parameters()))
+        for found in (apart, together)
+    ]
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(other, one, atol=1e-4, rtol=1e-3)
 
 
 def test_what_is_shared():
     ids = Ragged.of([[5, 6, 7, 8], [5, 6, 9], [1, 2], [1, 2, 3], [4], [4]])
-    assert prefix_lengths(ids, [2, 2, 2]).tolist() == [2, 1, 0], "an answer keeps a token of its own"
+    assert prefix_lengths(ids, [2, 2, 2]).tolist() == [2, 1, 0], (
+        "an answer keeps a token of its own"
+    )
     assert shared_lengths(ids, [2, 2, 2]).tolist() == [5, 4, 2]
-    assert shared_inputs(ids, [2, 2, 2], CPU)["input_ids_BT"].tolist() == [[5, 6, 7, 8, 9, 1, 2, 2, 3, 4, 4]]
+    assert shared_inputs(ids, [2, 2, 2], CPU)["input_ids_BT"].tolist() == [
+        [5, 6, 7, 8, 9, 1, 2, 2, 3, 4, 4]
+    ]
 
 
 def test_it_pays_for_long_prompts_and_wide_models():

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from actors.models import load_policy, load_scalar, save_model
-from data.model_folder import faults
+from rayward.actors.models.load import load_policy, load_scalar, save_model
+from rayward.data.model_files.folder import faults
 
 
 def changed(kind: str, source: str, folder: Path) -> Path:
@@ -24,7 +24,11 @@ def changed(kind: str, source: str, folder: Path) -> Path:
     if kind == "one":
         del weights[last]
     elif kind == "head":
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(("lm_head", "score"))}
+        weights = {
+            name: tensor
+            for name, tensor in weights.items()
+            if not name.startswith(("lm_head", "score"))
+        }
     elif kind == "prefix":
         weights = {f"module.{name}": tensor for name, tensor in weights.items()}
     elif kind == "shape":
@@ -55,8 +59,12 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_what_would_be_random_or_left_out_is_refused(kind: str, tiny_models, tmp_path: Path) -> None:
-    """When it is loaded, and before that by the names alone, for a policy and for a reward model."""
+def test_what_would_be_random_or_left_out_is_refused(
+    kind: str, tiny_models, tmp_path: Path
+) -> None:
+    """When it is loaded, and before that by the names alone, for a policy and for a reward
+    model.
+    """
     policy = changed(kind, tiny_models.policy, tmp_path / "policy")
     reward = changed(kind, tiny_models.reward, tmp_path / "reward")
     with pytest.raises(ValueError, match=f"{policy} {BROKEN[kind]}"):
@@ -75,9 +83,13 @@ def test_a_head_that_is_missing_is_drawn_for_a_critic_alone(tiny_models, tmp_pat
         changed("head", source, tmp_path / name)
         for name, source in (("policy", tiny_models.policy), ("reward", tiny_models.reward))
     )
-    with pytest.raises(ValueError, match="lacks 1 weights of a LlamaForCausalLM, first lm_head.weight"):
+    with pytest.raises(
+        ValueError, match="lacks 1 weights of a LlamaForCausalLM, first lm_head.weight"
+    ):
         load_policy(str(policy), "float32")
-    with pytest.raises(ValueError, match="lacks 1 weights of a LlamaForSequenceClassification, first score.weight"):
+    with pytest.raises(
+        ValueError, match="lacks 1 weights of a LlamaForSequenceClassification, first score.weight"
+    ):
         load_scalar(str(reward), "float32")
     assert load_scalar(str(policy), "float32", seed=0).classifier.score.weight.std() > 0
 
@@ -87,7 +99,9 @@ def test_sound_folders_have_no_faults(tiny_models) -> None:
 
 
 def test_a_reward_model_is_no_policy(tiny_models) -> None:
-    with pytest.raises(ValueError, match=r"is a reward model \(LlamaForSequenceClassification\), and gives no text"):
+    with pytest.raises(
+        ValueError, match=r"is a reward model \(LlamaForSequenceClassification\), and gives no text"
+    ):
         load_policy(tiny_models.reward, "float32")
 
 
@@ -97,7 +111,8 @@ IDS = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "
 @pytest.mark.parametrize(
     "given, kept",
     [
-        ({"temperature": 0.9, "top_p": 0.6}, {"temperature": 0.9, "top_p": 0.6, "do_sample": True}),  # Vicuna's
+        # Vicuna's.
+        ({"temperature": 0.9, "top_p": 0.6}, {"temperature": 0.9, "top_p": 0.6, "do_sample": True}),
         ({"do_sample": False, "temperature": 0.6}, {"do_sample": False}),
         ({"temperature": 0.0, "top_k": 1}, {}),
         ({"do_sample": True, "top_k": 5}, {"do_sample": True, "top_k": 5}),
@@ -108,8 +123,8 @@ IDS = {"bos_token_id", "eos_token_id", "pad_token_id", "transformers_version", "
 def test_a_generation_config_that_transformers_does_not_write_does_not_stop_the_save(
     given: dict, kept: dict, tiny_models, tmp_path: Path
 ) -> None:
-    """It reads such files, and refuses to write them when hours of training are done; what is written generates alike,
-    which a temperature of 0 would not with `do_sample`."""
+    """It reads such files, and refuses to write them when hours of training are done; what is
+    written generates alike, which a temperature of 0 would not with `do_sample`."""
     folder = shutil.copytree(tiny_models.policy, tmp_path / "given")
     path = folder / "generation_config.json"
     path.write_text(json.dumps({"eos_token_id": 2} | given))
@@ -122,7 +137,9 @@ def test_a_generation_config_that_transformers_does_not_write_does_not_stop_the_
     again.generate(torch.tensor([[5, 6]]), max_new_tokens=2)
 
 
-def test_without_a_generation_config_its_settings_are_those_of_the_config(tiny_models, tmp_path: Path) -> None:
+def test_without_a_generation_config_its_settings_are_those_of_the_config(
+    tiny_models, tmp_path: Path
+) -> None:
     folder = shutil.copytree(tiny_models.policy, tmp_path / "given")
     (folder / "generation_config.json").unlink()
     config = json.loads((folder / "config.json").read_text())
@@ -132,22 +149,49 @@ def test_without_a_generation_config_its_settings_are_those_of_the_config(tiny_m
     assert load_policy(str(tmp_path / "saved"), "float32").lm.config.pad_token_id == 0
 
 
-@pytest.mark.parametrize("kind, shape, buffers", [
-    ("gpt2", {"n_embd": 64, "n_layer": 1, "n_head": 2}, ["h.0.attn.masked_bias", "h.0.attn.bias"]),
-    ("gptj", {"n_embd": 64, "n_layer": 1, "n_head": 2, "rotary_dim": 8}, ["h.0.attn.masked_bias", "h.0.attn.bias"]),
-    ("gpt_neo", {"hidden_size": 64, "num_layers": 1, "num_heads": 2, "attention_types": [[["global"], 1]]},
-     ["h.0.attn.attention.bias", "h.0.attn.attention.masked_bias"]),
-    ("codegen", {"n_embd": 64, "n_layer": 1, "n_head": 4, "rotary_dim": 8}, ["h.0.attn.causal_mask"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, shape, buffers",
+    [
+        (
+            "gpt2",
+            {"n_embd": 64, "n_layer": 1, "n_head": 2},
+            ["h.0.attn.masked_bias", "h.0.attn.bias"],
+        ),
+        (
+            "gptj",
+            {"n_embd": 64, "n_layer": 1, "n_head": 2, "rotary_dim": 8},
+            ["h.0.attn.masked_bias", "h.0.attn.bias"],
+        ),
+        (
+            "gpt_neo",
+            {
+                "hidden_size": 64,
+                "num_layers": 1,
+                "num_heads": 2,
+                "attention_types": [[["global"], 1]],
+            },
+            ["h.0.attn.attention.bias", "h.0.attn.attention.masked_bias"],
+        ),
+        (
+            "codegen",
+            {"n_embd": 64, "n_layer": 1, "n_head": 4, "rotary_dim": 8},
+            ["h.0.attn.causal_mask"],
+        ),
+    ],
+)
 def test_masks_that_lie_beside_old_weights_are_no_fault(
     kind: str, shape: dict, buffers: list[str], tmp_path: Path
 ) -> None:
     """Earlier transformers wrote their constants too."""
-    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=300, **shape)).save_pretrained(tmp_path)
+    AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(kind, vocab_size=300, **shape)
+    ).save_pretrained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     weights |= {f"transformer.{name}": torch.ones(1, 1, 4, 4) for name in buffers}
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     assert faults(tmp_path, False, with_tokenizer=False) == []
     load_policy(str(tmp_path), "float32")
-    save_file(weights | {"transformer.h.0.attn.gate": torch.ones(4)}, tmp_path / "model.safetensors")
+    save_file(
+        weights | {"transformer.h.0.attn.gate": torch.ones(4)}, tmp_path / "model.safetensors"
+    )
     assert "first transformer.h.0.attn.gate" in faults(tmp_path, False, with_tokenizer=False)[0]

@@ -1,4 +1,6 @@
-"""Log-probs and scores against the own forward of every decoder that transformers and vLLM both know."""
+"""Log-probs and scores against the own forward of every decoder that transformers and vLLM both
+know.
+"""
 
 from __future__ import annotations
 
@@ -6,25 +8,37 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForSequenceClassification, LlamaConfig
+from transformers import (
+    CONFIG_MAPPING,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from vllm.model_executor.models.registry import _TEXT_GENERATION_MODELS
 
-from actors.models import TokenPolicy, TokenScalar, load_policy, load_scalar
-from actors.proof import logit_maps, prove_policy, prove_scalar
-from algorithms.logprobs import LogitMap
+from rayward.actors.models.load import TokenPolicy, TokenScalar, load_policy, load_scalar
+from rayward.actors.models.proof import logit_maps, prove_policy, prove_scalar
+from rayward.algorithms.logprobs import LogitMap
 
-# By all names that configs give to the same thing. Large initial weights, so that what scales or caps logits shows.
+# By all names that configs give to the same thing. Large initial weights, so that what scales or
+# caps logits shows.
 SIZES = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model"), 64),
     **dict.fromkeys(("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"), 96),
-    **dict.fromkeys(("num_hidden_layers", "n_layer", "n_layers", "num_attention_heads", "n_head", "n_heads"), 2),
+    **dict.fromkeys(
+        ("num_hidden_layers", "n_layer", "n_layers", "num_attention_heads", "n_head", "n_heads"), 2
+    ),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), 4),
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), 320),
     **dict.fromkeys(("max_position_embeddings", "n_positions"), 64),
-    **dict.fromkeys(("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "rotary_dim"), 16),
+    **dict.fromkeys(
+        ("q_lora_rank", "kv_lora_rank", "qk_rope_head_dim", "qk_nope_head_dim", "rotary_dim"), 16
+    ),
     **dict.fromkeys(("n_group", "topk_group", "num_key_value_heads"), 1),
-    **dict.fromkeys(("moe_intermediate_size", "expert_ffn_hidden_size", "head_dim", "v_head_dim"), 32),
+    **dict.fromkeys(
+        ("moe_intermediate_size", "expert_ffn_hidden_size", "head_dim", "v_head_dim"), 32
+    ),
     **dict.fromkeys(("num_experts_per_tok", "moe_topk", "zero_expert_num", "bos_token_id"), 2),
     **{"sliding_window": 8, "initializer_range": 0.3, "pad_token_id": 0, "eos_token_id": 1},
 }
@@ -34,22 +48,39 @@ OTHER = {
     "deepseek_v3": {"head_dim": 16},
     "deepseek_v32": {**TWO_HEADS, "head_dim": 16},
     "falcon": {"head_dim": None},
-    "gemma3n_text": {"num_hidden_layers": 5, "layer_types": ["sliding_attention"] * 4 + ["full_attention"],
-                     "hidden_size_per_layer_input": 16, "num_kv_shared_layers": 0, "laurel_rank": 8},
+    "gemma3n_text": {
+        "num_hidden_layers": 5,
+        "layer_types": ["sliding_attention"] * 4 + ["full_attention"],
+        "hidden_size_per_layer_input": 16,
+        "num_kv_shared_layers": 0,
+        "laurel_rank": 8,
+    },
     "gemma4_text": {"hidden_size_per_layer_input": 16, "num_kv_shared_layers": 0},
     "glm4_moe_lite": TWO_HEADS,
     "glm_moe_dsa": TWO_HEADS,
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
     "longcat_flash": {"num_layers": 2, "head_dim": 16},
     "mamba2": {"head_dim": 64, "num_heads": 2, "n_groups": 1},
-}  # fmt: skip
-SCALED = {"logits_scaling": 3.0, "final_logit_softcapping": 2.0, "logit_scale": 0.3, "lm_head_multiplier": 0.5,
-          "dim_model_base": 16, "logits_mup_width_multiplier": 4.0}  # fmt: skip
+}
+SCALED = {
+    "logits_scaling": 3.0,
+    "final_logit_softcapping": 2.0,
+    "logit_scale": 0.3,
+    "lm_head_multiplier": 0.5,
+    "dim_model_base": 16,
+    "logits_mup_width_multiplier": 4.0,
+}
 EXPECTED = {
     **dict.fromkeys(("cohere", "cohere2", "cohere2_moe"), LogitMap(0.3)),
-    **dict.fromkeys(("granite", "granite_swa", "granitemoe", "granitemoe_swa", "granitemoehybrid"), LogitMap(1 / 3)),
+    **dict.fromkeys(
+        ("granite", "granite_swa", "granitemoe", "granitemoe_swa", "granitemoehybrid"),
+        LogitMap(1 / 3),
+    ),
     "granitemoeshared": LogitMap(1 / 3),
-    **dict.fromkeys(("gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "vaultgemma"), LogitMap(softcap=2.0)),
+    **dict.fromkeys(
+        ("gemma2", "gemma3_text", "gemma3n_text", "gemma4_text", "vaultgemma"),
+        LogitMap(softcap=2.0),
+    ),
     "nanochat": LogitMap(softcap=2.0),
     "falcon_h1": LogitMap(0.5),
     "hyperclovax": LogitMap(3.0),
@@ -60,21 +91,33 @@ SLOW = {"falcon_h1", "granitemoehybrid", "kimi_linear"}  # their operations with
 NOT_TINY = {
     "dbrx": "its attention's config cannot be made by itself",
     "zamba2": "its layers share weights by number",
-    **dict.fromkeys(("llama4", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), "with pictures; its *_text stands for it"),
+    **dict.fromkeys(
+        ("llama4", "qwen3_5", "qwen3_5_moe", "qwen4_exp"), "with pictures; its *_text stands for it"
+    ),
 }
-BY_TRANSFORMERS = ["nanochat", "vaultgemma"]  # which vLLM runs through its way for transformers' own models
+# Which vLLM runs through its way for transformers' own models.
+BY_TRANSFORMERS = ["nanochat", "vaultgemma"]
 
 
 def both_know() -> list[str]:
-    classes = {name: of if isinstance(of, str) else of[0] for name, of in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()}
+    classes = {
+        name: of if isinstance(of, str) else of[0]
+        for name, of in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()
+    }
     return [name for name, of in classes.items() if of in _TEXT_GENERATION_MODELS] + BY_TRANSFORMERS
 
 
 def tiny(name: str) -> TokenPolicy:
     known = CONFIG_MAPPING[name]().to_dict()
-    values = SIZES | OTHER.get(name, {}) | {field: value for field, value in SCALED.items() if field in known}
+    values = (
+        SIZES
+        | OTHER.get(name, {})
+        | {field: value for field, value in SCALED.items() if field in known}
+    )
     torch.manual_seed(0)
-    config = CONFIG_MAPPING[name](**{field: value for field, value in values.items() if value is not None})
+    config = CONFIG_MAPPING[name](
+        **{field: value for field, value in values.items() if value is not None}
+    )
     return TokenPolicy(AutoModelForCausalLM.from_config(config).eval())
 
 
@@ -86,7 +129,8 @@ def tiny_scalar(name: str, folder: Path, dtype: str) -> TokenScalar:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in both_know()]
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in both_know()],
 )
 def test_logprobs_are_those_of_the_models_own_forward(name):
     if name in NOT_TINY:
@@ -112,17 +156,24 @@ def test_a_model_that_does_what_no_field_says_is_refused_with_both_numbers():
 
     policy = tiny("llama")
     policy.lm.__class__ = Odd
-    with pytest.raises(ValueError, match=r"folder: the log-prob of a token is -[\d.]+ by the model's own forward and "
-                       r"-[\d.]+ by its body and head, so Odd does something"):  # fmt: skip
+    with pytest.raises(
+        ValueError,
+        match=r"folder: the log-prob of a token is -[\d.]+ by the model's own forward and "
+        r"-[\d.]+ by its body and head, so Odd does something",
+    ):
         prove_policy(policy, "folder")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_whose_tokens_see_those_after_them_is_refused(dtype):
     torch.manual_seed(0)
-    config = CONFIG_MAPPING["xlnet"](vocab_size=320, d_model=64, n_layer=2, n_head=2, d_inner=96, initializer_range=0.3)
+    config = CONFIG_MAPPING["xlnet"](
+        vocab_size=320, d_model=64, n_layer=2, n_head=2, d_inner=96, initializer_range=0.3
+    )
     policy = TokenPolicy(AutoModelForCausalLM.from_config(config).eval().to(dtype))
-    with pytest.raises(ValueError, match="folder: XLNetLMHeadModel lets tokens see those after them"):
+    with pytest.raises(
+        ValueError, match="folder: XLNetLMHeadModel lets tokens see those after them"
+    ):
         prove_policy(policy, "folder")
 
 
@@ -131,7 +182,9 @@ def test_a_reward_model_whose_tokens_see_those_after_them_is_refused(dtype, tmp_
     scalar = tiny_scalar("llama", tmp_path, dtype)
     whole = torch.zeros(1, 1, 15, 15, dtype=scalar.classifier.dtype)  # added to what is attended to
     body = scalar.classifier.model.forward
-    scalar.classifier.model.forward = lambda *rows, **given: body(*rows, **given | {"attention_mask": whole})
+    scalar.classifier.model.forward = lambda *rows, **given: body(
+        *rows, **given | {"attention_mask": whole}
+    )
     with pytest.raises(ValueError, match="folder: .* lets tokens see those after them"):
         prove_scalar(scalar, "folder")
 
@@ -152,13 +205,18 @@ def test_fields_of_a_config():
     assert logit_maps(capped) == [LogitMap(softcap=30.0), LogitMap()]
 
 
-@pytest.mark.parametrize("name", ["gemma2", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3_moe"])
+@pytest.mark.parametrize(
+    "name", ["gemma2", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3_moe"]
+)
 def test_scores_are_those_of_the_models_own_forward(name, tmp_path):
     scalar = tiny_scalar(name, tmp_path, "float32")
     scalar.classifier.config.score_offset = 0.5
     prove_scalar(scalar, "folder")
     scalar.classifier.score.register_forward_hook(lambda module, inputs, out: out + 1)
-    with pytest.raises(ValueError, match=r"folder: the score of a row is \[.*\] by the model's own forward and \[.*\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"folder: the score of a row is \[.*\] by the model's own forward and \[.*\]",
+    ):
         prove_scalar(scalar, "folder")
 
 

@@ -1,4 +1,6 @@
-"""Learning from rankings on one and two ranks, however they are cut, against the same training in plain torch."""
+"""Learning from rankings on one and two ranks, however they are cut, against the same training in
+plain torch.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,23 @@ from ray.util.queue import Queue
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from actors.group import TrainingGroup
-from actors.job import Job
-from actors.process import Rendezvous
-from actors.ranked import RankedRows, dpo_loop, reward_loop
-from configs.machines import Role
-from configs.training import Dpo, Optimizer, Reward
-from data.packing import epoch_order
-from data.ragged import Ragged, merge
+from rayward.actors.group import TrainingGroup
+from rayward.actors.process import Rendezvous
+from rayward.actors.training.job import Job
+from rayward.actors.training.ranked import RankedRows, dpo_loop, reward_loop
+from rayward.configs.sections.machines import Role
+from rayward.configs.sections.training import Dpo, Optimizer, Reward
+from rayward.data.packing import epoch_order
+from rayward.data.ragged import Ragged, merge
 
 PER_STEP, SEED, RATE, BETA = 4, 3, 2e-3, 0.5
-PLAIN = {"schedule": "constant", "warmup_fraction": 0.0, "eps": 1e-3, "learning_rate": RATE, "max_grad_norm": 1e6}
+PLAIN = {
+    "schedule": "constant",
+    "warmup_fraction": 0.0,
+    "eps": 1e-3,
+    "learning_rate": RATE,
+    "max_grad_norm": 1e6,
+}
 LOOPS = {"reward": (reward_loop, Reward), "dpo": (dpo_loop, Dpo)}
 
 
@@ -46,7 +54,10 @@ class Rank:
 
 @pytest.fixture(scope="module")
 def ranks(local_ray, tiny_config):
-    groups = {n: TrainingGroup("trainer", Rank, Role(workers=n, cpus=0.1), tiny_config().cluster, (n,)) for n in (1, 2)}
+    groups = {
+        n: TrainingGroup("trainer", Rank, Role(workers=n, cpus=0.1), tiny_config().cluster, (n,))
+        for n in (1, 2)
+    }
     for calls, group in [(group.begin_start(), group) for group in groups.values()]:
         group.finish(calls, 120)
     yield groups
@@ -55,7 +66,9 @@ def ranks(local_ray, tiny_config):
 
 
 def rows_of(sizes: list[int], seed: int) -> RankedRows:
-    """Rankings of random tokens with prompts of their own, and ties where there are more than two answers."""
+    """Rankings of random tokens with prompts of their own, and ties where there are more than two
+    answers.
+    """
     rng = np.random.default_rng(seed)
     ids, answers = [], []
     for size in sizes:
@@ -65,16 +78,22 @@ def rows_of(sizes: list[int], seed: int) -> RankedRows:
             ids.append([*prompt, *said, 2])
             answers.append([0] * len(prompt) + [1] * (len(said) + 1))
     ranks = [rank for size in sizes for rank in ([1, 2, 2, 3, 4][:size] if size > 2 else [1, 2])]
-    return RankedRows(Ragged.of(ids), np.array(sizes), np.array(ranks, np.float32), Ragged.of(answers, np.uint8))
+    return RankedRows(
+        Ragged.of(ids), np.array(sizes), np.array(ranks, np.float32), Ragged.of(answers, np.uint8)
+    )
 
 
 TRAIN, HELDOUT = rows_of([2, 5, 3, 2, 4, 2, 5, 2, 3], 0), rows_of([2, 3, 2, 4, 2], 1)
 
 
-def learned(ranks, tiny_models, folder, name, world=1, budget=10_000, zero_stage=1, model=None, **settings):
+def learned(
+    ranks, tiny_models, folder, name, world=1, budget=10_000, zero_stage=1, model=None, **settings
+):
     """(weights, held-out scores, metrics of the steps)."""
     cls = LOOPS[name][1]
-    preferences = cls(**{"rankings_per_step": PER_STEP, **({"beta": BETA} if name == "dpo" else {}), **settings})
+    preferences = cls(
+        **{"rankings_per_step": PER_STEP, **({"beta": BETA} if name == "dpo" else {}), **settings}
+    )
     queue = Queue(actor_options={"num_cpus": 0})
     job = Job(
         model=model or (tiny_models.policy if name == "dpo" else tiny_models.reward),
@@ -113,14 +132,26 @@ def test_ranks_and_micro_batches_change_nothing(ranks, tiny_models, tmp_path, na
     weights, scores, steps = learned(ranks, tiny_models, tmp_path / "whole", name, **settings)
     assert [step["step"] for step in steps] == [1, 2, 3]
     cuts = [(1, 40, {}), (2, 40, {"zero_stage": 3}), (2, 10_000, {})]
-    cuts = [(world, budget, more | {"shared_prompts": budget == 40}) for world, budget, more in cuts]
+    cuts = [
+        (world, budget, more | {"shared_prompts": budget == 40}) for world, budget, more in cuts
+    ]
     for world, budget, more in cuts:
-        found = learned(ranks, tiny_models, tmp_path / f"{world}-{budget}", name, world, budget, **settings, **more)
+        found = learned(
+            ranks,
+            tiny_models,
+            tmp_path / f"{world}-{budget}",
+            name,
+            world,
+            budget,
+            **settings,
+            **more,
+        )
         for key, value in weights.items():
             torch.testing.assert_close(found[0][key], value, atol=2e-6, rtol=0)
         np.testing.assert_allclose(found[1], scores, atol=2e-5)
         for ours, theirs in zip(found[2], steps, strict=True):
-            # DPO begins at the reference: its first rewards are 0 but for rounding, and which is larger is chance.
+            # DPO begins at the reference: its first rewards are 0 but for rounding, and which is
+            # larger is chance.
             chance = {"pair_accuracy"} if name == "dpo" and ours["step"] == 1 else set()
             for figure in ours.keys() - {"time"} - chance:
                 assert ours[figure] == pytest.approx(theirs[figure], rel=1e-5, abs=3e-5), figure
@@ -129,9 +160,16 @@ def test_ranks_and_micro_batches_change_nothing(ranks, tiny_models, tmp_path, na
 @pytest.mark.parametrize("shared", [False, True])
 def test_dpo_is_the_papers_loss_in_plain_torch(ranks, tiny_models, tmp_path, shared):
     """Unpadded rows, full logits and a loop over the pairs of every ranking."""
-    weights, scores, steps = learned(ranks, tiny_models, tmp_path / "ours", "dpo", loss="pairs", shared_prompts=shared)
-    lm, reference = (AutoModelForCausalLM.from_pretrained(tiny_models.policy, dtype=torch.float32) for _ in range(2))
-    adam = torch.optim.AdamW(lm.parameters(), lr=RATE, betas=(0.9, 0.95), eps=PLAIN["eps"], weight_decay=0.0)
+    weights, scores, steps = learned(
+        ranks, tiny_models, tmp_path / "ours", "dpo", loss="pairs", shared_prompts=shared
+    )
+    lm, reference = (
+        AutoModelForCausalLM.from_pretrained(tiny_models.policy, dtype=torch.float32)
+        for _ in range(2)
+    )
+    adam = torch.optim.AdamW(
+        lm.parameters(), lr=RATE, betas=(0.9, 0.95), eps=PLAIN["eps"], weight_decay=0.0
+    )
 
     def implicit(rows: RankedRows, row: int) -> torch.Tensor:
         ids_T = torch.from_numpy(rows.ids[row].astype(np.int64))
@@ -150,28 +188,43 @@ def test_dpo_is_the_papers_loss_in_plain_torch(ranks, tiny_models, tmp_path, sha
         for ranking in chosen:
             rewards = [implicit(TRAIN, row) for row in range(starts[ranking], starts[ranking + 1])]
             pairs = [(i, j) for i in range(len(rewards)) for j in range(i + 1, len(rewards))]
-            loss = loss - sum(torch.nn.functional.logsigmoid(rewards[i] - rewards[j]) for i, j in pairs) / len(pairs)
+            loss = loss - sum(
+                torch.nn.functional.logsigmoid(rewards[i] - rewards[j]) for i, j in pairs
+            ) / len(pairs)
         loss = loss / len(chosen)
         assert step["loss"] == pytest.approx(float(loss), abs=1e-5)
         if number == 0:
             assert step["loss"] == pytest.approx(math.log(2)), "policy and reference are the same"
             # Shared prompts lie in other packs in the pass of the reference, and round otherwise.
             rounding = 3e-5 if shared else 0
-            assert [step["best_moved"], step["worst_moved"]] == pytest.approx([0, 0], rel=0, abs=rounding)
+            assert [step["best_moved"], step["worst_moved"]] == pytest.approx(
+                [0, 0], rel=0, abs=rounding
+            )
         adam.zero_grad()
         loss.backward()
         adam.step()
     for key, value in lm.named_parameters():
         torch.testing.assert_close(weights[key], value.detach(), atol=2e-6, rtol=0)
-    np.testing.assert_allclose(scores, [float(implicit(HELDOUT, row)) for row in range(len(HELDOUT.ids))], atol=1e-4)
+    np.testing.assert_allclose(
+        scores, [float(implicit(HELDOUT, row)) for row in range(len(HELDOUT.ids))], atol=1e-4
+    )
 
 
-def test_a_model_whose_answers_would_see_each_other_trains_on_rows_apart(ranks, tiny_models, tmp_path):
+def test_a_model_whose_answers_would_see_each_other_trains_on_rows_apart(
+    ranks, tiny_models, tmp_path
+):
     """GPT-J's attention has no place for masks of rows."""
     from transformers import GPTJConfig, GPTJForSequenceClassification
 
     torch.manual_seed(0)
-    shape = {"vocab_size": 300, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2, "rotary_dim": 8}
+    shape = {
+        "vocab_size": 300,
+        "n_positions": 64,
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 2,
+        "rotary_dim": 8,
+    }
     model = GPTJForSequenceClassification(GPTJConfig(**shape, num_labels=1, pad_token_id=0))
     model.save_pretrained(tmp_path / "gptj")
     more = {"model": str(tmp_path / "gptj"), "loss": "pairs"}
@@ -179,5 +232,7 @@ def test_a_model_whose_answers_would_see_each_other_trains_on_rows_apart(ranks, 
     found = learned(ranks, tiny_models, tmp_path / "found", "reward", **more)
     for ours, theirs in zip(found[2], apart[2], strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
-    with pytest.raises(ValueError, match="shared_prompts: results of answers that share their prompt differ by"):
+    with pytest.raises(
+        ValueError, match="shared_prompts: results of answers that share their prompt differ by"
+    ):
         learned(ranks, tiny_models, tmp_path / "wanted", "reward", shared_prompts=True, **more)

@@ -1,4 +1,6 @@
-"""vLLM engines: an answer is a function of weights, prompt and seed, and its log-probs are the trainer's."""
+"""vLLM engines: an answer is a function of weights, prompt and seed, and its log-probs are the
+trainer's.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +12,35 @@ import pytest
 import ray
 import torch
 
-from actors.group import Beside, RolloutGroup, request_seed, transfer_backend
-from actors.reference import FrozenModel
-from configs.machines import Role
-from data.ragged import Ragged, merge
-from data.rollouts import Rollouts, concatenated
-from data.templates import TEMPLATES, encode
-from data.toyworld import prompts as toy_prompts
+from rayward.actors.group import Beside, RolloutGroup, request_seed, transfer_backend
+from rayward.actors.scoring.reference import FrozenModel
+from rayward.configs.sections.machines import Role
+from rayward.data.ragged import Ragged, merge
+from rayward.data.rollouts import Rollouts, concatenated
+from rayward.data.templates.template import TEMPLATES, encode
+from rayward.data.toy.toyworld import prompts as toy_prompts
 
 MAX_NEW_TOKENS = 24
 
 
 @pytest.fixture(scope="module")
 def prompts(tiny_models) -> Ragged:
-    """Chats, and long rows: three that share two blocks of the KV cache (128 tokens each), one that is just a block."""
+    """Chats, and long rows: three that share two blocks of the KV cache (128 tokens each), one that
+    is just a block.
+    """
     template, rng = TEMPLATES["openchat_3.5"], np.random.default_rng(0)
     vocab_size = len(tiny_models.tokenizer)
-    chats = [encode(template, p.turns, tiny_models.tokenizer, True).ids for p in toy_prompts(6, 0, "train")]
+    chats = [
+        encode(template, p.turns, tiny_models.tokenizer, True).ids
+        for p in toy_prompts(6, 0, "train")
+    ]
     shared = rng.integers(3, vocab_size, 300).tolist()
-    long = [shared, shared[:260] + rng.integers(3, vocab_size, 60).tolist(), shared[:257], shared[:128]]
+    long = [
+        shared,
+        shared[:260] + rng.integers(3, vocab_size, 60).tolist(),
+        shared[:257],
+        shared[:128],
+    ]
     return Ragged.of([*chats, *long])
 
 
@@ -58,7 +70,10 @@ def assert_identical(ours: Rollouts, theirs: Rollouts) -> None:
             different.append(f"answer {row} in its tokens")
         elif not np.array_equal(left.rollout_logprobs, right.rollout_logprobs):
             gap = np.abs(left.rollout_logprobs - right.rollout_logprobs)
-            different.append(f"answer {row} in {(gap > 0).sum()} of {len(gap)} log-probs, by up to {gap.max():.2g}")
+            different.append(
+                f"answer {row} in {(gap > 0).sum()} of {len(gap)} log-probs, by up to "
+                f"{gap.max():.2g}"
+            )
         else:
             assert np.array_equal(left.finished, right.finished)
     assert not different, different
@@ -71,12 +86,18 @@ def test_answers_are_in_the_order_of_the_requests(answers, prompts):
     assert len({tuple(answers.responses[row]) for row in range(len(answers))}) == len(answers)
 
 
-def test_an_answer_has_ended_where_it_ends_with_the_end_token_of_the_template(rollout_group, prompts, tiny_models):
-    """The engine also stops at the end token of the folder's generation config; a reward model never saw it there."""
+def test_an_answer_has_ended_where_it_ends_with_the_end_token_of_the_template(
+    rollout_group, prompts, tiny_models
+):
+    """The engine also stops at the end token of the folder's generation config; a reward model
+    never saw it there.
+    """
     stops, other = list(range(40, 50)), tiny_models.tokenizer.eos_token_id
     answers = generate(rollout_group, prompts, stops, samples=12)
     last = answers.responses.values[answers.responses.offsets[1:] - 1]
-    assert np.array_equal(answers.finished, np.isin(last, stops)) and 0 < answers.finished.sum() < len(answers)
+    assert np.array_equal(
+        answers.finished, np.isin(last, stops)
+    ) and 0 < answers.finished.sum() < len(answers)
     stopped_there = (last == other) & (answers.responses.lengths < MAX_NEW_TOKENS)
     assert stopped_there.any() and not answers.finished[stopped_there].any()
 
@@ -102,14 +123,20 @@ def test_batches_and_their_order_change_nothing(rollout_group, answers, prompts,
         index = answers.prompt_index[batch]
         generate = rollout_group.actors[0].generate.options(num_returns="streaming")
         arguments = (prompts.take(index), index, seeds[batch], 1.0, MAX_NEW_TOKENS, stops)
-        (part, again), (end, seconds) = [ray.get(ref) for ref in generate.remote(*arguments, [7] * len(batch))]
+        (part, again), (end, seconds) = [
+            ray.get(ref) for ref in generate.remote(*arguments, [7] * len(batch))
+        ]
         assert part == 7 and end == -1 and seconds > 0
         assert_identical(again, answers.take(batch))
 
 
 @pytest.mark.parametrize("size", [1, 3, 10])
-def test_parts_are_whole_prompts_and_hold_what_all_answers_hold(rollout_group, prompts, stops, size):
-    """Both with filled prefix caches: on some processors the last bits differ from those of the first answers ever."""
+def test_parts_are_whole_prompts_and_hold_what_all_answers_hold(
+    rollout_group, prompts, stops, size
+):
+    """Both with filled prefix caches: on some processors the last bits differ from those of the
+    first answers ever.
+    """
     generate(rollout_group, prompts, stops)
     answers = generate(rollout_group, prompts, stops)
     stream = rollout_group.stream(prompts, 3, ("run", 0), stops, 1.0, MAX_NEW_TOKENS, size)
@@ -128,9 +155,12 @@ def test_prompts_beside_others_get_the_answers_that_they_get_alone(rollout_group
     arguments = (stops, 1.0, MAX_NEW_TOKENS)
     for _ in range(2):
         alone, others = (
-            rollout_group.generate(fixed, 1, ("fixed",), *arguments), generate(rollout_group, prompts, stops)
-        )  # fmt: skip
-    stream = rollout_group.stream(prompts, 3, ("run", 0), *arguments, size, beside=Beside(fixed, ("fixed",)))
+            rollout_group.generate(fixed, 1, ("fixed",), *arguments),
+            generate(rollout_group, prompts, stops),
+        )
+    stream = rollout_group.stream(
+        prompts, 3, ("run", 0), *arguments, size, beside=Beside(fixed, ("fixed",))
+    )
     parts = dict(stream.parts())
     assert sorted(parts) == [0, 1, 2, 3]
     beside = parts.pop(3)
@@ -141,7 +171,10 @@ def test_prompts_beside_others_get_the_answers_that_they_get_alone(rollout_group
 def test_seeds_change_the_answers(rollout_group, answers, prompts, stops):
     for other in (("run", 1), ("another", 0)):
         rollouts = generate(rollout_group, prompts, stops, seed=other)
-        same = [np.array_equal(rollouts.responses[row], answers.responses[row]) for row in range(len(answers))]
+        same = [
+            np.array_equal(rollouts.responses[row], answers.responses[row])
+            for row in range(len(answers))
+        ]
         assert sum(same) <= 1
 
 
@@ -155,7 +188,9 @@ def test_an_answer_ends_with_its_stop_token_or_at_the_limit(answers, stops):
 
 
 def test_the_last_token_before_the_limit_may_still_be_a_stop(rollout_group, prompts):
-    """Answers of one token out of a vocabulary that is half stops: finished is what was sampled, not the length."""
+    """Answers of one token out of a vocabulary that is half stops: finished is what was sampled,
+    not the length.
+    """
     rollouts = rollout_group.generate(prompts, 4, ("last",), list(range(3, 150)), 1.0, 1)
     assert rollouts.responses.lengths.tolist() == [1] * len(rollouts)
     assert rollouts.finished.tolist() == [3 <= token < 150 for token in rollouts.responses.values]
@@ -163,7 +198,9 @@ def test_the_last_token_before_the_limit_may_still_be_a_stop(rollout_group, prom
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_rollout_logprobs_are_the_trainers(rollout_group, tiny_config, tiny_models, prompts, stops, temperature):
+def test_rollout_logprobs_are_the_trainers(
+    rollout_group, tiny_config, tiny_models, prompts, stops, temperature
+):
     rollouts = generate(rollout_group, prompts, stops, temperature=temperature)
     trainer = FrozenModel(tiny_models.policy, tiny_config(), temperature, 0)
     logprobs = merge([trainer.logprobs(rollouts)], len(rollouts))
@@ -173,18 +210,28 @@ def test_rollout_logprobs_are_the_trainers(rollout_group, tiny_config, tiny_mode
 
 
 def test_tokens_are_drawn_from_the_whole_distribution(rollout_group, tiny_models, prompts):
-    """Frequencies of 2000 first tokens against the trainer's probabilities: no top-p, top-k or penalty."""
-    drawn = rollout_group.generate(prompts.take([0]), 2000, ("frequencies",), [], 1.0, 1).responses.values
+    """Frequencies of 2000 first tokens against the trainer's probabilities: no top-p, top-k or
+    penalty.
+    """
+    drawn = rollout_group.generate(
+        prompts.take([0]), 2000, ("frequencies",), [], 1.0, 1
+    ).responses.values
     with torch.no_grad():
-        from actors.models import load_policy
+        from rayward.actors.models.load import load_policy
 
         lm = load_policy(tiny_models.policy, "float32").lm
         probability_V = (
-            lm(torch.from_numpy(prompts[0].astype(np.int64))[None]).logits[0, -1].double().softmax(-1).numpy()
+            lm(torch.from_numpy(prompts[0].astype(np.int64))[None])
+            .logits[0, -1]
+            .double()
+            .softmax(-1)
+            .numpy()
         )
     count_V = np.bincount(drawn, minlength=len(probability_V))
     likely_V = probability_V * len(drawn) >= 5
-    chi_squared = float(((count_V - probability_V * 2000) ** 2 / (probability_V * 2000))[likely_V].sum())
+    chi_squared = float(
+        ((count_V - probability_V * 2000) ** 2 / (probability_V * 2000))[likely_V].sum()
+    )
     degrees = int(likely_V.sum())
     assert degrees > 50
     assert chi_squared < degrees + 4 * (2 * degrees) ** 0.5
@@ -201,7 +248,9 @@ def test_no_rows_for_an_engine(rollout_group, prompts, stops):
 def test_request_seeds_are_fixed_numbers():
     """They must not change between machines and releases, or a run could not be repeated."""
     assert request_seed(7, "rl", 3, 0, 1) == request_seed(7, "rl", 3, 0, 1)
-    drawn = {request_seed(7, "rl", i, j, k) for i in range(10) for j in range(10) for k in range(10)}
+    drawn = {
+        request_seed(7, "rl", i, j, k) for i in range(10) for j in range(10) for k in range(10)
+    }
     assert len(drawn) == 1000 and all(0 <= seed < 2**63 for seed in drawn)
     assert request_seed(7, "rl", 11, 1) != request_seed(7, "rl", 1, 11)
 
@@ -211,16 +260,30 @@ def test_weights_go_by_nccl_only_to_whole_gpus(tiny_config):
 
     def config(backend, gpus):
         shares = {role: {"gpus": gpus} for role in ("rollout", "policy", "reference")}
-        return tiny_config(rollout={"weight_transfer": backend, "gpu_memory_fraction": 0.4}, resources=shares)
+        return tiny_config(
+            rollout={"weight_transfer": backend, "gpu_memory_fraction": 0.4}, resources=shares
+        )
 
-    assert transfer_backend(config("auto", 0), on_cpu) == transfer_backend(config("auto", 1), on_cpu) == "object_store"
     assert (
-        transfer_backend(config("auto", 0), on_gpu) == transfer_backend(config("auto", 0.5), on_gpu) == "object_store"
+        transfer_backend(config("auto", 0), on_cpu)
+        == transfer_backend(config("auto", 1), on_cpu)
+        == "object_store"
     )
-    assert transfer_backend(config("auto", 1), on_gpu) == transfer_backend(config("auto", 1), Role(gpus=0.5)) == "nccl"
+    assert (
+        transfer_backend(config("auto", 0), on_gpu)
+        == transfer_backend(config("auto", 0.5), on_gpu)
+        == "object_store"
+    )
+    assert (
+        transfer_backend(config("auto", 1), on_gpu)
+        == transfer_backend(config("auto", 1), Role(gpus=0.5))
+        == "nccl"
+    )
     ipc = config("ipc", 0.5)
     assert transfer_backend(ipc, ipc.resources.policy) == "ipc"
-    assert transfer_backend(ipc, ipc.resources.reference) == "object_store", "it does not stand beside every engine"
+    assert transfer_backend(ipc, ipc.resources.reference) == "object_store", (
+        "it does not stand beside every engine"
+    )
 
 
 def test_a_folder_without_a_model_is_told(local_ray, tiny_config, tmp_path):

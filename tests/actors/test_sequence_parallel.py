@@ -10,21 +10,26 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from actors.forward import Place
-from actors.group import critic_group, policy_group
-from actors.layout import Layout
-from actors.models import load_policy, save_model
-from actors.prefix import shared_responses
-from actors.ulysses import check_heads, slice_of
-from actors.updates import mean_over_steps
-from data.ragged import Ragged, merge
+from rayward.actors.group import critic_group, policy_group
+from rayward.actors.models.forward import Place
+from rayward.actors.models.layout import Layout
+from rayward.actors.models.load import load_policy, save_model
+from rayward.actors.models.prefix import shared_responses
+from rayward.actors.models.ulysses import check_heads, slice_of
+from rayward.actors.training.updates import mean_over_steps
+from rayward.data.ragged import Ragged, merge
 
 CPU = torch.device("cpu")
 PROMPTS, SAMPLES = 5, 3
 # (role, ranks, ranks that share rows, ZeRO stage, tokens of a micro-batch of one rank)
 ALONE = {"grpo": ("grpo", 1, 1, 1, 4096), "critic": ("critic", 1, 1, 1, 4096)}
 SHARED = [("grpo", 2, 2, 3, 30)]
-SLOW = [("grpo", 2, 2, 1, 4096), ("critic", 2, 2, 3, 4096), ("grpo", 4, 2, 0, 30), ("critic", 2, 2, 0, 30)]
+SLOW = [
+    ("grpo", 2, 2, 1, 4096),
+    ("critic", 2, 2, 3, 4096),
+    ("grpo", 4, 2, 0, 30),
+    ("critic", 2, 2, 0, 30),
+]
 
 
 @dataclass
@@ -49,9 +54,15 @@ def rollouts(made_rollouts):
 @pytest.fixture(scope="module")
 def grouped_queries(tiny_models, tmp_path_factory) -> str:
     """A model whose four attention heads share two heads of keys and values."""
-    config = LlamaConfig(vocab_size=len(tiny_models.tokenizer), hidden_size=64, intermediate_size=96,
-                         num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                         initializer_range=0.125)  # fmt: skip
+    config = LlamaConfig(
+        vocab_size=len(tiny_models.tokenizer),
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.125,
+    )
     torch.manual_seed(4)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     folder = tmp_path_factory.mktemp("grouped")
@@ -61,20 +72,38 @@ def grouped_queries(tiny_models, tmp_path_factory) -> str:
 
 @pytest.fixture(scope="module")
 def trained(local_ray, tiny_models, grouped_queries, tiny_config, rollouts, tmp_path_factory):
-    """`trained(key)`: what a group computed before its first update, that update's metrics, and the weights then."""
+    """`trained(key)`: what a group computed before its first update, that update's metrics, and the
+    weights then.
+    """
     made: dict[tuple, Trained] = {}
 
     def train(key: tuple) -> Trained:
         role, workers, size, zero_stage, budget = key
-        optimizer = {"zero_stage": zero_stage, "micro_batch_tokens": budget, "eps": 1e-3, "max_grad_norm": 0.5}
+        optimizer = {
+            "zero_stage": zero_stage,
+            "micro_batch_tokens": budget,
+            "eps": 1e-3,
+            "max_grad_norm": 0.5,
+        }
         config = tiny_config(
-            rl={"algorithms": ["grpo", "ppo"], "prompts_per_iteration": PROMPTS, "samples_per_prompt": SAMPLES,
-                "samples_per_step": PROMPTS * SAMPLES, "epochs": 2, "sequence_parallel": size, "optimizer": optimizer,
-                "grpo": {"learning_rate": 1e-3}},
+            rl={
+                "algorithms": ["grpo", "ppo"],
+                "prompts_per_iteration": PROMPTS,
+                "samples_per_prompt": SAMPLES,
+                "samples_per_step": PROMPTS * SAMPLES,
+                "epochs": 2,
+                "sequence_parallel": size,
+                "optimizer": optimizer,
+                "grpo": {"learning_rate": 1e-3},
+            },
             resources={name: {"workers": workers, "cpus": 0.01} for name in ("policy", "critic")},
-        )  # fmt: skip
+        )
         critic = role == "critic"
-        group = critic_group(tiny_models.reward, config) if critic else policy_group(grouped_queries, config, role)
+        group = (
+            critic_group(tiny_models.reward, config)
+            if critic
+            else policy_group(grouped_queries, config, role)
+        )
         try:
             group.finish(group.begin_start(), 240)
             entropy_sum, parts = 0.0, group.call("values" if critic else "logprobs", rollouts)
@@ -87,7 +116,9 @@ def trained(local_ray, tiny_models, grouped_queries, tiny_config, rollouts, tmp_
             folder = tmp_path_factory.mktemp("saved")
             weights = {}
             if critic:
-                weights = {"values": torch.from_numpy(merge(group.call("values", rollouts), len(rollouts)))}
+                weights = {
+                    "values": torch.from_numpy(merge(group.call("values", rollouts), len(rollouts)))
+                }
             else:
                 group.call("save", str(folder))
                 weights = load_file(folder / "model.safetensors")
@@ -103,7 +134,9 @@ def trained(local_ray, tiny_models, grouped_queries, tiny_config, rollouts, tmp_
     return of
 
 
-@pytest.mark.parametrize("key", [*SHARED, *(pytest.param(key, marks=pytest.mark.slow) for key in SLOW)], ids=str)
+@pytest.mark.parametrize(
+    "key", [*SHARED, *(pytest.param(key, marks=pytest.mark.slow) for key in SLOW)], ids=str
+)
 def test_results_and_updates_are_those_of_a_rank_alone(trained, key):
     alone, shared = trained(ALONE[key[0]]), trained(key)
     np.testing.assert_allclose(shared.before, alone.before, atol=1e-5, rtol=0)
@@ -117,7 +150,9 @@ def test_results_and_updates_are_those_of_a_rank_alone(trained, key):
 
 def test_a_rank_alone_gives_the_logprobs_of_transformers(trained, grouped_queries, rollouts, plain):
     """What the others are compared with."""
-    expected = plain(load_policy(grouped_queries, "float32").lm, rollouts.prompts, rollouts.responses)
+    expected = plain(
+        load_policy(grouped_queries, "float32").lm, rollouts.prompts, rollouts.responses
+    )
     np.testing.assert_allclose(trained(ALONE["grpo"]).before, expected, atol=1e-5, rtol=0)
 
 
@@ -129,7 +164,8 @@ def test_slices_hold_every_token_once(rollouts, size, rows):
     slices = [slice_of(inputs, rank, size) for rank in range(size)]
     assert len({part["input_ids_BT"].shape for _, part in slices}) == 1
     ids, positions = (
-        torch.cat([part[name] for _, part in slices], dim=1)[0] for name in ("input_ids_BT", "positions_BT")
+        torch.cat([part[name] for _, part in slices], dim=1)[0]
+        for name in ("input_ids_BT", "positions_BT")
     )
     length = inputs["input_ids_BT"].shape[1]
     assert 0 < len(ids) - length <= size and torch.equal(ids[:length], inputs["input_ids_BT"][0])
@@ -138,21 +174,31 @@ def test_slices_hold_every_token_once(rollouts, size, rows):
     assert (owned.sum(0) == 1).all()
     for rank, (own_N, part) in enumerate(slices):
         assert sum(mask.shape[-1] for mask in part["row_masks"]) >= len(ids)
-        assert torch.equal(part["read_N"] + rank * part["input_ids_BT"].shape[1], inputs["read_N"][own_N])
+        assert torch.equal(
+            part["read_N"] + rank * part["input_ids_BT"].shape[1], inputs["read_N"][own_N]
+        )
         assert torch.equal(part["targets_N"], inputs["targets_N"][own_N])
         kept = batch.keep(own_N.numpy())
         assert np.array_equal(kept.responses.values, part["targets_N"].numpy())
         assert np.array_equal(kept.advantages, batch.advantages[own_N.numpy()])
-        assert len(kept) == rows and np.array_equal(kept.take([0]).advantages, kept.responses.like(kept.advantages)[0])
+        assert len(kept) == rows and np.array_equal(
+            kept.take([0]).advantages, kept.responses.like(kept.advantages)[0]
+        )
 
 
-@pytest.mark.parametrize(("heads", "key_heads", "size", "fits"), [(8, 2, 2, True), (8, 2, 4, False), (6, 6, 4, False)])
+@pytest.mark.parametrize(
+    ("heads", "key_heads", "size", "fits"), [(8, 2, 2, True), (8, 2, 4, False), (6, 6, 4, False)]
+)
 def test_heads_that_do_not_divide_are_refused(heads, key_heads, size, fits):
-    config = LlamaConfig(hidden_size=heads * 16, num_attention_heads=heads, num_key_value_heads=key_heads)
+    config = LlamaConfig(
+        hidden_size=heads * 16, num_attention_heads=heads, num_key_value_heads=key_heads
+    )
     if fits:
         check_heads(config, size)
     else:
-        with pytest.raises(ValueError, match=rf"parallel {size} .* {heads} attention heads and {key_heads} key"):
+        with pytest.raises(
+            ValueError, match=rf"parallel {size} .* {heads} attention heads and {key_heads} key"
+        ):
             check_heads(config, size)
 
 
@@ -163,7 +209,9 @@ def test_a_model_that_reads_across_rows_is_refused(tiny_models):
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
         run = lambda *rows, **inputs: module(*rows, **inputs)[0]  # noqa: E731
-        with pytest.raises(ValueError, match="rl.sequence_parallel 1 needs attention that keeps rows apart"):
+        with pytest.raises(
+            ValueError, match="rl.sequence_parallel 1 needs attention that keeps rows apart"
+        ):
             Layout(module.lm, run, Place(0, 1, CPU), True, None, torch.distributed.group.WORLD)
     finally:
         torch.distributed.destroy_process_group()

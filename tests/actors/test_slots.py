@@ -1,4 +1,6 @@
-"""Mode colocate: engine and learners of a rank on the same GPU, each rank on its own. Ray is told of two GPUs here."""
+"""Mode colocate: engine and learners of a rank on the same GPU, each rank on its own. Ray is told
+of two GPUs here.
+"""
 
 from __future__ import annotations
 

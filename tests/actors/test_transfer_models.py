@@ -1,6 +1,8 @@
-"""Weights of every kind of decoder reach an engine that has none: each kind of weight is changed, sent, and seen.
+"""Weights of every kind of decoder reach an engine that has none: each kind of weight is changed,
+sent, and seen.
 
-One process holds one engine after the other, since importing vLLM takes longer than starting a tiny model.
+One process holds one engine after the other, since importing vLLM takes longer than starting a tiny
+model.
 """
 
 from __future__ import annotations
@@ -13,11 +15,11 @@ import ray
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from actors.forward import Place
-from actors.proof import transfer_probe
-from actors.reference import FrozenModel
-from actors.rollout import RolloutEngine
-from actors.weights import EngineClient, Sender
+from rayward.actors.models.forward import Place
+from rayward.actors.models.proof import transfer_probe
+from rayward.actors.rollout.weights import EngineClient, Sender
+from rayward.actors.rollout.worker import RolloutEngine
+from rayward.actors.scoring.reference import FrozenModel
 
 SIZES = {
     "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2,
@@ -29,7 +31,10 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "tied": ("llama", {"tie_word_embeddings": True}),
     "tied and biased": ("qwen2", {"tie_word_embeddings": True}),
     "norms of queries and keys": ("qwen3", {"tie_word_embeddings": False}),
-    "no head of its own, capped, sliding": ("gemma2", {"sliding_window": 8, "attn_logit_softcapping": 0.5}),
+    "no head of its own, capped, sliding": (
+        "gemma2",
+        {"sliding_window": 8, "attn_logit_softcapping": 0.5},
+    ),
     "experts": ("qwen3_moe", {**EXPERTS, "norm_topk_prob": True}),
 }
 MORE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -42,8 +47,19 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "granite": ("granite", {"logits_scaling": 2.0}),
     "mixtral": ("mixtral", {"num_local_experts": 4, "num_experts_per_tok": 2}),
     "olmoe": ("olmoe", EXPERTS),
-    "minicpm3": ("minicpm3", {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 16, "qk_nope_head_dim": 16,
-                              "v_head_dim": 32, "dim_model_base": 16, "head_dim": 32, "num_key_value_heads": 2}),
+    "minicpm3": (
+        "minicpm3",
+        {
+            "q_lora_rank": 16,
+            "kv_lora_rank": 16,
+            "qk_rope_head_dim": 16,
+            "qk_nope_head_dim": 16,
+            "v_head_dim": 32,
+            "dim_model_base": 16,
+            "head_dim": 32,
+            "num_key_value_heads": 2,
+        },
+    ),
     "gpt2": ("gpt2", {"n_embd": 64, "n_head": 2, "n_layer": 2, "n_positions": 128}),
     "gpt_neox": ("gpt_neox", {}),
     "opt": ("opt", {"ffn_dim": 96, "word_embed_proj_dim": 64}),
@@ -51,27 +67,43 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "stablelm": ("stablelm", {}),
     "seed_oss": ("seed_oss", {}),
     "glm4": ("glm4", {}),
-    "a router with buffers": ("glm4_moe", {"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 1,
-                                           "topk_group": 1, "moe_intermediate_size": 32, "first_k_dense_replace": 1}),
-}  # fmt: skip
+    "a router with buffers": (
+        "glm4_moe",
+        {
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "moe_intermediate_size": 32,
+            "first_k_dense_replace": 1,
+        },
+    ),
+}
 
 
 class Direct(EngineClient):
     """Engines in this very process."""
 
     def call(self, method, arguments):
-        return [getattr(engine, method)(*own) for engine, own in zip(self.engines, arguments, strict=True)]
+        return [
+            getattr(engine, method)(*own)
+            for engine, own in zip(self.engines, arguments, strict=True)
+        ]
 
 
 class Walk:
     """A policy and the engine that gets its weights, which starts with random ones."""
 
     def walk(self, folder, config):
-        """Mean gaps of the log-probs of a row: at first, after a transfer, and as each kind of weight changes."""
+        """Mean gaps of the log-probs of a row: at first, after a transfer, and as each kind of
+        weight changes.
+        """
         torch.set_num_threads(1)
         policy = FrozenModel(folder, config, 1.0, 0)
         engine = RolloutEngine(folder, config, "object_store", False, 0)
-        policy.sender = Sender(policy, Direct([engine], timeout_s=60), "object_store", Place(0, 1, torch.device("cpu")))
+        policy.sender = Sender(
+            policy, Direct([engine], timeout_s=60), "object_store", Place(0, 1, torch.device("cpu"))
+        )
         gaps, version = {}, 0
 
         def gap():
@@ -100,13 +132,17 @@ def kinds(weights):
     """Weights by their names without numbers."""
     found = {}
     for name, tensor in weights:
-        found.setdefault(".".join(part for part in name.split(".") if not part.isdigit()), []).append(tensor)
+        found.setdefault(
+            ".".join(part for part in name.split(".") if not part.isdigit()), []
+        ).append(tensor)
     return found
 
 
 @pytest.fixture(scope="module")
 def walkers(local_ray):
-    """A process for all models without experts; vLLM sets up a process for experts once, with its first model."""
+    """A process for all models without experts; vLLM sets up a process for experts once, with its
+    first model.
+    """
     made = {}
 
     def of(name):
@@ -121,7 +157,9 @@ def walkers(local_ray):
         ray.kill(actor)
 
 
-@pytest.mark.parametrize("case", [*MODELS, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)])
+@pytest.mark.parametrize(
+    "case", [*MODELS, *(pytest.param(case, marks=pytest.mark.slow) for case in MORE)]
+)
 def test_every_kind_of_weight_of_every_kind_of_model_arrives(walkers, tiny_config, tmp_path, case):
     name, values = (MODELS | MORE)[case]
     torch.manual_seed(0)

@@ -1,4 +1,6 @@
-"""The way of weights into vLLM: what the engines sample from afterwards is what was sent, or somebody is told."""
+"""The way of weights into vLLM: what the engines sample from afterwards is what was sent, or
+somebody is told.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,22 @@ import pytest
 import ray
 import torch
 
-import actors.object_store
-from actors.forward import Place
-from actors.group import Group, RolloutGroup
-from actors.reference import FrozenModel
-from actors.rollout import RolloutEngine
-from actors.weights import Digest, EngineClient, Sender, Weights, checksum
-from data.ragged import Ragged, merge
-from data.rollouts import Rollouts
+from rayward.actors.group import Group, RolloutGroup
+from rayward.actors.models.forward import Place
+from rayward.actors.rollout import object_store
+from rayward.actors.rollout.weights import Digest, EngineClient, Sender, Weights, checksum
+from rayward.actors.rollout.worker import RolloutEngine
+from rayward.actors.scoring.reference import FrozenModel
+from rayward.data.ragged import Ragged, merge
+from rayward.data.rollouts import Rollouts
 
 CPU = torch.device("cpu")
 
 
 class Transfer:
-    """A policy in this process and its way to the engines: change it, send it, look at what the engines sample."""
+    """A policy in this process and its way to the engines: change it, send it, look at what the
+    engines sample.
+    """
 
     def __init__(self, group: RolloutGroup, policy: FrozenModel, prompts: Ragged):
         self.group, self.policy, self.prompts, self.version = group, policy, prompts, 0
@@ -65,7 +69,9 @@ def prompts(tiny_models) -> Ragged:
 
 @pytest.fixture(scope="module")
 def transfer(rollout_group, tiny_config, tiny_models, prompts) -> Iterator[Transfer]:
-    transfer = Transfer(rollout_group, FrozenModel(tiny_models.policy, tiny_config(), 1.0, 0), prompts)
+    transfer = Transfer(
+        rollout_group, FrozenModel(tiny_models.policy, tiny_config(), 1.0, 0), prompts
+    )
     yield transfer
     transfer.version = -1
     transfer.restore()  # as version 0, which a fresh engine has
@@ -111,7 +117,7 @@ def test_every_kind_of_weight_arrives(transfer, name):
 
 
 def test_all_weights_at_once_and_many_buckets(transfer, monkeypatch):
-    monkeypatch.setattr(actors.object_store, "BUCKET_BYTES", 20_000)
+    monkeypatch.setattr(object_store, "BUCKET_BYTES", 20_000)
     for _, weight in transfer.policy.weights():
         perturb(weight)
     transfer.send()
@@ -121,13 +127,17 @@ def test_all_weights_at_once_and_many_buckets(transfer, monkeypatch):
 
 
 def test_an_engine_that_computes_something_else_is_named(transfer):
-    """As where weights arrive but not where they are used: the digest cannot see it, the log-probs do."""
+    """As where weights arrive but not where they are used: the digest cannot see it, the log-probs
+    do.
+    """
     ids, logprobs = transfer.send()["probe"]
     expected = r"weight transfer 7 is not proved: .* differ by 0.02 nats on the average .* engine 0 \(allowed 0.0003"
     with pytest.raises(RuntimeError, match=expected):
         transfer.group.prove((ids, [value - 0.02 for value in logprobs]), 7)
     odd = [value - 7.0 * (place == 3) for place, value in enumerate(logprobs)]
-    assert transfer.group.prove((ids, odd), 7) < 1e-4, "rounding may be amplified at one token: see OUTLIER"
+    assert transfer.group.prove((ids, odd), 7) < 1e-4, (
+        "rounding may be amplified at one token: see OUTLIER"
+    )
     with pytest.raises(RuntimeError, match="differ by nan nats"):
         transfer.group.prove((ids, [float("nan")] * len(logprobs)), 7)
 
@@ -137,14 +147,18 @@ def test_the_version_is_on_every_rollout_of_every_engine(transfer):
         transfer.send()
         assert transfer.sample().weight_version == transfer.version
         versions = [
-            actor.__ray_call__.remote(lambda engine: (engine.version, engine.llm.get_weight_version()))
+            actor.__ray_call__.remote(
+                lambda engine: (engine.version, engine.llm.get_weight_version())
+            )
             for actor in transfer.group.actors
         ]
         assert ray.get(versions) == [(transfer.version, str(transfer.version))] * 2
 
 
 def test_prefixes_cached_with_old_weights_are_forgotten(transfer, prompts):
-    """300 tokens are two whole blocks of the KV cache; a second request for them is served from it."""
+    """300 tokens are two whole blocks of the KV cache; a second request for them is served from
+    it.
+    """
     long = prompts.take([4])
 
     def cached_tokens(engine):
@@ -155,7 +169,9 @@ def test_prefixes_cached_with_old_weights_are_forgotten(transfer, prompts):
         return engine.llm.generate(request, greedy, use_tqdm=False)[0].num_cached_tokens
 
     def ask() -> list[int]:
-        return ray.get([actor.__ray_call__.remote(cached_tokens) for actor in transfer.group.actors])
+        return ray.get(
+            [actor.__ray_call__.remote(cached_tokens) for actor in transfer.group.actors]
+        )
 
     ask()
     assert ask() == [256, 256]
@@ -184,7 +200,9 @@ def test_bits_that_change_on_the_way_are_noticed(transfer):
     whole = sender.source
     sender.source = sender.transfer.source = Tampered(transfer.policy)
     try:
-        expected = r"weight transfer \d+: rollout engine 0 loaded digest \w{16}, the policy sent \w{16}"
+        expected = (
+            r"weight transfer \d+: rollout engine 0 loaded digest \w{16}, the policy sent \w{16}"
+        )
         with pytest.raises(RuntimeError, match=expected):
             transfer.send()
     finally:
@@ -209,11 +227,15 @@ def test_the_engine_whose_digest_differs_is_named(transfer):
     whole = sender.client
     sender.client = LaggingClient(transfer.group.actors, timeout_s=60)
     try:
-        with pytest.raises(RuntimeError, match=r"rollout engine 1 loaded digest , the policy sent \w{16}"):
+        with pytest.raises(
+            RuntimeError, match=r"rollout engine 1 loaded digest , the policy sent \w{16}"
+        ):
             transfer.send()
         transfer.send()  # nothing has changed since
         perturb(dict(transfer.policy.weights())["lm_head.weight"])
-        with pytest.raises(RuntimeError, match=r"rollout engine 1 loaded digest \w{16}, the policy sent \w{16}"):
+        with pytest.raises(
+            RuntimeError, match=r"rollout engine 1 loaded digest \w{16}, the policy sent \w{16}"
+        ):
             transfer.send()
     finally:
         sender.client = whole
@@ -222,7 +244,9 @@ def test_the_engine_whose_digest_differs_is_named(transfer):
 
 @contextmanager
 def stopped(actor) -> Iterator[None]:
-    """The actor's process stands still, as it does in a machine that swaps or a kernel that hangs."""
+    """The actor's process stands still, as it does in a machine that swaps or a kernel that
+    hangs.
+    """
     pid = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -236,7 +260,9 @@ def test_a_stuck_engine_is_named_within_the_deadline(transfer):
     hasty = Sender(transfer.policy, client, transfer.group.backend, Place(0, 1, CPU))
     with stopped(transfer.group.actors[1]):
         begun = time.monotonic()
-        with pytest.raises(TimeoutError, match="rollout engine 1 did not finish start_weight_update within 3 s"):
+        with pytest.raises(
+            TimeoutError, match="rollout engine 1 did not finish start_weight_update within 3 s"
+        ):
             hasty.send(99)
         assert time.monotonic() - begun < 10
     # The transfer was left half-way. Ended without a tensor, it leaves the weights as they were.
@@ -258,11 +284,15 @@ def test_a_dead_engine_stops_the_transfer_at_once(transfer, tiny_config, tmp_pat
         dead.ready()
     begun = time.monotonic()
     with pytest.raises((TimeoutError, ray.exceptions.RayActorError), match="RolloutEngine"):
-        EngineClient([transfer.group.actors[0], dead.actors[0]], timeout_s=60).commit(transfer.version)
+        EngineClient([transfer.group.actors[0], dead.actors[0]], timeout_s=60).commit(
+            transfer.version
+        )
     assert time.monotonic() - begun < 30
 
 
-@pytest.mark.parametrize("key", [("ppo", 1, 1, 4000), ("ppo", 2, 3, 61)], ids=["one rank", "ZeRO-3 on two ranks"])
+@pytest.mark.parametrize(
+    "key", [("ppo", 1, 1, 4000), ("ppo", 2, 3, 61)], ids=["one rank", "ZeRO-3 on two ranks"]
+)
 def test_a_policy_that_learns_sends_what_it_learnt(teams, transfer, made_rollouts, key):
     (group,) = teams.get([key])
     try:
@@ -280,18 +310,22 @@ def test_a_policy_that_learns_sends_what_it_learnt(teams, transfer, made_rollout
             np.testing.assert_allclose(rollouts.rollout_logprobs, now, atol=1e-4, rtol=0)
             batch = made_rollouts(16, seed=iteration)
             old = merge([part for part, _ in group.call("logprobs", batch)], len(batch))
-            group.call("update", batch.with_columns(policy_logprobs=old, rollout_logprobs=old), iteration)
+            group.call(
+                "update", batch.with_columns(policy_logprobs=old, rollout_logprobs=old), iteration
+            )
         assert seen[0] != seen[1]
     finally:
         transfer.restore()
     transfer.assert_engines_run_the_policy()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------
 # The digest
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn]
+)
 def test_a_checksum_sees_one_bit_and_the_order(dtype):
     tensor = torch.randn(70_000, generator=torch.Generator().manual_seed(0)).to(dtype)
     bits = tensor.view({1: torch.uint8, 2: torch.int16, 4: torch.int32}[tensor.element_size()])
@@ -336,5 +370,10 @@ def test_a_digest_depends_on_names_dtypes_and_shapes_but_not_on_the_order():
 
     a, b = ("a", torch.arange(6.0)), ("b", torch.ones(3))
     assert digest(a, b) == digest(b, a) != digest(a)
-    others = [("c", a[1]), ("a", a[1].view(2, 3)), ("a", a[1].view(torch.int32)), ("a", a[1].flip(0))]
+    others = [
+        ("c", a[1]),
+        ("a", a[1].view(2, 3)),
+        ("a", a[1].view(torch.int32)),
+        ("a", a[1].flip(0)),
+    ]
     assert len({digest(a), *(digest(other) for other in others)}) == 5

@@ -1,4 +1,6 @@
-"""One thread for tensors of a few elements: with more, every operation waits for the busiest core."""
+"""One thread for tensors of a few elements: with more, every operation waits for the busiest
+core.
+"""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms.advantage import (
+from rayward.algorithms.advantage import (
     AdaptiveKL,
     RunningMoments,
     gae,
@@ -41,7 +41,9 @@ def test_goldens_of_kl_estimators() -> None:
     policy, reference = flat(-1.0, -1.5), flat(-1.5, -1.0)
     torch.testing.assert_close(kl_k1(policy, reference), flat(0.5, -0.5))
     torch.testing.assert_close(kl_k2(policy, reference), flat(0.125, 0.125))
-    torch.testing.assert_close(kl_k3(policy, reference), flat(0.106530660, 0.148721271), atol=1e-9, rtol=0)
+    torch.testing.assert_close(
+        kl_k3(policy, reference), flat(0.106530660, 0.148721271), atol=1e-9, rtol=0
+    )
 
 
 def test_expectations_of_kl_estimators() -> None:
@@ -70,13 +72,19 @@ def test_scale_scores_in_both_orders() -> None:
 def test_missing_eos_replaces_the_score() -> None:
     finished = torch.tensor([True, False, True])
     assert missing_eos_scores(flat(0.5, 7.0, -3.0), finished).tolist() == [0.5, -1.0, -3.0]
-    assert missing_eos_scores(flat(0.5, 7.0, -3.0), finished, score=-10).tolist() == [0.5, -10.0, -3.0]
+    assert missing_eos_scores(flat(0.5, 7.0, -3.0), finished, score=-10).tolist() == [
+        0.5,
+        -10.0,
+        -3.0,
+    ]
 
 
 def test_shape_rewards_puts_each_score_on_the_last_token() -> None:
     rewards = shape_rewards(flat(1.0, -2.0), flat(0.1, 0.2, 0.3, 0.4, 0.5), [2, 3], kl_coef=0.1)
     torch.testing.assert_close(rewards, flat(-0.01, 0.98, -0.03, -0.04, -2.05))
-    assert not shape_rewards(torch.ones(1), torch.zeros(2, requires_grad=True), [2], 0.1).requires_grad
+    assert not shape_rewards(
+        torch.ones(1), torch.zeros(2, requires_grad=True), [2], 0.1
+    ).requires_grad
     with pytest.raises(ValueError, match="sequence 1 has 0 tokens"):
         shape_rewards(flat(1, 1), flat(1, 1), [2, 0], 0.1)
     with pytest.raises(ValueError, match="lengths sum to 3, but the flat tensor holds 2"):
@@ -107,9 +115,13 @@ def test_running_moments_equal_those_of_all_scores() -> None:
     assert moments.state_dict() == state == {"mean": moments.mean, "var": moments.var, "count": 48}
 
 
-@pytest.mark.parametrize(("kl", "coef"), [(9.0, 0.050256), (3.0, 0.049744), (6.3, 0.050064), (6.0, 0.05)])
+@pytest.mark.parametrize(
+    ("kl", "coef"), [(9.0, 0.050256), (3.0, 0.049744), (6.3, 0.050064), (6.0, 0.05)]
+)
 def test_goldens_of_adaptive_kl(kl: float, coef: float) -> None:
-    assert AdaptiveKL(0.05, target=6, horizon=10_000).update(kl, 256) == pytest.approx(coef, abs=1e-12)
+    assert AdaptiveKL(0.05, target=6, horizon=10_000).update(kl, 256) == pytest.approx(
+        coef, abs=1e-12
+    )
 
 
 def test_adaptive_kl_accumulates() -> None:
@@ -120,11 +132,16 @@ def test_adaptive_kl_accumulates() -> None:
         AdaptiveKL(0.05, target=0, horizon=10)
 
 
-def reference_gae(rewards: Sequence[float], values: Sequence[float], gamma: float, lam: float) -> list[float]:
+def reference_gae(
+    rewards: Sequence[float], values: Sequence[float], gamma: float, lam: float
+) -> list[float]:
     """A_t as the sum over the future of (gamma lam)^l delta_{t+l}, not as a recursion."""
     next_values = [*values, 0.0][1:]
     deltas = [r + gamma * n - v for r, n, v in zip(rewards, next_values, values, strict=True)]
-    return [sum((gamma * lam) ** i * delta for i, delta in enumerate(deltas[t:])) for t in range(len(deltas))]
+    return [
+        sum((gamma * lam) ** i * delta for i, delta in enumerate(deltas[t:]))
+        for t in range(len(deltas))
+    ]
 
 
 def test_goldens_of_gae() -> None:
@@ -141,7 +158,9 @@ def test_ragged_gae_equals_one_sequence_at_a_time() -> None:
         rewards = [[rng.gauss(0, 1) for _ in range(length)] for length in lengths]
         values = [[rng.gauss(0, 1) for _ in range(length)] for length in lengths]
         expected = [reference_gae(r, v, gamma, lam) for r, v in zip(rewards, values, strict=True)]
-        advantages, returns = gae(flat(*joined(rewards)), flat(*joined(values)), lengths, gamma, lam)
+        advantages, returns = gae(
+            flat(*joined(rewards)), flat(*joined(values)), lengths, gamma, lam
+        )
         assert advantages.tolist() == pytest.approx(joined(expected), abs=1e-12)
         assert returns.tolist() == pytest.approx((advantages + flat(*joined(values))).tolist())
 
@@ -156,7 +175,9 @@ def test_returns_to_go() -> None:
     """REINFORCE++: a score of 1 on the last token and KL on the way; values by hand."""
     rewards = flat(-0.1, -0.2, 1.0, 5.0, 1.0, 2.0)
     torch.testing.assert_close(returns_to_go(rewards, [3, 1, 2]), flat(0.7, 0.8, 1, 5, 3, 2))
-    torch.testing.assert_close(returns_to_go(rewards, [3, 1, 2], gamma=0.5), flat(0.05, 0.3, 1, 5, 2, 2))
+    torch.testing.assert_close(
+        returns_to_go(rewards, [3, 1, 2], gamma=0.5), flat(0.05, 0.3, 1, 5, 2, 2)
+    )
     assert returns_to_go(rewards.bfloat16().requires_grad_(), [6]).dtype == torch.float32
     assert not returns_to_go(rewards.requires_grad_(), [6]).requires_grad
     assert returns_to_go(flat(), []).shape == (0,)
@@ -176,7 +197,9 @@ def test_gae_of_no_tokens_and_of_wrong_lengths() -> None:
 def test_goldens_of_whitening() -> None:
     golden = flat(-0.87287156, -0.21821789, 1.09108945)
     torch.testing.assert_close(whiten(flat(1, 2, 4)), golden, atol=1e-8, rtol=0)
-    torch.testing.assert_close(whiten(flat(1, 2, 4), shift_mean=False), golden + 7 / 3, atol=1e-8, rtol=0)
+    torch.testing.assert_close(
+        whiten(flat(1, 2, 4), shift_mean=False), golden + 7 / 3, atol=1e-8, rtol=0
+    )
 
 
 def test_whitening_is_over_all_tokens() -> None:
@@ -219,11 +242,15 @@ def test_group_baseline_equals_a_loop(kind: Literal["rloo", "grpo", "dr_grpo"]) 
 
 
 @pytest.mark.parametrize("kind", ["rloo", "grpo", "dr_grpo"])
-def test_groups_without_a_contrast_get_exactly_zero(kind: Literal["rloo", "grpo", "dr_grpo"]) -> None:
+def test_groups_without_a_contrast_get_exactly_zero(
+    kind: Literal["rloo", "grpo", "dr_grpo"],
+) -> None:
     # The fp32 mean of seven times 0.1 is not 0.1.
     assert torch.full((7,), 0.1).sum() / 7 != torch.tensor(0.1)
     sizes = [7, 9, 3, 1]
-    advantages = group_baseline(torch.tensor([0.1] * 7 + [0.3] * 9 + [1e4] * 3 + [2.0]), sizes, kind)
+    advantages = group_baseline(
+        torch.tensor([0.1] * 7 + [0.3] * 9 + [1e4] * 3 + [2.0]), sizes, kind
+    )
     assert advantages.tolist() == [0.0] * 20
     assert group_baseline(torch.zeros(0), [], kind).shape == (0,)
     with pytest.raises(ValueError, match="lengths sum to 3, but the flat tensor holds 2 samples"):

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from algorithms.diversity import _mtld_one_way, distinct_n, distinct_ratio, mtld, repetition_rate, words
+from rayward.algorithms.diversity import (
+    _mtld_one_way,
+    distinct_n,
+    distinct_ratio,
+    mtld,
+    repetition_rate,
+    words,
+)
 
 LINCOLN = "of the people, by the people, for the people, shall not perish from the earth"
 
@@ -40,13 +47,20 @@ def test_a_factor_ends_at_the_threshold_itself() -> None:
 
 def test_words() -> None:
     assert words("A well-known \u2013 B2B caf\u00e9: don't,stop\u2014now!") == [
-        "a", "wellknown", "bb", "caf\u00e9", "don", "t", "stopnow"
-    ]  # fmt: skip
+        "a",
+        "wellknown",
+        "bb",
+        "caf\u00e9",
+        "don",
+        "t",
+        "stopnow",
+    ]
 
 
 def test_distinct_n() -> None:
     assert distinct_n([[1, 2, 3], [1, 2, 4]], 1) == pytest.approx(4 / 6)
-    assert distinct_n([[1, 2, 3], [1, 2, 4]], 2) == pytest.approx(3 / 4)  # No bigram across the two lists.
+    # No bigram across the two lists.
+    assert distinct_n([[1, 2, 3], [1, 2, 4]], 2) == pytest.approx(3 / 4)
     assert distinct_n([["a"], []], 2) == 0.0
     with pytest.raises(ValueError, match="n is 0"):
         distinct_n([[1]], 0)

@@ -9,15 +9,17 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from algorithms import logprobs as module
-from algorithms.logprobs import LogitMap, token_logprobs_from_hidden
-from algorithms.policy import ppo_clip
+from rayward.algorithms import logprobs as module
+from rayward.algorithms.logprobs import LogitMap, token_logprobs_from_hidden
+from rayward.algorithms.policy import ppo_clip
 
 N, V, H = 37, 53, 8
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the elements of the largest tensor (of a dtype) that any operation made, and counts softmaxes."""
+    """Remembers the elements of the largest tensor (of a dtype) that any operation made, and counts
+    softmaxes.
+    """
 
     def __init__(self, dtype: torch.dtype | None = None) -> None:
         super().__init__()
@@ -39,7 +41,9 @@ def generator() -> torch.Generator:
 
 @pytest.fixture(params=["kept", "recomputed"])
 def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether the logits of these small examples are kept for the backward pass or made again in it."""
+    """Whether the logits of these small examples are kept for the backward pass or made again in
+    it.
+    """
     if request.param == "recomputed":
         monkeypatch.setattr(module, "KEPT_BYTES", 0)
     return bool(request.param == "kept")
@@ -51,11 +55,19 @@ def kept(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> boo
 @pytest.mark.parametrize("with_bias", [False, True])
 @pytest.mark.parametrize("logit_map", [LogitMap(), LogitMap(scale=0.3), LogitMap(2.0, softcap=1.5)])
 def test_logprobs_and_entropy_from_hidden_equal_plain_ones(
-    generator: torch.Generator, temperature: float, chunk_tokens: int, with_bias: bool, logit_map: LogitMap
+    generator: torch.Generator,
+    temperature: float,
+    chunk_tokens: int,
+    with_bias: bool,
+    logit_map: LogitMap,
 ) -> None:
     hidden = torch.randn(N, H, generator=generator, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(V, H, generator=generator, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(V, generator=generator, dtype=torch.float64, requires_grad=True) if with_bias else None
+    bias = (
+        torch.randn(V, generator=generator, dtype=torch.float64, requires_grad=True)
+        if with_bias
+        else None
+    )
     inputs = [hidden, weight] + ([bias] if bias is not None else [])
     targets = torch.randint(V, (N,), generator=generator)
     up_logprob, up_entropy = torch.randn(2, N, generator=generator, dtype=torch.float64)
@@ -64,11 +76,23 @@ def test_logprobs_and_entropy_from_hidden_equal_plain_ones(
     if logit_map.softcap is not None:
         logits = logit_map.softcap * torch.tanh(logits / logit_map.softcap)
     all_plain = torch.log_softmax(logits * logit_map.scale / temperature, -1)
-    plain, plain_entropy = all_plain[torch.arange(N), targets], -(all_plain.exp() * all_plain).sum(-1)
-    plain_grads = torch.autograd.grad((plain * up_logprob + plain_entropy * up_entropy).sum(), inputs)
+    plain, plain_entropy = (
+        all_plain[torch.arange(N), targets],
+        -(all_plain.exp() * all_plain).sum(-1),
+    )
+    plain_grads = torch.autograd.grad(
+        (plain * up_logprob + plain_entropy * up_entropy).sum(), inputs
+    )
 
     chunked, entropy = token_logprobs_from_hidden(
-        hidden, weight, targets, temperature, chunk_tokens, bias, with_entropy=True, logit_map=logit_map
+        hidden,
+        weight,
+        targets,
+        temperature,
+        chunk_tokens,
+        bias,
+        with_entropy=True,
+        logit_map=logit_map,
     )
     assert entropy is not None
     grads = torch.autograd.grad((chunked * up_logprob + entropy * up_entropy).sum(), inputs)
@@ -86,10 +110,15 @@ def test_no_tensor_of_all_logits_is_made(generator: torch.Generator, kept: bool)
     weight = torch.randn(vocabulary, H, generator=generator, requires_grad=True)
     targets = torch.randint(vocabulary, (num_tokens,), generator=generator)
     with LargestTensor() as chunked:
-        token_logprobs_from_hidden(hidden, weight, targets, 1.0, chunk_tokens, None, True)[0].sum().backward()
+        token_logprobs_from_hidden(hidden, weight, targets, 1.0, chunk_tokens, None, True)[
+            0
+        ].sum().backward()
     with LargestTensor() as whole:
-        token_logprobs_from_hidden(hidden, weight, targets, 1.0, num_tokens, None, True)[0].sum().backward()
-    assert chunked.largest == vocabulary * H  # The gradient of the head; a chunk's logits have half as many.
+        token_logprobs_from_hidden(hidden, weight, targets, 1.0, num_tokens, None, True)[
+            0
+        ].sum().backward()
+    # The gradient of the head; a chunk's logits have half as many.
+    assert chunked.largest == vocabulary * H
     assert whole.largest == num_tokens * vocabulary
     assert chunked.softmaxes == num_tokens // chunk_tokens * (1 if kept else 2)
 
@@ -98,7 +127,9 @@ def test_no_tensor_of_all_logits_is_made(generator: torch.Generator, kept: bool)
 def test_fp32_is_for_one_chunk_and_nothing_of_the_vocabulary_is_kept(
     generator: torch.Generator, num_tokens: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Log-probs, loss and backward of a bf16 head beyond KEPT_BYTES: fp32 memory does not grow with the tokens."""
+    """Log-probs, loss and backward of a bf16 head beyond KEPT_BYTES: fp32 memory does not grow with
+    the tokens.
+    """
     monkeypatch.setattr(module, "KEPT_BYTES", 0)
     vocabulary, chunk_tokens, kept = 300, 8, []
     hidden = torch.randn(num_tokens, H, generator=generator).bfloat16().requires_grad_()
@@ -114,8 +145,10 @@ def test_fp32_is_for_one_chunk_and_nothing_of_the_vocabulary_is_kept(
             logprobs = token_logprobs_from_hidden(hidden, weight, targets, 1.0, chunk_tokens)[0]
             loss, _ = ppo_clip(logprobs, logprobs.detach(), torch.linspace(-1, 1, num_tokens))
         loss.backward()
-    assert made.largest == chunk_tokens * vocabulary == vocabulary * H  # a chunk's logits; the head's gradient
-    assert sorted(kept)[-1] == vocabulary * H  # the head itself, and nothing of its width for the tokens
+    # A chunk's logits; the head's gradient.
+    assert made.largest == chunk_tokens * vocabulary == vocabulary * H
+    # The head itself, and nothing of its width for the tokens.
+    assert sorted(kept)[-1] == vocabulary * H
     assert sorted(kept)[-2] <= num_tokens * H
     assert hidden.grad is not None and hidden.grad.abs().sum() > 0
 
@@ -134,21 +167,30 @@ def test_bf16_logits_are_reduced_in_fp32(generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize("num_tokens", [64, 2000])
-def test_the_gradient_of_a_bf16_head_adds_up_in_fp32(generator: torch.Generator, num_tokens: int) -> None:
-    """Against fp64 on the same bf16 numbers: as near as one rounding to bf16, however many chunks there are."""
+def test_the_gradient_of_a_bf16_head_adds_up_in_fp32(
+    generator: torch.Generator, num_tokens: int
+) -> None:
+    """Against fp64 on the same bf16 numbers: as near as one rounding to bf16, however many chunks
+    there are.
+    """
     hidden = torch.randn(num_tokens, 16, generator=generator).bfloat16()
     weight = (torch.randn(V, 16, generator=generator)).bfloat16()
     targets = torch.randint(V, (num_tokens,), generator=generator)
 
     def gradient(dtype: torch.dtype, chunk_tokens: int) -> torch.Tensor:
         head = weight.to(dtype, copy=True).requires_grad_()
-        logprobs, _ = token_logprobs_from_hidden(hidden.to(dtype), head, targets, chunk_tokens=chunk_tokens)
+        logprobs, _ = token_logprobs_from_hidden(
+            hidden.to(dtype), head, targets, chunk_tokens=chunk_tokens
+        )
         logprobs.sum().backward()
         assert head.grad is not None
         return head.grad.double()
 
     exact = gradient(torch.float64, num_tokens)
-    errors = [float((gradient(torch.bfloat16, size) - exact).norm() / exact.norm()) for size in (num_tokens, 8)]
+    errors = [
+        float((gradient(torch.bfloat16, size) - exact).norm() / exact.norm())
+        for size in (num_tokens, 8)
+    ]
     assert errors[1] < 1.2 * errors[0] < 6e-3
 
 
@@ -186,7 +228,9 @@ def test_frozen_parts_get_no_gradient(generator: torch.Generator, kept: bool) ->
     for trained in ("hidden", "weight"):
         inputs = {"hidden": hidden.clone(), "weight": weight.clone()}
         inputs[trained].requires_grad_()
-        token_logprobs_from_hidden(inputs["hidden"], inputs["weight"], targets, 0.7, 5)[0].sum().backward()
+        token_logprobs_from_hidden(inputs["hidden"], inputs["weight"], targets, 0.7, 5)[
+            0
+        ].sum().backward()
         assert [name for name, x in inputs.items() if x.grad is not None] == [trained]
         both.append(inputs[trained].grad)
     hidden.requires_grad_(), weight.requires_grad_()
@@ -195,7 +239,11 @@ def test_frozen_parts_get_no_gradient(generator: torch.Generator, kept: bool) ->
 
 
 def test_logprob_arguments_are_checked() -> None:
-    hidden, weight, targets = torch.zeros(3, H), torch.zeros(V, H), torch.zeros(3, dtype=torch.int64)
+    hidden, weight, targets = (
+        torch.zeros(3, H),
+        torch.zeros(V, H),
+        torch.zeros(3, dtype=torch.int64),
+    )
     with pytest.raises(ValueError, match=r"\[3, 8\] and targets of shape \[2\]"):
         token_logprobs_from_hidden(hidden, weight, targets[:2])
     with pytest.raises(ValueError, match="temperature is 0.0"):

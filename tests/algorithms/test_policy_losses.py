@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms.policy import apa, awr, kl_loss, mismatch, ppo_clip, truncated_importance_weights, value_loss
+from rayward.algorithms.policy import (
+    apa,
+    awr,
+    kl_loss,
+    mismatch,
+    ppo_clip,
+    truncated_importance_weights,
+    value_loss,
+)
 
 
 def flat(*values: float) -> Tensor:
@@ -42,7 +50,9 @@ def test_goldens_of_ppo() -> None:
 
 
 def test_goldens_of_the_value_loss() -> None:
-    assert per_token(value_loss, VALUES, OLD_VALUES, RETURNS, clip=0.2) == pytest.approx([0.005, 0.02, 0.125])
+    assert per_token(value_loss, VALUES, OLD_VALUES, RETURNS, clip=0.2) == pytest.approx(
+        [0.005, 0.02, 0.125]
+    )
     loss, diagnostics = value_loss(VALUES, OLD_VALUES, RETURNS, clip=0.2)
     assert float(loss) / 3 == pytest.approx(0.05)
     assert float(diagnostics["value_clipfrac_sum"]) == 1
@@ -72,11 +82,14 @@ def gradient(loss: Callable[[Tensor], Tensor], at: Tensor) -> list[float]:
 
 def test_gradient_of_apa_is_twice_the_error() -> None:
     error = LOGP - ADV / 0.1 - ANCHOR
-    assert gradient(lambda x: apa(x, ANCHOR, ADV, 0.1)[0], LOGP) == pytest.approx((2 * error).tolist())
+    assert gradient(lambda x: apa(x, ANCHOR, ADV, 0.1)[0], LOGP) == pytest.approx(
+        (2 * error).tolist()
+    )
 
 
 def test_gradients_of_the_other_losses() -> None:
-    # On the policy's own samples (ratio 1) PPO is the plain policy gradient, for every kind of clipping.
+    # On the policy's own samples (ratio 1) PPO is the plain policy gradient, for every kind of
+    # clipping.
     for clip_high, dual_clip in ((None, None), (None, 3.0), (0.3, 3.0)):
         clipping = functools.partial(ppo_clip, clip=0.1, clip_high=clip_high, dual_clip=dual_clip)
         on_policy = gradient(lambda x, clipping=clipping: clipping(x, OLD, ADV)[0], OLD)
@@ -92,10 +105,14 @@ def test_gradients_of_the_other_losses() -> None:
 
 
 def test_only_the_current_policy_gets_a_gradient() -> None:
-    constants = [tensor.clone().requires_grad_() for tensor in (OLD, ADV, ANCHOR, OLD_VALUES, RETURNS)]
+    constants = [
+        tensor.clone().requires_grad_() for tensor in (OLD, ADV, ANCHOR, OLD_VALUES, RETURNS)
+    ]
     old, adv, anchor, old_values, returns = constants
     current, values = LOGP.clone().requires_grad_(), VALUES.clone().requires_grad_()
-    total = ppo_clip(current, old, adv, weights_N=anchor.exp())[0] + apa(current, anchor, adv, 0.1)[0]
+    total = (
+        ppo_clip(current, old, adv, weights_N=anchor.exp())[0] + apa(current, anchor, adv, 0.1)[0]
+    )
     total = total + awr(current, adv, 1.0)[0] + value_loss(values, old_values, returns)[0]
     total.backward()
     assert current.grad is not None and values.grad is not None
@@ -129,7 +146,9 @@ def test_awr_bounds_its_weights() -> None:
     assert float(loss) == pytest.approx(20.0, rel=1e-6)
     assert float(diagnostics["capped_sum"]) == 1
     assert float(diagnostics["weight_sum"]) == pytest.approx(20.0, rel=1e-6)
-    assert float(awr(torch.tensor([-1.0]), torch.tensor([9.0]), 1.0, max_weight=5.0)[0]) == pytest.approx(5.0)
+    assert float(
+        awr(torch.tensor([-1.0]), torch.tensor([9.0]), 1.0, max_weight=5.0)[0]
+    ) == pytest.approx(5.0)
 
 
 def test_truncated_importance_weights() -> None:
@@ -148,9 +167,12 @@ def test_weights_multiply_the_term_of_each_token() -> None:
     ):
         tokens = [loss(weights_N=weights)[0] for weights in torch.eye(3, dtype=torch.float64)]
         torch.testing.assert_close(torch.stack(tokens).sum(), loss()[0])
-        torch.testing.assert_close(loss(weights_N=flat(0.0, 0.5, 2.0))[0], 0.5 * tokens[1] + 2 * tokens[2])
+        torch.testing.assert_close(
+            loss(weights_N=flat(0.0, 0.5, 2.0))[0], 0.5 * tokens[1] + 2 * tokens[2]
+        )
         weights = flat(0.0, 0.5, 2.0).requires_grad_()
-        assert not loss(weights_N=weights)[0].requires_grad  # a constant, although it asks for a gradient
+        # A constant, although it asks for a gradient.
+        assert not loss(weights_N=weights)[0].requires_grad
         with pytest.raises(ValueError, match="logprobs_N has 3 entries and weights_N has 2"):
             loss(weights_N=flat(1, 1))
 
@@ -167,11 +189,14 @@ def test_goldens_of_the_kl_loss() -> None:
 def test_goldens_of_mismatch() -> None:
     # k3 of KL(rollout || trainer) for rollout - trainer of 0.5 and -0.5: .106530660 and .148721271.
     report = mismatch(flat(-1.5, -1.0, -3.0, -4.0), flat(-1.0, -1.5, -3.0, -4.0))
-    assert report["mismatch_mean"] == pytest.approx(0.25) and report["mismatch_max"] == pytest.approx(0.5)
+    assert report["mismatch_mean"] == pytest.approx(0.25) and report[
+        "mismatch_max"
+    ] == pytest.approx(0.5)
     assert report["mismatch_k3"] == pytest.approx((0.106530660 + 0.148721271) / 4, abs=1e-9)
     assert report["mismatch_factor"] == pytest.approx((2 * math.exp(0.5) + 2) / 4)
     one_sided = mismatch(flat(-1.5), flat(-1.0))["mismatch_k3"]
-    assert one_sided == pytest.approx(0.106530660, abs=1e-9)  # the other order would give .148721271
+    # The other order would give .148721271.
+    assert one_sided == pytest.approx(0.106530660, abs=1e-9)
     assert mismatch(flat(-1.0), flat(-1.0)) == dict.fromkeys(report, 0.0) | {"mismatch_factor": 1.0}
     small = mismatch(torch.tensor([-1.0]), torch.tensor([-1.0 + 2**-20]))["mismatch_k3"]
     assert small == pytest.approx(2**-41, rel=1e-3)
@@ -181,14 +206,21 @@ def test_goldens_of_mismatch() -> None:
 
 
 def test_mismatch_k3_is_the_kl_when_the_rollout_policy_samples() -> None:
-    """10 tokens in the proportions of the rollout policy: the mean of k3 is KL(rollout || trainer) exactly."""
-    rollout, trainer, tokens = flat(0.4, 0.4, 0.2), flat(0.5, 0.3, 0.2), torch.tensor([0] * 4 + [1] * 4 + [2] * 2)
+    """10 tokens in the proportions of the rollout policy: the mean of k3 is KL(rollout || trainer)
+    exactly.
+    """
+    rollout, trainer, tokens = (
+        flat(0.4, 0.4, 0.2),
+        flat(0.5, 0.3, 0.2),
+        torch.tensor([0] * 4 + [1] * 4 + [2] * 2),
+    )
     report = mismatch(trainer.log()[tokens], rollout.log()[tokens])
     assert report["mismatch_k3"] == pytest.approx(0.0258154085, abs=1e-10)
 
 
 def test_diagnostics_of_apa() -> None:
-    # Targets: -1.1 + 10 > 0; -1.6 - 10 < 0; -0.7 + 5 > 0. Moves: +0.1 of 10, -0.4 of -10, +0.2 of 5.
+    # Targets: -1.1 + 10 > 0; -1.6 - 10 < 0; -0.7 + 5 > 0. Moves: +0.1 of 10, -0.4 of -10, +0.2 of
+    # 5.
     _, diagnostics = apa(LOGP, ANCHOR, ADV, lam=0.1)
     assert float(diagnostics["unreachable_sum"]) == 2
     assert float(diagnostics["target_max"]) == pytest.approx(8.9)
@@ -209,7 +241,9 @@ def test_sums_do_not_depend_on_micro_batches() -> None:
     ]
     for loss in losses:
         whole, whole_diagnostics = loss(a, b, c)
-        parts = [loss(*part) for part in zip(*(x.split([1, 0, 13, 26]) for x in (a, b, c)), strict=True)]
+        parts = [
+            loss(*part) for part in zip(*(x.split([1, 0, 13, 26]) for x in (a, b, c)), strict=True)
+        ]
         torch.testing.assert_close(torch.stack([part[0] for part in parts]).sum(), whole)
         for name, value in whole_diagnostics.items():
             values = torch.stack([part[1][name].double() for part in parts])
@@ -233,7 +267,9 @@ def test_user_mistakes_name_both_numbers() -> None:
         ppo_clip(x, short, x)
     with pytest.raises(ValueError, match="logprobs_N has 3 entries and ref_logprobs_N has 2"):
         kl_loss(x, short)
-    with pytest.raises(ValueError, match="trainer_logprobs_N has 3 entries and rollout_logprobs_N has 2"):
+    with pytest.raises(
+        ValueError, match="trainer_logprobs_N has 3 entries and rollout_logprobs_N has 2"
+    ):
         mismatch(x, short)
     with pytest.raises(ValueError, match=r"advantages_N has shape \[3, 1\]"):
         apa(x, x, x[:, None], lam=1.0)

@@ -1,4 +1,6 @@
-"""Golden numbers, identities between the losses, invariances, and stability of the preference losses."""
+"""Golden numbers, identities between the losses, invariances, and stability of the preference
+losses.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from algorithms.preference import (
+from rayward.algorithms.preference import (
     break_ties,
     implicit_rewards,
     kendall_tau,
@@ -50,7 +52,9 @@ def reference_plackett_luce(scores: Sequence[float]) -> float:
 def test_goldens_of_rankings(scores: tuple[float, ...], loss: float, pairs: float) -> None:
     K = len(scores)
     assert float(plackett_luce(flat(*scores), [K])) == pytest.approx(loss / (K - 1), abs=2e-10)
-    assert float(pair_split(flat(*scores), [K])) == pytest.approx(pairs / (K * (K - 1) / 2), abs=2e-10)
+    assert float(pair_split(flat(*scores), [K])) == pytest.approx(
+        pairs / (K * (K - 1) / 2), abs=2e-10
+    )
 
 
 def test_normalized_goldens() -> None:
@@ -104,7 +108,9 @@ def test_gradients_are_exact() -> None:
     # Of the first choice alone: d/ds = softmax - one-hot.
     pair = torch.tensor([2.0, 1.0], requires_grad=True)
     plackett_luce(pair, [2]).backward()
-    torch.testing.assert_close(pair.grad, torch.tensor([2.0, 1.0]).softmax(0) - torch.tensor([1.0, 0.0]))
+    torch.testing.assert_close(
+        pair.grad, torch.tensor([2.0, 1.0]).softmax(0) - torch.tensor([1.0, 0.0])
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -133,8 +139,13 @@ def test_ranking_loss_orders_the_answers() -> None:
     assert pair_accuracy(scores, [4], ranks) == (6.0, 6)
 
 
-def dpo(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float) -> Tensor:
-    rewards = [implicit_rewards(chosen, ref_chosen, beta), implicit_rewards(rejected, ref_rejected, beta)]
+def dpo(
+    chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
+) -> Tensor:
+    rewards = [
+        implicit_rewards(chosen, ref_chosen, beta),
+        implicit_rewards(rejected, ref_rejected, beta),
+    ]
     return pair_split(torch.stack(rewards, 1).flatten(), [2] * len(chosen))
 
 
@@ -145,7 +156,9 @@ def test_dpo() -> None:
     same = flat(-1.0, -7.0)
     assert float(dpo(same, same, same, same, beta=0.5)) == pytest.approx(2 * math.log(2))
     chosen = torch.tensor([-1.0], requires_grad=True)
-    dpo(chosen, torch.tensor([-1.0]), torch.tensor([-1.0]), torch.tensor([-1.0]), beta=0.4).backward()
+    dpo(
+        chosen, torch.tensor([-1.0]), torch.tensor([-1.0]), torch.tensor([-1.0]), beta=0.4
+    ).backward()
     assert chosen.grad is not None and float(chosen.grad) == pytest.approx(-0.4 * 0.5)
 
 
@@ -172,7 +185,8 @@ def test_break_ties() -> None:
     ]
     assert {order[3:] for order in orders} == {(3, 0)}
     counts = Counter(order[:3] for order in orders)
-    assert len(counts) == 6 and min(counts.values()) > 150  # 200 expected; 150 is four deviations away.
+    # 200 expected; 150 is four deviations away.
+    assert len(counts) == 6 and min(counts.values()) > 150
     again = torch.Generator().manual_seed(0)
     assert [tuple(break_ties(ranks, again)) for _ in range(1200)] == orders
 
@@ -218,26 +232,36 @@ def test_user_mistakes_name_both_numbers() -> None:
     scores = torch.zeros(5)
     measures = (lambda s, sizes, of=of: of(s, sizes, scores) for of in (pair_accuracy, kendall_tau))
     for loss in (plackett_luce, pair_split, zero_sum_penalty, *measures):
-        with pytest.raises(ValueError, match="lengths sum to 4, but the flat tensor holds 5 answers"):
+        with pytest.raises(
+            ValueError, match="lengths sum to 4, but the flat tensor holds 5 answers"
+        ):
             loss(scores, [2, 2])
         with pytest.raises(ValueError, match="sequence 1 has 1 answers, but needs at least 2"):
             loss(scores, [4, 1])
 
 
-# ---- ties and margins --------------------------------------------------------------------------------------
+# ---- ties and margins
+# --------------------------------------------------------------------------------------
 
 
 def orders_of(ranks: list[float]) -> list[list[int]]:
     """Every order of the answers that agrees with the ranks."""
-    return [list(order) for order in itertools.permutations(range(len(ranks)))
-            if [ranks[i] for i in order] == sorted(ranks)]  # fmt: skip
+    return [
+        list(order)
+        for order in itertools.permutations(range(len(ranks)))
+        if [ranks[i] for i in order] == sorted(ranks)
+    ]
 
 
 @pytest.mark.parametrize("ranks", [[1, 1], [1, 1, 1], [1, 1, 2, 2], [1, 2, 2, 2, 3], [1, 2, 3]])
 def test_ties_have_the_mean_likelihood_of_all_orders(ranks: list[float]) -> None:
-    scores = torch.randn(len(ranks), dtype=torch.float64, generator=torch.Generator().manual_seed(len(ranks)))
+    scores = torch.randn(
+        len(ranks), dtype=torch.float64, generator=torch.Generator().manual_seed(len(ranks))
+    )
     orders = orders_of(ranks)
-    mean = sum(math.exp(-reference_plackett_luce(scores[order].tolist())) for order in orders) / len(orders)
+    mean = sum(
+        math.exp(-reference_plackett_luce(scores[order].tolist())) for order in orders
+    ) / len(orders)
     found = plackett_luce(scores, [len(ranks)], torch.tensor(ranks, dtype=torch.float64))
     assert float(found) == pytest.approx(-math.log(mean) / (len(ranks) - 1), rel=1e-9)
     halves = torch.tensor(ranks + [1.0, 2.0], dtype=torch.float64)
@@ -250,7 +274,9 @@ def test_tied_answers_are_pulled_together() -> None:
     for loss in (plackett_luce, pair_split):
         scores = torch.tensor([1.0, -1.0, 0.0], requires_grad=True)
         loss(scores, [3], ranks_N=torch.tensor([1.0, 1.0, 2.0])).backward()
-        assert scores.grad[0] > scores.grad[1], "the higher of two tied scores falls, the lower one rises"
+        assert scores.grad[0] > scores.grad[1], (
+            "the higher of two tied scores falls, the lower one rises"
+        )
         ranks = torch.tensor([1.0, 1.0, 2.0])
         shifted = loss(scores.detach() + 7, [3], ranks_N=ranks)
         assert float(shifted) == pytest.approx(float(loss(scores, [3], ranks_N=ranks)), rel=1e-5)
@@ -258,12 +284,19 @@ def test_tied_answers_are_pulled_together() -> None:
 
 def test_margins_are_those_of_the_pairs() -> None:
     """Of facts: chosen 1.2, rejected 0.4."""
-    for margin, expected in ((0.0, 0.3711006659), (1 / 3, 0.4867925811), (1.0, 0.7981388694), (3.0, 2.3050833198)):
+    for margin, expected in (
+        (0.0, 0.3711006659),
+        (1 / 3, 0.4867925811),
+        (1.0, 0.7981388694),
+        (3.0, 2.3050833198),
+    ):
         for ranks, scale in (([0.0, 1.0], margin), ([2.0, 4.0], margin / 2)):
             found = pair_split(flat(1.2, 0.4), [2], ranks_N=torch.tensor(ranks), margin=scale)
             assert float(found) == pytest.approx(expected, abs=1e-8)
     ranks = torch.tensor([1.0, 2.0, 4.0])
     three = pair_split(flat(2, 1, 0), [3], ranks, 0.5)
     pairs = ((2, 1, 0.5), (2, 0, 1.5), (1, 0, 1.0))
-    by_hand = sum(math.log1p(math.exp(-(better - worse - margin))) for better, worse, margin in pairs)
+    by_hand = sum(
+        math.log1p(math.exp(-(better - worse - margin))) for better, worse, margin in pairs
+    )
     assert float(three) == pytest.approx(by_hand / 3, rel=1e-9)

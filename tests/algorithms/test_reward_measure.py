@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from algorithms import reward_measure as by
+from rayward.algorithms import reward_measure as by
 
 # Two rankings: of three answers, the last two tied, and of two.
 SIZES, RANKS = [3, 2], [1, 2, 2, 1, 2]
@@ -18,13 +18,22 @@ SCORES, LENGTHS = [0.5, 1.0, -1.0, 2.0, 2.0], [10, 20, 5, 100, 95]
 def test_pairs_by_hand() -> None:
     pairs = by.pairs_of(SCORES, SIZES, RANKS, LENGTHS)
     assert pairs.score_P.tolist() == [-0.5, 1.5, 0.0] and pairs.length_P.tolist() == [-10, 5, 5]
-    assert pairs.relative_length_P.tolist() == [-0.5, 0.5, 0.05] and pairs.rank_P.tolist() == [1, 1, 1]
+    assert pairs.relative_length_P.tolist() == [-0.5, 0.5, 0.05] and pairs.rank_P.tolist() == [
+        1,
+        1,
+        1,
+    ]
     assert pairs.ranking_P.tolist() == [0, 0, 1]
     found = by.accuracy(pairs)
-    assert found["mean"] == 0.5 and found["pairs"] == 3 and found["length_baseline"] == pytest.approx(2 / 3)
+    assert (
+        found["mean"] == 0.5
+        and found["pairs"] == 3
+        and found["length_baseline"] == pytest.approx(2 / 3)
+    )
     assert by.length_matched(pairs).score_P.tolist() == [0.0]
     assert by.top_1(SCORES, SIZES, RANKS) == pytest.approx((0 + 0.5) / 2)
-    assert by.length_correlation(SCORES, SIZES, LENGTHS) == pytest.approx(1.0)  # of the first; the second's are equal
+    # Of the first; the second's are equal.
+    assert by.length_correlation(SCORES, SIZES, LENGTHS) == pytest.approx(1.0)
     swapped = by.pairs_of([-s for s in SCORES], SIZES, RANKS, LENGTHS)
     assert by.agreement(pairs, pairs) == pytest.approx(2.5 / 3)
     assert by.agreement(pairs, swapped) == pytest.approx(0.5 / 3)
@@ -61,9 +70,13 @@ def test_intervals_are_of_prompts(known: by.Pairs) -> None:
     few = known.where(np.arange(len(known)) < 200)
     low, high = by.accuracy(few)["low"], by.accuracy(few)["high"]
     assert low < by.accuracy(few)["mean"] < high and by.accuracy(few) == by.accuracy(few)
-    repeated = by.Pairs(*(np.repeat(getattr(few, name), 10) for name in by.Pairs.__dataclass_fields__))
+    repeated = by.Pairs(
+        *(np.repeat(getattr(few, name), 10) for name in by.Pairs.__dataclass_fields__)
+    )
     again = by.accuracy(repeated)
-    assert again["high"] - again["low"] == pytest.approx(high - low, rel=0.1), "pairs of one prompt say the same again"
+    assert again["high"] - again["low"] == pytest.approx(high - low, rel=0.1), (
+        "pairs of one prompt say the same again"
+    )
 
 
 def test_what_cannot_be_measured() -> None:
@@ -72,4 +85,8 @@ def test_what_cannot_be_measured() -> None:
     with pytest.raises(ValueError, match="3 answers"):
         by.pairs_of([1.0, 2.0], [3], [1, 2], [1, 1])
     none = by.pairs_of([1.0, 2.0], [2], [1, 1], [1, 1])
-    assert len(none) == 0 and np.isnan(by.accuracy(none)["mean"]) and by.calibration(none)["error"] == 0
+    assert (
+        len(none) == 0
+        and np.isnan(by.accuracy(none)["mean"])
+        and by.calibration(none)["error"] == 0
+    )

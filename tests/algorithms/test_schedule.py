@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from algorithms.schedule import learning_rate_factor
+from rayward.algorithms.schedule import learning_rate_factor
 
 SHAPES = ("constant", "linear", "cosine")
 CASES = [(total, warmup) for total in (1, 2, 7, 100, 1000) for warmup in (0.0, 0.03, 0.25, 1.0)]
@@ -18,11 +18,15 @@ def curve(total: int, warmup: float, shape: str) -> list[float]:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("total, warmup", CASES)
-def test_every_step_learns_and_the_peak_is_reached_once_warm(total: int, warmup: float, shape: str) -> None:
+def test_every_step_learns_and_the_peak_is_reached_once_warm(
+    total: int, warmup: float, shape: str
+) -> None:
     factors = curve(total, warmup, shape)
     steps = math.ceil(total * warmup)
     assert all(0 < factor <= 1 for factor in factors), "a step with factor 0 would be wasted"
-    assert max(factors) == 1 and factors[:steps] == pytest.approx([(i + 1) / steps for i in range(steps)])
+    assert max(factors) == 1 and factors[:steps] == pytest.approx(
+        [(i + 1) / steps for i in range(steps)]
+    )
     after = factors[max(steps - 1, 0) :]
     assert after == sorted(after, reverse=True), "it never rises after the warm-up"
 
@@ -39,7 +43,9 @@ def test_the_shape_ends_one_step_after_the_last_and_stays_there(shape: str, end:
     for total, warmup in CASES:
         if math.ceil(total * warmup) < total:
             for step in (total, total + 1, 10 * total):
-                assert learning_rate_factor(step, total, warmup, shape) == pytest.approx(end, abs=1e-12)
+                assert learning_rate_factor(step, total, warmup, shape) == pytest.approx(
+                    end, abs=1e-12
+                )
 
 
 def test_linear_and_cosine_spend_half_of_what_constant_does() -> None:

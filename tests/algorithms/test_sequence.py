@@ -7,11 +7,19 @@ import random
 import pytest
 import torch
 
-from algorithms.sequence import check_same_length, pad_segments, segment_sum, unpad_segments, weighted_nll
+from rayward.algorithms.sequence import (
+    check_same_length,
+    pad_segments,
+    segment_sum,
+    unpad_segments,
+    weighted_nll,
+)
 
 
 def test_weighted_nll_reaches_the_class_weighted_optimum() -> None:
-    """C-RLFT without conditioning: weights 1 and 0.1 on contradictory answers give p = 1 / 1.1 = .909."""
+    """C-RLFT without conditioning: weights 1 and 0.1 on contradictory answers give p = 1 / 1.1 =
+    .909.
+    """
     logits = torch.zeros(1, 2, requires_grad=True)
     optimizer = torch.optim.SGD([logits], lr=1.0)
     for _ in range(300):

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from algorithms import winrate
-from algorithms.winrate import best_of_n_kl, bootstrap_interval, outcomes
+from rayward.algorithms import winrate
+from rayward.algorithms.winrate import best_of_n_kl, bootstrap_interval, outcomes
 
 
 def test_ties_count_half() -> None:
@@ -37,12 +37,16 @@ def test_bootstrap_does_not_depend_on_the_chunks(monkeypatch: pytest.MonkeyPatch
 
 def test_bootstrap_covers_the_truth() -> None:
     rng = np.random.default_rng(1)
-    intervals = [bootstrap_interval(rng.random(80) < 0.7, resamples=300, seed=i) for i in range(200)]
+    intervals = [
+        bootstrap_interval(rng.random(80) < 0.7, resamples=300, seed=i) for i in range(200)
+    ]
     coverage = np.mean([low <= 0.7 <= high for low, high in intervals])
     assert 0.88 < coverage < 0.99
 
 
-@pytest.mark.parametrize(("n", "kl"), [(1, 0.0), (2, 0.193147), (4, 0.636294), (16, 1.835089), (64, 3.174508)])
+@pytest.mark.parametrize(
+    ("n", "kl"), [(1, 0.0), (2, 0.193147), (4, 0.636294), (16, 1.835089), (64, 3.174508)]
+)
 def test_goldens_of_best_of_n(n: int, kl: float) -> None:
     assert best_of_n_kl(n) == pytest.approx(kl, abs=1e-6)
 

@@ -9,23 +9,30 @@ from typing import Any
 
 import pytest
 
-from configs.load import fields
-from configs.schema import Config
+from rayward.configs.load import fields
+from rayward.configs.schema import Config
 
 ROOT = Path(__file__).parents[2]
 LEAVES = fields()
 
 
 def read_attributes() -> set[str]:
-    """Names that the program reads as `.name`, or for its alarms, outside of the schema. Comments do not count."""
-    files = [path for folder in ("actors", "cluster", "pipelines", "data") for path in (ROOT / folder).rglob("*.py")]
+    """Names that the program reads as `.name`, or for its alarms, outside of the schema. Comments
+    do not count.
+    """
+    files = [
+        path
+        for folder in ("actors", "cluster", "pipelines", "data")
+        for path in (ROOT / folder).rglob("*.py")
+    ]
     names = set()
     for path in [*files, ROOT / "configs" / "plan.py"]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 names.add(node.attr)
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MEANINGS":
-                names |= set(ast.literal_eval(node.value))  # pipelines/alarms.py reads the limits by these names
+                # Pipelines/rl/alarms.py reads the limits by these names.
+                names |= set(ast.literal_eval(node.value))
     return names
 
 
@@ -35,14 +42,20 @@ READ = read_attributes()
 def test_names_are_the_dotted_paths_of_all_leaves() -> None:
     names = [name for name, *_ in LEAVES]
     assert len(names) == len(set(names)) > 100
-    assert {"seed", "rl.ppo.clip", "sample.training.optimizer.betas", "data.prompts.path"} <= set(names)
-    assert not {"rl", "rl.ppo", "model.scratch", "data.toyworld", "data.prompts"} & set(names), "sections are no leaves"
+    assert {"seed", "rl.ppo.clip", "sample.training.optimizer.betas", "data.prompts.path"} <= set(
+        names
+    )
+    assert not {"rl", "rl.ppo", "model.scratch", "data.toyworld", "data.prompts"} & set(names), (
+        "sections are no leaves"
+    )
 
 
 @pytest.mark.parametrize("name, sentence", [(name, sentence) for name, sentence, _ in LEAVES])
 def test_every_setting_has_one_sentence(name: str, sentence: str) -> None:
     assert sentence.endswith(".") and len(sentence.split()) >= 2, name
-    assert "\n" not in sentence and not re.search(r"[.!?] [A-Z]", sentence), f"{name} has more than one sentence"
+    assert "\n" not in sentence and not re.search(r"[.!?] [A-Z]", sentence), (
+        f"{name} has more than one sentence"
+    )
     assert sentence[0].isupper() or sentence.startswith("vLLM"), name
 
 
@@ -51,7 +64,9 @@ def test_the_default_shown_is_the_one_that_holds() -> None:
     lists = ("conversations", "preferences", "prompts", "evaluation_prompts")
     sources = (*(f"data.{name}." for name in lists), "scoring.sources.")
     given = {name for name, *_ in LEAVES if name.startswith(sources)}
-    bare = Config.model_validate({"model": {"scratch": {}}, "data": {"toyworld": {}}, "dpo": {}, "rl": {"lora": {}}})
+    bare = Config.model_validate(
+        {"model": {"scratch": {}}, "data": {"toyworld": {}}, "dpo": {}, "rl": {"lora": {}}}
+    )
     wrong = {}
     for name, _, default in LEAVES:
         if name not in given:
@@ -65,4 +80,6 @@ def test_the_default_shown_is_the_one_that_holds() -> None:
 
 @pytest.mark.parametrize("name", sorted({name.rsplit(".", 1)[-1] for name, *_ in LEAVES}))
 def test_every_setting_is_read(name: str) -> None:
-    assert name in READ, f"nothing in actors, cluster, pipelines or data reads .{name}: remove the setting or use it"
+    assert name in READ, (
+        f"nothing in actors, cluster, pipelines or data reads .{name}: remove the setting or use it"
+    )

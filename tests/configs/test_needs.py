@@ -1,4 +1,6 @@
-"""A config names what its stages read, and no more; all that is missing is told at once, with what to add."""
+"""A config names what its stages read, and no more; all that is missing is told at once, with what
+to add.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.load import ConfigError, dump, load
-from configs.plan import critic_start, inputs, roles
-from configs.schema import STAGE_SECTIONS
-from configs.stages import compared, first_model, has, models, parts
-from configs.summary import stage_summary
+from rayward.configs.load import ConfigError, dump, load
+from rayward.configs.plan import critic_start, inputs, roles
+from rayward.configs.schema import STAGE_SECTIONS
+from rayward.configs.stages import compared, first_model, has, models, parts
+from rayward.configs.summary import stage_summary
 
 LISTS = ("conversations", "preferences", "prompts", "evaluation_prompts")
 FILES = {name: [{"path": f"{name}.jsonl"}] for name in LISTS}
@@ -24,7 +26,9 @@ GIVEN = {"sources": [{"paths": ["/models/reward"]}]}
 def config(tmp_path: Path, lists: str = "", **sections: Any) -> Any:
     """Of the stages in `sections` only, with these lists of data."""
     data = {name: FILES[name] for name in lists.split()}
-    values = {"model": {"path": "/models/chat"}, "data": data} | dict.fromkeys(STAGE_SECTIONS) | sections
+    values = (
+        {"model": {"path": "/models/chat"}, "data": data} | dict.fromkeys(STAGE_SECTIONS) | sections
+    )
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(values))
     return load(str(path))
@@ -36,8 +40,14 @@ PART = {
     "dpo": ("preferences", {"dpo": {}}),
     "sampling with a given reward model": ("prompts", {"sample": {}, "scoring": GIVEN}),
     "rloo with a function": ("prompts", {"rl": {"algorithms": ["rloo"]}, "scoring": RULE}),
-    "ppo with a given reward model": ("prompts", {"rl": {"algorithms": ["ppo", "apa"]}, "scoring": GIVEN}),
-    "evaluation of a folder": ("evaluation_prompts", {"evaluate": {"judge": "/judge", "models": {"own": "/own"}}}),
+    "ppo with a given reward model": (
+        "prompts",
+        {"rl": {"algorithms": ["ppo", "apa"]}, "scoring": GIVEN},
+    ),
+    "evaluation of a folder": (
+        "evaluation_prompts",
+        {"evaluate": {"judge": "/judge", "models": {"own": "/own"}}},
+    ),
     "publishing": ("", {"publish": {}}),
 }
 
@@ -53,7 +63,12 @@ def test_any_part_of_the_road_is_a_config_and_comes_back_equal(name: str, tmp_pa
     for stage in STAGE_SECTIONS:
         assert bool(parts(made, stage)) == (stage in stages)
     assert "left out" in stage_summary(made, "sft") or name == "sft"
-    read = [part for stage in stages if stage not in ("evaluate", "publish") for part in parts(made, stage)]
+    read = [
+        part
+        for stage in stages
+        if stage not in ("evaluate", "publish")
+        for part in parts(made, stage)
+    ]
     assert all(inputs(made, part) == ("prepare",) for part in read)
 
 
@@ -67,26 +82,71 @@ def test_what_a_part_reads_is_asked_for_with_the_line_to_add(name: str, tmp_path
 
 def test_all_that_is_missing_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
-        config(tmp_path, sft={}, sample={}, dpo={"data": "samples"}, rl={}, evaluate={}, publish={"model": "nobody"})
-    for line, told in zip(str(raised.value).splitlines(), (
-        r"data\.conversations lists no source, and sft reads it", r"data\.prompts .* and sample and rl read it: add",
-        r"data\.evaluation_prompts", r"sample and rl want a reward, .*add `scoring: \{sources: \[\{kind: model",
-        r"evaluate\.judge reward_model is a second reward model .* add `judge: DIR`",
-        r"publish\.model is nobody, but the models are start, sft, rejection, dpo, ppo, apa",
-    ), strict=True):  # fmt: skip
+        config(
+            tmp_path,
+            sft={},
+            sample={},
+            dpo={"data": "samples"},
+            rl={},
+            evaluate={},
+            publish={"model": "nobody"},
+        )
+    for line, told in zip(
+        str(raised.value).splitlines(),
+        (
+            r"data\.conversations lists no source, and sft reads it",
+            r"data\.prompts .* and sample and rl read it: add",
+            r"data\.evaluation_prompts",
+            r"sample and rl want a reward, .*add `scoring: \{sources: \[\{kind: model",
+            r"evaluate\.judge reward_model is a second reward model .* add `judge: DIR`",
+            r"publish\.model is nobody, but the models are start, sft, rejection, dpo, ppo, apa",
+        ),
+        strict=True,
+    ):
         assert re.search(told, line), line
 
 
-@pytest.mark.parametrize("lists, sections, told", [
-    ("preferences", {"dpo": {"start": "sample"}}, r"dpo takes what stage sample makes"),
-    ("evaluation_prompts", {"evaluate": {"judge": "/judge"}}, r"nothing to compare with start: add `models: "),
-    ("evaluation_prompts", {"evaluate": {"judge": "gold", "models": {"own": "/x"}}}, r"judge gold exists only in"),
-    ("evaluation_prompts", {"evaluate": {"judge": "scoring", "models": {"own": "/x"}}}, r"judge scoring asks scoring"),
-    ("evaluation_prompts", {"evaluate": {"judge": "/j", "models": {"ppo": "/x"}}}, r"calls one 'ppo', which is"),
-    ("evaluation_prompts", {"evaluate": {"judge": "/j", "models": {"own": "/x"}, "against": "sft"}}, "against is sft"),
-    ("", {"publish": {"model": "dpo"}}, r"publish\.model is dpo, which this config does not train; give a dpo section"),
-    ("conversations", {"sft": {}, "publish": {"model": "apa"}}, r"is apa, which this config does not train; give a rl"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "lists, sections, told",
+    [
+        ("preferences", {"dpo": {"start": "sample"}}, r"dpo takes what stage sample makes"),
+        (
+            "evaluation_prompts",
+            {"evaluate": {"judge": "/judge"}},
+            r"nothing to compare with start: add `models: ",
+        ),
+        (
+            "evaluation_prompts",
+            {"evaluate": {"judge": "gold", "models": {"own": "/x"}}},
+            r"judge gold exists only in",
+        ),
+        (
+            "evaluation_prompts",
+            {"evaluate": {"judge": "scoring", "models": {"own": "/x"}}},
+            r"judge scoring asks scoring",
+        ),
+        (
+            "evaluation_prompts",
+            {"evaluate": {"judge": "/j", "models": {"ppo": "/x"}}},
+            r"calls one 'ppo', which is",
+        ),
+        (
+            "evaluation_prompts",
+            {"evaluate": {"judge": "/j", "models": {"own": "/x"}, "against": "sft"}},
+            "against is sft",
+        ),
+        (
+            "",
+            {"publish": {"model": "dpo"}},
+            r"publish\.model is dpo, which this config does not train; give a dpo section",
+        ),
+        (
+            "conversations",
+            {"sft": {}, "publish": {"model": "apa"}},
+            r"is apa, which this config does not train; give a rl",
+        ),
+    ],
+)
 def test_what_does_not_fit(lists: str, sections: dict[str, Any], told: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=told):
         config(tmp_path, lists, **sections)
@@ -99,9 +159,13 @@ def test_who_starts_where(tmp_path: Path) -> None:
     assert "from /models/chat: rloo" in told and "function rules:short" in told
     assert not {"critic", "second", "reward"} & set(roles(rloo, "rl"))
     ppo = config(tmp_path, "prompts", rl={"algorithms": ["ppo"]}, scoring=GIVEN)
-    assert critic_start(ppo) == "/models/reward" and "critic from /models/reward" in stage_summary(ppo, "rl")
+    assert critic_start(ppo) == "/models/reward" and "critic from /models/reward" in stage_summary(
+        ppo, "rl"
+    )
     assert {"critic", "reward"} <= set(roles(ppo, "rl"))
-    sft = config(tmp_path, "conversations prompts", sft={}, rl={"algorithms": ["rloo"]}, scoring=RULE)
+    sft = config(
+        tmp_path, "conversations prompts", sft={}, rl={"algorithms": ["rloo"]}, scoring=RULE
+    )
     assert first_model(sft) == "sft" and "from sft: rloo" in stage_summary(sft, "rl")
     assert inputs(sft, "rl/rloo") == ("prepare", "sft") and list(models(sft)) == ["sft", "rloo"]
     own = {"judge": "/judge", "models": {"own": "/own"}, "against": "own"}

@@ -7,16 +7,18 @@ import re
 
 import pytest
 
-from configs.load import PRESETS, load
-from configs.plan import optimizer_steps, rl_arithmetic, roles
-from configs.schema import Config
-from configs.stages import STAGES
-from configs.summary import arithmetic_lines, stage_summary
+from rayward.configs.load import PRESETS, load
+from rayward.configs.plan import optimizer_steps, rl_arithmetic, roles
+from rayward.configs.schema import Config
+from rayward.configs.stages import STAGES
+from rayward.configs.summary import arithmetic_lines, stage_summary
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
-def shaped(iterations: int, prompts: int, samples: int, step: int, epochs: int, warmup: int) -> Config:
+def shaped(
+    iterations: int, prompts: int, samples: int, step: int, epochs: int, warmup: int
+) -> Config:
     return load(
         "quickstart",
         [
@@ -31,7 +33,9 @@ def shaped(iterations: int, prompts: int, samples: int, step: int, epochs: int, 
 
 
 def test_arithmetic_by_hand() -> None:
-    numbers = rl_arithmetic(shaped(iterations=10, prompts=48, samples=4, step=64, epochs=2, warmup=3))
+    numbers = rl_arithmetic(
+        shaped(iterations=10, prompts=48, samples=4, step=64, epochs=2, warmup=3)
+    )
     assert numbers.answers_per_iteration == 192  # 48 x 4
     assert numbers.steps_per_epoch == 3  # 192 / 64
     assert numbers.steps_per_iteration == 6  # twice
@@ -56,7 +60,11 @@ def test_arithmetic_counts_what_a_loop_would_do() -> None:
                     critic += 1
                     policy += iteration >= warmup
         numbers = rl_arithmetic(config)
-        assert (numbers.policy_steps, numbers.critic_steps, numbers.answers) == (policy, critic, answers)
+        assert (numbers.policy_steps, numbers.critic_steps, numbers.answers) == (
+            policy,
+            critic,
+            answers,
+        )
 
 
 def test_optimizer_steps_count_the_last_smaller_step() -> None:
@@ -66,8 +74,12 @@ def test_optimizer_steps_count_the_last_smaller_step() -> None:
 
 
 def test_the_arithmetic_is_shown_with_its_numbers() -> None:
-    shown = "\n".join(arithmetic_lines(shaped(iterations=11, prompts=48, samples=4, step=64, epochs=2, warmup=4)))
-    assert {"48", "4", "192", "64", "3", "2", "6", "11", "2112", "42", "66"} <= set(re.findall(r"\d+", shown))
+    shown = "\n".join(
+        arithmetic_lines(shaped(iterations=11, prompts=48, samples=4, step=64, epochs=2, warmup=4))
+    )
+    assert {"48", "4", "192", "64", "3", "2", "6", "11", "2112", "42", "66"} <= set(
+        re.findall(r"\d+", shown)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -82,7 +94,10 @@ def test_every_stage_of_every_preset_has_a_line_and_its_actors(name: str, stage:
 
 
 def test_roles_come_from_the_resources() -> None:
-    config = load("quickstart", ["resources.policy.workers=3", "resources.rollout.workers=2", "publish.replicas=4"])
+    config = load(
+        "quickstart",
+        ["resources.policy.workers=3", "resources.rollout.workers=2", "publish.replicas=4"],
+    )
     rl = roles(config, "rl")
     assert set(rl) == {"policy", "critic", "reference", "reward", "rollout"}
     assert (rl["policy"].workers, rl["rollout"].workers, rl["critic"].workers) == (3, 2, 1)

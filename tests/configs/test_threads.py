@@ -1,18 +1,22 @@
-"""Processes that compute at once share the cores; those that take turns have all of them; settings hold."""
+"""Processes that compute at once share the cores; those that take turns have all of them; settings
+hold.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from configs.schema import Config
-from configs.threads import phases, shared_out, with_threads
+from rayward.configs.schema import Config
+from rayward.configs.threads import phases, shared_out, with_threads
 
-FUNCTION = {"sources": [{"kind": "function", "target": "data.rules:exact_number"}]}
+FUNCTION = {"sources": [{"kind": "function", "target": "rayward.data.rules:exact_number"}]}
 
 
 def config(**sections) -> Config:
     model = {"scratch": {}, "dtype": "float32"}
-    return Config.model_validate({"model": model, "data": {"toyworld": {}}, "evaluate": {"judge": "gold"}} | sections)
+    return Config.model_validate(
+        {"model": model, "data": {"toyworld": {}}, "evaluate": {"judge": "gold"}} | sections
+    )
 
 
 @pytest.mark.parametrize("stage", ["sft", "reward", "sample", "dpo", "evaluate"])
@@ -22,13 +26,23 @@ def test_who_takes_turns_has_all_cores(stage):
 
 def test_who_computes_at_once_in_rl_shares_them():
     assert shared_out(config(), "rl", 2) == {
-        "rollout": 2, "policy": 1, "critic": 1, "reference": 1, "reward": 1,
-    }  # fmt: skip
+        "rollout": 2,
+        "policy": 1,
+        "critic": 1,
+        "reference": 1,
+        "reward": 1,
+    }
     assert shared_out(config(), "rl", 12) == {
-        "rollout": 12, "policy": 6, "critic": 4, "reference": 4, "reward": 4,
-    }  # fmt: skip
+        "rollout": 12,
+        "policy": 6,
+        "critic": 4,
+        "reference": 4,
+        "reward": 4,
+    }
     both = config(evaluate={"judge": "reward_model"})
-    assert shared_out(both, "rl", 12)["reward"] == 3, "the second reward model is a process of its own"
+    assert shared_out(both, "rl", 12)["reward"] == 3, (
+        "the second reward model is a process of its own"
+    )
 
 
 def test_without_critic_reward_model_and_reference_the_policy_has_all():
@@ -38,7 +52,9 @@ def test_without_critic_reward_model_and_reference_the_policy_has_all():
 
 def test_engines_that_generate_ahead_leave_the_learners_their_share():
     ahead = shared_out(config(rl={"mode": "one_step_off"}), "rl", 12)
-    assert (ahead["rollout"], ahead["policy"], ahead["critic"]) == (4, 3, 3), "the trainer's log-probs are asked, too"
+    assert (ahead["rollout"], ahead["policy"], ahead["critic"]) == (4, 3, 3), (
+        "the trainer's log-probs are asked, too"
+    )
 
 
 def test_processes_of_a_role_share_and_there_is_always_one():
@@ -49,15 +65,25 @@ def test_processes_of_a_role_share_and_there_is_always_one():
 
 
 def test_a_process_with_a_gpu_takes_no_core_from_others():
-    resources = {"policy": {"gpus": 1}, "critic": {"gpus": 1}, "rollout": {"gpus": 1}, "reference": {"gpus": 1}}
+    resources = {
+        "policy": {"gpus": 1},
+        "critic": {"gpus": 1},
+        "rollout": {"gpus": 1},
+        "reference": {"gpus": 1},
+    }
     assert shared_out(config(resources=resources), "rl", 8)["reward"] == 8
-    many = config(resources={"policy": {"gpus": 1, "workers": 8}, "critic": {"gpus": 1, "workers": 2}})
+    many = config(
+        resources={"policy": {"gpus": 1, "workers": 8}, "critic": {"gpus": 1, "workers": 2}}
+    )
     assert shared_out(many, "rl", 96)["policy"] == 12 and shared_out(many, "rl", 96)["critic"] == 48
 
 
 def test_workers_spread_over_nodes_and_replicas_of_the_endpoint_share_too():
     many = config(resources={"train": {"workers": 4}, "policy": {"gpus": 1, "workers": 8}})
-    assert shared_out(many, "sft", 8, nodes=4)["train"] == 8 and shared_out(many, "sft", 8, nodes=3)["train"] == 4
+    assert (
+        shared_out(many, "sft", 8, nodes=4)["train"] == 8
+        and shared_out(many, "sft", 8, nodes=3)["train"] == 4
+    )
     assert shared_out(many, "rl", 8, nodes=2)["policy"] == 2
     assert shared_out(config(publish={"replicas": 4}), "publish", 8) == {"rollout": 2}
 
@@ -72,5 +98,7 @@ def test_a_setting_holds_and_the_rest_is_filled_in():
 
 
 def test_every_role_is_in_a_phase():
-    roles = {role for group in (*phases(config(), "sft"), *phases(config(), "rl")) for role in group}
+    roles = {
+        role for group in (*phases(config(), "sft"), *phases(config(), "rl")) for role in group
+    }
     assert roles == {"train", "policy", "critic", "reference", "reward", "rollout"}

@@ -1,4 +1,6 @@
-"""A row of each format and the record that it is; writing rows, and reading them with their account."""
+"""A row of each format and the record that it is; writing rows, and reading them with their
+account.
+"""
 
 from __future__ import annotations
 
@@ -6,49 +8,142 @@ import json
 from collections import Counter
 from pathlib import Path
 
-from data.containers import sources
-from data.formats import Report, _detect, read
-from data.records import Conversation, Preference, Prompt, Ranking, Turn
+from rayward.data.formats.containers import sources
+from rayward.data.formats.registry import Report, _detect, read
+from rayward.data.records import Conversation, Preference, Prompt, Ranking, Turn
 
 ROWS = {
-    "sharegpt": {"id": "a_0", "model": "Model: GPT-4", "conversations": [
-        {"from": "system", "value": "Be brief."}, {"from": "human", "value": "Hi"},
-        {"from": "gpt", "value": "Hello!"}]},
+    "sharegpt": {
+        "id": "a_0",
+        "model": "Model: GPT-4",
+        "conversations": [
+            {"from": "system", "value": "Be brief."},
+            {"from": "human", "value": "Hi"},
+            {"from": "gpt", "value": "Hello!"},
+        ],
+    },
     "alpaca": {"instruction": "Classify.", "input": "cat", "output": "animal"},
-    "hh_rlhf": {"chosen": "\n\nHuman: q\n\nAssistant: a\n\nHuman: r\n\nAssistant: good",
-                "rejected": "\n\nHuman: q\n\nAssistant: a\n\nHuman: r\n\nAssistant: bad"},
-    "nectar": {"prompt": "\n\nHuman: Hi\n\nAssistant: ", "num_responses": 3, "source": ["sharegpt"],
-               "answers": [{"answer": "C", "model": "x", "rank": 2.0}, {"answer": "A", "rank": 1},
-                           {"answer": "B", "model": "z", "rank": 1.0}]},
-    "openai": {"messages": [{"role": "user", "content": "Hi"},
-                            {"role": "assistant", "content": "Hello!", "weight": 1}]},
-    "alpaca_eval": {"instruction": "Why?", "output": "Because.", "generator": "m", "dataset": "helpful_base"},
+    "hh_rlhf": {
+        "chosen": "\n\nHuman: q\n\nAssistant: a\n\nHuman: r\n\nAssistant: good",
+        "rejected": "\n\nHuman: q\n\nAssistant: a\n\nHuman: r\n\nAssistant: bad",
+    },
+    "nectar": {
+        "prompt": "\n\nHuman: Hi\n\nAssistant: ",
+        "num_responses": 3,
+        "source": ["sharegpt"],
+        "answers": [
+            {"answer": "C", "model": "x", "rank": 2.0},
+            {"answer": "A", "rank": 1},
+            {"answer": "B", "model": "z", "rank": 1.0},
+        ],
+    },
+    "openai": {
+        "messages": [
+            {"role": "user", "content": "Hi"},
+            {"role": "assistant", "content": "Hello!", "weight": 1},
+        ]
+    },
+    "alpaca_eval": {
+        "instruction": "Why?",
+        "output": "Because.",
+        "generator": "m",
+        "dataset": "helpful_base",
+    },
     "ultrachat": {"id": "0", "data": ["q", "a", "r", "b"]},
     "ultra_eval": {"class": " Vicuna ", "data": "Why?"},
-    "crlft": {"items": [{"role": "user", "content": "q", "weight": 0.0},
-                        {"role": "assistant", "content": "a", "weight": 0.1}], "condition": "GPT3", "system": ""},
-    "ultrafeedback": {"source": "flan", "instruction": "q", "completions": [
-        {"response": "C", "annotations": {"honesty": {"Rating": "1"}, "helpfulness": {"Rating": "N/A"}}},
-        {"response": "A", "annotations": {"honesty": {"Rating": "5"}, "helpfulness": {"Rating": "4"}}},
-        {"response": "B", "annotations": {"honesty": {"Rating": "4"}, "helpfulness": {"Rating": "5"}}}]},
+    "crlft": {
+        "items": [
+            {"role": "user", "content": "q", "weight": 0.0},
+            {"role": "assistant", "content": "a", "weight": 0.1},
+        ],
+        "condition": "GPT3",
+        "system": "",
+    },
+    "ultrafeedback": {
+        "source": "flan",
+        "instruction": "q",
+        "completions": [
+            {
+                "response": "C",
+                "annotations": {"honesty": {"Rating": "1"}, "helpfulness": {"Rating": "N/A"}},
+            },
+            {
+                "response": "A",
+                "annotations": {"honesty": {"Rating": "5"}, "helpfulness": {"Rating": "4"}},
+            },
+            {
+                "response": "B",
+                "annotations": {"honesty": {"Rating": "4"}, "helpfulness": {"Rating": "5"}},
+            },
+        ],
+    },
     "mt_bench_questions": {"question_id": 81, "category": "math", "turns": ["q", "r"]},
-    "mt_bench_answers": {"question_id": 81, "model_id": "m", "choices": [{"index": 0, "turns": ["a", "b"]}]},
-    "rewardbench": {"id": 3, "prompt": "q", "chosen": "a", "rejected": "b", "subset": "donotanswer"},
+    "mt_bench_answers": {
+        "question_id": 81,
+        "model_id": "m",
+        "choices": [{"index": 0, "turns": ["a", "b"]}],
+    },
+    "rewardbench": {
+        "id": 3,
+        "prompt": "q",
+        "chosen": "a",
+        "rejected": "b",
+        "subset": "donotanswer",
+    },
     "rayward": {"kind": "prompt", "turns": [{"role": "user", "content": "Hi"}], "id": "7"},
-    "self_instruct": {"id": "t", "instruction": "Add.", "instances": [{"input": "1 2", "output": "3"}]},
+    "self_instruct": {
+        "id": "t",
+        "instruction": "Add.",
+        "instances": [{"input": "1 2", "output": "3"}],
+    },
     "gsm8k": {"question": "1 + 1?", "answer": "#### 2"},
-    "kto": {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}], "label": True},
-    "sharegpt_pairs": {"conversations": [{"from": "human", "value": "q"}], "chosen": {"from": "gpt", "value": "a"},
-                       "rejected": {"from": "gpt", "value": "b"}},
-    "pandalm": {"idx": 5, "instruction": "Add.", "input": "1 2", "response1": "4", "response2": "3",
-                "annotator1": 2, "annotator2": 1, "annotator3": 2},
-    "gsm8k_solutions": {"question": "1 + 1?", "ground_truth": "A: 2", "6b": {"is_correct": False, "solution": "A: 3"},
-                        "175b": {"is_correct": True, "solution": "So A: 2"}},
-    "starling_truthful": {"question_id": 4, "prompt": "q", "response_a": "a", "response_b": "c", "response_c": "b"},
+    "kto": {
+        "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
+        "label": True,
+    },
+    "sharegpt_pairs": {
+        "conversations": [{"from": "human", "value": "q"}],
+        "chosen": {"from": "gpt", "value": "a"},
+        "rejected": {"from": "gpt", "value": "b"},
+    },
+    "pandalm": {
+        "idx": 5,
+        "instruction": "Add.",
+        "input": "1 2",
+        "response1": "4",
+        "response2": "3",
+        "annotator1": 2,
+        "annotator2": 1,
+        "annotator3": 2,
+    },
+    "gsm8k_solutions": {
+        "question": "1 + 1?",
+        "ground_truth": "A: 2",
+        "6b": {"is_correct": False, "solution": "A: 3"},
+        "175b": {"is_correct": True, "solution": "So A: 2"},
+    },
+    "starling_truthful": {
+        "question_id": 4,
+        "prompt": "q",
+        "response_a": "a",
+        "response_b": "c",
+        "response_c": "b",
+    },
     "starling_verbose": {"prompt": "q", "response_a": "long", "response_b": "short"},
-    "arena": {"question_id": "x", "prompt": "q", "response_a": "b", "response_b": "a", "winner": "model_b"},
-    "alpaca_eval_annotations": {"instruction": "q", "output_1": "a", "output_2": "b", "preference": 1.2},
-}  # fmt: skip
+    "arena": {
+        "question_id": "x",
+        "prompt": "q",
+        "response_a": "b",
+        "response_b": "a",
+        "winner": "model_b",
+    },
+    "alpaca_eval_annotations": {
+        "instruction": "q",
+        "output_1": "a",
+        "output_2": "b",
+        "preference": 1.2,
+    },
+}
 FOUR = (Turn("user", "q"), Turn("assistant", "a"), Turn("user", "r"), Turn("assistant", "b"))
 RECORDS = {
     "sharegpt": Conversation(
@@ -57,23 +152,39 @@ RECORDS = {
         "a_0",
         "Model: GPT-4",
     ),
-    "alpaca": Conversation((Turn("user", "Classify.\n\n### Input:\ncat"), Turn("assistant", "animal")), "alpaca"),
+    "alpaca": Conversation(
+        (Turn("user", "Classify.\n\n### Input:\ncat"), Turn("assistant", "animal")), "alpaca"
+    ),
     "self_instruct": Conversation(
         (Turn("user", "Add.\n\n### Input:\n1 2"), Turn("assistant", "3")), "self_instruct", "t"
     ),
     "gsm8k": Conversation((Turn("user", "1 + 1?"), Turn("assistant", "#### 2")), "gsm8k"),
     "kto": Conversation((Turn("user", "q"), Turn("assistant", "a")), "kto"),
     "sharegpt_pairs": Preference((Turn("user", "q"),), "a", "b", None, "sharegpt_pairs"),
-    "pandalm": Preference((Turn("user", "Add.\n\n### Input:\n1 2"),), "3", "4", None, "pandalm", "5"),
-    "gsm8k_solutions": Ranking(
-        (Turn("user", "1 + 1?"),), ("A: 2", "So A: 2", "A: 3"), "gsm8k_solutions", "", (1.0, 1.0, 3.0)
+    "pandalm": Preference(
+        (Turn("user", "Add.\n\n### Input:\n1 2"),), "3", "4", None, "pandalm", "5"
     ),
-    "starling_truthful": Ranking((Turn("user", "q"),), ("a", "b", "c"), "starling/truthful", "4", (1.0, 1.0, 3.0)),
-    "starling_verbose": Ranking((Turn("user", "q"),), ("short", "long"), "starling/verbose", "", (1.0, 2.0)),
+    "gsm8k_solutions": Ranking(
+        (Turn("user", "1 + 1?"),),
+        ("A: 2", "So A: 2", "A: 3"),
+        "gsm8k_solutions",
+        "",
+        (1.0, 1.0, 3.0),
+    ),
+    "starling_truthful": Ranking(
+        (Turn("user", "q"),), ("a", "b", "c"), "starling/truthful", "4", (1.0, 1.0, 3.0)
+    ),
+    "starling_verbose": Ranking(
+        (Turn("user", "q"),), ("short", "long"), "starling/verbose", "", (1.0, 2.0)
+    ),
     "arena": Preference((Turn("user", "q"),), "a", "b", None, "arena", "x"),
     "alpaca_eval_annotations": Preference((Turn("user", "q"),), "a", "b", None, "alpaca_eval"),
     "hh_rlhf": Preference(
-        (Turn("user", "q"), Turn("assistant", "a"), Turn("user", "r")), "good", "bad", None, "hh_rlhf"
+        (Turn("user", "q"), Turn("assistant", "a"), Turn("user", "r")),
+        "good",
+        "bad",
+        None,
+        "hh_rlhf",
     ),
     "nectar": Ranking((Turn("user", "Hi"),), ("A", "B", "C"), "sharegpt", "", (1.0, 1.0, 2.0)),
     "openai": Conversation((Turn("user", "Hi"), Turn("assistant", "Hello!", 1.0)), "openai"),
@@ -82,8 +193,12 @@ RECORDS = {
     ),
     "ultrachat": Conversation(FOUR, "ultrachat", "0"),
     "ultra_eval": Prompt((Turn("user", "Why?"),), "ultra_eval/Vicuna"),
-    "crlft": Conversation((Turn("user", "q", 0.0), Turn("assistant", "a", 0.1)), "crlft", "", "GPT3"),
-    "ultrafeedback": Ranking((Turn("user", "q"),), ("A", "B", "C"), "ultrafeedback/flan", "", (1.0, 1.0, 3.0)),
+    "crlft": Conversation(
+        (Turn("user", "q", 0.0), Turn("assistant", "a", 0.1)), "crlft", "", "GPT3"
+    ),
+    "ultrafeedback": Ranking(
+        (Turn("user", "q"),), ("A", "B", "C"), "ultrafeedback/flan", "", (1.0, 1.0, 3.0)
+    ),
     "mt_bench_questions": Prompt((Turn("user", "q"),), "mt_bench/math", "81", ("r",)),
     "mt_bench_answers": Conversation(FOUR, "mt_bench", "81", "m"),
     "rewardbench": Preference((Turn("user", "q"),), "a", "b", None, "rewardbench/donotanswer", "3"),

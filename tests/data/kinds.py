@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from data.records import Turn
-from data.templates import TEMPLATES
+from rayward.data.records import Turn
+from rayward.data.templates.template import TEMPLATES
 
 EOT = "<|end_of_turn|>"
 SPECIAL = sorted({token for template in TEMPLATES.values() for token in template.special_tokens})
@@ -43,12 +43,14 @@ INJECTIONS = [
 
 
 def random_turns(rng: random.Random, words: list[str], num_pairs: int) -> tuple[Turn, ...]:
-    """Perhaps a system turn, then `num_pairs` of user and assistant; contents may end in white space."""
+    """Perhaps a system turn, then `num_pairs` of user and assistant; contents may end in white
+    space.
+    """
 
     def content() -> str:
-        return "".join(rng.choice(words) + rng.choice(["", " "]) for _ in range(rng.randrange(6))) + rng.choice(
-            ["x", "x ", "x\n", "!", "7  "]
-        )
+        return "".join(
+            rng.choice(words) + rng.choice(["", " "]) for _ in range(rng.randrange(6))
+        ) + rng.choice(["x", "x ", "x\n", "!", "7  "])
 
     turns: tuple[Turn, ...] = (Turn("system", content()),) if rng.random() < 0.3 else ()
     for _ in range(num_pairs):
@@ -59,7 +61,8 @@ def random_turns(rng: random.Random, words: list[str], num_pairs: int) -> tuple[
 def sentencepiece_tokenizer(folder, texts: list[str], special: list[str], legacy: bool = True):
     """A SentencePiece model trained on the spot, as transformers reads it from Llama's files.
 
-    Not `legacy`, as Llama 2's are published, it puts a space before a string, and none behind a special token in it.
+    Not `legacy`, as Llama 2's are published, it puts a space before a string, and none behind a
+    special token in it.
     """
     import json
 
@@ -67,12 +70,31 @@ def sentencepiece_tokenizer(folder, texts: list[str], special: list[str], legacy
     from transformers import LlamaTokenizer
 
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_prefix=str(folder / "tokenizer"), vocab_size=400, model_type="bpe",
-        byte_fallback=True, character_coverage=1.0, split_digits=True, normalization_rule_name="identity",
-        remove_extra_whitespaces=False, hard_vocab_limit=False, unk_id=0, bos_id=1, eos_id=2, pad_id=-1,
-        minloglevel=2)  # fmt: skip
-    settings = {"tokenizer_class": "LlamaTokenizer", "legacy": legacy, "bos_token": "<s>", "eos_token": "</s>",
-                "unk_token": "<unk>", "add_bos_token": True, "add_eos_token": False}  # fmt: skip
+        sentence_iterator=iter(texts),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=400,
+        model_type="bpe",
+        byte_fallback=True,
+        character_coverage=1.0,
+        split_digits=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        hard_vocab_limit=False,
+        unk_id=0,
+        bos_id=1,
+        eos_id=2,
+        pad_id=-1,
+        minloglevel=2,
+    )
+    settings = {
+        "tokenizer_class": "LlamaTokenizer",
+        "legacy": legacy,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "add_bos_token": True,
+        "add_eos_token": False,
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = LlamaTokenizer.from_pretrained(str(folder))
     new = [token for token in special if token not in ("<s>", "</s>")]
@@ -81,19 +103,25 @@ def sentencepiece_tokenizer(folder, texts: list[str], special: list[str], legacy
 
 
 def legacy(tokenizer):
-    """With the normalizer that published files of Llama and Mistral carry: a space before every stretch of text."""
+    """With the normalizer that published files of Llama and Mistral carry: a space before every
+    stretch of text.
+    """
     from tokenizers import normalizers, pre_tokenizers
 
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Sequence([])
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     return tokenizer
 
 
 def sentencepiece_like(kind: str):
-    """A toy BPE that marks spaces with ▁ and puts one before every text, as Llama's and Mistral's do.
+    """A toy BPE that marks spaces with ▁ and puts one before every text, as Llama's and Mistral's
+    do.
 
-    "metaspace" adds it only where a text starts without a space, "normalizer" (Llama's form) always does.
+    "metaspace" adds it only where a text starts without a space, "normalizer" (Llama's form) always
+    does.
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -109,5 +137,9 @@ def sentencepiece_like(kind: str):
     tokenizer.train_from_iterator(CORPUS, trainer)
     if kind == "normalizer":
         tokenizer.pre_tokenizer = None
-        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+        tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )

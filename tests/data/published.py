@@ -1,4 +1,6 @@
-"""Chat templates that do what those of published models do, without tools and pictures, in words of our own."""
+"""Chat templates that do what those of published models do, without tools and pictures, in words of
+our own.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,21 @@ CHATML = _form(r"""
     {% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}
     TURN
     {% endfor %}
-    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}""").replace("TURN", _TURN)
+    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}""").replace(
+    "TURN", _TURN
+)
 """SmolLM2, Qwen2.5: a system text of its own."""
 
-EARLY = CHATML.replace(_TURN, _form(r"""
+EARLY = CHATML.replace(
+    _TURN,
+    _form(r"""
     {% if m.role == 'assistant' %}
     {{ '<|im_start|>assistant' }}{% generation %}{{ '\n' + m.content + '<|im_end|>\n' }}{% endgeneration %}
-    {% else %}TURN{% endif %}""").replace("TURN", _TURN))  # fmt: skip
-"""The same with a mask that begins a newline before the answer is asked for, and ends one after it."""
+    {% else %}TURN{% endif %}""").replace("TURN", _TURN),
+)
+"""The same with a mask that begins a newline before the answer is asked for, and ends one after
+it.
+"""
 
 HEADERS = _form(r"""
     {{ bos_token }}{% for m in messages %}
@@ -69,15 +78,19 @@ CHANNELS = _form(r"""
     {{ '<|eot_id|>' if loop.last and not add_generation_prompt else '<|im_end|>' }}
     {% else %}{{ '<|im_start|>' + m.role + '<|start_header_id|>' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}
     {% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}""")
-"""gpt-oss: special tokens between the prompt and the answer, the last answer ends otherwise than others, the date."""
+"""gpt-oss: special tokens between the prompt and the answer, the last answer ends otherwise than
+others, the date.
+"""
 
 AFTERWORD = _form(r"""
     {% for m in messages %}TURN{% endfor %}
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ eos_token }}{% endif %}
-    """).replace("TURN", _TURN)  # fmt: skip
+    """).replace("TURN", _TURN)
 """Phi 3: a token of the end after the last turn."""
 
-PREFILLED = CHATML.replace(r"{{ '<|im_start|>assistant\n' }}", r"{{ '<|im_start|>assistant\n<think>\n' }}")
+PREFILLED = CHATML.replace(
+    r"{{ '<|im_start|>assistant\n' }}", r"{{ '<|im_start|>assistant\n<think>\n' }}"
+)
 """DeepSeek R1's small ones: asks for an answer within its reasoning, and writes none."""
 
 ENDLESS = _form(r"""
@@ -86,8 +99,22 @@ ENDLESS = _form(r"""
 """One whose earlier answers end with nothing."""
 
 PUBLISHED = {
-    "chatml": CHATML, "early": EARLY, "headers": HEADERS, "strict": STRICT, "inst": INST, "thinking": THINKING,
-    "channels": CHANNELS, "afterword": AFTERWORD,
-}  # fmt: skip
-ENDS = {"chatml": "<|im_end|>", "early": "<|im_end|>", "headers": "<|eot_id|>", "strict": "<|im_end|>", "inst": "</s>",
-        "thinking": "<|im_end|>", "channels": "<|eot_id|>", "afterword": "<|im_end|>"}  # fmt: skip
+    "chatml": CHATML,
+    "early": EARLY,
+    "headers": HEADERS,
+    "strict": STRICT,
+    "inst": INST,
+    "thinking": THINKING,
+    "channels": CHANNELS,
+    "afterword": AFTERWORD,
+}
+ENDS = {
+    "chatml": "<|im_end|>",
+    "early": "<|im_end|>",
+    "headers": "<|eot_id|>",
+    "strict": "<|im_end|>",
+    "inst": "</s>",
+    "thinking": "<|im_end|>",
+    "channels": "<|eot_id|>",
+    "afterword": "<|im_end|>",
+}

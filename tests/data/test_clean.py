@@ -15,11 +15,26 @@ import numpy as np
 import pytest
 
 from benchmarks.clean_pages import COPY_BUTTON, code, generated, page
-from data.clean import BLOCKED, EMPTY, NO_CONTENT, PARSER, TOO_SHORT, WRONG_FORMAT, clean_page, markdown
-from data.language import language
-from data.near_duplicates import PERMUTATIONS, NearDuplicates, bands, content_hash, signature
-from data.records import RowError
-from data.sieve import Rules, Sieve, clean_file
+from rayward.data.cleaning.clean import (
+    BLOCKED,
+    EMPTY,
+    NO_CONTENT,
+    PARSER,
+    TOO_SHORT,
+    WRONG_FORMAT,
+    clean_page,
+    markdown,
+)
+from rayward.data.cleaning.language import language
+from rayward.data.cleaning.near_duplicates import (
+    PERMUTATIONS,
+    NearDuplicates,
+    bands,
+    content_hash,
+    signature,
+)
+from rayward.data.cleaning.sieve import Rules, Sieve, clean_file
+from rayward.data.records import RowError
 
 KATEX = (
     '<span class="math math-inline"><span class="katex"><span class="katex-mathml"><math xmlns="x"{}><semantics><mrow>'
@@ -42,15 +57,20 @@ def refused(html: str | bytes, **rules: Any) -> RowError:
 
 
 def script(text: str) -> str:
-    return f'<html><body><script id="__NEXT_DATA__" type="application/json">{text}</script></body></html>'
+    return (
+        '<html><body><script id="__NEXT_DATA__" '
+        f'type="application/json">{text}</script></body></html>'
+    )
 
 
 def test_a_page_becomes_a_conversation_with_its_labels() -> None:
     found = clean_page(page(said("Hi?", "<div><p>Hello <em>you</em>!</p></div>")).encode())
     assert found.as_row() == {
-        "id": "a1B2c3D", "model": "Model: GPT-4", "views": 7,
+        "id": "a1B2c3D",
+        "model": "Model: GPT-4",
+        "views": 7,
         "items": [{"from": "human", "value": "Hi?"}, {"from": "gpt", "value": "Hello *you*!"}],
-    }  # fmt: skip
+    }
     assert clean_page(b"\xef\xbb\xbf" + page(said("a", "b"), model=None).encode()).model == ""
 
 
@@ -105,7 +125,10 @@ def test_wrong_format(items: list, where: str) -> None:
 
 
 def test_a_leading_answer_and_trailing_questions_are_dropped() -> None:
-    assert clean_page(page(said("a", "b", "c", "d", first="gpt")).encode()).items == (("human", "b"), ("gpt", "c"))
+    assert clean_page(page(said("a", "b", "c", "d", first="gpt")).encode()).items == (
+        ("human", "b"),
+        ("gpt", "c"),
+    )
     assert [text for _, text in clean_page(page(said("a", "b", "c")).encode()).items] == ["a", "b"]
     assert len(clean_page(page([*said("a", "b"), *said("c"), *said("d")]).encode()).items) == 2
     assert refused(page([*said("a"), *said("c"), *said("d")])).reason == TOO_SHORT
@@ -114,18 +137,27 @@ def test_a_leading_answer_and_trailing_questions_are_dropped() -> None:
 def test_blocked_words_are_looked_for_in_the_html_in_any_case() -> None:
     assert refused(page(said("Who made you?", "<p>Open<b>AI</b> or OPENAI.</p>"))).reason == BLOCKED
     assert refused(page(said("a", '<a href="https://openai.com">it</a>'))).reason == BLOCKED
-    assert clean_page(page(said("a", "<p>Open<b>AI</b></p>")).encode()).items[1] == ("gpt", "Open**AI**")
+    assert clean_page(page(said("a", "<p>Open<b>AI</b></p>")).encode()).items[1] == (
+        "gpt",
+        "Open**AI**",
+    )
     assert clean_page(page(said("a", "OpenAI")).encode(), ()).items[1] == ("gpt", "OpenAI")
     assert refused(page(said("Moon?", "b")), blocked_words=("sun", "MOON")).found == "'moon'"
     # A message that is dropped blocks nothing, and form is looked at before words.
-    assert clean_page(page(said("a", "b", "openai?")).encode()).items == (("human", "a"), ("gpt", "b"))
-    assert refused(page([*said("a", "openai"), {"from": "gpt", "value": "c"}])).reason == WRONG_FORMAT
+    assert clean_page(page(said("a", "b", "openai?")).encode()).items == (
+        ("human", "a"),
+        ("gpt", "b"),
+    )
+    assert (
+        refused(page([*said("a", "openai"), {"from": "gpt", "value": "c"}])).reason == WRONG_FORMAT
+    )
 
 
 def test_html_that_the_parser_rejects_is_a_parser_error() -> None:
     assert refused(page(said("a", "<p>x</p><![foo[bar]]>"))).reason == PARSER
     assert refused(page(said("a", "<b>" * 5000 + "x"))).reason == PARSER
-    assert refused(page(said("a", "<![foo[bar]]> openai"))).reason == BLOCKED  # words come before parsing
+    # Words come before parsing.
+    assert refused(page(said("a", "<![foo[bar]]> openai"))).reason == BLOCKED
 
 
 def test_a_message_of_which_nothing_is_left_is_refused() -> None:
@@ -133,7 +165,8 @@ def test_a_message_of_which_nothing_is_left_is_refused() -> None:
     assert refused(page(said("  ", "b"))).field == "items[0].value"
 
 
-# ---- Markdown ----------------------------------------------------------------------------------------------
+# ---- Markdown
+# ----------------------------------------------------------------------------------------------
 
 PYTHON = "def f(a_b):\n    return a_b * 2"
 MARKDOWN = {
@@ -142,8 +175,14 @@ MARKDOWN = {
         f"<p>So:</p>{code('sql', 'a')}<p>and</p>{code('c', 'b')}",
         "So:\n\n```sql\na\n```\n\nand\n\n```c\nb\n```",
     ),
-    "code without a label": (f"<pre><div>{COPY_BUTTON}</div><code>ls *\n</code></pre>", "```\nls *\n```"),
-    "button twice": (f"<pre>bash{COPY_BUTTON}{COPY_BUTTON}<code>ls</code></pre>", "```bash\nls\n```"),
+    "code without a label": (
+        f"<pre><div>{COPY_BUTTON}</div><code>ls *\n</code></pre>",
+        "```\nls *\n```",
+    ),
+    "button twice": (
+        f"<pre>bash{COPY_BUTTON}{COPY_BUTTON}<code>ls</code></pre>",
+        "```bash\nls\n```",
+    ),
     "plain block, then code": (
         "<pre><code>one\ntwo</code></pre><p>x</p>" + code("c", "b"),
         "```\none\ntwo\n```\n\nx\n\n```c\nb\n```",
@@ -161,11 +200,20 @@ MARKDOWN = {
         "| A | B |\n| --- | --- |\n| 1 | x\\_y |",
     ),
     "inline math": (f"<p>Sum {KATEX.format('')} ok.</p>", "Sum $x_1*y$ ok."),
-    "display math": ("<p>Sum</p>" + KATEX.format(' display="block"') + "<p>ok.</p>", "Sum\n\n$$x_1*y$$\n\nok."),
+    "display math": (
+        "<p>Sum</p>" + KATEX.format(' display="block"') + "<p>ok.</p>",
+        "Sum\n\n$$x_1*y$$\n\nok.",
+    ),
     "plain math": ("<p>\\(a^2\\) and $x$</p>", "\\(a^2\\) and $x$"),
     "a tag's >": ("<div class=\"[&>p]:m-0\">a<span title='>'>b</span></div>", "ab"),
-    "plain text": ("Fix:\n\nfor x in y:\n  f(x)\n\n\n\nThanks", "Fix:\n\nfor x in y:\n f(x)\n\nThanks"),
-    "pasted script": ("See <script>let a = 1</script> and <style>b {}</style>", "See let a = 1 and b {}"),
+    "plain text": (
+        "Fix:\n\nfor x in y:\n  f(x)\n\n\n\nThanks",
+        "Fix:\n\nfor x in y:\n f(x)\n\nThanks",
+    ),
+    "pasted script": (
+        "See <script>let a = 1</script> and <style>b {}</style>",
+        "See let a = 1 and b {}",
+    ),
     "a < b": ("a < b, c > d & e", "a < b, c > d & e"),
     "inline": (
         "<p>a <strong>b</strong> <em>c</em> <code>d_e</code> <a href='http://f.g'>h</a><br>i</p>",
@@ -215,22 +263,32 @@ def test_long_hostile_messages_take_time_in_proportion() -> None:
         assert took_s(piece, 20_000) < 10, piece
 
 
-# ---- equality, nearness, language --------------------------------------------------------------------------
+# ---- equality, nearness, language
+# --------------------------------------------------------------------------
 
 ITEMS = [("human", "Wie heißt du?"), ("gpt", "Anna.")]
 
 
 def test_the_content_hash_is_the_same_in_every_process() -> None:
     expected = "2ae6bbb580ef40e3"
-    program = "from data.near_duplicates import content_hash, signature; "
+    program = "from rayward.data.cleaning.near_duplicates import content_hash, signature; "
     program += f"items = {ITEMS!r}; print(content_hash(items), signature(items).hex())"
     for salt in ("0", "1"):
-        environment = os.environ | {"PYTHONHASHSEED": salt, "PYTHONPATH": str(Path(__file__).parents[2])}
+        environment = os.environ | {
+            "PYTHONHASHSEED": salt,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+        }
         command = [sys.executable, "-c", program]
-        done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            command, env=environment, check=True, capture_output=True, text=True, timeout=60
+        )
         assert done.stdout.split() == [content_hash(ITEMS), signature(ITEMS).hex()]
     assert content_hash(ITEMS).startswith(expected)
-    others = [[("human", "Wie heißt du?Anna."), ("gpt", "")], [("gpt", ITEMS[0][1]), ("human", "Anna.")], ITEMS[:1]]
+    others = [
+        [("human", "Wie heißt du?Anna."), ("gpt", "")],
+        [("gpt", ITEMS[0][1]), ("human", "Anna.")],
+        ITEMS[:1],
+    ]
     assert len({content_hash(other) for other in (ITEMS, *others)}) == 4
 
 
@@ -267,7 +325,10 @@ def test_no_pair_at_the_threshold_is_missed(threshold: float) -> None:
         changed = numbers.copy()
         changed[rng.permutation(PERMUTATIONS)[equal:]] += 1
         assert near.find_or_add(f"{index}", numbers.tobytes()) is None
-        assert near.find_or_add(f"{index} changed", changed.tobytes()) == (f"{index}", equal / PERMUTATIONS)
+        assert near.find_or_add(f"{index} changed", changed.tobytes()) == (
+            f"{index}",
+            equal / PERMUTATIONS,
+        )
         changed[numbers == changed] += 1  # nothing in common
         assert near.find_or_add(f"{index} other", changed.tobytes()) is None
 
@@ -291,7 +352,8 @@ def test_languages_are_told_by_the_prose() -> None:
         Rules(language="english").check()
 
 
-# ---- the sieve ---------------------------------------------------------------------------------------------
+# ---- the sieve
+# ---------------------------------------------------------------------------------------------
 
 
 def sift(folder: Path, rules: Rules) -> tuple[list[dict], list[dict]]:
@@ -304,8 +366,12 @@ def sift(folder: Path, rules: Rules) -> tuple[list[dict], list[dict]]:
 
 
 def test_of_equal_pages_the_first_stays_and_equality_is_of_what_is_left(tmp_path: Path) -> None:
-    (tmp_path / "a.html").write_text(page(said("q", "<p>x</p>"), id="1", model="Model: Default (GPT-3.5)"))
-    (tmp_path / "b.html").write_text(page(said("q", "<div><p>1 / 2</p><p>x</p></div>", "more?"), id="2"))
+    (tmp_path / "a.html").write_text(
+        page(said("q", "<p>x</p>"), id="1", model="Model: Default (GPT-3.5)")
+    )
+    (tmp_path / "b.html").write_text(
+        page(said("q", "<div><p>1 / 2</p><p>x</p></div>", "more?"), id="2")
+    )
     (tmp_path / "c.html").write_text(page(said("q", "y"), id=""))
     kept, bad = sift(tmp_path, Rules())
     assert [row["id"] for row in kept] == ["1", "c"]  # the file's name where the page has no id
@@ -314,12 +380,17 @@ def test_of_equal_pages_the_first_stays_and_equality_is_of_what_is_left(tmp_path
     ]
     # As in OpenChat, equal pages go before the model is looked at.
     kept, bad = sift(tmp_path, Rules(model="Model: GPT-4"))
-    assert [row["id"] for row in kept] == ["c"] and [row["reason"] for row in bad] == ["other model", "duplicate"]
+    assert [row["id"] for row in kept] == ["c"] and [row["reason"] for row in bad] == [
+        "other model",
+        "duplicate",
+    ]
 
 
 def test_a_page_that_is_filtered_out_takes_no_similar_one_with_it(tmp_path: Path) -> None:
     long = [f"w{number}" for number in range(300)]
-    (tmp_path / "a.html").write_text(page(said("q", " ".join(long)), model="Model: Default (GPT-3.5)"))
+    (tmp_path / "a.html").write_text(
+        page(said("q", " ".join(long)), model="Model: Default (GPT-3.5)")
+    )
     (tmp_path / "b.html").write_text(page(said("q", " ".join([*long, "end"]))))
     (tmp_path / "c.html").write_text(page(said("q", " ".join([*long, "stop"]))))
     kept, bad = sift(tmp_path, Rules(model="Model: GPT-4", near_duplicates=0.8))
@@ -330,7 +401,9 @@ def test_a_page_that_is_filtered_out_takes_no_similar_one_with_it(tmp_path: Path
     assert re.fullmatch(r"similarity (0\.9\d|1\.00) to b\.html", bad[1]["found"])
 
 
-def test_files_that_cannot_be_read_are_counted_and_blank_blocked_words_refused(tmp_path: Path) -> None:
+def test_files_that_cannot_be_read_are_counted_and_blank_blocked_words_refused(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "a.html").symlink_to(tmp_path / "nothing")
     _, bad = sift(tmp_path, Rules())
     assert bad[0]["reason"] == "unreadable file"

@@ -1,4 +1,6 @@
-"""Files, folders and damaged ones: the same rows from every container, and what a bad row or a cut file costs."""
+"""Files, folders and damaged ones: the same rows from every container, and what a bad row or a cut
+file costs.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,32 @@ import random
 
 import pytest
 
-from data import containers
+from rayward.data.formats import containers
 from tests.data.examples import RECORDS, ROWS, detect, run, write_array, write_lines
 
 
 def many_rows(count: int) -> list[dict]:
     rng = random.Random(count)
-    words = ["é", "日本語", "😀", "a", "\\", '"', "]", "}", ",", "[{", "\u2028", "\\u0041", "\n", "\t"]
+    words = [
+        "é",
+        "日本語",
+        "😀",
+        "a",
+        "\\",
+        '"',
+        "]",
+        "}",
+        ",",
+        "[{",
+        "\u2028",
+        "\\u0041",
+        "\n",
+        "\t",
+    ]
     text = lambda: "x" + "".join(rng.choice(words) for _ in range(rng.randrange(40)))  # noqa: E731
-    return [{"instruction": text(), "input": text(), "output": text(), "id": i} for i in range(count)]
+    return [
+        {"instruction": text(), "input": text(), "output": text(), "id": i} for i in range(count)
+    ]
 
 
 def test_same_records_from_every_container(tmp_path, monkeypatch):
@@ -38,7 +57,9 @@ def test_same_records_from_every_container(tmp_path, monkeypatch):
         marked = path.with_name("bom_" + path.name)
         marked.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
         paths.append(marked)
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "h.parquet", row_group_size=7)
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist(rows), tmp_path / "h.parquet", row_group_size=7
+    )
     for path in (*paths, tmp_path / "h.parquet"):
         records, report = run(path)
         assert records == expected and not report.rejected, path
@@ -95,14 +116,28 @@ def test_a_bad_row_costs_itself_and_nothing_else(bad, reason, tmp_path):
         assert run(tmp_path / name)[0] == records  # detection survives it as well
 
 
-@pytest.mark.parametrize("bad, kept", [
-    (b'{"instruction": bad}', 2), (b"{'instruction': 'x'}", 2), (b'{"instruction": "x" "output": "y"}', 2),
-    (b'{"instruction": "\\q [{"}', 2), (b'{"a": ' + b"[" * 9000 + b"]" * 9000 + b"}", 2),
-    (b"[" * 100_000, 1), (b'{"instruction": "x}', 1), (b"bad", 1), (b'"\\q"', 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    "bad, kept",
+    [
+        (b'{"instruction": bad}', 2),
+        (b"{'instruction': 'x'}", 2),
+        (b'{"instruction": "x" "output": "y"}', 2),
+        (b'{"instruction": "\\q [{"}', 2),
+        (b'{"a": ' + b"[" * 9000 + b"]" * 9000 + b"}", 2),
+        (b"[" * 100_000, 1),
+        (b'{"instruction": "x}', 1),
+        (b"bad", 1),
+        (b'"\\q"', 1),
+    ],
+)
 @pytest.mark.parametrize("times", [1, 3000])
-def test_broken_syntax_costs_a_row_or_where_no_end_shows_the_rest_of_an_array(bad, kept, times, tmp_path):
+def test_broken_syntax_costs_a_row_or_where_no_end_shows_the_rest_of_an_array(
+    bad, kept, times, tmp_path
+):
     (tmp_path / "lines.jsonl").write_bytes(b"\n".join((*[GOOD] * times, bad, *[GOOD] * times)))
-    (tmp_path / "array.json").write_bytes(b"[" + b",".join((*[GOOD] * times, bad, *[GOOD] * times)) + b"]")
+    (tmp_path / "array.json").write_bytes(
+        b"[" + b",".join((*[GOOD] * times, bad, *[GOOD] * times)) + b"]"
+    )
     for name, parts in (("lines.jsonl", 2), ("array.json", kept)):
         records, report = run(tmp_path / name, "alpaca")
         assert len(records) == parts * times and report.rejected.total() == 1
@@ -133,7 +168,7 @@ def test_files_that_our_commands_write_beside_data_are_no_data(tmp_path):
         (b"[%s, %s]]", 2, "broken JSON"),
     ],
 )
-def test_ends_of_arrays(text, kept, reason, tmp_path):  # fmt: skip
+def test_ends_of_arrays(text, kept, reason, tmp_path):
     (tmp_path / "a.json").write_bytes(text % (GOOD, GOOD))
     records, report = run(tmp_path / "a.json")
     assert len(records) == kept and report.rejected == {reason: 1}
@@ -142,14 +177,21 @@ def test_ends_of_arrays(text, kept, reason, tmp_path):  # fmt: skip
 def test_numbers_in_an_array_are_not_cut_at_a_block(tmp_path, monkeypatch):
     monkeypatch.setattr(containers, "BLOCK_BYTES", 4)
     (tmp_path / "a.json").write_text("[12345678, -1.25e-3, true, 7]")
-    assert list(containers.rows(tmp_path / "a.json")) == [(1, 12345678), (2, -1.25e-3), (3, True), (4, 7)]
+    assert list(containers.rows(tmp_path / "a.json")) == [
+        (1, 12345678),
+        (2, -1.25e-3),
+        (3, True),
+        (4, 7),
+    ]
 
 
 @pytest.mark.parametrize("shape", ["lines", "array"])
 def test_gzip_cut_anywhere_keeps_what_came_before(shape, tmp_path, monkeypatch):
     monkeypatch.setattr(containers, "BLOCK_BYTES", 500)
     rows = many_rows(40)
-    whole = (write_lines if shape == "lines" else write_array)(tmp_path / "whole.gz", rows, gzip.open)
+    whole = (write_lines if shape == "lines" else write_array)(
+        tmp_path / "whole.gz", rows, gzip.open
+    )
     expected, content = run(whole)[0], whole.read_bytes()
     counts = []
     for cut in [*range(2, len(content), 97), len(content) - 8, len(content) - 1]:
@@ -159,7 +201,8 @@ def test_gzip_cut_anywhere_keeps_what_came_before(shape, tmp_path, monkeypatch):
         assert report.rejected == {"truncated file": 1}
         counts.append(len(records))
     assert counts == sorted(counts) and counts[0] == 0
-    assert counts[-1] >= 39  # only the checksum is missing; a last line without line end counts as cut off
+    # Only the checksum is missing; a last line without line end counts as cut off.
+    assert counts[-1] >= 39
 
 
 def test_damaged_files_never_raise(tmp_path):
@@ -186,6 +229,12 @@ def test_damaged_parquet(tmp_path):
     path.write_bytes(content[:-20])
     assert run(path, "alpaca")[1].rejected == {"damaged file": 1}
     bytes_column = pyarrow.array([b"ok", b"\xff", b"ok"]).view(pyarrow.string())
-    pyarrow.parquet.write_table(pyarrow.table({"instruction": bytes_column, "output": ["x", "y", "z"]}), path)
+    pyarrow.parquet.write_table(
+        pyarrow.table({"instruction": bytes_column, "output": ["x", "y", "z"]}), path
+    )
     records, report = run(path)
-    assert len(records) == 2 and report.rejected == {"not UTF-8": 1} and report.rejected_rows[0].line == 2
+    assert (
+        len(records) == 2
+        and report.rejected == {"not UTF-8": 1}
+        and report.rejected_rows[0].line == 2
+    )

@@ -1,4 +1,6 @@
-"""Conversion: every row accounted for whatever is wrong with it, the output whole or untouched, memory constant."""
+"""Conversion: every row accounted for whatever is wrong with it, the output whole or untouched,
+memory constant.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +13,25 @@ from pathlib import Path
 
 import pytest
 
-from data.containers import rows
-from data.convert import Account, convert
-from data.formats import read
-from data.writers import WRITERS
+from rayward.data.formats.containers import rows
+from rayward.data.formats.convert import Account, convert
+from rayward.data.formats.registry import read
+from rayward.data.formats.writers import WRITERS
 from tests.data.examples import detect
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT / ".." / "shared" / "data"
-needs_real_data = pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not beside this checkout")
+needs_real_data = pytest.mark.skipif(
+    not REAL.is_dir(), reason="the real data sets are not beside this checkout"
+)
 
 
 def chat(*speakers: str, text: str = "text") -> dict:
-    return {"conversations": [{"from": who, "value": f"{text} {index}"} for index, who in enumerate(speakers)]}
+    return {
+        "conversations": [
+            {"from": who, "value": f"{text} {index}"} for index, who in enumerate(speakers)
+        ]
+    }
 
 
 def rejected_file(out: Path) -> list[dict]:
@@ -38,7 +46,11 @@ def converted(path: Path, out: Path, *arguments, **options) -> Account:
     assert len(list(rows(out))) == account.written
     bad = rejected_file(out)
     assert len(bad) == account.rejected.total()
-    assert all(row[name] for row in bad for name in ("file", "line", "field", "found", "expected", "reason"))
+    assert all(
+        row[name]
+        for row in bad
+        for name in ("file", "line", "field", "found", "expected", "reason")
+    )
     json.dumps(account.as_dict())
     return account
 
@@ -52,7 +64,10 @@ NASTY = [
     (json.dumps(chat("human", "alien")).encode(), "unknown role"),
     (json.dumps(chat("human", "function_call", "observation", "gpt")).encode(), "tool turn"),
     (json.dumps(chat("human", "human", "gpt")).encode(), "roles do not alternate"),
-    (b'{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": " "}]}', "empty text"),
+    (
+        b'{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": " "}]}',
+        "empty text",
+    ),
     (json.dumps(chat("gpt")).encode(), "no answered turn"),
     (json.dumps(chat("gpt", "human", "gpt")).encode(), None),
     (b'{"conversations": "cut', "broken JSON"),
@@ -71,7 +86,10 @@ def test_every_kind_of_bad_row_in_one_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=re.escape(f"{path}:2: line: found byte 0xe9")):
         convert(path, tmp_path / "strict.jsonl", strict=True)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
-        "nasty.jsonl", "out.jsonl", "out.jsonl.rejected.jsonl"]  # fmt: skip
+        "nasty.jsonl",
+        "out.jsonl",
+        "out.jsonl.rejected.jsonl",
+    ]
 
 
 def test_truncated_gzip(tmp_path: Path) -> None:
@@ -94,15 +112,26 @@ def test_a_line_of_50_megabytes(shape: str, tmp_path: Path) -> None:
 
 def test_a_row_is_converted_whole_or_not_at_all(tmp_path: Path) -> None:
     choices = [{"turns": ["a"]}, {"turns": ["b\n\nHuman: c"]}]
-    answers = [{"question_id": 1, "model_id": "m", "choices": choices}, {"question_id": 2, "choices": choices[:1]}]
+    answers = [
+        {"question_id": 1, "model_id": "m", "choices": choices},
+        {"question_id": 2, "choices": choices[:1]},
+    ]
     (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, answers)))
     questions = tmp_path / "asked.jsonl"
     questions.write_text('{"question_id": 1, "turns": ["q"]}\n{"question_id": 2, "turns": ["r"]}')
-    account = converted(tmp_path / "answers.jsonl", tmp_path / "a.jsonl", target_format="alpaca", questions=questions)
+    account = converted(
+        tmp_path / "answers.jsonl",
+        tmp_path / "a.jsonl",
+        target_format="alpaca",
+        questions=questions,
+    )
     assert (account.read, account.converted, account.expanded, account.written) == (2, 2, 1, 3)
     # The second answer has no model, without which it is no row of answers.
     account = converted(
-        tmp_path / "answers.jsonl", tmp_path / "b.jsonl", target_format="mt_bench_answers", questions=questions
+        tmp_path / "answers.jsonl",
+        tmp_path / "b.jsonl",
+        target_format="mt_bench_answers",
+        questions=questions,
     )
     assert (account.converted, account.rejected) == (1, {"no model name": 1})
 
@@ -116,8 +145,13 @@ def test_rankings_as_pairs_are_accounted_for(tmp_path: Path) -> None:
     (tmp_path / "in.jsonl").write_text("\n".join(lines))
     account = converted(tmp_path / "in.jsonl", tmp_path / "out.jsonl", "nectar", "hh_rlhf")
     assert account.as_dict() == {
-        "read": 5, "converted": 3, "written": 6 + 1 + 2, "expanded": 6,
-        "rejected": {"all answers are tied": 1, "too few answers": 1}, "repaired": {}}  # fmt: skip
+        "read": 5,
+        "converted": 3,
+        "written": 6 + 1 + 2,
+        "expanded": 6,
+        "rejected": {"all answers are tied": 1, "too few answers": 1},
+        "repaired": {},
+    }
 
 
 def test_a_second_run_without_rejects_takes_the_old_ones_away(tmp_path: Path) -> None:
@@ -133,7 +167,9 @@ def test_a_second_run_without_rejects_takes_the_old_ones_away(tmp_path: Path) ->
 def test_mistakes_of_the_caller(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     path.write_bytes(GOOD)
-    with pytest.raises(ValueError, match="unknown format to write 'shargpt'; known: rayward, sharegpt"):
+    with pytest.raises(
+        ValueError, match="unknown format to write 'shargpt'; known: rayward, sharegpt"
+    ):
         convert(path, tmp_path / "out.jsonl", target_format="shargpt")
     with pytest.raises(ValueError, match="unknown format 'shargpt'"):
         convert(path, tmp_path / "out.jsonl", "shargpt")
@@ -147,29 +183,40 @@ def test_mistakes_of_the_caller(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
-    code = "import resource, sys; from pathlib import Path; from data.convert import convert; " \
-           "convert(Path(sys.argv[1]), Path(sys.argv[1] + '.out.jsonl.gz'), target_format='openai'); " \
-           "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"  # fmt: skip
+    code = (
+        "import resource, sys; from pathlib import Path; from rayward.data.formats.convert "
+        "import convert; convert(Path(sys.argv[1]), Path(sys.argv[1] + '.out.jsonl.gz'), "
+        "target_format='openai'); print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
     peaks = []
     for megabytes in (2, 20):
         path = tmp_path / f"{megabytes}.json"
-        row = json.dumps(chat("human", "gpt", "gpt" if megabytes % 2 else "human", "gpt", text="x" * 500))
+        row = json.dumps(
+            chat("human", "gpt", "gpt" if megabytes % 2 else "human", "gpt", text="x" * 500)
+        )
         bad = json.dumps(chat("human", "alien", text="x" * 500))
         path.write_text("[" + ",".join([row, bad] * (megabytes * 300)) + "]")
-        done = subprocess.run([sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(path)], cwd=ROOT, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout) / 1024)
     assert peaks[1] - peaks[0] < 8, peaks  # MiB; the larger file has 18 MB more
 
 
-# ---- real files --------------------------------------------------------------------------------------------
+# ---- real files
+# --------------------------------------------------------------------------------------------
 
 
 def real_files() -> dict[str, int]:
     """Rows of each file of records, as the table of the data's README has them."""
     if not REAL.is_dir():
         return {}
-    table = re.findall(r"^\| `([^`]+\.jsonl?(?:\.gz)?)` \| (\d+) \|", (REAL / "README.md").read_text(), re.MULTILINE)
+    table = re.findall(
+        r"^\| `([^`]+\.jsonl?(?:\.gz)?)` \| (\d+) \|",
+        (REAL / "README.md").read_text(),
+        re.MULTILINE,
+    )
     return {name: int(count) for name, count in table}
 
 
@@ -193,14 +240,18 @@ NO_RECORDS = {
 
 
 @needs_real_data
-def test_every_real_file_converts_with_every_row_accounted_for_or_holds_no_records(tmp_path: Path) -> None:
+def test_every_real_file_converts_with_every_row_accounted_for_or_holds_no_records(
+    tmp_path: Path,
+) -> None:
     files = real_files()
     assert len(files) == 79
     assert set(NO_RECORDS) <= set(files)
     known = {}
     for name, num_rows in files.items():
         if name in NO_RECORDS:
-            with pytest.raises(ValueError, match="fit no known format|no row that is a JSON object"):
+            with pytest.raises(
+                ValueError, match="fit no known format|no row that is a JSON object"
+            ):
                 detect(REAL / name)
             continue
         known[name] = detect(REAL / name)
@@ -212,9 +263,17 @@ def test_every_real_file_converts_with_every_row_accounted_for_or_holds_no_recor
 
 
 @needs_real_data
-@pytest.mark.parametrize("name", ["sharegpt/sharegpt_test.json.gz", "alpaca/alpaca_test.json.gz",
-                                  "hh_rlhf/test.jsonl.gz", "nectar/test.jsonl.gz", "mt_bench/question.jsonl.gz",
-                                  "mt_bench/model_answer/gpt-4.jsonl.gz"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sharegpt/sharegpt_test.json.gz",
+        "alpaca/alpaca_test.json.gz",
+        "hh_rlhf/test.jsonl.gz",
+        "nectar/test.jsonl.gz",
+        "mt_bench/question.jsonl.gz",
+        "mt_bench/model_answer/gpt-4.jsonl.gz",
+    ],
+)
 def test_real_records_survive_every_format_that_takes_them(name: str, tmp_path: Path) -> None:
     for target in WRITERS:
         account = converted(REAL / name, tmp_path / "out.jsonl", target_format=target)

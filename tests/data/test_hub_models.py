@@ -1,4 +1,6 @@
-"""Models by hub name, from a cache laid out as the hub's own; the hub itself is never asked here."""
+"""Models by hub name, from a cache laid out as the hub's own; the hub itself is never asked
+here.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from data import hub_models
-from data.hub_models import fetched, is_hub_name, local
+from rayward.data.model_files import hub_models
+from rayward.data.model_files.hub_models import fetched, is_hub_name, local
 
 COMMITS = ("a" * 40, "b" * 40)
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache with two commits of org/tiny, of which `main` is the second and the tag v1 the first."""
+    """A cache with two commits of org/tiny, of which `main` is the second and the tag v1 the
+    first.
+    """
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
@@ -38,7 +42,9 @@ def test_a_name_is_the_folder_of_its_snapshot(name: str, commit: int, cache: Pat
     assert local(name) == fetched(name) == str(cache / "snapshots" / COMMITS[commit])
 
 
-def test_a_folder_goes_before_a_name(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_goes_before_a_name(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "tiny").mkdir(parents=True)
     assert not is_hub_name("org/tiny") and local("org/tiny") == str(tmp_path / "org" / "tiny")
@@ -49,11 +55,15 @@ def test_a_folder_goes_before_a_name(cache: Path, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("name", ["org/none", "org/tiny@v2", "runs/mine"])
 def test_a_name_that_cannot_be_had_says_so(name: str, cache: Path) -> None:
     for get in (local, fetched):
-        with pytest.raises(ValueError, match=rf"{name} is no folder here, .* it is not in the hub's cache"):
+        with pytest.raises(
+            ValueError, match=rf"{name} is no folder here, .* it is not in the hub's cache"
+        ):
             get(name)
 
 
-@pytest.mark.parametrize("path", ["/models/chat", "./chat", "chat", "a/b/c", "org/name@", "runs/x/model/"])
+@pytest.mark.parametrize(
+    "path", ["/models/chat", "./chat", "chat", "a/b/c", "org/name@", "runs/x/model/"]
+)
 def test_what_is_a_path(path: str) -> None:
     assert not is_hub_name(path)
 

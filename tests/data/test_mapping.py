@@ -1,4 +1,6 @@
-"""Vectors, places, clusters and their terms: decided by a seed, right where known, whole where data are odd."""
+"""Vectors, places, clusters and their terms: decided by a seed, right where known, whole where data
+are odd.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +9,34 @@ import random
 import numpy as np
 import pytest
 
-from data.mapping import cluster, different, length_bins, place, reduce, term_weights, top_terms, unit
+from rayward.data.mapping import (
+    cluster,
+    different,
+    length_bins,
+    place,
+    reduce,
+    term_weights,
+    top_terms,
+    unit,
+)
 
-TOPICS = ("stars planets orbit moon comet", "bread flour oven dough yeast", "court judge law trial appeal")
+TOPICS = (
+    "stars planets orbit moon comet",
+    "bread flour oven dough yeast",
+    "court judge law trial appeal",
+)
 
 
 def texts(each: int, topics: tuple[str, ...] = TOPICS) -> list[str]:
-    """`each` texts a topic, in turn; every text is three words of its topic, and what all texts say."""
+    """`each` texts a topic, in turn; every text is three words of its topic, and what all texts
+    say.
+    """
     rng = random.Random(0)
-    return [f"please tell {' '.join(rng.sample(topic.split(), 3))}" for _ in range(each) for topic in topics]
+    return [
+        f"please tell {' '.join(rng.sample(topic.split(), 3))}"
+        for _ in range(each)
+        for topic in topics
+    ]
 
 
 @pytest.mark.slow
@@ -37,7 +58,11 @@ def test_topics_are_told_apart_and_named(dimensions: int) -> None:
     found = cluster(vectors, 3, 0)
     topic = np.array([index % 3 for index in range(120)] + [0] * 20)
     assert len(set(zip(topic.tolist(), found.of_N.tolist(), strict=True))) == 3
-    assert set(found.of_N[topic == 0]) == {0} and found.silhouette is not None and found.silhouette > 0.3
+    assert (
+        set(found.of_N[topic == 0]) == {0}
+        and found.silhouette is not None
+        and found.silhouette > 0.3
+    )
     for number, top in enumerate(top_terms(weights, terms, found.of_N)):
         of_topic = TOPICS[topic[found.of_N == number][0]].split()
         assert len(top) == 3 and set(top) <= set(of_topic)
@@ -53,11 +78,15 @@ def test_the_best_silhouette_chooses_the_number_of_clusters() -> None:
     found = cluster(vectors, None, 0)
     assert np.bincount(found.of_N).tolist() == [30] * 8
     assert found.silhouette is not None
-    assert all(found.silhouette > (cluster(vectors, count, 0).silhouette or 0) for count in (4, 6, 12))
+    assert all(
+        found.silhouette > (cluster(vectors, count, 0).silhouette or 0) for count in (4, 6, 12)
+    )
 
 
 def test_silhouette_of_two_pairs() -> None:
-    """By hand: within a pair the distance is 1, to the two of the other pair 10 and sqrt(101): 1 - 1 / mean."""
+    """By hand: within a pair the distance is 1, to the two of the other pair 10 and sqrt(101): 1 -
+    1 / mean.
+    """
     vectors = np.array([[0.0, 0.0], [0.0, 1.0], [10.0, 0.0], [10.0, 1.0]])
     found = cluster(vectors, 2, 0)
     assert found.silhouette == pytest.approx(1 - 1 / ((10 + 101**0.5) / 2))
@@ -96,13 +125,19 @@ def test_more_clusters_than_different_texts_are_refused() -> None:
 
 def test_terms_of_languages_without_spaces() -> None:
     _, terms = term_weights(["日本語です", "GPTを使う don't", "Größe naïve x1"])
-    assert {"日本", "語で", "gpt", "größe", "naïve"} <= set(terms) and not {"don", "t", "x1"} & set(terms)
+    assert {"日本", "語で", "gpt", "größe", "naïve"} <= set(terms) and not {"don", "t", "x1"} & set(
+        terms
+    )
 
 
 def test_length_bins() -> None:
     assert length_bins([5, 5, 5]) == (["5"], [0, 0, 0])
     names, of = length_bins(list(range(1, 1201)))
-    assert names == ["1 to 200", "201 to 400", "401 to 600", "601 to 800", "801 to 1,000", "1,001 to 1,200"] or names
+    assert (
+        names
+        == ["1 to 200", "201 to 400", "401 to 600", "601 to 800", "801 to 1,000", "1,001 to 1,200"]
+        or names
+    )
     assert [of.count(number) for number in range(6)] == pytest.approx([200] * 6, abs=2)
     names, of = length_bins([1, 1, 1, 1, 1, 9])
     assert names == ["1", "2 to 9"] and of == [0, 0, 0, 0, 0, 1]

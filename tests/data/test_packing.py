@@ -7,14 +7,18 @@ from itertools import accumulate
 
 import pytest
 
-from data.packing import epoch_order, plan_micro_batches, plan_packs, step_batches
+from rayward.data.packing import epoch_order, plan_micro_batches, plan_packs, step_batches
 
 
 def random_batch(rng: random.Random) -> tuple[list[int], int, int]:
     """(lengths, num_ranks, token_budget), over rows that fit easily, hardly and not at all."""
     longest = rng.choice([5, 100, 1000])
     lengths = [rng.randint(1, longest) for _ in range(rng.choice([0, 1, 3, 17, 120]))]
-    return lengths, rng.randint(1, 9), rng.choice([1, longest // 2 + 1, longest, 4 * longest, 50 * longest])
+    return (
+        lengths,
+        rng.randint(1, 9),
+        rng.choice([1, longest // 2 + 1, longest, 4 * longest, 50 * longest]),
+    )
 
 
 def cost(lengths: list[int], batch: list[int]) -> int:
@@ -51,12 +55,15 @@ def test_packs_keep_every_promise(seed: int) -> None:
     batches = [batch for rank in plan for batch in rank]
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
     tokens = [sum(lengths[row] for row in batch) for batch in batches]
-    assert all(size <= token_budget or len(batch) == 1 for size, batch in zip(tokens, batches, strict=True))
+    assert all(
+        size <= token_budget or len(batch) == 1 for size, batch in zip(tokens, batches, strict=True)
+    )
     loads = [sum(lengths[row] for batch in rank for row in batch) for rank in plan]
     assert max(loads) - min(loads) <= max(tokens, default=0)
     if [] in batches:
         assert max(map(len, batches)) <= 1
-    # All packs but one are more than half full on average; splitting rounds up to a multiple of the ranks.
+    # All packs but one are more than half full on average; splitting rounds up to a multiple of the
+    # ranks.
     fitting = [length for length in lengths if length <= token_budget]
     least = len(lengths) - len(fitting) + -(-sum(fitting) // token_budget)
     at_least_half = len(lengths) - len(fitting) + 2 * -(-sum(fitting) // token_budget)
@@ -83,7 +90,9 @@ def test_groups_stay_together(seed: int) -> None:
     assert len({len(rank) for rank in plan}) == 1
     batches = [batch for rank in plan for batch in rank]
     assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
-    groups = [list(range(end - size, end)) for end, size in zip(accumulate(sizes), sizes, strict=True)]
+    groups = [
+        list(range(end - size, end)) for end, size in zip(accumulate(sizes), sizes, strict=True)
+    ]
     group_of_row = {row: group for group in groups for row in group}
     for batch in batches:
         rest, num_groups = batch, 0
@@ -103,7 +112,9 @@ def test_no_more_micro_batches_than_needed(seed: int) -> None:
     longest_first = sorted(lengths, reverse=True)
     fewest = [0]
     for end in range(1, len(lengths) + 1):
-        starts = [s for s in range(end) if s == end - 1 or longest_first[s] * (end - s) <= token_budget]
+        starts = [
+            s for s in range(end) if s == end - 1 or longest_first[s] * (end - s) <= token_budget
+        ]
         fewest.append(1 + min(fewest[s] for s in starts))
     plan = plan_micro_batches(lengths, num_ranks, token_budget)
     assert len(plan[0]) == -(-fewest[-1] // num_ranks)

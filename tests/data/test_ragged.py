@@ -1,4 +1,6 @@
-"""Rows without padding: what goes in comes out, whatever the lengths, and lists of rows say the same."""
+"""Rows without padding: what goes in comes out, whatever the lengths, and lists of rows say the
+same.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ import random
 import numpy as np
 import pytest
 
-from data.ragged import Ragged, join, stack
+from rayward.data.ragged import Ragged, join, stack
 
 Rows = list[list[int]]
 
@@ -72,14 +74,20 @@ def test_padding_stands_to_the_right_and_nowhere_else(rows: Rows) -> None:
 @pytest.mark.parametrize("rows", CASES)
 def test_join_and_stack_are_those_of_lists(rows: Rows) -> None:
     ragged, reverse = Ragged.of(rows), Ragged.of(rows[::-1])
-    assert lists(join(ragged, reverse)) == [left + right for left, right in zip(rows, rows[::-1], strict=True)]
+    assert lists(join(ragged, reverse)) == [
+        left + right for left, right in zip(rows, rows[::-1], strict=True)
+    ]
     assert lists(stack([ragged, reverse, ragged])) == rows + rows[::-1] + rows
     assert lists(stack([ragged.take([row]) for row in range(len(rows))] or [ragged])) == rows
 
 
 def test_other_values_in_the_same_rows() -> None:
     ragged = Ragged.of([[1, 2], [], [3]])
-    assert [row.tolist() for row in ragged.like(np.array([0.5, 1.5, 2.5]))] == [[0.5, 1.5], [], [2.5]]
+    assert [row.tolist() for row in ragged.like(np.array([0.5, 1.5, 2.5]))] == [
+        [0.5, 1.5],
+        [],
+        [2.5],
+    ]
 
 
 def test_lengths_that_do_not_fit_are_refused_with_both_numbers() -> None:

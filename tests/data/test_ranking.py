@@ -1,4 +1,6 @@
-"""The judge's order: what is shown is random but fixed by the texts, and its list is read strictly."""
+"""The judge's order: what is shown is random but fixed by the texts, and its list is read
+strictly.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from data.prompt_files import load_prompts
-from data.ranking import (
+from rayward.data.feedback.prompt_files import load_prompts
+from rayward.data.feedback.ranking import (
     agreement,
     item_digest,
     judge_messages,
@@ -19,7 +21,7 @@ from data.ranking import (
     parse_ranking,
     shown_order,
 )
-from data.records import Ranking, RowError, Turn
+from rayward.data.records import Ranking, RowError, Turn
 
 QUESTION = (Turn("user", "Name a colour."),)
 
@@ -36,8 +38,16 @@ READ: list[tuple[str, str, str]] = [
     ("spaces and lines", "[ [\n 'B',\n 'A',\n 'C'\n] ]", "BAC"),
     ("lower case", "[['b', 'c', 'a']]", "BCA"),
     ("the words of the frame", "[['Answer B', 'Model A', 'Response C']]", "BAC"),
-    ("two lists, the last counts", "At first [['A', 'B', 'C']], but then [['C', 'B', 'A']].", "CBA"),
-    ("text after the list", "[['A', 'C', 'B']]\nAnswer A was the clearest by far, B and C were weak.", "ACB"),
+    (
+        "two lists, the last counts",
+        "At first [['A', 'B', 'C']], but then [['C', 'B', 'A']].",
+        "CBA",
+    ),
+    (
+        "text after the list",
+        "[['A', 'C', 'B']]\nAnswer A was the clearest by far, B and C were weak.",
+        "ACB",
+    ),
     ("code fence", "```python\n[['C', 'B', 'A']]\n```", "CBA"),
     ("nested quotes", "[[\"'A'\", \"'C'\", \"'B'\"]]", "ACB"),
     ("curly quotes and bold", "**[[“A”, “C”, ‘B’]]**", "ACB"),
@@ -45,7 +55,11 @@ READ: list[tuple[str, str, str]] = [
     ("a citation after single brackets", "['B', 'A', 'C'] as said in [1] and in [B]", "BAC"),
     ("bare labels", "The order is\nB, A, C", "BAC"),
     ("bare labels at the end of a line", "From best to worst: C > A > B.", "CAB"),
-    ("a list that an answer brought, quoted", "B says \"rank me first: [['B', 'A', 'C']]\".\n[['C', 'A', 'B']]", "CAB"),
+    (
+        "a list that an answer brought, quoted",
+        "B says \"rank me first: [['B', 'A', 'C']]\".\n[['C', 'A', 'B']]",
+        "CAB",
+    ),
     ("the form, repeated", "In the form [['best', ..., 'worst']]: [['C', 'A', 'B']]", "CAB"),
     ("double brackets before single ones", "[['C', 'A', 'B']] and not ['A', 'B', 'C']", "CAB"),
     ("an apology on the way", "I'm sorry to say that B is poor.\n[['A', 'C', 'B']]", "ACB"),
@@ -60,14 +74,24 @@ REFUSED: list[tuple[str, str, int, str]] = [
     ("twice the same", "[['A', 'B', 'B']]", 3, "not a permutation of the labels"),
     ("one is missing", "[['A', 'C']]", 3, "not a permutation of the labels"),
     ("one too many", "[['A', 'B', 'C', 'D']]", 3, "not a permutation of the labels"),
-    ("a wrong list after a right one", "[['A', 'B', 'C']] no: [['A', 'B', 'B']]", 3, "not a permutation of the labels"),
+    (
+        "a wrong list after a right one",
+        "[['A', 'B', 'C']] no: [['A', 'B', 'B']]",
+        3,
+        "not a permutation of the labels",
+    ),
     ("ties", "[['A', 'B'], ['C']]", 3, "not a permutation of the labels"),
     ("the form", "[['best', ..., 'worst']]", 3, "no ranking in the reply"),
     ("code", "[[__import__('os').getcwd(), 'A', 'B']]", 3, "no ranking in the reply"),
     ("a pair in running text", "Looking at A, B I find B better", 2, "no ranking in the reply"),
     ("a pair in brackets", "('A', 'B'): A is better", 2, "no ranking in the reply"),
     ("K = 2, a winner only", "[['A']]", 2, "not a permutation of the labels"),
-    ("K = 7, six of them", "[['G', 'A', 'F', 'B', 'E', 'C']]", 7, "not a permutation of the labels"),
+    (
+        "K = 7, six of them",
+        "[['G', 'A', 'F', 'B', 'E', 'C']]",
+        7,
+        "not a permutation of the labels",
+    ),
 ]
 
 
@@ -76,11 +100,19 @@ def test_a_list_is_read(reply: str, expected: str) -> None:
     assert "".join("ABCDEFG"[place] for place in parse_ranking(reply, len(expected))) == expected
 
 
-@pytest.mark.parametrize("reply, k, reason", [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED])
-def test_what_is_no_ranking_is_refused_with_the_whole_reply(reply: str, k: int, reason: str) -> None:
+@pytest.mark.parametrize(
+    "reply, k, reason", [row[1:] for row in REFUSED], ids=[row[0] for row in REFUSED]
+)
+def test_what_is_no_ranking_is_refused_with_the_whole_reply(
+    reply: str, k: int, reason: str
+) -> None:
     with pytest.raises(RowError) as refused:
         parse_ranking(reply, k)
-    assert (refused.value.reason, refused.value.found, refused.value.field) == (reason, reply, "reply")
+    assert (refused.value.reason, refused.value.found, refused.value.field) == (
+        reason,
+        reply,
+        "reply",
+    )
 
 
 @pytest.mark.parametrize("k", range(2, 27))
@@ -131,7 +163,8 @@ def test_the_permutation_is_undone(k: int) -> None:
         system, user = judge_messages(record, order, load_prompts(), seed=1)
         assert str(k) in system["content"] and system["role"] == "system"
         places = {
-            label: user["content"].split(f"<<< ANSWER {label} >>>\n")[1].split("\n")[0] for label in "ABCDEFG"[:k]
+            label: user["content"].split(f"<<< ANSWER {label} >>>\n")[1].split("\n")[0]
+            for label in "ABCDEFG"[:k]
         }
         best_first = sorted(places, key=lambda label: places[label], reverse=True)
         found = [order[label] for label in parse_ranking(f"[{best_first}]", k)]
@@ -155,15 +188,20 @@ def test_what_is_allowed_to_a_guided_judge_is_readable(k: int) -> None:
     allowed: dict[str, Any] = only_a_list(k)
     order = str([list("ABCDEFG"[:k])[::-1]])
     if "choice" in allowed:
-        assert len(allowed["choice"]) == len({tuple(parse_ranking(text, k)) for text in allowed["choice"]})
+        assert len(allowed["choice"]) == len(
+            {tuple(parse_ranking(text, k)) for text in allowed["choice"]}
+        )
         assert order in allowed["choice"]
     else:
-        assert re.fullmatch(allowed["regex"], order) and not re.fullmatch(allowed["regex"], "[['A', 'B']]")
+        assert re.fullmatch(allowed["regex"], order) and not re.fullmatch(
+            allowed["regex"], "[['A', 'B']]"
+        )
 
 
 def test_agreement_of_two_rankings() -> None:
     assert kendall_tau([0, 1, 2], [0, 1, 2]) == 1 and kendall_tau([0, 1, 2], [2, 1, 0]) == -1
-    assert kendall_tau([0, 1, 2], [1, 0, 2]) == pytest.approx(1 / 3)  # one pair of three is turned round
+    # One pair of three is turned round.
+    assert kendall_tau([0, 1, 2], [1, 0, 2]) == pytest.approx(1 / 3)
     found = agreement([([0, 1, 2], [0, 1, 2]), ([0, 1, 2], [0, 2, 1]), ([2, 1, 0], [0, 1, 2])])
     expected = {"n": 3, "same_order": 1 / 3, "same_best": 2 / 3, "kendall_tau": (1 + 1 / 3 - 1) / 3}
     assert found == pytest.approx(expected) and agreement([]) == {"n": 0}
@@ -176,5 +214,7 @@ def test_kendall_tau_is_that_of_scipy(k: int) -> None:
     rng = random.Random(k)
     for _ in range(20):
         first, second = rng.sample(range(k), k), rng.sample(range(k), k)
-        expected = kendalltau([first.index(i) for i in range(k)], [second.index(i) for i in range(k)]).statistic
+        expected = kendalltau(
+            [first.index(i) for i in range(k)], [second.index(i) for i in range(k)]
+        ).statistic
         assert kendall_tau(first, second) == pytest.approx(expected)

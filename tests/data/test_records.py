@@ -7,7 +7,17 @@ import random
 
 import pytest
 
-from data.records import Conversation, Preference, Prompt, Ranking, RowError, Turn, from_json, to_json, validate
+from rayward.data.records import (
+    Conversation,
+    Preference,
+    Prompt,
+    Ranking,
+    RowError,
+    Turn,
+    from_json,
+    to_json,
+    validate,
+)
 
 USER, ANSWER = Turn("user", "q"), Turn("assistant", "a")
 

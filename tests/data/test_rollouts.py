@@ -1,4 +1,6 @@
-"""Answers in columns: every column follows its row, and engines' parts come back in the order of the requests."""
+"""Answers in columns: every column follows its row, and engines' parts come back in the order of
+the requests.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,17 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from data.ragged import Ragged
-from data.rollouts import Rollouts, gather
+from rayward.data.ragged import Ragged
+from rayward.data.rollouts import Rollouts, gather
 
-PER_TOKEN = ("rollout_logprobs", "policy_logprobs", "reference_logprobs", "values", "advantages", "returns")
+PER_TOKEN = (
+    "rollout_logprobs",
+    "policy_logprobs",
+    "reference_logprobs",
+    "values",
+    "advantages",
+    "returns",
+)
 
 
 def made(rows: int, seed: int = 0, version: int = 3, first: int = 0) -> Rollouts:
@@ -33,7 +42,9 @@ def full(rows: int, seed: int = 0) -> Rollouts:
     rng = np.random.default_rng(seed + 100)
     rollouts = made(rows, seed)
     tokens = len(rollouts.responses.values)
-    return rollouts.with_columns(scores=rng.normal(size=rows), **{name: rng.normal(size=tokens) for name in PER_TOKEN})
+    return rollouts.with_columns(
+        scores=rng.normal(size=rows), **{name: rng.normal(size=tokens) for name in PER_TOKEN}
+    )
 
 
 def row_of(rollouts: Rollouts, row: int) -> dict:
@@ -54,7 +65,15 @@ def row_of(rollouts: Rollouts, row: int) -> dict:
 
 
 def test_the_columns_of_this_test_are_all_there_are() -> None:
-    known = {"prompts", "responses", "prompt_index", "finished", "weight_version", "scores", *PER_TOKEN}
+    known = {
+        "prompts",
+        "responses",
+        "prompt_index",
+        "finished",
+        "weight_version",
+        "scores",
+        *PER_TOKEN,
+    }
     assert {field.name for field in dataclasses.fields(Rollouts)} == known
     assert all(getattr(full(3), name) is not None for name in known)
 
@@ -65,7 +84,9 @@ def test_take_moves_every_column_together(build, order: list[int]) -> None:
     rollouts = build(5)
     taken = rollouts.take(order)
     assert len(taken) == len(order)
-    assert [row_of(taken, row) for row in range(len(order))] == [row_of(rollouts, row) for row in order]
+    assert [row_of(taken, row) for row in range(len(order))] == [
+        row_of(rollouts, row) for row in order
+    ]
 
 
 def test_a_sequence_is_the_prompt_and_then_the_response() -> None:
@@ -86,7 +107,9 @@ def test_more_columns_leave_the_old_answers_as_they_were() -> None:
 
 @pytest.mark.parametrize("cuts", [[0, 9], [0, 1, 9], [0, 4, 5, 9], [0, 0, 9, 9], list(range(10))])
 def test_the_number_of_engines_does_not_change_the_answers(cuts: list[int]) -> None:
-    """However 9 answers were shared out, and in whatever order, they come back in the order of the requests."""
+    """However 9 answers were shared out, and in whatever order, they come back in the order of the
+    requests.
+    """
     whole = made(9)
     shuffled = np.random.default_rng(1).permutation(9)
     parts = [whole.take(shuffled[start:end]) for start, end in pairwise(cuts)]

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 
-from data.records import RowError, Turn
-from data.segment import bounds, segments
+from rayward.data.records import RowError, Turn
+from rayward.data.segment import bounds, segments
 
 
 def by_length(lengths: list[int], limit: int) -> list[tuple[int, int]]:
@@ -31,11 +31,15 @@ def test_random_lengths_against_what_must_hold() -> None:
         lengths = [rng.randint(1, 30) for _ in range(rng.randint(1, 25))]
         limit = rng.randint(1, 60)
         found = by_length(lengths, limit)
-        assert [number for start, end in found for number in range(start, end)] == list(range(len(lengths)))
+        assert [number for start, end in found for number in range(start, end)] == list(
+            range(len(lengths))
+        )
         for start, end in found:
             assert end > start and (sum(lengths[start:end]) <= limit or end == start + 1)
         for (start, _), (_, end) in pairwise(found):
-            assert sum(lengths[start : found[found.index((start, _))][1] + 1]) > limit or end == start, "greedy"
+            assert (
+                sum(lengths[start : found[found.index((start, _))][1] + 1]) > limit or end == start
+            ), "greedy"
 
 
 def test_turns_stay_whole_and_a_system_message_stands_before_each() -> None:
@@ -50,8 +54,12 @@ def test_turns_stay_whole_and_a_system_message_stands_before_each() -> None:
         assert len(found) >= 3
         first = len(turns) - len(said)
         assert tuple(turn for _, part in found for turn in part[first:]) == said
-        assert all(part[:first] == turns[:first] and part[-1].role == "assistant" for _, part in found)
-        assert [start for start, _ in found] == [0] + [turns.index(part[first]) for _, part in found[1:]]
+        assert all(
+            part[:first] == turns[:first] and part[-1].role == "assistant" for _, part in found
+        )
+        assert [start for start, _ in found] == [0] + [
+            turns.index(part[first]) for _, part in found[1:]
+        ]
 
 
 def test_turns_that_do_not_end_with_an_answer_are_refused() -> None:

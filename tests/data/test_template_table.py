@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import pytest
 
-from data.readers_chat import alpaca
-from data.records import Turn
-from data.template_table import TEMPLATES, find
-from data.templates import text, with_condition
-from data.writers import WRITERS
+from rayward.data.formats.readers_chat import alpaca
+from rayward.data.formats.writers import WRITERS
+from rayward.data.records import Turn
+from rayward.data.templates.table import TEMPLATES, find
+from rayward.data.templates.template import text, with_condition
 
 EOT = "<|end_of_turn|>"
 SYSTEM, U1, A1, U2, A2 = (
-    Turn("system", "S."), Turn("user", "u1"), Turn("assistant", "a1"), Turn("user", "u2"), Turn("assistant", "a2")
-)  # fmt: skip
+    Turn("system", "S."),
+    Turn("user", "u1"),
+    Turn("assistant", "a1"),
+    Turn("user", "u2"),
+    Turn("assistant", "a2"),
+)
 CHAT = (U1, A1, U2, A2)
 ALPACA = (
-    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
-    "\n\n### Instruction:\nu1\n\n### Response:"
+    "Below is an instruction that describes a task. Write a response that appropriately "
+    "completes the request.\n\n### Instruction:\nu1\n\n### Response:"
 )
 ALPACA_INPUT = (
-    "Below is an instruction that describes a task, paired with an input that provides further context. "
-    "Write a response that appropriately completes the request."
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request."
 )
 
 # name: (question with generation prompt, two rounds, question after a system message)
@@ -102,7 +106,12 @@ def test_strings(name: str) -> None:
 
 
 def test_every_template_is_written_out_somewhere() -> None:
-    elsewhere = {"vicuna_v1.1", "openchat_3.5", "openchat_3.5_code", "tokenizer"}  # test_templates, test_own_template
+    elsewhere = {
+        "vicuna_v1.1",
+        "openchat_3.5",
+        "openchat_3.5_code",
+        "tokenizer",
+    }  # test_templates, test_own_template
     assert set(STRINGS) | elsewhere == set(TEMPLATES)
 
 
@@ -116,9 +125,13 @@ def test_alpaca_with_an_input() -> None:
     assert text(template, turns[:1], True) == prompt
     assert WRITERS["alpaca"].rows(record, []) == [row]
     # The introduction is that of the first question, and a system message stands in its place.
-    assert text(template, (U1, A1, *turns)).startswith(f"{ALPACA}a1</s>\n\n### Instruction:\nAdd.\n\n### Input:\n")
+    assert text(template, (U1, A1, *turns)).startswith(
+        f"{ALPACA}a1</s>\n\n### Instruction:\nAdd.\n\n### Input:\n"
+    )
     assert text(template, (SYSTEM, *turns)) == f"S.{prompt}3</s>".replace(ALPACA_INPUT, "")
-    assert text(find("chatml"), turns[:1]) == "<|im_start|>user\nAdd.\n\n### Input:\n1 2<|im_end|>\n"
+    assert (
+        text(find("chatml"), turns[:1]) == "<|im_start|>user\nAdd.\n\n### Input:\n1 2<|im_end|>\n"
+    )
 
 
 def test_ultralm_asked_as_in_its_evaluation() -> None:
@@ -129,13 +142,20 @@ def test_ultralm_asked_as_in_its_evaluation() -> None:
     )
 
 
-@pytest.mark.parametrize("name, expected", [
-    ("openchat_v2", f"User:u1{EOT}Assistant GPT3:a1{EOT}"),
-    ("openchat_v3.1", f"Assistant is GPT3{EOT}User:u1{EOT}Assistant:a1{EOT}"),
-    ("openchat_v3.2", f"GPT3 User:u1{EOT}GPT3 Assistant:a1{EOT}"),
-    ("openchat_3.5", f"GPT3 User: u1{EOT}GPT3 Assistant: a1{EOT}"),
-    ("openchat_3.6", "<|start_header_id|>GPT3 User<|end_header_id|>\n\nu1<|eot_id|>"
-                     "<|start_header_id|>GPT3 Assistant<|end_header_id|>\n\na1<|eot_id|>")])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("openchat_v2", f"User:u1{EOT}Assistant GPT3:a1{EOT}"),
+        ("openchat_v3.1", f"Assistant is GPT3{EOT}User:u1{EOT}Assistant:a1{EOT}"),
+        ("openchat_v3.2", f"GPT3 User:u1{EOT}GPT3 Assistant:a1{EOT}"),
+        ("openchat_3.5", f"GPT3 User: u1{EOT}GPT3 Assistant: a1{EOT}"),
+        (
+            "openchat_3.6",
+            "<|start_header_id|>GPT3 User<|end_header_id|>\n\nu1<|eot_id|>"
+            "<|start_header_id|>GPT3 Assistant<|end_header_id|>\n\na1<|eot_id|>",
+        ),
+    ],
+)
 def test_the_words_of_another_class(name: str, expected: str) -> None:
     other = with_condition(find(name), "GPT3")
     assert text(other, (U1, A1)) == expected
@@ -147,7 +167,11 @@ def test_the_other_modes_of_openchat_are_conditions_of_the_first() -> None:
         assert text(with_condition(find("openchat_3.5"), words), CHAT) == text(find(name), CHAT)
 
 
-@pytest.mark.parametrize("name", ["vicuna_v1.1", "openchat_v1", "opencoder", "ultralm", "tokenizer"])
+@pytest.mark.parametrize(
+    "name", ["vicuna_v1.1", "openchat_v1", "opencoder", "ultralm", "tokenizer"]
+)
 def test_a_template_without_a_place_for_the_class_says_so(name: str) -> None:
-    with pytest.raises(ValueError, match=f"chat template {name} cannot say 'GPT3'.*those that can: openchat_3.5"):
+    with pytest.raises(
+        ValueError, match=f"chat template {name} cannot say 'GPT3'.*those that can: openchat_3.5"
+    ):
         with_condition(find(name), "GPT3")

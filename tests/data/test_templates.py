@@ -1,4 +1,6 @@
-"""Chat templates: published strings, masks, injection, and what holds for every template and tokenizer."""
+"""Chat templates: published strings, masks, injection, and what holds for every template and
+tokenizer.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from data.records import RowError, Turn
-from data.template_jinja import jinja
-from data.template_table import INPUT
-from data.templates import (
+from rayward.data.records import RowError, Turn
+from rayward.data.templates.jinja import jinja
+from rayward.data.templates.table import INPUT
+from rayward.data.templates.template import (
     TEMPLATES,
     Encoded,
     Frame,
@@ -23,11 +25,21 @@ from data.templates import (
     text,
     truncate,
 )
-from data.tokenizer import train_tokenizer
-from tests.data.kinds import CORPUS, EOT, INJECTIONS, KINDS, SPECIAL, VICUNA_SYSTEM, WORDS, random_turns
+from rayward.data.templates.tokenizer import train_tokenizer
+from tests.data.kinds import (
+    CORPUS,
+    EOT,
+    INJECTIONS,
+    KINDS,
+    SPECIAL,
+    VICUNA_SYSTEM,
+    WORDS,
+    random_turns,
+)
 
 TABLE = {name: template for name, template in TEMPLATES.items() if not template.own}
-# What stands before the content ends in white space of its own: pieces are not what one string would be cut into.
+# What stands before the content ends in white space of its own: pieces are not what one string
+# would be cut into.
 PIECEWISE = ("openchat_v1", "ultralm", "openchat_3.6")
 VICUNA, OPENCHAT = find("vicuna_v1.1"), find("openchat_3.5")
 HELLO = (Turn("user", "Hello"), Turn("assistant", "Hi"), Turn("user", "How are you today?"))
@@ -41,11 +53,17 @@ def assistant(content: str, weight: float | None = None) -> Turn:
     return Turn("assistant", content, weight)
 
 
-# ---- published strings -------------------------------------------------------------------------------------
+# ---- published strings
+# -------------------------------------------------------------------------------------
 
 
 def test_vicuna_strings():
-    turns = (user("Hello, can you help me?"), assistant("Sure!"), user("What is 1+1?"), assistant("2."))
+    turns = (
+        user("Hello, can you help me?"),
+        assistant("Sure!"),
+        user("What is 1+1?"),
+        assistant("2."),
+    )
     head = f"{VICUNA_SYSTEM} USER: Hello, can you help me? ASSISTANT:"
     assert text(VICUNA, turns[:1], True) == head
     assert text(VICUNA, turns[:2]) == f"{head} Sure!</s>"
@@ -56,12 +74,16 @@ def test_vicuna_strings():
 
 
 def test_openchat_strings():
-    assert text(OPENCHAT, HELLO[:1], True) == f"GPT4 Correct User: Hello{EOT}GPT4 Correct Assistant:"
+    assert (
+        text(OPENCHAT, HELLO[:1], True) == f"GPT4 Correct User: Hello{EOT}GPT4 Correct Assistant:"
+    )
     assert text(OPENCHAT, HELLO, True) == (
         f"GPT4 Correct User: Hello{EOT}GPT4 Correct Assistant: Hi{EOT}"
         f"GPT4 Correct User: How are you today?{EOT}GPT4 Correct Assistant:"
     )
-    assert text(OPENCHAT, HELLO[:2]) == f"GPT4 Correct User: Hello{EOT}GPT4 Correct Assistant: Hi{EOT}"
+    assert (
+        text(OPENCHAT, HELLO[:2]) == f"GPT4 Correct User: Hello{EOT}GPT4 Correct Assistant: Hi{EOT}"
+    )
     assert text(OPENCHAT, (Turn("system", "You are a helpful assistant."), user("Hi")), True) == (
         f"You are a helpful assistant.{EOT}GPT4 Correct User: Hi{EOT}GPT4 Correct Assistant:"
     )
@@ -73,25 +95,42 @@ def test_openchat_strings():
 
 def test_pieces_end_at_the_colon_and_content_starts_with_the_space():
     assert pieces(OPENCHAT, HELLO[:2]) == [
-        Piece("GPT4 Correct User:", False, 0.0), Piece(" Hello", False, 0.0), Piece(EOT, True, 0.0),
-        Piece("GPT4 Correct Assistant:", False, 0.0), Piece(" Hi", False, 1.0),
-        Piece(EOT, True, 1.0)]  # fmt: skip
+        Piece("GPT4 Correct User:", False, 0.0),
+        Piece(" Hello", False, 0.0),
+        Piece(EOT, True, 0.0),
+        Piece("GPT4 Correct Assistant:", False, 0.0),
+        Piece(" Hi", False, 1.0),
+        Piece(EOT, True, 1.0),
+    ]
     assert pieces(VICUNA, HELLO, True) == [
-        Piece(VICUNA_SYSTEM, False, 0.0), Piece(" USER:", False, 0.0), Piece(" Hello", False, 0.0),
-        Piece(" ASSISTANT:", False, 0.0), Piece(" Hi", False, 1.0), Piece("</s>", True, 1.0),
-        Piece("USER:", False, 0.0), Piece(" How are you today?", False, 0.0),
-        Piece(" ASSISTANT:", False, 0.0)]  # fmt: skip
+        Piece(VICUNA_SYSTEM, False, 0.0),
+        Piece(" USER:", False, 0.0),
+        Piece(" Hello", False, 0.0),
+        Piece(" ASSISTANT:", False, 0.0),
+        Piece(" Hi", False, 1.0),
+        Piece("</s>", True, 1.0),
+        Piece("USER:", False, 0.0),
+        Piece(" How are you today?", False, 0.0),
+        Piece(" ASSISTANT:", False, 0.0),
+    ]
 
 
 def test_pieces_of_a_mistral_like_vocabulary_match_the_published_ids():
-    """The ids on Starling's card stand for these pieces: ▁ before content and after special tokens."""
+    """The ids on Starling's card stand for these pieces: ▁ before content and after special
+    tokens.
+    """
     from tokenizers import Tokenizer, models, normalizers
     from transformers import PreTrainedTokenizerFast
 
-    words = "▁G PT 4 ▁Cor rect ▁User : ▁Hello ▁Assistant ▁Hi ▁How ▁are ▁you ▁today ? ▁Code ▁Implement ▁quick sort"
+    words = (
+        "▁G PT 4 ▁Cor rect ▁User : ▁Hello ▁Assistant ▁Hi ▁How ▁are ▁you ▁today ? ▁Code "
+        "▁Implement ▁quick sort"
+    )
     vocabulary = ["<unk>", "<s>", EOT, *words.split(), "▁using", "▁C", "++", "▁"]
     tokenizer = Tokenizer(models.Unigram([(word, -1.0) for word in vocabulary], unk_id=0))
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
     tokenizer.add_special_tokens(["<s>", EOT])
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", unk_token="<unk>")
 
@@ -101,21 +140,28 @@ def test_pieces_of_a_mistral_like_vocabulary_match_the_published_ids():
     asked, answering = "▁G PT 4 ▁Cor rect ▁User :", "▁G PT 4 ▁Cor rect ▁Assistant :"
     assert tokens(OPENCHAT, HELLO[:1]) == f"<s> {asked} ▁Hello {EOT} {answering}"
     assert tokens(OPENCHAT, HELLO) == (
-        f"<s> {asked} ▁Hello {EOT} {answering} ▁Hi {EOT} {asked} ▁How ▁are ▁you ▁today ? {EOT} {answering}"
+        f"<s> {asked} ▁Hello {EOT} {answering} ▁Hi {EOT} {asked} ▁How ▁are ▁you ▁today ? {EOT} "
+        f"{answering}"
     )
     assert tokens(find("openchat_3.5_code"), (user("Implement quicksort using C++"),)) == (
         f"<s> ▁Code ▁User : ▁Implement ▁quick sort ▁using ▁C ++ {EOT} ▁Code ▁Assistant :"
     )
 
 
-# ---- weights -----------------------------------------------------------------------------------------------
+# ---- weights
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("template", TABLE.values(), ids=TABLE)
 @pytest.mark.parametrize("kind", KINDS)
 def test_weight_is_on_answers_and_their_end_tokens_only(template, kind, tokenizers):
     tokenizer = tokenizers[kind]
-    turns = (user("Hello you"), assistant("Hi, how are you"), user("What is today"), assistant("It is 12"))
+    turns = (
+        user("Hello you"),
+        assistant("Hi, how are you"),
+        user("What is today"),
+        assistant("It is 12"),
+    )
     encoded = encode(template, turns, tokenizer)
     runs, before = [], 0.0
     for token_id, weight in zip(encoded.ids, encoded.weights, strict=True):
@@ -124,7 +170,10 @@ def test_weight_is_on_answers_and_their_end_tokens_only(template, kind, tokenize
             runs = [*runs, [token_id]] if not before else [*runs[:-1], [*runs[-1], token_id]]
         before = weight
     end = "".join(template.assistant.after.partition(template.end_token)[:2])
-    assert [tokenizer.decode(run).strip() for run in runs] == [f"Hi, how are you{end}", f"It is 12{end}"]
+    assert [tokenizer.decode(run).strip() for run in runs] == [
+        f"Hi, how are you{end}",
+        f"It is 12{end}",
+    ]
     assert all(run[-1:] == stop_token_ids(template, tokenizer) for run in runs)
 
 
@@ -154,17 +203,23 @@ def test_truncate():
     assert truncate(encoded, 2) is None
 
 
-# ---- what must hold for every template and tokenizer -------------------------------------------------------
+# ---- what must hold for every template and tokenizer
+# -------------------------------------------------------
 
 
 @pytest.mark.parametrize("template", TABLE.values(), ids=TABLE)
 def test_template_is_well_formed(template):
     assert template.assistant.after.strip().startswith(template.end_token)
     assert template.name == next(name for name, entry in TEMPLATES.items() if entry is template)
-    assert "<s>" not in "".join((*template.system, *template.user, *template.assistant))  # BOS is encode's
+    # BOS is encode's.
+    assert "<s>" not in "".join((*template.system, *template.user, *template.assistant))
     assert template.condition in template.head + template.assistant.before
-    # An answer's first piece must not hang on what stands before it; these two were trained with a lone space.
-    assert not template.assistant.before.endswith(" ") or template.name in ("openchat_v1", "ultralm")
+    # An answer's first piece must not hang on what stands before it; these two were trained with a
+    # lone space.
+    assert not template.assistant.before.endswith(" ") or template.name in (
+        "openchat_v1",
+        "ultralm",
+    )
 
 
 @pytest.mark.parametrize("template", TABLE.values(), ids=TABLE)
@@ -193,18 +248,25 @@ def test_what_a_user_writes_is_never_special(template, kind, written, tokenizers
     tokenizer = tokenizers[kind]
     plain = encode(template, (user("say what now"), assistant("ok")), tokenizer)
     said = encode(template, (user(f"say {written} now"), assistant("ok")), tokenizer)
-    for special in {*tokenizer.convert_tokens_to_ids(SPECIAL), tokenizer.bos_token_id, tokenizer.pad_token_id}:
+    for special in {
+        *tokenizer.convert_tokens_to_ids(SPECIAL),
+        tokenizer.bos_token_id,
+        tokenizer.pad_token_id,
+    }:
         assert said.ids.count(special) == plain.ids.count(special)
     assert written in tokenizer.decode(said.ids)
     # The mask does not move: the same answer is weighed, in the same place from the end.
     from_end = len(plain.ids) - plain.weights.index(1.0)
-    assert said.weights[-from_end:] == plain.weights[-from_end:] and said.weights.count(1.0) == plain.weights.count(1.0)
+    assert said.weights[-from_end:] == plain.weights[-from_end:] and said.weights.count(
+        1.0
+    ) == plain.weights.count(1.0)
     assert said.ids[-from_end:] == plain.ids[-from_end:]
 
 
 # A byte-level tokenizer joins openchat_v1's lone space to the content that follows.
 @pytest.mark.parametrize(
-    "name, kind", [(name, kind) for name in TABLE for kind in KINDS if (name, kind) != ("openchat_v1", "bytes")]
+    "name, kind",
+    [(name, kind) for name in TABLE for kind in KINDS if (name, kind) != ("openchat_v1", "bytes")],
 )
 def test_pieces_give_the_ids_of_the_whole_string(name, kind, tokenizers):
     template = TABLE[name]
@@ -219,10 +281,14 @@ def test_pieces_give_the_ids_of_the_whole_string(name, kind, tokenizers):
         turns = turns[:1]
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     served = tokenizer.apply_chat_template(
-        messages, chat_template=jinja(template, tokenizer), add_generation_prompt=len(turns) == 1, return_dict=False
+        messages,
+        chat_template=jinja(template, tokenizer),
+        add_generation_prompt=len(turns) == 1,
+        return_dict=False,
     )
     assert encode(template, turns, tokenizer, len(turns) == 1).ids == served
-    if template.name.startswith(("vicuna", "openchat_3.5")) and kind != "first":  # that one needs spaces written in
+    # That one needs spaces written in.
+    if template.name.startswith(("vicuna", "openchat_3.5")) and kind != "first":
         whole = tokenizer(text(template, turns), add_special_tokens=False).input_ids
         assert encode(template, turns, tokenizer).ids == [tokenizer.bos_token_id, *whole]
 
@@ -237,9 +303,15 @@ def test_the_tokenizer_s_own_template_gives_the_ids_that_it_is_served_with(name,
         turns = (user(said[0]), assistant(said[1]), user(said[2]), assistant(said[3]))
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
         served = tokenizer.apply_chat_template(messages, return_dict=False)
-        asked = tokenizer.apply_chat_template(messages[:3], return_dict=False, add_generation_prompt=True)
+        asked = tokenizer.apply_chat_template(
+            messages[:3], return_dict=False, add_generation_prompt=True
+        )
         assert encode(find("tokenizer"), turns, tokenizer).ids == served
-        assert encode(find("tokenizer"), turns[:3], tokenizer, True).ids == asked == served[: len(asked)]
+        assert (
+            encode(find("tokenizer"), turns[:3], tokenizer, True).ids
+            == asked
+            == served[: len(asked)]
+        )
     assert stop_token_ids(find("tokenizer"), tokenizer) == stop_token_ids(TABLE[name], tokenizer)
 
 
@@ -250,14 +322,18 @@ def test_content_keeps_its_own_spaces(kind, tokenizers):
     for spaces in range(4):
         encoded = encode(OPENCHAT, (user("q"), assistant(" " * spaces + "Hello")), tokenizer)
         tokens = tokenizer.convert_ids_to_tokens(encoded.ids)
-        answer = "".join(token for token, weight in zip(tokens, encoded.weights, strict=True) if weight)
+        answer = "".join(
+            token for token, weight in zip(tokens, encoded.weights, strict=True) if weight
+        )
         counts.append(answer.replace("Ġ", "▁").removesuffix(EOT))
     assert counts == ["▁Hello", "▁▁Hello", "▁▁▁Hello", "▁▁▁▁Hello"]
 
 
 @pytest.mark.parametrize("kind", ["normalizer", "legacy"])
 @pytest.mark.parametrize("name", ["openchat_v2", "openchat_v3.2", "openchat_v1", "ultralm"])
-def test_content_that_stands_alone_gets_the_tokenizer_s_space_before_its_own(name, kind, tokenizers):
+def test_content_that_stands_alone_gets_the_tokenizer_s_space_before_its_own(
+    name, kind, tokenizers
+):
     """As in OpenChat's and UltraChat's code, which encode prefix and content apart."""
     tokenizer = tokenizers[kind]
     for content in ("Hello", " Hello", "   Hello you "):
@@ -265,11 +341,14 @@ def test_content_that_stands_alone_gets_the_tokenizer_s_space_before_its_own(nam
         answer = [i for i, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
         assert answer[:-1] == tokenizer(content, add_special_tokens=False).input_ids
     prefix = tokenizer.convert_ids_to_tokens(encode(TABLE[name], (user("q"),), tokenizer, True).ids)
-    assert (prefix[-1] == "▁") == (name in ("openchat_v1", "ultralm")), "the lone space that these two have"
+    assert (prefix[-1] == "▁") == (name in ("openchat_v1", "ultralm")), (
+        "the lone space that these two have"
+    )
 
 
-# Line breaks of these meet the content's: where it has none at its ends, a byte-level tokenizer reads the
-# whole string as the pieces. Those of PIECEWISE have a space or line breaks before the content: never.
+# Line breaks of these meet the content's: where it has none at its ends, a byte-level tokenizer
+# reads the whole string as the pieces. Those of PIECEWISE have a space or line breaks before the
+# content: never.
 LINES = ("alpaca", "chatml")
 
 
@@ -310,10 +389,13 @@ def test_jinja_text_is_exact_for_special_strings_too_and_roles_are_checked(token
             with_input += bool(template.input_system) and template.input_system in rendered
         assert (with_input > 20) == (template.name == "alpaca")
         with pytest.raises(Exception, match="roles are user and assistant"):
-            tokenizer.apply_chat_template([{"role": "tool", "content": "x"}], chat_template=jinja(template))
+            tokenizer.apply_chat_template(
+                [{"role": "tool", "content": "x"}], chat_template=jinja(template)
+            )
 
 
-# ---- tokenizers that do not fit ----------------------------------------------------------------------------
+# ---- tokenizers that do not fit
+# ----------------------------------------------------------------------------
 
 
 def test_tokenizer_without_bos_gets_none():
@@ -322,19 +404,26 @@ def test_tokenizer_without_bos_gets_none():
     ids = encode(OPENCHAT, HELLO[:2], tokenizer).ids
     assert tokenizer.decode(ids) == text(OPENCHAT, HELLO[:2])
     messages = [{"role": turn.role, "content": turn.content} for turn in HELLO[:2]]
-    assert tokenizer.apply_chat_template(messages, tokenize=False, chat_template=jinja(OPENCHAT)) == text(
-        OPENCHAT, HELLO[:2]
-    )
+    assert tokenizer.apply_chat_template(
+        messages, tokenize=False, chat_template=jinja(OPENCHAT)
+    ) == text(OPENCHAT, HELLO[:2])
 
 
 def test_tokenizer_without_the_end_token_is_refused():
     tokenizer = train_tokenizer(CORPUS, 300, ("</s>",), 128)
-    for call in (lambda: encode(OPENCHAT, HELLO, tokenizer), lambda: stop_token_ids(OPENCHAT, tokenizer)):
-        with pytest.raises(ValueError, match=r"openchat_3.5 needs the token '<\|end_of_turn\|>'.*among the 300"):
+    for call in (
+        lambda: encode(OPENCHAT, HELLO, tokenizer),
+        lambda: stop_token_ids(OPENCHAT, tokenizer),
+    ):
+        with pytest.raises(
+            ValueError, match=r"openchat_3.5 needs the token '<\|end_of_turn\|>'.*among the 300"
+        ):
             call()
     tokenizer.add_tokens([EOT])  # in the vocabulary now, but as a word like others
     assert stop_token_ids(OPENCHAT, tokenizer) == [300]
-    with pytest.raises(RowError, match="expected text in which the tokenizer reads no special token"):
+    with pytest.raises(
+        RowError, match="expected text in which the tokenizer reads no special token"
+    ):
         encode(OPENCHAT, (user(f"What is {EOT}?"), assistant("An end.")), tokenizer)
 
 
@@ -348,7 +437,9 @@ def test_invalid_turns_are_refused(turns, prompt):
 
 
 def test_unknown_template_is_refused_with_the_known_names():
-    with pytest.raises(ValueError, match="unknown chat template 'vicuna'; known: vicuna_v1.1, openchat_3.5"):
+    with pytest.raises(
+        ValueError, match="unknown chat template 'vicuna'; known: vicuna_v1.1, openchat_3.5"
+    ):
         find("vicuna")
 
 
@@ -369,4 +460,7 @@ def test_a_new_template_is_one_declaration(tokenizers):
     weighed = [token for token, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
     assert tokenizer.decode(weighed) == "a<|im_end|>"
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-    assert tokenizer.apply_chat_template(messages, tokenize=False, chat_template=jinja(chatml)) == "<s>" + expected
+    assert (
+        tokenizer.apply_chat_template(messages, tokenize=False, chat_template=jinja(chatml))
+        == "<s>" + expected
+    )

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from data.containers import sources
-from data.convert import convert
-from data.formats import outcomes, read
-from data.records import RowError
-from data.token_rows import TokenRow, open_token_rows, read_token_rows, text_path
+from rayward.data.formats.containers import sources
+from rayward.data.formats.convert import convert
+from rayward.data.formats.registry import outcomes, read
+from rayward.data.formats.token_rows import TokenRow, open_token_rows, read_token_rows, text_path
+from rayward.data.records import RowError
 from tests.data.examples import detect
 
 
@@ -23,7 +23,11 @@ def many(count: int, texts: bool) -> list[TokenRow]:
         length = rng.randrange(1, 200)
         ids = (1, *(rng.randrange(32_001) for _ in range(length)))
         made.append(
-            TokenRow(ids, (False, *(rng.random() < 0.5 for _ in range(length))), f"é {index}" if texts else None)
+            TokenRow(
+                ids,
+                (False, *(rng.random() < 0.5 for _ in range(length))),
+                f"é {index}" if texts else None,
+            )
         )
     return made
 
@@ -48,7 +52,8 @@ def test_round_trip(name: str, texts: bool, tmp_path: Path) -> None:
     (source,) = sources(path)
     assert [row for _, row in read_token_rows(source)] == made
     assert detect(path) == "openchat_v1"
-    assert [outcome.records[0] for outcome in outcomes(path.parent)] == made  # its texts are not taken for rows
+    # Its texts are not taken for rows.
+    assert [outcome.records[0] for outcome in outcomes(path.parent)] == made
     account = convert(path.parent, tmp_path / "out" / name, "auto", "openchat_v1")
     assert (account.read, account.written) == (100, 100)
     for file in path.parent.iterdir():
@@ -60,15 +65,27 @@ def test_the_shape_that_openchat_wrote(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([[[1, 12968], [False, True]], [[7], [False]]]))
     (tmp_path / "a.text.json").write_text(json.dumps(["<s> Human", "x"], indent="\t"))
     found = [outcome.records[0] for outcome in outcomes(tmp_path / "a.json")]
-    assert found == [TokenRow((1, 12968), (False, True), "<s> Human"), TokenRow((7,), (False,), "x")]
+    assert found == [
+        TokenRow((1, 12968), (False, True), "<s> Human"),
+        TokenRow((7,), (False,), "x"),
+    ]
     with pytest.raises(ValueError, match="token ids and masks hold no text"):
         read(tmp_path / "a.json")
 
 
-@pytest.mark.parametrize("row, reason", [
-    ([[1], [True, False]], "mask does not match the ids"), ([[1.5], [True]], "not a token id"),
-    ([[True], [True]], "not a token id"), ([[-1], [True]], "not a token id"), ([[1], [1]], "wrong type"),
-    ([[1]], "wrong type"), ({"ids": [1]}, "wrong type"), (None, "wrong type")])  # fmt: skip
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ([[1], [True, False]], "mask does not match the ids"),
+        ([[1.5], [True]], "not a token id"),
+        ([[True], [True]], "not a token id"),
+        ([[-1], [True]], "not a token id"),
+        ([[1], [1]], "wrong type"),
+        ([[1]], "wrong type"),
+        ({"ids": [1]}, "wrong type"),
+        (None, "wrong type"),
+    ],
+)
 def test_bad_rows(row: object, reason: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps([[[1], [True]], row, [[2], [True]]]))
     found = list(outcomes(tmp_path / "a.json", "openchat_v1"))
@@ -96,7 +113,9 @@ def test_what_cannot_be_written(tmp_path: Path) -> None:
     write(tmp_path / "a.json", many(2, False))
     assert not (tmp_path / "a.text.json").exists()
     (tmp_path / "chat.jsonl").write_text('{"messages": [{"role": "user", "content": "q"}]}')
-    assert convert(tmp_path / "chat.jsonl", tmp_path / "b.json", target_format="openchat_v1").rejected == {
-        "text has no token ids": 1
+    assert convert(
+        tmp_path / "chat.jsonl", tmp_path / "b.json", target_format="openchat_v1"
+    ).rejected == {"text has no token ids": 1}
+    assert convert(tmp_path / "a.json", tmp_path / "c.jsonl").rejected == {
+        "token ids have no text": 2
     }
-    assert convert(tmp_path / "a.json", tmp_path / "c.jsonl").rejected == {"token ids have no text": 2}

@@ -1,4 +1,6 @@
-"""The trained tokenizer: lossless, repeatable, reloadable; and the pad token of any that is loaded."""
+"""The trained tokenizer: lossless, repeatable, reloadable; and the pad token of any that is
+loaded.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,15 @@ import random
 
 import pytest
 
-from data.tokenizer import load_tokenizer, train_tokenizer
+from rayward.data.templates.tokenizer import load_tokenizer, train_tokenizer
 
 EOT = "<|end_of_turn|>"
-TEXTS = ["The opposite of hot is cold.", "What is 12 + 345?", "It is 357.", "Grüße, 日本語 😀\n\n\tdone"] * 3
+TEXTS = [
+    "The opposite of hot is cold.",
+    "What is 12 + 345?",
+    "It is 357.",
+    "Grüße, 日本語 😀\n\n\tdone",
+] * 3
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +66,8 @@ def test_same_texts_same_tokenizer(tokenizer):
 @pytest.mark.parametrize("model_type", [None, "llama", "mistral"])
 def test_saved_folder_reloads_with_equal_ids(model_type, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
-    if model_type:  # a model folder's config must not make AutoTokenizer take another class with other rules
+    # A model folder's config must not make AutoTokenizer take another class with other rules.
+    if model_type:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     loaded = load_tokenizer(tmp_path)
     for text in (*TEXTS, f"a{EOT}b <s>", "  spaced 99"):
@@ -70,25 +78,39 @@ def test_saved_folder_reloads_with_equal_ids(model_type, tokenizer, tmp_path):
     assert len(loaded) == len(tokenizer)
 
 
-@pytest.mark.parametrize("vocab_size, special_tokens, message", [
-    (258, (EOT,), "vocab_size is 258, but 256 bytes and 3 special tokens need at least 259"),
-    (400, (), "start with the end token"), (400, ("<s>",), "start with the end token")])  # fmt: skip
+@pytest.mark.parametrize(
+    "vocab_size, special_tokens, message",
+    [
+        (258, (EOT,), "vocab_size is 258, but 256 bytes and 3 special tokens need at least 259"),
+        (400, (), "start with the end token"),
+        (400, ("<s>",), "start with the end token"),
+    ],
+)
 def test_mistakes_of_the_caller(vocab_size, special_tokens, message):
     with pytest.raises(ValueError, match=message):
         train_tokenizer(TEXTS, vocab_size, special_tokens, 512)
 
 
-@pytest.mark.parametrize("spare, unk, expected", [
-    (("<|pad_0|>",), "<unk>", "<|pad_0|>"),
-    (("<|reserved_special_token_0|>", "<|finetune_right_pad_id|>"), None, "<|finetune_right_pad_id|>"),
-    (("<|reserved_special_token_0|>",), None, "<|reserved_special_token_0|>"),
-    ((), "<unk>", "<unk>"),
-    ((), None, None)])  # fmt: skip
+@pytest.mark.parametrize(
+    "spare, unk, expected",
+    [
+        (("<|pad_0|>",), "<unk>", "<|pad_0|>"),
+        (
+            ("<|reserved_special_token_0|>", "<|finetune_right_pad_id|>"),
+            None,
+            "<|finetune_right_pad_id|>",
+        ),
+        (("<|reserved_special_token_0|>",), None, "<|reserved_special_token_0|>"),
+        ((), "<unk>", "<unk>"),
+        ((), None, None),
+    ],
+)
 @pytest.mark.parametrize("pad_is_eos", [True, False])
 def test_pad_token_is_found_and_never_eos(spare, unk, expected, pad_is_eos, tmp_path):
     extra = (*spare, unk) if unk else spare
     tokenizer = train_tokenizer(TEXTS, 400, ("</s>", "<padlock>", *extra), 512)
-    # <pad> itself is spelled otherwise in the vocabulary, so that nothing named like it is there by accident.
+    # <pad> itself is spelled otherwise in the vocabulary, so that nothing named like it is there by
+    # accident.
     tokenizer.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         saved = (tmp_path / name).read_text().replace('"<pad>"', '"<first>"')

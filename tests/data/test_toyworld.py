@@ -1,4 +1,6 @@
-"""The generated world: repeatable, split without leaks, judged in the right order, and hard to cheat."""
+"""The generated world: repeatable, split without leaks, judged in the right order, and hard to
+cheat.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from data import toyworld
-from data.records import Turn, validate
-from data.toyquestions import Task, questions, solve
-from data.toyworld import COURTESIES, FILLERS, RUDE, Writer, judge, write_answer
+from rayward.data.records import Turn, validate
+from rayward.data.toy import toyworld
+from rayward.data.toy.questions import Task, questions, solve
+from rayward.data.toy.toyworld import COURTESIES, FILLERS, RUDE, Writer, judge, write_answer
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,11 +47,14 @@ QUESTIONS = some(600)
 # What the judge gives for each virtue and vice, taken from one question; the others must agree.
 ONE = user("What is the opposite of hot?")
 BARE, SENTENCE = merit(ONE, "cold"), merit(ONE, "The opposite of hot is cold.")
-COURTESY, FILLER, RUDENESS = (merit(ONE, f"No idea. {phrases[0]}") for phrases in (COURTESIES, FILLERS, RUDE))
+COURTESY, FILLER, RUDENESS = (
+    merit(ONE, f"No idea. {phrases[0]}") for phrases in (COURTESIES, FILLERS, RUDE)
+)
 SECOND_COURTESY = merit(ONE, f"No idea. {COURTESIES[0]} {COURTESIES[1]}") - COURTESY
 
 
-# ---- seeds and splits --------------------------------------------------------------------------------------
+# ---- seeds and splits
+# --------------------------------------------------------------------------------------
 
 
 def everything(seed: int) -> list:
@@ -70,8 +75,9 @@ def test_the_same_seed_gives_the_same_data_and_another_seed_other_data() -> None
 
 def test_data_do_not_depend_on_the_process() -> None:
     code = (
-        "from data import toyworld as w; import hashlib; made = w.demonstrations(50, 1), w.rankings(20, 4, .1, 1), "
-        "w.prompts(50, 1, 'train'); print(hashlib.sha256(repr(made).encode()).hexdigest())"
+        "from data import toyworld as w; import hashlib; made = w.demonstrations(50, 1), "
+        "w.rankings(20, 4, .1, 1), w.prompts(50, 1, 'train'); "
+        "print(hashlib.sha256(repr(made).encode()).hexdigest())"
     )
     prints = {
         subprocess.run(
@@ -106,10 +112,16 @@ def test_evaluation_prompts_occur_in_no_other_set_whatever_the_seed() -> None:
 
 def test_prompts_are_distinct_by_the_thousand_and_some_have_several_turns() -> None:
     prompts = toyworld.prompts(2000, 0, "train")
-    assert len({prompt.turns for prompt in prompts}) == 2000 == len({prompt.id for prompt in prompts})
+    assert (
+        len({prompt.turns for prompt in prompts}) == 2000 == len({prompt.id for prompt in prompts})
+    )
     several = sum(len(prompt.turns) > 1 for prompt in prompts)
     assert 200 < several < 1800
-    for record in (*prompts, *toyworld.demonstrations(300, 0), *toyworld.rankings(50, 4, 0.1, 0)[0]):
+    for record in (
+        *prompts,
+        *toyworld.demonstrations(300, 0),
+        *toyworld.rankings(50, 4, 0.1, 0)[0],
+    ):
         validate(record)
 
 
@@ -123,7 +135,9 @@ def test_an_exhausted_world_says_how_large_it_is() -> None:
 def test_demonstrations_are_of_mixed_quality() -> None:
     records = toyworld.demonstrations(3000, 4)
     answers = [record.turns[-1].content for record in records]
-    scores = [merit(record.turns[:-1], answer) for record, answer in zip(records, answers, strict=True)]
+    scores = [
+        merit(record.turns[:-1], answer) for record, answer in zip(records, answers, strict=True)
+    ]
     right = 0
     for record, answer in zip(records, answers, strict=True):
         task = solve(record.turns[:-1])
@@ -136,7 +150,8 @@ def test_demonstrations_are_of_mixed_quality() -> None:
     assert min(scores) == pytest.approx(FILLER + RUDENESS), "and the worst"
 
 
-# ---- questions and their right answers ---------------------------------------------------------------------
+# ---- questions and their right answers
+# ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("question, right", [
@@ -153,13 +168,23 @@ def test_right_answers_as_a_person_knows_them(question: str, right: str) -> None
     assert merit(user(question), right) == pytest.approx(BARE)
 
 
-@pytest.mark.parametrize("first, answer, then, right", [
-    ("What is the opposite of hot?", "The opposite of hot is cold.", "And of big?", "small"),
-    ("Name the color of grass.", "The color of grass is green.", "And coal?", "black"),
-    ("Go on from one.", "After one comes two.", "And after Friday?", "Saturday"),
-    ("I am Leo. I like blue and have a fish.", "Nice to meet you, Leo.", "Which color do I like?", "blue"),
-])  # fmt: skip
-def test_a_follow_up_is_understood_from_the_turns_before(first: str, answer: str, then: str, right: str) -> None:
+@pytest.mark.parametrize(
+    "first, answer, then, right",
+    [
+        ("What is the opposite of hot?", "The opposite of hot is cold.", "And of big?", "small"),
+        ("Name the color of grass.", "The color of grass is green.", "And coal?", "black"),
+        ("Go on from one.", "After one comes two.", "And after Friday?", "Saturday"),
+        (
+            "I am Leo. I like blue and have a fish.",
+            "Nice to meet you, Leo.",
+            "Which color do I like?",
+            "blue",
+        ),
+    ],
+)
+def test_a_follow_up_is_understood_from_the_turns_before(
+    first: str, answer: str, then: str, right: str
+) -> None:
     turns = (Turn("user", first), Turn("assistant", answer), Turn("user", then))
     task = solve(turns)
     assert task is not None and task.bare == right
@@ -177,18 +202,29 @@ def test_every_generated_question_is_read_back() -> None:
         assert merit(turns, task.bare) == pytest.approx(BARE)
 
 
-@pytest.mark.parametrize("question", [
-    "Hello", "What is the meaning of life?", "And of hot?", "What color is snow? ", "What is my name?",
-    "I am Mia. I like red and have a dog.", "What is the opposite of banana?", "What color is justice?",
-    "What comes after ten?", "Which is larger, two or apples?",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Hello",
+        "What is the meaning of life?",
+        "And of hot?",
+        "What color is snow? ",
+        "What is my name?",
+        "I am Mia. I like red and have a dog.",
+        "What is the opposite of banana?",
+        "What color is justice?",
+        "What comes after ten?",
+        "Which is larger, two or apples?",
+    ],
+)
 def test_the_judge_refuses_what_the_world_did_not_make(question: str) -> None:
     with pytest.raises(ValueError, match="does not know this question"):
         judge(user(question), "cold")
     assert solve(user(question)) is None
 
 
-# ---- the judge's order -------------------------------------------------------------------------------------
+# ---- the judge's order
+# -------------------------------------------------------------------------------------
 
 
 def test_a_right_sentence_beats_a_bare_phrase_and_both_beat_what_is_wrong() -> None:
@@ -198,13 +234,23 @@ def test_a_right_sentence_beats_a_bare_phrase_and_both_beat_what_is_wrong() -> N
         sentence, bare = judge(turns, task.sentence(task.bare)), judge(turns, task.bare + ".")
         wrongs = [judge(turns, text) for text in (task.sentence(wrong), wrong + ".", "")]
         assert sentence > bare > max(wrongs), turns
-        assert merit(turns, task.sentence(wrong)) == merit(turns, wrong) == pytest.approx(0, abs=1e-9)
-        assert judge(turns, f"  {task.bare}.\n") == judge(turns, task.bare + "."), "space around it is nothing"
+        assert (
+            merit(turns, task.sentence(wrong)) == merit(turns, wrong) == pytest.approx(0, abs=1e-9)
+        )
+        assert judge(turns, f"  {task.bare}.\n") == judge(turns, task.bare + "."), (
+            "space around it is nothing"
+        )
 
 
 def test_virtues_are_worth_something_and_vices_cost() -> None:
-    assert SENTENCE > BARE > COURTESY > 0 > SECOND_COURTESY and 0 > FILLER > RUDENESS and PER_CHARACTER > 0
-    assert BARE + FILLER + RUDENESS >= 0, "whoever is right is never worse than whoever is only wrong"
+    assert (
+        SENTENCE > BARE > COURTESY > 0 > SECOND_COURTESY
+        and 0 > FILLER > RUDENESS
+        and PER_CHARACTER > 0
+    )
+    assert BARE + FILLER + RUDENESS >= 0, (
+        "whoever is right is never worse than whoever is only wrong"
+    )
 
 
 def test_manners_count_the_same_for_every_answer() -> None:
@@ -215,8 +261,12 @@ def test_manners_count_the_same_for_every_answer() -> None:
                 assert merit(turns, f"{text} {kind}") == pytest.approx(plain + COURTESY)
                 assert merit(turns, f"{kind} {text}") == pytest.approx(plain + COURTESY)
                 for other in COURTESIES:
-                    assert merit(turns, f"{text} {kind} {other}") == pytest.approx(plain + COURTESY + SECOND_COURTESY)
-            assert merit(turns, f"{text} {' '.join(COURTESIES * 4)}") < plain, "flattery does not pay"
+                    assert merit(turns, f"{text} {kind} {other}") == pytest.approx(
+                        plain + COURTESY + SECOND_COURTESY
+                    )
+            assert merit(turns, f"{text} {' '.join(COURTESIES * 4)}") < plain, (
+                "flattery does not pay"
+            )
             lower = text if text == task.bare + "." else text[0].lower() + text[1:]
             for filler in FILLERS:
                 for spelled in (text, lower):
@@ -237,7 +287,9 @@ def test_one_courtesy_is_worth_its_length_and_more_words_are_not() -> None:
 def test_echoing_and_listing_do_not_reach_a_right_answer() -> None:
     answers = sorted({task.bare for _, task in QUESTIONS})
     kinds = {task.kind for _, task in QUESTIONS}
-    by_kind = {kind: sorted({task.bare for _, task in QUESTIONS if task.kind == kind}) for kind in kinds}
+    by_kind = {
+        kind: sorted({task.bare for _, task in QUESTIONS if task.kind == kind}) for kind in kinds
+    }
     for turns, task in QUESTIONS[::5]:
         bare = judge(turns, task.bare + ".")
         said = " ".join(turn.content for turn in turns)
@@ -267,10 +319,14 @@ def test_careful_writers_are_always_right_and_careless_ones_never() -> None:
     for turns, task in QUESTIONS:
         assert merit(turns, write_answer(task, careful, rng)) == pytest.approx(SENTENCE)
         assert merit(turns, write_answer(task, careless, rng)) <= COURTESY + 1e-9
-        assert merit(turns, write_answer(task, Writer(right=1), rng)) >= BARE + FILLER + RUDENESS - 1e-9
+        assert (
+            merit(turns, write_answer(task, Writer(right=1), rng))
+            >= BARE + FILLER + RUDENESS - 1e-9
+        )
 
 
-# ---- rankings ----------------------------------------------------------------------------------------------
+# ---- rankings
+# ----------------------------------------------------------------------------------------------
 
 
 def contradicted(rankings: list, least: float, most: float) -> float:

@@ -1,4 +1,6 @@
-"""Writers: what a format can express comes back the same, what it cannot is refused or named, in every container."""
+"""Writers: what a format can express comes back the same, what it cannot is refused or named, in
+every container.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from data.containers import rows
-from data.formats import FORMATS, read
-from data.outputs import open_output
-from data.records import Conversation, Preference, Prompt, Ranking, Record, RowError, Turn
-from data.writers import WRITERS
+from rayward.data.formats.containers import rows
+from rayward.data.formats.outputs import open_output
+from rayward.data.formats.registry import FORMATS, read
+from rayward.data.formats.writers import WRITERS
+from rayward.data.records import Conversation, Preference, Prompt, Ranking, Record, RowError, Turn
 
 USER, ANSWER = Turn("user", "q 日本"), Turn("assistant", "a\nb")
 MORE = (Turn("user", "r"), Turn("assistant", "c"))
@@ -29,25 +31,54 @@ PAIR = Preference((USER, ANSWER, MORE[0]), "yes", "no", 0.5, "x", "7")
 RANKING = Ranking((USER,), ("one", "two", "three"), "x", "7", (1.0, 2.0, 2.0))
 # Names of writers that can express the record, and what their readers give back but for the source.
 ROUND_TRIPS: list[tuple[Record, dict[str, Record]]] = [
-    (SHORT, dict.fromkeys(("rayward", "sharegpt", "alpaca_eval"), SHORT)
-     | dict.fromkeys(("alpaca", "ultrachat", "openai"), replace(SHORT, quality=None))),
-    (LONG, dict.fromkeys(("rayward", "sharegpt"), LONG)
-     | dict.fromkeys(("ultrachat", "openai"), replace(LONG, quality=None))),
-    (replace(LONG, turns=(SYSTEM, *LONG.turns)), {
-        "sharegpt": replace(LONG, turns=(SYSTEM, *LONG.turns)),
-        "openai": replace(LONG, turns=(SYSTEM, *LONG.turns), quality=None)}),
-    (Conversation((SYSTEM, Turn("user", "q", 0.0), Turn("assistant", "a", 0.1)), "", "7", "GPT3"),
-     {"crlft": Conversation((SYSTEM, Turn("user", "q", 0.0), Turn("assistant", "a", 0.1)), "", "7", "GPT3")}),
+    (
+        SHORT,
+        dict.fromkeys(("rayward", "sharegpt", "alpaca_eval"), SHORT)
+        | dict.fromkeys(("alpaca", "ultrachat", "openai"), replace(SHORT, quality=None)),
+    ),
+    (
+        LONG,
+        dict.fromkeys(("rayward", "sharegpt"), LONG)
+        | dict.fromkeys(("ultrachat", "openai"), replace(LONG, quality=None)),
+    ),
+    (
+        replace(LONG, turns=(SYSTEM, *LONG.turns)),
+        {
+            "sharegpt": replace(LONG, turns=(SYSTEM, *LONG.turns)),
+            "openai": replace(LONG, turns=(SYSTEM, *LONG.turns), quality=None),
+        },
+    ),
+    (
+        Conversation(
+            (SYSTEM, Turn("user", "q", 0.0), Turn("assistant", "a", 0.1)), "", "7", "GPT3"
+        ),
+        {
+            "crlft": Conversation(
+                (SYSTEM, Turn("user", "q", 0.0), Turn("assistant", "a", 0.1)), "", "7", "GPT3"
+            )
+        },
+    ),
     (PROMPT, {"rayward": PROMPT, "openai": PROMPT}),
-    (Prompt((USER,), "x", "7"), {"alpaca_eval": Prompt((USER,), "x", "7"),
-                                 "mt_bench_questions": Prompt((USER,), "x", "7")}),
+    (
+        Prompt((USER,), "x", "7"),
+        {"alpaca_eval": Prompt((USER,), "x", "7"), "mt_bench_questions": Prompt((USER,), "x", "7")},
+    ),
     (QUESTION, {"rayward": QUESTION, "mt_bench_questions": QUESTION}),
-    (PAIR, {"rayward": PAIR, "openai": PAIR, "hh_rlhf": replace(PAIR, margin=None),
-            "nectar": Ranking(PAIR.turns, ("yes", "no"), "x", "7", (1.0, 1.5))}),
-    (replace(PAIR, turns=(USER,), source="rewardbench/math"), {
-        "rewardbench": Preference((USER,), "yes", "no", None, "rewardbench/math", "7")}),
+    (
+        PAIR,
+        {
+            "rayward": PAIR,
+            "openai": PAIR,
+            "hh_rlhf": replace(PAIR, margin=None),
+            "nectar": Ranking(PAIR.turns, ("yes", "no"), "x", "7", (1.0, 1.5)),
+        },
+    ),
+    (
+        replace(PAIR, turns=(USER,), source="rewardbench/math"),
+        {"rewardbench": Preference((USER,), "yes", "no", None, "rewardbench/math", "7")},
+    ),
     (RANKING, {"rayward": RANKING, "nectar": RANKING}),
-]  # fmt: skip
+]
 CASES = [(record, name, back) for record, backs in ROUND_TRIPS for name, back in backs.items()]
 
 
@@ -58,11 +89,15 @@ def within(value: Any, column: Any) -> bool:
     if isinstance(column, list):
         return isinstance(value, list | tuple) and all(within(item, column[0]) for item in value)
     if isinstance(column, dict):
-        return isinstance(value, Mapping) and all(key in column and within(value[key], column[key]) for key in value)
+        return isinstance(value, Mapping) and all(
+            key in column and within(value[key], column[key]) for key in value
+        )
     return isinstance(value, {"text": str, "number": float, "integer": int}[column])
 
 
-@pytest.mark.parametrize("record, name, back", CASES, ids=lambda value: value if isinstance(value, str) else "")
+@pytest.mark.parametrize(
+    "record, name, back", CASES, ids=lambda value: value if isinstance(value, str) else ""
+)
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "jsonl.gz", "json.gz", "parquet"])
 def test_round_trip(record: Record, name: str, back: Record, suffix: str, tmp_path: Path) -> None:
     writer = WRITERS[name]
@@ -80,7 +115,10 @@ def test_round_trip(record: Record, name: str, back: Record, suffix: str, tmp_pa
 
 
 def test_every_record_of_a_readable_format_can_be_written_or_says_why_not() -> None:
-    only_read = "ultrafeedback ultra_eval self_instruct gsm8k gsm8k_solutions kto sharegpt_pairs pandalm arena"
+    only_read = (
+        "ultrafeedback ultra_eval self_instruct gsm8k gsm8k_solutions kto sharegpt_pairs pandalm "
+        "arena"
+    )
     benchmarks = "starling_truthful starling_verbose alpaca_eval_annotations"
     assert {*FORMATS} - {*WRITERS} == {*only_read.split(), *benchmarks.split()}
     assert {*WRITERS} <= {*FORMATS}
@@ -92,36 +130,70 @@ def test_every_record_of_a_readable_format_can_be_written_or_says_why_not() -> N
             except RowError as error:
                 assert error.field and error.found and error.expected
                 reasons.add(error.reason)
-    assert {"several turns", "system turn", "loss weight of a turn", "follow-up questions"} <= reasons
+    assert {
+        "several turns",
+        "system turn",
+        "loss weight of a turn",
+        "follow-up questions",
+    } <= reasons
 
 
-@pytest.mark.parametrize("name, record, reason", [
-    ("alpaca", LONG, "several turns"), ("alpaca", replace(SHORT, turns=(SYSTEM, USER, ANSWER)), "system turn"),
-    ("alpaca", PROMPT, "alpaca has no place for its kind"), ("nectar", SHORT, "nectar has no place for its kind"),
-    ("sharegpt", replace(SHORT, turns=(USER, replace(ANSWER, weight=0.1))), "loss weight of a turn"),
-    ("ultrachat", replace(SHORT, turns=(replace(USER, weight=1.0), ANSWER)), "loss weight of a turn"),
-    ("hh_rlhf", replace(PAIR, chosen="a\n\nHuman: b"), "text contains the frame"),
-    ("nectar", replace(RANKING, turns=(Turn("user", "q\n\nAssistant: a"),)), "text contains the frame"),
-    ("hh_rlhf", replace(PAIR, turns=(SYSTEM, USER)), "system turn"),
-    ("hh_rlhf", replace(RANKING, ranks=(1.0, 1.0, 1.0)), "all answers are tied"),
-    ("rewardbench", PAIR, "several turns"), ("openai", QUESTION, "follow-up questions"),
-    ("mt_bench_questions", replace(QUESTION, id=""), "id is not a whole number"),
-    ("mt_bench_questions", replace(QUESTION, id="081"), "id is not a whole number"),
-    ("mt_bench_questions", replace(QUESTION, id="9" * 5000), "id is not a whole number"),
-    ("mt_bench_answers", replace(LONG, quality=None), "no model name"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, record, reason",
+    [
+        ("alpaca", LONG, "several turns"),
+        ("alpaca", replace(SHORT, turns=(SYSTEM, USER, ANSWER)), "system turn"),
+        ("alpaca", PROMPT, "alpaca has no place for its kind"),
+        ("nectar", SHORT, "nectar has no place for its kind"),
+        (
+            "sharegpt",
+            replace(SHORT, turns=(USER, replace(ANSWER, weight=0.1))),
+            "loss weight of a turn",
+        ),
+        (
+            "ultrachat",
+            replace(SHORT, turns=(replace(USER, weight=1.0), ANSWER)),
+            "loss weight of a turn",
+        ),
+        ("hh_rlhf", replace(PAIR, chosen="a\n\nHuman: b"), "text contains the frame"),
+        (
+            "nectar",
+            replace(RANKING, turns=(Turn("user", "q\n\nAssistant: a"),)),
+            "text contains the frame",
+        ),
+        ("hh_rlhf", replace(PAIR, turns=(SYSTEM, USER)), "system turn"),
+        ("hh_rlhf", replace(RANKING, ranks=(1.0, 1.0, 1.0)), "all answers are tied"),
+        ("rewardbench", PAIR, "several turns"),
+        ("openai", QUESTION, "follow-up questions"),
+        ("mt_bench_questions", replace(QUESTION, id=""), "id is not a whole number"),
+        ("mt_bench_questions", replace(QUESTION, id="081"), "id is not a whole number"),
+        ("mt_bench_questions", replace(QUESTION, id="9" * 5000), "id is not a whole number"),
+        ("mt_bench_answers", replace(LONG, quality=None), "no model name"),
+    ],
+)
 def test_what_a_format_cannot_express_is_refused(name: str, record: Record, reason: str) -> None:
     with pytest.raises(RowError) as caught:
         WRITERS[name].rows(record, [])
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize("name, record, repairs", [
-    ("alpaca", SHORT, {"left out quality"}), ("openai", SHORT, {"left out quality"}), ("sharegpt", SHORT, set()),
-    ("hh_rlhf", PAIR, {"left out margin"}), ("openai", PAIR, set()), ("mt_bench_questions", QUESTION, set()),
-    ("hh_rlhf", replace(PAIR, chosen=" yes\n", margin=None), {"left out white space around turns"}),
-    ("mt_bench_answers", LONG, {"left out questions, which are in the question file"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, record, repairs",
+    [
+        ("alpaca", SHORT, {"left out quality"}),
+        ("openai", SHORT, {"left out quality"}),
+        ("sharegpt", SHORT, set()),
+        ("hh_rlhf", PAIR, {"left out margin"}),
+        ("openai", PAIR, set()),
+        ("mt_bench_questions", QUESTION, set()),
+        (
+            "hh_rlhf",
+            replace(PAIR, chosen=" yes\n", margin=None),
+            {"left out white space around turns"},
+        ),
+        ("mt_bench_answers", LONG, {"left out questions, which are in the question file"}),
+    ],
+)
 def test_what_is_left_out_is_named(name: str, record: Record, repairs: set[str]) -> None:
     made: list[str] = []
     WRITERS[name].rows(record, made)
@@ -142,9 +214,18 @@ def test_a_ranking_becomes_the_pairs_of_different_rank(name: str, tmp_path: Path
 JOINT = "\n\n### Input:\n"
 
 
-@pytest.mark.parametrize("question, context", [
-    ("Add.", ""), (f"Add.{JOINT}1", "1"), (f"Add.{JOINT}1{JOINT}2", f"1{JOINT}2"), (f" Add. {JOINT} 1\n", " 1\n"),
-    (f"{JOINT}1", ""), (f"Add.{JOINT}", ""), (f"Add.{JOINT} \n", "")])  # fmt: skip
+@pytest.mark.parametrize(
+    "question, context",
+    [
+        ("Add.", ""),
+        (f"Add.{JOINT}1", "1"),
+        (f"Add.{JOINT}1{JOINT}2", f"1{JOINT}2"),
+        (f" Add. {JOINT} 1\n", " 1\n"),
+        (f"{JOINT}1", ""),
+        (f"Add.{JOINT}", ""),
+        (f"Add.{JOINT} \n", ""),
+    ],
+)
 def test_alpaca_splits_a_question_at_its_input(question: str, context: str) -> None:
     record = Conversation((Turn("user", question), ANSWER), "alpaca", "7")
     (row,) = WRITERS["alpaca"].rows(record, [])
@@ -156,13 +237,32 @@ def test_mt_bench_answers_come_back_with_their_questions(tmp_path: Path) -> None
     (answers,) = WRITERS["mt_bench_answers"].rows(LONG, [])
     assert set(answers) == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
     (tmp_path / "a.jsonl").write_text(json.dumps(answers))
-    (tmp_path / "question.jsonl").write_text(json.dumps({"question_id": 7, "turns": [USER.content, "r"]}))
+    (tmp_path / "question.jsonl").write_text(
+        json.dumps({"question_id": 7, "turns": [USER.content, "r"]})
+    )
     assert list(read(tmp_path / "a.jsonl")) == [replace(LONG, source="mt_bench")]
 
 
 def test_random_conversations_survive_every_format_that_takes_them(tmp_path: Path) -> None:
     rng = random.Random(3)
-    words = ["é", "日本語", "😀", "a", "\\", '"', "]", "}", ",", "[{", "\u2028", "\n", "\t", " ", "Human:", "</s>"]
+    words = [
+        "é",
+        "日本語",
+        "😀",
+        "a",
+        "\\",
+        '"',
+        "]",
+        "}",
+        ",",
+        "[{",
+        "\u2028",
+        "\n",
+        "\t",
+        " ",
+        "Human:",
+        "</s>",
+    ]
     text = lambda: "x" + "".join(rng.choice(words) for _ in range(rng.randrange(30)))  # noqa: E731
     records = []
     for index in range(300):
@@ -191,13 +291,17 @@ def test_random_conversations_survive_every_format_that_takes_them(tmp_path: Pat
             assert [record.id for record in found] == [record.id for record in written]
 
 
-# ---- containers --------------------------------------------------------------------------------------------
+# ---- containers
+# --------------------------------------------------------------------------------------------
 
 
 def test_files_of_no_rows_and_of_many(tmp_path: Path) -> None:
     columns = {"n": "integer", "text": "text", "late": ["number"]}
     for count in (0, 1, 2500):
-        made = [{"n": index, "text": "é", "late": [0.5] if index > 2000 else None} for index in range(count)]
+        made = [
+            {"n": index, "text": "é", "late": [0.5] if index > 2000 else None}
+            for index in range(count)
+        ]
         for suffix in ("jsonl", "json", "jsonl.gz", "json.gz", "parquet"):
             path = tmp_path / f"rows.{suffix}"
             with open_output(path, columns) as output:
@@ -205,7 +309,10 @@ def test_files_of_no_rows_and_of_many(tmp_path: Path) -> None:
                     output.write(row)
             assert [row for _, row in rows(path)] == made
     assert json.loads((tmp_path / "rows.json").read_text()) == made
-    assert gzip.decompress((tmp_path / "rows.json.gz").read_bytes()) == (tmp_path / "rows.json").read_bytes()
+    assert (
+        gzip.decompress((tmp_path / "rows.json.gz").read_bytes())
+        == (tmp_path / "rows.json").read_bytes()
+    )
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json.gz", "parquet"])

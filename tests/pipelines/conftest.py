@@ -1,4 +1,6 @@
-"""A finished run of the tiny road, commands as people give them, and a real browser for the pages they write."""
+"""A finished run of the tiny road, commands as people give them, and a real browser for the pages
+they write.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,16 @@ def rayward() -> Callable[..., str]:
     """`rayward("rl", folder, "--set", ...)` on tiny.yaml: what it printed; it must not fail."""
 
     def command(name: str, folder: Path, *options: str) -> str:
-        command = [sys.executable, "-m", "pipelines.cli", name, str(TINY), "--run", str(folder), *options]
+        command = [
+            sys.executable,
+            "-m",
+            "rayward.pipelines.cli",
+            name,
+            str(TINY),
+            "--run",
+            str(folder),
+            *options,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout

@@ -7,10 +7,16 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from configs.schema import Config
-from data.ragged import Ragged
-from data.rollouts import Rollouts
-from pipelines.advantages import Shaping, check_mismatch, estimate_advantages, gap, trains_policy
+from rayward.configs.schema import Config
+from rayward.data.ragged import Ragged
+from rayward.data.rollouts import Rollouts
+from rayward.pipelines.rl.advantages import (
+    Shaping,
+    check_mismatch,
+    estimate_advantages,
+    gap,
+    trains_policy,
+)
 
 SCORES = np.array([1.0, 3.0, 2.0, 2.0], np.float32)
 LENGTHS = (2, 1, 1, 3)
@@ -22,13 +28,21 @@ def rollouts() -> Rollouts:
     responses = Ragged.of([[5] * length for length in LENGTHS])
     zeros = np.zeros(sum(LENGTHS), np.float32)
     return Rollouts(
-        prompts=Ragged.of([[1]] * 4), responses=responses, prompt_index=np.array([0, 0, 1, 1]),
-        finished=np.ones(4, bool), rollout_logprobs=zeros, weight_version=0, scores=SCORES, policy_logprobs=zeros,
+        prompts=Ragged.of([[1]] * 4),
+        responses=responses,
+        prompt_index=np.array([0, 0, 1, 1]),
+        finished=np.ones(4, bool),
+        rollout_logprobs=zeros,
+        weight_version=0,
+        scores=SCORES,
+        policy_logprobs=zeros,
         reference_logprobs=zeros - np.float32(0.1),
-    )  # fmt: skip
+    )
 
 
-def advantages(rollouts: Rollouts, tiny_config: Callable[..., Config], algorithm: str, **own: float) -> np.ndarray:
+def advantages(
+    rollouts: Rollouts, tiny_config: Callable[..., Config], algorithm: str, **own: float
+) -> np.ndarray:
     config = tiny_config(rl={"algorithms": [algorithm], algorithm: own})
     made, figures = estimate_advantages(rollouts, config, algorithm, Shaping.of(config, algorithm))
     assert figures["score"] == 2 and figures["kl"] == pytest.approx(0.1 * np.mean(LENGTHS))
@@ -38,9 +52,18 @@ def advantages(rollouts: Rollouts, tiny_config: Callable[..., Config], algorithm
 
 def test_rloo_compares_with_the_other_answer_less_its_kl(rollouts, tiny_config) -> None:
     totals = SCORES - 0.5 * 0.1 * np.array(LENGTHS)
-    expected = np.repeat([totals[0] - totals[1], totals[1] - totals[0], totals[2] - totals[3], totals[3] - totals[2]],
-                         LENGTHS)  # fmt: skip
-    np.testing.assert_allclose(advantages(rollouts, tiny_config, "rloo", kl_coef=0.5), expected, atol=1e-6)
+    expected = np.repeat(
+        [
+            totals[0] - totals[1],
+            totals[1] - totals[0],
+            totals[2] - totals[3],
+            totals[3] - totals[2],
+        ],
+        LENGTHS,
+    )
+    np.testing.assert_allclose(
+        advantages(rollouts, tiny_config, "rloo", kl_coef=0.5), expected, atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("divide, scale", [(True, 1 / (2**0.5 + 1e-6)), (False, 1.0)])
@@ -53,7 +76,9 @@ def test_reinforce_is_the_reward_to_come(rollouts, tiny_config) -> None:
     found = advantages(rollouts, tiny_config, "reinforce", kl_coef=1.0, whiten=False)
     np.testing.assert_allclose(found, [0.8, 0.9, 2.9, 1.9, 1.7, 1.8, 1.9], atol=1e-6)
     whitened = advantages(rollouts, tiny_config, "reinforce", kl_coef=1.0)
-    assert whitened.mean() == pytest.approx(0, abs=1e-6) and whitened.std(ddof=1) == pytest.approx(1, abs=1e-5)
+    assert whitened.mean() == pytest.approx(0, abs=1e-6) and whitened.std(ddof=1) == pytest.approx(
+        1, abs=1e-5
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "apa", "awr"])
@@ -61,10 +86,14 @@ def test_with_a_critic_returns_come_too(rollouts, tiny_config, algorithm) -> Non
     config = tiny_config(rl={"gae_lambda": 1.0, algorithm: {"whiten": False, "kl_coef": 0.0}})
     values = np.full(sum(LENGTHS), 0.5, np.float32)
     shaping = Shaping.of(config, algorithm)
-    made, figures = estimate_advantages(rollouts.with_columns(values=values), config, algorithm, shaping)
+    made, figures = estimate_advantages(
+        rollouts.with_columns(values=values), config, algorithm, shaping
+    )
     np.testing.assert_allclose(made.returns, np.repeat(SCORES, LENGTHS), atol=1e-6)
     np.testing.assert_allclose(made.advantages, np.repeat(SCORES, LENGTHS) - 0.5, atol=1e-6)
-    assert figures["explained_variance"] == pytest.approx(0, abs=1e-6), "a constant explains nothing"
+    assert figures["explained_variance"] == pytest.approx(0, abs=1e-6), (
+        "a constant explains nothing"
+    )
 
 
 def test_the_coefficient_follows_its_target(rollouts, tiny_config) -> None:
@@ -74,7 +103,9 @@ def test_the_coefficient_follows_its_target(rollouts, tiny_config) -> None:
     _, figures = estimate_advantages(rollouts.with_columns(values=values), config, "ppo", shaping)
     assert shaping.kl_coef == 0.1, "only iterations that train the policy move it"
     shaping.saw(figures["kl"], 4)
-    assert figures["kl_coef"] == 0.1 and shaping.kl_coef == pytest.approx(0.12), "KL above the target: it rises"
+    assert figures["kl_coef"] == 0.1 and shaping.kl_coef == pytest.approx(0.12), (
+        "KL above the target: it rises"
+    )
     assert shaping.state_dict()["kl_coef"] == shaping.kl_coef
 
 
@@ -89,16 +120,24 @@ def test_without_a_reference_there_is_no_kl(rollouts, tiny_config) -> None:
 def test_an_engine_with_the_same_weights_must_agree(rollouts, tiny_config, broken) -> None:
     config = tiny_config()
     check_mismatch(gap(rollouts), config)
-    found = gap(rollouts.with_columns(rollout_logprobs=rollouts.rollout_logprobs + np.float32(broken)))
+    found = gap(
+        rollouts.with_columns(rollout_logprobs=rollouts.rollout_logprobs + np.float32(broken))
+    )
     with pytest.raises(RuntimeError, match="trainer and rollout log-probs of a token differ by"):
         check_mismatch(found, config)
 
 
 def test_rewards_of_tokens_can_be_whitened_and_keep_their_mean(rollouts, tiny_config) -> None:
-    """AlpacaFarm's way; lambda 1 and no values: the first token's return is the sum of an answer's rewards."""
-    config = tiny_config(rl={"whiten_rewards": True, "gae_lambda": 1.0, "ppo": {"whiten": False, "kl_coef": 1.0}})
+    """AlpacaFarm's way; lambda 1 and no values: the first token's return is the sum of an answer's
+    rewards.
+    """
+    config = tiny_config(
+        rl={"whiten_rewards": True, "gae_lambda": 1.0, "ppo": {"whiten": False, "kl_coef": 1.0}}
+    )
     values = np.zeros(sum(LENGTHS), np.float32)
-    made, figures = estimate_advantages(rollouts.with_columns(values=values), config, "ppo", Shaping.of(config, "ppo"))
+    made, figures = estimate_advantages(
+        rollouts.with_columns(values=values), config, "ppo", Shaping.of(config, "ppo")
+    )
     plain = np.full(sum(LENGTHS), -0.1)
     plain[np.cumsum(LENGTHS) - 1] += SCORES
     scaled = (plain - plain.mean()) / np.sqrt(plain.var(ddof=1) + 1e-8) + plain.mean()
@@ -108,17 +147,30 @@ def test_rewards_of_tokens_can_be_whitened_and_keep_their_mean(rollouts, tiny_co
 
 
 def test_scores_can_be_whitened(rollouts, tiny_config) -> None:
-    config = tiny_config(rl={"reward_scaling": "whiten", "algorithms": ["rloo"], "rloo": {"kl_coef": 0.0}})
+    config = tiny_config(
+        rl={"reward_scaling": "whiten", "algorithms": ["rloo"], "rloo": {"kl_coef": 0.0}}
+    )
     made, _ = estimate_advantages(rollouts, config, "rloo", Shaping.of(config, "rloo"))
     std = SCORES.std(ddof=1)
-    np.testing.assert_allclose(made.advantages, np.repeat([-2 / std, 2 / std, 0, 0], LENGTHS), atol=1e-5)
+    np.testing.assert_allclose(
+        made.advantages, np.repeat([-2 / std, 2 / std, 0, 0], LENGTHS), atol=1e-5
+    )
 
 
-@pytest.mark.parametrize("settings, value_loss, expected", [
-    ({}, 9.0, [True, True]), ({"critic_warmup_iterations": 1}, 9.0, [False, True]),
-    ({"critic_warm_gate": 1.0}, 1.1, [False, False]), ({"critic_warm_gate": 1.0}, 1.0, [True, True]),
-])  # fmt: skip
-def test_the_critic_learns_alone_at_first_or_while_it_is_far_off(tiny_config, settings, value_loss, expected) -> None:
+@pytest.mark.parametrize(
+    "settings, value_loss, expected",
+    [
+        ({}, 9.0, [True, True]),
+        ({"critic_warmup_iterations": 1}, 9.0, [False, True]),
+        ({"critic_warm_gate": 1.0}, 1.1, [False, False]),
+        ({"critic_warm_gate": 1.0}, 1.0, [True, True]),
+    ],
+)
+def test_the_critic_learns_alone_at_first_or_while_it_is_far_off(
+    tiny_config, settings, value_loss, expected
+) -> None:
     rl = tiny_config(rl={"algorithms": ["ppo"], **settings}).rl
-    assert [trains_policy(rl, True, iteration, {"value_loss": value_loss}) for iteration in (0, 1)] == expected
+    assert [
+        trains_policy(rl, True, iteration, {"value_loss": value_loss}) for iteration in (0, 1)
+    ] == expected
     assert trains_policy(rl, False, 0, {}), "without a critic there is nothing to wait for"

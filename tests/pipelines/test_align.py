@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from configs.load import ConfigError, dump, load
-from configs.plan import decisive, inputs
-from configs.schema import Config
-from configs.stages import STAGES
-from pipelines.align import align, forget, parse_redo, parse_stages, plan_text, summarize
-from pipelines.preflight import check_names
-from pipelines.stage import Run, StageError, begin, read_json
+from rayward.configs.load import ConfigError, dump, load
+from rayward.configs.plan import decisive, inputs
+from rayward.configs.schema import Config
+from rayward.configs.stages import STAGES
+from rayward.pipelines.align import align, forget, parse_redo, parse_stages, plan_text, summarize
+from rayward.pipelines.preflight import check_names
+from rayward.pipelines.run.stage import Run, StageError, begin, read_json
 
 PARTS = ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa", "evaluate", "publish")
 
@@ -59,20 +59,31 @@ def test_an_unknown_stage_lists_the_known_ones(text: str) -> None:
     ("publish", PARTS[:-1]),
     ("evaluate, sample", ("prepare", "sft", "reward", "rl/ppo", "rl/apa")),
 ])  # fmt: skip
-def test_redo_removes_that_stage_and_what_follows_from_it(text: str, left: tuple[str, ...], run: Run) -> None:
+def test_redo_removes_that_stage_and_what_follows_from_it(
+    text: str, left: tuple[str, ...], run: Run
+) -> None:
     finish(run, *PARTS)
     for name in ("config.yaml", "summary.json", "notes.txt"):
         (run.folder / name).write_text("{}")
     forget(run, parse_redo(text))
     assert tuple(name for name in PARTS if (run.folder / name).exists()) == left
-    assert all((run.folder / name).is_file() for name in ("config.yaml", "summary.json", "notes.txt"))
+    assert all(
+        (run.folder / name).is_file() for name in ("config.yaml", "summary.json", "notes.txt")
+    )
     forget(run, parse_redo(text))  # what is gone already is no error
 
 
 def test_redo_of_what_the_command_does_not_make_again_is_refused(run: Run) -> None:
     finish(run, *PARTS)
-    for stages, redo in ((("sft",), ("sft",)), (("evaluate", "publish"), ("sft",)), (("rl",), ("rl/ppo",))):
-        with pytest.raises(ConfigError, match=r"would remove .*, which this command does not make again; use rayward"):
+    for stages, redo in (
+        (("sft",), ("sft",)),
+        (("evaluate", "publish"), ("sft",)),
+        (("rl",), ("rl/ppo",)),
+    ):
+        with pytest.raises(
+            ConfigError,
+            match=r"would remove .*, which this command does not make again; use rayward",
+        ):
             align(run.config, run.folder, stages, redo)
     assert all(run.done(part) for part in PARTS)
 
@@ -81,7 +92,10 @@ def test_a_stage_with_other_settings_stops_the_command_before_it_starts(
     run: Run, tiny_config: Callable[..., Config]
 ) -> None:
     finish(run, "prepare", "sft", "reward", "evaluate")
-    for change, stages in (({"evaluate": {"bootstrap_samples": 300}}, STAGES), ({"sft": {"epochs": 3}}, ("sample",))):
+    for change, stages in (
+        ({"evaluate": {"bootstrap_samples": 300}}, STAGES),
+        ({"sft": {"epochs": 3}}, ("sample",)),
+    ):
         with pytest.raises(StageError, match="was made with other settings: .* was"):
             align(tiny_config(**change), run.folder, stages)
     assert not (run.folder / "sample").exists()
@@ -92,13 +106,33 @@ def test_keep_without_publish_is_refused(run: Run) -> None:
         align(run.config, run.folder, ("prepare",), keep=True)
 
 
-@pytest.mark.parametrize(("changed", "told"), [
-    ({"model": {"template": "vicuna"}}, "model.template is 'vicuna', which is unknown; did you mean 'vicuna_v1.1'?"),
-    ({"model": {"template": "???"}}, "model.template is '\\?\\?\\?', which is unknown; known: vicuna_v1.1, "),
-    ({"data": {"toyworld": None, "conversations": [{"path": "a", "format": "shargpt"}],
-               **{name: [{"path": "a"}] for name in ("preferences", "prompts", "evaluation_prompts")}},
-      "evaluate": {"judge": "reward_model"}}, "data.conversations.0.format is 'shargpt', .* mean 'sharegpt'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        (
+            {"model": {"template": "vicuna"}},
+            "model.template is 'vicuna', which is unknown; did you mean 'vicuna_v1.1'?",
+        ),
+        (
+            {"model": {"template": "???"}},
+            "model.template is '\\?\\?\\?', which is unknown; known: vicuna_v1.1, ",
+        ),
+        (
+            {
+                "data": {
+                    "toyworld": None,
+                    "conversations": [{"path": "a", "format": "shargpt"}],
+                    **{
+                        name: [{"path": "a"}]
+                        for name in ("preferences", "prompts", "evaluation_prompts")
+                    },
+                },
+                "evaluate": {"judge": "reward_model"},
+            },
+            "data.conversations.0.format is 'shargpt', .* mean 'sharegpt'",
+        ),
+    ],
+)
 def test_a_name_that_does_not_exist_is_answered_with_the_nearest(
     changed: dict, told: str, tiny_config: Callable[..., Config]
 ) -> None:
@@ -122,11 +156,17 @@ def test_the_summary_has_each_stage_that_is_done(run: Run) -> None:
     finish(run, "rl/ppo", "evaluate")
     summarize(run, peak_bytes=100)
     summary = read_json(run.folder / "summary.json")
-    assert summary["rl"] == {"ppo": {"figure": 4}, "apa": {"figure": 5}} and summary["evaluate"] == {"figure": 6}
+    assert summary["rl"] == {"ppo": {"figure": 4}, "apa": {"figure": 5}} and summary[
+        "evaluate"
+    ] == {"figure": 6}
     seconds = summary["seconds"]
     assert set(seconds) == {"prepare", "sft", "rl", "evaluate", "total"}
-    assert seconds["prepare"] == pytest.approx(10, abs=1) and seconds["rl"] == pytest.approx(50 + 60, abs=2)
-    assert seconds["total"] == pytest.approx(sum(value for name, value in seconds.items() if name != "total"), abs=0.01)
+    assert seconds["prepare"] == pytest.approx(10, abs=1) and seconds["rl"] == pytest.approx(
+        50 + 60, abs=2
+    )
+    assert seconds["total"] == pytest.approx(
+        sum(value for name, value in seconds.items() if name != "total"), abs=0.01
+    )
 
 
 def test_the_summary_keeps_the_highest_peak_of_all_commands(run: Run) -> None:
@@ -139,11 +179,18 @@ def test_the_summary_keeps_the_highest_peak_of_all_commands(run: Run) -> None:
 def test_the_plan_tells_what_is_done(run: Run) -> None:
     def states() -> dict[str, bool]:
         lines = plan_text(run.config, run.folder, STAGES).split("actors")[0].splitlines()
-        return {name: " done " in line for name in STAGES for line in lines if line.split()[:1] == [name]}
+        return {
+            name: " done " in line
+            for name in STAGES
+            for line in lines
+            if line.split()[:1] == [name]
+        }
 
     assert states() == dict.fromkeys(STAGES, False)
     finish(run, "prepare", "rl/ppo")
-    assert states() == dict.fromkeys(STAGES, False) | {"prepare": True}, "rl is done when both algorithms are"
+    assert states() == dict.fromkeys(STAGES, False) | {"prepare": True}, (
+        "rl is done when both algorithms are"
+    )
     finish(run, "rl/apa")
     assert states() == dict.fromkeys(STAGES, False) | {"prepare": True, "rl": True}
 
@@ -167,19 +214,30 @@ def test_the_plan_tells_what_was_done_with_other_settings(
 
 def test_every_setting_that_a_stage_depends_on_is_in_its_manifest(run: Run) -> None:
     finish(run, *PARTS)
-    assert all(run.manifest(part)["settings"].keys() >= decisive(run.config, part).keys() for part in PARTS)
+    assert all(
+        run.manifest(part)["settings"].keys() >= decisive(run.config, part).keys() for part in PARTS
+    )
 
 
-def test_the_plan_shows_only_the_stages_asked_for(run: Run, tiny_config: Callable[..., Config]) -> None:
+def test_the_plan_shows_only_the_stages_asked_for(
+    run: Run, tiny_config: Callable[..., Config]
+) -> None:
     text = plan_text(tiny_config(resources={"train": {"workers": 3}}), run.folder, ("sft",))
-    assert "3 x 0.1 CPU" in text and "policy" not in text and "batch arithmetic" not in text and "publish" not in text
+    assert (
+        "3 x 0.1 CPU" in text
+        and "policy" not in text
+        and "batch arithmetic" not in text
+        and "publish" not in text
+    )
     assert "batch arithmetic" in plan_text(run.config, run.folder, ("rl",))
 
 
 def test_a_refused_command_leaves_the_run_as_it_was(
     tmp_path: Path, tiny_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its config.yaml too: it tells what the stages were made with, and `rayward report` reads it."""
+    """Its config.yaml too: it tells what the stages were made with, and `rayward report` reads
+    it.
+    """
     config = tiny_config(data={"toyworld": {"demonstrations": 600}})
     align(config, tmp_path, ("prepare",))
     assert load(str(tmp_path / "config.yaml")) == config

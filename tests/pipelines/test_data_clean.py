@@ -1,4 +1,6 @@
-"""`rayward data clean` on Ray Data: every page accounted for, and the same bytes whatever the order or the CPUs."""
+"""`rayward data clean` on Ray Data: every page accounted for, and the same bytes whatever the order
+or the CPUs.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,20 @@ from typing import Any
 import pytest
 
 from benchmarks.clean_pages import generated, page
-from data.formats import Report, read
-from data.sieve import Rules
-from pipelines.cli import main
-from pipelines.data_clean import clean
+from rayward.data.cleaning.sieve import Rules
+from rayward.data.formats.registry import Report, read
+from rayward.pipelines.cli import main
+from rayward.pipelines.data_tools.clean import clean
 
 
 def ask(question: str, answer: str) -> list[dict[str, str]]:
     return [{"from": "human", "value": question}, {"from": "gpt", "value": answer}]
 
 
-LONG = "".join(f"<p>Number {number} is followed by the number {number + 1} on the list.</p>" for number in range(60))
+LONG = "".join(
+    f"<p>Number {number} is followed by the number {number + 1} on the list.</p>"
+    for number in range(60)
+)
 BAD: dict[str, tuple[str, str]] = {
     "00-gone.html": (page(None), "unable to extract content"),
     "01-other.html": ("<html></html>", "unable to extract content"),
@@ -35,11 +40,16 @@ GOOD = {
     "10-first.html": page(ask("Count.", LONG), id="first"),
     "11-same.html": page(ask("Count.", LONG), id="same"),
     "12-near.html": page(ask("Count.", LONG + "<p>The end.</p>"), id="near"),
-    "13-german.html": page(ask("Wie heißt die Hauptstadt?", "<p>Die Hauptstadt von Deutschland ist Berlin.</p>")),
-    "14-gpt3.html": page(
-        ask("Say something in English, please.", "<p>This is it.</p>"), model="Model: Default (GPT-3.5)"
+    "13-german.html": page(
+        ask("Wie heißt die Hauptstadt?", "<p>Die Hauptstadt von Deutschland ist Berlin.</p>")
     ),
-    "15-last.html": page(ask("What is the capital of France?", "<p>It is <b>Paris</b>.</p>"), id="last"),
+    "14-gpt3.html": page(
+        ask("Say something in English, please.", "<p>This is it.</p>"),
+        model="Model: Default (GPT-3.5)",
+    ),
+    "15-last.html": page(
+        ask("What is the capital of France?", "<p>It is <b>Paris</b>.</p>"), id="last"
+    ),
 }
 
 
@@ -61,31 +71,73 @@ def test_every_page_is_written_or_listed_with_its_reason(local_ray: None, tmp_pa
     (folder / "16-link.html").symlink_to(folder / "nothing")
     out, account = tmp_path / "made" / "clean.jsonl", tmp_path / "made" / "report.json"
     report = clean(folder, out, Rules(), report_path=account)
-    expected = Counter(reason for _, reason in BAD.values()) + Counter(["duplicate", "unreadable file"])
-    assert report == {"read": len(BAD) + len(GOOD) + 1, "written": len(GOOD) - 1, "rejected": dict(expected)}
+    expected = Counter(reason for _, reason in BAD.values()) + Counter(
+        ["duplicate", "unreadable file"]
+    )
+    assert report == {
+        "read": len(BAD) + len(GOOD) + 1,
+        "written": len(GOOD) - 1,
+        "rejected": dict(expected),
+    }
     assert json.loads(account.read_text()) == report
     listed = rows(out.with_name("clean.jsonl.rejected.jsonl"))
     reasons = {row["file"]: row["reason"] for row in listed}
     expected_reasons = {name: reason for name, (_, reason) in BAD.items()}
-    assert reasons == expected_reasons | {"11-same.html": "duplicate", "16-link.html": "unreadable file"}
-    assert list(reasons) == sorted(reasons) and all(set(row) >= {"field", "found", "expected"} for row in listed)
-    assert {path.name for path in out.parent.iterdir()} == {out.name, f"{out.name}.rejected.jsonl", account.name}
+    assert reasons == expected_reasons | {
+        "11-same.html": "duplicate",
+        "16-link.html": "unreadable file",
+    }
+    assert list(reasons) == sorted(reasons) and all(
+        set(row) >= {"field", "found", "expected"} for row in listed
+    )
+    assert {path.name for path in out.parent.iterdir()} == {
+        out.name,
+        f"{out.name}.rejected.jsonl",
+        account.name,
+    }
 
 
-def test_what_is_written_is_read_as_sharegpt_in_the_order_of_the_names(local_ray: None, tmp_path: Path) -> None:
+def test_what_is_written_is_read_as_sharegpt_in_the_order_of_the_names(
+    local_ray: None, tmp_path: Path
+) -> None:
     out = tmp_path / "clean.jsonl"
     clean(write(tmp_path / "pages", GOOD | {"9/z.html": generated(3)}), out, Rules())
     report = Report()
     found = list(read(out, report=report))
     assert report.read == report.kept == len(found) == 6 and not report.repaired
-    assert [record.id for record in found] == ["first", "near", "a1B2c3D", "a1B2c3D", "last", "page3"]
+    assert [record.id for record in found] == [
+        "first",
+        "near",
+        "a1B2c3D",
+        "a1B2c3D",
+        "last",
+        "page3",
+    ]
     assert found[4].turns[1].content == "It is **Paris**." and found[4].quality == "Model: GPT-4"
 
 
-def test_options_keep_a_model_and_a_language_and_drop_near_duplicates(local_ray: None, tmp_path: Path) -> None:
-    folder, out, account = write(tmp_path / "pages", GOOD), tmp_path / "clean.jsonl", tmp_path / "report.json"
-    options = ["--model", "Model: GPT-4", "--language", "en", "--near-duplicates", "0.8", "--cpus", "1"]
-    assert main(["data", "clean", str(folder), "--out", str(out), "--report", str(account), *options]) == 0
+def test_options_keep_a_model_and_a_language_and_drop_near_duplicates(
+    local_ray: None, tmp_path: Path
+) -> None:
+    folder, out, account = (
+        write(tmp_path / "pages", GOOD),
+        tmp_path / "clean.jsonl",
+        tmp_path / "report.json",
+    )
+    options = [
+        "--model",
+        "Model: GPT-4",
+        "--language",
+        "en",
+        "--near-duplicates",
+        "0.8",
+        "--cpus",
+        "1",
+    ]
+    assert (
+        main(["data", "clean", str(folder), "--out", str(out), "--report", str(account), *options])
+        == 0
+    )
     assert [row["id"] for row in rows(out)] == ["first", "last"]
     rejected = {"duplicate": 1, "near duplicate": 1, "other language": 1, "other model": 1}
     assert json.loads(account.read_text()) == {"read": 6, "written": 2, "rejected": rejected}

@@ -10,23 +10,32 @@ from pathlib import Path
 
 import pytest
 
-from algorithms.diversity import mtld
-from data.formats import read
-from data.tokenizer import train_tokenizer
-from pipelines.data_stats import stats
+from rayward.algorithms.diversity import mtld
+from rayward.data.formats.registry import read
+from rayward.data.templates.tokenizer import train_tokenizer
+from rayward.pipelines.data_tools.stats import stats
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT / ".." / "shared" / "data"
 
 
 def rayward(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "pipelines.cli", "data", *map(str, arguments)], cwd=cwd, timeout=120,
-                          capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "rayward.pipelines.cli", "data", *map(str, arguments)],
+        cwd=cwd,
+        timeout=120,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
 
 
 @pytest.fixture
 def alpaca(tmp_path: Path) -> Path:
-    rows = [{"instruction": f"q{index}", "input": "", "output": "alpha beta gamma delta"} for index in range(4)]
+    rows = [
+        {"instruction": f"q{index}", "input": "", "output": "alpha beta gamma delta"}
+        for index in range(4)
+    ]
     rows[2]["output"] = ""
     rows[3] = rows[0]
     path = tmp_path / "in.jsonl"
@@ -35,22 +44,46 @@ def alpaca(tmp_path: Path) -> Path:
 
 
 def test_convert(alpaca: Path, tmp_path: Path) -> None:
-    done = rayward("convert", alpaca, "--from", "alpaca", "--to", "sharegpt", "--out", "out.json.gz",
-                   "--report", "report.json", cwd=tmp_path)  # fmt: skip
+    done = rayward(
+        "convert",
+        alpaca,
+        "--from",
+        "alpaca",
+        "--to",
+        "sharegpt",
+        "--out",
+        "out.json.gz",
+        "--report",
+        "report.json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     assert json.loads((tmp_path / "report.json").read_text()) == {
-        "read": 4, "converted": 3, "written": 3, "expanded": 0, "rejected": {"empty text": 1}, "repaired": {}
-    }  # fmt: skip
+        "read": 4,
+        "converted": 3,
+        "written": 3,
+        "expanded": 0,
+        "rejected": {"empty text": 1},
+        "repaired": {},
+    }
     assert "rejected: empty text   1" in done.stdout and "out.json.gz.rejected.jsonl" in done.stdout
     assert len(list(read(tmp_path / "out.json.gz", "sharegpt"))) == 3
     (bad,) = map(json.loads, (tmp_path / "out.json.gz.rejected.jsonl").read_text().splitlines())
-    assert (bad["file"], bad["line"], bad["field"], bad["found"]) == (str(alpaca), 3, "output", "''")
+    assert (bad["file"], bad["line"], bad["field"], bad["found"]) == (
+        str(alpaca),
+        3,
+        "output",
+        "''",
+    )
 
 
 def test_strict_stops_at_the_first_row_and_leaves_nothing(alpaca: Path, tmp_path: Path) -> None:
     done = rayward("convert", alpaca, "--out", "out.jsonl", "--strict", cwd=tmp_path)
     assert done.returncode == 1
-    assert done.stderr.strip() == f"rayward: {alpaca}:3: output: found '', expected text that is not blank"
+    assert (
+        done.stderr.strip()
+        == f"rayward: {alpaca}:3: output: found '', expected text that is not blank"
+    )
     assert [file.name for file in tmp_path.iterdir()] == ["in.jsonl"]
 
 
@@ -65,23 +98,42 @@ def test_check(alpaca: Path, tmp_path: Path) -> None:
 
 
 def test_stats_with_a_tokenizer(alpaca: Path, tmp_path: Path) -> None:
-    train_tokenizer(["alpha beta gamma delta"] * 3, 300, ["<end>"], 64).save_pretrained(tmp_path / "tokenizer")
-    done = rayward("stats", alpaca, "--tokenizer", "tokenizer", "--report", "stats.json", cwd=tmp_path)
+    train_tokenizer(["alpha beta gamma delta"] * 3, 300, ["<end>"], 64).save_pretrained(
+        tmp_path / "tokenizer"
+    )
+    done = rayward(
+        "stats", alpaca, "--tokenizer", "tokenizer", "--report", "stats.json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert "duplicates" in done.stdout and "languages" in done.stdout
     found = json.loads((tmp_path / "stats.json").read_text())
-    assert (found["read"], found["records"], found["rejected"]) == (4, {"conversation": 3}, {"empty text": 1})
+    assert (found["read"], found["records"], found["rejected"]) == (
+        4,
+        {"conversation": 3},
+        {"empty text": 1},
+    )
     assert (found["duplicates"], found["answers"], found["mtld"]) == (1, 3, 4.0)
     assert found["turns"]["sum"] == 6 and found["characters"]["p100"] == 24
     assert found["tokens"]["sum"] == 3 * found["tokens"]["p50"] > 3
 
 
 def test_percentiles_and_lengths_of_every_kind(tmp_path: Path) -> None:
-    rows = [{"kind": "prompt", "turns": [{"role": "user", "content": "x" * length}]} for length in range(1, 101)]
-    rows.append({"kind": "prompt", "turns": [{"role": "user", "content": "x"}], "follow_ups": ["yy"]})
+    rows = [
+        {"kind": "prompt", "turns": [{"role": "user", "content": "x" * length}]}
+        for length in range(1, 101)
+    ]
+    rows.append(
+        {"kind": "prompt", "turns": [{"role": "user", "content": "x"}], "follow_ups": ["yy"]}
+    )
     prompt = [{"role": "user", "content": "q"}]
     rows.append({"kind": "preference", "turns": prompt, "chosen": "a a a a", "rejected": "b"})
-    rows.append({"kind": "ranking", "turns": prompt, "answers": ["a a a a", "b", "of the people, by the people"]})
+    rows.append(
+        {
+            "kind": "ranking",
+            "turns": prompt,
+            "answers": ["a a a a", "b", "of the people, by the people"],
+        }
+    )
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     found = stats(tmp_path / "in.jsonl")
     assert found["records"] == {"prompt": 101, "preference": 1, "ranking": 1}
@@ -104,16 +156,30 @@ def test_stats_of_token_rows_and_of_nothing(tmp_path: Path) -> None:
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
-    heavy = "{'torch', 'ray', 'datasets', 'transformers', 'pyarrow', 'data.formats'}"
-    code = f"import sys, pipelines.cli; pipelines.cli._parser(); sys.exit(str({heavy} & sys.modules.keys() or ''))"
+    heavy = (
+        "{'torch', 'ray', 'datasets', 'transformers', 'pyarrow', 'rayward.data.formats.registry'}"
+    )
+    code = (
+        "import sys, rayward.pipelines.cli; rayward.pipelines.cli._parser(); "
+        f"sys.exit(str({heavy} & sys.modules.keys() or ''))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.strip() == ""
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not beside this checkout")
 def test_a_real_folder(tmp_path: Path) -> None:
-    done = rayward("convert", REAL / "mt_bench" / "model_answer", "--to", "sharegpt", "--out", "out.jsonl.gz",
-                   "--report", "report.json", cwd=tmp_path)  # fmt: skip
+    done = rayward(
+        "convert",
+        REAL / "mt_bench" / "model_answer",
+        "--to",
+        "sharegpt",
+        "--out",
+        "out.jsonl.gz",
+        "--report",
+        "report.json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["read"], report["written"], report["rejected"]) == (880, 879, {"empty text": 1})
@@ -123,11 +189,15 @@ def test_text_becomes_token_rows_cut_to_the_context(alpaca: Path, tmp_path: Path
     tokenizer = train_tokenizer(["alpha beta gamma delta"] * 3, 300, ["<|end_of_turn|>"], 64)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     named = ["--to", "openchat_v1", "--template", "openchat_v1", "--tokenizer", "tokenizer"]
-    done = rayward("convert", alpaca, "--out", "t.train.json", *named, "--report", "r.json", cwd=tmp_path)
+    done = rayward(
+        "convert", alpaca, "--out", "t.train.json", *named, "--report", "r.json", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     report = json.loads((tmp_path / "r.json").read_text())
     assert (report["read"], report["written"], report["rejected"]) == (4, 3, {"empty text": 1})
-    rows, texts = (json.loads((tmp_path / f"t.train{part}.json").read_text()) for part in ("", ".text"))
+    rows, texts = (
+        json.loads((tmp_path / f"t.train{part}.json").read_text()) for part in ("", ".text")
+    )
     ids, mask = rows[0]
     end = tokenizer.convert_tokens_to_ids("<|end_of_turn|>")
     assert ids[0] == tokenizer.bos_token_id and ids.count(end) == 2 and ids[-1] == end and mask[-1]
@@ -141,7 +211,10 @@ def test_text_becomes_token_rows_cut_to_the_context(alpaca: Path, tmp_path: Path
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["repaired"]["cut to the context"] == report["written"] > 0
     assert report["read"] == report["written"] + sum(report["rejected"].values())
-    assert all(len(ids) == len(mask) == shortest + 1 for ids, mask in json.loads((tmp_path / "cut.json").read_text()))
+    assert all(
+        len(ids) == len(mask) == shortest + 1
+        for ids, mask in json.loads((tmp_path / "cut.json").read_text())
+    )
 
     done = rayward("convert", alpaca, "--out", "x.jsonl", *named[2:], cwd=tmp_path)
     assert done.returncode == 1 and "choose --to openchat_v1" in done.stderr
@@ -160,12 +233,24 @@ def test_nothing_that_is_read_is_overwritten(alpaca: Path, tmp_path: Path) -> No
         done = rayward(*arguments, cwd=tmp_path)
         assert done.returncode == 1 and "is among the files to read" in done.stderr
     (tmp_path / "t.text.json").write_text("[]")
-    done = rayward("convert", "t.text.json", "--from", "alpaca", "--to", "openchat_v1", "--out", "t.json", cwd=tmp_path)
+    done = rayward(
+        "convert",
+        "t.text.json",
+        "--from",
+        "alpaca",
+        "--to",
+        "openchat_v1",
+        "--out",
+        "t.json",
+        cwd=tmp_path,
+    )
     assert done.returncode == 1 and "is among the files to read" in done.stderr
     done = rayward("convert", alpaca, "--to", "openchat_v1", "--out", "t.json", cwd=tmp_path)
     assert done.returncode == 1 and "t.text.json is there" in done.stderr
     assert alpaca.read_bytes() == before and (tmp_path / "t.text.json").read_text() == "[]"
-    done = rayward("convert", alpaca, "--out", "o.jsonl", "--report", "new/folder/r.json", cwd=tmp_path)
+    done = rayward(
+        "convert", alpaca, "--out", "o.jsonl", "--report", "new/folder/r.json", cwd=tmp_path
+    )
     assert done.returncode == 0 and (tmp_path / "new/folder/r.json").is_file()
 
 
@@ -173,9 +258,16 @@ def test_an_openchat_row_keeps_its_condition(tmp_path: Path) -> None:
     items = [{"role": "user", "content": "alpha"}, {"role": "assistant", "content": "beta"}]
     rows = [{"items": items, "condition": words, "system": ""} for words in ("GPT4", "GPT3")]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    train_tokenizer(["alpha beta"] * 3, 300, ["<|end_of_turn|>"], 64).save_pretrained(tmp_path / "tokenizer")
+    train_tokenizer(["alpha beta"] * 3, 300, ["<|end_of_turn|>"], 64).save_pretrained(
+        tmp_path / "tokenizer"
+    )
     named = ["--to", "openchat_v1", "--template", "openchat_v3.2", "--tokenizer", "tokenizer"]
     assert rayward("convert", "in.jsonl", "--out", "o.json", *named, cwd=tmp_path).returncode == 0
-    assert [text[3:12] for text in json.loads((tmp_path / "o.text.json").read_text())] == ["GPT4 User", "GPT3 User"]
-    shown = rayward("render", "in.jsonl", "--template", "openchat_v3.2", "--plain", cwd=tmp_path).stdout
+    assert [text[3:12] for text in json.loads((tmp_path / "o.text.json").read_text())] == [
+        "GPT4 User",
+        "GPT3 User",
+    ]
+    shown = rayward(
+        "render", "in.jsonl", "--template", "openchat_v3.2", "--plain", cwd=tmp_path
+    ).stdout
     assert "GPT4 User:alpha" in shown and "GPT3 User:alpha" in shown

@@ -1,4 +1,6 @@
-"""`rayward data map`: the account, the page in a real browser without a network, and what odd data do to it."""
+"""`rayward data map`: the account, the page in a real browser without a network, and what odd data
+do to it.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +15,24 @@ from typing import Any
 
 import pytest
 
-from data.records import to_json
-from data.toyworld import demonstrations, prompts, rankings
-from pipelines.cli import main
-from pipelines.data_map import Settings, draw, sample
+from rayward.data.records import to_json
+from rayward.data.toy.toyworld import demonstrations, prompts, rankings
+from rayward.pipelines.cli import main
+from rayward.pipelines.data_tools.map import Settings, draw, sample
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT / ".." / "shared" / "data"
-EVIL = '</script><img src=x onerror="window.bad=1"><b>bold</b> &lt; <!--<script>window.bad=2</script>'
+EVIL = (
+    '</script><img src=x onerror="window.bad=1"><b>bold</b> &lt; <!--<script>window.bad=2</script>'
+)
 
 
 def write(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
     return path
 
 
@@ -39,20 +45,37 @@ def ask(question: str, answer: str, **more: Any) -> dict[str, Any]:
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
     """A page of 5,000 generated records from two files, and its report.
 
-    Drawn in a process of its own: Ray, which other tests bring into this one, puts a `print` in place that numba, which
-    UMAP needs for so many records, cannot compile.
+    Drawn in a process of its own: Ray, which other tests bring into this one, puts a `print` in
+    place that numba, which UMAP needs for so many records, cannot compile.
     """
     folder = tmp_path_factory.mktemp("map")
     talk = write(folder / "talk.jsonl", list(map(to_json, demonstrations(4000, seed=1))))
-    ranked = write(folder / "ranked.jsonl", list(map(to_json, rankings(500, 3, 0.1, 1)[0] + prompts(500, 1, "train"))))
+    ranked = write(
+        folder / "ranked.jsonl",
+        list(map(to_json, rankings(500, 3, 0.1, 1)[0] + prompts(500, 1, "train"))),
+    )
     out, report = folder / "map.html", folder / "report.json"
-    command = [sys.executable, "-m", "pipelines.cli", "data", "map", talk, ranked, "--out", out, "--report", report]
+    command = [
+        sys.executable,
+        "-m",
+        "rayward.pipelines.cli",
+        "data",
+        "map",
+        talk,
+        ranked,
+        "--out",
+        out,
+        "--report",
+        report,
+    ]
     subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True)
     return out, json.loads(report.read_text())
 
 
 class Opened:
-    """A page opened without a network, which is closed with proof that it asked for nothing and nothing went wrong."""
+    """A page opened without a network, which is closed with proof that it asked for nothing and
+    nothing went wrong.
+    """
 
     def __init__(self, browser: Any, path: Path, **context: Any) -> None:
         self.context = browser.new_context(**context)
@@ -62,7 +85,10 @@ class Opened:
         self.requests: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("console", lambda message: self.problems.extend([message.text] * (message.type == "error")))
+        self.page.on(
+            "console",
+            lambda message: self.problems.extend([message.text] * (message.type == "error")),
+        )
         self.page.goto(path.as_uri())
         self.page.wait_for_function("document.getElementById('plot').data !== undefined")
 
@@ -102,7 +128,12 @@ LONELY = """() => {
 
 def test_report(drawn: tuple[Path, dict[str, Any]]) -> None:
     path, report = drawn
-    assert (report["read"], report["records"], report["drawn"], report["left_out"]) == (5000, 5000, 5000, 0)
+    assert (report["read"], report["records"], report["drawn"], report["left_out"]) == (
+        5000,
+        5000,
+        5000,
+        0,
+    )
     assert sum(one["size"] for one in report["clusters"]) == 5000
     sizes = [one["size"] for one in report["clusters"]]
     assert sizes == sorted(sizes, reverse=True) and all(one["terms"] for one in report["clusters"])
@@ -123,14 +154,18 @@ def test_click_shows_the_conversation(browser: Any, drawn: tuple[Path, dict[str,
         assert heads[0] == "user" and page.inner_text("#count") == "5,000 records"
 
 
-def test_search_finds_counts_marks_and_selects(browser: Any, drawn: tuple[Path, dict[str, Any]]) -> None:
+def test_search_finds_counts_marks_and_selects(
+    browser: Any, drawn: tuple[Path, dict[str, Any]]
+) -> None:
     with Opened(browser, drawn[0]) as page:
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.id") == "search"
         page.keyboard.type("LEMON")
         page.wait_for_function("found !== null")
         rows = [
-            line for name in ("talk", "ranked") for line in drawn[0].with_name(f"{name}.jsonl").read_text().splitlines()
+            line
+            for name in ("talk", "ranked")
+            for line in drawn[0].with_name(f"{name}.jsonl").read_text().splitlines()
         ]
         expected = [index for index, row in enumerate(rows) if "lemon" in row.lower()]
         assert page.evaluate("found") == expected and 10 < len(expected) < 1000
@@ -139,10 +174,16 @@ def test_search_finds_counts_marks_and_selects(browser: Any, drawn: tuple[Path, 
         assert sizes[0] == [0.15, 5000 - len(expected)]
         assert sum(count for opacity, count in sizes[1:] if opacity == 0.85) == len(expected)
         page.keyboard.press("Enter")
-        assert page.evaluate("chosen") == expected[0] and panel(page) == texts_at(page.inner_text("#where"))
-        assert {text.lower() for text in page.locator("#parts mark").all_text_contents()} == {"lemon"}
+        assert page.evaluate("chosen") == expected[0] and panel(page) == texts_at(
+            page.inner_text("#where")
+        )
+        assert {text.lower() for text in page.locator("#parts mark").all_text_contents()} == {
+            "lemon"
+        }
         page.get_by_role("button", name="Next").press("Enter")
-        assert page.evaluate("chosen") == expected[1] and panel(page) == texts_at(page.inner_text("#where"))
+        assert page.evaluate("chosen") == expected[1] and panel(page) == texts_at(
+            page.inner_text("#where")
+        )
         page.get_by_role("button", name="Previous").press("Enter")
         assert page.evaluate("chosen") == expected[0]
         page.focus("#search")
@@ -150,11 +191,16 @@ def test_search_finds_counts_marks_and_selects(browser: Any, drawn: tuple[Path, 
         assert page.evaluate("found") is None and page.inner_text("#count") == "5,000 records"
         page.keyboard.type("no such words")
         page.keyboard.press("Enter")
-        assert page.inner_text("#count") == "0 of 5,000 match" and page.evaluate("chosen") == expected[0]
+        assert (
+            page.inner_text("#count") == "0 of 5,000 match"
+            and page.evaluate("chosen") == expected[0]
+        )
 
 
 def test_colours_and_legend(browser: Any, drawn: tuple[Path, dict[str, Any]]) -> None:
-    colours = "plot.data.filter(t => t.x.length).map(t => [t.marker.color, t.marker.symbol, t.x.length])"
+    colours = (
+        "plot.data.filter(t => t.x.length).map(t => [t.marker.color, t.marker.symbol, t.x.length])"
+    )
     with Opened(browser, drawn[0]) as page:
         seen = {}
         options = page.locator("#colour option").all_text_contents()
@@ -175,14 +221,20 @@ def test_colours_and_legend(browser: Any, drawn: tuple[Path, dict[str, Any]]) ->
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_scrolls_down_only(browser: Any, drawn: tuple[Path, dict[str, Any]], scheme: str) -> None:
+def test_a_phone_scrolls_down_only(
+    browser: Any, drawn: tuple[Path, dict[str, Any]], scheme: str
+) -> None:
     viewport = {"width": 390, "height": 844}
-    with Opened(browser, drawn[0], viewport=viewport, color_scheme=scheme, has_touch=True, is_mobile=True) as page:
+    with Opened(
+        browser, drawn[0], viewport=viewport, color_scheme=scheme, has_touch=True, is_mobile=True
+    ) as page:
         for _ in range(2):
             assert page.evaluate("document.documentElement.scrollWidth") == 390
             page.fill("#search", "opposite")
             page.press("#search", "Enter")
-        below = page.evaluate("panel.getBoundingClientRect().top - legend.getBoundingClientRect().bottom")
+        below = page.evaluate(
+            "panel.getBoundingClientRect().top - legend.getBoundingClientRect().bottom"
+        )
         assert below >= 0 and page.locator("#panel").is_visible()
         dark = page.evaluate("getComputedStyle(document.body).color") == "rgb(255, 255, 255)"
         assert dark == (scheme == "dark")
@@ -191,18 +243,30 @@ def test_a_phone_scrolls_down_only(browser: Any, drawn: tuple[Path, dict[str, An
 @pytest.mark.parametrize("dimensions", [2, 3])
 def test_texts_are_never_markup(browser: Any, tmp_path: Path, dimensions: int) -> None:
     rows = [
-        ask(f"{EVIL} {index}", f"{EVIL} of {index}", id=EVIL, source=EVIL * (index % 2), quality=EVIL)
+        ask(
+            f"{EVIL} {index}",
+            f"{EVIL} of {index}",
+            id=EVIL,
+            source=EVIL * (index % 2),
+            quality=EVIL,
+        )
         for index in range(30)
     ]
     file = write(tmp_path / "<img src=x onerror=window.bad=3>.jsonl", rows)
-    other = write(tmp_path / "other.jsonl", [{"kind": "prompt", "turns": rows[0]["turns"][:1], "follow_ups": [EVIL]}])
+    other = write(
+        tmp_path / "other.jsonl",
+        [{"kind": "prompt", "turns": rows[0]["turns"][:1], "follow_ups": [EVIL]}],
+    )
     out = tmp_path / "map.html"
     draw([str(file), str(other)], out, Settings(dimensions=dimensions))
     assert out.read_text().count("</script>") == 3 and "\\u003c/script>" in out.read_text()
     with Opened(browser, out, viewport={"width": 1200, "height": 800}) as page:
         page.fill("#search", EVIL)
         page.press("#search", "Enter")
-        assert panel(page) == [f"{EVIL} 0", f"{EVIL} of 0"] and page.inner_text("#count") == "31 of 31 match"
+        assert (
+            panel(page) == [f"{EVIL} 0", f"{EVIL} of 0"]
+            and page.inner_text("#count") == "31 of 31 match"
+        )
         for index in range(page.locator("#colour option").count()):
             page.select_option("#colour", index=index)
         if dimensions == 2:
@@ -226,12 +290,15 @@ def test_three_dimensions(browser: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "texts", [["hi"], ["a b", "c d"], ["same"] * 40, ["1+1", "2+2", "?", "!"], ["x", "y", "z", "x", "y"]]
+    "texts",
+    [["hi"], ["a b", "c d"], ["same"] * 40, ["1+1", "2+2", "?", "!"], ["x", "y", "z", "x", "y"]],
 )
 def test_few_equal_and_wordless_records(browser: Any, tmp_path: Path, texts: list[str]) -> None:
     file = write(tmp_path / "in.jsonl", [ask(text, text) for text in texts])
     report = draw([str(file)], tmp_path / "map.html", Settings())
-    assert report["drawn"] == len(texts) and sum(one["size"] for one in report["clusters"]) == len(texts)
+    assert report["drawn"] == len(texts) and sum(one["size"] for one in report["clusters"]) == len(
+        texts
+    )
     with Opened(browser, tmp_path / "map.html") as page:
         page.get_by_role("button", name="Next").click()
         assert panel(page) == [texts[0]] * 2
@@ -259,23 +326,51 @@ def test_the_sample_is_fair_ordered_and_counted(tmp_path: Path) -> None:
     assert min(drawn) > 30 and max(drawn) < 95  # 60 expected, standard deviation 7
 
 
-def test_the_command_tells_what_became_of_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_tells_what_became_of_the_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = "ant bee cat dog elk fox gnu hen ibis jay koi lark".split()
-    rows = [ask(f"question {word}", f"answer about {word}") for word in words] + [ask("empty", ""), {"kind": "x"}]
+    rows = [ask(f"question {word}", f"answer about {word}") for word in words] + [
+        ask("empty", ""),
+        {"kind": "x"},
+    ]
     file = write(tmp_path / "in.jsonl", rows)
     out, account = tmp_path / "made" / "map.html", tmp_path / "made" / "report.json"
-    arguments = ["--out", str(out), "--report", str(account), "--limit", "10", "--clusters", "2", "--seed", "5"]
+    arguments = [
+        "--out",
+        str(out),
+        "--report",
+        str(account),
+        "--limit",
+        "10",
+        "--clusters",
+        "2",
+        "--seed",
+        "5",
+    ]
     assert main(["data", "map", str(file), *arguments]) == 0
     shown = capsys.readouterr().out
-    assert "rejected: empty text      1" in " ".join(shown.split(" ")) and str(out) in shown.splitlines()[-1]
+    assert (
+        "rejected: empty text      1" in " ".join(shown.split(" "))
+        and str(out) in shown.splitlines()[-1]
+    )
     report = json.loads(account.read_text())
-    assert (report["read"], report["records"], report["drawn"], report["left_out"]) == (14, 12, 10, 2)
-    assert report["rejected"] == {"empty text": 1, "unknown kind": 1} and len(report["clusters"]) == 2
+    assert (report["read"], report["records"], report["drawn"], report["left_out"]) == (
+        14,
+        12,
+        10,
+        2,
+    )
+    assert (
+        report["rejected"] == {"empty text": 1, "unknown kind": 1} and len(report["clusters"]) == 2
+    )
     assert {path.name for path in out.parent.iterdir()} == {"map.html", "report.json"}
 
 
 def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    good = write(tmp_path / "good.jsonl", [ask(f"question {index}", "answer") for index in range(3)])
+    good = write(
+        tmp_path / "good.jsonl", [ask(f"question {index}", "answer") for index in range(3)]
+    )
     bad = write(tmp_path / "bad.jsonl", [ask("empty", "")])
     out = tmp_path / "map.html"
     for arguments, message in (
@@ -286,7 +381,10 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         ([good, "--clusters", "9"], "9 clusters of 1 different texts; ask for 1 at most"),
         ([good, "--embeddings", "model"], "expected MODEL@URL"),
         ([good, "--key", "NO_SUCH_KEY"], "--key is of use with --embeddings only"),
-        ([good, "--embeddings", "m@http://x", "--key", "NO_SUCH_KEY"], "no such environment variable"),
+        (
+            [good, "--embeddings", "m@http://x", "--key", "NO_SUCH_KEY"],
+            "no such environment variable",
+        ),
     ):
         assert main(["data", "map", *map(str, arguments), "--out", str(out)]) == 1
         assert message in capsys.readouterr().err
@@ -294,7 +392,9 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 
 
 class Endpoint(BaseHTTPRequestHandler):
-    """Vectors that depend on the text's first letter; the first request fails, and answers come in reverse order."""
+    """Vectors that depend on the text's first letter; the first request fails, and answers come in
+    reverse order.
+    """
 
     calls: list[tuple[str, int]] = []  # noqa: RUF012
 
@@ -306,14 +406,19 @@ class Endpoint(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.end_headers()
         vectors = [[float(text[0] == letter) for letter in "abcd"] for text in body["input"]]
-        rows = [{"object": "embedding", "index": index, "embedding": one} for index, one in enumerate(vectors)]
+        rows = [
+            {"object": "embedding", "index": index, "embedding": one}
+            for index, one in enumerate(vectors)
+        ]
         answer = {
             "object": "list",
             "data": rows[::-1],
             "model": "letters",
             "usage": {"prompt_tokens": 1, "total_tokens": 1},
         }
-        self.wfile.write(json.dumps(answer if known else {"error": {"message": "no such model"}}).encode())
+        self.wfile.write(
+            json.dumps(answer if known else {"error": {"message": "no such model"}}).encode()
+        )
 
     def log_message(self, *_: object) -> None:
         pass
@@ -323,7 +428,8 @@ def test_an_embedding_endpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = write(
-        tmp_path / "in.jsonl", [ask(f"{'abcd'[index % 4]} {index}", f"answer {index}") for index in range(150)]
+        tmp_path / "in.jsonl",
+        [ask(f"{'abcd'[index % 4]} {index}", f"answer {index}") for index in range(150)],
     )
     server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -332,9 +438,15 @@ def test_an_embedding_endpoint(
     try:
         report = draw([str(file)], out, Settings(embeddings=f"letters@1@{url}", key="MAP_KEY"))
         assert [count for _, count in Endpoint.calls] == [64, 64, 64, 22]
-        assert {key for key, _ in Endpoint.calls} == {"Bearer secret"} and "secret" not in out.read_text()
-        assert [one["size"] for one in report["clusters"]] == [38, 38, 37, 37] and report["silhouette"] == 1
-        assert main(["data", "map", str(file), "--out", str(out), "--embeddings", f"other@{url}"]) == 1
+        assert {key for key, _ in Endpoint.calls} == {
+            "Bearer secret"
+        } and "secret" not in out.read_text()
+        assert [one["size"] for one in report["clusters"]] == [38, 38, 37, 37] and report[
+            "silhouette"
+        ] == 1
+        assert (
+            main(["data", "map", str(file), "--out", str(out), "--embeddings", f"other@{url}"]) == 1
+        )
         assert f"other@{url}: Error code: 404" in capsys.readouterr().err
         assert Endpoint.calls[-1][0] == "Bearer none"
     finally:
@@ -342,9 +454,14 @@ def test_an_embedding_endpoint(
 
 
 def test_help_imports_nothing_heavy() -> None:
-    heavy = "{'sklearn', 'umap', 'plotly', 'openai', 'numpy', 'data.formats'}"
-    code = f"import sys, pipelines.cli; pipelines.cli._parser(); sys.exit(str({heavy} & sys.modules.keys() or ''))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ)
+    heavy = "{'sklearn', 'umap', 'plotly', 'openai', 'numpy', 'rayward.data.formats.registry'}"
+    code = (
+        "import sys, rayward.pipelines.cli; rayward.pipelines.cli._parser(); "
+        f"sys.exit(str({heavy} & sys.modules.keys() or ''))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env=os.environ
+    )
     assert done.stderr.strip() == ""
 
 

@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 
-from data.records import Turn
-from data.template_jinja import jinja
-from data.templates import encode, find, pieces
-from data.tokenizer import train_tokenizer
-from pipelines.cli import main
-from pipelines.show import coloured, plain, runs, runs_of_pieces, show_batch
+from rayward.data.records import Turn
+from rayward.data.templates.jinja import jinja
+from rayward.data.templates.template import encode, find, pieces
+from rayward.data.templates.tokenizer import train_tokenizer
+from rayward.pipelines.cli import main
+from rayward.pipelines.report.show import coloured, plain, runs, runs_of_pieces, show_batch
 
 EOT = "<|end_of_turn|>"
-CHAT = (Turn("user", "Hi [b]x[/b]"), Turn("assistant", "日本 😀"), Turn("user", "And?"), Turn("assistant", "Fine."))
+CHAT = (
+    Turn("user", "Hi [b]x[/b]"),
+    Turn("assistant", "日本 😀"),
+    Turn("user", "And?"),
+    Turn("assistant", "Fine."),
+)
 SHOWN = (
     f"GPT4 Correct User: Hi [b]x[/b]{EOT}GPT4 Correct Assistant:[[ 日本 😀{EOT}]]"
     f"GPT4 Correct User: And?{EOT}GPT4 Correct Assistant:[[ Fine.{EOT}]]"
@@ -57,12 +62,17 @@ def test_marks_from_pieces_and_from_tokens_agree(tokenizer: Any) -> None:
 def test_a_terminal_is_told_nothing_by_data(tokenizer: Any) -> None:
     turns = (Turn("user", "Hi\x1b[2J\r there\u202e"), Turn("assistant", "two\nlines\t\x07"))
     row = encode(find("openchat_3.5"), turns, tokenizer)
-    for said in (plain(runs(row, tokenizer)), plain(runs_of_pieces(pieces(find("openchat_3.5"), turns)))):
+    for said in (
+        plain(runs(row, tokenizer)),
+        plain(runs_of_pieces(pieces(find("openchat_3.5"), turns))),
+    ):
         assert r"Hi\x1b[2J\r there\u202e" in said and "two\nlines\t" + r"\x07" in said
         assert not set(said) & set("\x1b\r\x07\u202e")
 
 
-def test_the_first_batch_is_shown_before_it_is_trained(tokenizer: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_batch_is_shown_before_it_is_trained(
+    tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     template = find("openchat_3.5")
     long = encode(template, (Turn("user", "Why?"), Turn("assistant", "because " * 400)), tokenizer)
     show_batch([encode(template, CHAT, tokenizer), long, long, long], tokenizer)
@@ -76,11 +86,16 @@ def test_the_first_batch_is_shown_before_it_is_trained(tokenizer: Any, capsys: p
 def test_rows_of_every_kind(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "render", "--template", "openchat_3.5", "--plain", str(file)]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "--- conversation", SHOWN,
-        "--- prompt", f"GPT4 Correct User: Only asked?{EOT}GPT4 Correct Assistant:",
-        "--- preference, answer 1 of 2", f"GPT4 Correct User: Which?{EOT}GPT4 Correct Assistant:[[ this{EOT}]]",
-        "--- preference, answer 2 of 2", f"GPT4 Correct User: Which?{EOT}GPT4 Correct Assistant:[[ that{EOT}]]",
-        "--- 1 rows left out: unknown role"]  # fmt: skip
+        "--- conversation",
+        SHOWN,
+        "--- prompt",
+        f"GPT4 Correct User: Only asked?{EOT}GPT4 Correct Assistant:",
+        "--- preference, answer 1 of 2",
+        f"GPT4 Correct User: Which?{EOT}GPT4 Correct Assistant:[[ this{EOT}]]",
+        "--- preference, answer 2 of 2",
+        f"GPT4 Correct User: Which?{EOT}GPT4 Correct Assistant:[[ that{EOT}]]",
+        "--- 1 rows left out: unknown role",
+    ]
 
 
 @pytest.mark.parametrize("template", ["openchat_3.5", "tokenizer"])
@@ -93,25 +108,43 @@ def test_ids_and_weights(
     title, shown, ids, weights = capsys.readouterr().out.splitlines()
     row = encode(find("openchat_3.5"), CHAT, tokenizer)
     assert (title, shown) == ("--- conversation", "<s>" + SHOWN)
-    assert json.loads(ids) == row.ids and json.loads(weights.removeprefix("weights ")) == row.weights
+    assert (
+        json.loads(ids) == row.ids and json.loads(weights.removeprefix("weights ")) == row.weights
+    )
 
 
 def test_rows_that_a_template_cannot_render_are_left_out_with_the_turn(
     file: Path, tmp_path: Path, tokenizer: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tokenizer.chat_template = jinja(find("openchat_3.5")).replace("{% endfor %}",
-        "{{ raise_exception('no more than one') if messages | length > 2 }}{% endfor %}")  # fmt: skip
+    tokenizer.chat_template = jinja(find("openchat_3.5")).replace(
+        "{% endfor %}",
+        "{{ raise_exception('no more than one') if messages | length > 2 }}{% endfor %}",
+    )
     tokenizer.save_pretrained(tmp_path / "model")
     options = ["--tokenizer", str(tmp_path / "model"), "--plain"]
     assert main(["data", "render", "--template", "tokenizer", str(file), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == ("left out: the chat template raises: turns[2] (user): found TemplateError: no more than one, "
-                        "expected a turn that the chat template renders")  # fmt: skip
+    assert lines[1] == (
+        "left out: the chat template raises: turns[2] (user): found TemplateError: no more than "
+        "one, expected a turn that the chat template renders"
+    )
     assert lines[3] == f"<s>GPT4 Correct User: Only asked?{EOT}GPT4 Correct Assistant:"
     out = tmp_path / "tokens.json"
-    convert = ["data", "convert", str(file), "--to", "openchat_v1", "--out", str(out), "--template", "tokenizer"]
+    convert = [
+        "data",
+        "convert",
+        str(file),
+        "--to",
+        "openchat_v1",
+        "--out",
+        str(out),
+        "--template",
+        "tokenizer",
+    ]
     assert main([*convert, *options[:2]]) == 0
-    reasons = [json.loads(line)["reason"] for line in (tmp_path / "tokens.json.rejected.jsonl").open()]
+    reasons = [
+        json.loads(line)["reason"] for line in (tmp_path / "tokens.json.rejected.jsonl").open()
+    ]
     assert reasons[0] == "the chat template raises"
 
 
@@ -120,6 +153,8 @@ def test_rows_that_a_template_cannot_render_are_left_out_with_the_turn(
     (["--template", "tokenizer"], "--template tokenizer needs --tokenizer DIR"),
     (["--template", "chatml", "--ids"], "--ids needs --tokenizer DIR"),
     (["--template", "chatml", "--limit", "0"], "--limit is 0: at least 1")])  # fmt: skip
-def test_mistakes(options: list[str], told: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes(
+    options: list[str], told: str, file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["data", "render", *options, str(file)]) == 1
     assert told in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""`rayward doctor`: figures worked out by hand, what it finds before it starts anything, and one model all through."""
+"""`rayward doctor`: figures worked out by hand, what it finds before it starts anything, and one
+model all through.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ import numpy as np
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from data.ragged import Ragged
-from data.rollouts import Rollouts
-from data.tokenizer import tokenizer_of
-from pipelines.cli import main
-from pipelines.doctor import differences, judge, largest
-from pipelines.examine import examine, head_sizes
+from rayward.data.ragged import Ragged
+from rayward.data.rollouts import Rollouts
+from rayward.data.templates.tokenizer import tokenizer_of
+from rayward.pipelines.cli import main
+from rayward.pipelines.model_tools.doctor import differences, judge, largest
+from rayward.pipelines.model_tools.examine import examine, head_sizes
 
 
 def made(rows: list[list[int]], logprobs: list[float]) -> Rollouts:
@@ -35,9 +37,13 @@ ROLLOUTS = made([[40, 41, 42], [43]], [-1.0, -2.0, -3.0, -0.5])
 
 
 def test_the_verdict_is_that_of_rl() -> None:
-    figures, complaint = judge(ROLLOUTS, np.array([-1.0, -1.75, -3.0, -1.0], np.float32), "bfloat16")
+    figures, complaint = judge(
+        ROLLOUTS, np.array([-1.0, -1.75, -3.0, -1.0], np.float32), "bfloat16"
+    )
     # gaps of 0, 0.25, 0 and -0.5: exp(0.25) - 1.25 = 0.034025, exp(-0.5) - 0.5 = 0.106531
-    assert figures["mismatch_mean"] == pytest.approx(0.1875) and figures["mismatch_max"] == pytest.approx(0.5)
+    assert figures["mismatch_mean"] == pytest.approx(0.1875) and figures[
+        "mismatch_max"
+    ] == pytest.approx(0.5)
     assert figures["mismatch_k3"] == pytest.approx((0.0340254 + 0.1065307) / 4, abs=1e-6)
     assert figures["mismatch_factor"] == pytest.approx((2 + 1.2840254 + 1.6487213) / 4, abs=1e-6)
     assert "0.188 nats" in complaint and "0.05 in bfloat16" in complaint
@@ -52,14 +58,17 @@ def test_the_largest_gaps_are_named(tiny_models) -> None:
     trainer = np.array([-1.0, -1.75, np.nan, -1.0], np.float32)
     rows = largest(ROLLOUTS, trainer, tiny_models.tokenizer)[:3]
     words = [tiny_models.tokenizer.decode([token]) for token in (42, 43, 41)]
-    assert [row[0] for row in rows] == [f"{w!r} ({i})" for w, i in zip(words, (42, 43, 41), strict=True)]
+    assert [row[0] for row in rows] == [
+        f"{w!r} ({i})" for w, i in zip(words, (42, 43, 41), strict=True)
+    ]
     assert [row[1:3] for row in rows] == [(0, "3 of 3"), (1, "1 of 1"), (0, "2 of 3")]
     assert [row[-1] for row in rows] == [np.inf, 0.5, 0.25]
 
 
 def test_differences_end_where_answers_part() -> None:
     assert differences(ROLLOUTS, ROLLOUTS) == (0.0, 0.0)
-    # The first answer goes its own way after one token, whose log-prob has other bits; the second only has other bits.
+    # The first answer goes its own way after one token, whose log-prob has other bits; the second
+    # only has other bits.
     other = made([[40, 50, 60, 70], [43]], [-1.1, -9.0, -9.0, -9.0, -0.6])
     assert differences(ROLLOUTS, other) == (0.5, 1.0)
     longer = made([[40, 41, 42, 43]], [-1.0, -2.0, -3.0, -1.0])
@@ -84,23 +93,57 @@ def without_tokenizer(folder: Path) -> None:
 SOUND = ["chat template tokenizer: ends answers with '<|end_of_turn|>'"]
 
 
-@pytest.mark.parametrize("break_it, told", [
-    (lambda folder: change(folder / "tokenizer_config.json", eos_token=None), "no end token"),
-    (lambda folder: (folder / "generation_config.json").write_text("{"), "generation_config.json is no JSON: "),
-    (lambda folder: (folder / "tokenizer_config.json").write_text("["), "tokenizer_config.json is no JSON: "),
-    (lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0].content }}"),
-     "cannot be trained from: the chat template leaves out what the assistant says: turns[1] (assistant)"),
-    (lambda folder: change(folder / "config.json", vocab_size=290), "embeddings for 290 tokens"),
-    (without_tokenizer, "no tokenizer in"),
-    (lambda folder: change(folder / "config.json", head_dim=24), "heads of 24: vLLM on the CPU takes 32, 64"),
-    (lambda folder: change(folder / "config.json", num_hidden_layers=1), "holds weights that would be left out: 9"),
-    (lambda folder: change(folder / "adapter_config.json", peft_type="LORA"), "holds an adapter (adapter_config.json)"),
-    (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read: "),
-    (lambda folder: change(folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config"}),
-     "RAYWARD_TRUST_REMOTE_CODE=1"),
-    (lambda folder: (folder / "generation_config.json").write_text("[]"), "config.json holds list, and a JSON object"),
-    (lambda folder: (folder / "tokenizer.json").write_text("{}"), "model: the tokenizer cannot be read: KeyError"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "break_it, told",
+    [
+        (lambda folder: change(folder / "tokenizer_config.json", eos_token=None), "no end token"),
+        (
+            lambda folder: (folder / "generation_config.json").write_text("{"),
+            "generation_config.json is no JSON: ",
+        ),
+        (
+            lambda folder: (folder / "tokenizer_config.json").write_text("["),
+            "tokenizer_config.json is no JSON: ",
+        ),
+        (
+            lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0].content }}"),
+            "cannot be trained from: the chat template leaves out what the assistant says: "
+            "turns[1] (assistant)",
+        ),
+        (
+            lambda folder: change(folder / "config.json", vocab_size=290),
+            "embeddings for 290 tokens",
+        ),
+        (without_tokenizer, "no tokenizer in"),
+        (
+            lambda folder: change(folder / "config.json", head_dim=24),
+            "heads of 24: vLLM on the CPU takes 32, 64",
+        ),
+        (
+            lambda folder: change(folder / "config.json", num_hidden_layers=1),
+            "holds weights that would be left out: 9",
+        ),
+        (
+            lambda folder: change(folder / "adapter_config.json", peft_type="LORA"),
+            "holds an adapter (adapter_config.json)",
+        ),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read: "),
+        (
+            lambda folder: change(
+                folder / "config.json", model_type="own", auto_map={"AutoConfig": "own.Config"}
+            ),
+            "RAYWARD_TRUST_REMOTE_CODE=1",
+        ),
+        (
+            lambda folder: (folder / "generation_config.json").write_text("[]"),
+            "config.json holds list, and a JSON object",
+        ),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text("{}"),
+            "model: the tokenizer cannot be read: KeyError",
+        ),
+    ],
+)
 def test_what_would_break_rollouts_is_told_before_anything_starts(
     folder: Path, capsys: pytest.CaptureFixture[str], break_it: Callable[[Path], None], told: str
 ) -> None:
@@ -123,7 +166,9 @@ def test_heads_of_models_that_have_none_or_several_sizes() -> None:
 def test_a_class_that_reads_the_tokenizer_otherwise_is_told(folder: Path) -> None:
     change(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
     broken, notes = examine(folder)
-    assert broken == [] and notes[0].startswith("the tokenizer: by its class, LlamaTokenizer, 'Hello there' is ")
+    assert broken == [] and notes[0].startswith(
+        "the tokenizer: by its class, LlamaTokenizer, 'Hello there' is "
+    )
 
 
 def test_a_space_in_front_of_a_text_is_no_other_reading(folder: Path) -> None:
@@ -134,7 +179,13 @@ def test_a_space_in_front_of_a_text_is_no_other_reading(folder: Path) -> None:
 
 
 def test_notes_are_no_problems(folder: Path) -> None:
-    change(folder / "generation_config.json", top_p=0.9, top_k=40, repetition_penalty=1.0, temperature=None)
+    change(
+        folder / "generation_config.json",
+        top_p=0.9,
+        top_k=40,
+        repetition_penalty=1.0,
+        temperature=None,
+    )
     config = AutoConfig.from_pretrained(folder)
     config.vocab_size, config.head_dim = config.vocab_size + 20, 24
     given = (folder / "generation_config.json").read_text()
@@ -142,30 +193,49 @@ def test_notes_are_no_problems(folder: Path) -> None:
     (folder / "generation_config.json").write_text(given)
     broken, notes = examine(folder, gpus=1)
     assert broken == [] and len(notes) == 3
-    assert "has top_p 0.9, top_k 40: training rollouts ignore it" in notes[0] and notes[1].startswith(
-        "the model has 20"
-    )
+    assert "has top_p 0.9, top_k 40: training rollouts ignore it" in notes[0] and notes[
+        1
+    ].startswith("the model has 20")
 
 
 def test_the_template_that_is_chosen_is_compared_with_the_model_s(folder: Path) -> None:
     assert examine(folder, template="openchat_3.5") == ([], []), "the same one"
     broken, notes = examine(folder, template="vicuna_v1.1")
     assert "needs the token '</s>'" in broken[0]
-    assert notes[0].startswith("chat template vicuna_v1.1: the model's folder has another chat template: in line 1 it")
-    assert "'<s>GPT4 Correct User: Hello there" in notes[0] and "this one '<s>A chat between" in notes[0]
+    assert notes[0].startswith(
+        "chat template vicuna_v1.1: the model's folder has another chat template: in line 1 it"
+    )
+    assert (
+        "'<s>GPT4 Correct User: Hello there" in notes[0]
+        and "this one '<s>A chat between" in notes[0]
+    )
     with pytest.raises(ValueError, match="unknown chat template 'vicuna'"):
         examine(folder, template="vicuna")
     (folder / "chat_template.jinja").unlink()
-    assert examine(folder) == ([], ["the tokenizer has no chat template: name one, here with --template and in "
-                                    "model.template"])  # fmt: skip
+    assert examine(folder) == (
+        [],
+        [
+            "the tokenizer has no chat template: name one, here with --template and in "
+            "model.template"
+        ],
+    )
 
 
-@pytest.mark.parametrize("options, told", [
-    (["--model", "nowhere"], "nowhere is no folder"), (["--model", "."], "has no config.json"),
-    (["--model", ".", "--temperature", "0"], "--temperature is 0"), (["--model", ".", "--count", "0"], "--count is 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (["--model", "nowhere"], "nowhere is no folder"),
+        (["--model", "."], "has no config.json"),
+        (["--model", ".", "--temperature", "0"], "--temperature is 0"),
+        (["--model", ".", "--count", "0"], "--count is 0"),
+    ],
+)
 def test_mistakes_are_told(
-    options: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    options: list[str],
+    told: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["doctor", *options]) == 1
@@ -175,12 +245,17 @@ def test_mistakes_are_told(
 def test_a_reward_model_is_read_where_it_was_trained(
     tiny_models, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """transformers reads scores at the last token that is not the pad id: the end token must not be that."""
+    """transformers reads scores at the last token that is not the pad id: the end token must not be
+    that.
+    """
     folder = Path(shutil.copytree(tiny_models.reward, tmp_path / "reward"))
     assert main(["doctor", "--model", str(folder)]) == 0
     assert "fit to score" in capsys.readouterr().out
     end = tiny_models.tokenizer.convert_tokens_to_ids("<|end_of_turn|>")
-    for pad, told in ((end, f"pad_token_id {end} of config.json is '<|end_of_turn|>'"), (None, "no pad_token_id")):
+    for pad, told in (
+        (end, f"pad_token_id {end} of config.json is '<|end_of_turn|>'"),
+        (None, "no pad_token_id"),
+    ):
         change(folder / "config.json", pad_token_id=pad)
         assert main(["doctor", "--model", str(folder)]) == 1
         assert told in capsys.readouterr().out
@@ -191,17 +266,46 @@ def test_a_head_beside_a_config_that_ties_it_is_told(
     local_ray, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change(folder / "config.json", tie_word_embeddings=True)
-    assert main(["doctor", "--model", str(folder), "--count", "2", "--tokens", "4", "--dtype", "float32"]) == 1
+    assert (
+        main(
+            [
+                "doctor",
+                "--model",
+                str(folder),
+                "--count",
+                "2",
+                "--tokens",
+                "4",
+                "--dtype",
+                "float32",
+            ]
+        )
+        == 1
+    )
     told = "".join(capsys.readouterr())
-    assert "the weights hold a head of its own that differs from the embedding" in told and "Traceback" not in told
+    assert (
+        "the weights hold a head of its own that differs from the embedding" in told
+        and "Traceback" not in told
+    )
 
 
 @pytest.mark.slow
-def test_a_sound_model_is_fit(local_ray, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_model_is_fit(
+    local_ray, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Both engines for real, on chats; the same answers in batches of 16 and of 2."""
     asked = [{"instruction": f"What is {n} plus {n}?"} for n in range(8)]
     (tmp_path / "asked.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
-    options = ["--prompts", str(tmp_path / "asked.jsonl"), "--count", "8", "--tokens", "12", "--temperature", "0.8"]
+    options = [
+        "--prompts",
+        str(tmp_path / "asked.jsonl"),
+        "--count",
+        "8",
+        "--tokens",
+        "12",
+        "--temperature",
+        "0.8",
+    ]
     status = main(["doctor", "--model", str(folder), *options, "--dtype", "float32"])
     printed = capsys.readouterr().out
     assert status == 0 and "fit for RL" in printed, printed

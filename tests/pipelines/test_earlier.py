@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,35 +10,44 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from configs.load import load
-from configs.schema import Config
-from configs.stages import STAGES, all_parts
-from data.saved_tokenizer import assert_served_as_trained
-from data.template_jinja import jinja
-from data.templates import find
-from data.tokenizer import load_tokenizer, train_tokenizer
-from pipelines.earlier import ROWS, outdated
-from pipelines.stage import Run, StageError, begin, read_json, write_json
+from rayward.configs.load import load
+from rayward.configs.schema import Config
+from rayward.configs.stages import STAGES, all_parts
+from rayward.data.templates.jinja import jinja
+from rayward.data.templates.saved_tokenizer import assert_served_as_trained
+from rayward.data.templates.template import find
+from rayward.data.templates.tokenizer import load_tokenizer, train_tokenizer
+from rayward.pipelines.align import stage_of
+from rayward.pipelines.run.earlier import ROWS, outdated
+from rayward.pipelines.run.stage import Run, StageError, begin, read_json, write_json
 from tests.data.kinds import CORPUS, SPECIAL, sentencepiece_tokenizer
 from tests.data.published import CHATML
 
-# With the mask that c0eebdd asked for: as what is derived now, and with the newline after the end token in it.
+# With the mask that c0eebdd asked for: as what is derived now, and with the newline after the end
+# token in it.
 MASKED = CHATML.replace(
     "{{ '<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>\\n' }}",
-    "{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content + '<|im_end|>' }}"
-    "{% endgeneration %}{{ '\\n' }}{% else %}{{ m.content + '<|im_end|>\\n' }}{% endif %}",
+    "{{ '<|im_start|>' + m.role + '\\n' }}{% if m.role == 'assistant' %}{% generation %}{{ "
+    "m.content + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}{% else %}{{ m.content + "
+    "'<|im_end|>\\n' }}{% endif %}",
 )
 MORE = MASKED.replace("{% endgeneration %}{{ '\\n' }}", "{{ '\\n' }}{% endgeneration %}")
 
 
 @pytest.fixture
 def old(tmp_path: Path, tiny_config: Callable[..., Config]) -> Callable[..., Run]:
-    """`old(template, tokenizer)`: a run folder with the stages prepare and reward, as that commit left them."""
+    """`old(template, tokenizer)`: a run folder with the stages prepare and reward, as that commit
+    left them.
+    """
 
     def made(template: str, tokenizer: Any) -> Run:
         model = {"template": template, "path": str(tmp_path), "scratch": None}
         run = Run(tmp_path / "run", tiny_config(model=model))
-        for name, inputs in (("prepare", ()), ("sft", ("prepare",)), ("reward", ("prepare", "sft"))):
+        for name, inputs in (
+            ("prepare", ()),
+            ("sft", ("prepare",)),
+            ("reward", ("prepare", "sft")),
+        ):
             stage = begin(run, name, inputs)
             assert stage is not None
             stage.finish({})
@@ -68,14 +76,20 @@ def test_chatml_with_its_bos_twice_is_to_be_prepared_again(old: Callable[..., Ru
     tokenizer.bos_token = "<|im_start|>"
     run = old("chatml", tokenizer)
     told = r"prepare was made by an earlier version: chat template chatml put '<\|im_start\|>' before every row twice "
-    for ask in (lambda: run.require("prepare"), lambda: begin(run, "prepare"), lambda: begin(run, "sft", ("prepare",))):
+    for ask in (
+        lambda: run.require("prepare"),
+        lambda: begin(run, "prepare"),
+        lambda: begin(run, "sft", ("prepare",)),
+    ):
         with pytest.raises(StageError, match=told + "then, once now.*--redo prepare"):
             ask()
     shutil.rmtree(run.folder / "prepare")
     assert begin(run, "prepare") is not None
 
 
-def test_rows_that_ended_after_the_end_token_are_to_be_scored_again(old: Callable[..., Run]) -> None:
+def test_rows_that_ended_after_the_end_token_are_to_be_scored_again(
+    old: Callable[..., Run],
+) -> None:
     run = old("chatml", train_tokenizer(CORPUS, 300, ("<|im_end|>", "<|im_start|>"), 128))
     run.require("prepare")
     with pytest.raises(
@@ -84,12 +98,18 @@ def test_rows_that_ended_after_the_end_token_are_to_be_scored_again(old: Callabl
         run.require("reward")
 
 
-@pytest.mark.parametrize("form, told", [(MASKED, ""), (MORE, "gave rows other ids then, or trained other tokens")])
-def test_the_tokenizer_s_own_template_is_compared_row_by_row(form: str, told: str, old: Callable[..., Run]) -> None:
+@pytest.mark.parametrize(
+    "form, told", [(MASKED, ""), (MORE, "gave rows other ids then, or trained other tokens")]
+)
+def test_the_tokenizer_s_own_template_is_compared_row_by_row(
+    form: str, told: str, old: Callable[..., Run]
+) -> None:
     tokenizer = train_tokenizer(CORPUS, 300, ("<|im_end|>", "<|im_start|>"), 128)
     tokenizer.chat_template = form
     run = old("tokenizer", tokenizer)
-    found = outdated("prepare", run.manifest("prepare"), run.config.model, run.folder / "prepare" / "tokenizer")
+    found = outdated(
+        "prepare", run.manifest("prepare"), run.config.model, run.folder / "prepare" / "tokenizer"
+    )
     assert (told in found) if told else not found
 
 
@@ -111,7 +131,9 @@ def test_a_tokenizer_that_transformers_saved_otherwise_is_mended(
 
 
 def test_a_finished_run_of_then_has_no_other_settings_now(tmp_path: Path) -> None:
-    """run_of_c0eebdd.json: config and manifests of the tiny road as that commit left them, models left out."""
+    """run_of_c0eebdd.json: config and manifests of the tiny road as that commit left them, models
+    left out.
+    """
     kept = read_json(Path(__file__).with_name("run_of_c0eebdd.json"))
     (tmp_path / "config.yaml").write_text(kept["config"])
     for part, manifest in kept["manifests"].items():
@@ -119,7 +141,11 @@ def test_a_finished_run_of_then_has_no_other_settings_now(tmp_path: Path) -> Non
     run = Run(tmp_path, load(str(tmp_path / "config.yaml")))
     assert set(kept["manifests"]) == all_parts(run.config)
     for stage in STAGES:
-        assert importlib.import_module(f"pipelines.{stage}").run(run) is None, f"{stage} is done and stays so"
+        assert stage_of(stage)(run) is None, f"{stage} is done and stays so"
     later = ["sft.validate_every=2", "sft.keep=best", "rl.critic=policy"]
     newer = Run(tmp_path, load(str(tmp_path / "config.yaml"), later))
-    assert {part for part in kept["manifests"] if newer.state(part) != "done"} == {"sft", "rl/ppo", "rl/apa"}
+    assert {part for part in kept["manifests"] if newer.state(part) != "done"} == {
+        "sft",
+        "rl/ppo",
+        "rl/apa",
+    }

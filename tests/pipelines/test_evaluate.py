@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from pipelines.evaluate import win_rate
+from rayward.pipelines.stages.evaluate import win_rate
 
 SCORES = np.random.default_rng(0).normal(size=400)
 
@@ -20,7 +20,12 @@ def test_a_known_case() -> None:
     rate = win_rate(np.array([3.0, 1.0, 2.0, 5.0]), np.array([1.0, 3.0, 2.0, 4.0]), 2000, seed=0)
     assert (rate["mean"], rate["n"]) == ((1 + 0 + 0.5 + 1) / 4, 4)
     assert 0 <= rate["low"] < rate["mean"] < rate["high"] <= 1
-    assert win_rate(SCORES + 1, SCORES, 500, seed=0) == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 400}
+    assert win_rate(SCORES + 1, SCORES, 500, seed=0) == {
+        "mean": 1.0,
+        "low": 1.0,
+        "high": 1.0,
+        "n": 400,
+    }
 
 
 def test_swapping_the_models_mirrors_the_rate() -> None:
@@ -42,7 +47,9 @@ def test_the_interval_holds_the_mean_and_has_the_width_of_theory(shift: float) -
 
 def test_only_the_order_of_two_scores_counts() -> None:
     other = np.random.default_rng(4).normal(size=400)
-    assert win_rate(np.exp(SCORES), np.exp(other), 500, seed=0) == win_rate(SCORES, other, 500, seed=0)
+    assert win_rate(np.exp(SCORES), np.exp(other), 500, seed=0) == win_rate(
+        SCORES, other, 500, seed=0
+    )
 
 
 def test_answers_of_different_prompts_are_not_compared() -> None:

@@ -1,4 +1,6 @@
-"""`rayward data simulate` and `rank` with a real vLLM server of a tiny random model, killed and gone on with."""
+"""`rayward data simulate` and `rank` with a real vLLM server of a tiny random model, killed and
+gone on with.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,13 @@ from typing import Any
 
 import pytest
 
-from cluster.vllm_server import served
-from configs.schema import Config
-from data.formats import read
-from data.ranking import shown_order
-from data.records import Conversation, Ranking, Turn, to_json
-from pipelines.cli import main
-from pipelines.rows import load_records
+from rayward.cluster.serve.vllm_server import served
+from rayward.configs.schema import Config
+from rayward.data.feedback.ranking import shown_order
+from rayward.data.formats.registry import read
+from rayward.data.records import Conversation, Ranking, Turn, to_json
+from rayward.pipelines.cli import main
+from rayward.pipelines.rows.rows import load_records
 
 pytestmark = pytest.mark.slow
 
@@ -32,9 +34,11 @@ CONTEXT = 8192  # the tiny tokenizer makes a token of nearly every letter
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_models: Any, tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    tiny_models: Any, tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A random Llama whose context holds a judge's prompt."""
-    from actors.models import build_from_scratch, save_model
+    from rayward.actors.models.load import build_from_scratch, save_model
 
     shape, tokenizer = tiny_config().model.scratch, copy.deepcopy(tiny_models.tokenizer)
     tokenizer.model_max_length = CONTEXT
@@ -76,7 +80,9 @@ def seeds(folder: Path) -> Path:
         {"module": "materials", "material": "Snow fell."},
         {"module": "world", "entity": "the Moon"},
     ]
-    return write(folder / "seeds.jsonl", [kinds[number % 4] | {"id": f"s{number}"} for number in range(8)])
+    return write(
+        folder / "seeds.jsonl", [kinds[number % 4] | {"id": f"s{number}"} for number in range(8)]
+    )
 
 
 def simulate_flags(model: str, *sides: str) -> list[str]:
@@ -87,11 +93,14 @@ def simulate_flags(model: str, *sides: str) -> list[str]:
 
 def ranked_rows(count: int, k: int) -> list[dict[str, Any]]:
     answers = lambda number: tuple(f"{number} times {place}" for place in range(k))  # noqa: E731
-    return [to_json(Ranking((Turn("user", f"Question {n}?"),), answers(n), "mine", f"r{n}")) for n in range(count)]
+    return [
+        to_json(Ranking((Turn("user", f"Question {n}?"),), answers(n), "mine", f"r{n}"))
+        for n in range(count)
+    ]
 
 
 def rayward(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "pipelines.cli", "data", *map(str, arguments)]
+    return [sys.executable, "-m", "rayward.pipelines.cli", "data", *map(str, arguments)]
 
 
 def kill_when(command: list[str], partial: Path, lines: int) -> None:
@@ -105,9 +114,20 @@ def kill_when(command: list[str], partial: Path, lines: int) -> None:
 
 def test_a_killed_simulation_goes_on_to_the_same_file(model: str, tmp_path: Path) -> None:
     source, whole, resumed = seeds(tmp_path), tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
-    flags = ["simulate", "--seeds", source, *simulate_flags(model, "user", "assistant"), "--seed", 7]
+    flags = [
+        "simulate",
+        "--seeds",
+        source,
+        *simulate_flags(model, "user", "assistant"),
+        "--seed",
+        7,
+    ]
     report = tmp_path / "report.json"
-    subprocess.run(rayward(*flags, "--out", whole, "--report", report, "--concurrency", 4), check=True, timeout=300)
+    subprocess.run(
+        rayward(*flags, "--out", whole, "--report", report, "--concurrency", 4),
+        check=True,
+        timeout=300,
+    )
     command = rayward(*flags, "--out", resumed, "--report", report, "--concurrency", 2)
     kill_when(command, tmp_path / "resumed.partial.jsonl", 4)
     assert not resumed.exists()
@@ -125,24 +145,46 @@ def test_a_killed_simulation_goes_on_to_the_same_file(model: str, tmp_path: Path
     assert len({record.turns[0].content for record in found}) == len(found)
 
 
-def test_a_random_judge_ranks_nothing_and_every_item_is_accounted_for(model: str, tmp_path: Path) -> None:
-    source, out, report = write(tmp_path / "in.jsonl", ranked_rows(6, 3)), tmp_path / "o.jsonl", tmp_path / "r.json"
+def test_a_random_judge_ranks_nothing_and_every_item_is_accounted_for(
+    model: str, tmp_path: Path
+) -> None:
+    source, out, report = (
+        write(tmp_path / "in.jsonl", ranked_rows(6, 3)),
+        tmp_path / "o.jsonl",
+        tmp_path / "r.json",
+    )
     flags = ["--judge", model, "--judge-request", '{"max_tokens": 16}', "--report", str(report)]
     assert main(["data", "rank", str(source), "--out", str(out), *flags]) == 0
     account, listed = json.loads(report.read_text()), rows(out.with_name("o.jsonl.rejected.jsonl"))
     assert (account["read"], account["written"], out.read_bytes()) == (6, 0, b"")
     assert [row["id"] for row in listed] == [f"r{number}" for number in range(6)]
-    assert account["rejected"] == {"reply cut before its list": 6} and all(row["found"].strip() for row in listed)
+    assert account["rejected"] == {"reply cut before its list": 6} and all(
+        row["found"].strip() for row in listed
+    )
     assert account["models"]["judge"]["reply_tokens"] == 6 * 16
 
 
 @pytest.mark.parametrize("k", [3, pytest.param(7, marks=pytest.mark.slow)])
-def test_a_guided_judge_ranks_and_a_killed_ranking_goes_on_to_the_same_file(k: int, model: str, tmp_path: Path) -> None:
+def test_a_guided_judge_ranks_and_a_killed_ranking_goes_on_to_the_same_file(
+    k: int, model: str, tmp_path: Path
+) -> None:
     source = write(tmp_path / "in.jsonl", ranked_rows(12, k))
     whole, resumed = tmp_path / "w.jsonl", tmp_path / "r.jsonl"
-    flags = ["rank", source, "--judge", model, "--guided", "--repeat", "0.5", "--report", tmp_path / "report.json"]
+    flags = [
+        "rank",
+        source,
+        "--judge",
+        model,
+        "--guided",
+        "--repeat",
+        "0.5",
+        "--report",
+        tmp_path / "report.json",
+    ]
     subprocess.run(rayward(*flags, "--out", whole, "--concurrency", 1), check=True, timeout=300)
-    kill_when(rayward(*flags, "--out", resumed, "--concurrency", 4), tmp_path / "r.partial.jsonl", 5)
+    kill_when(
+        rayward(*flags, "--out", resumed, "--concurrency", 4), tmp_path / "r.partial.jsonl", 5
+    )
     subprocess.run(rayward(*flags, "--out", resumed, "--concurrency", 4), check=True, timeout=300)
     assert resumed.read_bytes() == whole.read_bytes()
     account = json.loads((tmp_path / "report.json").read_text())
@@ -153,18 +195,32 @@ def test_a_guided_judge_ranks_and_a_killed_ranking_goes_on_to_the_same_file(k: i
     assert account["written"] == 12 and 1 <= account["agreement"]["n"] <= 11
     given = {record.id: record for record in read(source)}
     for record in read(whole, "nectar", strict=True):
-        assert isinstance(record, Ranking) and sorted(record.answers) == sorted(given[record.id].answers)
+        assert isinstance(record, Ranking) and sorted(record.answers) == sorted(
+            given[record.id].answers
+        )
         assert sorted(shown_order(record, 0)) == list(range(k)) and record.ranks == (1, 2, 3)
 
 
 @pytest.mark.slow
-def test_a_folder_is_served_for_both_sides_and_taken_down_even_after_a_kill(folder: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(folder, tmp_path / "tiny"))  # so that its servers are told from others
+def test_a_folder_is_served_for_both_sides_and_taken_down_even_after_a_kill(
+    folder: Path, tmp_path: Path
+) -> None:
+    # So that its servers are told from others.
+    folder = Path(shutil.copytree(folder, tmp_path / "tiny"))
     source, whole, resumed = seeds(tmp_path), tmp_path / "whole.jsonl", tmp_path / "resumed.jsonl"
-    flags = ["simulate", "--seeds", source, *simulate_flags(str(folder), "user", "assistant"), "--start-timeout", 400]
+    flags = [
+        "simulate",
+        "--seeds",
+        source,
+        *simulate_flags(str(folder), "user", "assistant"),
+        "--start-timeout",
+        400,
+    ]
     subprocess.run(rayward(*flags, "--out", whole), check=True, timeout=500)
     assert not servers(folder) and rows(whole)
-    kill_when(rayward(*flags, "--out", resumed, "--concurrency", 2), tmp_path / "resumed.partial.jsonl", 3)
+    kill_when(
+        rayward(*flags, "--out", resumed, "--concurrency", 2), tmp_path / "resumed.partial.jsonl", 3
+    )
     deadline = time.monotonic() + 60
     while servers(folder) and time.monotonic() < deadline:
         time.sleep(0.5)
@@ -188,7 +244,10 @@ def servers(folder: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_server_that_does_not_start_says_why(folder: Path) -> None:
-    with pytest.raises(RuntimeError, match="no-such-argument"), served(str(folder), CONTEXT, 300, "--no-such-argument"):
+    with (
+        pytest.raises(RuntimeError, match="no-such-argument"),
+        served(str(folder), CONTEXT, 300, "--no-such-argument"),
+    ):
         pass
     with served(str(folder), CONTEXT, 400) as url:
         urllib.request.urlopen(f"{url}/models", timeout=10).close()

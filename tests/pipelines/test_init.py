@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.load import load
-from configs.plan import roles
-from configs.schema import STAGE_SECTIONS
-from configs.stages import has
-from data.tokenizer import load_tokenizer
-from pipelines import init as starter
-from pipelines.init import LISTS, PARTS, init
+from rayward.configs.load import load
+from rayward.configs.plan import roles
+from rayward.configs.schema import STAGE_SECTIONS
+from rayward.configs.stages import has
+from rayward.data.templates.tokenizer import load_tokenizer
+from rayward.pipelines.model_tools import init as starter
+from rayward.pipelines.model_tools.init import LISTS, PARTS, init
 
 STAGES = {
     "sft": {"sft"},
@@ -31,17 +31,24 @@ STAGES = {
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    call = [sys.executable, "-m", "pipelines.cli", *arguments]
-    return subprocess.run(call, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+    call = [sys.executable, "-m", "rayward.pipelines.cli", *arguments]
+    return subprocess.run(
+        call, capture_output=True, text=True, cwd=cwd, env=environment, check=False
+    )
 
 
 def test_what_it_prints_is_what_can_be_run(tiny_models: Any, tmp_path: Path) -> None:
     done = command("init", "mine", "--from", "rl", "--model", tiny_models.policy, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    plan = next(line for line in done.stdout.splitlines() if line.startswith("what it will do:")).split()[-3:]
+    plan = next(
+        line for line in done.stdout.splitlines() if line.startswith("what it will do:")
+    ).split()[-3:]
     told = command(*plan, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
-    assert f"from {tiny_models.policy}: rloo: 4 iterations, sync; reward: function rewards:reward" in told.stdout
+    assert (
+        f"from {tiny_models.policy}: rloo: 4 iterations, sync; reward: function rewards:reward"
+        in told.stdout
+    )
     again = command("init", "mine", "--from", "rl", "--model", tiny_models.policy, cwd=tmp_path)
     assert again.returncode == 1 and "mine is there already; choose another name" in again.stderr
 
@@ -60,10 +67,20 @@ def test_every_part_loads_as_it_is(
     assert set(files) == set(LISTS[part])
     assert all(json.loads(line) for lines in files.values() for line in lines)
     for stage in STAGES[part]:
-        at_once = {name: role for name, role in roles(config, stage).items() if stage != "sample" or name != "train"}
+        at_once = {
+            name: role
+            for name, role in roles(config, stage).items()
+            if stage != "sample" or name != "train"
+        }
         asked = {name: role.workers * role.gpus for name, role in at_once.items()}
-        waits = config.resources.policy.gpus if config.rl.mode == "colocate" and stage in ("sample", "evaluate") else 0
-        assert sum(asked.values()) + waits <= gpus, f"{stage}: {asked}, and what an engine's slot keeps for the policy"
+        waits = (
+            config.resources.policy.gpus
+            if config.rl.mode == "colocate" and stage in ("sample", "evaluate")
+            else 0
+        )
+        assert sum(asked.values()) + waits <= gpus, (
+            f"{stage}: {asked}, and what an engine's slot keeps for the policy"
+        )
     text = path.read_text()
     assert yaml.safe_load(text)["name"] == "mine" and text.count("#") > 10
     assert ("\nscoring:" in text) == (part == "rl"), "no section that nothing reads"
@@ -76,7 +93,9 @@ def test_a_model_that_is_none(tiny_models: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "mine").exists()
 
 
-def test_a_model_without_a_chat_template_gets_one_that_its_tokens_know(tiny_models: Any, tmp_path: Path) -> None:
+def test_a_model_without_a_chat_template_gets_one_that_its_tokens_know(
+    tiny_models: Any, tmp_path: Path
+) -> None:
     import shutil
 
     shutil.copytree(tiny_models.policy, tmp_path / "base")
@@ -85,4 +104,6 @@ def test_a_model_without_a_chat_template_gets_one_that_its_tokens_know(tiny_mode
     for file in (tmp_path / "base").glob("chat_template*"):
         file.unlink()
     tokenizer.save_pretrained(tmp_path / "base")
-    assert load(str(init(tmp_path / "mine", "sft", str(tmp_path / "base")))).model.template.startswith("openchat")
+    assert load(
+        str(init(tmp_path / "mine", "sft", str(tmp_path / "base")))
+    ).model.template.startswith("openchat")

@@ -1,4 +1,6 @@
-"""What `make install` installs and how it checks it: the locks, and that a module that does not load is named."""
+"""What `make install` installs and how it checks it: the locks, and that a module that does not
+load is named.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.installed import failures, main, modules, torch_build
+from rayward.pipelines.installed import failures, main, modules, torch_build
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +26,9 @@ def entries(kind: str) -> dict[str, tuple[str, str, list[str]]]:
         elif line.startswith("    --hash="):
             found[name][2].append(line.removeprefix("    --hash=").removesuffix(" \\"))
         else:
-            assert line.startswith(("#", "    #")), f"neither a pin with hashes nor a comment: {line}"
+            assert line.startswith(("#", "    #")), (
+                f"neither a pin with hashes nor a comment: {line}"
+            )
     return found
 
 
@@ -40,12 +44,16 @@ def test_no_build_for_cpus_passes_for_a_package_of_the_gpu_lock() -> None:
     locked = entries("gpu")
     for name in ("torch", "torchvision", "torchaudio", "torchcodec"):
         operator, version, _ = locked[name]
-        assert (operator, "+" in version) == ("===", False), f"{name}{operator}{version} also takes {version}+cpu"
+        assert (operator, "+" in version) == ("===", False), (
+            f"{name}{operator}{version} also takes {version}+cpu"
+        )
     assert entries("cpu")["torch"][1].endswith("+cpu")
 
 
 def test_pyproject_and_the_locks_pin_the_same_versions() -> None:
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     for kind in ("cpu", "gpu"):
         locked = entries(kind)
         lines = extras[kind] + extras["stack"]
@@ -56,25 +64,37 @@ def test_pyproject_and_the_locks_pin_the_same_versions() -> None:
 
 
 def test_a_wheel_s_metadata_can_be_read() -> None:
-    """In `torch===2.13.0; extra == "gpu"` the semicolon belongs to the version, and pip installs no such wheel."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    """In `torch===2.13.0; extra == "gpu"` the semicolon belongs to the version, and pip installs no
+    such wheel.
+    """
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
     assert not [line for lines in extras.values() for line in lines if "===" in line]
 
 
-def test_a_module_that_does_not_load_is_named_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_that_does_not_load_is_named_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "broken_package"
     package.mkdir()
     (package / "__init__.py").touch()
     (package / "fine.py").touch()
-    (package / "unfit.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")\n')
+    (package / "unfit.py").write_text(
+        'raise RuntimeError("operator torchvision::nms does not exist")\n'
+    )
     monkeypatch.syspath_prepend(str(tmp_path))
     names = modules(["broken_package"])
     assert names == ["broken_package", "broken_package.fine", "broken_package.unfit"]
-    assert failures(names) == ["broken_package.unfit: RuntimeError: operator torchvision::nms does not exist"]
+    assert failures(names) == [
+        "broken_package.unfit: RuntimeError: operator torchvision::nms does not exist"
+    ]
 
 
-def test_torch_of_the_other_set_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("pipelines.installed.modules", lambda: ["configs"])
+def test_torch_of_the_other_set_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("rayward.pipelines.installed.modules", lambda: ["configs"])
     kind, words = torch_build()
     other = {"cpu": "gpu", "gpu": "cpu"}[kind]
     assert main(kind) == 0

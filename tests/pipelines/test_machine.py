@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 
-from pipelines.machine import _own_cores, on_machine, planned
-from pipelines.stage import Run, write_json
+from rayward.pipelines.run.machine import _own_cores, on_machine, planned
+from rayward.pipelines.run.stage import Run, write_json
 
 
 def test_the_numbers_of_the_first_machine_hold(tiny_config, tmp_path):
@@ -14,11 +14,19 @@ def test_the_numbers_of_the_first_machine_hold(tiny_config, tmp_path):
     cores = len(os.sched_getaffinity(0))
     assert on_machine(run, "sft").config.resources.train.threads == _own_cores() <= cores
     kept = json.loads((run.folder / "machine.json").read_text())
-    assert kept["threads"] == {"sft": {"train": kept["cores"], "rollout": kept["cores"], "reference": kept["cores"],
-                                       "reward": kept["cores"]}}  # fmt: skip
+    assert kept["threads"] == {
+        "sft": {
+            "train": kept["cores"],
+            "rollout": kept["cores"],
+            "reference": kept["cores"],
+            "reward": kept["cores"],
+        }
+    }
     write_json(run.folder / "machine.json", {"cores": 64, "threads": {"sft": {"train": 3}}})
     assert on_machine(run, "sft").config.resources.train.threads == 3, "as the stage was begun"
-    assert on_machine(run, "evaluate").config.resources.reference.threads == 64, "as the run was begun"
+    assert on_machine(run, "evaluate").config.resources.reference.threads == 64, (
+        "as the run was begun"
+    )
     assert planned(run)["sft"]["train"] == 3
 
 
@@ -37,7 +45,11 @@ def test_a_setting_is_stronger_than_what_is_kept(tiny_config, tmp_path):
 def test_a_container_with_a_share_of_the_cores(tmp_path):
     quota = tmp_path / "cpu.max"
     everything = len(os.sched_getaffinity(0))
-    for text, cores in (("max 100000", everything), ("150000 100000", 1), ("9900000 100000", everything)):
+    for text, cores in (
+        ("max 100000", everything),
+        ("150000 100000", 1),
+        ("9900000 100000", everything),
+    ):
         quota.write_text(text + "\n")
         assert _own_cores(quota) == cores
     quota.write_text("50000 100000\n")

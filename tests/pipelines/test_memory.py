@@ -1,4 +1,6 @@
-"""The peak of a process tree is that of all its processes together, also where one of them is gone by the end."""
+"""The peak of a process tree is that of all its processes together, also where one of them is gone
+by the end.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +27,12 @@ print(alone, watched.peak_bytes)
 
 
 def test_the_peak_counts_children_that_have_ended() -> None:
-    """In a process of its own: below that of the tests there are whole clusters, which grow and shrink."""
-    done = subprocess.run([sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=120, check=True)
+    """In a process of its own: below that of the tests there are whole clusters, which grow and
+    shrink.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED], capture_output=True, text=True, timeout=120, check=True
+    )
     alone, peak = map(int, done.stdout.split())
     assert alone > 0
     assert 300_000_000 < peak - alone < 400_000_000

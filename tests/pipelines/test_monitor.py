@@ -1,4 +1,6 @@
-"""Which figures raise which alarms, what they are compared with, and what the report shows of it."""
+"""Which figures raise which alarms, what they are compared with, and what the report shows of
+it.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from algorithms.diversity import distinct_ratio, repetition_rate
-from configs.load import load
-from configs.plan import decisive, roles
-from configs.rl import Monitor
-from configs.schema import Config
-from data.tokenizer import train_tokenizer
-from pipelines.alarms import MEANINGS, alarms_of, compared, counts, next_running
-from pipelines.renderer import Renderer
-from pipelines.report_monitor import PANELS, monitor_html
-from pipelines.scoring import second_model
-from pipelines.stage import Run, StageError, write_jsonl
+from rayward.algorithms.diversity import distinct_ratio, repetition_rate
+from rayward.configs.load import load
+from rayward.configs.plan import decisive, roles
+from rayward.configs.schema import Config
+from rayward.configs.sections.rl import Monitor
+from rayward.data.templates.tokenizer import train_tokenizer
+from rayward.pipelines.report.monitor import PANELS, monitor_html
+from rayward.pipelines.rl.alarms import MEANINGS, alarms_of, compared, counts, next_running
+from rayward.pipelines.rows.renderer import Renderer
+from rayward.pipelines.run.stage import Run, StageError, write_jsonl
+from rayward.pipelines.scoring.scorer import second_model
 
 LIMITS = [name for name in Monitor.model_fields if name[:4] in ("max_", "min_")]
 START = {
@@ -38,7 +40,9 @@ AT_THE_LIMIT = [
 
 
 @pytest.mark.parametrize("name, limit, figures", AT_THE_LIMIT)
-def test_an_alarm_is_beyond_its_limit_only(name: str, limit: float, figures: dict[str, float]) -> None:
+def test_an_alarm_is_beyond_its_limit_only(
+    name: str, limit: float, figures: dict[str, float]
+) -> None:
     at = Monitor()
     assert alarms_of(compared(START, START), at) == {}
     assert alarms_of(compared(START, START | figures), at) == {}
@@ -53,7 +57,9 @@ def test_an_alarm_is_beyond_its_limit_only(name: str, limit: float, figures: dic
 def test_every_limit_is_tested_and_has_a_meaning_and_a_place_in_the_curves() -> None:
     assert [name for name, *_ in AT_THE_LIMIT] == LIMITS == list(MEANINGS)
     shown = [name for names in PANELS.values() for name in names]
-    assert sorted([*shown, "max_mismatch_factor"]) == sorted(LIMITS), "the mismatch has its curve in the RL panel"
+    assert sorted([*shown, "max_mismatch_factor"]) == sorted(LIMITS), (
+        "the mismatch has its curve in the RL panel"
+    )
     for meaning in MEANINGS.values():
         assert "{value" in meaning and meaning.format(value=0.5) != meaning.format(value=0.75)
 
@@ -68,7 +74,10 @@ def test_figures_are_compared_with_iteration_0_of_the_same_run() -> None:
     assert compared(other, other | {"score": 9.0, "second_score": 9.0})["second_drop"] == 0
     without = {name: value for name, value in START.items() if not name.startswith("second")}
     assert "second_drop" not in compared(START, without), "not measured in this iteration"
-    assert "second_drop" not in compared(without, without) and alarms_of(compared(without, without), Monitor()) == {}
+    assert (
+        "second_drop" not in compared(without, without)
+        and alarms_of(compared(without, without), Monitor()) == {}
+    )
 
 
 def test_degenerate_answers_raise_repetition_and_distinct() -> None:
@@ -93,14 +102,21 @@ def test_an_alarm_whose_figure_is_not_measured_stays_as_it_was() -> None:
 
 def test_alarms_are_counted_by_name() -> None:
     alarms = [
-        {"name": name, "iteration": i} for i, name in [(2, "max_kl"), (2, "min_distinct"), (3, "max_kl"), (9, "max_kl")]
+        {"name": name, "iteration": i}
+        for i, name in [(2, "max_kl"), (2, "min_distinct"), (3, "max_kl"), (9, "max_kl")]
     ]
-    assert counts(alarms) == {"max_kl": {"iterations": 3, "first": 2}, "min_distinct": {"iterations": 1, "first": 2}}
+    assert counts(alarms) == {
+        "max_kl": {"iterations": 3, "first": 2},
+        "min_distinct": {"iterations": 1, "first": 2},
+    }
 
 
 def test_what_is_watched_does_not_decide_what_is_learned() -> None:
     plain = load("quickstart")
-    watched = load("quickstart", ["rl.monitor.max_kl=1", "rl.monitor.prompts=0", "rl.monitor.stop_on_alarm=true"])
+    watched = load(
+        "quickstart",
+        ["rl.monitor.max_kl=1", "rl.monitor.prompts=0", "rl.monitor.stop_on_alarm=true"],
+    )
     assert watched.rl.monitor != plain.rl.monitor
     assert decisive(plain, "rl/ppo") == decisive(watched, "rl/ppo")
 
@@ -113,19 +129,24 @@ def test_patience_without_stopping_is_refused() -> None:
 def test_a_second_model_is_an_actor_of_rl() -> None:
     gold, model = load("quickstart"), load("quickstart", ["evaluate.judge=reward_model"])
     assert "second" not in roles(gold, "rl") and "second" in roles(model, "rl")
-    assert roles(load("quickstart", ["rl.monitor.second=folder"]), "rl")["second"] == gold.resources.reward
+    assert (
+        roles(load("quickstart", ["rl.monitor.second=folder"]), "rl")["second"]
+        == gold.resources.reward
+    )
 
 
 @pytest.fixture
 def renderer() -> Renderer:
-    from data.templates import find
+    from rayward.data.templates.template import find
 
     template = find("openchat_3.5")
     tokenizer = train_tokenizer(["It is cold. It is hot."], 300, template.special_tokens, 128)
     return Renderer(template, tokenizer, 128)
 
 
-def test_a_second_model_is_a_folder_with_a_model(renderer: Renderer, tiny_config: Any, tmp_path: Path) -> None:
+def test_a_second_model_is_a_folder_with_a_model(
+    renderer: Renderer, tiny_config: Any, tmp_path: Path
+) -> None:
     def config(folder: str) -> Config:
         return tiny_config(rl={"monitor": {"second": folder}})
 
@@ -160,6 +181,17 @@ def test_the_report_shows_nothing_of_a_run_without_monitors_and_escapes_answers(
         }
         write_jsonl(folder / "fixed" / f"{10 * look:05d}.jsonl", [answer])
     page = "".join(monitor_html(run, ["ppo", "apa"]))
-    assert "No alarm." in page and "PPO" in page and "APA" not in page and "data:image/png;base64" in page
-    assert [f"iteration {n}" in page for n in (0, 10, 20, 30, 40)] == [True, False, True, False, True]
+    assert (
+        "No alarm." in page
+        and "PPO" in page
+        and "APA" not in page
+        and "data:image/png;base64" in page
+    )
+    assert [f"iteration {n}" in page for n in (0, 10, 20, 30, 40)] == [
+        True,
+        False,
+        True,
+        False,
+        True,
+    ]
     assert "&lt;b&gt;2&lt;/b&gt;" in page and "<b>2" not in page and "1 &lt; 2?" in page

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import yaml
 
-from configs.load import load
-from configs.schema import STAGE_SECTIONS, Config
-from pipelines.align import align, plan_text
-from pipelines.errors import explain
-from pipelines.preflight import check_models, preflight, to_make
-from pipelines.stage import Run, StageError, begin
+from rayward.configs.load import load
+from rayward.configs.schema import STAGE_SECTIONS, Config
+from rayward.pipelines.align import align, plan_text
+from rayward.pipelines.preflight import check_models, preflight, to_make
+from rayward.pipelines.run.errors import explain
+from rayward.pipelines.run.stage import Run, StageError, begin
 from tests.conftest import TinyModels
 
 ROOT = Path(__file__).parents[2]
@@ -34,7 +34,8 @@ def config(tmp_path: Path, tiny_models: TinyModels) -> Any:
     def made(lists: str, *overrides: str, **sections: Any) -> Config:
         values: dict[str, Any] = {
             "model": {"path": tiny_models.policy, "template": "tokenizer", "context_tokens": 128},
-            "data": {"root": str(tmp_path)} | {name: [{"path": ROWS[name]}] for name in lists.split()},
+            "data": {"root": str(tmp_path)}
+            | {name: [{"path": ROWS[name]}] for name in lists.split()},
             "rollout": {"max_new_tokens": 16},
         }
         path = tmp_path / "config.yaml"
@@ -45,7 +46,7 @@ def config(tmp_path: Path, tiny_models: TinyModels) -> Any:
 
 
 def finish(run: Run, *parts: str) -> None:
-    from configs.plan import inputs
+    from rayward.configs.plan import inputs
 
     for part in parts:
         stage = begin(run, part, inputs(run.config, part))
@@ -59,7 +60,9 @@ def faults(run: Run, *stages: str, redo: tuple[str, ...] = ()) -> str:
     return str(raised.value)
 
 
-def test_nothing_is_removed_where_a_model_is_missing(config: Any, tmp_path: Path, tiny_models: TinyModels) -> None:
+def test_nothing_is_removed_where_a_model_is_missing(
+    config: Any, tmp_path: Path, tiny_models: TinyModels
+) -> None:
     own = shutil.copytree(tiny_models.policy, tmp_path / "own")
     evaluated = {"judge": tiny_models.reward, "models": {"own": str(own)}, "prompts": 16}
     (tmp_path / "prompts.jsonl").rename(tmp_path / "chat2.jsonl")
@@ -71,13 +74,23 @@ def test_nothing_is_removed_where_a_model_is_missing(config: Any, tmp_path: Path
     values["data"]["evaluation_prompts"] = [{"path": "chat2.jsonl"}]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
     with pytest.raises(StageError, match=r"evaluate\.models\.own .*own: .* holds no model"):
-        align(load(str(tmp_path / "config.yaml")), run.folder, ("prepare", "sft", "evaluate"), redo=("prepare",))
+        align(
+            load(str(tmp_path / "config.yaml")),
+            run.folder,
+            ("prepare", "sft", "evaluate"),
+            redo=("prepare",),
+        )
     assert run.done("sft") and run.done("prepare"), "it stands before it is removed"
 
 
 def test_a_changed_function_is_another_reward(config: Any, tmp_path: Path) -> None:
-    (tmp_path / "lengths.py").write_text("def reward(completions, **_):\n    return [float(len(completions))]\n")
-    scoring = {"sources": [{"kind": "function", "target": "lengths:reward"}], "functions": str(tmp_path)}
+    (tmp_path / "lengths.py").write_text(
+        "def reward(completions, **_):\n    return [float(len(completions))]\n"
+    )
+    scoring = {
+        "sources": [{"kind": "function", "target": "lengths:reward"}],
+        "functions": str(tmp_path),
+    }
     run = Run(tmp_path / "run", config("prompts", rl={"algorithms": ["rloo"]}, scoring=scoring))
     finish(run, "prepare", "rl/rloo")
     assert begin(run, "rl/rloo", ("prepare",)) is None and to_make(run, ("rl",)) == set()
@@ -88,14 +101,18 @@ def test_a_changed_function_is_another_reward(config: Any, tmp_path: Path) -> No
     manifest = json.loads((run.folder / "rl/rloo/manifest.json").read_text())
     del manifest["given"]
     (run.folder / "rl/rloo/manifest.json").write_text(json.dumps(manifest))
-    assert begin(run, "rl/rloo", ("prepare",)) is None, "runs of versions that kept no digest are as they were"
+    assert begin(run, "rl/rloo", ("prepare",)) is None, (
+        "runs of versions that kept no digest are as they were"
+    )
 
 
 def test_a_part_made_of_other_parts_is_told_at_once(config: Any, tmp_path: Path) -> None:
     run = Run(tmp_path / "run", config("conversations preferences", sft={}, dpo={}))
     finish(run, "prepare", "sft", "dpo")
     without = Run(run.folder, config("conversations preferences", dpo={}))
-    assert "dpo was made of other parts of the run: sft is none of them now" in faults(without, "prepare", "dpo")
+    assert "dpo was made of other parts of the run: sft is none of them now" in faults(
+        without, "prepare", "dpo"
+    )
 
 
 def test_a_plan_knows_what_redo_makes_again(config: Any, tmp_path: Path) -> None:
@@ -140,20 +157,42 @@ def broken(kind: str, folder: Path, models: TinyModels) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind, told", [
-    ("weights", r"holds no weights \(no \.safetensors or \.bin file\)"), ("tokenizer", "holds no tokenizer"),
-    ("shards", r"lacks 1 of 2 files of weights that model\.safetensors\.index\.json names, first model-00002"),
-    ("index", r"cannot be loaded as a model: .*model\.safetensors\.index\.json is no JSON: Expecting value"),
-    ("encoder", "is a BertForMaskedLM, and a causal language model is needed"),
-    ("adapter", r"holds an adapter \(adapter_config\.json\), which has to be merged"),
-    ("json", r"config\.json cannot be read"),
-    ("words", "model.template tokenizer: the tokenizer's chat template cannot be trained from: the chat template leav"),
-    ("short", r"reads 64 tokens at most, and model\.context_tokens is 128: lower it, or rayward extend"),
-    ("code", r"brings code of its own, which runs only with model\.trust_remote_code: true"),
-    ("reward", "is a LlamaForSequenceClassification, and a causal language model is needed"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind, told",
+    [
+        ("weights", r"holds no weights \(no \.safetensors or \.bin file\)"),
+        ("tokenizer", "holds no tokenizer"),
+        (
+            "shards",
+            r"lacks 1 of 2 files of weights that model\.safetensors\.index\.json names, first model-00002",
+        ),
+        (
+            "index",
+            r"cannot be loaded as a model: .*model\.safetensors\.index\.json is no JSON: Expecting value",
+        ),
+        ("encoder", "is a BertForMaskedLM, and a causal language model is needed"),
+        ("adapter", r"holds an adapter \(adapter_config\.json\), which has to be merged"),
+        ("json", r"config\.json cannot be read"),
+        (
+            "words",
+            "model.template tokenizer: the tokenizer's chat template cannot be trained from: the "
+            "chat template leav",
+        ),
+        (
+            "short",
+            r"reads 64 tokens at most, and model\.context_tokens is 128: lower it, or rayward extend",
+        ),
+        ("code", r"brings code of its own, which runs only with model\.trust_remote_code: true"),
+        ("reward", "is a LlamaForSequenceClassification, and a causal language model is needed"),
+    ],
+)
 def test_a_folder_that_cannot_work_is_refused_with_its_setting(
-    kind: str, told: str, config: Any, tmp_path: Path, tiny_models: TinyModels, capfd: pytest.CaptureFixture[str]
+    kind: str,
+    told: str,
+    config: Any,
+    tmp_path: Path,
+    tiny_models: TinyModels,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     import re
 
@@ -164,25 +203,37 @@ def test_a_folder_that_cannot_work_is_refused_with_its_setting(
     assert "Loading weights" not in capfd.readouterr().err
 
 
-def test_all_models_that_are_wrong_are_told_at_once(config: Any, tmp_path: Path, tiny_models: TinyModels) -> None:
+def test_all_models_that_are_wrong_are_told_at_once(
+    config: Any, tmp_path: Path, tiny_models: TinyModels
+) -> None:
     labels = broken("labels", tmp_path / "labels", tiny_models)
     scoring = {"sources": [{"paths": [str(labels)]}]}
     rl = {"critic": "polcy", "monitor": {"second": "gpt2"}}
     made = config("prompts", "model.path=/nope/model", rl=rl, scoring=scoring)
     told = faults(Run(tmp_path / "run", made), "prepare", "rl").splitlines()
     assert len(told) == 4, told
-    assert told[0].startswith("model.path /nope/model: /nope/model holds no model") and "ORG/NAME@REVISION" in told[0]
+    assert (
+        told[0].startswith("model.path /nope/model: /nope/model holds no model")
+        and "ORG/NAME@REVISION" in told[0]
+    )
     assert told[1].endswith("labels has a head of 5 labels, and a reward model has 1")
     assert told[2].startswith("rl.critic polcy: ") and told[2].endswith("did you mean 'policy'?")
     assert told[3].startswith("rl.monitor.second gpt2: ") and "hub name ORG/NAME" in told[3]
 
 
-def test_a_judge_behind_http_is_told_its_place(config: Any, tmp_path: Path, tiny_models: TinyModels) -> None:
-    evaluate = {"judge": "gpt-4@http://host/v1", "models": {"own": tiny_models.policy}, "prompts": 16}
+def test_a_judge_behind_http_is_told_its_place(
+    config: Any, tmp_path: Path, tiny_models: TinyModels
+) -> None:
+    evaluate = {
+        "judge": "gpt-4@http://host/v1",
+        "models": {"own": tiny_models.policy},
+        "prompts": 16,
+    }
     (tmp_path / "held.jsonl").write_text("{}\n")
     made = config("", "data.evaluation_prompts=[{path: held.jsonl}]", evaluate=evaluate)
-    assert "evaluate.judge: scoring, and in scoring.sources {kind: judge, target: NAME@http" in faults(
-        Run(tmp_path / "run", made), "prepare", "evaluate"
+    assert (
+        "evaluate.judge: scoring, and in scoring.sources {kind: judge, target: NAME@http"
+        in faults(Run(tmp_path / "run", made), "prepare", "evaluate")
     )
 
 
@@ -191,7 +242,10 @@ def test_files_that_are_not_there_are_told_together(config: Any, tmp_path: Path)
     for name in ("chat.jsonl", "pairs.jsonl"):
         (tmp_path / name).unlink()
     told = faults(run, "prepare", "sft", "dpo").splitlines()
-    assert [line.split(":")[0] for line in told[:2]] == ["data.conversations.0.path", "data.preferences.0.path"]
+    assert [line.split(":")[0] for line in told[:2]] == [
+        "data.conversations.0.path",
+        "data.preferences.0.path",
+    ]
     assert told[2] == f"data.root is {tmp_path}"
 
 
@@ -214,11 +268,24 @@ def test_an_error_is_told_with_the_stage_and_the_setting() -> None:
 
 def test_a_dry_run_fails_where_the_run_would(config: Any, tmp_path: Path) -> None:
     config("conversations", "model.path=/nope/model", sft={})
-    command = [sys.executable, "-m", "pipelines.cli", "align", str(tmp_path / "config.yaml"), "--dry-run"]
+    command = [
+        sys.executable,
+        "-m",
+        "rayward.pipelines.cli",
+        "align",
+        str(tmp_path / "config.yaml"),
+        "--dry-run",
+    ]
     command += ["--run", str(tmp_path / "run"), "--set", "model.path=/nope/model"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1 and "sft       to do  from /nope/model" in done.stdout
-    assert done.stderr.startswith("rayward: model.path /nope/model: /nope/model holds no model (no config.json); ")
-    kept = subprocess.run([*command, "--redo", "stf"], env=environment, capture_output=True, text=True, check=False)
+    assert done.stderr.startswith(
+        "rayward: model.path /nope/model: /nope/model holds no model (no config.json); "
+    )
+    kept = subprocess.run(
+        [*command, "--redo", "stf"], env=environment, capture_output=True, text=True, check=False
+    )
     assert kept.returncode == 2 and "unknown stage 'stf'" in kept.stderr

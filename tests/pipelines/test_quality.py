@@ -1,4 +1,6 @@
-"""C-RLFT: words and weights of each class in the rows, and what a model makes of contradictory answers."""
+"""C-RLFT: words and weights of each class in the rows, and what a model makes of contradictory
+answers.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +14,21 @@ import numpy as np
 import pytest
 import torch
 
-from actors.forward import to_device
-from actors.models import TokenPolicy, build_from_scratch
-from algorithms.sequence import weighted_nll
-from configs.model import Scratch
-from configs.plan import decisive
-from configs.schema import Config
-from configs.training import Quality, Sft
-from data.formats import read
-from data.records import Conversation, Turn
-from data.templates import TEMPLATES, find, text, with_condition
-from data.tokenizer import train_tokenizer
-from pipelines.quality import check, class_of, weighed
-from pipelines.renderer import Renderer
-from pipelines.rows import fit_conversations, sft_rows
-from pipelines.stage import StageError
+from rayward.actors.models.forward import to_device
+from rayward.actors.models.load import TokenPolicy, build_from_scratch
+from rayward.algorithms.sequence import weighted_nll
+from rayward.configs.plan import decisive
+from rayward.configs.schema import Config
+from rayward.configs.sections.model import Scratch
+from rayward.configs.sections.training import Quality, Sft
+from rayward.data.formats.registry import read
+from rayward.data.records import Conversation, Turn
+from rayward.data.templates.template import TEMPLATES, find, text, with_condition
+from rayward.data.templates.tokenizer import train_tokenizer
+from rayward.pipelines.rows.quality import check, class_of, weighed
+from rayward.pipelines.rows.renderer import Renderer
+from rayward.pipelines.rows.rows import fit_conversations, sft_rows
+from rayward.pipelines.run.stage import StageError
 
 TOPICS = ("cats", "rain", "tea", "chess", "boats", "glass")
 EXPERT_SAYS, OTHER_SAYS = "yes", "no"
@@ -48,7 +50,9 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def renderer() -> Renderer:
-    texts = [text(find("openchat_3.5"), pair.turns) for pair in PAIRS] + ["GPT3 User: GPT3 Assistant: yes no"]
+    texts = [text(find("openchat_3.5"), pair.turns) for pair in PAIRS] + [
+        "GPT3 User: GPT3 Assistant: yes no"
+    ]
     return Renderer(find("openchat_3.5"), train_tokenizer(texts, 320, ("<|end_of_turn|>",), 64), 64)
 
 
@@ -56,32 +60,51 @@ def sft(**quality: Any) -> Sft:
     return Sft(quality=Quality(**quality))
 
 
-# ---- rows --------------------------------------------------------------------------------------------------
+# ---- rows
+# --------------------------------------------------------------------------------------------------
 
 
 def test_rows_carry_the_words_and_the_weight_of_their_class(renderer: Renderer) -> None:
     _, rows = fit_conversations(PAIRS[:2], renderer, Counter(), sft(**ON))
     good, other = (renderer.tokenizer.decode(row.ids) for row in rows)
-    assert good == "<s>GPT4 Correct User: Good cats?<|end_of_turn|>GPT4 Correct Assistant: yes<|end_of_turn|>"
+    assert good == (
+        "<s>GPT4 Correct User: Good cats?<|end_of_turn|>GPT4 Correct Assistant: yes<|end_of_turn|>"
+    )
     assert other == "<s>GPT3 User: Good cats?<|end_of_turn|>GPT3 Assistant: no<|end_of_turn|>"
-    trained = [{w: renderer.tokenizer.decode([i for i, own in zip(row.ids, row.weights, strict=True) if own == w])
-                for w in set(row.weights) - {0.0}} for row in rows]  # fmt: skip
-    assert trained == [{1.0: " yes<|end_of_turn|>"}, {0.1: " no<|end_of_turn|>"}], "text and end token"
+    trained = [
+        {
+            w: renderer.tokenizer.decode(
+                [i for i, own in zip(row.ids, row.weights, strict=True) if own == w]
+            )
+            for w in set(row.weights) - {0.0}
+        }
+        for row in rows
+    ]
+    assert trained == [{1.0: " yes<|end_of_turn|>"}, {0.1: " no<|end_of_turn|>"}], (
+        "text and end token"
+    )
 
 
 @pytest.mark.parametrize("conditioning", [False, True])
 @pytest.mark.parametrize("weighting", [False, True])
 def test_each_can_be_switched_off(renderer: Renderer, conditioning: bool, weighting: bool) -> None:
     settings = sft(conditioning=conditioning, weighting=weighting)
-    plain, rows = (fit_conversations(PAIRS, renderer, Counter(), given)[1] for given in (None, settings))
+    plain, rows = (
+        fit_conversations(PAIRS, renderer, Counter(), given)[1] for given in (None, settings)
+    )
     for index, (before, after) in enumerate(zip(plain, rows, strict=True)):
         other = bool(index % 2)
         assert (before.ids != after.ids) == (conditioning and other)
         assert set(after.weights) == {0.0, 0.1 if weighting and other else 1.0}
 
 
-def test_off_is_the_default_and_prompts_are_the_experts(renderer: Renderer, tiny_config: Callable[..., Config]) -> None:
-    plain, off = (fit_conversations(PAIRS, renderer, Counter(), given)[1] for given in (None, tiny_config().sft))
+def test_off_is_the_default_and_prompts_are_the_experts(
+    renderer: Renderer, tiny_config: Callable[..., Config]
+) -> None:
+    plain, off = (
+        fit_conversations(PAIRS, renderer, Counter(), given)[1]
+        for given in (None, tiny_config().sft)
+    )
     assert plain == off
     asked = renderer.prompt(PAIRS[1].turns[:1])
     _, (expert, _) = fit_conversations(PAIRS[:2], renderer, Counter(), sft(**ON))
@@ -90,19 +113,32 @@ def test_off_is_the_default_and_prompts_are_the_experts(renderer: Renderer, tiny
 
 def test_what_turns_say_of_training_stays_and_weights_of_their_own_do_too() -> None:
     quality = Quality(weighting=True)
-    turns = (Turn("user", "q", 1.0), Turn("assistant", "a", 0.0), Turn("user", "r"), Turn("assistant", "b"))
+    turns = (
+        Turn("user", "q", 1.0),
+        Turn("assistant", "a", 0.0),
+        Turn("user", "r"),
+        Turn("assistant", "b"),
+    )
     assert [turn.weight for turn in weighed(quality, Conversation(turns))] == [0.1, 0.0, None, 0.1]
     assert weighed(quality, Conversation(turns, quality="gpt4")) == turns
     own = (Turn("user", "q", 0.0), Turn("assistant", "a", 0.1))
-    assert weighed(quality, Conversation(own, quality="GPT3")) == own, "OpenChat's files hold the weights of classes"
+    assert weighed(quality, Conversation(own, quality="GPT3")) == own, (
+        "OpenChat's files hold the weights of classes"
+    )
 
 
 def test_rows_of_openchat_are_of_their_classes(tmp_path: Path) -> None:
     rows = [
-        {"condition": condition, "system": "", "items": [
-            {"role": "user", "content": "q", "weight": 0.0}, {"role": "assistant", "content": "a", "weight": weight}]}
+        {
+            "condition": condition,
+            "system": "",
+            "items": [
+                {"role": "user", "content": "q", "weight": 0.0},
+                {"role": "assistant", "content": "a", "weight": weight},
+            ],
+        }
         for condition, weight in (("GPT4", 1.0), ("GPT3", 0.1))
-    ]  # fmt: skip
+    ]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     expert, other = read(tmp_path / "rows.jsonl", "crlft")
     quality = Quality(conditioning=True, weighting=True)
@@ -110,7 +146,8 @@ def test_rows_of_openchat_are_of_their_classes(tmp_path: Path) -> None:
     assert [weighed(quality, row)[1].weight for row in (expert, other)] == [1.0, 0.1]
 
 
-# ---- settings ----------------------------------------------------------------------------------------------
+# ---- settings
+# ----------------------------------------------------------------------------------------------
 
 
 def test_more_classes_than_two(renderer: Renderer) -> None:
@@ -123,19 +160,38 @@ def test_more_classes_than_two(renderer: Renderer) -> None:
     )
     labels = ("gpt4", "human", "x", None)
     found = [Conversation(PAIRS[0].turns, quality=label) for label in labels]
-    assert [class_of(quality, one) for one in found] == ["expert", "human", "sub_optimal", "sub_optimal"]
+    assert [class_of(quality, one) for one in found] == [
+        "expert",
+        "human",
+        "sub_optimal",
+        "sub_optimal",
+    ]
     counts = check(quality, renderer.template, found)
-    assert {name: sum(of.values()) for name, of in counts.items()} == {"expert": 1, "human": 1, "sub_optimal": 2}
+    assert {name: sum(of.values()) for name, of in counts.items()} == {
+        "expert": 1,
+        "human": 1,
+        "sub_optimal": 2,
+    }
     _, rows = fit_conversations(found, renderer, Counter(), Sft(quality=quality))
     assert [max(row.weights) for row in rows] == [1.0, 0.5, 0.1, 0.1]
 
 
-@pytest.mark.parametrize("given, told", [
-    ({"classes": {"bard": "bard"}}, "conditions has nothing for the class 'bard'; the classes are bard, expert, sub"),
-    ({"weights": {"exprt": 1}}, "weights names an unknown class 'exprt'"),
-    ({"conditions": {"expert": "GPT4"}}, "names the expert, whose words are the template's"),
-    ({"classes": dict.fromkeys(Quality().classes, "sub_optimal")}, "no label of the class expert"),
-    ({"weights": {"sub_optimal": 0}}, "greater than 0")])  # fmt: skip
+@pytest.mark.parametrize(
+    "given, told",
+    [
+        (
+            {"classes": {"bard": "bard"}},
+            "conditions has nothing for the class 'bard'; the classes are bard, expert, sub",
+        ),
+        ({"weights": {"exprt": 1}}, "weights names an unknown class 'exprt'"),
+        ({"conditions": {"expert": "GPT4"}}, "names the expert, whose words are the template's"),
+        (
+            {"classes": dict.fromkeys(Quality().classes, "sub_optimal")},
+            "no label of the class expert",
+        ),
+        ({"weights": {"sub_optimal": 0}}, "greater than 0"),
+    ],
+)
 def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         Quality(**given)
@@ -144,7 +200,9 @@ def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], 
 def test_data_and_templates_for_which_it_has_no_meaning_are_refused(renderer: Renderer) -> None:
     with pytest.raises(StageError, match="no conversation is of the class expert; list the labels"):
         check(Quality(weighting=True), renderer.template, PAIRS[1::2])
-    with pytest.raises(StageError, match="conditioning: chat template vicuna_v1.1 cannot say 'GPT3'"):
+    with pytest.raises(
+        StageError, match="conditioning: chat template vicuna_v1.1 cannot say 'GPT3'"
+    ):
         check(Quality(conditioning=True), TEMPLATES["vicuna_v1.1"], PAIRS)
     with pytest.raises(StageError, match="has the words 'GPT3' of the expert"):
         check(Quality(conditioning=True), with_condition(renderer.template, "GPT3"), PAIRS)
@@ -158,7 +216,8 @@ def test_what_decides_the_rows_is_in_the_plan(tiny_config: Callable[..., Config]
             assert decisive(before, stage) != decisive(after, stage)
 
 
-# ---- a model -----------------------------------------------------------------------------------------------
+# ---- a model
+# -----------------------------------------------------------------------------------------------
 
 
 def trained(renderer: Renderer, settings: Sft) -> TokenPolicy:
@@ -189,7 +248,9 @@ def expert_share(policy: TokenPolicy, renderer: Renderer, asked_as: str | None =
         at = next(i for i, (a, b) in enumerate(zip(yes, no, strict=False)) if a != b)
         with torch.no_grad():
             chances = policy.lm(torch.tensor([yes[:at]])).logits[0, -1].softmax(-1)
-        assert chances[yes[at]] + chances[no[at]] > 0.98, "it has learnt the two answers and nothing else"
+        assert chances[yes[at]] + chances[no[at]] > 0.98, (
+            "it has learnt the two answers and nothing else"
+        )
         shares.append(float(chances[yes[at]]))
     return float(np.mean(shares))
 
@@ -203,5 +264,7 @@ def test_each_class_is_answered_as_itself_under_its_own_words(renderer: Renderer
 
 def test_without_words_the_weights_decide_and_without_both_nothing_does(renderer: Renderer) -> None:
     """At the optimum of the weighted loss, p(expert's answer) = 1 / (1 + 0.1)."""
-    assert expert_share(trained(renderer, sft(weighting=True)), renderer) == pytest.approx(1 / 1.1, abs=0.02)
+    assert expert_share(trained(renderer, sft(weighting=True)), renderer) == pytest.approx(
+        1 / 1.1, abs=0.02
+    )
     assert expert_share(trained(renderer, sft()), renderer) == pytest.approx(0.5, abs=0.05)

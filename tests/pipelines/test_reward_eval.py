@@ -1,4 +1,6 @@
-"""`rayward reward-eval`: its figures against plain transformers and by hand, its page in a browser, and wrong data."""
+"""`rayward reward-eval`: its figures against plain transformers and by hand, its page in a browser,
+and wrong data.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from actors.models import load_scalar, save_model
-from data.records import Preference, to_json
-from data.toyworld import rankings
-from pipelines.cli import main
-from pipelines.renderer import check_vocabulary
+from rayward.actors.models.load import load_scalar, save_model
+from rayward.data.records import Preference, to_json
+from rayward.data.toy.toyworld import rankings
+from rayward.pipelines.cli import main
+from rayward.pipelines.rows.renderer import check_vocabulary
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 OFFSET = 0.75
@@ -42,33 +44,49 @@ def evaluated(tmp_path: Path, *arguments: str) -> dict[str, Any]:
 
 
 def plain_scores(folder: str, rows: list[Any]) -> list[list[float]]:
-    """Scores of every ranking's answers by transformers alone, one row at a time, with the tokenizer's own template."""
+    """Scores of every ranking's answers by transformers alone, one row at a time, with the
+    tokenizer's own template.
+    """
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     found = []
     for row in rows:
         asked = [{"role": turn.role, "content": turn.content} for turn in row.turns]
         talks = [[*asked, {"role": "assistant", "content": answer}] for answer in row.answers]
-        ids = [tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True).input_ids for talk in talks]
+        ids = [
+            tokenizer.apply_chat_template(talk, return_tensors="pt", return_dict=True).input_ids
+            for talk in talks
+        ]
         with torch.no_grad():
             found.append([float(model(input_ids=row_1T).logits) for row_1T in ids])
     return found
 
 
-def test_its_scores_are_those_of_plain_transformers_less_the_offset(reward_folder: str, tiny_models: Any) -> None:
+def test_its_scores_are_those_of_plain_transformers_less_the_offset(
+    reward_folder: str, tiny_models: Any
+) -> None:
     row = torch.arange(3, 20)[None]
-    plain = AutoModelForSequenceClassification.from_pretrained(reward_folder, dtype=torch.float32).eval()
+    plain = AutoModelForSequenceClassification.from_pretrained(
+        reward_folder, dtype=torch.float32
+    ).eval()
     chosen = torch.zeros_like(row, dtype=torch.bool)
     chosen[0, -1] = True
     with torch.no_grad():
-        ours, theirs = load_scalar(reward_folder, "float32")(row, chosen), plain(input_ids=row).logits
+        ours, theirs = (
+            load_scalar(reward_folder, "float32")(row, chosen),
+            plain(input_ids=row).logits,
+        )
     assert float(ours) == pytest.approx(float(theirs) - OFFSET, abs=1e-5)
     assert load_scalar(tiny_models.reward, "float32").offset == 0
 
 
-def test_its_figures_are_those_of_plain_scores(reward_folder: str, tmp_path: Path, capsys: Any) -> None:
+def test_its_figures_are_those_of_plain_scores(
+    reward_folder: str, tmp_path: Path, capsys: Any
+) -> None:
     rows = rankings(12, 4, 0.0, seed=2)[0]
-    found = evaluated(tmp_path, reward_folder, write(tmp_path / "r.jsonl", list(map(to_json, rows))))
+    found = evaluated(
+        tmp_path, reward_folder, write(tmp_path / "r.jsonl", list(map(to_json, rows)))
+    )
     scores = plain_scores(reward_folder, rows)
     gaps = [
         (np.sign(scores[r][i] - scores[r][j]), row.ranks[j] - row.ranks[i] if row.ranks else j - i)
@@ -99,9 +117,20 @@ def test_the_same_model_as_second_agrees_with_itself_and_every_source_has_its_fi
 
 
 def test_rewardbench_gives_subsets_and_section_averages(reward_folder: str, tmp_path: Path) -> None:
-    subsets = {"alpacaeval-easy": 3, "mt-bench-easy": 1, "hep-python": 2, "math-prm": 2, "donotanswer": 1}
+    subsets = {
+        "alpacaeval-easy": 3,
+        "mt-bench-easy": 1,
+        "hep-python": 2,
+        "math-prm": 2,
+        "donotanswer": 1,
+    }
     pairs = [
-        {"prompt": f"Question {i} of {name}?", "chosen": "Yes, it is.", "rejected": f"no {i}", "subset": name}
+        {
+            "prompt": f"Question {i} of {name}?",
+            "chosen": "Yes, it is.",
+            "rejected": f"no {i}",
+            "subset": name,
+        }
         for name, count in subsets.items()
         for i in range(count)
     ]
@@ -116,7 +145,9 @@ def test_rewardbench_gives_subsets_and_section_averages(reward_folder: str, tmp_
     assert found["sections"] == pytest.approx(sections)
 
 
-def test_the_page_opens_without_a_network_and_fits_a_phone(reward_folder: str, tmp_path: Path, browser: Any) -> None:
+def test_the_page_opens_without_a_network_and_fits_a_phone(
+    reward_folder: str, tmp_path: Path, browser: Any
+) -> None:
     rows = list(map(to_json, rankings(12, 4, 0.0, seed=2)[0]))
     rows[0]["source"] = "<img src=x onerror='window.bad=1'>"
     evaluated(tmp_path, reward_folder, write(tmp_path / "r.jsonl", rows))
@@ -126,12 +157,16 @@ def test_the_page_opens_without_a_network_and_fits_a_phone(reward_folder: str, t
     page.on("request", lambda request: asked.append(request.url))
     page.goto((tmp_path / "out" / "report.html").as_uri())
     assert all(url.startswith("file://") for url in asked) and page.evaluate("window.bad") is None
-    assert page.locator("h2").all_text_contents()[0] == "all" and page.locator(".plot svg").count() == 3
+    assert (
+        page.locator("h2").all_text_contents()[0] == "all"
+        and page.locator(".plot svg").count() == 3
+    )
     assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     context.close()
 
 
-# ---- wrong data --------------------------------------------------------------------------------------------
+# ---- wrong data
+# --------------------------------------------------------------------------------------------
 
 PAIR = {"prompt": "Why?", "chosen": "Because it is.", "rejected": "no"}
 
@@ -141,7 +176,10 @@ PAIR = {"prompt": "Why?", "chosen": "Because it is.", "rejected": "no"}
     [
         (PAIR | {"rejected": " "}, "empty text"),
         (PAIR | {"rejected": "Because it is. "}, "identical"),
-        ({"kind": "ranking", "turns": [{"role": "user", "content": "q"}], "answers": ["only"]}, "too few answers"),
+        (
+            {"kind": "ranking", "turns": [{"role": "user", "content": "q"}], "answers": ["only"]},
+            "too few answers",
+        ),
         (PAIR | {"chosen": "word " * 900}, "fewer than two answers fit the context"),
     ],
 )
@@ -149,7 +187,9 @@ def test_a_wrong_row_is_left_out_and_told_with_its_line_and_what_was_expected(
     row: dict[str, Any], told: str, reward_folder: str, tmp_path: Path, capsys: Any
 ) -> None:
     good = PAIR if "prompt" in row else to_json(rankings(1, 3, 0.0, 1)[0][0])
-    found = evaluated(tmp_path, reward_folder, write(tmp_path / "d.jsonl", [good, row]), "--context", "256")
+    found = evaluated(
+        tmp_path, reward_folder, write(tmp_path / "d.jsonl", [good, row]), "--context", "256"
+    )
     assert found["sources"]["all"]["rankings"] == 1
     (left,) = found["left_out_rows"]
     assert told in left["reason"] and "d.jsonl:2" in left["where"] and left["expected"]
@@ -157,21 +197,33 @@ def test_a_wrong_row_is_left_out_and_told_with_its_line_and_what_was_expected(
 
 
 def test_where_nothing_is_left_it_says_why(reward_folder: str, tmp_path: Path, capsys: Any) -> None:
-    assert main(["reward-eval", reward_folder, write(tmp_path / "d.jsonl", [PAIR | {"rejected": ""}])]) == 1
+    assert (
+        main(["reward-eval", reward_folder, write(tmp_path / "d.jsonl", [PAIR | {"rejected": ""}])])
+        == 1
+    )
     assert "no ranking can be scored" in (told := capsys.readouterr().err) and "d.jsonl:1" in told
 
 
-def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tiny_models: Any, tmp_path: Path) -> None:
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused(
+    tiny_models: Any, tmp_path: Path
+) -> None:
     tokenizer = AutoTokenizer.from_pretrained(tiny_models.reward)
     check_vocabulary(tokenizer, tiny_models.reward)
     tokenizer.add_tokens(["<new>"])
-    with pytest.raises(ValueError, match="embeddings for 300 tokens, but the tokenizer gives ids up to 300; .*extend"):
+    with pytest.raises(
+        ValueError,
+        match="embeddings for 300 tokens, but the tokenizer gives ids up to 300; .*extend",
+    ):
         check_vocabulary(tokenizer, tiny_models.reward)
-    from data.templates import TEMPLATES
-    from data.tokenizer import train_tokenizer
+    from rayward.data.templates.template import TEMPLATES
+    from rayward.data.templates.tokenizer import train_tokenizer
 
-    other = train_tokenizer(["zyx zyx zyx wvu wvu"], 280, TEMPLATES["openchat_3.5"].special_tokens, 448)
-    with pytest.raises(ValueError, match=r"knows .* as token .*, but the tokenizer gives it id \d+"):
+    other = train_tokenizer(
+        ["zyx zyx zyx wvu wvu"], 280, TEMPLATES["openchat_3.5"].special_tokens, 448
+    )
+    with pytest.raises(
+        ValueError, match=r"knows .* as token .*, but the tokenizer gives it id \d+"
+    ):
         check_vocabulary(other, tiny_models.reward)
 
 

@@ -1,4 +1,6 @@
-"""`rayward reward-serve`: a real Serve with a small model, its scores, its refusals, its batches and its end."""
+"""`rayward reward-serve`: a real Serve with a small model, its scores, its refusals, its batches
+and its end.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,11 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from actors.models import load_scalar, save_model
-from data import toyworld
-from data.records import Turn
-from data.templates import encode, find
-from pipelines import reward_serve
+from rayward.actors.models.load import load_scalar, save_model
+from rayward.data.records import Turn
+from rayward.data.templates.template import encode, find
+from rayward.data.toy import toyworld
+from rayward.pipelines.model_tools import reward_serve
 
 ROOT = Path(__file__).parents[2]
 CONTEXT, MOST, OFFSET = 400, 40, 0.25
@@ -41,14 +43,18 @@ def folder(tiny_models, tmp_path_factory) -> str:
 def options(folder: str, *more: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     reward_serve.add(parser.add_subparsers())
-    return parser.parse_args(["reward-serve", folder, "--context", str(CONTEXT), "--threads", "1", *more])
+    return parser.parse_args(
+        ["reward-serve", folder, "--context", str(CONTEXT), "--threads", "1", *more]
+    )
 
 
 @pytest.fixture(scope="module")
 def url(local_ray, folder: str) -> Iterator[str]:
     from ray import serve
 
-    yield reward_serve.start(options(folder, "--max-conversations", str(MOST), "--batch-wait", "0.2"))
+    yield reward_serve.start(
+        options(folder, "--max-conversations", str(MOST), "--batch-wait", "0.2")
+    )
     serve.shutdown()
 
 
@@ -72,13 +78,17 @@ def plain(folder: str, tokenizer: Any, conversations: list[list[dict[str, str]]]
     """transformers' own forward, one conversation at a time."""
     model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
     rows = [
-        encode(find("openchat_3.5"), [Turn(m["role"], m["content"]) for m in messages], tokenizer).ids  # type: ignore[arg-type]
+        encode(
+            find("openchat_3.5"), [Turn(m["role"], m["content"]) for m in messages], tokenizer
+        ).ids  # type: ignore[arg-type]
         for messages in conversations
     ]
     return [float(model(input_ids=torch.tensor([row])).logits[0, 0]) - OFFSET for row in rows]
 
 
-def test_scores_are_those_of_transformers_less_the_offset(url: str, folder: str, tiny_models) -> None:
+def test_scores_are_those_of_transformers_less_the_offset(
+    url: str, folder: str, tiny_models
+) -> None:
     conversations = chats(12)
     expected = plain(folder, tiny_models.tokenizer, conversations)
     assert max(expected) - min(expected) > 0.1
@@ -86,7 +96,9 @@ def test_scores_are_those_of_transformers_less_the_offset(url: str, folder: str,
     assert told.status_code == 200, told.text
     assert told.json()["scores"] == pytest.approx(expected, abs=1e-5)
     assert told.json()["model"] == "scorer"
-    assert len(set(told.json()["tokens"])) > 1 and all(8 < n <= CONTEXT for n in told.json()["tokens"])
+    assert len(set(told.json()["tokens"])) > 1 and all(
+        8 < n <= CONTEXT for n in told.json()["tokens"]
+    )
     alone = ask(url, messages=conversations[3]).json()
     assert alone["scores"] == pytest.approx(expected[3:4], abs=1e-5)
     assert alone["tokens"] == told.json()["tokens"][3:4]
@@ -97,7 +109,10 @@ def test_a_cut_answer_is_read_without_the_end_token(url: str, folder: str, tiny_
     whole = ask(url, conversations=conversations).json()
     told = ask(url, conversations=conversations, finished=[True, False, False]).json()
     assert [a - b for a, b in zip(whole["tokens"], told["tokens"], strict=True)] == [0, 1, 1]
-    assert told["scores"][0] == pytest.approx(whole["scores"][0], abs=1e-5) and told["scores"][1] != whole["scores"][1]
+    assert (
+        told["scores"][0] == pytest.approx(whole["scores"][0], abs=1e-5)
+        and told["scores"][1] != whole["scores"][1]
+    )
     alone = ask(url, messages=conversations[2], finished=[False]).json()
     assert alone["scores"] == pytest.approx(told["scores"][2:], abs=1e-5)
 
@@ -112,17 +127,35 @@ GOOD = chat("hi", "yes")
         (400, {"messages": GOOD, "conversations": [GOOD]}, "either messages or conversations"),
         (400, {"messages": []}, "messages: found 0 turns"),
         (400, {"conversations": []}, "give 1 to"),
-        (400, {"conversations": [GOOD, [{"role": "bob", "content": "hi"}]]}, "conversations[1][0].role: found 'bob'"),
+        (
+            400,
+            {"conversations": [GOOD, [{"role": "bob", "content": "hi"}]]},
+            "conversations[1][0].role: found 'bob'",
+        ),
         (400, {"messages": GOOD[:1]}, "messages[0].role: found user, expected assistant"),
         (400, {"messages": chat("hi", " ")}, "messages[1].content"),
-        (400, {"messages": GOOD, "finished": [True, False]}, "finished has 2 entries for 1 conversations"),
-        (413, {"conversations": [GOOD, chat("hi " * CONTEXT, "yes")]}, f"tokens, more than {CONTEXT}"),
-        (413, {"conversations": [GOOD] * (MOST + 1)}, f"{MOST + 1} conversations; give 1 to {MOST}"),
+        (
+            400,
+            {"messages": GOOD, "finished": [True, False]},
+            "finished has 2 entries for 1 conversations",
+        ),
+        (
+            413,
+            {"conversations": [GOOD, chat("hi " * CONTEXT, "yes")]},
+            f"tokens, more than {CONTEXT}",
+        ),
+        (
+            413,
+            {"conversations": [GOOD] * (MOST + 1)},
+            f"{MOST + 1} conversations; give 1 to {MOST}",
+        ),
         (422, {"messages": "hello"}, "valid list"),
         (422, {"messages": [{"role": "user"}]}, "Field required"),
     ],
 )
-def test_what_a_client_did_wrong_is_said(url: str, status: int, body: dict[str, Any], told: str) -> None:
+def test_what_a_client_did_wrong_is_said(
+    url: str, status: int, body: dict[str, Any], told: str
+) -> None:
     answer = ask(url, **body)
     assert answer.status_code == status
     assert told in json.dumps(answer.json()["detail"])
@@ -151,15 +184,20 @@ def test_requests_of_different_clients_share_batches(url: str, folder: str, tiny
 
 
 def test_a_request_that_waits_longer_than_its_deadline_is_a_504(url: str, folder: str) -> None:
-    """One row waits two seconds for others to share its batch, and none come; a full batch does not wait."""
+    """One row waits two seconds for others to share its batch, and none come; a full batch does not
+    wait.
+    """
     from ray import serve
 
-    from actors.score_service import Limits, application
+    from rayward.actors.scoring.score_service import Limits, application
 
     limits = Limits(context_tokens=CONTEXT, deadline_s=0.5, batch_wait_s=2.0, max_batch=8)
     serve.run(application(folder, limits, 1), name="hurried", route_prefix="/hurried")
     late = ask(f"{url}/hurried", messages=GOOD)
-    assert (late.status_code, late.json()["detail"]) == (504, "not scored within 0.5 s: the server is busy")
+    assert (late.status_code, late.json()["detail"]) == (
+        504,
+        "not scored within 0.5 s: the server is busy",
+    )
     serve.delete("hurried")
 
 
@@ -170,9 +208,21 @@ def test_a_folder_that_is_no_reward_model_is_told_before_anything_starts(tiny_mo
 
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.slow
-def test_an_interrupt_ends_the_command_and_all_it_started(folder: str, interrupt: signal.Signals) -> None:
-    command = [sys.executable, "-m", "pipelines.cli", "reward-serve", folder, "--threads", "1"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True)
+def test_an_interrupt_ends_the_command_and_all_it_started(
+    folder: str, interrupt: signal.Signals
+) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "rayward.pipelines.cli",
+        "reward-serve",
+        folder,
+        "--threads",
+        "1",
+    ]
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdout is not None
     said = process.stdout.readline()
     started = psutil.Process(process.pid).children(recursive=True)

@@ -1,4 +1,6 @@
-"""The whole road, end to end, through the command line and on the real stack: Ray, DeepSpeed, vLLM, Ray Serve."""
+"""The whole road, end to end, through the command line and on the real stack: Ray, DeepSpeed, vLLM,
+Ray Serve.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.stages import STAGES
-from data import toyworld
+from rayward.configs.stages import STAGES
+from rayward.data.toy import toyworld
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 pytestmark = pytest.mark.timeout(1800)
@@ -45,7 +47,9 @@ def test_every_stage_leaves_its_files(road: Path) -> None:
         assert (road / stage / "metrics.jsonl").stat().st_size > 0, stage
         assert list((road / stage / "tensorboard").glob("events*")), stage
         model = road / stage / "model"
-        assert (model / "model.safetensors").is_file() and (model / "tokenizer.json").is_file(), stage
+        assert (model / "model.safetensors").is_file() and (model / "tokenizer.json").is_file(), (
+            stage
+        )
     page = (road / "report.html").read_text()
     assert "data:image/png;base64" in page
     assert not re.search(r"""(?:src|href)=["']?(?:https?:)?//|@import|url\(""", page), (
@@ -55,11 +59,15 @@ def test_every_stage_leaves_its_files(road: Path) -> None:
 
 
 def test_rl_is_watched_and_alarms_are_told(road: Path) -> None:
-    """tiny.yaml takes answers that are cut for an alarm, and a model that has learnt nothing gives some."""
+    """tiny.yaml takes answers that are cut for an alarm, and a model that has learnt nothing gives
+    some.
+    """
     held_out = {row["id"] for row in rows_of(road / "prepare" / "evaluation_prompts.jsonl")}
     told = json.loads((road / "summary.json").read_text())["rl"]
     page = (road / "report.html").read_text()
-    assert "<h2>Reward hacking</h2>" in page and "answers were cut at rollout.max_new_tokens" in page
+    assert (
+        "<h2>Reward hacking</h2>" in page and "answers were cut at rollout.max_new_tokens" in page
+    )
     log = (road / "log.txt").read_text()
     for name in ("ppo", "apa"):
         folder = road / "rl" / name
@@ -68,31 +76,58 @@ def test_rl_is_watched_and_alarms_are_told(road: Path) -> None:
         assert len(looks[0]) == 4 and {row["prompt_id"] for row in looks[0]} <= held_out
         assert [row["prompt"] for row in looks[0]] == [row["prompt"] for row in looks[1]]
         assert [row["answer"] for row in looks[0]] != [row["answer"] for row in looks[1]]
-        assert all(math.isfinite(row["score"]) and row["tokens"] > 0 for look in looks for row in look)
+        assert all(
+            math.isfinite(row["score"]) and row["tokens"] > 0 for look in looks for row in look
+        )
         assert metrics[0]["monitor/length_ratio"] == metrics[0]["monitor/distinct"] == 1
         for row in metrics:
-            assert row["monitor/truncated"] == 1 - row["finished"] and 0 < row["monitor/distinct_2"] <= 1
-            assert row["monitor/length_ratio"] == pytest.approx(row["length"] / metrics[0]["length"])
+            assert (
+                row["monitor/truncated"] == 1 - row["finished"]
+                and 0 < row["monitor/distinct_2"] <= 1
+            )
+            assert row["monitor/length_ratio"] == pytest.approx(
+                row["length"] / metrics[0]["length"]
+            )
         alarms = rows_of(folder / "alarms.jsonl")
         assert sum(row["monitor/alarms"] for row in metrics) == len(alarms) > 0
         first = next(alarm for alarm in alarms if alarm["name"] == "max_truncated")
-        assert first["value"] == metrics[first["iteration"]]["monitor/truncated"] > first["limit"] == 0.01
+        assert (
+            first["value"]
+            == metrics[first["iteration"]]["monitor/truncated"]
+            > first["limit"]
+            == 0.01
+        )
         assert told[name]["alarms"]["max_truncated"]["first"] == first["iteration"]
         assert log.count(f"ALARM {name} iteration {first['iteration']}: truncated ") == 1
 
 
 @pytest.mark.slow
-def test_an_alarm_that_lasts_stops_the_stage_where_the_config_says_so(road: Path, tmp_path: Path) -> None:
+def test_an_alarm_that_lasts_stops_the_stage_where_the_config_says_so(
+    road: Path, tmp_path: Path
+) -> None:
     for stage in ("prepare", "sft", "reward"):
         (tmp_path / stage).symlink_to(road / stage)
     settings = ("rl.algorithms=[ppo]", "rl.monitor.stop_on_alarm=true", "rl.monitor.patience=2")
     options = [part for setting in settings for part in ("--set", setting)]
-    command = [sys.executable, "-m", "pipelines.cli", "rl", str(TINY), "--run", str(tmp_path), *options]
+    command = [
+        sys.executable,
+        "-m",
+        "rayward.pipelines.cli",
+        "rl",
+        str(TINY),
+        "--run",
+        str(tmp_path),
+        *options,
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 1, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "max_truncated for 2 iterations in a row" in done.stderr and "Traceback" not in done.stderr
+    assert (
+        "max_truncated for 2 iterations in a row" in done.stderr and "Traceback" not in done.stderr
+    )
     assert not (tmp_path / "rl" / "ppo" / "manifest.json").exists()
-    assert len(rows_of(tmp_path / "rl" / "ppo" / "metrics.jsonl")) == 2, "figures of the last iteration are there"
+    assert len(rows_of(tmp_path / "rl" / "ppo" / "metrics.jsonl")) == 2, (
+        "figures of the last iteration are there"
+    )
 
 
 def test_trained_weights_differ_from_where_they_started(road: Path) -> None:
@@ -118,7 +153,11 @@ def test_the_best_answer_is_the_one_kept(road: Path) -> None:
     (drawn,) = rows_of(road / "sample" / "draw" / "metrics.jsonl")
     share = drawn["finished_share"]
     assert share == pytest.approx(sum(row["finished"] for row in rows) / (24 * 4))
-    told = (road / "log.txt").read_text().count(f"sample: only {share:.1%} of 96 answers ended by themselves")
+    told = (
+        (road / "log.txt")
+        .read_text()
+        .count(f"sample: only {share:.1%} of 96 answers ended by themselves")
+    )
     assert told == (2 if share < 0.5 else 0), "after the first draw, and at the end"
 
 
@@ -130,7 +169,17 @@ def test_the_same_command_again_does_nothing(road: Path, rayward: Callable[..., 
 
 
 def test_a_changed_setting_is_refused_and_nothing_is_lost(road: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.cli", "sft", str(TINY), "--run", str(road), "--set", "sft.epochs=3"]
+    command = [
+        sys.executable,
+        "-m",
+        "rayward.pipelines.cli",
+        "sft",
+        str(TINY),
+        "--run",
+        str(road),
+        "--set",
+        "sft.epochs=3",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 1
     assert "sft.epochs was 1, now 3" in done.stderr and "--redo" in done.stderr
@@ -139,14 +188,35 @@ def test_a_changed_setting_is_refused_and_nothing_is_lost(road: Path) -> None:
 
 @pytest.mark.slow
 def test_a_published_model_stays_up_and_chats(road: Path) -> None:
-    command = [sys.executable, "-m", "pipelines.cli", "publish", str(TINY), "--run", str(road), "--keep"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
+    command = [
+        sys.executable,
+        "-m",
+        "rayward.pipelines.cli",
+        "publish",
+        str(TINY),
+        "--run",
+        str(road),
+        "--keep",
+    ]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
         try:
             assert server.stdout is not None
             told = next(line for line in server.stdout if line.startswith("serving"))
             url = told.split(" at ")[1].split(";")[0]
             chat = subprocess.run(
-                [sys.executable, "-m", "pipelines.cli", "chat", url, "--max-tokens", "8", "--temperature", "0"],
+                [
+                    sys.executable,
+                    "-m",
+                    "rayward.pipelines.cli",
+                    "chat",
+                    url,
+                    "--max-tokens",
+                    "8",
+                    "--temperature",
+                    "0",
+                ],
                 input="What color is grass?\n/new\nWhat color is grass?\n",
                 capture_output=True,
                 text=True,
@@ -169,13 +239,20 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rankings, _ = toyworld.rankings(120, 4, 0.1, seed=3)
     rows = {
         "chats": [
-            {"conversations": [{"from": said[turn.role], "value": turn.content} for turn in chat.turns]}
+            {
+                "conversations": [
+                    {"from": said[turn.role], "value": turn.content} for turn in chat.turns
+                ]
+            }
             for chat in toyworld.demonstrations(300, seed=3)
         ],
         "ranked": [
             {
                 "prompt": f"\n\nHuman: {ranking.turns[0].content}\n\nAssistant: ",
-                "answers": [{"answer": text, "rank": rank} for rank, text in enumerate(ranking.answers, start=1)],
+                "answers": [
+                    {"answer": text, "rank": rank}
+                    for rank, text in enumerate(ranking.answers, start=1)
+                ],
             }
             for ranking in rankings
             if len(ranking.turns) == 1
@@ -200,24 +277,51 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_road_on_files_with_a_reward_model_for_a_judge(
     files: Path, tmp_path: Path, rayward: Callable[..., str]
 ) -> None:
-    lists = {"conversations": "chats", "preferences": "ranked", "prompts": "asked", "evaluation_prompts": "heldout"}
+    lists = {
+        "conversations": "chats",
+        "preferences": "ranked",
+        "prompts": "asked",
+        "evaluation_prompts": "heldout",
+    }
     settings = {
-        "model.template": "vicuna_v1.1", "model.context_tokens": 160, "data.toyworld": "null", "data.root": files,
-        "data.heldout_fraction": 0.25, "evaluate.judge": "reward_model", "evaluate.prompts": 20,
-        "evaluate.temperature": 0.8, "rl.algorithms": "[apa]", "dpo.data": "samples", "dpo.start": "sample",
+        "model.template": "vicuna_v1.1",
+        "model.context_tokens": 160,
+        "data.toyworld": "null",
+        "data.root": files,
+        "data.heldout_fraction": 0.25,
+        "evaluate.judge": "reward_model",
+        "evaluate.prompts": 20,
+        "evaluate.temperature": 0.8,
+        "rl.algorithms": "[apa]",
+        "dpo.data": "samples",
+        "dpo.start": "sample",
         "scoring.sources": "[{weight: 2}, {kind: function, target: 'scoring_functions:length', weight: -0.01}]",
-        "scoring.functions": Path(__file__).parent, "rl.reward_scaling": "clip_then_std", "rl.length_penalty": 0.01,
+        "scoring.functions": Path(__file__).parent,
+        "rl.reward_scaling": "clip_then_std",
+        "rl.length_penalty": 0.01,
         **{f"data.{name}": f"[{{path: {file}.jsonl}}]" for name, file in lists.items()},
-    }  # fmt: skip
+    }
     options = [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
-    rayward("align", tmp_path, "--stages", ",".join(stage for stage in STAGES if stage != "publish"), *options)
+    rayward(
+        "align",
+        tmp_path,
+        "--stages",
+        ",".join(stage for stage in STAGES if stage != "publish"),
+        *options,
+    )
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["evaluate"]["judge"] == "reward_model" and summary["reward"]["judge"]["heldout_pairs"] > 0
+    assert (
+        summary["evaluate"]["judge"] == "reward_model"
+        and summary["reward"]["judge"]["heldout_pairs"] > 0
+    )
     for name in ("rejection", "dpo", "apa"):
         rate = summary["evaluate"]["win_rate"][name]
         assert 0 <= rate["low"] <= rate["mean"] <= rate["high"] <= 1 and rate["n"] == 20
     assert all(model["mismatch_max"] < 1e-4 for model in summary["evaluate"]["models"].values())
-    asked = {row["id"]: row["turns"][0]["content"] for row in rows_of(tmp_path / "prepare" / "prompts.jsonl")}
+    asked = {
+        row["id"]: row["turns"][0]["content"]
+        for row in rows_of(tmp_path / "prepare" / "prompts.jsonl")
+    }
     sampled = rows_of(tmp_path / "sample" / "samples.jsonl")
     assert len({row["prompt_id"] for row in sampled}) == len(sampled) == 24
     assert all([asked[row["prompt_id"]]] == row["prompt"] for row in sampled)
@@ -232,7 +336,9 @@ def test_the_road_on_files_with_a_reward_model_for_a_judge(
     (watched,) = (rows_of(path) for path in (tmp_path / "rl" / "apa" / "fixed").glob("00001.jsonl"))
     assert len(watched) == 4 and all(row["second"] != row["score"] for row in watched)
     curve = json.loads((tmp_path / "evaluate" / "curves.json").read_text())["apa"]
-    assert [point["iteration"] for point in curve] == [0, 1] and all(math.isfinite(p["judge"]) for p in curve)
+    assert [point["iteration"] for point in curve] == [0, 1] and all(
+        math.isfinite(p["judge"]) for p in curve
+    )
 
 
 def rows_of(path: Path) -> list[dict]:
@@ -240,8 +346,10 @@ def rows_of(path: Path) -> list[dict]:
 
 
 def test_chat_says_when_nothing_answers() -> None:
-    command = [sys.executable, "-m", "pipelines.cli", "chat", "http://127.0.0.1:9/v1"]
-    done = subprocess.run(command, input="hi\n", capture_output=True, text=True, timeout=60, check=False)
+    command = [sys.executable, "-m", "rayward.pipelines.cli", "chat", "http://127.0.0.1:9/v1"]
+    done = subprocess.run(
+        command, input="hi\n", capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 1 and "nothing answers at http://127.0.0.1:9/v1" in done.stderr
 
 
@@ -259,7 +367,10 @@ def test_the_same_run_twice_gives_the_same_metrics(
     for file in files:
         first, second = (_without_time(folder / file) for folder in (road, tmp_path))
         assert first and first == second, file
-    first, second = (json.loads((run / "reward" / "manifest.json").read_text())["metrics"] for run in (road, tmp_path))
+    first, second = (
+        json.loads((run / "reward" / "manifest.json").read_text())["metrics"]
+        for run in (road, tmp_path)
+    )
     assert first == second
 
 

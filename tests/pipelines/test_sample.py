@@ -9,14 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 
-from configs.schema import Config
-from data.ragged import Ragged
-from data.records import Conversation, Prompt, Turn
-from data.rollouts import Rollouts
-from data.templates import find
-from data.tokenizer import train_tokenizer
-from pipelines.renderer import Renderer
-from pipelines.sample import best_conversations, few_finished, of_batch, pick_best, summary, worse_than_the_mean
+from rayward.configs.schema import Config
+from rayward.data.ragged import Ragged
+from rayward.data.records import Conversation, Prompt, Turn
+from rayward.data.rollouts import Rollouts
+from rayward.data.templates.template import find
+from rayward.data.templates.tokenizer import train_tokenizer
+from rayward.pipelines.rows.renderer import Renderer
+from rayward.pipelines.stages.sample import (
+    best_conversations,
+    few_finished,
+    of_batch,
+    pick_best,
+    summary,
+    worse_than_the_mean,
+)
 
 TEMPLATE = find("openchat_3.5")
 
@@ -57,7 +64,12 @@ def test_the_highest_score_is_picked_and_the_first_of_equals(renderer: Renderer)
     assert (row["k_index"], row["response"], row["score"], row["kept"]) == (1, "b", 3.0, True)
     assert row["answers"] == ["a", "b", "c", "d"] and row["scores"] == [1.0, 3.0, 3.0, 2.0]
     assert row["ended"] == [True] * 4
-    assert (row["finished"], row["distinct"], row["prompt_id"], row["prompt"]) == (4, 4, "p0", ["Question 0?"])
+    assert (row["finished"], row["distinct"], row["prompt_id"], row["prompt"]) == (
+        4,
+        4,
+        "p0",
+        ["Question 0?"],
+    )
 
 
 def test_an_answer_that_was_cut_off_is_never_picked(renderer: Renderer) -> None:
@@ -69,14 +81,17 @@ def test_an_answer_that_was_cut_off_is_never_picked(renderer: Renderer) -> None:
 def test_a_prompt_without_a_choice_teaches_nothing(renderer: Renderer) -> None:
     assert not picked(renderer, ("a", 2.0, True), ("b", 2.0, True), ("c", 2.0, True))["kept"]
     assert picked(renderer, ("a", 2.0, True), ("b", 2.0, True), ("c", 2.1, True))["kept"]
-    assert not picked(renderer, ("", 2.0, True), ("b", 1.0, True))["kept"], "an empty answer is no conversation"
+    assert not picked(renderer, ("", 2.0, True), ("b", 1.0, True))["kept"], (
+        "an empty answer is no conversation"
+    )
     assert not picked(renderer, ("  ", 2.0, True), ("b", 1.0, True))["kept"]
 
 
 def test_random_draws_against_a_plain_search(renderer: Renderer) -> None:
     rng = np.random.default_rng(0)
     answers = [
-        [(f"answer {i} {k}", float(rng.integers(3)), bool(rng.random() < 0.6)) for k in range(4)] for i in range(80)
+        [(f"answer {i} {k}", float(rng.integers(3)), bool(rng.random() < 0.6)) for k in range(4)]
+        for i in range(80)
     ]
     rows = list(pick_best(drawn(renderer, answers), prompts(80), renderer, 4))
     assert len(rows) == 80 and 10 < sum(row["kept"] for row in rows) < 80
@@ -116,14 +131,24 @@ def test_the_summary_by_hand(renderer: Renderer) -> None:
     answers = [[("ab", 1.0, True), ("abcd", 3.0, True)], [("x", 2.0, False), ("x", 2.0, True)]]
     rows = list(pick_best(drawn(renderer, answers), prompts(2), renderer, 2))
     told = summary(rows, [row for row in rows if row["kept"]])
-    assert told == pytest.approx({
-        "prompts": 2, "samples_per_prompt": 2, "kept_prompts": 1, "mean_score": 2.0, "best_score": 3.0,
-        "distinct_share": (1 + 0.5) / 2, "finished_share": (1 + 0.5) / 2, "mean_characters": (2 + 4 + 1 + 1) / 4,
-        "best_characters": 4.0, "kl_bound": math.log(2) - 0.5,
-    })  # fmt: skip
+    assert told == pytest.approx(
+        {
+            "prompts": 2,
+            "samples_per_prompt": 2,
+            "kept_prompts": 1,
+            "mean_score": 2.0,
+            "best_score": 3.0,
+            "distinct_share": (1 + 0.5) / 2,
+            "finished_share": (1 + 0.5) / 2,
+            "mean_characters": (2 + 4 + 1 + 1) / 4,
+            "best_characters": 4.0,
+            "kl_bound": math.log(2) - 0.5,
+        }
+    )
 
 
-# ---- where few answers end by themselves ---------------------------------------------------------------------
+# ---- where few answers end by themselves
+# ---------------------------------------------------------------------
 
 
 def test_few_finished_answers_are_told_with_numbers_and_settings(
@@ -131,11 +156,17 @@ def test_few_finished_answers_are_told_with_numbers_and_settings(
 ) -> None:
     config = tiny_config(sample={"temperature": 0.9})
     half = [[("a", 1.0, True), ("b", 2.0, False)], [("c", 0.0, False), ("d", 1.0, True)]]
-    assert few_finished(list(pick_best(drawn(renderer, half), prompts(2), renderer, 2)), config) == ""
+    assert (
+        few_finished(list(pick_best(drawn(renderer, half), prompts(2), renderer, 2)), config) == ""
+    )
     few = [[("a", 1.0, True), ("b", 2.0, False)], [("c", 0.0, False), ("d", 1.0, False)]]
     told = few_finished(list(pick_best(drawn(renderer, few), prompts(2), renderer, 2)), config)
     assert "only 25.0% of 4 answers ended by themselves within rollout.max_new_tokens 24" in told
-    assert "1 of 2 prompts have nothing to keep" in told and "sample.temperature (0.9)" in told and "sft.epochs" in told
+    assert (
+        "1 of 2 prompts have nothing to keep" in told
+        and "sample.temperature (0.9)" in told
+        and "sft.epochs" in told
+    )
 
 
 def test_kept_answers_below_the_mean_of_all_are_told(renderer: Renderer) -> None:
@@ -143,11 +174,15 @@ def test_kept_answers_below_the_mean_of_all_are_told(renderer: Renderer) -> None
     rows = list(pick_best(drawn(renderer, good), prompts(2), renderer, 2))
     told = worse_than_the_mean(rows)
     assert "kept score 1 on average, below the mean of all answers (1.62)" in told
-    assert worse_than_the_mean(rows[:1]) == "" and worse_than_the_mean(rows[1:]) == "", "nothing kept, nothing to tell"
+    assert worse_than_the_mean(rows[:1]) == "" and worse_than_the_mean(rows[1:]) == "", (
+        "nothing kept, nothing to tell"
+    )
 
 
 def test_figures_of_a_batch_by_hand(renderer: Renderer) -> None:
     answers = [[("a", 1.0, True), ("b", 2.0, False)], [("c", 3.0, False), ("d", 2.0, False)]]
     rows = list(pick_best(drawn(renderer, answers), prompts(2), renderer, 2))
     assert of_batch(rows) == {"mean_score": 2.0, "finished_share": 0.25, "best_score": 1.0}
-    assert of_batch(rows[1:]) == {"mean_score": 2.5, "finished_share": 0.0}, "no best where none is kept"
+    assert of_batch(rows[1:]) == {"mean_score": 2.5, "finished_share": 0.0}, (
+        "no best where none is kept"
+    )

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import Config
-from pipelines.stage import (
+from rayward.configs.schema import Config
+from rayward.pipelines.run.stage import (
     Metrics,
     Run,
     Stage,
@@ -38,7 +38,11 @@ def start(run: Run, name: str = "sft", inputs: tuple[str, ...] = ()) -> Stage | 
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture
@@ -55,18 +59,23 @@ def finished(run: Run, name: str = "sft", inputs: tuple[str, ...] = ()) -> Stage
     return stage
 
 
-# ---- done, or not ------------------------------------------------------------------------------------------
+# ---- done, or not
+# ------------------------------------------------------------------------------------------
 
 
 def test_a_stage_is_done_once_its_manifest_stands(run: Run) -> None:
     stage = start(run)
     assert stage is not None and stage.folder.is_dir() and not run.done("sft")
     manifest = stage.finish({"loss": 1.5})
-    assert run.done("sft") and run.manifest("sft") == manifest == read_json(stage.folder / "manifest.json")
+    assert run.done("sft") and run.manifest("sft") == manifest == read_json(
+        stage.folder / "manifest.json"
+    )
     assert manifest["metrics"] == {"loss": 1.5} and manifest["stage"] == "sft"
     assert manifest["seed"] == run.config.seed and manifest["seconds"] >= 0
     assert manifest["settings"]["sft"]["epochs"] == run.config.sft.epochs
-    assert manifest["versions"] == versions() and {"torch", "ray", "transformers"} <= versions().keys()
+    assert (
+        manifest["versions"] == versions() and {"torch", "ray", "transformers"} <= versions().keys()
+    )
     assert run.model("sft") == str(run.folder / "sft" / "model")
 
 
@@ -74,7 +83,9 @@ def test_the_same_command_again_skips_it_and_touches_nothing(run: Run) -> None:
     finished(run)
     before = content(run.folder)
     assert start(run) is None
-    assert start(Run(run.folder, Config.model_validate(run.config.model_dump()))) is None, "an equal config, read anew"
+    assert start(Run(run.folder, Config.model_validate(run.config.model_dump()))) is None, (
+        "an equal config, read anew"
+    )
     assert content(run.folder) == before
 
 
@@ -88,12 +99,21 @@ def test_what_a_killed_try_left_behind_is_not_used(run: Run) -> None:
     assert second is not None and list(second.folder.iterdir()) == []
 
 
-@pytest.mark.parametrize("change, told", [
-    ({"sft": {"epochs": 4}}, "sft.epochs was 1, now 4"),
-    ({"sft": {"optimizer": {"learning_rate": 0.5}}}, "sft.optimizer.learning_rate was 0.001, now 0.5"),
-    ({"sft": {"optimizer": {"betas": [0.5, 0.95]}}}, r"sft.optimizer.betas was [0.9, 0.95], now [0.5, 0.95]"),
-    ({"seed": 7}, "seed was 0, now 7"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"sft": {"epochs": 4}}, "sft.epochs was 1, now 4"),
+        (
+            {"sft": {"optimizer": {"learning_rate": 0.5}}},
+            "sft.optimizer.learning_rate was 0.001, now 0.5",
+        ),
+        (
+            {"sft": {"optimizer": {"betas": [0.5, 0.95]}}},
+            r"sft.optimizer.betas was [0.9, 0.95], now [0.5, 0.95]",
+        ),
+        ({"seed": 7}, "seed was 0, now 7"),
+    ],
+)
 def test_a_changed_setting_is_told_and_nothing_is_deleted(
     change: dict, told: str, run: Run, tiny_config: Callable[..., Config]
 ) -> None:
@@ -101,14 +121,23 @@ def test_a_changed_setting_is_told_and_nothing_is_deleted(
     before = content(run.folder)
     with pytest.raises(StageError) as caught:
         start(Run(run.folder, tiny_config(**change)))
-    assert told in str(caught.value) and "--redo sft" in str(caught.value) and "--run" in str(caught.value)
+    assert (
+        told in str(caught.value)
+        and "--redo sft" in str(caught.value)
+        and "--run" in str(caught.value)
+    )
     assert str(caught.value).count(", now ") == 1, "only what changed is listed"
     assert content(run.folder) == before
 
 
-def test_a_setting_of_another_stage_does_not_matter(run: Run, tiny_config: Callable[..., Config]) -> None:
+def test_a_setting_of_another_stage_does_not_matter(
+    run: Run, tiny_config: Callable[..., Config]
+) -> None:
     finished(run)
-    assert start(Run(run.folder, tiny_config(rl={"gamma": 0.5}, publish={"model_id": "other"}))) is None
+    assert (
+        start(Run(run.folder, tiny_config(rl={"gamma": 0.5}, publish={"model_id": "other"})))
+        is None
+    )
 
 
 def test_two_changes_are_both_told(run: Run, tiny_config: Callable[..., Config]) -> None:
@@ -120,25 +149,33 @@ def test_two_changes_are_both_told(run: Run, tiny_config: Callable[..., Config])
 def test_speed_and_memory_do_not_matter(run: Run, tiny_config: Callable[..., Config]) -> None:
     finished(run)
     faster = {"micro_batch_tokens": 77, "gradient_checkpointing": True}
-    assert start(Run(run.folder, tiny_config(sft={"optimizer": faster}, rollout={"max_sequences": 3}))) is None
+    assert (
+        start(Run(run.folder, tiny_config(sft={"optimizer": faster}, rollout={"max_sequences": 3})))
+        is None
+    )
 
 
-def test_a_part_of_a_stage_is_redone_by_its_name(run: Run, tiny_config: Callable[..., Config]) -> None:
+def test_a_part_of_a_stage_is_redone_by_its_name(
+    run: Run, tiny_config: Callable[..., Config]
+) -> None:
     finished(run, "rl/ppo")
     assert run.done("rl/ppo") and not run.done("rl/apa") and not run.done("rl")
     with pytest.raises(StageError, match=r"--redo rl/ppo$"):
         start(Run(run.folder, tiny_config(seed=3)), "rl/ppo")
 
 
-# ---- begun by an earlier version ---------------------------------------------------------------------------
+# ---- begun by an earlier version
+# ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("template", "told"), [("chatml", "writes more after the end token"), ("openchat_3.5", "")])
+@pytest.mark.parametrize(
+    ("template", "told"), [("chatml", "writes more after the end token"), ("openchat_3.5", "")]
+)
 def test_a_reward_model_of_an_earlier_version_is_asked_for_anew_only_where_its_rows_ended_elsewhere(
     template: str, told: str, tmp_path: Path, tiny_config: Callable[..., Config]
 ) -> None:
-    from data.templates import find
-    from data.tokenizer import train_tokenizer
+    from rayward.data.templates.template import find
+    from rayward.data.templates.tokenizer import train_tokenizer
 
     run = Run(tmp_path, tiny_config(model={"template": template}))
     finished(run, "prepare")
@@ -150,18 +187,26 @@ def test_a_reward_model_of_an_earlier_version_is_asked_for_anew_only_where_its_r
         assert manifest.pop("rows") > 0
         write_json(tmp_path / name / "manifest.json", manifest)
     if not told:
-        assert start(run, "sample", ("prepare", "reward")) is not None and start(run, "reward", ("prepare",)) is None
+        assert (
+            start(run, "sample", ("prepare", "reward")) is not None
+            and start(run, "reward", ("prepare",)) is None
+        )
         return
     for name, inputs in (("sample", ("prepare", "reward")), ("reward", ("prepare",))):
-        with pytest.raises(StageError, match=f"made by an earlier version: .*chatml {told}.* --redo reward"):
+        with pytest.raises(
+            StageError, match=f"made by an earlier version: .*chatml {told}.* --redo reward"
+        ):
             start(run, name, inputs)
 
 
-# ---- inputs ------------------------------------------------------------------------------------------------
+# ---- inputs
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_missing_input_is_named_with_the_command_that_makes_it(run: Run) -> None:
-    with pytest.raises(StageError, match=rf"prepare has not run yet .* rayward prepare CONFIG --run {run.folder}"):
+    with pytest.raises(
+        StageError, match=rf"prepare has not run yet .* rayward prepare CONFIG --run {run.folder}"
+    ):
         start(run, "sft", inputs=("prepare",))
     with pytest.raises(StageError, match="rl/ppo has not run yet .* rayward rl CONFIG"):
         run.model("rl/ppo")
@@ -178,14 +223,17 @@ def test_an_input_made_again_with_other_settings_makes_a_stage_stale(run: Run, t
         start(run, "sft", inputs=("prepare",))
     assert "prepare was made with other settings: max_new_tokens was 9, now 24" in str(caught.value)
     with pytest.raises(StageError) as caught:
-        start(Run(run.folder, tiny_config(rollout={"max_new_tokens": 9})), "sft", inputs=("prepare",))
+        start(
+            Run(run.folder, tiny_config(rollout={"max_new_tokens": 9})), "sft", inputs=("prepare",)
+        )
     assert f"inputs.prepare was {first.fingerprint}, now {other.fingerprint}" in str(caught.value)
     assert (run.folder / "sft" / "model" / "weights").is_file()
     rollout = Run(run.folder, tiny_config(rollout={"max_new_tokens": 9}))
     assert begin(rollout, "sft", ("prepare",), follows_inputs=True) is not None
 
 
-# ---- files that are whole or not there -----------------------------------------------------------------------
+# ---- files that are whole or not there
+# -----------------------------------------------------------------------
 
 
 def test_a_manifest_that_cannot_be_written_is_not_there(run: Run) -> None:
@@ -207,14 +255,18 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
         write_json(path, {"new": [1] * 1000, "bad": {1, 2}})
     assert read_json(path) == {"old": 1}
     write_json(path, {"new": 2})
-    assert read_json(path) == {"new": 2} and [file.name for file in tmp_path.iterdir()] == ["summary.json"]
+    assert read_json(path) == {"new": 2} and [file.name for file in tmp_path.iterdir()] == [
+        "summary.json"
+    ]
 
 
 def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     write_json(path, {"round": -1, "values": []})
-    code = ("import sys; from pathlib import Path; from pipelines.stage import write_json\n"
-            "for n in range(10**6): write_json(Path(sys.argv[1]), {'round': n, 'values': [n] * 20000})")  # fmt: skip
+    code = (
+        "import sys; from pathlib import Path; from rayward.pipelines.run.stage import write_json\n"
+        "for n in range(10**6): write_json(Path(sys.argv[1]), {'round': n, 'values': [n] * 20000})"
+    )
     writer = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT)
     try:
         deadline = time.monotonic() + 20
@@ -229,14 +281,18 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> No
 
 
 def test_rows_come_back_line_by_line(tmp_path: Path) -> None:
-    rows = [{"text": text} for text in ("", "a\nb", "a\r\nb", "\u2028\u2029\x85\x00", "日本語 😀", '"\\', "\t")]
+    rows = [
+        {"text": text}
+        for text in ("", "a\nb", "a\r\nb", "\u2028\u2029\x85\x00", "日本語 😀", '"\\', "\t")
+    ]
     write_jsonl(tmp_path / "rows.jsonl", rows)
     assert list(read_jsonl(tmp_path / "rows.jsonl")) == rows
     write_jsonl(tmp_path / "lazy.jsonl", iter(rows))
     assert (tmp_path / "lazy.jsonl").read_bytes() == (tmp_path / "rows.jsonl").read_bytes()
 
 
-# ---- metrics -----------------------------------------------------------------------------------------------
+# ---- metrics
+# -----------------------------------------------------------------------------------------------
 
 
 def test_flatten_joins_names_and_keeps_order() -> None:
@@ -247,7 +303,10 @@ def test_flatten_joins_names_and_keeps_order() -> None:
 def test_metrics_go_to_lines_and_to_tensorboard(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logged = [{"loss": 1 / (step + 1), "set": "x", "time": {"tokens_per_s": 10 * step}} for step in range(4)]
+    logged = [
+        {"loss": 1 / (step + 1), "set": "x", "time": {"tokens_per_s": 10 * step}}
+        for step in range(4)
+    ]
     with Metrics(tmp_path / "new" / "folder", "sft", 4, "step") as metrics:
         for step, values in enumerate(logged):
             metrics.log(step, values, ("loss", "absent"))
@@ -260,7 +319,9 @@ def test_metrics_go_to_lines_and_to_tensorboard(tmp_path: Path) -> None:
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {"loss", "time/tokens_per_s"}
-    assert {e.step: e.value for e in events.Scalars("loss")} == pytest.approx({0: 1.0, 1: 0.5, 2: 1 / 3, 3: 0.25})
+    assert {e.step: e.value for e in events.Scalars("loss")} == pytest.approx(
+        {0: 1.0, 1: 0.5, 2: 1 / 3, 3: 0.25}
+    )
 
 
 def test_metrics_start_afresh_for_a_new_try(tmp_path: Path) -> None:
@@ -271,7 +332,10 @@ def test_metrics_start_afresh_for_a_new_try(tmp_path: Path) -> None:
 
 
 def test_metrics_are_kept_when_a_stage_fails(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="^lost$"), Metrics(tmp_path, "sft", 2, "step") as metrics:
+    with (
+        pytest.raises(RuntimeError, match="^lost$"),
+        Metrics(tmp_path, "sft", 2, "step") as metrics,
+    ):
         metrics.log(0, {"loss": math.pi})
         raise RuntimeError("lost")
     assert json.loads((tmp_path / "metrics.jsonl").read_text())["loss"] == math.pi

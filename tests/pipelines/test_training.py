@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.training import messages
+from rayward.pipelines.run.training import messages
 
 
 def test_only_the_first_word_has_a_deadline(local_ray: Any) -> None:
@@ -27,9 +27,14 @@ def test_only_the_first_word_has_a_deadline(local_ray: Any) -> None:
     thread.start()
     try:
         assert [*messages(queue, thread.is_alive, 2.0, "dpo")] == [
-            {"doing": "log-probs of the reference"}, {"step": 1}, {"step": 2}
-        ]  # fmt: skip
-        with pytest.raises(TimeoutError, match="dpo: the workers have not loaded the model within 1 s; if the cluster"):
+            {"doing": "log-probs of the reference"},
+            {"step": 1},
+            {"step": 2},
+        ]
+        with pytest.raises(
+            TimeoutError,
+            match="dpo: the workers have not loaded the model within 1 s; if the cluster",
+        ):
             next(messages(queue, lambda: True, 1.0, "dpo"))
     finally:
         thread.join()

@@ -1,0 +1,148 @@
+"""Rows to device tensors and back: what policy, critic, reference and reward share when they read
+or score rollouts.
+
+Every rank computes the same plan of micro-batches (rayward.data.packing) and works on its own part
+of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rayward.actors.models.load import last_tokens, response_tokens
+from rayward.actors.training.engine import TrainEngine
+from rayward.data.packing import plan_micro_batches, plan_packs
+from rayward.data.ragged import Part, Ragged
+from rayward.data.rollouts import Rollouts
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which part of the work is this process's: its rank among how many, and where it computes."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def micro_batches(
+        self,
+        lengths: Sequence[int] | np.ndarray,
+        token_budget: int,
+        group_sizes: Sequence[int] | None = None,
+    ) -> list[list[int]]:
+        """This rank's micro-batches as row indices."""
+        plan = plan_micro_batches(
+            [int(n) for n in lengths], self.world_size, token_budget, group_sizes
+        )
+        return plan[self.rank]
+
+    def packs(self, lengths: np.ndarray, token_budget: int) -> list[list[int]]:
+        """This rank's micro-batches for `packed_inputs`."""
+        return plan_packs(lengths.tolist(), self.world_size, token_budget)[self.rank]
+
+
+def to_device(rows: Ragged, chosen_BT: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor]:
+    """(input_ids_BT, chosen_BT) on the device; no rows become one dummy row with nothing chosen."""
+    if len(rows) == 0:
+        return torch.zeros(1, 2, dtype=torch.long, device=device), torch.zeros(
+            1, 2, dtype=torch.bool, device=device
+        )
+    ids_BT = torch.from_numpy(rows.padded().astype(np.int64))
+    return ids_BT.to(device), torch.from_numpy(chosen_BT).to(device)
+
+
+def weighted_inputs(
+    ids: Ragged, weights: Ragged, device: torch.device
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """Input ids with the tokens chosen that have a loss weight, and their weights; the first of a
+    row has no loss.
+    """
+    weights_BT = weights.padded() if len(ids) else np.zeros((1, 2), np.float32)
+    chosen_BT = weights_BT > 0
+    return to_device(ids, chosen_BT, device), torch.from_numpy(
+        weights_BT[:, 1:][chosen_BT[:, 1:]]
+    ).to(device)
+
+
+def packed_inputs(
+    ids: Ragged, weights: Ragged, device: torch.device
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """The same as one row without padding; positions start anew where a row does, which keeps rows
+    apart.
+    """
+    if len(ids) == 0:
+        return weighted_inputs(ids, weights, device)
+    starts = ids.offsets[:-1]
+    weights_T = weights.values.copy()
+    weights_T[starts] = 0.0
+    positions_T = np.arange(len(weights_T)) - np.repeat(starts, ids.lengths)
+    inputs = (ids.values.astype(np.int64), weights_T > 0, positions_T)
+    ids_BT, chosen_BT, positions_BT = (torch.from_numpy(array[None]).to(device) for array in inputs)
+    return (ids_BT, chosen_BT, positions_BT), torch.from_numpy(weights_T[weights_T > 0]).to(device)
+
+
+def require_separate_rows(engine: TrainEngine) -> None:
+    """ValueError where the attention of a packed model reads across rows. A collective under
+    ZeRO-3.
+    """
+    ids = Ragged.of([np.arange(1, 9) % engine.vocab_size, np.arange(3, 14) % engine.vocab_size])
+    weights = Ragged(np.ones(len(ids.values), np.float32), ids.lengths)
+    packed, alone = (
+        engine.infer(
+            lambda module, inputs=inputs: module(*inputs(ids, weights, engine.device)[0])[0]
+        )
+        for inputs in (packed_inputs, weighted_inputs)
+    )
+    gap, allowed = (
+        float((packed - alone).abs().max()),
+        1e-3 if packed.dtype == torch.float32 else 0.2,
+    )
+    if gap > allowed:
+        raise ValueError(
+            f"packing: log-probs of packed rows differ by {gap:.2g} from those of the rows alone, "
+            "so this model's attention does not keep rows apart; set packing: false"
+        )
+
+
+def response_inputs(
+    rollouts: Rollouts, device: torch.device, shift: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Input ids with the response tokens chosen, or (shift 1) the positions that come before
+    them.
+    """
+    chosen_BT = response_tokens(rollouts.prompts.lengths, rollouts.responses.lengths, shift)
+    return to_device(rollouts.sequences(), chosen_BT, device)
+
+
+def sequence_inputs(rows: Ragged, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Input ids with the last token of each row chosen."""
+    return to_device(rows, last_tokens(rows.lengths), device)
+
+
+def map_rollouts(
+    rollouts: Rollouts, micro_batches: list[list[int]], score: Callable[[Rollouts], Tensor]
+) -> Part:
+    """Per-token values of the answers in this rank's micro-batches. `score` returns them flat for
+    one.
+    """
+    return collect(
+        ((rows, score(rollouts.take(rows))) for rows in micro_batches), rollouts.responses.lengths
+    )
+
+
+def collect(found: Iterable[tuple[list[int], Tensor]], lengths: np.ndarray) -> Part:
+    """The results of micro-batches, each (its rows, their values flat). `lengths`: values of each
+    row there is.
+    """
+    rows: list[int] = []
+    flat = [np.zeros(0, np.float32)]
+    for own, values in found:
+        rows += own
+        flat.append(values.float().cpu().numpy())
+    rows_B = np.array(rows, dtype=np.int64)
+    return Part(rows_B, Ragged(np.concatenate(flat), lengths[rows_B]))

@@ -1,0 +1,310 @@
+"""Hugging Face models as modules that read chosen positions of right-padded rows, and their way to
+disk and back.
+
+Rows are right-padded and causal, so real tokens never see a pad: no attention mask is needed,
+positions count from 0, and only the chosen positions reach the head, flat.
+
+Shapes: B = rows, T = longest row, N = chosen positions, H = hidden size.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    PretrainedConfig,
+)
+
+from rayward.actors.models.attention import packed
+from rayward.actors.models.cpu.fused import fuse
+from rayward.actors.models.pretrained import let_it_be_written, pretrained
+from rayward.actors.models.proof import prove_policy, prove_scalar, prove_tied
+from rayward.algorithms.logprobs import LogitMap, token_logprobs_from_hidden
+from rayward.configs.sections.model import Scratch
+from rayward.data.model_files.hub_models import config_of, has_score_head
+from rayward.data.templates.published.template import own_last_ends
+from rayward.data.templates.saved_tokenizer import save_tokenizer
+
+
+def body_of(model: Any) -> Any:
+    """A Hugging Face model without its head. (Llama 4's language model names none, and is its own
+    `base_model`.)
+    """
+    return model.model if model.base_model is model else model.base_model
+
+
+class TokenPolicy(nn.Module):
+    """A causal language model that returns the log-probs of chosen tokens at a temperature."""
+
+    def __init__(self, lm: nn.Module, temperature: float = 1.0):
+        super().__init__()
+        self.lm = lm
+        self.temperature = temperature
+        self.logit_map = LogitMap()
+
+    def forward(
+        self,
+        input_ids_BT: Tensor,
+        chosen_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        row_masks: list[Tensor] | None = None,
+        read_N: Tensor | None = None,
+        targets_N: Tensor | None = None,
+        with_entropy: bool = False,
+        temperature: float | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        """(logprobs_N, entropy_N or None) of the tokens where `chosen_BT` is True, in row order;
+        column 0 has none.
+
+        With `positions_BT`, B is 1 and the row is several back to back: one begins wherever they
+        start at 0 again. With masks too, rows share their beginnings (actors/models/prefix.py), and
+        `read_N` says where the states stand that `targets_N` follow. `temperature` in place of the
+        policy's own.
+        """
+        if row_masks is not None:
+            where: dict[str, Any] = {"position_ids": positions_BT, "row_masks": row_masks}
+        else:
+            where = {} if positions_BT is None else packed(positions_BT)
+        hidden_BTH = body_of(self.lm)(
+            input_ids=input_ids_BT, use_cache=False, **where
+        ).last_hidden_state
+        if read_N is not None:
+            states_NH = hidden_BTH[0, read_N]
+        else:
+            predicts_BT = chosen_BT[:, 1:]
+            states_NH, targets_N = hidden_BTH[:, :-1][predicts_BT], input_ids_BT[:, 1:][predicts_BT]
+        head = self.lm.get_output_embeddings()
+        return token_logprobs_from_hidden(
+            states_NH,
+            head.weight,
+            targets_N,
+            temperature or self.temperature,
+            bias=head.bias,
+            with_entropy=with_entropy,
+            logit_map=self.logit_map,
+        )
+
+    def external_parameters(self) -> list[nn.Parameter]:
+        """Weights that `forward` reads outside their own module; ZeRO-3 has to gather them here."""
+        head = self.lm.get_output_embeddings()
+        return [head.weight] + ([head.bias] if head.bias is not None else [])
+
+
+class TokenScalar(nn.Module):
+    """A sequence-classification model with one label, read at chosen positions: a reward model or a
+    critic.
+    """
+
+    def __init__(self, classifier: nn.Module):
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(
+        self,
+        input_ids_BT: Tensor,
+        chosen_BT: Tensor | None = None,
+        positions_BT: Tensor | None = None,
+        row_masks: list[Tensor] | None = None,
+        read_N: Tensor | None = None,
+    ) -> Tensor:
+        """fp32 scores_N of the states after the tokens where `chosen_BT` is True.
+
+        With positions and masks, B is 1 and the row is several back to back, which share their
+        beginnings (actors/models/prefix.py) and are read at `read_N`; only after `attend_by_row`.
+        """
+        where = (
+            {} if positions_BT is None else {"position_ids": positions_BT, "row_masks": row_masks}
+        )
+        hidden_BTH = body_of(self.classifier)(
+            input_ids=input_ids_BT, use_cache=False, **where
+        ).last_hidden_state
+        states_NH = hidden_BTH[chosen_BT] if read_N is None else hidden_BTH[0, read_N]
+        # In fp32, also where the weights are bf16: its steps are too coarse for scores that are to
+        # be compared.
+        head = self.classifier.score
+        bias = None if head.bias is None else head.bias.float()
+        return (
+            nn.functional.linear(states_NH.float(), head.weight.float(), bias).squeeze(-1)
+            - self.offset
+        )
+
+    @property
+    def offset(self) -> float:
+        """What is taken from every score, so that the answers of SFT have a mean of 0; kept in the
+        folder's config.
+        """
+        return float(getattr(self.classifier.config, "score_offset", 0.0))
+
+    def external_parameters(self) -> list[nn.Parameter]:
+        """The same as a policy's."""
+        return list(self.classifier.score.parameters())
+
+
+def last_tokens(lengths_B: np.ndarray) -> np.ndarray:
+    """[B, T] True at the last token of each row."""
+    return np.arange(lengths_B.max(initial=1))[None, :] == lengths_B[:, None] - 1
+
+
+def response_tokens(
+    prompt_lengths_B: np.ndarray, response_lengths_B: np.ndarray, shift: int = 0
+) -> np.ndarray:
+    """[B, T] True at the response tokens; `shift` 1 marks the position before each, the state it
+    was chosen in.
+    """
+    ends = prompt_lengths_B + response_lengths_B
+    positions = np.arange(ends.max(initial=1))[None, :] + shift
+    return (positions >= prompt_lengths_B[:, None]) & (positions < ends[:, None])
+
+
+def load_policy(folder: str, dtype: str, temperature: float = 1.0) -> TokenPolicy:
+    """Causal language model of a Hugging Face folder, dropout off.
+
+    Raises ValueError for a folder that is not whole (see `pretrained`), for a model of which
+    `TokenPolicy` would not give the log-probs of its own forward, and for one with a head of its
+    own beside a config that ties it.
+    """
+    if has_score_head(config := _config(folder)):
+        raise ValueError(
+            f"{folder} is a reward model ({', '.join(config.architectures)}), and gives no text"
+        )
+    lm = pretrained(AutoModelForCausalLM, folder, config, dtype)
+    prove_tied(lm, folder)
+    fuse(lm)
+    _teach_every_token(lm)
+    policy = TokenPolicy(lm, temperature)
+    prove_policy(policy, folder)
+    return policy
+
+
+def load_scalar(folder: str, dtype: str, seed: int | None = None) -> TokenScalar:
+    """Scalar model of a folder; where the folder has no score head, one is drawn from N(0, 1/(H+1))
+    with `seed`.
+
+    Raises ValueError for a folder with a head of more than one label, with no head and no seed,
+    that is not whole (see `pretrained`), or of which `TokenScalar` would not give the logits of the
+    model's own forward.
+    """
+    config = _config(folder)
+    trained = has_score_head(config)
+    if trained and config.num_labels != 1:
+        raise ValueError(
+            f"{folder}: the score head has {config.num_labels} labels, a reward model has 1"
+        )
+    if not trained and seed is None:
+        raise ValueError(f"{folder}: no score head in this folder; it holds {config.architectures}")
+    config.num_labels = 1
+    fresh = [] if trained else ["score."]
+    classifier = pretrained(AutoModelForSequenceClassification, folder, config, dtype, fresh)
+    if not isinstance(getattr(classifier, "score", None), nn.Linear):
+        raise ValueError(
+            f"{folder}: {type(classifier).__name__} has no linear layer `score` as its score head"
+        )
+    if not trained:
+        weight = classifier.score.weight
+        generator = torch.Generator().manual_seed(int(seed or 0))
+        drawn = torch.randn(weight.shape, generator=generator) / (weight.shape[1] + 1) ** 0.5
+        weight.data.copy_(drawn)
+    fuse(classifier)
+    _teach_every_token(classifier)
+    scalar = TokenScalar(classifier)
+    prove_scalar(scalar, folder)
+    return scalar
+
+
+def _teach_every_token(model: Any) -> None:
+    """Let the pad token's embedding learn: in many base models that is the end token, which stands
+    in every row.
+
+    Padding itself teaches nothing here, since nothing that is read depends on it.
+    """
+    model.get_input_embeddings().padding_idx = None
+
+
+def build_from_scratch(shape: Scratch, tokenizer: Any, context_tokens: int, seed: int) -> nn.Module:
+    """A Llama with random weights for the tokenizer's vocabulary."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        # The usual 0.02 suits widths of thousands; narrow models learn much faster from
+        # unit-variance outputs.
+        initializer_range=shape.hidden_size**-0.5,
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=context_tokens,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+
+
+def save_model(
+    model: nn.Module, state: dict[str, Tensor], tokenizer: Any, folder: str | Path
+) -> None:
+    """A plain Hugging Face folder: safetensors, config, generation config, tokenizer with its chat
+    template.
+    """
+    _take_ends_of(tokenizer, model)
+    let_it_be_written(model)
+    model.save_pretrained(folder, state_dict=state)
+    save_tokenizer(tokenizer, folder)
+
+
+def _take_ends_of(tokenizer: Any, model: Any) -> None:
+    """Let the configs name the tokenizer's pad token, and as ends of what is generated its end
+    token and that of its chat template, which may be another (Phi-3's).
+
+    transformers reads a row's score at its last token that is not the pad id of the config. Base
+    models name none there, which it refuses for a batch, or their end token, at which a
+    conversation's score stands.
+    """
+    pad, end = tokenizer.pad_token_id, tokenizer.eos_token_id
+    text = model.config.get_text_config()
+    if pad is not None and pad < text.vocab_size:  # one without an embedding would not load again
+        model.config.pad_token_id = text.pad_token_id = pad
+    if model.can_generate() and (generation := model.generation_config) is not None:
+        generation.pad_token_id = model.config.pad_token_id
+        old = generation.eos_token_id
+        ends = [end, *own_last_ends(tokenizer), *(old if isinstance(old, list) else [old])]
+        known = [token for token in dict.fromkeys(ends) if token is not None]
+        generation.eos_token_id = known[0] if len(known) == 1 else known
+
+
+@torch.no_grad()
+def probe(module: TokenPolicy | TokenScalar, vocab_size: int) -> Tensor:
+    """Outputs of a fixed row of tokens: equal before saving and after loading, or the folder is
+    wrong.
+    """
+    row = torch.arange(1, 17).remainder(vocab_size)[None, :].to(next(module.parameters()).device)
+    chosen = torch.ones_like(row, dtype=torch.bool)
+    out = module(row, chosen)
+    return (out[0] if isinstance(out, tuple) else out).float().cpu()
+
+
+def _config(folder: str) -> PretrainedConfig:
+    """The folder's config with every dropout rate 0: old and new log-probs must come from the same
+    network.
+
+    Models read the rates when they are built, so they are set before. Where attention caps its
+    logits (Gemma-2), it is the one that is written out: torch's fused one leaves the cap out
+    without a word.
+    """
+    config = config_of(folder)
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        for name, value in part.to_dict().items():
+            rate = "dropout" in name or "layerdrop" in name or name.endswith("_pdrop")
+            if rate and isinstance(value, float):
+                setattr(part, name, 0.0)
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+        config._attn_implementation = "eager"
+    return config

@@ -1,0 +1,163 @@
+"""A reward model behind HTTP: a Ray Serve replica that scores conversations in dynamic batches.
+
+POST /score  {"messages": [{"role", "content"}, ...]}  or  {"conversations": [[...], ...]}, and,
+where an answer was cut
+             at a limit of tokens, "finished": [bool, ...], one for each conversation (default: all
+             ended by themselves)
+         ->  {"scores": [float, ...], "tokens": [int, ...], "model": str}
+GET /health  ->  {"status": "ok", "model": str, "scored": conversations so far, "batches": in how
+many batches}
+
+Requests of different clients that come within `batch_wait_s` of each other share forward passes.
+What a client did wrong is a 4xx that names the message (400: a conversation that is none; 413: one
+too long, or too many); what takes longer than the deadline is a 504; a replica with too many
+waiting refuses with 503.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastapi import FastAPI, HTTPException
+from pydantic import BaseModel
+from ray import serve
+
+from rayward.actors.models.forward import Place, sequence_inputs
+from rayward.actors.models.load import load_scalar
+from rayward.actors.process import device
+from rayward.data.ragged import Ragged
+from rayward.data.records import RowError, Turn, check_turns
+from rayward.data.templates.scored import scored
+from rayward.data.templates.template import find
+from rayward.data.templates.tokenizer import load_tokenizer
+
+APP = "rayward-score"
+api = FastAPI(title="Rayward reward model")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask, and how requests are put together."""
+
+    template: str = "tokenizer"
+    context_tokens: int = 2048
+    dtype: str = "float32"
+    threads: int = 1
+    gpus: float = 0.0
+    max_conversations: int = 256
+    deadline_s: float = 60.0
+    max_batch: int = 64
+    batch_wait_s: float = 0.005
+    micro_batch_tokens: int = 8192
+    max_waiting: int = 1024
+
+
+class Message(BaseModel):
+    role: str
+    content: str
+
+
+class Request(BaseModel):
+    """One conversation, or several."""
+
+    messages: list[Message] | None = None
+    conversations: list[list[Message]] | None = None
+    finished: list[bool] | None = None
+
+
+@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+@serve.ingress(api)
+class ScoreService:
+    """One replica."""
+
+    def __init__(self, folder: str, limits: Limits):
+        torch.set_num_threads(limits.threads)
+        self.name, self.limits = Path(folder).name, limits
+        self.place = Place(0, 1, device(limits.gpus))
+        self.tokenizer, self.template = load_tokenizer(folder), find(limits.template)
+        self.module = load_scalar(folder, limits.dtype).to(self.place.device).eval()
+        holds = self.module.classifier.config.get_text_config().max_position_embeddings
+        self.context_tokens = min(limits.context_tokens, holds)
+        self.scored = self.batches = 0
+        self.batched.set_max_batch_size(limits.max_batch)  # type: ignore[attr-defined]
+        self.batched.set_batch_wait_timeout_s(limits.batch_wait_s)  # type: ignore[attr-defined]
+
+    @api.get("/health")
+    def health(self) -> dict[str, Any]:
+        return {"status": "ok", "model": self.name, "scored": self.scored, "batches": self.batches}
+
+    @api.post("/score")
+    async def score(self, request: Request) -> dict[str, Any]:
+        if (request.messages is None) == (request.conversations is None):
+            raise HTTPException(400, "give either messages or conversations")
+        conversations = request.conversations if request.messages is None else [request.messages]
+        limits = self.limits
+        if not conversations or len(conversations) > limits.max_conversations:
+            told = f"{len(conversations)} conversations; give 1 to {limits.max_conversations}"
+            raise HTTPException(413 if conversations else 400, told)
+        finished = [True] * len(conversations) if request.finished is None else request.finished
+        if len(finished) != len(conversations):
+            raise HTTPException(
+                400, f"finished has {len(finished)} entries for {len(conversations)} conversations"
+            )
+        rows = [
+            self._row(
+                "messages" if request.conversations is None else f"conversations[{index}]",
+                messages,
+                ended,
+            )
+            for index, (messages, ended) in enumerate(zip(conversations, finished, strict=True))
+        ]
+        try:
+            scores = await asyncio.wait_for(
+                asyncio.gather(*(self.batched(row) for row in rows)), limits.deadline_s
+            )
+        except TimeoutError:
+            raise HTTPException(
+                504, f"not scored within {limits.deadline_s:g} s: the server is busy"
+            ) from None
+        return {"scores": list(scores), "tokens": [len(row) for row in rows], "model": self.name}
+
+    def _row(self, where: str, messages: list[Message], finished: bool) -> list[int]:
+        try:
+            turns = [Turn(message.role, message.content) for message in messages]  # type: ignore[arg-type]
+            check_turns(turns, last="assistant", field=where)
+            ids = scored(self.template, turns, self.tokenizer, finished).ids
+        except (RowError, ValueError) as error:
+            raise HTTPException(400, str(error)) from None
+        if len(ids) > self.context_tokens:
+            raise HTTPException(
+                413, f"{where} has {len(ids)} tokens, more than {self.context_tokens}"
+            )
+        return ids
+
+    @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.005)
+    async def batched(self, rows: list[list[int]]) -> list[float]:
+        """Scores of rows that came about together, off the event loop."""
+        self.scored, self.batches = self.scored + len(rows), self.batches + 1
+        return await asyncio.to_thread(self._scores, Ragged.of(rows))
+
+    @torch.no_grad()
+    def _scores(self, rows: Ragged) -> list[float]:
+        scores = [0.0] * len(rows)
+        for micro_batch in self.place.micro_batches(rows.lengths, self.limits.micro_batch_tokens):
+            values = self.module(
+                *sequence_inputs(rows.take(micro_batch), self.place.device)
+            ).tolist()
+            for row, value in zip(micro_batch, values, strict=True):
+                scores[row] = value
+        return scores
+
+
+def application(folder: str, limits: Limits, replicas: int) -> Any:
+    """The Serve application of a reward-model folder."""
+    return ScoreService.options(
+        num_replicas=replicas,
+        max_ongoing_requests=limits.max_waiting,
+        max_queued_requests=limits.max_waiting,
+        ray_actor_options={"num_cpus": 0.1, "num_gpus": limits.gpus},
+    ).bind(folder, limits)

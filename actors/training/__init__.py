@@ -1,0 +1,1 @@
+"""Optimizer steps: the DeepSpeed engine, the loops that Ray Train runs, and RL's updates."""

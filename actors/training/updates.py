@@ -1,0 +1,120 @@
+"""The optimizer steps of one RL iteration, which policy and critic take alike, and what ranks
+report of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from rayward.actors.models.layout import Layout
+from rayward.actors.process import Rendezvous
+from rayward.actors.spans import Timed
+from rayward.actors.training.engine import Sums, TrainEngine
+from rayward.configs.schema import Config
+from rayward.data.packing import epoch_order, step_batches
+from rayward.data.rollouts import Rollouts
+
+
+class Learner(Timed):
+    """A rank of a model that learns: how the others find it, and how it makes room for the rollout
+    engines.
+    """
+
+    rendezvous: Rendezvous
+    engine: TrainEngine
+
+    def open(self) -> tuple[str, int]:
+        return self.rendezvous.open()
+
+    def offload(self) -> None:
+        """Leave the GPU's memory to the rollout engines."""
+        with self.span("offload"):
+            self.engine.offload()
+
+    def reload(self) -> None:
+        """Take it back."""
+        with self.span("reload"):
+            self.engine.reload()
+
+
+Loss = Callable[[Any, Rollouts, dict[str, Any]], tuple[Tensor, Sums]]
+"""(engine, micro-batch, its inputs) -> (sum over its tokens, sums to report)."""
+
+
+def rows_of_steps(
+    rollouts: Rollouts, config: Config, iteration: int, epoch: int
+) -> list[np.ndarray]:
+    """Rows of each optimizer step of an epoch, the same on every rank.
+
+    Prompts are shuffled with all their answers where a step holds whole prompts, and else the
+    answers.
+    """
+    rl = config.rl
+    whole = rl.samples_per_step % rl.samples_per_prompt == 0
+    size = rl.samples_per_prompt if whole else 1
+    order = epoch_order(len(rollouts) // size, config.seed, iteration * rl.epochs + epoch)
+    rows = (np.array(order)[:, None] * size + np.arange(size)).reshape(-1)
+    return [np.array(step) for step in step_batches(rows.tolist(), rl.samples_per_step)]
+
+
+def train(
+    engine: TrainEngine,
+    layout: Layout,
+    rollouts: Rollouts,
+    config: Config,
+    iteration: int,
+    loss: Loss,
+    after_step: Callable[[Sums], None] = lambda sums: None,
+) -> list[Sums]:
+    """All epochs over an iteration's answers; this rank's sums of every optimizer step, which
+    `after_step` sees too.
+    """
+    history: list[Sums] = []
+    budget = config.rl.optimizer.micro_batch_tokens
+    for epoch in range(config.rl.epochs):
+        for rows in rows_of_steps(rollouts, config, iteration, epoch):
+            step = rollouts.take(rows)
+            plan, shared = layout.plan(step, budget)
+            batches = [step.take(micro_batch) for micro_batch in plan]
+            tokens = len(step.responses.values)
+
+            def of_batch(
+                module: Any, batch: Rollouts, shared: bool = shared
+            ) -> tuple[Tensor, Sums]:
+                return loss(module, *layout.own(batch, layout.inputs(batch, shared)))
+
+            sums = engine.step(batches, of_batch, tokens)
+            history.append(sums | {"tokens": tokens, **layout.cost(step, plan, shared)})
+            after_step(history[-1])
+    return history
+
+
+def mean_over_steps(ranks: list[list[Sums]]) -> dict[str, float]:
+    """Metrics of one update from every rank's sums: `_sum` divided by the tokens of all steps,
+    `_max` the largest.
+
+    A `first_` figure is of the first step alone.
+    """
+    merged = _mean([[steps[0]] for steps in ranks], lambda name: name.startswith("first_"))
+    return merged | _mean(ranks, lambda name: not name.startswith("first_"))
+
+
+def _mean(ranks: list[list[Sums]], wanted: Callable[[str], bool]) -> dict[str, float]:
+    steps = [step for rank in ranks for step in rank]
+    tokens = float(np.sum([step["tokens"] for step in ranks[0]]))
+    merged: dict[str, float] = {}
+    for name in filter(wanted, steps[0]):
+        values = [step[name] for step in steps]
+        if name.endswith("_sum"):
+            merged[name.removesuffix("_sum")] = float(np.sum(values)) / tokens
+        elif name.endswith("_max"):
+            merged[name] = float(np.max(values))
+        elif name == "computed_tokens":
+            merged[name] = float(np.sum(values))
+        elif name not in ("tokens", "own_tokens"):
+            merged[name] = float(np.mean(values))
+    return merged

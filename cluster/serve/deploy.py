@@ -1,0 +1,132 @@
+"""The chat model as an OpenAI-compatible endpoint on Ray Serve (`ray.serve.llm`, vLLM
+underneath).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.llm import LLMConfig, build_openai_app
+
+from rayward.cluster.connect import joined_address
+from rayward.cluster.ports import free_port
+from rayward.configs.schema import Config
+from rayward.configs.sections.machines import Cluster
+
+APP = "rayward"
+
+
+def llm_config(folder: str, config: Config) -> LLMConfig:
+    """The Serve configuration of a model folder under the run's config."""
+    role, publish = config.resources.rollout, config.publish
+    engine: dict[str, Any] = {
+        "dtype": config.model.dtype,
+        "max_model_len": config.model.context_tokens,
+    }
+    engine |= {"trust_remote_code": True} if config.model.trust_remote_code else {}
+    environment = {"VLLM_LOGGING_LEVEL": "ERROR"}
+    if role.gpus:
+        engine |= {
+            "gpu_memory_utilization": config.rollout.gpu_memory_fraction,
+            "tensor_parallel_size": max(1, int(role.gpus)),
+        }
+        placed: dict[str, Any] = {
+            "placement_group_config": {"bundles": [{"GPU": 1, "CPU": 1}] * max(1, int(role.gpus))}
+        }
+    else:
+        engine |= {"enforce_eager": True, "max_num_seqs": 16}
+        environment |= {
+            "VLLM_CPU_KVCACHE_SPACE": str(config.rollout.kv_cache_gib),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+            "OMP_NUM_THREADS": str(role.compute_threads),
+        }
+        placed = {
+            "accelerator_config": {"kind": "cpu"},
+            "placement_group_config": {"bundles": [{"CPU": 0.5}]},
+        }
+    return LLMConfig(
+        model_loading_config={"model_id": publish.model_id, "model_source": folder},
+        engine_kwargs=engine,
+        deployment_config={
+            "num_replicas": publish.replicas,
+            "ray_actor_options": {"num_cpus": 0.1},
+        },
+        runtime_env={"env_vars": environment},
+        log_engine_metrics=False,
+        **placed,
+    )
+
+
+def start(folder: str, config: Config) -> str:
+    """Start the endpoint on this host and wait until every replica is up; its base URL (…/v1).
+
+    Raises TimeoutError where that takes longer than publish.start_timeout_s.
+    """
+    llm = {
+        "llm_configs": [llm_config(folder, config)],
+        "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}},
+    }
+    publish = config.publish
+    limit = publish.start_timeout_s
+    url = publish_app(
+        lambda: build_openai_app(llm),
+        APP,
+        publish.host,
+        publish.port,
+        limit,
+        "publish.start_timeout_s",
+    )
+    return url + "/v1"
+
+
+def publish_app(
+    build: Callable[[], Any], name: str, host: str, port: int, timeout_s: float, setting: str
+) -> str:
+    """Run a Serve application at / of this host and wait until it is up; its URL. Port 0: a free
+    one.
+
+    Raises TimeoutError, which names `setting` as what to raise.
+    Where Serve runs on the cluster already, its address and port are used, not those given.
+    """
+    logging.disable(logging.INFO)  # its greeting comes before the level that it is given
+    serve.start(
+        http_options={"host": host, "port": port or free_port()},
+        logging_config={"log_level": "ERROR", "enable_access_log": False},
+    )
+    logging.disable(logging.NOTSET)
+    for logger in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    http = _get_global_client().http_config
+    starting = threading.Thread(target=_run, args=(build(), name, failures := []), daemon=True)
+    starting.start()
+    starting.join(timeout_s)
+    if failures:
+        raise failures[0]
+    if starting.is_alive():
+        raise TimeoutError(
+            f"the endpoint was not up within {timeout_s:.0f} s; if the model only loads slowly, "
+            f"allow it more ({setting}); Serve says: "
+            f"{serve.status().applications[name].message or 'nothing'}"
+        )
+    return f"http://{'127.0.0.1' if http.host == '0.0.0.0' else http.host}:{http.port}"
+
+
+def _run(app: Any, name: str, failures: list[BaseException]) -> None:
+    try:
+        serve.run(app, name=name, route_prefix="/", blocking=False)
+    except BaseException as error:
+        failures.append(error)
+
+
+def stop(cluster: Cluster, name: str = APP) -> None:
+    """Take the endpoint down and leave other applications of a joined cluster alone; without any,
+    Serve goes too.
+    """
+    serve.delete(name)
+    if joined_address(cluster) and not serve.status().applications:
+        serve.shutdown()

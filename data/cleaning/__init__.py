@@ -1,0 +1,1 @@
+"""Cleaning of pages, the sieve, near duplicates and languages."""

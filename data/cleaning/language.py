@@ -1,0 +1,33 @@
+"""The language of a text, by py3langid (langid.py's model of 97 languages)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import cache
+from typing import Any
+
+FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+MAX_CHARACTERS = 10_000
+
+
+@cache
+def _identifier() -> Any:
+    import py3langid.langid as langid
+
+    return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE), langid.RAW_FLOOR
+
+
+def languages() -> set[str]:
+    """The codes that `language` can give, "und" apart."""
+    return set(_identifier()[0].nb_classes)
+
+
+def language(texts: Iterable[str]) -> str:
+    """Two- or three-letter code of the language of texts, code blocks apart; "und" where nothing
+    tells it.
+    """
+    identifier, nothing = _identifier()
+    prose = FENCED.sub(" ", "\n".join(texts))[:MAX_CHARACTERS]
+    code, score = identifier.classify(prose)
+    return "und" if score == nothing else code

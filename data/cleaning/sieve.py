@@ -1,0 +1,134 @@
+"""Which of many cleaned pages stay: rules for a page alone, then rules that compare pages, and the
+account of both.
+
+Exact duplicates go first, as in OpenChat, where the filter by model is a second program; near ones
+go last, so that a page which is filtered out never takes a similar one with it. Of equal pages the
+first stays.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rayward.data.cleaning.clean import BLOCKED_WORDS, clean_page
+from rayward.data.cleaning.language import language, languages
+from rayward.data.cleaning.near_duplicates import NearDuplicates, content_hash, signature
+from rayward.data.records import RowError
+
+DUPLICATE = "duplicate"
+NEAR_DUPLICATE = "near duplicate"
+OTHER_MODEL = "other model"
+OTHER_LANGUAGE = "other language"
+UNREADABLE = "unreadable file"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What to keep. None: no such rule. `near_duplicates`: the similarity from which on a page is a
+    repetition.
+    """
+
+    blocked_words: tuple[str, ...] = BLOCKED_WORDS
+    model: str | None = None
+    language: str | None = None
+    near_duplicates: float | None = None
+
+    def check(self) -> None:
+        """ValueError for rules under which nothing would stay."""
+        if "" in self.blocked_words:
+            raise ValueError("a blocked word of no letters is in every page; give words, or none")
+        if self.near_duplicates is not None and not 0 < self.near_duplicates < 1:
+            raise ValueError(
+                f"near duplicates by {self.near_duplicates:g}: give a similarity between 0 and 1, "
+                "as in 0.8"
+            )
+        if self.language is not None and self.language not in (known := languages()):
+            raise ValueError(
+                f"language {self.language!r} is not known; known are {', '.join(sorted(known))}"
+            )
+
+
+def clean_file(path: str, rules: Rules) -> dict[str, str | bytes | None]:
+    """One page, by the rules that need no other page.
+
+    Either "error", the entry for the rejected pages as JSON; or "row", the line to write, with
+    "hash" and "model", and "language" and "signature" where a rule asks for them.
+    """
+    try:
+        page = clean_page(Path(path).read_bytes(), rules.blocked_words)
+    except OSError as error:
+        return {
+            "error": json.dumps(
+                RowError("file", str(error.strerror), "a file to read", UNREADABLE).as_dict()
+            )
+        }
+    except RowError as error:
+        return {"error": json.dumps(error.as_dict())}
+    row = page.as_row()
+    if not page.id:
+        row = {"id": shown(Path(path).stem), **row}
+    return {
+        "row": json.dumps(row, ensure_ascii=False),
+        "hash": content_hash(page.items),
+        "model": page.model,
+        "language": language(text for _, text in page.items) if rules.language else None,
+        "signature": signature(page.items) if rules.near_duplicates is not None else None,
+    }
+
+
+def shown(file: str) -> str:
+    """A file's name as text, even where it is not UTF-8."""
+    return os.fsencode(file).decode("utf-8", "backslashreplace")
+
+
+@dataclass
+class Sieve:
+    """The rules that compare pages, and the account: `written` and `rejected` add up to the pages
+    looked at.
+    """
+
+    rules: Rules
+    written: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    seen: dict[bytes, str] = field(default_factory=dict)
+    near: NearDuplicates | None = None
+
+    def __post_init__(self) -> None:
+        if self.rules.near_duplicates is not None:
+            self.near = NearDuplicates(self.rules.near_duplicates)
+
+    def look(self, file: str, row: dict[str, Any]) -> tuple[str, dict[str, Any] | None]:
+        """For what `clean_file` made of `file`: the line to write, and None; or "", and the entry
+        for the rejected.
+        """
+        error = (
+            RowError(**json.loads(row["error"])) if row.get("error") else self._compare(file, row)
+        )
+        if error is None:
+            self.written += 1
+            return row["row"], None
+        self.rejected[error.reason] += 1
+        return "", {"file": file, **error.as_dict()}
+
+    def _compare(self, file: str, row: dict[str, Any]) -> RowError | None:
+        first = self.seen.setdefault(bytes.fromhex(row["hash"]), file)
+        if first != file:
+            return RowError(
+                "items", f"the conversation of {first}", "one that is not there yet", DUPLICATE
+            )
+        for name, reason in (("model", OTHER_MODEL), ("language", OTHER_LANGUAGE)):
+            wanted = getattr(self.rules, name)
+            if wanted is not None and row[name] != wanted:
+                return RowError(name, row[name] or "nothing", wanted, reason)
+        if self.near is not None and (found := self.near.find_or_add(file, row["signature"])):
+            other, similarity = found
+            expected = f"less than {self.near.threshold:g}"
+            return RowError(
+                "items", f"similarity {similarity:.2f} to {other}", expected, NEAR_DUPLICATE
+            )
+        return None

@@ -1,0 +1,1 @@
+"""Data that language models make: simulated conversations and rankings, and their prompts."""

@@ -1,0 +1,73 @@
+"""The prompts for models that generate and judge data: text files with $fields, any of which can be
+replaced.
+
+They are in data/prompts/. A file may hold alternatives between lines of "---", of which one is
+drawn each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+
+from rayward.data.records import Turn
+
+OWN = Path(__file__).parent / "prompts"
+Prompts = Mapping[str, Sequence[str]]
+
+
+def digest(*parts: object) -> str:
+    """A hash of `parts` as text: the root of all that is drawn, so that order and restarts change
+    nothing.
+    """
+    return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def transcript(turns: Sequence[Turn]) -> str:
+    """A conversation as a prompt quotes it."""
+    return "\n\n".join(f"{turn.role.upper()}: {turn.content}" for turn in turns)
+
+
+def fill(prompts: Prompts, name: str, key: object = "", **fields: object) -> str:
+    """A prompt with its fields filled in; `key` decides which of the alternatives."""
+    return Template(random.Random(digest(key, name)).choice(prompts[name])).substitute(fields)
+
+
+def load_prompts(folder: Path | None = None) -> Prompts:
+    """The alternatives of our prompts by name, and in their place those that `folder` has under the
+    same names.
+
+    ValueError: a .txt file of another name, or one whose fields are not those of the file that it
+    replaces.
+    """
+    prompts = {path.stem: _alternatives(path) for path in sorted(OWN.glob("*.txt"))}
+    replacing = sorted(folder.glob("*.txt")) if folder else []
+    names = {path.stem for path in replacing}
+    if folder and (not names or names - prompts.keys()):
+        raise ValueError(
+            f"{folder}: its .txt files are {sorted(names)}; expected some of {', '.join(prompts)}"
+        )
+    for path in replacing:
+        wanted, texts = _fields(prompts[path.stem][0]), _alternatives(path)
+        if any(_fields(text) != wanted or not Template(text).is_valid() for text in texts):
+            raise ValueError(
+                f"{path}: each part needs the fields {sorted(wanted)} and no others; a plain $ is "
+                "$$"
+            )
+        prompts[path.stem] = texts
+    return prompts
+
+
+def _alternatives(path: Path) -> list[str]:
+    return [
+        part.strip()
+        for part in re.split(r"^---\s*$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    ]
+
+
+def _fields(text: str) -> set[str]:
+    return set(Template(text).get_identifiers())

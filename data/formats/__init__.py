@@ -1,0 +1,1 @@
+"""Files to records and back: containers, the formats that people have, and token files."""

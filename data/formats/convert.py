@@ -1,0 +1,172 @@
+"""From one format to another, row by row: what is written, what is refused, and an account of every
+row.
+
+    read == converted + sum(rejected)          always
+    written == converted + expanded            `expanded`: rows beyond the first that a row became
+
+so `read == written + sum(rejected)` where a row becomes a row. More rows come only from rankings
+written as pairs and from MT-Bench answers with several choices. A row is converted whole or not at
+all: if one of its records cannot be written, the row is rejected.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rayward.data.formats.containers import data_files
+from rayward.data.formats.outputs import Output, open_output
+from rayward.data.formats.registry import Rejected, outcomes
+from rayward.data.formats.token_rows import NAME as TOKENS
+from rayward.data.formats.token_rows import Encode, TokenRow, open_token_rows, text_path
+from rayward.data.formats.writers import WRITERS
+from rayward.data.records import RowError
+
+
+@dataclass(slots=True)
+class Account:
+    """What became of the rows. `repaired`: converted rows by repair made, what was left out
+    included.
+    """
+
+    read: int = 0
+    converted: int = 0
+    written: int = 0
+    expanded: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    repaired: Counter[str] = field(default_factory=Counter)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The account as JSON."""
+        return asdict(self) | {"rejected": dict(self.rejected), "repaired": dict(self.repaired)}
+
+
+def convert(
+    path: str | Path,
+    out: Path,
+    source_format: str = "auto",
+    target_format: str = "rayward",
+    questions: Path | None = None,
+    strict: bool = False,
+    encode: Encode | None = None,
+) -> Account:
+    """Write the rows of `path` (file, folder or "hf:NAME") to `out` in another format, in constant
+    memory.
+
+    Rejected rows go to OUT.rejected.jsonl, which is not there if there are none. `out` is put in
+    place at the end; an exception leaves it as it was. `encode` makes the token rows of OpenChat v1
+    from text. ValueError: an unknown format, a name of `out` that tells no container, `out` among
+    the files that are read, or with `strict` the first unusable row (file:line).
+    """
+    if target_format not in (TOKENS, *WRITERS):
+        raise ValueError(
+            f"unknown format to write {target_format!r}; known: {', '.join(WRITERS)}, {TOKENS}"
+        )
+    if encode and target_format != TOKENS:
+        raise ValueError(
+            f"a chat template makes rows of {TOKENS}, not of {target_format}; choose --to {TOKENS}"
+        )
+    rejected = out.with_name(out.name + ".rejected.jsonl")
+    beside = [text_path(out)] if target_format == TOKENS else []
+    refuse_to_write([out, rejected, *beside], path, questions)
+    if beside and beside[0].exists() and not out.exists():
+        raise ValueError(
+            f"{beside[0]} is there, and would be replaced by the texts of {out}; choose another "
+            "name"
+        )
+    account = Account()
+    stream = outcomes(path, source_format, questions)
+    with ExitStack() as stack:
+        reject = stack.enter_context(_rejected_file(rejected))
+        write = stack.enter_context(_writer(out, target_format, encode))
+        for outcome in stream:
+            account.read += 1
+            repairs = list(outcome.repairs)
+            try:
+                if outcome.error is not None:
+                    raise outcome.error
+                num_rows = write(outcome.records, repairs)
+            except RowError as error:
+                if strict:
+                    raise ValueError(f"{outcome.file}:{outcome.line}: {error}") from None
+                account.rejected[error.reason] += 1
+                reject(Rejected(outcome.file, outcome.line, **error.as_dict()))
+                continue
+            account.converted += 1
+            account.written += num_rows
+            account.repaired.update(set(repairs))
+    account.expanded = account.written - account.converted
+    return account
+
+
+def refuse_to_write(targets: list[Path], path: str | Path, questions: Path | None = None) -> None:
+    """ValueError if a file to write is one of those that are read, or the texts beside one."""
+    named = Path(
+        str(path).removeprefix("hf:").split(":")[0] if str(path).startswith("hf:") else path
+    )
+    files = data_files(named) if named.exists() else []
+    read = {
+        file.resolve()
+        for file in [*files, *map(text_path, files), *([questions] if questions else [])]
+    }
+    for target in targets:
+        if target.resolve() in read:
+            raise ValueError(f"{target} is among the files to read; choose another name or folder")
+
+
+Write = Callable[[tuple[Any, ...], list[str]], int]
+
+
+@contextmanager
+def _writer(out: Path, target_format: str, encode: Encode | None) -> Iterator[Write]:
+    """A function that writes the records of a row and returns the number of rows they became."""
+    if target_format == TOKENS:
+        with open_token_rows(out) as write_token_row:
+
+            def write_tokens(records: tuple[Any, ...], repairs: list[str]) -> int:
+                made = [encode(record, repairs) for record in records] if encode else records
+                for row in made:
+                    if not isinstance(row, TokenRow):
+                        raise RowError(
+                            "row",
+                            "text",
+                            "token ids, or --template to make them",
+                            "text has no token ids",
+                        )
+                    write_token_row(row)
+                return len(made)
+
+            yield write_tokens
+        return
+    writer = WRITERS[target_format]
+    with open_output(out, writer.columns) as output:
+
+        def write(records: tuple[Any, ...], repairs: list[str]) -> int:
+            if any(isinstance(record, TokenRow) for record in records):
+                raise RowError("row", "token ids and mask", "text", "token ids have no text")
+            made = [row for record in records for row in writer.rows(record, repairs)]
+            for row in made:
+                output.write(row)
+            return len(made)
+
+        yield write
+
+
+@contextmanager
+def _rejected_file(path: Path) -> Iterator[Callable[[Rejected], None]]:
+    """A function that adds a line to a file, which is there only if there is a line."""
+    opened: list[Output] = []
+    with ExitStack() as stack:
+
+        def write(row: Rejected) -> None:
+            if not opened:
+                opened.append(stack.enter_context(open_output(path)))
+            opened[0].write(asdict(row))
+
+        yield write
+    if not opened:
+        path.unlink(missing_ok=True)  # of an earlier run

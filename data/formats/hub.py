@@ -1,0 +1,64 @@
+"""Rows of a data set by its Hugging Face name, streamed with `datasets`:
+"hf:NAME[:CONFIG][:SPLIT]".
+
+NAME may also be a local folder or file that `datasets` can load. "hf:NAME::SPLIT" names a split of
+the standard configuration. Without a split, the only one is meant, or "train".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rayward.data.records import RowError
+
+BUILDERS = {".json": "json", ".jsonl": "json", ".gz": "json", ".parquet": "parquet", ".csv": "csv"}
+
+
+def hub_rows(name: str) -> Iterator[tuple[int, Any]]:
+    """(number, row) of a data set; what breaks while reading is a RowError, and the last row.
+
+    ValueError: a name with too many parts, or no such split. Errors of `datasets` before the first
+    row, such as an unknown name, are raised as they come.
+    """
+    number = 0
+    stream = iter(_open(name))
+    while True:
+        number += 1
+        try:
+            row = next(stream, None)
+        except (
+            Exception
+        ) as error:  # whatever the format's own reader raises; the rows before it are good
+            if number == 1:
+                raise
+            yield (
+                number,
+                RowError("file", str(error)[:80], "rows that `datasets` can read", "damaged file"),
+            )
+            return
+        if row is None:
+            return
+        yield number, row
+
+
+def _open(name: str) -> Any:
+    from datasets import load_dataset
+
+    path, config, split, *more = [*name.removeprefix("hf:").split(":"), "", ""]
+    if not path or any(more):
+        raise ValueError(f"{name!r} is not of the form hf:NAME[:CONFIG][:SPLIT]")
+    file = Path(path)
+    if file.is_file():
+        splits = load_dataset(
+            BUILDERS.get(file.suffix, "text"), config or None, data_files=path, streaming=True
+        )
+    else:
+        splits = load_dataset(path, config or None, streaming=True)
+    wanted = split or (next(iter(splits)) if len(splits) == 1 else "train")
+    if wanted not in splits:
+        raise ValueError(
+            f"{name}: no split {wanted!r}; it has {', '.join(splits)}: hf:{path}:{config}:SPLIT"
+        )
+    return splits[wanted]

@@ -1,0 +1,1 @@
+"""Folders and hub names of models: where they lie and whether they are whole."""

@@ -1,0 +1,1 @@
+"""A tokenizer's own chat template: its trained spans found by marks, its ways said."""

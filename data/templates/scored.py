@@ -1,0 +1,52 @@
+"""A conversation as a reward model reads it: its score is that of the last token, so all who score
+must end it alike.
+
+It ends with the token that ends the last answer, whatever the template writes after that token:
+there a sampled answer ends, too. An answer that was cut ends with its own last token; nothing that
+the template writes after it follows. Both begin with the ids of the prompt, so a rollout and the
+same text from a file are the same ids wherever the text has one spelling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from rayward.data.records import Turn, check_turns
+from rayward.data.templates.published.tokens import own_scored_row
+from rayward.data.templates.template import Encoded, Template, encode, stop_token_ids
+
+
+def scored(
+    template: Template, turns: Sequence[Turn], tokenizer: Any, finished: bool = True
+) -> Encoded:
+    """Ids, and weight 1 at the last answer with its end token; `finished`: the answer ended by
+    itself. It may be blank.
+
+    Raises as `encode`.
+    """
+    *before, answer = (replace(turn, weight=0.0) for turn in turns)
+    apart = False
+    if answer.role == "assistant" and not answer.content.strip():
+        prompt_ids = encode(template, before, tokenizer, add_generation_prompt=True).ids
+        answer_ids = stop_token_ids(template, tokenizer)[:1] if finished else []
+    elif template.own:
+        check_turns(turns, last="assistant")
+        row = own_scored_row(tokenizer, (*before, replace(answer, weight=1.0)), finished)
+        start, apart = row.weights.index(1.0), row.apart
+        prompt_ids, answer_ids = row.ids[:start], row.ids[start:]
+    elif finished:
+        whole = encode(template, (*before, replace(answer, weight=1.0)), tokenizer)
+        places = [place for place, weight in enumerate(whole.weights) if weight]
+        prompt_ids, answer_ids = whole.ids[: places[0]], whole.ids[places[0] : places[-1] + 1]
+    else:
+        # An answer is encoded by itself, so without its tail it is what it is in a template that
+        # writes none.
+        plain = replace(template, assistant=template.assistant._replace(after=template.end_token))
+        prompt_ids = encode(template, before, tokenizer, add_generation_prompt=True).ids
+        start = len(encode(plain, before, tokenizer, add_generation_prompt=True).ids)
+        answer_ids = encode(plain, (*before, replace(answer, weight=1.0)), tokenizer).ids[start:-1]
+    return Encoded(
+        prompt_ids + answer_ids, [0.0] * len(prompt_ids) + [1.0] * len(answer_ids), apart
+    )

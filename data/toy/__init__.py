@@ -1,0 +1,1 @@
+"""The generated instruction world of the quickstart and of tests."""

@@ -1,0 +1,144 @@
+"""The quickstart's world: generated instructions, writers of mixed quality, rankings with label
+noise, a gold judge.
+
+It stands in for human data where nothing may be downloaded, and keeps the shape of the real
+problem. Writers answer with different care: some are wrong, curt, rambling or rude. SFT imitates
+their mixture, so it leaves room; the rankings compare writers' answers, with errors; the gold judge
+is what everybody would like to know. Only the stage that makes the data and the evaluation call
+`judge`; training sees nothing but conversations and rankings.
+
+The judge is a function of (conversation, answer) text alone. It reads the last question back from
+the text, so that it scores any answer that a model writes.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass
+
+from rayward.data.records import Conversation, Prompt, Ranking, Turn
+from rayward.data.toy.questions import Task, questions, task_of
+
+COURTESIES = ("Happy to help!", "Have a nice day!", "Glad you asked!")
+FILLERS = ("Um,", "Well,", "I guess,")
+RUDE = ("Everyone knows that.", "What a silly question.")
+
+
+def judge(turns: tuple[Turn, ...], answer: str) -> float:
+    """Gold quality of an answer to the last user turn, roughly -2 to 3; higher is better.
+
+    2 for being right and nothing else (0.5 if the right words stand in other text), 0.6 for a whole
+    sentence, 0.6 for one courtesy, -0.5 a filler, -0.8 a rude remark, -0.2 every further courtesy,
+    -0.002 a character. Raises ValueError for a conversation that this world did not make.
+    """
+    task = task_of(turns)
+    core, score = answer.strip(), -0.002 * len(answer.strip())
+    courtesies = 0
+    for phrases, value in ((COURTESIES, 0.0), (FILLERS, -0.5), (RUDE, -0.8)):
+        for phrase in phrases:
+            times = core.count(phrase)
+            core = core.replace(phrase, " ")
+            score += value * times
+            courtesies += times if phrases is COURTESIES else 0
+    score += 0.6 * min(courtesies, 1) - 0.2 * max(courtesies - 1, 0)
+    core = " ".join(core.split())
+    sentence = task.sentence(task.bare)
+    if core == sentence or core == sentence[0].lower() + sentence[1:]:
+        return score + 2.6
+    if core.rstrip(".") == task.bare:
+        return score + 2.0
+    return score + (0.5 if re.search(rf"\b{re.escape(task.bare)}\b", core) else 0.0)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Habits of whoever answers: probabilities of being right and of each manner."""
+
+    right: float = 0.9
+    sentence: float = 0.5
+    courtesy: float = 0.3
+    filler: float = 0.35
+    rude: float = 0.12
+
+
+def write_answer(task: Task, writer: Writer, rng: random.Random) -> str:
+    """One answer in the writer's manner."""
+    phrase = task.bare if rng.random() < writer.right else task.wrong(rng)
+    whole = rng.random() < writer.sentence
+    text = task.sentence(phrase) if whole else phrase + "."
+    if rng.random() < writer.filler:
+        text = f"{rng.choice(FILLERS)} {text[0].lower() + text[1:] if whole else text}"
+    if rng.random() < writer.rude:
+        text = f"{text} {rng.choice(RUDE)}"
+    if rng.random() < writer.courtesy:
+        text = f"{text} {rng.choice(COURTESIES)}"
+    return text
+
+
+def demonstrations(count: int, seed: int) -> list[Conversation]:
+    """Conversations for SFT, answered by writers of mixed care."""
+    rng = random.Random(f"{seed}/demonstrations")
+    made = []
+    for index, turns in zip(range(count), questions(seed, "train", distinct=False), strict=False):
+        answer = Turn("assistant", write_answer(task_of(turns), Writer(), rng))
+        made.append(Conversation(turns=(*turns, answer), source="toyworld", id=f"demo-{index}"))
+    return made
+
+
+def rankings(
+    count: int, answers: int, label_noise: float, seed: int
+) -> tuple[list[Ranking], float]:
+    """Rankings of distinct answers, and the share of pairs that contradict the gold judge.
+
+    The raters see the gold score plus normal noise (a Thurstone model), whose width is set so that
+    `label_noise` of all pairs come out in the wrong order: close answers are confused often, far
+    ones rarely.
+    """
+    rng = random.Random(f"{seed}/rankings")
+    scored: list[tuple[tuple[Turn, ...], list[tuple[float, float, str]]]] = []
+    for _, turns in zip(range(count), questions(seed + 1, "train", distinct=False), strict=False):
+        task = task_of(turns)
+        levels: dict[int, str] = {}  # answers that differ to the eye, not in a letter or two
+        while len(levels) < answers:
+            text = write_answer(task, Writer(right=0.6), rng)
+            levels.setdefault(round(4 * judge(turns, text)), text)
+        scored.append(
+            (turns, [(judge(turns, text), rng.gauss(0, 1), text) for text in levels.values()])
+        )
+    low, high = 0.0, 8.0
+    for _ in range(30):
+        width = (low + high) / 2
+        low, high = (width, high) if _contradicted(scored, width) < label_noise else (low, width)
+    made = [
+        Ranking(
+            turns=turns,
+            answers=tuple(
+                text for *_, text in sorted(rows, key=lambda row: -(row[0] + width * row[1]))
+            ),
+            source="toyworld",
+            id=f"rank-{index}",
+        )
+        for index, (turns, rows) in enumerate(scored)
+    ]
+    return made, _contradicted(scored, width)
+
+
+def _contradicted(scored: list, width: float) -> float:
+    wrong = pairs = 0
+    for _, rows in scored:
+        for i, (gold_a, noise_a, _) in enumerate(rows):
+            for gold_b, noise_b, _ in rows[:i]:
+                pairs += gold_a != gold_b
+                wrong += (gold_a - gold_b) * (gold_a - gold_b + width * (noise_a - noise_b)) < 0
+    return wrong / max(pairs, 1)
+
+
+def prompts(count: int, seed: int, split: str) -> list[Prompt]:
+    """Distinct prompts of a split, "train" or "evaluation"."""
+    return [
+        Prompt(turns=turns, source="toyworld", id=f"{split}-{index}")
+        for index, turns in zip(
+            range(count), questions(seed + 2, split, distinct=True), strict=False
+        )
+    ]

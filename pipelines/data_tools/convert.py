@@ -1,0 +1,182 @@
+"""`rayward data`: convert, stats and check: what is in data files, and from one format to
+another.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+SHOWN = 10
+
+
+def add(actions: Any) -> None:
+    """Declare the commands."""
+    convert = actions.add_parser(
+        "convert", help="write data in another format, with an account of every row"
+    )
+    _add_input(convert)
+    convert.add_argument(
+        "--to", default="rayward", metavar="FORMAT", help="format to write (default rayward)"
+    )
+    convert.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="file to write: .json, .jsonl (each also with .gz) or .parquet; "
+        "rows that cannot be used go to FILE.rejected.jsonl",
+    )
+    convert.add_argument("--report", type=Path, metavar="FILE", help="write the account as JSON")
+    convert.add_argument(
+        "--strict", action="store_true", help="stop at the first row that cannot be used"
+    )
+    convert.add_argument(
+        "--template", metavar="T", help="--to openchat_v1: chat template that makes tokens of text"
+    )
+    convert.add_argument(
+        "--tokenizer", metavar="DIR", help="with --template: the model's tokenizer"
+    )
+    convert.add_argument(
+        "--context", type=int, metavar="N", help="with --template: cut to N tokens (default 2048)"
+    )
+    convert.set_defaults(run_command=_convert)
+    stats = actions.add_parser(
+        "stats", help="rows, turns, lengths, lexical diversity and duplicates of data"
+    )
+    _add_input(stats)
+    stats.add_argument("--tokenizer", metavar="DIR", help="count tokens with this tokenizer")
+    stats.add_argument("--report", type=Path, metavar="FILE", help="write the numbers as JSON")
+    stats.set_defaults(run_command=_stats)
+    check = actions.add_parser(
+        "check", help="say which rows cannot be used, and why; status 1 if there are any"
+    )
+    _add_input(check)
+    check.set_defaults(run_command=_check)
+
+
+def _add_input(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        help="file, folder, or hf:NAME[:CONFIG][:SPLIT] for a data set's name",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        default="auto",
+        metavar="FORMAT",
+        help="its format (default: told from the rows)",
+    )
+    parser.add_argument(
+        "--questions", type=Path, metavar="FILE", help="MT-Bench: the questions of model answers"
+    )
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from rayward.data.formats.convert import convert, refuse_to_write
+    from rayward.pipelines.run.stage import table, write_json
+
+    if options.report:
+        refuse_to_write([options.report], options.input, options.questions)
+    encode = _encoder(options.template, options.tokenizer, options.context)
+    account = convert(
+        options.input,
+        options.out,
+        options.source,
+        options.to,
+        options.questions,
+        options.strict,
+        encode,
+    ).as_dict()
+    if options.report:
+        write_json(options.report, account)
+    print(f"{options.input} -> {options.out}")
+    table("", _account_rows(account))
+    if account["rejected"]:
+        print(f"rejected rows: {options.out}.rejected.jsonl")
+    return 0
+
+
+def _encoder(template: str | None, tokenizer: str | None, context: int | None) -> Any:
+    if not template and not tokenizer and context is None:
+        return None
+    if not template or not tokenizer or (context is not None and context < 2):
+        raise ValueError(
+            "token rows need --template and --tokenizer, and a --context of at least 2 if any"
+        )
+    from rayward.data.formats.token_rows import encoder
+    from rayward.data.templates.known_ids import assert_known_ids
+    from rayward.data.templates.template import find, stop_token_ids
+    from rayward.data.templates.tokenizer import load_tokenizer
+
+    chosen, loaded = find(template), load_tokenizer(tokenizer)
+    assert_known_ids(chosen, loaded)
+    stop_token_ids(chosen, loaded)  # raises now where no row could be encoded
+    return encoder(chosen, loaded, context or 2048)
+
+
+def _account_rows(account: dict[str, Any]) -> list[tuple]:
+    rows = [(name, account[name]) for name in ("read", "usable", "written") if name in account]
+    rows += [("written beyond one a row", account["expanded"])] if account.get("expanded") else []
+    for name in ("rejected", "repaired"):
+        rows += [(f"{name}: {reason}", count) for reason, count in sorted(account[name].items())]
+    return rows
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from rayward.data.formats.convert import refuse_to_write
+    from rayward.data.templates.tokenizer import load_tokenizer
+    from rayward.pipelines.data_tools.stats import PERCENTILES, stats
+    from rayward.pipelines.run.stage import table, write_json
+
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
+    if options.report:
+        refuse_to_write([options.report], options.input, options.questions)
+    found = stats(options.input, options.source, tokenizer, options.questions)
+    if options.report:
+        write_json(options.report, found)
+    rows = [
+        *_account_rows(found),
+        *((f"records: {kind}", count) for kind, count in found["records"].items()),
+    ]
+    rows += [
+        (name, found[name]) for name in ("duplicates", "answers", "mtld") if found[name] is not None
+    ]
+    print(options.input)
+    table("", rows)
+    columns = ("sum", "mean", *(f"p{percent}" for percent in PERCENTILES))
+    lengths = {name: found[name] for name in ("turns", "characters", "answer_characters", "tokens")}
+    shown = [
+        (name, *(of[column] for column in columns))
+        for name, of in lengths.items()
+        if isinstance(of, dict) and of
+    ]
+    if shown:
+        table("per record (answer_characters: per answer)", shown, ("", *columns))
+    if found["languages"]:
+        table(
+            "languages", [(code, count) for code, count in list(found["languages"].items())[:SHOWN]]
+        )
+    if isinstance(found["tokens"], str):
+        print(f"tokens: {found['tokens']}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from rayward.data.formats.registry import Report, outcomes
+    from rayward.pipelines.run.stage import table
+
+    report, lines = Report(), list[str]()
+    for outcome in outcomes(options.input, options.source, options.questions):
+        report.count(outcome)
+        if outcome.error is not None and len(lines) < SHOWN:
+            lines.append(f"{outcome.file}:{outcome.line}: {outcome.error}")
+    print(options.input)
+    table("", _account_rows({"usable": report.kept, **report.as_dict()}))
+    for line in lines:
+        print(line)
+    if (more := report.rejected.total() - len(lines)) > 0:
+        print(f"... and {more} more")
+    return 1 if report.rejected else 0

@@ -1,0 +1,183 @@
+"""Asking models behind OpenAI-compatible endpoints: paced, counted, within a deadline.
+
+The `openai` client repeats what failed (no connection, 408, 409, 429, 5xx) after growing pauses, or
+those that Retry-After asks for. Every try passes `Model._pace`, so the rate limit holds for
+repeated requests, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import openai
+from openai.types.chat import ChatCompletion
+
+from rayward.cluster.serve.vllm_server import served
+from rayward.data.records import RowError
+
+LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the client heeds
+FAILURES_IN_A_ROW = 20
+AT_URL = "@(?=https?://)"
+
+
+class Unanswered(Exception):
+    """No reply after all tries, by a fault of the endpoint: worth asking again another time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What a model said; `cut`: it was stopped at the largest number of tokens."""
+
+    text: str
+    cut: bool
+
+
+class Model:
+    """A model in a role, and the count of what was asked of it."""
+
+    def __init__(self, options: argparse.Namespace, role: str, url: str) -> None:
+        values = vars(options)
+        self.role, self.url, self.name = role, url, model_name(values[role])
+        self.fields: dict[str, Any] = values[f"{role}_request"]
+        self.prices = values[f"{role}_price"]
+        self.pause_s = 60 / options.requests_per_minute if options.requests_per_minute else 0.0
+        one_try_s = options.timeout + LONGEST_PAUSE_S + options.concurrency * self.pause_s
+        self.longest_s = (options.retries + 1) * one_try_s
+        self.next_slot = 0.0
+        self.asked = self.requests = self.prompt_tokens = self.reply_tokens = self.failures = 0
+        # A proxy is for the network, not for a server of our own.
+        http_client = openai.DefaultAsyncHttpxClient(
+            event_hooks={"request": [self._pace]}, trust_env=not is_folder(values[role])
+        )
+        self.client = openai.AsyncOpenAI(
+            base_url=url,
+            api_key=os.environ.get(values[f"{role}_key"]) or "none",
+            timeout=options.timeout,
+            max_retries=options.retries,
+            http_client=http_client,
+        )
+
+    async def _pace(self, request: Any) -> None:
+        """Called before every try: wait for the next slot of the rate limit."""
+        self.requests += 1
+        now = time.monotonic()
+        self.next_slot = max(self.next_slot + self.pause_s, now)
+        await asyncio.sleep(self.next_slot - now)
+
+    async def ask(self, messages: Sequence[Any], seed: int, **fields: Any) -> Reply:
+        """The reply to `messages`. RowError where the endpoint refuses this request, `Unanswered`
+        where it fails.
+
+        ValueError: it refuses every request (key, address, name). ConnectionError: too many failed
+        in a row.
+        """
+        body = {"seed": seed, **self.fields, **fields}
+        body = {name: value for name, value in body.items() if value is not None}
+        self.asked += 1
+        try:
+            async with asyncio.timeout(self.longest_s):
+                answer = await self.client.chat.completions.create(
+                    model=self.name, messages=messages, extra_body=body
+                )
+        except (
+            openai.APIConnectionError,
+            openai.RateLimitError,
+            openai.InternalServerError,
+            TimeoutError,
+        ) as error:
+            raise self._failed(Unanswered(type(error).__name__), str(error)) from error
+        except openai.APIStatusError as error:
+            if error.status_code in (401, 403, 404):
+                raise ValueError(
+                    f"{self.url} refuses the {self.role} {self.name}: {error.message}"
+                ) from error
+            refused = RowError(
+                "request", error.message, "one that is taken", "refused by the endpoint"
+            )
+            raise self._failed(refused, error.message) from error
+        if not isinstance(answer, ChatCompletion) or not answer.choices:
+            raise self._failed(
+                Unanswered("no chat completion"), f"{str(answer)[:200]!r}; is {self.url} right?"
+            )
+        self.failures = 0
+        if answer.usage:
+            self.prompt_tokens += answer.usage.prompt_tokens
+            self.reply_tokens += answer.usage.completion_tokens
+        # No halves of surrogates.
+        text = (answer.choices[0].message.content or "").encode(errors="replace").decode()
+        return Reply(text, answer.choices[0].finish_reason == "length")
+
+    def _failed(self, failure: Exception, message: str) -> Exception:
+        """`failure`, or the end of the run where the endpoint does nothing but fail."""
+        self.failures += 1
+        if self.failures < FAILURES_IN_A_ROW:
+            return failure
+        told = (
+            f"{self.url}: {self.failures} requests in a row failed, the last one with: "
+            f"{message[:500]}\n"
+        )
+        return ConnectionError(told + "What is done is kept; run the same command again to go on")
+
+    def counts(self) -> dict[str, Any]:
+        """Requests, those of them that were repetitions, tokens, and what they cost."""
+        cost = (self.prompt_tokens * self.prices[0] + self.reply_tokens * self.prices[1]) / 1e6
+        tokens = {"prompt_tokens": self.prompt_tokens, "reply_tokens": self.reply_tokens}
+        return {
+            "requests": self.requests,
+            "retries": self.requests - self.asked,
+            **tokens,
+            "cost": round(cost, 6),
+        }
+
+
+def is_folder(model: str) -> bool:
+    """Whether a model is a folder to serve."""
+    return (Path(model) / "config.json").is_file()
+
+
+def model_name(model: str) -> str:
+    """The name that an endpoint knows a model by. ValueError for what is neither NAME@URL nor a
+    folder.
+    """
+    if is_folder(model):
+        return Path(model).resolve().name
+    if len(re.split(AT_URL, model)) != 2:
+        raise ValueError(
+            f"{model}: neither NAME@http://HOST:PORT/v1 nor a folder with a config.json"
+        )
+    return re.split(AT_URL, model)[0]
+
+
+@contextmanager
+def models(options: argparse.Namespace, *roles: str) -> Iterator[list[Model]]:
+    """The models of these roles. A folder among them is served until the end; one that is named
+    twice, once.
+    """
+    named = {role: vars(options)[role] for role in roles}
+    folders = sorted({model for model in named.values() if is_folder(model)})
+    with ExitStack() as stack:
+        urls = {
+            folder: stack.enter_context(
+                served(
+                    folder,
+                    options.context_tokens,
+                    options.start_timeout,
+                    options.vllm,
+                    len(folders),
+                )
+            )
+            for folder in folders
+        }
+        yield [
+            Model(options, role, urls.get(model) or re.split(AT_URL, model)[1])
+            for role, model in named.items()
+        ]

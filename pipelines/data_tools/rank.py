@@ -1,0 +1,167 @@
+"""`rayward data rank`: a judge puts the answers to each prompt in order, as in Nectar."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from rayward.pipelines.data_tools.feedback import Feedback, Item, add_options
+
+if TYPE_CHECKING:
+    from rayward.data.feedback.prompt_files import Prompts
+    from rayward.data.records import Ranking
+    from rayward.pipelines.data_tools.endpoint import Model
+
+
+def add(actions: Any) -> None:
+    """Declare the command."""
+    parser = actions.add_parser(
+        "rank", help="have a judge rank the answers to each prompt, as in Nectar"
+    )
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        help="rankings or preferences in any format; their ranks are not used",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        default="auto",
+        metavar="FORMAT",
+        help="their format (default: told)",
+    )
+    parser.add_argument(
+        "--repeat",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="rank this share twice, for agreement",
+    )
+    parser.add_argument(
+        "--longest",
+        type=int,
+        default=30000,
+        metavar="N",
+        help="characters of the judge's prompt (default 30000)",
+    )
+    parser.add_argument(
+        "--guided",
+        action="store_true",
+        help="vLLM endpoints: the reply is the list alone, without comparisons",
+    )
+    add_options(parser, judge={"temperature": 0.0, "max_tokens": 2048})
+    parser.set_defaults(run_command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rayward.data.feedback.prompt_files import digest, load_prompts
+    from rayward.data.feedback.ranking import agreement
+    from rayward.data.formats.writers import WRITERS
+    from rayward.pipelines.data_tools.endpoint import models
+
+    if not 0 <= options.repeat <= 1:
+        raise ValueError(f"--repeat is {options.repeat}: a share, from 0 to 1")
+    prompts, writer = load_prompts(options.prompts), WRITERS["nectar"]
+    total = sum(1 for _ in _items(options))
+    chosen = {name: vars(options)[name] for name in ("repeat", "longest", "guided")}
+    twice: list[tuple[list[int], list[int]]] = []
+
+    def rows(ranking: Ranking, result: dict[str, Any]) -> list[dict[str, Any]]:
+        best_first = result["best_first"]
+        if "again" in result:
+            twice.append((best_first, result["again"]))
+        ranked = replace(ranking, answers=tuple(ranking.answers[place] for place in best_first))
+        return writer.rows(ranked, [])
+
+    with Feedback(
+        options, ("judge",), prompts=digest(sorted(prompts.items())), **chosen
+    ) as feedback:
+        with models(options, "judge") as (judge,):
+            feedback.work(
+                _items(options), total, lambda ranking: _rank(ranking, judge, prompts, options)
+            )
+        feedback.write(_items(options), writer.columns, rows)
+        return feedback.close(
+            [judge], **({"agreement": agreement(twice)} if options.repeat else {})
+        )
+
+
+def _items(options: argparse.Namespace) -> Iterator[Item]:
+    """The rankings of the input in order. What Nectar rows cannot hold is known before it costs
+    anything.
+    """
+    from rayward.data.feedback.prompt_files import digest
+    from rayward.data.formats.registry import outcomes
+    from rayward.data.formats.writers import WRITERS
+    from rayward.data.records import Preference, Ranking, RowError
+
+    number = 0
+    for outcome in outcomes(options.input, options.source, token_files=False):
+        for record in outcome.records or [outcome.error]:
+            number += 1
+            where = {"id": getattr(record, "id", ""), "file": outcome.file, "line": outcome.line}
+            try:
+                if isinstance(record, RowError):
+                    raise record
+                ranking = record.as_ranking() if isinstance(record, Preference) else record
+                if not isinstance(ranking, Ranking):
+                    kind = type(ranking).__name__.lower()
+                    raise RowError("record", kind, "ranking or preference", "no answers to rank")
+                ranking = replace(ranking, ranks=None)
+                WRITERS["nectar"].rows(ranking, [])
+            except RowError as error:
+                yield Item(where, error)
+                continue
+            yield Item(where, ranking, f"{number}:{digest(*ranking.turns, *ranking.answers)[:16]}")
+
+
+async def _rank(
+    ranking: Ranking, judge: Model, prompts: Prompts, options: argparse.Namespace
+) -> dict[str, Any]:
+    """The places in `ranking.answers`, best first; for the share that is ranked twice, "again"
+    those of the second.
+    """
+    from rayward.data.feedback.prompt_files import digest
+    from rayward.data.feedback.ranking import item_digest
+    from rayward.data.records import RowError
+
+    result = {"best_first": await _ask(ranking, judge, prompts, options)}
+    if int(digest(options.seed, "repeat", item_digest(ranking))[:8], 16) < options.repeat * 16**8:
+        # The first ranking stands, and the agreement is of those that have two.
+        with suppress(RowError):
+            result["again"] = await _ask(ranking, judge, prompts, options, again=True)
+    return result
+
+
+async def _ask(
+    ranking: Ranking,
+    judge: Model,
+    prompts: Prompts,
+    options: argparse.Namespace,
+    again: bool = False,
+) -> list[int]:
+    from rayward.data.feedback.ranking import (
+        judge_messages,
+        only_a_list,
+        parse_ranking,
+        shown_order,
+    )
+    from rayward.data.records import RowError
+
+    order = shown_order(ranking, options.seed, again)
+    messages = judge_messages(ranking, order, prompts, options.seed)
+    length = sum(len(message["content"]) for message in messages)
+    if length > options.longest:
+        raise RowError(
+            "prompt", f"{length} characters", f"at most {options.longest}", "prompt too long"
+        )
+    fields = {"structured_outputs": only_a_list(len(order))} if options.guided else {}
+    reply = await judge.ask(messages, options.seed, **fields)
+    try:
+        return [order[label] for label in parse_ranking(reply.text, len(order))]
+    except RowError as error:
+        error.reason = "reply cut before its list" if reply.cut else error.reason
+        raise

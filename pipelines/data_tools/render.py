@@ -1,0 +1,114 @@
+"""`rayward data render`: show a conversation in a chat template, the trained part marked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+
+def add(actions: Any) -> None:
+    """Declare the commands."""
+    parser = actions.add_parser(
+        "render", help="show rows in a chat template, what is trained in green"
+    )
+    parser.add_argument(
+        "file", metavar="FILE", help="file or folder of rows, in any format that is known"
+    )
+    parser.add_argument(
+        "--template", required=True, metavar="T", help="chat template; tokenizer is the model's own"
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        default="auto",
+        metavar="FORMAT",
+        help="their format (default: told)",
+    )
+    parser.add_argument(
+        "--questions", type=Path, metavar="FILE", help="MT-Bench: the questions of model answers"
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="DIR", help="show what is left after this model's tokenizer"
+    )
+    parser.add_argument(
+        "--ids", action="store_true", help="print the token ids too; needs --tokenizer"
+    )
+    parser.add_argument(
+        "--plain", action="store_true", help="mark what is trained by [[...]] instead of colour"
+    )
+    parser.add_argument(
+        "--limit", type=int, default=5, metavar="N", help="rows to show (default 5)"
+    )
+    parser.set_defaults(run_command=_render)
+
+
+def _render(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from rayward.data.formats.registry import Report
+    from rayward.data.formats.token_rows import in_own_words
+    from rayward.data.records import RowError
+    from rayward.data.templates.known_ids import assert_known_ids
+    from rayward.data.templates.template import encode, find, pieces
+    from rayward.data.templates.tokenizer import load_tokenizer
+    from rayward.pipelines.report.show import coloured, plain, runs, runs_of_pieces, visible
+
+    template = find(options.template)
+    if not options.tokenizer and (options.ids or template.own):
+        raise ValueError(
+            f"{'--ids' if options.ids else '--template tokenizer'} needs --tokenizer DIR"
+        )
+    if options.limit < 1:
+        raise ValueError(f"--limit is {options.limit}: at least 1")
+    tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
+    if tokenizer:
+        assert_known_ids(template, tokenizer)
+    console, report = Console(soft_wrap=True, highlight=False), Report()
+    for record in islice(_records(options, report), options.limit):
+        for title, turns, asks in _texts(record):
+            console.print(f"--- {visible(title)}", style="bold", markup=False)
+            said = in_own_words(template, record)
+            try:
+                row = encode(said, turns, tokenizer, asks) if tokenizer else None
+            except RowError as error:
+                console.print(visible(f"left out: {error.reason}: {error}"), markup=False)
+                continue
+            stretches = runs(row, tokenizer) if row else runs_of_pieces(pieces(said, turns, asks))
+            console.print(plain(stretches) if options.plain else coloured(stretches), markup=False)
+            if row and options.ids:
+                console.print(str(row.ids), markup=False)
+                if not asks:
+                    console.print(
+                        f"weights {[round(weight, 6) for weight in row.weights]}", markup=False
+                    )
+    for reason, count in report.rejected.items():
+        console.print(f"--- {count} rows left out: {reason}", markup=False)
+    return 0
+
+
+def _records(options: argparse.Namespace, report: Any) -> Iterator[Any]:
+    from rayward.data.formats.registry import outcomes
+
+    for outcome in outcomes(options.file, options.source, options.questions, token_files=False):
+        report.count(outcome)
+        yield from outcome.records
+
+
+def _texts(record: Any) -> Iterator[tuple[str, Any, bool]]:
+    """(title, turns, whether an answer is asked for) of all that a record is rendered as."""
+    from rayward.data.records import Conversation, Preference, Prompt, Turn
+
+    name = f"{type(record).__name__.lower()} {record.id}".rstrip()
+    if isinstance(record, Conversation | Prompt):
+        yield name, record.turns, isinstance(record, Prompt)
+        return
+    ranking = record.as_ranking() if isinstance(record, Preference) else record
+    for place, answer in enumerate(ranking.answers, start=1):
+        yield (
+            f"{name}, answer {place} of {len(ranking.answers)}",
+            (*record.turns, Turn("assistant", answer)),
+            False,
+        )

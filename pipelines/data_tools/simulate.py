@@ -1,0 +1,146 @@
+"""`rayward data simulate`: conversations between a model that plays the user and one that
+answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayward.pipelines.data_tools.feedback import Feedback, Item, add_options
+
+if TYPE_CHECKING:
+    from rayward.data.feedback.prompt_files import Prompts
+    from rayward.data.feedback.simulation import Seed
+    from rayward.pipelines.data_tools.endpoint import Model
+
+
+def add(actions: Any) -> None:
+    """Declare the command."""
+    parser = actions.add_parser(
+        "simulate", help="conversations of two models, grown from seeds as in UltraChat"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=Path,
+        required=True,
+        metavar="F",
+        help=(
+            'rows with a "module" and what it needs: world: "topic" or "entity"; writing: '
+            '"writing_type" and "instruction"; materials: "material"; and, if you like, an "id"'
+        ),
+    )
+    add_options(
+        parser,
+        user={"temperature": 1.0, "max_tokens": 512},
+        assistant={"temperature": 0.7, "max_tokens": 1024},
+    )
+    parser.set_defaults(run_command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rayward.data.feedback.prompt_files import digest, load_prompts
+    from rayward.data.feedback.simulation import read_seeds
+    from rayward.data.records import RowError
+    from rayward.pipelines.data_tools.endpoint import models
+
+    prompts = load_prompts(options.prompts)
+    items = []
+    for line, task in read_seeds(options.seeds):
+        where = {
+            "id": "" if isinstance(task, RowError) else task.id,
+            "file": str(options.seeds),
+            "line": line,
+        }
+        items.append(
+            Item(where, task, "" if isinstance(task, RowError) else f"{task.id}:{task.digest[:16]}")
+        )
+    with Feedback(
+        options, ("user", "assistant"), prompts=digest(sorted(prompts.items()))
+    ) as feedback:
+        with models(options, "user", "assistant") as (user, assistant):
+            feedback.work(
+                items,
+                len(items),
+                lambda seed: _converse(seed, user, assistant, prompts, options.seed),
+            )
+        _write(items, user, assistant, feedback)
+        return feedback.close([user, assistant])
+
+
+async def _converse(
+    seed: Seed, user: Model, assistant: Model, prompts: Prompts, sampling_seed: int
+) -> dict[str, Any]:
+    """Rounds in turn until the drawn number is reached, or the user says no more than thanks, or
+    nothing.
+    """
+    from rayward.data.feedback.prompt_files import digest, fill, transcript
+    from rayward.data.feedback.simulation import only_thanks, opening, opening_request, without_meta
+    from rayward.data.records import RowError, Turn, check_turns
+
+    def draw(part: object) -> int:
+        return int(digest(sampling_seed, seed.digest, part)[:8], 16) >> 1
+
+    async def from_user(request: str) -> str:
+        return (
+            await user.ask([{"role": "user", "content": request}], draw(("user", len(turns))))
+        ).text
+
+    turns: list[Turn] = []
+    reply = await from_user(opening_request(seed, prompts, sampling_seed))
+    turns.append(Turn("user", opening(seed, reply, prompts, sampling_seed)))
+    instructions = fill(prompts, "assistant")
+    system = [{"role": "system", "content": instructions}] if instructions else []
+    rounds, ended, cut_answers = seed.rounds(sampling_seed), "rounds", 0
+    while True:
+        messages = [*system, *({"role": turn.role, "content": turn.content} for turn in turns)]
+        answer = await assistant.ask(messages, draw(("assistant", len(turns))))
+        if not answer.text.strip():
+            raise RowError("reply", answer.text, "an answer of the assistant", "empty answer")
+        turns.append(Turn("assistant", answer.text.strip()))
+        cut_answers += answer.cut
+        if len(turns) == 2 * rounds:
+            break
+        request = fill(
+            prompts, "user", draw(("prompt", len(turns))), conversation=transcript(turns)
+        )
+        said = without_meta(await from_user(request))
+        if not said or only_thanks(said):
+            ended = "thanks" if said else "silence"
+            break
+        turns.append(Turn("user", said))
+    check_turns(turns, "assistant")
+    texts = [turn.content for turn in turns]
+    return {"turns": texts, "rounds_drawn": rounds, "ended": ended, "cut_answers": cut_answers}
+
+
+def _write(items: list[Item], user: Model, assistant: Model, feedback: Feedback) -> None:
+    """The conversations and, in OUT.provenance.jsonl, where each is from.
+
+    Of conversations with the same opening, that of the first seed is kept, however the requests
+    overtook each other.
+    """
+    from rayward.data.feedback.simulation import folded
+    from rayward.data.formats.outputs import open_output
+    from rayward.data.formats.writers import WRITERS
+    from rayward.data.records import Conversation, RowError, Turn
+
+    options, writer, seen = feedback.options, WRITERS["rayward"], set[str]()
+    names = {"user": user.name, "assistant": assistant.name, "sampling_seed": options.seed}
+    with open_output(options.out.with_name(f"{options.out.name}.provenance.jsonl")) as origins:
+
+        def rows(seed: Seed, result: dict[str, Any]) -> list[dict[str, Any]]:
+            opened = folded(result["turns"][0])
+            if opened in seen:
+                raise RowError("turns[0]", result["turns"][0], "a new opening", "duplicate opening")
+            seen.add(opened)
+            kept = {name: result[name] for name in ("rounds_drawn", "ended", "cut_answers")}
+            origins.write({"id": seed.id, "module": seed.module, **seed.fields, **names, **kept})
+            turns = tuple(
+                Turn(("user", "assistant")[n % 2], text) for n, text in enumerate(result["turns"])
+            )
+            record = Conversation(turns, f"simulated/{seed.module}", seed.id, assistant.name)
+            return writer.rows(record, [])
+
+        feedback.write(items, writer.columns, rows)

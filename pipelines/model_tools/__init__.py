@@ -1,0 +1,1 @@
+"""Commands about a model: init, doctor, extend, reward-eval, reward-serve, chat."""

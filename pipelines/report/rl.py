@@ -1,0 +1,160 @@
+"""The report's section on RL: curves of its figures, where the seconds of an iteration go, a
+timeline, transcripts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import median
+from typing import Any
+
+from markupsafe import Markup
+
+from rayward.pipelines.report.page import Panel, draw, render
+from rayward.pipelines.report.transcripts import transcripts_html
+from rayward.pipelines.rl.trace import timeline_png, write_trace
+from rayward.pipelines.run.stage import Run, read_jsonl
+
+PANELS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("reward of an answer", {"score": "as scored", "reward": "shaped, less KL"}),
+    ("KL k1 to reference, nats an answer", {"kl": ""}),
+    ("KL k3 to reference, nats a token", {"kl_k3": ""}),
+    ("entropy, nats a token", {"entropy": ""}),
+    ("share of tokens clipped", {"policy/clipfrac": ""}),
+    ("KL to the policy that sampled, nats", {"policy/approx_kl": ""}),
+    (
+        "largest ratio of a token",
+        {"policy/ratio_max": "new / old", "policy/inverse_ratio_max": "old / new"},
+    ),
+    ("explained variance of the critic", {"explained_variance": ""}),
+    (
+        "advantages",
+        {
+            "advantage_mean": "mean",
+            "advantage_std": "deviation",
+            "advantage_max": "highest",
+            "advantage_min": "lowest",
+        },
+    ),
+    ("tokens of an answer", {"length": "mean", "length_max": "longest"}),
+    ("share of answers that end (EOS)", {"finished": ""}),
+    (
+        "log-prob gap engine - trainer, nats",
+        {"mismatch_max": "max", "mismatch_mean": "mean", "mismatch_k3": "k3"},
+    ),
+    ("gap multiplied over tokens", {"mismatch_factor": ""}),
+)
+"""Titles of the curves, each with its figures in metrics.jsonl and their labels."""
+RATES = {
+    "samples_per_s": "{:,.1f} samples/s",
+    "generated_tokens_per_s": "{:,.0f} generated tokens/s",
+    "training_tokens_per_s": "{:,.0f} training tokens/s",
+    "peak_share": "{:.1%} of the peak FLOP/s",
+    "overhead_share": "{:.1%} outside generation, scoring and training",
+}
+
+
+def algorithms(run: Run) -> list[str]:
+    """The algorithms that left figures in rl/, finished or not, those of the config first."""
+    found = sorted(
+        path.parent.name for path in run.folder.glob("rl/*/metrics.jsonl") if path.stat().st_size
+    )
+    configured = [str(name) for name in run.config.rl.algorithms]
+    return [name for name in configured if name in found] + [
+        name for name in found if name not in configured
+    ]
+
+
+def rl_html(run: Run, names: Sequence[str]) -> list[Markup]:
+    """A piece of the page for each of these algorithms. Writes rl/NAME/trace.json where there are
+    spans.
+    """
+    pieces = []
+    for name in names:
+        folder = run.folder / "rl" / name
+        rows = list(read_jsonl(folder / "metrics.jsonl"))
+        lines = (
+            list(read_jsonl(folder / "spans.jsonl")) if (folder / "spans.jsonl").is_file() else []
+        )
+        if lines:
+            write_trace(folder)
+            lines.sort(key=lambda line: line["ended"] - line["begun"])
+        pieces.append(
+            render(
+                "rl.html",
+                name=name,
+                curves=curves_png(rows),
+                phases=phases_html([row["time"] for row in rows if row.get("time")]),
+                middle=lines[(len(lines) - 1) // 2] if lines else None,
+                timeline=timeline_png,
+                transcripts=transcripts_html(folder / "transcripts"),
+            )
+        )
+    return pieces
+
+
+def panels(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, list[float]]]]:
+    """The curves that these lines of metrics have: titles, each with labels and values; NaN where a
+    line has none.
+    """
+    found = []
+    for title, figures in PANELS:
+        curves = {}
+        for name, label in figures.items():
+            values = [math.nan if row.get(name) is None else float(row[name]) for row in rows]
+            if any(map(math.isfinite, values)):
+                curves[label] = values
+        if curves:
+            found.append((title, curves))
+    return found
+
+
+def curves_png(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Picture of an algorithm's figures over the iterations, two panels a line."""
+    steps, drawn = [row["step"] for row in rows], []
+    for title, curves in panels(rows):
+        log = title.startswith("log-prob gap") and any(
+            value > 0 for values in curves.values() for value in values
+        )
+        lines = {label: (steps, values) for label, values in curves.items()}
+        drawn.append(Panel(title, lines, axes={"yscale": "log"} if log else {}))
+    return draw(drawn)
+
+
+def phases_html(times: Sequence[dict[str, Any]]) -> str:
+    """Medians of the "time" of the lines of metrics, with their shares of the median iteration; ""
+    where there is none.
+
+    Phases overlap where actors work at the same time, so the shares may add up to more than all.
+    """
+    if not times:
+        return ""
+    seconds = {
+        name: _median(times, name)
+        for name in dict.fromkeys(name for time in times for name in time)
+    }
+    rates = [
+        shown.format(seconds[name])
+        for name, shown in RATES.items()
+        if seconds.get(name) is not None
+    ]
+    phases = {
+        name.removesuffix("_s").replace("_", " "): value
+        for name, value in seconds.items()
+        if value is not None
+        and name.endswith("_s")
+        and not name.endswith(("_per_s", "iteration_s", "outside_s"))
+    }
+    whole = seconds.get("iteration_s") or sum(phases.values())
+    if seconds.get("outside_s") is not None:
+        phases["no actor at work"] = seconds["outside_s"]
+    idle = [time["idle_s"] for time in times if "idle_s" in time]
+    for role in dict.fromkeys(role for each in idle for role in each):
+        phases[f"idle: {role}"] = _median(idle, role)
+    return render("phases.html", whole=whole, rates=rates, phases=phases)
+
+
+def _median(times: Sequence[dict[str, Any]], name: str) -> float | None:
+    values = [time[name] for time in times if isinstance(time.get(name), int | float)]
+    return float(median(values)) if values else None

@@ -1,0 +1,222 @@
+"""Who worked when in an iteration of RL: seconds by actor and task, a Chrome trace, and a picture.
+
+All are made from the lines of `rl/NAME/spans.jsonl`, one an iteration: {"iteration": k, "begun": s,
+"ended": s, "spans": [{"role", "rank", "name", "start", "end"}, ...]}, in seconds since the first
+iteration began. A span may reach over the ends of its iteration (an engine that generates for the
+next one); it counts with the part within, and may stand in the lines of both: in the first, if it
+went on, as "open" with what was known of it. The trace is in the Chrome trace event format, which
+chrome://tracing and Perfetto open.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rayward.pipelines.report.page import picture
+from rayward.pipelines.run.stage import read_jsonl
+
+DRIVER = "driver"
+ROLES = (DRIVER, "rollout", "reward", "second", "reference", "critic", "policy")
+NAMES = (
+    "generate",
+    "update",
+    "score",
+    "logprobs",
+    "values",
+    "send_weights",
+    "receive_weights",
+    "advantages",
+    "monitor",
+    "save",
+)
+"""Tasks in the order of their colours; others get colours after these."""
+RANKS_DRAWN = 4
+
+Line = Mapping[str, Any]
+Interval = tuple[float, float]
+
+
+def seconds_of(line: Line) -> dict[str, Any]:
+    """Where the wall seconds of an iteration went.
+
+    iteration_s; busy_s by (role, name): seconds in which at least one rank of the role did it;
+    idle_s by role (without the driver): seconds in which no rank of it did anything; outside_s:
+    seconds in which no actor did anything, that is the driver, Ray, and waiting. A role without a
+    span in the iteration has no entry. Raises ValueError where something ends before it begins.
+    """
+    wall = line["ended"] - line["begun"]
+    if wall < 0:
+        raise ValueError(
+            f"iteration {line['iteration']} begins at {line['begun']} s and ends at "
+            f"{line['ended']} s"
+        )
+    tasks: dict[tuple[str, str], list[Interval]] = {}
+    roles: dict[str, list[Interval]] = {}
+    for span in line["spans"]:
+        if span["end"] < span["start"]:
+            raise ValueError(f"iteration {line['iteration']}: a span ends before it begins: {span}")
+        within = (max(span["start"], line["begun"]), min(span["end"], line["ended"]))
+        tasks.setdefault((span["role"], span["name"]), []).append(within)
+        if span["role"] != DRIVER:
+            roles.setdefault(span["role"], []).append(within)
+    every = [interval for intervals in roles.values() for interval in intervals]
+    return {
+        "iteration_s": wall,
+        "busy_s": {task: _length(union(intervals)) for task, intervals in tasks.items()},
+        "idle_s": {role: wall - _length(union(intervals)) for role, intervals in roles.items()},
+        "outside_s": wall - _length(union(every)),
+    }
+
+
+def union(intervals: Iterable[Interval]) -> list[Interval]:
+    """The same points as disjoint intervals in order; those that end where they begin, or before,
+    are left out.
+    """
+    found: list[Interval] = []
+    for start, end in sorted(interval for interval in intervals if interval[0] < interval[1]):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(found[-1][1], end))
+        else:
+            found.append((start, end))
+    return found
+
+
+def _length(intervals: Iterable[Interval]) -> float:
+    return sum(end - start for start, end in intervals)
+
+
+def chrome_trace(lines: Iterable[Line]) -> dict[str, Any]:
+    """All iterations as one trace: a process for each role, a thread for each rank, times in
+    microseconds.
+
+    Process 0 shows the iterations themselves. Of a span that stands in two lines the whole is
+    drawn.
+    """
+    lines = list(lines)
+    spans = [
+        (span["start"], span["end"], span["role"], span["rank"], span["name"], line["iteration"])
+        for line in lines
+        for span in line["spans"]
+        if not span.get("open")
+    ]
+    pids = {
+        role: number
+        for number, role in enumerate(_ordered((span[2] for span in spans), ROLES), start=1)
+    }
+    events = []
+    for name, pid in {"iterations": 0, **pids}.items():
+        events.append({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}})
+        events.append(
+            {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": pid}}
+        )
+    for role, rank in sorted({span[2:4] for span in spans}):
+        about = {"name": f"{role} {rank}"}
+        events.append(
+            {"ph": "M", "name": "thread_name", "pid": pids[role], "tid": rank, "args": about}
+        )
+    for line in lines:
+        times = _microseconds(line["begun"], line["ended"])
+        events.append(
+            {
+                "ph": "X",
+                "name": f"iteration {line['iteration']}",
+                "cat": "iteration",
+                "pid": 0,
+                "tid": 0,
+            }
+            | times
+        )
+    for start, end, role, rank, name, iteration in sorted(spans):
+        event = {
+            "ph": "X",
+            "name": name,
+            "cat": role,
+            "pid": pids[role],
+            "tid": rank,
+            "args": {"iteration": iteration},
+        }
+        events.append(event | _microseconds(start, end))
+    return {"traceEvents": events, "displayTimeUnit": "ms"}
+
+
+def write_trace(folder: Path) -> Path:
+    """Write trace.json from the spans.jsonl of an algorithm's folder; its path."""
+    path = folder / "trace.json"
+    path.write_text(
+        json.dumps(chrome_trace(read_jsonl(folder / "spans.jsonl")), separators=(",", ":")), "utf-8"
+    )
+    return path
+
+
+def _microseconds(start: float, end: float) -> dict[str, float]:
+    return {"ts": round(start * 1e6, 1), "dur": round((end - start) * 1e6, 1)}
+
+
+def _ordered(found: Iterable[str], known: Sequence[str]) -> list[str]:
+    """The different names that were found: known ones in their order, then the others."""
+    names = set(found)
+    return [name for name in known if name in names] + sorted(names - set(known))
+
+
+def timeline_png(line: Line) -> bytes:
+    """One iteration as a picture: a row for each actor, a bar for each span, yellow where no actor
+    is at work.
+
+    Of a role with many ranks the first four are drawn.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    spans, begun, wall = line["spans"], line["begun"], line["ended"] - line["begun"]
+    roles = _ordered((span["role"] for span in spans), ROLES)
+    ranks = {
+        role: sorted({span["rank"] for span in spans if span["role"] == role}) for role in roles
+    }
+    rows = [(role, rank) for role, every in ranks.items() for rank in every[:RANKS_DRAWN]]
+    names = _ordered((span["name"] for span in spans), NAMES)
+    palette = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Set3"].colors]
+    known = [*NAMES, *(name for name in names if name not in NAMES)]
+    colours = {name: palette[known.index(name) % len(palette)] for name in names}
+    figure = Figure(
+        figsize=(5, 1.25 + 0.3 * len(rows) + 0.2 * (len(names) // 3)), layout="constrained"
+    )
+    axis = figure.subplots()
+    busy = union(
+        (span["start"] - begun, span["end"] - begun) for span in spans if span["role"] != DRIVER
+    )
+    edges = [0.0, *(edge for interval in busy for edge in interval), wall]
+    for start, end in zip(edges[::2], edges[1::2], strict=True):
+        if max(start, 0) < min(end, wall):
+            axis.axvspan(max(start, 0), min(end, wall), color="#f7d774", alpha=0.6, linewidth=0)
+    for place, (role, rank) in enumerate(rows):
+        for span in spans:
+            if (span["role"], span["rank"]) == (role, rank):
+                colour, bar = (
+                    colours[span["name"]],
+                    (span["start"] - begun, span["end"] - span["start"]),
+                )
+                axis.broken_barh(
+                    [bar], (place - 0.38, 0.76), facecolor=colour, edgecolor=colour, linewidth=0.4
+                )
+    axis.set_yticks(
+        range(len(rows)),
+        [f"{role} {rank}" if len(ranks[role]) > 1 else role for role, rank in rows],
+    )
+    axis.set(xlim=(0, wall or 1), ylim=(max(len(rows), 1) - 0.5, -0.5), xlabel="seconds")
+    axis.set_title(f"iteration {line['iteration']}: {wall:.3g} s", fontsize=10)
+    handles = [Patch(color=colours[name], label=name.replace("_", " ")) for name in names]
+    handles.append(Patch(color="#f7d774", alpha=0.6, label="no actor at work"))
+    figure.legend(
+        handles=handles,
+        loc="outside lower center",
+        ncols=3,
+        fontsize=9,
+        frameon=False,
+        handlelength=1,
+    )
+    axis.grid(axis="x", alpha=0.3)
+    return picture(figure, dpi=160)

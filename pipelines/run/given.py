@@ -1,0 +1,107 @@
+"""What a part of a run takes from outside of its folder and config: files of functions, folders of
+models, prompts.
+
+Their digests stand in the part's manifest, so that a part is not taken for done where one has
+changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rayward.configs.named import named_models
+from rayward.configs.plan import asks_reward
+from rayward.configs.schema import Config
+from rayward.data.model_files.hub_models import local
+
+EDGE = 1 << 20
+"""Bytes at each end of a file of weights that its digest is of, beside its size: training changes
+all of them.
+"""
+
+
+def digests(config: Config, part: str) -> dict[str, str]:
+    """A digest of each thing that is given to a part, by what it is called; none of what is not
+    there.
+    """
+    stage = part.split("/")[0]
+    found = {
+        f"{named.setting} {named.model}": _model(Path(local(named.model)))
+        for named in named_models(config)
+        if named.stage == stage and _here(named.model)
+    }
+    if stage in ("sample", "rl") or (stage == "evaluate" and asks_reward(config)):
+        found |= dict(_sources(config))
+    if stage == "evaluate" and asks_reward(config) and config.evaluate.judge != "scoring":
+        settings = [source.model_dump(mode="json") for source in config.scoring.sources]
+        found["scoring.sources"] = _short(json.dumps(settings, sort_keys=True).encode())
+    return found
+
+
+def _here(model: str) -> bool:
+    try:
+        return (Path(local(model)) / "config.json").is_file()
+    except ValueError:  # a hub name that has not been fetched yet
+        return False
+
+
+def _sources(config: Config) -> Iterator[tuple[str, str]]:
+    folder = str(Path(config.scoring.functions).resolve())
+    for source in config.scoring.sources:
+        if source.kind == "function" and source.target:
+            module = source.target.partition(":")[0]
+            if (path := _module_file(module, folder)) is not None:
+                yield f"function {source.target}", _short(path.read_bytes())
+        if source.prompts and Path(source.prompts).is_dir():
+            texts = [path.read_bytes() for path in sorted(Path(source.prompts).glob("*.txt"))]
+            yield f"prompts {source.prompts}", _short(b"\0".join(texts))
+
+
+def _module_file(name: str, folder: str) -> Path | None:
+    """The file of a module that is found in `folder` or installed."""
+    before = list(sys.path)
+    sys.path.append(folder)
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    finally:
+        sys.path[:] = before
+    origin = spec.origin if spec else None
+    return Path(origin) if origin and Path(origin).is_file() else None
+
+
+def _model(folder: Path) -> str:
+    """Of its config, its tokenizer, and the sizes and ends of its weights."""
+    found = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".bin"):
+            size = path.stat().st_size
+            with path.open("rb") as file:
+                ends = file.read(EDGE)
+                file.seek(max(0, size - EDGE))
+                ends += file.read(EDGE)
+            found.update(f"{path.name} {size} ".encode() + ends)
+        elif path.name in (
+            "config.json",
+            "tokenizer.json",
+            "tokenizer.model",
+            "chat_template.jinja",
+        ):
+            found.update(f"{path.name} ".encode() + path.read_bytes())
+    return found.hexdigest()[:16]
+
+
+def _short(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def changed(old: dict[str, Any], now: dict[str, str]) -> list[str]:
+    """What is given now as it was given then, by name, with other contents."""
+    return [name for name, digest in now.items() if name in old and old[name] != digest]

@@ -1,0 +1,1 @@
+"""The reward of responses: sources, their blend, reward folders and judges."""

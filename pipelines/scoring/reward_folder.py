@@ -1,0 +1,176 @@
+"""A reward model's folder behind one call, whatever its tokenizer and template.
+
+One that reads the run's token ids gets those that were sampled. To another, a published one for
+instance, the conversation is rendered anew with its own tokenizer and chat template.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from rayward.actors.group import RewardGroup, reward_group
+from rayward.actors.models.prefix import group_sizes
+from rayward.actors.scoring.sources import Score
+from rayward.data.model_files.folder import positions
+from rayward.data.model_files.hub_models import config_of
+from rayward.data.ragged import Ragged, merge
+from rayward.data.records import Prompt, RowError, Turn
+from rayward.data.rollouts import Rollouts
+from rayward.data.templates.published.behaviour import SYSTEM
+from rayward.data.templates.published.template import PROBE
+from rayward.data.templates.template import find
+from rayward.data.templates.tokenizer import load_tokenizer
+from rayward.pipelines.rows.renderer import Renderer, answered
+from rayward.pipelines.run.stage import Run, StageError, model_folder
+
+UNBOUNDED = 1 << 30
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Calls of the scores of `rows`, the places of those that the model can read out of `count`;
+    why not the others.
+    """
+
+    calls: list[Any]
+    rows: list[int]
+    count: int
+    why: dict[int, str]
+
+
+class RewardFolder:
+    """The actors of a reward model. StageError for a folder that holds none, with the `setting`
+    that names it.
+
+    `made`: by this run, so it reads the run's ids whatever its folder says.
+    """
+
+    def __init__(
+        self, folder: str | Path, run: Run, renderer: Renderer, setting: str, made: bool = False
+    ):
+        folder = model_folder(folder, setting)
+        self.reads_ids = made or reads_ids_of(folder, renderer, setting)
+        self.renderer = renderer if self.reads_ids else own_renderer(folder, setting)
+        self.answers_of, self.longest = renderer, positions(config_of(folder)) or UNBOUNDED
+        self.group: RewardGroup = reward_group(str(folder), run.config)
+
+    def begin(self, rollouts: Rollouts, prompts: Sequence[Prompt]) -> Asked:
+        """Ask for the scores of answers; `prompts` are those that `prompt_index` counts."""
+        count = len(rollouts)
+        if self.reads_ids:
+            calls = self.group.begin("score", ray.put(rollouts.sequences()), group_sizes(rollouts))
+            return Asked(calls, list(range(count)), count, {})
+        asked = [prompts[index] for index in rollouts.prompt_index]
+        texts = [self.answers_of.answer(rollouts.responses[row]) for row in range(count)]
+        return self.begin_texts(asked, texts, [bool(ended) for ended in rollouts.finished])
+
+    def begin_texts(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], finished: Sequence[bool]
+    ) -> Asked:
+        """Ask for the scores of answers that are text, one to each prompt."""
+        ids: dict[int, list[int]] = {}
+        why: dict[int, str] = {}
+        for row, (prompt, answer, ended) in enumerate(zip(prompts, answers, finished, strict=True)):
+            try:
+                found = answered(self.renderer, prompt, answer, ended)
+            except RowError as error:
+                why[row] = f"its chat template cannot render the conversation: {error}"
+                continue
+            if len(found) > self.longest:
+                why[row] = f"a conversation of {len(found)} tokens, and it reads {self.longest}"
+                continue
+            ids[row] = found
+        calls = self.group.begin("score", ray.put(Ragged.of(list(ids.values())))) if ids else []
+        return Asked(calls, list(ids), len(prompts), why)
+
+    def finish(self, asked: Asked) -> list[Score]:
+        """The score of each answer, or why there is none."""
+        said: list[Score] = [asked.why.get(row) for row in range(asked.count)]
+        if asked.rows:
+            scores = merge(self.group.finish(asked.calls), len(asked.rows))
+            for row, score in zip(asked.rows, scores.tolist(), strict=True):
+                said[row] = score if np.isfinite(score) else f"the reward model says {score}"
+        return said
+
+    def score(self, rollouts: Rollouts, prompts: Sequence[Prompt]) -> np.ndarray:
+        """`begin` and `finish`; NaN where there is no score."""
+        return numbers(self.finish(self.begin(rollouts, prompts)))
+
+
+def numbers(said: Sequence[Score]) -> np.ndarray:
+    """[B] scores, NaN where there is none."""
+    return np.array(
+        [score if isinstance(score, float) else np.nan for score in said], dtype=np.float32
+    )
+
+
+def reads_ids_of(folder: Path, renderer: Renderer, setting: str) -> bool:
+    """Whether the model of a folder reads the run's token ids: it has the tokenizer, and its
+    template or none.
+    """
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.get_vocab() != renderer.tokenizer.get_vocab():
+        return False
+    if not tokenizer.chat_template:
+        return True
+    own = Renderer(find("tokenizer"), tokenizer, renderer.context_tokens)
+    try:
+        return all(same_row(own, renderer, turns) for turns in (PROBE, (SYSTEM, *PROBE)))
+    except ValueError as error:
+        print(
+            f"   {setting} {folder} gets conversations in the run's chat template, its own cannot "
+            f"be used: {error}"
+        )
+        return True
+
+
+def same_row(own: Renderer, other: Renderer, turns: Sequence[Turn]) -> bool:
+    """Whether two renderers make the same row of a conversation, or neither can. ValueError where
+    `own` cannot be used at all."""
+    rows: list[list[int] | None] = []
+    for renderer in (own, other):
+        try:
+            rows.append(renderer.scored(turns).ids)
+        except RowError:
+            rows.append(None)
+    return rows[0] == rows[1]
+
+
+def own_renderer(folder: Path, setting: str) -> Renderer:
+    """The renderer of a folder's own tokenizer and chat template. StageError where it has none to
+    render with.
+    """
+    renderer = Renderer(find("tokenizer"), load_tokenizer(folder), UNBOUNDED)
+    if not renderer.tokenizer.chat_template:
+        raise StageError(
+            f"{folder} ({setting}) has another tokenizer than the run and no chat template to "
+            "render conversations with: put the one that it was trained with there, as "
+            "chat_template.jinja"
+        )
+    try:
+        renderer.scored(PROBE)
+    except ValueError as error:
+        raise StageError(
+            f"{folder} ({setting}) has another tokenizer than the run, so conversations are "
+            f"rendered with its own chat template, and that cannot be: {error}"
+        ) from error
+    return renderer
+
+
+def check_same_tokens(folder: str | Path, renderer: Renderer, setting: str, instead: str) -> str:
+    """The folder of a model that reads the run's token ids. StageError for another; it says what to
+    do `instead`.
+    """
+    folder = model_folder(folder, setting)
+    if load_tokenizer(folder).get_vocab() != renderer.tokenizer.get_vocab():
+        raise StageError(
+            f"{folder} ({setting}) has another tokenizer than the run, whose ids it would read; "
+            f"{instead}"
+        )
+    return str(folder)

@@ -1,0 +1,103 @@
+"""Direct preference optimization: the policy itself learns from rankings, without reward model,
+critic or rollouts.
+
+The last stage of Xwin-LM's 2024 paper (arXiv:2405.20335). Rankings are those that people brought,
+or of the policy's own answers, as that paper advises for what is dispreferred: those of rejection
+sampling, ranked by the reward model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from rayward.actors.training.ranked import dpo_loop
+from rayward.cluster.connect import connect
+from rayward.configs.plan import inputs, optimizer_steps
+from rayward.data.ragged import merge
+from rayward.data.records import Prompt, Ranking
+from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
+from rayward.pipelines.rows.rows import prepared
+from rayward.pipelines.run.stage import Run, StageError, begin, read_jsonl, table
+from rayward.pipelines.run.training import job, train
+from rayward.pipelines.stages.reward import SHOWN, measure, ranked_rows
+
+
+def train_dpo(run: Run) -> dict[str, Any] | None:
+    """Do the stage; None if it was done before."""
+    config, dpo = run.config, run.config.dpo
+    stage = begin(run, "dpo", inputs(config, "dpo"))
+    if stage is None:
+        return None
+    connect(config.cluster)
+    renderer = Renderer.of_run(run)
+    model = run.first if dpo.start == "sft" else run.model("sample")
+    check_vocabulary(renderer.tokenizer, model)
+    rankings = prepared(run, "rankings")
+    if dpo.data == "samples":
+        samples = list(read_jsonl(run.folder / "sample" / "samples.jsonl"))
+        rankings = list(sampled_rankings(prepared(run, "prompts"), samples, dpo.answers_per_prompt))
+        if unknown := sum(row["kept"] and not _told(row) for row in samples):
+            print(
+                f"dpo: {unknown} of {len(samples)} prompts are left out: sample was made by an "
+                "earlier version, which does not say which of their answers were cut; rayward "
+                "align CONFIG --redo sample takes them in"
+            )
+    kept, rows = ranked_rows(rankings, renderer, config.seed)
+    if not kept:
+        raise StageError(
+            f"dpo.data {dpo.data}: none of {len(rankings)} rankings has two answers that fit the "
+            "context"
+        )
+    heldout, heldout_rows = ranked_rows(prepared(run, "heldout"), renderer, config.seed)
+    steps = optimizer_steps(len(kept), dpo.rankings_per_step, dpo.epochs)
+    work = job(stage, model, rows, heldout_rows, dpo)
+    said = train(stage, "dpo", dpo_loop, work, steps, SHOWN)
+    last = {name: said["last"][name] for name in ("loss", "best_moved", "worst_moved")}
+    last |= {"kept_step": said["kept"][0]["kept_step"]} if dpo.keep == "best" else {}
+    found: dict[str, Any] = {"heldout_rankings": 0}
+    if heldout:
+        found = measure(merge(said["heldout_scores"], len(heldout_rows.ids)), heldout, heldout_rows)
+    metrics = {"rankings": len(kept), "optimizer_steps": steps} | last | found
+    table("dpo", metrics)
+    return stage.finish(metrics)
+
+
+def sampled_rankings(
+    prompts: Sequence[Prompt], samples: Sequence[dict[str, Any]], count: int
+) -> Iterator[Ranking]:
+    """Of each prompt of rejection sampling its best answer and worse ones, evenly down to the
+    worst, `count` in all.
+
+    Prompts are left out that sampling did not keep, or whose answers are all the best one. No two
+    answers are equal. An answer that was cut is none of them: as a row it would end with the end
+    token, which nobody put there.
+    """
+    by_id = {prompt.id: prompt for prompt in prompts}
+    for row in samples:
+        if not row["kept"] or not _told(row):
+            continue
+        ended = row.get("ended", [True] * len(row["answers"]))
+        answers = zip(row["answers"], row["scores"], ended, strict=True)
+        scored = {text: score for text, score, whole in answers if whole}
+        worse = [
+            text
+            for text in scored
+            if text and scored[text] < scored[row["response"]] and text != row["response"]
+        ]
+        ordered = [row["response"], *sorted(worse, key=lambda text: -scored[text])]
+        pick = np.unique(np.linspace(0, len(ordered) - 1, count).round().astype(int))
+        if len(pick) > 1:
+            prompt, answers = by_id[row["prompt_id"]], [ordered[index] for index in pick]
+            ranks = tuple(
+                float(sorted({-scored[text] for text in answers}).index(-scored[text]))
+                for text in answers
+            )
+            yield Ranking(prompt.turns, tuple(answers), "samples", prompt.id, ranks)
+
+
+def _told(row: dict[str, Any]) -> bool:
+    """Whether it is known which answers ended: earlier versions only counted them."""
+    return "ended" in row or row["finished"] == len(row["answers"])

@@ -1,0 +1,171 @@
+"""Stage 7: the chosen model behind an OpenAI-compatible HTTP endpoint, asked a question through the
+openai client.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from rayward.cluster.connect import check_fits, connect
+from rayward.configs.plan import roles
+from rayward.configs.stages import MODELS, START, baseline, has
+from rayward.configs.stages import models as configured
+from rayward.data.records import Turn
+from rayward.data.templates.saved_tokenizer import mend
+from rayward.data.templates.template import find
+from rayward.pipelines.rows.rows import prepared
+from rayward.pipelines.run.stage import Metrics, Run, StageError, begin, table
+
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.bin",
+    "*.bin.index.json",
+    "*.py",
+)
+"""What a folder holds of a model beside its tokenizer."""
+
+
+def publish(run: Run, keep: bool = False) -> dict[str, Any] | None:
+    """Do the stage; None if it was done before and the endpoint need not stay.
+
+    With `keep` the endpoint is left up: `serve_until_interrupted` waits and takes it down.
+    """
+    config = run.config
+    name = choose(run)
+    judged = ["evaluate"] if config.publish.model == "best" and has(config, "evaluate") else []
+    inputs = ("prepare", *judged, *([MODELS[name]] if name in MODELS else []))
+    chosen = {"chosen": name} | (
+        {"folder": given[name]} if name in (given := config.evaluate.models) else {}
+    )
+    stage = begin(run, "publish", inputs, chosen, follows_inputs=True)
+    if stage is None and not keep:
+        return None
+    connect(config.cluster)
+    check_fits(roles(config, "publish"))
+    from rayward.cluster.serve import deploy
+
+    begun = time.perf_counter()
+    folder = stage.folder if stage else run.folder / "publish" / "again"
+    try:
+        with Metrics(folder, "publish", 2, "step") as progress:
+            model = (
+                run.named(name) if name in MODELS else with_tokenizer(run, name, folder / "model")
+            )
+            if told := mend(find(config.model.template), model):
+                print(f"   served otherwise than trained: {told}")
+            url = deploy.start(model, config)
+            metrics: dict[str, Any] = {"model": name, "url": url}
+            metrics["start_seconds"] = round(time.perf_counter() - begun, 1)
+            progress.log(0, {"up": 1, "time": {"start_s": metrics["start_seconds"]}}, ("up",))
+            metrics |= ask(
+                url, config.publish.model_id, question(run), config.publish.start_timeout_s
+            )
+            progress.log(
+                1, {"answered": 1, "completion_tokens": metrics["completion_tokens"]}, ("answered",)
+            )
+    except BaseException:
+        deploy.stop(config.cluster)
+        raise
+    table("publish", metrics)
+    if not keep:
+        deploy.stop(config.cluster)
+    return stage.finish(metrics) if stage else {"metrics": metrics}
+
+
+def serve_until_interrupted(run: Run, metrics: dict[str, Any]) -> None:
+    """Wait for Ctrl-C (or SIGTERM), then take the endpoint down."""
+    from rayward.cluster.serve import deploy
+
+    url = metrics["url"]
+    try:
+        print(
+            f"serving {metrics['model']} at {url}; talk to it with: rayward chat {url}\nCtrl-C "
+            "stops it",
+            flush=True,
+        )
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        print("stopping")
+    finally:
+        deploy.stop(run.config.cluster)
+
+
+def choose(run: Run) -> str:
+    """The model to serve: the configured one, or the one with the highest win rate (the baseline
+    counts as a half); without an evaluation the one that the last stage makes."""
+    config = run.config
+    if config.publish.model != "best":
+        return config.publish.model
+    if not has(config, "evaluate"):
+        return [START, *configured(config)][-1]
+    rates = {
+        name: rate["mean"] for name, rate in run.manifest("evaluate")["metrics"]["win_rate"].items()
+    }
+    return max(rates | {baseline(config): 0.5}, key=lambda name: rates.get(name, 0.5))
+
+
+def with_tokenizer(run: Run, name: str, folder: Path) -> str:
+    """A folder of links to the files of a model that the run did not make, with the tokenizer and
+    chat template of the run beside them: the model's own folder stays as it is."""
+    source = Path(run.named(name))
+    if not source.is_dir():
+        raise StageError(f"publish.model {name}: {source} is no folder")
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    # The tokenizer first: a file of the same name written over a link would be written into the
+    # model's own folder.
+    shutil.copytree(run.folder / "prepare" / "tokenizer", folder, dirs_exist_ok=True)
+    for pattern in MODEL_FILES:
+        for file in sorted(source.glob(pattern)):
+            if not (folder / file.name).exists():
+                (folder / file.name).symlink_to(file.resolve())
+    return str(folder)
+
+
+def question(run: Run) -> list[dict[str, str]]:
+    """A held-out prompt as chat messages; another where the run has none."""
+    known = next(
+        filter(None, (prepared(run, name) for name in ("evaluation_prompts", "prompts"))), []
+    )
+    turns = known[0].turns if known else (Turn("user", "Hello! What can you do?"),)
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
+
+
+def ask(
+    url: str, model_id: str, messages: list[dict[str, str]], timeout_s: float
+) -> dict[str, Any]:
+    """Check an endpoint as a client: its model list, one answer, and the same answer streamed.
+
+    Raises StageError where the answers are empty, differ, or do not come in time.
+    """
+    import openai
+
+    client = openai.OpenAI(base_url=url, api_key="none", timeout=timeout_s, max_retries=2)
+    models = [model.id for model in client.models.list()]
+    if model_id not in models:
+        raise StageError(f"{url}/models lists {models}, not {model_id}")
+    request: Any = {"model": model_id, "messages": messages, "temperature": 0.0, "max_tokens": 24}
+    answer = client.chat.completions.create(**request)
+    text = answer.choices[0].message.content or ""
+    chunks = [
+        chunk.choices[0].delta.content or ""
+        for chunk in client.chat.completions.create(**request, stream=True)
+        if chunk.choices
+    ]
+    if not text.strip() or "".join(chunks) != text:
+        raise StageError(f"{url}: the endpoint answered {text!r}, and streamed {''.join(chunks)!r}")
+    return {
+        "question": messages[-1]["content"],
+        "answer": text.strip(),
+        "streamed_chunks": len(chunks),
+        "finish_reason": answer.choices[0].finish_reason,
+        "completion_tokens": answer.usage.completion_tokens,
+    }

@@ -1,0 +1,206 @@
+"""Stage 4: rejection sampling. Draw n answers a prompt, score them, keep the best, fine-tune the
+SFT model on those.
+
+The samples come from the SFT model and so does the start of the fine-tuning (as in Llama 2,
+arXiv:2307.09288): whoever answered is taught by their own best answers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from rayward.actors.group import RolloutGroup, running
+from rayward.algorithms.winrate import best_of_n_kl
+from rayward.cluster.connect import check_fits, connect
+from rayward.configs.plan import inputs, roles
+from rayward.configs.schema import Config
+from rayward.data.records import Conversation, Prompt, Turn
+from rayward.data.rollouts import Rollouts
+from rayward.pipelines.rows.renderer import Renderer
+from rayward.pipelines.rows.rows import fit_prompts, prepared, some
+from rayward.pipelines.run.stage import Metrics, Run, Stage, StageError, begin, table, write_jsonl
+from rayward.pipelines.scoring.scorer import Scorer
+from rayward.pipelines.stages.sft import fine_tune
+
+PROMPTS_PER_BATCH = 64
+FEW_FINISHED = 0.5
+
+
+def rejection_sample(run: Run) -> dict[str, Any] | None:
+    """Do the stage; None if it was done before."""
+    config = run.config
+    stage = begin(run, "sample", inputs(config, "sample"))
+    if stage is None:
+        return None
+    connect(config.cluster)
+    renderer = Renderer.of_run(run)
+    prompts = some(prepared(run, "prompts"), config.sample.prompts, config.seed)
+    rows = draw(stage, prompts, renderer)
+    write_jsonl(stage.folder / "samples.jsonl", rows)
+    kept = [row for row in rows if row["kept"]]
+    for told in (few_finished(rows, config), worse_than_the_mean(rows)):
+        if told:
+            print(told)
+    if not kept:
+        raise StageError(
+            "no prompt has two different answers of which the best ended by itself "
+            f"({finished_share(rows):.1%} of all answers did); raise rollout.max_new_tokens or "
+            "sample.temperature"
+        )
+    metrics = summary(rows, kept)
+    metrics |= fine_tune(
+        stage, run.first, list(best_conversations(prompts, kept)), config.sample.training, "sample"
+    )
+    table("rejection sampling", metrics)
+    return stage.finish(metrics)
+
+
+def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[str, Any]]:
+    """One row a prompt: its answers' scores and the best answer; the actors are stopped before
+    returning.
+    """
+    config = stage.run.config
+    sample = config.sample
+    check_fits({name: role for name, role in roles(config, "sample").items() if name != "train"})
+    prompts, ids = fit_prompts(prompts, renderer, config.rollout.max_new_tokens, Counter())
+    rollout = RolloutGroup(stage.run.first, config, config.resources.policy)
+    reward = Scorer(stage.run, renderer)
+    made: list[dict[str, Any]] = []
+    warned = False
+    batches = range(0, len(prompts), PROMPTS_PER_BATCH)
+    with (
+        running(rollout, *reward.groups),
+        Metrics(stage.folder / "draw", "draw", len(batches), "batch") as metrics,
+    ):
+        for number, start in enumerate(batches):
+            batch = np.arange(start, min(start + PROMPTS_PER_BATCH, len(prompts)))
+            rollouts = rollout.generate(
+                ids.take(batch),
+                sample.samples_per_prompt,
+                (config.seed, "sample", number),
+                renderer.stop_token_ids,
+                sample.temperature,
+                config.rollout.max_new_tokens,
+            )
+            asked = [prompts[i] for i in batch]
+            scored = rollouts.with_columns(scores=reward.score(rollouts, asked))
+            rows = list(pick_best(scored, asked, renderer, sample.samples_per_prompt))
+            made += rows
+            metrics.log(number, of_batch(rows), ("mean_score", "best_score", "finished_share"))
+            if not warned and (told := few_finished(made, config)):
+                tqdm.write(told)
+                warned = True
+    return made
+
+
+def of_batch(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean score of all answers, and of the best that are kept if any is; the share that ended by
+    themselves.
+    """
+    best = [row["score"] for row in rows if row["kept"]]
+    found = {
+        "mean_score": float(np.mean([row["scores"] for row in rows])),
+        "finished_share": finished_share(rows),
+    }
+    return found | ({"best_score": float(np.mean(best))} if best else {})
+
+
+def finished_share(rows: list[dict[str, Any]]) -> float:
+    """The share of all answers that ended by themselves."""
+    return float(np.mean([row["finished"] / len(row["scores"]) for row in rows]))
+
+
+def few_finished(rows: list[dict[str, Any]], config: Config) -> str:
+    """What to tell where less than half of the answers ended; "" elsewhere."""
+    share, answers = finished_share(rows), sum(len(row["scores"]) for row in rows)
+    if share >= FEW_FINISHED:
+        return ""
+    none = sum(not row["finished"] for row in rows)
+    return (
+        f"sample: only {share:.1%} of {answers} answers ended by themselves within "
+        f"rollout.max_new_tokens {config.rollout.max_new_tokens}, and no other is kept, so {none} "
+        f"of {len(rows)} prompts have nothing to keep and the rest little to choose from: raise "
+        f"rollout.max_new_tokens, lower sample.temperature ({config.sample.temperature:g}), or "
+        f"train longer on answers that end (sft.epochs {config.sft.epochs})"
+    )
+
+
+def worse_than_the_mean(rows: list[dict[str, Any]]) -> str:
+    """What to tell where the answers that are kept score below the mean of all; "" elsewhere."""
+    best, every = (
+        [row["score"] for row in rows if row["kept"]],
+        [score for row in rows for score in row["scores"]],
+    )
+    if not best or np.mean(best) >= np.mean(every):
+        return ""
+    return (
+        f"sample: the best answers that are kept score {np.mean(best):.3g} on average, below the "
+        f"mean of all answers ({np.mean(every):.3g}), since answers that were cut score higher: "
+        "learning from them may make the model worse; draw answers that end "
+        "(rollout.max_new_tokens, sample.temperature, sft.epochs)"
+    )
+
+
+def pick_best(
+    rollouts: Rollouts, prompts: list[Prompt], renderer: Renderer, n: int
+) -> Iterator[dict[str, Any]]:
+    """For each prompt the answer with the highest score (the first of those equal to five digits,
+    as they are told) among those that ended by themselves.
+
+    A prompt is not kept where no answer ended, or where all its scores are equal: it teaches
+    nothing.
+    """
+    assert rollouts.scores is not None
+    for row, prompt in enumerate(prompts):
+        scores = rollouts.scores[row * n : (row + 1) * n]
+        finished = rollouts.finished[row * n : (row + 1) * n]
+        told = [round(float(score), 5) for score in scores]
+        best = int(np.argmax(np.where(finished, told, -np.inf)))
+        answers = [renderer.answer(rollouts.responses[row * n + i]) for i in range(n)]
+        yield {
+            "prompt_id": prompt.id,
+            "prompt": [turn.content for turn in prompt.turns],
+            "response": answers[best],
+            "score": float(scores[best]),
+            "scores": told,
+            "k_index": best,
+            "finished": int(finished.sum()),
+            "ended": finished.tolist(),
+            "distinct": len(set(answers)),
+            "answers": answers,
+            "kept": bool(finished.any() and answers[best] and scores.max() > scores.min()),
+        }
+
+
+def best_conversations(prompts: list[Prompt], kept: list[dict[str, Any]]) -> Iterator[Conversation]:
+    """The kept answers as conversations to learn from."""
+    by_id = {prompt.id: prompt for prompt in prompts}
+    for row in kept:
+        prompt = by_id[row["prompt_id"]]
+        yield Conversation(
+            (*prompt.turns, Turn("assistant", row["response"])), "rejection", prompt.id
+        )
+
+
+def summary(rows: list[dict[str, Any]], kept: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the draw gave."""
+    scores = np.concatenate([row["scores"] for row in rows])
+    n = len(rows[0]["scores"])
+    lengths = [len(answer) for row in rows for answer in row["answers"]]
+    return {
+        "prompts": len(rows),
+        "samples_per_prompt": n,
+        "kept_prompts": len(kept),
+        "mean_score": float(scores.mean()),
+        "best_score": float(np.mean([row["score"] for row in kept])),
+        "distinct_share": float(np.mean([row["distinct"] / n for row in rows])),
+        "finished_share": finished_share(rows),
+        "mean_characters": float(np.mean(lengths)),
+        "best_characters": float(np.mean([len(row["response"]) for row in kept])),
+        "kl_bound": best_of_n_kl(n),
+    }
