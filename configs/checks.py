@@ -4,14 +4,18 @@ they do not fit.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from rayward.configs.needs import needs
+from rayward.configs.schema import Config
 from rayward.configs.sections.model import CPU_HEAD_SIZES
 from rayward.configs.sections.rl import WITH_CRITIC
 from rayward.configs.stages import has
 
-if TYPE_CHECKING:
-    from rayward.configs.schema import Config
+
+def checked(config: Config) -> Config:
+    """The config, whose sections fit together. Raises ValueError with a line for each mistake."""
+    for check in (needs, batches, processors, offloading, colocation):
+        check(config)
+    return config
 
 
 def samples(config: Config) -> bool:

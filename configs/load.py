@@ -15,6 +15,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from rayward.configs.checks import checked
 from rayward.configs.schema import STAGE_SECTIONS, Config
 
 PRESETS = Path(__file__).parent
@@ -80,23 +81,28 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
                 f"`{stage}: null` to leave the stage out"
             )
     try:
-        return Config.model_validate(values)
+        config = Config.model_validate(values)
     except ValidationError as error:
-        found = error.errors()
-        found += _beside(values, found)
+        mistakes = _deepest(error.errors())
+        lines = [_explain(item, origin, path) for item in mistakes]
+        lines += [f"{path}: {line}" for line in _beside(values, error.errors())]
+        raise ConfigError("\n".join(lines)) from None
+    try:
+        return checked(config)
+    except ValueError as error:
         raise ConfigError(
-            "\n".join(_explain(item, origin, path) for item in _deepest(found))
+            "\n".join(f"{path}: {line}" for line in str(error).splitlines())
         ) from None
 
 
-def _beside(values: dict, found: Sequence[Any]) -> list[Any]:
-    """What else is wrong where the mistakes that were found are taken away: those of a field hide
-    those of all.
+def _beside(values: dict, mistakes: Sequence[Any]) -> list[str]:
+    """What does not fit together where the fields with mistakes are taken away.
+
+    Sections are held against each other only once every field is right, so one mistyped number
+    would hide, until it is mended, that a whole list of data is missing.
     """
-    if not all(item["loc"] for item in found):
-        return []
     left = copy.deepcopy(values)
-    for item in sorted(found, key=lambda item: len(item["loc"]), reverse=True):
+    for item in sorted(mistakes, key=lambda item: len(item["loc"]), reverse=True):
         inner: Any = left
         try:
             for key in item["loc"][:-1]:
@@ -105,20 +111,22 @@ def _beside(values: dict, found: Sequence[Any]) -> list[Any]:
         except (KeyError, IndexError, TypeError):
             return []
     try:
-        Config.model_validate(left)
-    except ValidationError as error:
-        return [item for item in error.errors() if not item["loc"]]
+        checked(Config.model_validate(left))
+    except ValidationError:
+        return []
+    except ValueError as error:
+        return str(error).splitlines()
     return []
 
 
-def _deepest(found: Sequence[Any]) -> list[Any]:
+def _deepest(mistakes: Sequence[Any]) -> list[Any]:
     """Without what only follows from a mistake further down: a list whose item is wrong counts as
     too short.
     """
-    places = [item["loc"] for item in found]
+    places = [item["loc"] for item in mistakes]
     return [
         item
-        for item in found
+        for item in mistakes
         if item["type"] != "too_short"
         or not any(
             len(place) > len(item["loc"]) and place[: len(item["loc"])] == item["loc"]
@@ -153,7 +161,7 @@ def fields(
                 inner, f"{prefix}{name}.", value if isinstance(value, BaseModel) else None
             )
         else:
-            found.append((prefix + name, field.description or "", value))
+            found.append((prefix + name, " ".join((field.description or "").split()), value))
     return found
 
 

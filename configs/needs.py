@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
+from rayward.configs.schema import Config
 from rayward.configs.stages import (
     MODELS,
     STAGES,
@@ -19,9 +19,6 @@ from rayward.configs.stages import (
     own_reward,
     takes_samples,
 )
-
-if TYPE_CHECKING:
-    from rayward.configs.schema import Config
 
 REWARD = "`scoring: {sources: [{kind: model, paths: [DIR]}]}`"
 

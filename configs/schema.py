@@ -21,8 +21,6 @@ from pydantic import (
     model_validator,
 )
 
-from rayward.configs.checks import batches, colocation, offloading, processors
-from rayward.configs.needs import needs
 from rayward.configs.sections.base import Count, Positive, Section, StageSection
 from rayward.configs.sections.data import Data
 from rayward.configs.sections.machines import Cluster, Resources
@@ -175,9 +173,3 @@ class Config(Section):
     @field_serializer(*STAGE_SECTIONS, mode="wrap")
     def _left_out_is_null(self, value: StageSection, plain: SerializerFunctionWrapHandler) -> Any:
         return None if value.left_out else plain(value)
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Config:
-        for check in (needs, batches, processors, offloading, colocation):
-            check(self)
-        return self

@@ -4,12 +4,10 @@ they make.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
+from rayward.configs.schema import Config
 from rayward.configs.sections.rl import AlgorithmName
-
-if TYPE_CHECKING:
-    from rayward.configs.schema import Config
 
 STAGES = ("prepare", "sft", "reward", "sample", "dpo", "rl", "evaluate", "publish")
 ALGORITHMS: tuple[str, ...] = get_args(AlgorithmName)

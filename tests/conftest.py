@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from rayward.configs.checks import checked
 from rayward.configs.schema import Config
 
 TEMPLATE = "openchat_3.5"
@@ -73,7 +74,7 @@ def tiny_config() -> Callable[..., Config]:
     """`tiny_config(rl={"epochs": 2})`: a whole run of toy size in fp32; sections given are merged
     over it.
     """
-    return lambda **overrides: Config.model_validate(_merge(SMALL, overrides))
+    return lambda **overrides: checked(Config.model_validate(_merge(SMALL, overrides)))
 
 
 @dataclass(frozen=True)

@@ -160,6 +160,7 @@ def measure(options: argparse.Namespace, tokenizer: Any) -> tuple[Any, dict[int,
 
 def settings(options: argparse.Namespace, folder: str, context_tokens: int) -> Any:
     """The config of a run that would sample like this."""
+    from rayward.configs.checks import checked
     from rayward.configs.schema import Config
 
     model = {"path": folder, "context_tokens": max(16, context_tokens), "dtype": options.dtype}
@@ -175,7 +176,7 @@ def settings(options: argparse.Namespace, folder: str, context_tokens: int) -> A
         "rollout": rollout,
         "resources": resources,
     }
-    return Config.model_validate(sections)
+    return checked(Config.model_validate(sections))
 
 
 def questions(options: argparse.Namespace, tokenizer: Any, folder: str) -> tuple[Any, list[int]]:
