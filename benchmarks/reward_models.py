@@ -24,9 +24,10 @@ from typing import Any
 from rayward.cluster.connect import connect
 from rayward.configs.load import load
 from rayward.data.toy.toyworld import rankings
-from rayward.pipelines.model_tools.reward_eval import by_source, rankings_of
+from rayward.pipelines.model_tools.reward_eval import rankings_of
 from rayward.pipelines.rows.rows import LeftOut, load_records
 from rayward.pipelines.run.stage import Run, Stage, table
+from rayward.pipelines.scoring.reward_measures import by_source
 from rayward.pipelines.stages.reward import fit
 
 COLUMNS = (

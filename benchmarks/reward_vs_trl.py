@@ -76,8 +76,8 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path) -> None:
     """All repeats, a table, the ratio."""
     from rayward.configs.load import load
+    from rayward.pipelines.rows.rankings import ranked_rows
     from rayward.pipelines.rows.renderer import Renderer
-    from rayward.pipelines.stages.reward import ranked_rows
 
     constant = ("schedule=constant", "warmup_fraction=0", "weight_decay=0")
     fixed = [f"reward.optimizer.{setting}" for setting in constant]

@@ -33,10 +33,10 @@ from rayward.actors.training.ranked import RankedRows, _rankings_of, ranking_los
 from rayward.configs.load import load
 from rayward.data.packing import epoch_order, step_batches
 from rayward.data.ragged import Ragged
+from rayward.pipelines.rows.rankings import ranked_rows
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.rows.rows import load_records
 from rayward.pipelines.run.stage import Run, table
-from rayward.pipelines.stages.reward import ranked_rows
 
 COLUMNS = (
     "more tokens",

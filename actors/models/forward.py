@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayward.actors.models.load import last_tokens, response_tokens
-from rayward.actors.training.engine import TrainEngine
+from rayward.actors.models.heads import last_tokens, response_tokens
 from rayward.data.packing import plan_micro_batches, plan_packs
 from rayward.data.ragged import Part, Ragged
 from rayward.data.rollouts import Rollouts
@@ -84,29 +83,6 @@ def packed_inputs(
     inputs = (ids.values.astype(np.int64), weights_T > 0, positions_T)
     ids_BT, chosen_BT, positions_BT = (torch.from_numpy(array[None]).to(device) for array in inputs)
     return (ids_BT, chosen_BT, positions_BT), torch.from_numpy(weights_T[weights_T > 0]).to(device)
-
-
-def require_separate_rows(engine: TrainEngine) -> None:
-    """ValueError where the attention of a packed model reads across rows. A collective under
-    ZeRO-3.
-    """
-    ids = Ragged.of([np.arange(1, 9) % engine.vocab_size, np.arange(3, 14) % engine.vocab_size])
-    weights = Ragged(np.ones(len(ids.values), np.float32), ids.lengths)
-    packed, alone = (
-        engine.infer(
-            lambda module, inputs=inputs: module(*inputs(ids, weights, engine.device)[0])[0]
-        )
-        for inputs in (packed_inputs, weighted_inputs)
-    )
-    gap, allowed = (
-        float((packed - alone).abs().max()),
-        1e-3 if packed.dtype == torch.float32 else 0.2,
-    )
-    if gap > allowed:
-        raise ValueError(
-            f"packing: log-probs of packed rows differ by {gap:.2g} from those of the rows alone, "
-            "so this model's attention does not keep rows apart; set packing: false"
-        )
 
 
 def response_inputs(

@@ -12,16 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import product
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from rayward.actors.models.heads import TokenPolicy, TokenScalar
 from rayward.algorithms.logprobs import LogitMap
-
-if TYPE_CHECKING:
-    from rayward.actors.models.load import TokenPolicy, TokenScalar
 
 SCALES: dict[str, Callable[[float, Any], tuple[float, ...]]] = {
     "logit_scale": lambda value, config: (value,),  # Cohere

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import ray
 import ray.train.torch
 import torch
@@ -21,7 +22,6 @@ from rayward.actors.models.cpu.lean import skip_unread
 from rayward.actors.models.forward import (
     Place,
     packed_inputs,
-    require_separate_rows,
     weighted_inputs,
 )
 from rayward.actors.models.load import load_policy
@@ -173,3 +173,26 @@ def sft_loop(job: Job) -> None:
 
     reporter.tell({"kept": watch.end(engine.steps_done)})
     reporter.flush()
+
+
+def require_separate_rows(engine: TrainEngine) -> None:
+    """ValueError where the attention of a packed model reads across rows. A collective under
+    ZeRO-3.
+    """
+    ids = Ragged.of([np.arange(1, 9) % engine.vocab_size, np.arange(3, 14) % engine.vocab_size])
+    weights = Ragged(np.ones(len(ids.values), np.float32), ids.lengths)
+    packed, alone = (
+        engine.infer(
+            lambda module, inputs=inputs: module(*inputs(ids, weights, engine.device)[0])[0]
+        )
+        for inputs in (packed_inputs, weighted_inputs)
+    )
+    gap, allowed = (
+        float((packed - alone).abs().max()),
+        1e-3 if packed.dtype == torch.float32 else 0.2,
+    )
+    if gap > allowed:
+        raise ValueError(
+            f"packing: log-probs of packed rows differ by {gap:.2g} from those of the rows alone, "
+            "so this model's attention does not keep rows apart; set packing: false"
+        )

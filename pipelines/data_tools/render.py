@@ -54,7 +54,7 @@ def _render(options: argparse.Namespace) -> int:
     from rayward.data.templates.known_ids import assert_known_ids
     from rayward.data.templates.template import encode, find, pieces
     from rayward.data.templates.tokenizer import load_tokenizer
-    from rayward.pipelines.report.show import coloured, plain, runs, runs_of_pieces, visible
+    from rayward.pipelines.rows.show import coloured, plain, runs, runs_of_pieces, visible
 
     template = find(options.template)
     if not options.tokenizer and (options.ids or template.own):

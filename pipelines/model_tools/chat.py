@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from rayward.pipelines.report.show import visible
+from rayward.pipelines.rows.show import visible
 
 
 def chat(

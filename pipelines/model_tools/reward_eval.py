@@ -110,10 +110,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from rayward.configs.sections.machines import Cluster
     from rayward.data.templates.template import find
     from rayward.data.templates.tokenizer import load_tokenizer
+    from rayward.pipelines.rows.rankings import ranked_rows
     from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
     from rayward.pipelines.rows.rows import LeftOut
     from rayward.pipelines.run.stage import versions
-    from rayward.pipelines.stages.reward import ranked_rows
+    from rayward.pipelines.scoring.reward_measures import by_source
 
     left_out = LeftOut()
     rankings = list(rankings_of(options.data, left_out))
@@ -218,60 +219,6 @@ def score(options: argparse.Namespace, model: str, ids: Any) -> Any:
             disable=not sys.stderr.isatty(),
         )
         return np.concatenate([group.score(ids.take(chunk)) for chunk in bar])
-
-
-def by_source(
-    scores: Any, rankings: Sequence[Any], rows: Any, seed: int, second: Any = None
-) -> dict[str, Any]:
-    """The measures of all rankings under "all" and, where there are several sources, of each.
-
-    `scores` (and those of a second model): one for each row of `rows`, the answers of the rankings
-    side by side.
-    """
-    import numpy as np
-
-    lengths = np.array(
-        [len(answer) for ranking in rankings for answer in ranking.answers], dtype=float
-    )
-    starts = np.concatenate([[0], np.cumsum(rows.sizes)])
-    of = [ranking.source or "unnamed" for ranking in rankings]
-    found = {}
-    for name in ["all", *sorted(set(of))] if len(set(of)) > 1 else ["all"]:
-        mine = [index for index in range(len(of)) if name in ("all", of[index])]
-        pick = np.concatenate([np.arange(starts[index], starts[index + 1]) for index in mine])
-        theirs = None if second is None else second[pick]
-        found[name] = measures(
-            scores[pick], rows.sizes[mine].tolist(), rows.ranks[pick], lengths[pick], theirs, seed
-        )
-    return found
-
-
-def measures(
-    scores: Any, sizes: list[int], ranks: Any, lengths: Any, second: Any, seed: int
-) -> dict[str, Any]:
-    """What algorithms/reward_measure.py can tell of some rankings."""
-    import torch
-
-    from rayward.algorithms import reward_measure as by
-    from rayward.algorithms.preference import kendall_tau
-
-    pairs = by.pairs_of(scores, sizes, ranks, lengths)
-    tau_B = kendall_tau(torch.as_tensor(scores), sizes, torch.as_tensor(ranks))
-    found = {
-        "rankings": len(sizes),
-        "accuracy": by.accuracy(pairs, seed=seed),
-        "chance": 0.5,
-        "length_matched": by.accuracy(by.length_matched(pairs), seed=seed),
-        "kendall_tau": float(tau_B.mean()),
-        "top_1": by.top_1(scores, sizes, ranks),
-        "calibration": by.calibration(pairs),
-        "by_margin": by.by_margin(pairs),
-        "by_rank": by.by_rank(pairs),
-        "length_correlation": by.length_correlation(scores, sizes, lengths),
-    }
-    if second is not None:
-        found["agreement"] = by.agreement(pairs, by.pairs_of(second, sizes, ranks, lengths))
-    return found
 
 
 def _sections(sources: dict[str, Any]) -> dict[str, float]:

@@ -12,8 +12,9 @@ from typing import Any
 from markupsafe import Markup
 
 from rayward.pipelines.report.page import Panel, draw, render
+from rayward.pipelines.report.timeline import timeline_png
 from rayward.pipelines.report.transcripts import transcripts_html
-from rayward.pipelines.rl.trace import timeline_png, write_trace
+from rayward.pipelines.rl.trace import write_trace
 from rayward.pipelines.run.stage import Run, read_jsonl
 
 PANELS: tuple[tuple[str, dict[str, str]], ...] = (

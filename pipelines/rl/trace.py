@@ -1,4 +1,4 @@
-"""Who worked when in an iteration of RL: seconds by actor and task, a Chrome trace, and a picture.
+"""Who worked when in an iteration of RL: seconds by actor and task, and a Chrome trace.
 
 All are made from the lines of `rl/NAME/spans.jsonl`, one an iteration: {"iteration": k, "begun": s,
 "ended": s, "spans": [{"role", "rank", "name", "start", "end"}, ...]}, in seconds since the first
@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayward.pipelines.report.page import picture
 from rayward.pipelines.run.stage import read_jsonl
 
 DRIVER = "driver"
@@ -33,7 +32,6 @@ NAMES = (
     "save",
 )
 """Tasks in the order of their colours; others get colours after these."""
-RANKS_DRAWN = 4
 
 Line = Mapping[str, Any]
 Interval = tuple[float, float]
@@ -104,7 +102,7 @@ def chrome_trace(lines: Iterable[Line]) -> dict[str, Any]:
     ]
     pids = {
         role: number
-        for number, role in enumerate(_ordered((span[2] for span in spans), ROLES), start=1)
+        for number, role in enumerate(ordered((span[2] for span in spans), ROLES), start=1)
     }
     events = []
     for name, pid in {"iterations": 0, **pids}.items():
@@ -155,68 +153,7 @@ def _microseconds(start: float, end: float) -> dict[str, float]:
     return {"ts": round(start * 1e6, 1), "dur": round((end - start) * 1e6, 1)}
 
 
-def _ordered(found: Iterable[str], known: Sequence[str]) -> list[str]:
+def ordered(found: Iterable[str], known: Sequence[str]) -> list[str]:
     """The different names that were found: known ones in their order, then the others."""
     names = set(found)
     return [name for name in known if name in names] + sorted(names - set(known))
-
-
-def timeline_png(line: Line) -> bytes:
-    """One iteration as a picture: a row for each actor, a bar for each span, yellow where no actor
-    is at work.
-
-    Of a role with many ranks the first four are drawn.
-    """
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.patches import Patch
-
-    spans, begun, wall = line["spans"], line["begun"], line["ended"] - line["begun"]
-    roles = _ordered((span["role"] for span in spans), ROLES)
-    ranks = {
-        role: sorted({span["rank"] for span in spans if span["role"] == role}) for role in roles
-    }
-    rows = [(role, rank) for role, every in ranks.items() for rank in every[:RANKS_DRAWN]]
-    names = _ordered((span["name"] for span in spans), NAMES)
-    palette = [*matplotlib.colormaps["tab10"].colors, *matplotlib.colormaps["Set3"].colors]
-    known = [*NAMES, *(name for name in names if name not in NAMES)]
-    colours = {name: palette[known.index(name) % len(palette)] for name in names}
-    figure = Figure(
-        figsize=(5, 1.25 + 0.3 * len(rows) + 0.2 * (len(names) // 3)), layout="constrained"
-    )
-    axis = figure.subplots()
-    busy = union(
-        (span["start"] - begun, span["end"] - begun) for span in spans if span["role"] != DRIVER
-    )
-    edges = [0.0, *(edge for interval in busy for edge in interval), wall]
-    for start, end in zip(edges[::2], edges[1::2], strict=True):
-        if max(start, 0) < min(end, wall):
-            axis.axvspan(max(start, 0), min(end, wall), color="#f7d774", alpha=0.6, linewidth=0)
-    for place, (role, rank) in enumerate(rows):
-        for span in spans:
-            if (span["role"], span["rank"]) == (role, rank):
-                colour, bar = (
-                    colours[span["name"]],
-                    (span["start"] - begun, span["end"] - span["start"]),
-                )
-                axis.broken_barh(
-                    [bar], (place - 0.38, 0.76), facecolor=colour, edgecolor=colour, linewidth=0.4
-                )
-    axis.set_yticks(
-        range(len(rows)),
-        [f"{role} {rank}" if len(ranks[role]) > 1 else role for role, rank in rows],
-    )
-    axis.set(xlim=(0, wall or 1), ylim=(max(len(rows), 1) - 0.5, -0.5), xlabel="seconds")
-    axis.set_title(f"iteration {line['iteration']}: {wall:.3g} s", fontsize=10)
-    handles = [Patch(color=colours[name], label=name.replace("_", " ")) for name in names]
-    handles.append(Patch(color="#f7d774", alpha=0.6, label="no actor at work"))
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=3,
-        fontsize=9,
-        frameon=False,
-        handlelength=1,
-    )
-    axis.grid(axis="x", alpha=0.3)
-    return picture(figure, dpi=160)

@@ -18,11 +18,12 @@ from rayward.cluster.connect import connect
 from rayward.configs.plan import inputs, optimizer_steps
 from rayward.data.ragged import merge
 from rayward.data.records import Prompt, Ranking
+from rayward.pipelines.rows.rankings import ranked_rows
 from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
 from rayward.pipelines.rows.rows import prepared
 from rayward.pipelines.run.stage import Run, StageError, begin, read_jsonl, table
-from rayward.pipelines.run.training import job, train
-from rayward.pipelines.stages.reward import SHOWN, measure, ranked_rows
+from rayward.pipelines.scoring.reward_measures import measure
+from rayward.pipelines.training.ray_train import RANKED_SHOWN, job, train
 
 
 def train_dpo(run: Run) -> dict[str, Any] | None:
@@ -54,7 +55,7 @@ def train_dpo(run: Run) -> dict[str, Any] | None:
     heldout, heldout_rows = ranked_rows(prepared(run, "heldout"), renderer, config.seed)
     steps = optimizer_steps(len(kept), dpo.rankings_per_step, dpo.epochs)
     work = job(stage, model, rows, heldout_rows, dpo)
-    said = train(stage, "dpo", dpo_loop, work, steps, SHOWN)
+    said = train(stage, "dpo", dpo_loop, work, steps, RANKED_SHOWN)
     last = {name: said["last"][name] for name in ("loss", "best_moved", "worst_moved")}
     last |= {"kept_step": said["kept"][0]["kept_step"]} if dpo.keep == "best" else {}
     found: dict[str, Any] = {"heldout_rankings": 0}

@@ -7,36 +7,27 @@ the first never sees.
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import ray
-import torch
 
 from rayward.actors.training.ranked import RankedRows, reward_loop
-from rayward.algorithms.preference import break_ties
 from rayward.cluster.connect import connect
 from rayward.configs.plan import inputs, optimizer_steps
 from rayward.configs.stages import trains_judge
 from rayward.data.model_files.hub_models import local
 from rayward.data.ragged import Ragged, merge
 from rayward.data.records import Ranking
-from rayward.pipelines.model_tools.reward_eval import by_source
+from rayward.pipelines.rows.rankings import ranked_rows
 from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
-from rayward.pipelines.rows.rows import fit_rankings, prepared
+from rayward.pipelines.rows.rows import prepared
 from rayward.pipelines.run.stage import Run, Stage, begin, table
-from rayward.pipelines.run.training import job, train
+from rayward.pipelines.scoring.reward_measures import measure
+from rayward.pipelines.training.ray_train import RANKED_SHOWN, job, train
 
 CENTRE_ROWS = 256
-SHOWN = ("loss", "pair_accuracy", "heldout_accuracy")
-OF_SOURCE = {
-    "pair_accuracy": "mean",
-    "accuracy_low": "low",
-    "accuracy_high": "high",
-    "length_baseline": "length_baseline",
-}
 
 
 def train_reward_models(run: Run) -> dict[str, Any] | None:
@@ -111,7 +102,9 @@ def fit(
     centre = ray.put(answers) if len(answers) else None
     work = job(stage, start, rows, heldout_rows, config.reward, folder, seed=seed, centre=centre)
     name = "reward" if folder == "model" else folder
-    said = train(stage, name, reward_loop, work, steps, SHOWN, "" if folder == "model" else folder)
+    said = train(
+        stage, name, reward_loop, work, steps, RANKED_SHOWN, "" if folder == "model" else folder
+    )
     scores = merge(said["heldout_scores"], len(heldout_rows.ids))
     kept = said["kept"][0] if config.reward.keep == "best" else {}
     return Fitted(
@@ -134,63 +127,3 @@ def _sft_answers(run: Run, renderer: Renderer) -> Ragged:
             f"these within model.context_tokens ({renderer.context_tokens})"
         )
     return Ragged.of(whole)
-
-
-def ranked_rows(
-    rankings: list[Ranking],
-    renderer: Renderer,
-    seed: int | None,
-    dropped: Counter[str] | None = None,
-) -> tuple[list[Ranking], RankedRows]:
-    """Rankings, ties in an order drawn by the seed (None keeps it), and their token rows.
-
-    What does not fit is counted in `dropped`.
-    """
-    if seed is not None:
-        generator = torch.Generator().manual_seed(seed)
-        rankings = [_without_ties(ranking, generator) for ranking in rankings]
-    kept, encoded = fit_rankings(rankings, renderer, Counter() if dropped is None else dropped)
-    ids = Ragged.of([row.ids for ranking in encoded for row in ranking])
-    answers = Ragged.of([row.weights for ranking in encoded for row in ranking], np.uint8)
-    ranks = [rank for ranking in kept for rank in (ranking.ranks or range(len(ranking.answers)))]
-    sizes = np.array([len(ranking) for ranking in encoded], dtype=np.int64)
-    return kept, RankedRows(ids, sizes, np.array(ranks, dtype=np.float32), answers)
-
-
-def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:
-    if ranking.ranks is None:
-        return ranking
-    order = break_ties(ranking.ranks, generator)
-    answers, ranks = (
-        tuple(ranking.answers[i] for i in order),
-        tuple(ranking.ranks[i] for i in order),
-    )
-    return replace(ranking, answers=answers, ranks=ranks)
-
-
-def measure(scores: np.ndarray, rankings: list[Ranking], rows: RankedRows) -> dict[str, Any]:
-    """The main figures of `reward-eval`, flat; of each source its pair accuracy, with its interval
-    and baseline.
-    """
-    found = by_source(scores, rankings, rows, 0)
-    of = found["all"]
-    accuracy = of["accuracy"]
-    return {
-        "heldout_rankings": of["rankings"],
-        "heldout_pairs": accuracy["pairs"],
-        "pair_accuracy": accuracy["mean"],
-        "accuracy_low": accuracy["low"],
-        "accuracy_high": accuracy["high"],
-        "chance_baseline": of["chance"],
-        "length_baseline": accuracy["length_baseline"],
-        "kendall_tau": of["kendall_tau"],
-        "top_1": of["top_1"],
-        "calibration_error": of["calibration"]["error"],
-        "length_correlation": of["length_correlation"],
-        **{
-            f"{told}_{name}": found[name]["accuracy"][figure]
-            for name in found
-            if name != "all"
-            for told, figure in OF_SOURCE.items()
-        },
-    }

@@ -25,7 +25,7 @@ from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.rows.rows import fit_prompts, prepared, some
 from rayward.pipelines.run.stage import Metrics, Run, Stage, StageError, begin, table, write_jsonl
 from rayward.pipelines.scoring.scorer import Scorer
-from rayward.pipelines.stages.sft import fine_tune
+from rayward.pipelines.training.fine_tuning import fine_tune
 
 PROMPTS_PER_BATCH = 64
 FEW_FINISHED = 0.5

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
-from rayward.actors.training.supervised import Rows, sft_loop
 from rayward.cluster.connect import connect
-from rayward.configs.plan import inputs, optimizer_steps
-from rayward.configs.sections.training import Sft, Supervised
-from rayward.data.packing import epoch_order
-from rayward.data.templates.template import Encoded
-from rayward.pipelines.report.show import show_batch
-from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
-from rayward.pipelines.rows.rows import fit_conversations, prepared, sft_rows
-from rayward.pipelines.run.stage import Run, Stage, StageError, begin, table
-from rayward.pipelines.run.training import job, train
+from rayward.configs.plan import inputs
+from rayward.pipelines.rows.rows import prepared
+from rayward.pipelines.run.stage import Run, begin, table
+from rayward.pipelines.training.fine_tuning import fine_tune
 
 
 def train_sft(run: Run) -> dict[str, Any] | None:
@@ -30,61 +23,3 @@ def train_sft(run: Run) -> dict[str, Any] | None:
     )
     table("sft", metrics)
     return stage.finish(metrics)
-
-
-def fine_tune(
-    stage: Stage,
-    model: str,
-    conversations: list,
-    training: Supervised,
-    title: str,
-    sft: Sft | None = None,
-) -> dict[str, Any]:
-    """Train `model` on the conversations and leave the result in the stage's `model` folder.
-
-    `sft` tells how they are divided, worded and weighed; without it they are as the template is:
-    the expert's.
-    """
-    config, renderer = stage.run.config, Renderer.of_run(stage.run)
-    check_vocabulary(renderer.tokenizer, model)
-    dropped: Counter[str] = Counter()
-    rows = _encode(conversations, renderer, dropped, sft)
-    heldout = _encode(prepared(stage.run, "sft_heldout"), renderer, Counter(), config.sft)
-    left_out = {
-        rule: count for rule, count in sorted(dropped.items()) if not rule.startswith("kept")
-    }
-    if not len(rows.ids):
-        raise StageError(
-            f"{title}: no conversation is left to train on: {left_out or 'there are none'}"
-        )
-    steps = optimizer_steps(len(rows.ids), training.samples_per_step, training.epochs)
-    first = epoch_order(len(rows.ids), config.seed, 0)[: training.samples_per_step]
-    show_batch(
-        [Encoded(rows.ids[row].tolist(), rows.weights[row].tolist()) for row in first],
-        renderer.tokenizer,
-    )
-    work = job(stage, model, rows, heldout, training, packing=training.packing)
-    said = train(stage, title, sft_loop, work, steps, ("loss", "heldout_loss"))
-    return {
-        "conversations": len(rows.ids),
-        "trained_tokens_per_epoch": int((rows.weights.values > 0).sum()),
-        "optimizer_steps": steps,
-        "loss": said["last"]["loss"],
-        **(_heldout(said, training) if len(heldout.ids) else {}),
-        "heldout_conversations": len(heldout.ids),
-        **({"left_out": left_out} if left_out else {}),
-    }
-
-
-def _heldout(said: dict[str, Any], training: Supervised) -> dict[str, Any]:
-    """Losses before and after; after which step, where the best state is kept."""
-    kept = said["kept"][0]
-    step = {"kept_step": kept["kept_step"]} if training.keep == "best" else {}
-    return {
-        "heldout_loss_before": said["heldout_loss_before"][0],
-        "heldout_loss": kept["heldout_loss"],
-    } | step
-
-
-def _encode(records: list, renderer: Renderer, dropped: Counter[str], sft: Sft | None) -> Rows:
-    return Rows(*sft_rows(fit_conversations(records, renderer, dropped, sft)[1]))

@@ -14,10 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rayward.actors.group import TrainingGroup
 from rayward.actors.models.cpu.lean import skip_unread
-from rayward.actors.models.forward import packed_inputs, require_separate_rows, response_inputs
+from rayward.actors.models.forward import packed_inputs, response_inputs
 from rayward.actors.models.load import load_policy, load_scalar
 from rayward.actors.process import Rendezvous
 from rayward.actors.training.engine import TrainEngine
+from rayward.actors.training.supervised import require_separate_rows
 from rayward.configs.sections.machines import Role
 from rayward.configs.sections.training import Optimizer
 from rayward.data.ragged import join

@@ -11,12 +11,12 @@ from rayward.actors.models.forward import (
     Place,
     map_rollouts,
     packed_inputs,
-    require_separate_rows,
     response_inputs,
     to_device,
     weighted_inputs,
 )
 from rayward.actors.models.load import load_policy
+from rayward.actors.training.supervised import require_separate_rows
 from rayward.data.ragged import Part, Ragged, merge
 
 CPU = torch.device("cpu")

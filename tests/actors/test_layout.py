@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from rayward.actors.models.forward import Place, map_rollouts
+from rayward.actors.models.heads import TokenPolicy
 from rayward.actors.models.layout import Layout, shares
-from rayward.actors.models.load import TokenPolicy, load_policy, load_scalar
+from rayward.actors.models.load import load_policy, load_scalar
 from rayward.actors.models.prefix import CAUSAL_FROM, group_sizes, response_units
 from rayward.data.ragged import Ragged, merge
 
@@ -97,9 +98,10 @@ def test_prompts_are_shared_where_it_pays(tiny_models, made_rollouts):
 def test_a_model_that_does_not_keep_answers_apart_keeps_its_own_attention(tiny_models):
     module = load_policy(tiny_models.policy, "float32")
     before = module.lm.config._attn_implementation
-    blind = lambda input_ids_BT, chosen_BT=None, **inputs: leaky(
-        module, input_ids_BT, chosen_BT, inputs
-    )  # noqa: E731
+
+    def blind(input_ids_BT, chosen_BT=None, **inputs):
+        return leaky(module, input_ids_BT, chosen_BT, inputs)
+
     with torch.no_grad():
         assert not shares(module.lm, blind, CPU, True, None, "rl.shared_prompts")
         assert module.lm.config._attn_implementation == before

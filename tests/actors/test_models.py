@@ -19,14 +19,8 @@ from transformers import (
 
 from rayward.actors.models.attention import attend_by_row
 from rayward.actors.models.forward import response_inputs, sequence_inputs
-from rayward.actors.models.load import (
-    TokenPolicy,
-    last_tokens,
-    load_policy,
-    load_scalar,
-    response_tokens,
-    save_model,
-)
+from rayward.actors.models.heads import TokenPolicy, last_tokens, response_tokens
+from rayward.actors.models.load import load_policy, load_scalar, save_model
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from vllm.model_executor.models.registry import _TEXT_GENERATION_MODELS
 
-from rayward.actors.models.load import TokenPolicy, TokenScalar, load_policy, load_scalar
+from rayward.actors.models.heads import TokenPolicy, TokenScalar
+from rayward.actors.models.load import load_policy, load_scalar
 from rayward.actors.models.proof import logit_maps, prove_policy, prove_scalar
 from rayward.algorithms.logprobs import LogitMap
 

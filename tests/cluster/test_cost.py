@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from rayward.actors.models.load import TokenPolicy
+from rayward.actors.models.heads import TokenPolicy
 from rayward.algorithms import logprobs
 from rayward.cluster.cost import SCORING, Load, Rates, Shape, calibrate, fit, predict
 

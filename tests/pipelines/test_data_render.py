@@ -13,7 +13,7 @@ from rayward.data.templates.jinja import jinja
 from rayward.data.templates.template import encode, find, pieces
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.pipelines.cli import main
-from rayward.pipelines.report.show import coloured, plain, runs, runs_of_pieces, show_batch
+from rayward.pipelines.rows.show import coloured, plain, runs, runs_of_pieces, show_batch
 
 EOT = "<|end_of_turn|>"
 CHAT = (

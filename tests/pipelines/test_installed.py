@@ -94,7 +94,7 @@ def test_a_module_that_does_not_load_is_named_with_its_error(
 def test_torch_of_the_other_set_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("rayward.pipelines.installed.modules", lambda: ["configs"])
+    monkeypatch.setattr("rayward.pipelines.installed.modules", lambda: ["rayward.configs"])
     kind, words = torch_build()
     other = {"cpu": "gpu", "gpu": "cpu"}[kind]
     assert main(kind) == 0

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from rayward.actors.models.forward import to_device
-from rayward.actors.models.load import TokenPolicy, build_from_scratch
+from rayward.actors.models.heads import TokenPolicy
+from rayward.actors.models.load import build_from_scratch
 from rayward.algorithms.sequence import weighted_nll
 from rayward.configs.plan import decisive
 from rayward.configs.schema import Config

@@ -14,8 +14,9 @@ from rayward.data.records import Ranking, Turn
 from rayward.data.templates.template import find
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.data.toy import toyworld
+from rayward.pipelines.rows.rankings import ranked_rows
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.stages.reward import measure, ranked_rows
+from rayward.pipelines.scoring.reward_measures import measure
 
 TEMPLATE = find("openchat_3.5")
 

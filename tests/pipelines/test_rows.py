@@ -17,6 +17,7 @@ from rayward.data.records import Conversation, Prompt, Ranking, RowError, Turn, 
 from rayward.data.templates.template import TEMPLATES
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.data.toy import toyworld
+from rayward.pipelines.rows.rankings import ranked_rows
 from rayward.pipelines.rows.renderer import Renderer, answered
 from rayward.pipelines.rows.rows import (
     IN_PIECES,
@@ -118,7 +119,7 @@ def test_training_evaluation_and_rollouts_read_the_same_ids(renderer: Renderer) 
         Ranking(CHATS[-1].turns[:-1], ("one <|im_end|>", "two\n\nlines")),
     ):
         prompt = Prompt(ranking.turns)
-        trained = reward.ranked_rows([ranking], renderer, None)[1]
+        trained = ranked_rows([ranking], renderer, None)[1]
         for row, said in enumerate(ranking.answers):
             ids, weights = trained.ids[row].tolist(), trained.answers[row].tolist()
             assert answered(renderer, prompt, said, finished=True) == ids

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rayward.pipelines.rl.trace import chrome_trace, seconds_of, timeline_png, union, write_trace
+from rayward.pipelines.report.timeline import timeline_png
+from rayward.pipelines.rl.trace import chrome_trace, seconds_of, union, write_trace
 from rayward.pipelines.run.stage import write_jsonl
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rayward.pipelines.run.training import messages
+from rayward.pipelines.training.ray_train import messages
 
 
 def test_only_the_first_word_has_a_deadline(local_ray: Any) -> None:

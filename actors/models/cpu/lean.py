@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rayward.actors.models.load import TokenPolicy, body_of
+from rayward.actors.models.heads import TokenPolicy, body_of
 
 
 def skip_unread(policy: TokenPolicy) -> bool:

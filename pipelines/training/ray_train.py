@@ -19,6 +19,9 @@ from rayward.configs.sections.training import Preferences, Supervised
 from rayward.data.model_files.hub_models import local
 from rayward.pipelines.run.stage import Metrics, Stage
 
+RANKED_SHOWN = ("loss", "pair_accuracy", "heldout_accuracy")
+"""Metrics beside the bar where rankings are learned from."""
+
 
 def train(
     stage: Stage,
