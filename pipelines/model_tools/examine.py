@@ -144,8 +144,8 @@ def spelling(folder: Path, name: str | None) -> tuple[list[str], list[str]]:
     """
     from tempfile import TemporaryDirectory
 
+    from rayward.data.templates.behaviour import behaviour, unlike_own
     from rayward.data.templates.jinja import jinja
-    from rayward.data.templates.published.behaviour import behaviour, unlike_own
     from rayward.data.templates.saved_tokenizer import (
         assert_keeps_text,
         assert_served_as_trained,

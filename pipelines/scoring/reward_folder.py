@@ -22,7 +22,7 @@ from rayward.data.model_files.hub_models import config_of
 from rayward.data.ragged import Ragged, merge
 from rayward.data.records import Prompt, RowError, Turn
 from rayward.data.rollouts import Rollouts
-from rayward.data.templates.published.behaviour import SYSTEM
+from rayward.data.templates.behaviour import SYSTEM
 from rayward.data.templates.published.template import PROBE
 from rayward.data.templates.template import find
 from rayward.data.templates.tokenizer import load_tokenizer

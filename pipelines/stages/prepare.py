@@ -21,8 +21,8 @@ from rayward.configs.sections.model import Model
 from rayward.configs.stages import has, trains_judge
 from rayward.data.model_files.hub_models import config_of, local
 from rayward.data.records import Conversation, Ranking, Turn, to_json
+from rayward.data.templates.behaviour import SYSTEM, behaviour, unlike_own
 from rayward.data.templates.jinja import jinja
-from rayward.data.templates.published.behaviour import SYSTEM, behaviour, unlike_own
 from rayward.data.templates.published.rendering import DATE, TODAY, render
 from rayward.data.templates.published.template import PROBE
 from rayward.data.templates.saved_tokenizer import (

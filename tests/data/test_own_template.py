@@ -12,8 +12,8 @@ import pytest
 from tokenizers import AddedToken
 
 from rayward.data.records import RowError, Turn
+from rayward.data.templates.behaviour import behaviour, unlike_own
 from rayward.data.templates.jinja import jinja
-from rayward.data.templates.published.behaviour import behaviour, unlike_own
 from rayward.data.templates.published.rendering import DATE
 from rayward.data.templates.template import (
     TEMPLATES,
