@@ -11,12 +11,12 @@ import torch
 from rayward.actors.models.layout import Layout
 from rayward.actors.models.load import load_scalar
 from rayward.actors.process import Rendezvous
-from rayward.actors.training.engine import Sums, TrainEngine
+from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.actors.training.updates import Learner, train
 from rayward.algorithms.policy import value_loss
 from rayward.configs.plan import rl_arithmetic
 from rayward.configs.schema import Config
-from rayward.data.ragged import Part
+from rayward.data.ragged import Shard
 from rayward.data.rollouts import Rollouts
 
 
@@ -49,21 +49,21 @@ class Critic(Learner):
     def _values(self, *rows: torch.Tensor, **inputs: Any) -> torch.Tensor:
         return self.engine.infer(lambda engine: engine(*rows, **inputs))
 
-    def values(self, rollouts: Rollouts) -> Part:
+    def values(self, rollouts: Rollouts) -> Shard:
         """V(state before each response token) of this rank's rows."""
         with self.span("values"):
             return self.layout.read(
                 rollouts, self.config.rl.optimizer.micro_batch_tokens, self._values
             )
 
-    def update(self, rollouts: Rollouts, iteration: int) -> list[Sums]:
+    def update(self, rollouts: Rollouts, iteration: int) -> list[MetricSums]:
         """Train on one iteration's answers; this rank's sums of every optimizer step."""
         with self.span("update"):
             return train(self.engine, self.layout, rollouts, self.config, iteration, self._loss)
 
     def _loss(
         self, engine: Any, batch: Rollouts, inputs: dict[str, Any]
-    ) -> tuple[torch.Tensor, Sums]:
+    ) -> tuple[torch.Tensor, MetricSums]:
         values_N = engine(**inputs)
         column = lambda name: torch.from_numpy(getattr(batch, name)).to(self.place.device)  # noqa: E731
         loss, sums = value_loss(

@@ -196,7 +196,7 @@ class RewardGroup(Group):
 
 
 @dataclass(frozen=True)
-class Beside:
+class ExtraPrompts:
     """Prompts that are answered once each along with others, and what their seeds are made of."""
 
     prompts: Ragged
@@ -259,7 +259,7 @@ class RolloutGroup(Group):
         max_new_tokens: int,
         prompts_per_part: int | None = None,
         what: str = "generate",
-        beside: Beside | None = None,
+        beside: ExtraPrompts | None = None,
     ) -> Generation:
         """Start to draw `samples_per_prompt` answers to each prompt, a prompt's answers side by
         side.

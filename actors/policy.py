@@ -15,18 +15,18 @@ from rayward.actors.models.layout import Layout
 from rayward.actors.models.load import load_policy
 from rayward.actors.models.proof import transfer_probe
 from rayward.actors.process import Rendezvous, copy_rate, peak_flops
-from rayward.actors.training.engine import Sums, TrainEngine
+from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.actors.training.updates import Learner, train
 from rayward.algorithms.advantage import kl_k3
 from rayward.algorithms.policy import apa, awr, kl_loss, ppo_clip, truncated_importance_weights
 from rayward.configs.plan import rl_arithmetic
 from rayward.configs.schema import Config
-from rayward.data.ragged import Part
+from rayward.data.ragged import Shard
 from rayward.data.rollouts import Rollouts
 from rayward.data.templates.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
-    from rayward.actors.rollout.weights import Sender
+    from rayward.actors.rollout.weights import WeightSender
 
 # |log-ratio| allowed in the first optimizer step, where old and new weights are the same: beyond it
 # old log-probs, masks or dropout are wrong. bf16 sums differ with the padding of a micro-batch,
@@ -43,7 +43,7 @@ class Policy(Learner):
         torch.set_num_threads(role.compute_threads)
         self.config, self.algorithm, self.folder = config, algorithm, folder
         self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
-        self.sender: Sender | None = None
+        self.sender: WeightSender | None = None
         self.first_step = True
 
     def start(self, host: str, port: int) -> None:
@@ -82,7 +82,7 @@ class Policy(Learner):
     def _logprobs(self, *rows: Tensor, **inputs: Any) -> Tensor:
         return self.engine.infer(lambda engine: engine(*rows, **inputs)[0])
 
-    def logprobs(self, rollouts: Rollouts, what: str = "logprobs") -> tuple[Part, float]:
+    def logprobs(self, rollouts: Rollouts, what: str = "logprobs") -> tuple[Shard, float]:
         """(log-probs of this rank's rows, sum of the entropies of their tokens in nats); spans call
         it `what`.
         """
@@ -101,14 +101,14 @@ class Policy(Learner):
                 rollouts, self.config.rl.optimizer.micro_batch_tokens, run
             ), entropy_sum
 
-    def reference_logprobs(self, rollouts: Rollouts) -> Part:
+    def reference_logprobs(self, rollouts: Rollouts) -> Shard:
         """Log-probs of this rank's rows by the model without its adapters."""
         with self.span("reference"), lora.without_adapters(self.engine.engine.module.lm):
             return self.layout.read(
                 rollouts, self.config.rl.optimizer.micro_batch_tokens, self._logprobs
             )
 
-    def update(self, rollouts: Rollouts, iteration: int) -> list[Sums]:
+    def update(self, rollouts: Rollouts, iteration: int) -> list[MetricSums]:
         """Train on one iteration's answers; this rank's sums of every optimizer step.
 
         Raises RuntimeError where old log-probs are the trainer's and the first step does not start
@@ -128,12 +128,14 @@ class Policy(Learner):
                 self._stepped,
             )
 
-    def _stepped(self, sums: Sums) -> None:
+    def _stepped(self, sums: MetricSums) -> None:
         if self.first_step and not self.of_engine:
             self._assert_ratio_is_one(sums)
         self.first_step = False
 
-    def _loss(self, engine: Any, batch: Rollouts, inputs: dict[str, Any]) -> tuple[Tensor, Sums]:
+    def _loss(
+        self, engine: Any, batch: Rollouts, inputs: dict[str, Any]
+    ) -> tuple[Tensor, MetricSums]:
         rl, own = self.config.rl, self.config.rl.own(self.algorithm)
         logprobs_N, _ = engine(**inputs)
         column = lambda name: torch.from_numpy(getattr(batch, name)).to(self.place.device)  # noqa: E731
@@ -160,7 +162,7 @@ class Policy(Learner):
             logprobs_N.detach(), old_N
         )
 
-    def _gaps(self, logprobs_N: Tensor, old_N: Tensor) -> Sums:
+    def _gaps(self, logprobs_N: Tensor, old_N: Tensor) -> MetricSums:
         """How far the policy is from the old log-probs; in the first step this is how far the
         engine is from it.
         """
@@ -180,7 +182,7 @@ class Policy(Learner):
             }
         return found
 
-    def _assert_ratio_is_one(self, sums: Sums) -> None:
+    def _assert_ratio_is_one(self, sums: MetricSums) -> None:
         """In fp32 for every token of this rank, in bf16 on the average."""
         dtype = self.config.model.dtype
         exact = dtype == "float32"

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from rayward.actors.models.forward import Place
+from rayward.actors.models.forward import RankContext
 from rayward.configs.schema import Config
 
 
@@ -70,7 +70,7 @@ class Rendezvous:
         )
         return host, self.store.port
 
-    def join(self, host: str, port: int, gpus: float) -> Place:
+    def join(self, host: str, port: int, gpus: float) -> RankContext:
         """Enter the process group: NCCL with GPUs, gloo without."""
         if self.store is None:
             self.store = torch.distributed.TCPStore(
@@ -94,7 +94,7 @@ class Rendezvous:
             world_size=self.world_size,
             timeout=self.timeout,
         )
-        return Place(self.rank, self.world_size, where)
+        return RankContext(self.rank, self.world_size, where)
 
     def subgroup(self, size: int) -> torch.distributed.ProcessGroup | None:
         """This rank's group of `size` consecutive ranks, None for 1. After `join`; every rank must

@@ -138,10 +138,10 @@ def main() -> None:
 
     from rayward.cluster.connect import connect
     from rayward.configs.sections.machines import Cluster
-    from rayward.data.cleaning.sieve import Rules
+    from rayward.data.cleaning.sieve import SieveRules
     from rayward.pipelines.data_tools.clean import clean
 
-    rules = Rules(near_duplicates=options.near_duplicates, language=options.language)
+    rules = SieveRules(near_duplicates=options.near_duplicates, language=options.language)
     with tempfile.TemporaryDirectory() as name:
         folder, warm, out = Path(name, "pages"), Path(name, "warm"), Path(name, "out.jsonl")
         size_bytes = 0

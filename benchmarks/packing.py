@@ -23,7 +23,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rayward.actors.models.attention import attend_by_row
-from rayward.actors.models.forward import Place, packed_inputs, weighted_inputs
+from rayward.actors.models.forward import RankContext, packed_inputs, weighted_inputs
 from rayward.actors.models.load import load_policy
 from rayward.algorithms.sequence import weighted_nll
 from rayward.configs.load import load
@@ -43,7 +43,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = load(str(options.run / "config.yaml"))
-    run, place = Run(options.run, config), Place(0, 1, torch.device("cpu"))
+    run, place = Run(options.run, config), RankContext(0, 1, torch.device("cpu"))
     renderer = Renderer.of(config.model, options.run / "prepare" / "tokenizer")
     chats = load_records(options.run / "prepare" / "conversations.jsonl")
     ids, weights = sft_rows(fit_conversations(chats, renderer, Counter(), config.sft)[1])
@@ -96,7 +96,7 @@ def main() -> None:
     print(f"packed / padded: {median['packed'] / median['padded']:.2f}")
 
 
-def padding_share(lengths: np.ndarray, place: Place, budget: int) -> float:
+def padding_share(lengths: np.ndarray, place: RankContext, budget: int) -> float:
     """Share of the tokens of padded micro-batches that are padding."""
     padded = sum(
         int(lengths[micro].max()) * len(micro) for micro in place.micro_batches(lengths, budget)

@@ -26,7 +26,7 @@ from transformers.utils import logging
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from rayward.actors.models.attention import attend_by_row
-from rayward.actors.models.forward import Place, sequence_inputs
+from rayward.actors.models.forward import RankContext, sequence_inputs
 from rayward.actors.models.load import load_scalar
 from rayward.actors.models.prefix import pays, shared_inputs, shared_lengths
 from rayward.actors.training.ranked import RankedRows, _rankings_of, ranking_loss
@@ -138,7 +138,7 @@ def train_step(config: Any, module: Any, step: RankedRows, share: bool) -> float
     its losses.
     """
     place, budget, total = (
-        Place(0, 1, torch.device("cpu")),
+        RankContext(0, 1, torch.device("cpu")),
         config.reward.optimizer.micro_batch_tokens,
         0.0,
     )

@@ -13,7 +13,7 @@ CRITICS = ("reward", "policy")
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedModel:
     """A model that a setting names for a stage; `scores`: it has to be a reward model, or else a
     language model (None: either). `with_tokenizer`: its tokenizer is read too. `known`: words that
     the setting takes in place of a model."""
@@ -26,28 +26,28 @@ class Named:
     known: tuple[str, ...] = ()
 
 
-def named_models(config: Config) -> list[Named]:
+def named_models(config: Config) -> list[NamedModel]:
     """All of them, of the stages that a config has."""
     return [named for named in _named(config) if has(config, named.stage)]
 
 
-def _named(config: Config) -> Iterator[Named]:
+def _named(config: Config) -> Iterator[NamedModel]:
     rl, evaluate = config.rl, config.evaluate
     if config.model.path:
         starts = ("reward", "sample", "dpo", "rl") if first_model(config) == START else ()
         asked = ("evaluate",) if has(config, "evaluate") and START in compared(config) else ()
         for stage in ("prepare", "sft", *starts, *asked):
-            yield Named(stage, "model.path", config.model.path, False)
+            yield NamedModel(stage, "model.path", config.model.path, False)
     if config.reward.path:
-        yield Named("reward", "reward.path", config.reward.path, None, with_tokenizer=False)
+        yield NamedModel("reward", "reward.path", config.reward.path, None, with_tokenizer=False)
     for stage in ("sample", "rl", "evaluate"):
         for path in (path for source in config.scoring.sources for path in source.paths):
-            yield Named(stage, "scoring.sources paths", path, True)
+            yield NamedModel(stage, "scoring.sources paths", path, True)
     if rl.critic not in (None, *CRITICS):
-        yield Named("rl", "rl.critic", str(rl.critic), True, known=CRITICS)
+        yield NamedModel("rl", "rl.critic", str(rl.critic), True, known=CRITICS)
     if rl.monitor.second:  # where it is null, the judge of evaluate is looked at below
-        yield Named("rl", "rl.monitor.second", rl.monitor.second, True)
+        yield NamedModel("rl", "rl.monitor.second", rl.monitor.second, True)
     if evaluate.judge not in JUDGES:
-        yield Named("evaluate", "evaluate.judge", evaluate.judge, True, known=JUDGES)
+        yield NamedModel("evaluate", "evaluate.judge", evaluate.judge, True, known=JUDGES)
     for name, path in evaluate.models.items():
-        yield Named("evaluate", f"evaluate.models.{name}", path, False)
+        yield NamedModel("evaluate", f"evaluate.models.{name}", path, False)

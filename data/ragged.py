@@ -80,14 +80,14 @@ def stack(parts: Sequence[Ragged]) -> Ragged:
 
 
 @dataclass(frozen=True)
-class Part:
+class Shard:
     """One rank's results: which rows, and their values."""
 
     rows: np.ndarray
     values: Ragged
 
 
-def merge(parts: Sequence[Part], num_rows: int) -> np.ndarray:
+def merge(parts: Sequence[Shard], num_rows: int) -> np.ndarray:
     """The values of all rows in row order, flat. Raises ValueError where a row is missing or came
     twice.
     """

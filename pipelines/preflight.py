@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rayward.configs.load import ConfigError
-from rayward.configs.named import CRITICS, Named, named_models
+from rayward.configs.named import CRITICS, NamedModel, named_models
 from rayward.configs.needs import lists_read
 from rayward.configs.plan import INPUTS, critic_start, decisive, followers, inputs
 from rayward.configs.schema import Config
@@ -251,7 +251,7 @@ def check_tokens(run: Run, made: set[str]) -> None:
         check_only(run)
 
 
-def _wrong(named: Named, context_tokens: int, fetched: bool) -> Iterator[str]:
+def _wrong(named: NamedModel, context_tokens: int, fetched: bool) -> Iterator[str]:
     try:
         folder = Path(local(named.model))
     except ValueError as error:
@@ -284,7 +284,7 @@ def _wrong_words(model: str, template: str, fetched: bool) -> Iterator[str]:
         yield f"model.path {model}, model.template {template}: {error}"
 
 
-def _instead(named: Named) -> str:
+def _instead(named: NamedModel) -> str:
     """What may have been meant by something that is no folder."""
     if "://" in named.model and named.setting == "evaluate.judge":
         return (

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from rayward.actors.models.heads import last_tokens, response_tokens
 from rayward.data.packing import plan_micro_batches, plan_packs
-from rayward.data.ragged import Part, Ragged
+from rayward.data.ragged import Ragged, Shard
 from rayward.data.rollouts import Rollouts
 
 
 @dataclass(frozen=True)
-class Place:
+class RankContext:
     """Which part of the work is this process's: its rank among how many, and where it computes."""
 
     rank: int
@@ -102,7 +102,7 @@ def sequence_inputs(rows: Ragged, device: torch.device) -> tuple[Tensor, Tensor]
 
 def map_rollouts(
     rollouts: Rollouts, micro_batches: list[list[int]], score: Callable[[Rollouts], Tensor]
-) -> Part:
+) -> Shard:
     """Per-token values of the answers in this rank's micro-batches. `score` returns them flat for
     one.
     """
@@ -111,7 +111,7 @@ def map_rollouts(
     )
 
 
-def collect(found: Iterable[tuple[list[int], Tensor]], lengths: np.ndarray) -> Part:
+def collect(found: Iterable[tuple[list[int], Tensor]], lengths: np.ndarray) -> Shard:
     """The results of micro-batches, each (its rows, their values flat). `lengths`: values of each
     row there is.
     """
@@ -121,4 +121,4 @@ def collect(found: Iterable[tuple[list[int], Tensor]], lengths: np.ndarray) -> P
         rows += own
         flat.append(values.float().cpu().numpy())
     rows_B = np.array(rows, dtype=np.int64)
-    return Part(rows_B, Ragged(np.concatenate(flat), lengths[rows_B]))
+    return Shard(rows_B, Ragged(np.concatenate(flat), lengths[rows_B]))

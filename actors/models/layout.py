@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 
 from rayward.actors.models.attention import attend_by_row
-from rayward.actors.models.forward import Place, map_rollouts, response_inputs, sequence_inputs
+from rayward.actors.models.forward import (
+    RankContext,
+    map_rollouts,
+    response_inputs,
+    sequence_inputs,
+)
 from rayward.actors.models.prefix import (
     group_sizes,
     operations,
@@ -25,7 +30,7 @@ from rayward.actors.models.prefix import (
     shared_responses,
 )
 from rayward.actors.models.ulysses import Ulysses
-from rayward.data.ragged import Part, Ragged
+from rayward.data.ragged import Ragged, Shard
 from rayward.data.rollouts import Rollouts
 
 # First id and length of rows, two of one group, three of another.
@@ -95,7 +100,7 @@ class Layout:
         self,
         model: Any,
         run: Callable[..., Tensor],
-        place: Place,
+        place: RankContext,
         policy: bool,
         wanted: bool | None,
         group: torch.distributed.ProcessGroup | None = None,
@@ -111,7 +116,7 @@ class Layout:
                     "back to back, and this model's does not; set it to 1"
                 )
             self.ulysses = Ulysses(model, group)
-            self.place = Place(place.rank // size, place.world_size // size, place.device)
+            self.place = RankContext(place.rank // size, place.world_size // size, place.device)
         self.hidden_size = int(model.config.get_text_config().hidden_size)
 
     def plan(self, rollouts: Rollouts, token_budget: int) -> tuple[list[list[int]], bool]:
@@ -169,7 +174,7 @@ class Layout:
         own_N, inputs = self.ulysses.own(inputs)
         return batch.keep(own_N.cpu().numpy()), inputs
 
-    def read(self, rollouts: Rollouts, token_budget: int, run: Callable[..., Tensor]) -> Part:
+    def read(self, rollouts: Rollouts, token_budget: int, run: Callable[..., Tensor]) -> Shard:
         """What `run` gives for the inputs of this rank's micro-batches; one of the ranks that share
         rows has them.
         """
@@ -181,7 +186,7 @@ class Layout:
 
         part = map_rollouts(rollouts, plan, score)
         return (
-            Part(part.rows[:0], part.values.take([]))
+            Shard(part.rows[:0], part.values.take([]))
             if self.ulysses and self.ulysses.rank
             else part
         )

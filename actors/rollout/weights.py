@@ -25,7 +25,7 @@ from vllm.distributed.weight_transfer.base import ParamMeta, TrainerInitInfo, We
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
 from rayward.actors.calls import wait_for
-from rayward.actors.models.forward import Place
+from rayward.actors.models.forward import RankContext
 from rayward.actors.models.saved import as_saved
 from rayward.actors.process import workers_per_engine
 from rayward.actors.rollout.object_store import ObjectStoreTrainerInitInfo, register
@@ -53,7 +53,7 @@ def checksum(tensor: Tensor) -> int:
     return total
 
 
-class Digest:
+class WeightDigest:
     """Checksums of named tensors as one short text, whatever order they came in."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class DigestWorker:
     def begin_weight_digest(self) -> None:
         model = self.model_runner.get_model()  # type: ignore[attr-defined]
         load = type(model).load_weights.__get__(model)
-        self._digest = Digest()
+        self._digest = WeightDigest()
         model.load_weights = lambda weights, *args, **kwargs: load(
             self._digest.watch(weights), *args, **kwargs
         )
@@ -112,12 +112,12 @@ class HasWeights(Protocol):
         """
 
 
-class Weights(WeightSource):
+class WeightReader(WeightSource):
     """A model's weights as vLLM wants them, with the digest of the last pass."""
 
     def __init__(self, engine: HasWeights):
         self.engine = engine
-        self.digest = Digest()
+        self.digest = WeightDigest()
 
     def metadata(self) -> list[ParamMeta]:
         return [
@@ -125,7 +125,7 @@ class Weights(WeightSource):
         ]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        self.digest = Digest()
+        self.digest = WeightDigest()
         return self.digest.watch(self._saved())
 
     def _saved(self) -> Iterator[tuple[str, Tensor]]:
@@ -197,14 +197,14 @@ class EngineClient:
         return digests
 
 
-class Sender:
+class WeightSender:
     """A model's way to all rollout engines; every rank of a training group has one, rank 0
     talks.
     """
 
-    def __init__(self, engine: HasWeights, client: EngineClient, backend: str, place: Place):
+    def __init__(self, engine: HasWeights, client: EngineClient, backend: str, place: RankContext):
         register()
-        self.source = Weights(engine)
+        self.source = WeightReader(engine)
         self.place = place
         self.client = client
         self.transfer = WeightTransferTrainerFactory.trainer_init(
@@ -269,9 +269,9 @@ class Sender:
 
 
 def sender_to(
-    engines: list[Any], model: HasWeights, backend: str, place: Place, config: Config
-) -> Sender:
+    engines: list[Any], model: HasWeights, backend: str, place: RankContext, config: Config
+) -> WeightSender:
     """A model's way to the engines of a run."""
     deadline_s = SHARE_OF_DEADLINE * config.cluster.call_timeout_s
     client = EngineClient(engines, deadline_s, workers_per_engine(config))
-    return Sender(model, client, backend, place)
+    return WeightSender(model, client, backend, place)

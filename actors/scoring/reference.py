@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from rayward.actors.models.forward import Place
+from rayward.actors.models.forward import RankContext
 from rayward.actors.models.layout import Layout
 from rayward.actors.models.load import load_policy
 from rayward.actors.models.proof import transfer_probe
@@ -19,11 +19,11 @@ from rayward.actors.models.saved import saved_buffers
 from rayward.actors.process import device
 from rayward.actors.spans import Timed
 from rayward.configs.schema import Config
-from rayward.data.ragged import Part
+from rayward.data.ragged import Shard
 from rayward.data.rollouts import Rollouts
 
 if TYPE_CHECKING:
-    from rayward.actors.rollout.weights import Sender
+    from rayward.actors.rollout.weights import WeightSender
 
 
 class FrozenModel(Timed):
@@ -34,8 +34,8 @@ class FrozenModel(Timed):
         role = config.resources.reference
         torch.set_num_threads(role.compute_threads)
         self.config, self.temperature = config, temperature
-        self.place = Place(rank, role.workers, device(role.gpus))
-        self.sender: Sender | None = None
+        self.place = RankContext(rank, role.workers, device(role.gpus))
+        self.sender: WeightSender | None = None
         self.load(folder)
 
     def load(self, folder: str) -> None:
@@ -51,7 +51,7 @@ class FrozenModel(Timed):
         return self.module(*rows, **inputs)[0]
 
     @torch.no_grad()
-    def logprobs(self, rollouts: Rollouts) -> Part:
+    def logprobs(self, rollouts: Rollouts) -> Shard:
         """Log-probs of this process's rows at the temperature that was given."""
         with self.span("logprobs"):
             return self.layout.read(
@@ -76,7 +76,7 @@ class FrozenModel(Timed):
         from rayward.actors.rollout.weights import sender_to
 
         if self.place.rank == 0:
-            alone = Place(0, 1, self.place.device)
+            alone = RankContext(0, 1, self.place.device)
             self.sender = sender_to(engines, self, backend, alone, self.config)
 
     def send_weights(self, version: int) -> dict[str, Any] | None:

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rayward.actors.models.forward import Place, collect, sequence_inputs
+from rayward.actors.models.forward import RankContext, collect, sequence_inputs
 from rayward.actors.models.layout import shares
 from rayward.actors.models.load import load_scalar
 from rayward.actors.models.prefix import pays, shared_inputs, shared_lengths
 from rayward.actors.process import device
 from rayward.actors.spans import Timed
 from rayward.configs.sections.machines import Role
-from rayward.data.ragged import Part, Ragged
+from rayward.data.ragged import Ragged, Shard
 
 
 class RewardModel(Timed):
@@ -27,7 +27,7 @@ class RewardModel(Timed):
     def __init__(self, folder: str, dtype: str, micro_batch_tokens: int, role: Role, rank: int):
         super().__init__()
         torch.set_num_threads(role.compute_threads)
-        self.place = Place(rank, role.workers, device(role.gpus))
+        self.place = RankContext(rank, role.workers, device(role.gpus))
         self.token_budget = micro_batch_tokens
         self.module = load_scalar(folder, dtype).to(self.place.device).eval()
         model = self.module.classifier
@@ -39,7 +39,7 @@ class RewardModel(Timed):
         return self.module(*rows, **inputs)
 
     @torch.no_grad()
-    def score(self, sequences: Ragged, sizes: np.ndarray | None = None) -> Part:
+    def score(self, sequences: Ragged, sizes: np.ndarray | None = None) -> Shard:
         """Scores of this process's rows of whole conversations (prompt and answer token ids).
 
         `sizes`: how many rows that stand side by side begin alike, for instance answers to a

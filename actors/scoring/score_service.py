@@ -26,7 +26,7 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 from ray import serve
 
-from rayward.actors.models.forward import Place, sequence_inputs
+from rayward.actors.models.forward import RankContext, sequence_inputs
 from rayward.actors.models.load import load_scalar
 from rayward.actors.process import device
 from rayward.data.ragged import Ragged
@@ -77,7 +77,7 @@ class ScoreService:
     def __init__(self, folder: str, limits: Limits):
         torch.set_num_threads(limits.threads)
         self.name, self.limits = Path(folder).name, limits
-        self.place = Place(0, 1, device(limits.gpus))
+        self.place = RankContext(0, 1, device(limits.gpus))
         self.tokenizer, self.template = load_tokenizer(folder), find(limits.template)
         self.module = load_scalar(folder, limits.dtype).to(self.place.device).eval()
         holds = self.module.classifier.config.get_text_config().max_position_embeddings

@@ -44,7 +44,7 @@ class SourceDataError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class ResponseText:
     """An answer as text, with what it answers."""
 
     messages: list[dict[str, str]]
@@ -55,19 +55,19 @@ class Answered:
     finished: bool
 
 
-class Source(Timed):
+class SourceWorker(Timed):
     """A process of a source."""
 
     def __init__(self, source: RewardSource, folder: str, key: str | None, rank: int):
         super().__init__()
         self.source = source
-        self.ask: Callable[[Sequence[Answered]], list[Score]]
+        self.ask: Callable[[Sequence[ResponseText]], list[Score]]
         if source.kind == "function":
             self.ask = function_source(source, folder)
         else:
             self.ask = {"http": http_source, "judge": judge_source}[source.kind](source, key)
 
-    def score(self, batch: Sequence[Answered]) -> list[Score]:
+    def score(self, batch: Sequence[ResponseText]) -> list[Score]:
         """What the source says of each answer; empty ones get `empty_answer` where it is set."""
         default = self.source.empty_answer
         asked = [item for item in batch if item.answer.strip() or default is None]
@@ -80,7 +80,7 @@ class Source(Timed):
 
 def function_source(
     source: RewardSource, folder: str
-) -> Callable[[Sequence[Answered]], list[Score]]:
+) -> Callable[[Sequence[ResponseText]], list[Score]]:
     """MODULE:FUNCTION, found in `folder` or an installed package and called with keywords.
 
     prompts: lists of {"role", "content"}; completions: texts; references, sources, finished: one
@@ -95,7 +95,7 @@ def function_source(
     except (ImportError, AttributeError, ValueError) as error:
         raise SourceDataError(f"{who} cannot be imported: {error}") from None
 
-    def ask(batch: Sequence[Answered]) -> list[Score]:
+    def ask(batch: Sequence[ResponseText]) -> list[Score]:
         try:
             found = function(
                 prompts=[item.messages for item in batch],
@@ -116,7 +116,7 @@ def function_source(
 
 def http_source(
     source: RewardSource, key: str | None
-) -> Callable[[Sequence[Answered]], list[Score]]:
+) -> Callable[[Sequence[ResponseText]], list[Score]]:
     """A service that scores as `rayward reward-serve` does: {"conversations": [...]} gives
     {"scores": [...]}.
 
@@ -129,16 +129,16 @@ def http_source(
         timeout=source.timeout_s, headers={"Authorization": f"Bearer {key}"} if key else {}
     )
 
-    class Again(Exception):
+    class RetryableError(Exception):
         """A try that failed and may be repeated."""
 
     def post(body: dict[str, Any]) -> Any:
         try:
             response = client.post(source.target or "", json=body)
         except httpx.TransportError as error:
-            raise Again(f"{type(error).__name__}: {error}") from None
+            raise RetryableError(f"{type(error).__name__}: {error}") from None
         if response.status_code == 429 or response.status_code >= 500:
-            raise Again(f"status {response.status_code}: {response.text[:200]}")
+            raise RetryableError(f"status {response.status_code}: {response.text[:200]}")
         if response.status_code in (401, 403, 404):
             raise SourceUnavailable(
                 f"{who} says {response.status_code}: {response.text[:200]}; is the address right, "
@@ -153,7 +153,7 @@ def http_source(
         except ValueError:
             raise SourceDataError(f"{who} answered {response.text[:80]!r}, expected JSON") from None
 
-    def ask(batch: Sequence[Answered]) -> list[Score]:
+    def ask(batch: Sequence[ResponseText]) -> list[Score]:
         conversations = [
             [*item.messages, {"role": "assistant", "content": item.answer}] for item in batch
         ]
@@ -163,7 +163,7 @@ def http_source(
                     {"conversations": conversations, "finished": [item.finished for item in batch]}
                 )
                 break
-            except Again as error:
+            except RetryableError as error:
                 if attempt == source.retries:
                     raise SourceUnavailable(
                         f"{who} did not answer in {attempt + 1} tries: {error}"
@@ -180,7 +180,7 @@ def http_source(
 
 def judge_source(
     source: RewardSource, key: str | None
-) -> Callable[[Sequence[Answered]], list[Score]]:
+) -> Callable[[Sequence[ResponseText]], list[Score]]:
     """NAME@URL of a language model that rates each answer from 1 to 10; asked again where its reply
     has no rating.
     """
@@ -198,7 +198,7 @@ def judge_source(
         max_retries=source.retries,
     )
 
-    def one(item: Answered) -> Score:
+    def one(item: ResponseText) -> Score:
         turns = [Turn(message["role"], message["content"]) for message in item.messages]  # type: ignore[arg-type]
         told = {
             "conversation": transcript(turns),
@@ -246,7 +246,7 @@ def judge_source(
     # Requests of one batch go out together: `parallel` of them at a time.
     pool, lock = ThreadPoolExecutor(source.parallel), threading.Lock()
 
-    def ask(batch: Sequence[Answered]) -> list[Score]:
+    def ask(batch: Sequence[ResponseText]) -> list[Score]:
         with lock:
             return list(pool.map(one, batch))
 

@@ -25,7 +25,7 @@ from rayward.actors.models.saved import saved_buffers
 from rayward.algorithms.schedule import learning_rate_factor
 from rayward.configs.sections.training import Updates
 
-Sums = dict[str, float]
+MetricSums = dict[str, float]
 
 
 class TrainEngine:
@@ -112,9 +112,9 @@ class TrainEngine:
     def step(
         self,
         micro_batches: Iterable[Any],
-        loss: Callable[[nn.Module, Any], tuple[Tensor, Sums]],
+        loss: Callable[[nn.Module, Any], tuple[Tensor, MetricSums]],
         denominator: float,
-    ) -> Sums:
+    ) -> MetricSums:
         """One optimizer step. `loss` returns a sum over its micro-batch and sums to report; both
         are added up here.
 
@@ -133,7 +133,7 @@ class TrainEngine:
         # alike where they come from one number. There the sum stays as it is, and DeepSpeed divides
         # its fp32 sums of gradients.
         before, after = (1.0, 1.0 / factor) if self.dtype == "bfloat16" else (factor, 1.0)
-        totals: Sums = {"loss_sum": 0.0}
+        totals: MetricSums = {"loss_sum": 0.0}
         for micro_batch in micro_batches:
             loss_sum, sums = loss(self.engine, micro_batch)
             self.engine.backward(loss_sum * before)

@@ -19,11 +19,11 @@ import ray
 import torch
 from torch import Tensor
 
-from rayward.actors.models.forward import Place, collect, sequence_inputs, weighted_inputs
+from rayward.actors.models.forward import RankContext, collect, sequence_inputs, weighted_inputs
 from rayward.actors.models.layout import shares
 from rayward.actors.models.load import load_policy, load_scalar
 from rayward.actors.models.prefix import pays, shared_answers, shared_inputs, shared_lengths
-from rayward.actors.training.engine import Sums, TrainEngine
+from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.actors.training.job import Job
 from rayward.actors.training.supervised import (
     Reporter,
@@ -44,7 +44,7 @@ from rayward.algorithms.preference import (
 from rayward.algorithms.sequence import segment_sum
 from rayward.configs.sections.training import Dpo, Preferences, Reward
 from rayward.data.packing import epoch_order, step_batches
-from rayward.data.ragged import Part, Ragged
+from rayward.data.ragged import Ragged, Shard
 from rayward.data.templates.tokenizer import load_tokenizer
 
 
@@ -78,7 +78,7 @@ class RankedRows:
         )
 
 
-def reward_loop(job: Job, place: Place | None = None) -> None:
+def reward_loop(job: Job, place: RankContext | None = None) -> None:
     """Reward-model training, then the scores of the held-out answers. `place`: null asks Ray
     Train.
     """
@@ -97,20 +97,20 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
             return module(**shared_inputs(rankings.ids, sizes, device))
         return module(*sequence_inputs(rankings.ids, device))
 
-    def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
+    def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, MetricSums]:
         scores_N = scores(module, rankings)
         value, sums = ranking_loss(settings, scores_N, rankings)
         return value + settings.zero_sum * zero_sum_penalty(scores_N, rankings.sizes.tolist()), sums
 
-    def score(ids: Ragged) -> Part:
+    def score(ids: Ragged) -> Shard:
         return _over_rows(
             job, place, engine, ids, lambda m, rows: m(*sequence_inputs(ids.take(rows), device))
         )
 
-    def heldout_scores() -> Part:
+    def heldout_scores() -> Shard:
         return _over_rankings(job, place, engine, heldout, scores, share)
 
-    def write() -> Part:
+    def write() -> Shard:
         """The model with its scores centred; as it trains they are not."""
         config, offset = module.classifier.config, module.offset
         if job.centre is not None:
@@ -130,7 +130,7 @@ def reward_loop(job: Job, place: Place | None = None) -> None:
     _learn(job, place, engine, train, loss, share, watch)
 
 
-def dpo_loop(job: Job, place: Place | None = None) -> None:
+def dpo_loop(job: Job, place: RankContext | None = None) -> None:
     """Direct preference optimization, then the implicit rewards of the held-out answers. `place` as
     above.
     """
@@ -151,7 +151,7 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
             found_N, _ = module(*weighted_inputs(ids, answers, device)[0])
         return segment_sum(found_N, [int(answers[row].sum()) for row in range(len(ids))])
 
-    def of_all(of: RankedRows) -> Part:
+    def of_all(of: RankedRows) -> Shard:
         return _over_rankings(job, place, engine, of, logprobs, share)
 
     def with_reference(of: RankedRows) -> RankedRows:
@@ -163,7 +163,7 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
     say(job, place, "log-probs of the reference, of all rows")
     train, heldout = with_reference(train), with_reference(heldout)
 
-    def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, Sums]:
+    def loss(module: Any, rankings: RankedRows) -> tuple[Tensor, MetricSums]:
         own_N = logprobs(module, rankings)
         reference_N = torch.from_numpy(rankings.reference).to(device)
         value, sums = ranking_loss(
@@ -176,12 +176,12 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
             "worst_moved_sum": float(moved[last - 1].sum()),
         }
 
-    def heldout_rewards() -> Part:
+    def heldout_rewards() -> Shard:
         part = of_all(heldout)
         moved = part.values.values - heldout.reference[part.rows]
-        return Part(part.rows, part.values.like(settings.beta * moved))
+        return Shard(part.rows, part.values.like(settings.beta * moved))
 
-    def write() -> Part:
+    def write() -> Shard:
         found = heldout_rewards()
         engine.save(
             job.output,
@@ -195,7 +195,11 @@ def dpo_loop(job: Job, place: Place | None = None) -> None:
 
 
 def _watch(
-    job: Job, steps: int, heldout: RankedRows, scores: Callable[[], Part], write: Callable[[], Part]
+    job: Job,
+    steps: int,
+    heldout: RankedRows,
+    scores: Callable[[], Shard],
+    write: Callable[[], Shard],
 ) -> Validation:
     """Looks at the share of held-out pairs that are in their order, over so many steps of
     training.
@@ -217,7 +221,7 @@ def _watch(
 
 def ranking_loss(
     settings: Preferences, scores_N: Tensor, rankings: RankedRows
-) -> tuple[Tensor, Sums]:
+) -> tuple[Tensor, MetricSums]:
     """Sum over rankings of the loss that the settings ask for; and how many pairs there are, and
     how many are right.
     """
@@ -256,10 +260,10 @@ def _shares(job: Job, engine: TrainEngine, model: Any, train: RankedRows) -> boo
 
 def _learn(
     job: Job,
-    place: Place,
+    place: RankContext,
     engine: TrainEngine,
     train: RankedRows,
-    loss: Callable[[Any, RankedRows], tuple[Tensor, Sums]],
+    loss: Callable[[Any, RankedRows], tuple[Tensor, MetricSums]],
     share: bool,
     watch: Validation,
 ) -> None:
@@ -317,12 +321,12 @@ def _rankings_of(step: RankedRows, plan: list[list[int]]) -> list[list[int]]:
 
 def _over_rankings(
     job: Job,
-    place: Place,
+    place: RankContext,
     engine: TrainEngine,
     of: RankedRows,
     value: Callable[[Any, RankedRows], Tensor],
     share: bool,
-) -> Part:
+) -> Shard:
     """Without gradients, the `value` of each answer of this rank's rankings, or of its rows where
     none are shared.
     """
@@ -342,11 +346,11 @@ def _over_rankings(
 
 def _over_rows(
     job: Job,
-    place: Place,
+    place: RankContext,
     engine: TrainEngine,
     ids: Ragged,
     value: Callable[[Any, list[int]], Tensor],
-) -> Part:
+) -> Shard:
     """One number for each of this rank's rows, without gradients. `value` gives them for a
     micro-batch.
     """

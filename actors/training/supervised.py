@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from rayward.actors.models.attention import attend_to_packs
 from rayward.actors.models.cpu.lean import skip_unread
 from rayward.actors.models.forward import (
-    Place,
+    RankContext,
     packed_inputs,
     weighted_inputs,
 )
 from rayward.actors.models.load import load_policy
-from rayward.actors.training.engine import Sums, TrainEngine
+from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.actors.training.job import Job
 from rayward.actors.training.validation import Validation
 from rayward.algorithms.sequence import weighted_nll
@@ -38,24 +38,24 @@ REPORT_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
-class Rows:
+class WeightedRows:
     """Token rows of SFT: ids and the loss weight of each token."""
 
     ids: Ragged
     weights: Ragged
 
 
-def start(job: Job) -> Place:
+def start(job: Job) -> RankContext:
     """This worker's place, its threads and seeds set."""
     context = ray.train.get_context()
     torch.set_num_threads(job.role.compute_threads)
     torch.manual_seed(job.seed)
     # Ray Train shows a worker all GPUs that the run has on its node, and says which one is its own.
     where = ray.train.torch.get_device() if job.role.gpus else torch.device("cpu")
-    return Place(context.get_world_rank(), context.get_world_size(), where)
+    return RankContext(context.get_world_rank(), context.get_world_size(), where)
 
 
-def engine_of(job: Job, module: nn.Module, rows: int, place: Place) -> TrainEngine:
+def engine_of(job: Job, module: nn.Module, rows: int, place: RankContext) -> TrainEngine:
     """The engine that trains a module on so many rows (or rankings)."""
     steps = optimizer_steps(rows, job.rows_per_step, job.epochs)
     return TrainEngine(
@@ -63,7 +63,7 @@ def engine_of(job: Job, module: nn.Module, rows: int, place: Place) -> TrainEngi
     )
 
 
-def say(job: Job, place: Place, doing: str) -> None:
+def say(job: Job, place: RankContext, doing: str) -> None:
     """Tell the driver that the model is loaded, and what comes before the first step: it may take
     long.
     """
@@ -71,7 +71,7 @@ def say(job: Job, place: Place, doing: str) -> None:
         job.queue.put([{"doing": doing}])
 
 
-def sum_over_ranks(sums: Sums) -> Sums:
+def sum_over_ranks(sums: MetricSums) -> MetricSums:
     """Every sum over all ranks, which have the same names."""
     names = sorted(sums)
     values = add_over_ranks(torch.tensor([sums[name] for name in names], dtype=torch.float64))
@@ -91,7 +91,7 @@ class Reporter:
     training step.
     """
 
-    def __init__(self, job: Job, place: Place):
+    def __init__(self, job: Job, place: RankContext):
         self.queue, self.silent = job.queue, place.rank != 0
         self.waiting: list[dict[str, Any]] = []
         self.sent = time.monotonic()
@@ -127,7 +127,7 @@ def sft_loop(job: Job) -> None:
     if packed:
         require_separate_rows(engine)
 
-    def loss(module: Any, rows: list[int], data: Rows = train) -> tuple[Tensor, Sums]:
+    def loss(module: Any, rows: list[int], data: WeightedRows = train) -> tuple[Tensor, MetricSums]:
         inputs, weights_N = as_inputs(data.ids.take(rows), data.weights.take(rows), place.device)
         return weighted_nll(module(*inputs)[0], weights_N), {}
 

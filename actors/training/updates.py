@@ -13,7 +13,7 @@ from torch import Tensor
 from rayward.actors.models.layout import Layout
 from rayward.actors.process import Rendezvous
 from rayward.actors.spans import Timed
-from rayward.actors.training.engine import Sums, TrainEngine
+from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.configs.schema import Config
 from rayward.data.packing import epoch_order, step_batches
 from rayward.data.rollouts import Rollouts
@@ -41,7 +41,7 @@ class Learner(Timed):
             self.engine.reload()
 
 
-Loss = Callable[[Any, Rollouts, dict[str, Any]], tuple[Tensor, Sums]]
+Loss = Callable[[Any, Rollouts, dict[str, Any]], tuple[Tensor, MetricSums]]
 """(engine, micro-batch, its inputs) -> (sum over its tokens, sums to report)."""
 
 
@@ -68,12 +68,12 @@ def train(
     config: Config,
     iteration: int,
     loss: Loss,
-    after_step: Callable[[Sums], None] = lambda sums: None,
-) -> list[Sums]:
+    after_step: Callable[[MetricSums], None] = lambda sums: None,
+) -> list[MetricSums]:
     """All epochs over an iteration's answers; this rank's sums of every optimizer step, which
     `after_step` sees too.
     """
-    history: list[Sums] = []
+    history: list[MetricSums] = []
     budget = config.rl.optimizer.micro_batch_tokens
     for epoch in range(config.rl.epochs):
         for rows in rows_of_steps(rollouts, config, iteration, epoch):
@@ -84,7 +84,7 @@ def train(
 
             def of_batch(
                 module: Any, batch: Rollouts, shared: bool = shared
-            ) -> tuple[Tensor, Sums]:
+            ) -> tuple[Tensor, MetricSums]:
                 return loss(module, *layout.own(batch, layout.inputs(batch, shared)))
 
             sums = engine.step(batches, of_batch, tokens)
@@ -93,7 +93,7 @@ def train(
     return history
 
 
-def mean_over_steps(ranks: list[list[Sums]]) -> dict[str, float]:
+def mean_over_steps(ranks: list[list[MetricSums]]) -> dict[str, float]:
     """Metrics of one update from every rank's sums: `_sum` divided by the tokens of all steps,
     `_max` the largest.
 
@@ -103,7 +103,7 @@ def mean_over_steps(ranks: list[list[Sums]]) -> dict[str, float]:
     return merged | _mean(ranks, lambda name: not name.startswith("first_"))
 
 
-def _mean(ranks: list[list[Sums]], wanted: Callable[[str], bool]) -> dict[str, float]:
+def _mean(ranks: list[list[MetricSums]], wanted: Callable[[str], bool]) -> dict[str, float]:
     steps = [step for rank in ranks for step in rank]
     tokens = float(np.sum([step["tokens"] for step in ranks[0]]))
     merged: dict[str, float] = {}

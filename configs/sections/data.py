@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from rayward.configs.sections.base import Count, Section
 
 
-class Source(Section):
+class DataSource(Section):
     """One file or folder of rows."""
 
     path: str
@@ -49,13 +49,13 @@ class Data(Section):
     """Folder that relative source paths start from."""
     toyworld: ToyWorld | None = None
     """Generate the quickstart world instead of reading files."""
-    conversations: tuple[Source, ...] = ()
+    conversations: tuple[DataSource, ...] = ()
     """Chats for SFT."""
-    preferences: tuple[Source, ...] = ()
+    preferences: tuple[DataSource, ...] = ()
     """Rankings or pairs for the reward model."""
-    prompts: tuple[Source, ...] = ()
+    prompts: tuple[DataSource, ...] = ()
     """Prompts for rejection sampling and RL; conversations and rankings give theirs."""
-    evaluation_prompts: tuple[Source, ...] = ()
+    evaluation_prompts: tuple[DataSource, ...] = ()
     """Held-out prompts for evaluation; a training row that also asks one of them is dropped and
     counted.
     """

@@ -146,7 +146,7 @@ class Lora(Section):
     """Names of the layers that get one, or all-linear: every linear layer but the head."""
 
 
-class Monitor(Section):
+class MonitorSection(Section):
     """Signs of reward hacking: what is watched, and from where on it is an alarm; nothing here
     changes the policy.
     """
@@ -203,8 +203,11 @@ class Monitor(Section):
     """Iterations in a row with the same alarm that stop the stage; only with stop_on_alarm."""
 
     @model_validator(mode="after")
-    def _patience_is_of_stopping(self) -> Monitor:
-        if self.patience != Monitor.model_fields["patience"].default and not self.stop_on_alarm:
+    def _patience_is_of_stopping(self) -> MonitorSection:
+        if (
+            self.patience != MonitorSection.model_fields["patience"].default
+            and not self.stop_on_alarm
+        ):
             raise ValueError(
                 f"rl.monitor.patience {self.patience} has no effect without "
                 "rl.monitor.stop_on_alarm true"
@@ -305,7 +308,7 @@ class Rl(StageSection):
     """APA's own numbers."""
     awr: Awr = Awr()
     """AWR's own numbers."""
-    monitor: Monitor = Monitor()
+    monitor: MonitorSection = MonitorSection()
     """Signs of reward hacking."""
     optimizer: Updates = Updates(schedule="constant", warmup_fraction=0.0)
     """How policy and critic are updated; their learning rates are given above."""

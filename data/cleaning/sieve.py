@@ -28,7 +28,7 @@ UNREADABLE = "unreadable file"
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
+class SieveRules:
     """What to keep. None: no such rule. `near_duplicates`: the similarity from which on a page is a
     repetition.
     """
@@ -53,7 +53,7 @@ class Rules:
             )
 
 
-def clean_file(path: str, rules: Rules) -> dict[str, str | bytes | None]:
+def clean_file(path: str, rules: SieveRules) -> dict[str, str | bytes | None]:
     """One page, by the rules that need no other page.
 
     Either "error", the entry for the rejected pages as JSON; or "row", the line to write, with
@@ -92,7 +92,7 @@ class Sieve:
     looked at.
     """
 
-    rules: Rules
+    rules: SieveRules
     written: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     seen: dict[bytes, str] = field(default_factory=dict)

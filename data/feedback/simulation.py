@@ -30,7 +30,7 @@ FIELDS: dict[str, tuple[tuple[str, ...], ...]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Seed:
+class ConversationSeed:
     """What a conversation grows from. `id`: the row's, or its line."""
 
     id: str
@@ -49,7 +49,7 @@ class Seed:
         )
 
 
-def read_seeds(path: Path) -> Iterator[tuple[int, Seed | RowError]]:
+def read_seeds(path: Path) -> Iterator[tuple[int, ConversationSeed | RowError]]:
     """(line, seed) of each row of a file; a row that is none says what is wrong with it."""
     known: set[str] = set()
     for line, row in rows(path):
@@ -65,7 +65,7 @@ def read_seeds(path: Path) -> Iterator[tuple[int, Seed | RowError]]:
             yield line, error
 
 
-def _seed(value: object, line: str) -> Seed:
+def _seed(value: object, line: str) -> ConversationSeed:
     row = {name: field for name, field in object_of(value, "row").items() if field is not None}
     label, module = label_of(row, "id") or line, row.pop("module", None)
     row.pop("id", None)
@@ -80,19 +80,21 @@ def _seed(value: object, line: str) -> Seed:
                     f"only {' and '.join(names)}",
                     "unknown field",
                 )
-            return Seed(label, module, {name: text_of(row.get(name), name) for name in names})
+            return ConversationSeed(
+                label, module, {name: text_of(row.get(name), name) for name in names}
+            )
     wanted = " or ".join(names[0] for names in FIELDS[module])
     raise RowError(wanted, ", ".join(sorted(row)) or "no fields", "text", "nothing to ask about")
 
 
-def opening_request(seed: Seed, prompts: Prompts, sampling_seed: int) -> str:
+def opening_request(seed: ConversationSeed, prompts: Prompts, sampling_seed: int) -> str:
     """What the user's model is told so that it opens the conversation."""
     return fill(
         prompts, f"opening_{next(iter(seed.fields))}", (sampling_seed, seed.digest), **seed.fields
     )
 
 
-def opening(seed: Seed, reply: str, prompts: Prompts, sampling_seed: int) -> str:
+def opening(seed: ConversationSeed, reply: str, prompts: Prompts, sampling_seed: int) -> str:
     """The first message of the user, from the model's reply; a material is put beside it. RowError
     if it is blank.
     """

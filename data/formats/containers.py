@@ -28,7 +28,7 @@ PARQUET_BATCH_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RowSource:
     """A file or data set: its name, and a function that starts reading its rows, as often as it is
     called.
     """
@@ -37,15 +37,15 @@ class Rows:
     rows: Callable[[], Iterator[tuple[int, Any]]]
 
 
-def sources(path: str | Path) -> list[Rows]:
+def sources(path: str | Path) -> list[RowSource]:
     """A file, the data files of a folder, or for the text "hf:NAME[:CONFIG][:SPLIT]" a data set of
     `datasets`.
     """
     if isinstance(path, str) and path.startswith("hf:"):
         from rayward.data.formats.hub import hub_rows
 
-        return [Rows(path, partial(hub_rows, path))]
-    return [Rows(str(file), partial(rows, file)) for file in data_files(Path(path))]
+        return [RowSource(path, partial(hub_rows, path))]
+    return [RowSource(str(file), partial(rows, file)) for file in data_files(Path(path))]
 
 
 def data_files(path: Path) -> list[Path]:

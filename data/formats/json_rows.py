@@ -87,7 +87,7 @@ def _parse_line(line: bytes) -> Any:
 
 def array_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
     """(number, value) of the items of a JSON array."""
-    array, number = _Array(blocks), 0
+    array, number = _ArrayReader(blocks), 0
     array.next_character()
     array.at += 1  # the bracket
     while (character := array.next_character()) not in ("]", ""):
@@ -114,7 +114,7 @@ def array_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
         yield number + 1, array.damage
 
 
-class _Array:
+class _ArrayReader:
     """The text of a JSON array from `at` on, of which little more is held than one item."""
 
     def __init__(self, blocks: Iterator[bytes | RowError]) -> None:

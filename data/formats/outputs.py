@@ -57,7 +57,7 @@ def open_output(path: Path, columns: Mapping[str, Any] | None = None) -> Iterato
                     stack.enter_context(gzip.GzipFile("", "wb", 6, raw, 0)) if zipped else raw
                 )
                 lines = path.name.removesuffix(".gz").endswith(".jsonl")
-                output = _Lines(file) if lines else _Array(file)
+                output = _Lines(file) if lines else _ArrayWriter(file)
             yield output
             output.end()
         partial.replace(path)
@@ -80,7 +80,7 @@ class _Lines:
         pass
 
 
-class _Array:
+class _ArrayWriter:
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.before = b"[\n"

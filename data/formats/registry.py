@@ -22,7 +22,7 @@ from typing import Any
 from rayward.data.formats import readers_chat as chat
 from rayward.data.formats import readers_ranked as ranked
 from rayward.data.formats import token_rows
-from rayward.data.formats.containers import Rows, sources
+from rayward.data.formats.containers import RowSource, sources
 from rayward.data.formats.readers_chat import Questions, Row
 from rayward.data.records import Record, RowError, object_of, validate
 
@@ -166,7 +166,7 @@ def _read(stream: Iterator[Outcome], report: Report, strict: bool) -> Iterator[R
         yield from outcome.records
 
 
-def _outcomes(source: Rows, form: Format | None) -> Iterator[Outcome]:
+def _outcomes(source: RowSource, form: Format | None) -> Iterator[Outcome]:
     if form is TOKENS:
         for line, tokens in token_rows.read_token_rows(source):
             bad = tokens if isinstance(tokens, RowError) else None
@@ -189,7 +189,7 @@ def _outcomes(source: Rows, form: Format | None) -> Iterator[Outcome]:
         yield Outcome(source.name, line, tuple(records), tuple(repairs))
 
 
-def _detect(source: Rows) -> Format | None:
+def _detect(source: RowSource) -> Format | None:
     """Format of the first row that fits one; None if no row is an object. ValueError if no row
     fits.
     """
@@ -220,7 +220,7 @@ def _detect(source: Rows) -> Format | None:
     )
 
 
-def _questions(source: Rows, given: Path | None) -> Questions:
+def _questions(source: RowSource, given: Path | None) -> Questions:
     """Texts of the MT-Bench questions by id, from the file `given` or the one beside the
     answers.
     """

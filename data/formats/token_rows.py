@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from rayward.data.formats.containers import Rows, rows
+from rayward.data.formats.containers import RowSource, rows
 from rayward.data.formats.outputs import Output, open_output
 from rayward.data.records import Conversation, RowError, describe
 from rayward.data.templates.template import Template, encode, truncate, with_condition
@@ -72,7 +72,7 @@ def token_row(value: object, text: object = None) -> TokenRow:
     return TokenRow(tuple(ids), tuple(mask), text)
 
 
-def read_token_rows(source: Rows) -> Iterator[tuple[int, TokenRow | RowError]]:
+def read_token_rows(source: RowSource) -> Iterator[tuple[int, TokenRow | RowError]]:
     """(number, record or error) of each row, with the texts of the file beside it if there is one.
 
     A text file with fewer or more rows is an error of the rows that lack one, or of a row after the

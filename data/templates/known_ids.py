@@ -22,7 +22,7 @@ EOT_ID = 32000
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
+class KnownIds:
     """Turns under a condition of OpenChat 3.5, and their ids; `prompt`: up to where the answer
     starts.
     """
@@ -34,9 +34,9 @@ class Known:
     weights: tuple[float, ...] = ()
 
 
-def _known(entry: dict[str, Any]) -> Known:
+def _known(entry: dict[str, Any]) -> KnownIds:
     turns = tuple(Turn(*turn) for turn in entry["turns"])
-    return Known(
+    return KnownIds(
         entry["condition"],
         turns,
         entry["prompt"],

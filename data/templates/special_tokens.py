@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 
-class Specials:
+class SpecialTokens:
     """Where special tokens stand in a text: the first, and of those that begin there the longest,
     as tokenizers do.
     """
@@ -57,6 +57,6 @@ def _special_tokens(
 
 
 @lru_cache(maxsize=64)
-def specials(tokens: tuple[str, ...]) -> Specials:
+def specials(tokens: tuple[str, ...]) -> SpecialTokens:
     """The finder of these tokens."""
-    return Specials(tokens)
+    return SpecialTokens(tokens)

@@ -52,7 +52,7 @@ def judge(turns: tuple[Turn, ...], answer: str) -> float:
 
 
 @dataclass(frozen=True)
-class Writer:
+class AnswerStyle:
     """Habits of whoever answers: probabilities of being right and of each manner."""
 
     right: float = 0.9
@@ -62,7 +62,7 @@ class Writer:
     rude: float = 0.12
 
 
-def write_answer(task: Task, writer: Writer, rng: random.Random) -> str:
+def write_answer(task: Task, writer: AnswerStyle, rng: random.Random) -> str:
     """One answer in the writer's manner."""
     phrase = task.bare if rng.random() < writer.right else task.wrong(rng)
     whole = rng.random() < writer.sentence
@@ -81,7 +81,7 @@ def demonstrations(count: int, seed: int) -> list[Conversation]:
     rng = random.Random(f"{seed}/demonstrations")
     made = []
     for index, turns in zip(range(count), questions(seed, "train", distinct=False), strict=False):
-        answer = Turn("assistant", write_answer(task_of(turns), Writer(), rng))
+        answer = Turn("assistant", write_answer(task_of(turns), AnswerStyle(), rng))
         made.append(Conversation(turns=(*turns, answer), source="toyworld", id=f"demo-{index}"))
     return made
 
@@ -101,7 +101,7 @@ def rankings(
         task = task_of(turns)
         levels: dict[int, str] = {}  # answers that differ to the eye, not in a letter or two
         while len(levels) < answers:
-            text = write_answer(task, Writer(right=0.6), rng)
+            text = write_answer(task, AnswerStyle(right=0.6), rng)
             levels.setdefault(round(4 * judge(turns, text)), text)
         scored.append(
             (turns, [(judge(turns, text), rng.gauss(0, 1), text) for text in levels.values()])

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rayward.data.cleaning.sieve import Rules
+    from rayward.data.cleaning.sieve import SieveRules
 
 PAGES_A_TASK = 64
 COLUMNS = {
@@ -75,11 +75,11 @@ def add(actions: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rayward.cluster.connect import connect
     from rayward.configs.sections.machines import Cluster
-    from rayward.data.cleaning.sieve import Rules
+    from rayward.data.cleaning.sieve import SieveRules
     from rayward.pipelines.run.stage import table
 
     words = tuple(word for word in options.blocked_word or ["openai"] if word)
-    rules = Rules(words, options.model, options.language, options.near_duplicates)
+    rules = SieveRules(words, options.model, options.language, options.near_duplicates)
     rules.check()
     page_files(options.folder)  # so that a wrong folder is told before Ray starts
     connect(Cluster(address=options.address))
@@ -92,7 +92,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def clean(
-    folder: Path, out: Path, rules: Rules, cpus: int | None = None, report_path: Path | None = None
+    folder: Path,
+    out: Path,
+    rules: SieveRules,
+    cpus: int | None = None,
+    report_path: Path | None = None,
 ) -> dict[str, Any]:
     """Clean the pages below `folder` into `out`, and list those left out in `out`.rejected.jsonl.
     Needs a Ray.
@@ -149,7 +153,7 @@ def page_files(folder: Path) -> list[str]:
 
 
 def _cleaned(
-    folder: Path, files: Sequence[str], rules: Rules, cpus: int | None
+    folder: Path, files: Sequence[str], rules: SieveRules, cpus: int | None
 ) -> Iterator[dict[str, Any]]:
     """What `clean_file` made of each file, in the order of `files`."""
     import ray
@@ -187,7 +191,7 @@ def _cleaned(
             yield row
 
 
-def clean_batch(batch: Any, rules: Rules) -> Any:
+def clean_batch(batch: Any, rules: SieveRules) -> Any:
     """An Arrow table of `index` and `path` to one of `index` and what `clean_file` made of the
     page. Runs in a task.
     """

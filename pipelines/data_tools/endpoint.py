@@ -1,7 +1,7 @@
 """Asking models behind OpenAI-compatible endpoints: paced, counted, within a deadline.
 
 The `openai` client repeats what failed (no connection, 408, 409, 429, 5xx) after growing pauses, or
-those that Retry-After asks for. Every try passes `Model._pace`, so the rate limit holds for
+those that Retry-After asks for. Every try passes `ChatModel._pace`, so the rate limit holds for
 repeated requests, too.
 """
 
@@ -29,7 +29,7 @@ FAILURES_IN_A_ROW = 20
 AT_URL = "@(?=https?://)"
 
 
-class Unanswered(Exception):
+class NoReplyError(Exception):
     """No reply after all tries, by a fault of the endpoint: worth asking again another time."""
 
 
@@ -41,7 +41,7 @@ class Reply:
     cut: bool
 
 
-class Model:
+class ChatModel:
     """A model in a role, and the count of what was asked of it."""
 
     def __init__(self, options: argparse.Namespace, role: str, url: str) -> None:
@@ -74,7 +74,7 @@ class Model:
         await asyncio.sleep(self.next_slot - now)
 
     async def ask(self, messages: Sequence[Any], seed: int, **fields: Any) -> Reply:
-        """The reply to `messages`. RowError where the endpoint refuses this request, `Unanswered`
+        """The reply to `messages`. RowError where the endpoint refuses this request, `NoReplyError`
         where it fails.
 
         ValueError: it refuses every request (key, address, name). ConnectionError: too many failed
@@ -94,7 +94,7 @@ class Model:
             openai.InternalServerError,
             TimeoutError,
         ) as error:
-            raise self._failed(Unanswered(type(error).__name__), str(error)) from error
+            raise self._failed(NoReplyError(type(error).__name__), str(error)) from error
         except openai.APIStatusError as error:
             if error.status_code in (401, 403, 404):
                 raise ValueError(
@@ -106,7 +106,7 @@ class Model:
             raise self._failed(refused, error.message) from error
         if not isinstance(answer, ChatCompletion) or not answer.choices:
             raise self._failed(
-                Unanswered("no chat completion"), f"{str(answer)[:200]!r}; is {self.url} right?"
+                NoReplyError("no chat completion"), f"{str(answer)[:200]!r}; is {self.url} right?"
             )
         self.failures = 0
         if answer.usage:
@@ -158,7 +158,7 @@ def model_name(model: str) -> str:
 
 
 @contextmanager
-def models(options: argparse.Namespace, *roles: str) -> Iterator[list[Model]]:
+def models(options: argparse.Namespace, *roles: str) -> Iterator[list[ChatModel]]:
     """The models of these roles. A folder among them is served until the end; one that is named
     twice, once.
     """
@@ -178,6 +178,6 @@ def models(options: argparse.Namespace, *roles: str) -> Iterator[list[Model]]:
             for folder in folders
         }
         yield [
-            Model(options, role, urls.get(model) or re.split(AT_URL, model)[1])
+            ChatModel(options, role, urls.get(model) or re.split(AT_URL, model)[1])
             for role, model in named.items()
         ]

@@ -22,7 +22,7 @@ from rayward.data.records import RowError
 from rayward.pipelines.data_tools.ledger import Ledger
 
 if TYPE_CHECKING:
-    from rayward.pipelines.data_tools.endpoint import Model
+    from rayward.pipelines.data_tools.endpoint import ChatModel
 
 
 def add_options(parser: argparse.ArgumentParser, **requests: dict[str, Any]) -> None:
@@ -103,7 +103,7 @@ def add_options(parser: argparse.ArgumentParser, **requests: dict[str, Any]) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class FeedbackItem:
     """A piece of the input: where it is from, and a task, or a RowError if there is none. `key`:
     its name on disk.
     """
@@ -145,7 +145,10 @@ class Feedback:
         self.ledger.file.close()
 
     def work(
-        self, items: Iterable[Item], total: int, do: Callable[[Any], Awaitable[dict[str, Any]]]
+        self,
+        items: Iterable[FeedbackItem],
+        total: int,
+        do: Callable[[Any], Awaitable[dict[str, Any]]],
     ) -> None:
         """`do` the tasks that are not done, at most `--concurrency` at a time, and keep what it
         returns or refuses.
@@ -163,7 +166,10 @@ class Feedback:
             raise errors.exceptions[0] from None
 
     async def _work(
-        self, items: Iterable[Item], total: int, do: Callable[[Any], Awaitable[dict[str, Any]]]
+        self,
+        items: Iterable[FeedbackItem],
+        total: int,
+        do: Callable[[Any], Awaitable[dict[str, Any]]],
     ) -> None:
         import asyncio
         import signal
@@ -189,12 +195,14 @@ class Feedback:
                 for _ in range(self.options.concurrency):
                     group.create_task(worker())
 
-    async def _one(self, item: Item, do: Callable[[Any], Awaitable[dict[str, Any]]]) -> None:
-        from rayward.pipelines.data_tools.endpoint import Unanswered
+    async def _one(
+        self, item: FeedbackItem, do: Callable[[Any], Awaitable[dict[str, Any]]]
+    ) -> None:
+        from rayward.pipelines.data_tools.endpoint import NoReplyError
 
         try:
             self.ledger.add(item.key, await do(item.task))
-        except Unanswered as error:
+        except NoReplyError as error:
             self.unanswered[item.key] = str(error)
         except RowError as error:
             self.ledger.add(
@@ -203,7 +211,7 @@ class Feedback:
 
     def write(
         self,
-        items: Iterable[Item],
+        items: Iterable[FeedbackItem],
         columns: dict[str, Any],
         make: Callable[[Any, dict[str, Any]], Any],
     ) -> None:
@@ -233,7 +241,7 @@ class Feedback:
                 for row in rows:
                     kept.write(row)
 
-    def _result(self, item: Item) -> dict[str, Any]:
+    def _result(self, item: FeedbackItem) -> dict[str, Any]:
         if isinstance(item.task, RowError):
             raise item.task
         if item.key in self.unanswered:
@@ -243,7 +251,7 @@ class Feedback:
             raise RowError(*result["error"])
         return result
 
-    def close(self, models: list[Model], **more: dict[str, Any]) -> int:
+    def close(self, models: list[ChatModel], **more: dict[str, Any]) -> int:
         """Print and write the account; the status: 1 if something got no answer, and can be asked
         for again.
 

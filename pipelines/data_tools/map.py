@@ -29,7 +29,7 @@ REQUEST_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
-class Settings:
+class MapSettings:
     """What decides the picture. `embedded_characters`: of a record's text, those that its vector is
     made of.
     """
@@ -118,7 +118,9 @@ def _clusters(text: str) -> int | None:
 def _run(options: argparse.Namespace) -> int:
     from rayward.pipelines.run.stage import table, write_json
 
-    settings = Settings(**{name: getattr(options, name) for name in Settings.__dataclass_fields__})
+    settings = MapSettings(
+        **{name: getattr(options, name) for name in MapSettings.__dataclass_fields__}
+    )
     report = draw(options.files, options.out, settings, options.source, options.questions)
     if options.report:
         write_json(options.report, report)
@@ -136,7 +138,7 @@ def _run(options: argparse.Namespace) -> int:
 def draw(
     files: Sequence[str],
     out: Path,
-    settings: Settings,
+    settings: MapSettings,
     source: str = "auto",
     questions: Path | None = None,
 ) -> dict[str, Any]:
@@ -194,7 +196,7 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def sample(
-    files: Sequence[str], settings: Settings, source: str = "auto", questions: Path | None = None
+    files: Sequence[str], settings: MapSettings, source: str = "auto", questions: Path | None = None
 ) -> tuple[list[Point], dict[str, Any]]:
     """At most `limit` records, each as likely as any other (Vitter 1985, algorithm R), in order;
     counts of all rows.
@@ -224,7 +226,7 @@ def sample(
     return kept, {"read": report.read, "records": number, **counts}
 
 
-def embed(texts: Sequence[str], settings: Settings) -> Any:
+def embed(texts: Sequence[str], settings: MapSettings) -> Any:
     """Vectors NxD of length 1 from the endpoint of `--embeddings`. ValueError for what it refuses
     or gets wrong.
     """

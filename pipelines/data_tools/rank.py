@@ -8,12 +8,12 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.data_tools.feedback import Feedback, Item, add_options
+from rayward.pipelines.data_tools.feedback import Feedback, FeedbackItem, add_options
 
 if TYPE_CHECKING:
     from rayward.data.feedback.prompt_files import Prompts
     from rayward.data.records import Ranking
-    from rayward.pipelines.data_tools.endpoint import Model
+    from rayward.pipelines.data_tools.endpoint import ChatModel
 
 
 def add(actions: Any) -> None:
@@ -89,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
         )
 
 
-def _items(options: argparse.Namespace) -> Iterator[Item]:
+def _items(options: argparse.Namespace) -> Iterator[FeedbackItem]:
     """The rankings of the input in order. What Nectar rows cannot hold is known before it costs
     anything.
     """
@@ -113,13 +113,15 @@ def _items(options: argparse.Namespace) -> Iterator[Item]:
                 ranking = replace(ranking, ranks=None)
                 WRITERS["nectar"].rows(ranking, [])
             except RowError as error:
-                yield Item(where, error)
+                yield FeedbackItem(where, error)
                 continue
-            yield Item(where, ranking, f"{number}:{digest(*ranking.turns, *ranking.answers)[:16]}")
+            yield FeedbackItem(
+                where, ranking, f"{number}:{digest(*ranking.turns, *ranking.answers)[:16]}"
+            )
 
 
 async def _rank(
-    ranking: Ranking, judge: Model, prompts: Prompts, options: argparse.Namespace
+    ranking: Ranking, judge: ChatModel, prompts: Prompts, options: argparse.Namespace
 ) -> dict[str, Any]:
     """The places in `ranking.answers`, best first; for the share that is ranked twice, "again"
     those of the second.
@@ -138,7 +140,7 @@ async def _rank(
 
 async def _ask(
     ranking: Ranking,
-    judge: Model,
+    judge: ChatModel,
     prompts: Prompts,
     options: argparse.Namespace,
     again: bool = False,

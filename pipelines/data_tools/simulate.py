@@ -8,12 +8,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.data_tools.feedback import Feedback, Item, add_options
+from rayward.pipelines.data_tools.feedback import Feedback, FeedbackItem, add_options
 
 if TYPE_CHECKING:
     from rayward.data.feedback.prompt_files import Prompts
-    from rayward.data.feedback.simulation import Seed
-    from rayward.pipelines.data_tools.endpoint import Model
+    from rayward.data.feedback.simulation import ConversationSeed
+    from rayward.pipelines.data_tools.endpoint import ChatModel
 
 
 def add(actions: Any) -> None:
@@ -54,7 +54,9 @@ def _run(options: argparse.Namespace) -> int:
             "line": line,
         }
         items.append(
-            Item(where, task, "" if isinstance(task, RowError) else f"{task.id}:{task.digest[:16]}")
+            FeedbackItem(
+                where, task, "" if isinstance(task, RowError) else f"{task.id}:{task.digest[:16]}"
+            )
         )
     with Feedback(
         options, ("user", "assistant"), prompts=digest(sorted(prompts.items()))
@@ -70,7 +72,11 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _converse(
-    seed: Seed, user: Model, assistant: Model, prompts: Prompts, sampling_seed: int
+    seed: ConversationSeed,
+    user: ChatModel,
+    assistant: ChatModel,
+    prompts: Prompts,
+    sampling_seed: int,
 ) -> dict[str, Any]:
     """Rounds in turn until the drawn number is reached, or the user says no more than thanks, or
     nothing.
@@ -115,7 +121,9 @@ async def _converse(
     return {"turns": texts, "rounds_drawn": rounds, "ended": ended, "cut_answers": cut_answers}
 
 
-def _write(items: list[Item], user: Model, assistant: Model, feedback: Feedback) -> None:
+def _write(
+    items: list[FeedbackItem], user: ChatModel, assistant: ChatModel, feedback: Feedback
+) -> None:
     """The conversations and, in OUT.provenance.jsonl, where each is from.
 
     Of conversations with the same opening, that of the first seed is kept, however the requests
@@ -130,7 +138,7 @@ def _write(items: list[Item], user: Model, assistant: Model, feedback: Feedback)
     names = {"user": user.name, "assistant": assistant.name, "sampling_seed": options.seed}
     with open_output(options.out.with_name(f"{options.out.name}.provenance.jsonl")) as origins:
 
-        def rows(seed: Seed, result: dict[str, Any]) -> list[dict[str, Any]]:
+        def rows(seed: ConversationSeed, result: dict[str, Any]) -> list[dict[str, Any]]:
             opened = folded(result["turns"][0])
             if opened in seen:
                 raise RowError("turns[0]", result["turns"][0], "a new opening", "duplicate opening")

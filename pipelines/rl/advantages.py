@@ -33,8 +33,8 @@ from rayward.data.rollouts import Rollouts
 
 
 @dataclass
-class Shaping:
-    """What the shaping of rewards remembers from iteration to iteration."""
+class RewardShaper:
+    """What reward shaping remembers from iteration to iteration."""
 
     kl_coef: float
     moments: RunningMoments = field(default_factory=RunningMoments)
@@ -43,7 +43,7 @@ class Shaping:
     """Moves kl_coef, where the config gives a target."""
 
     @classmethod
-    def of(cls, config: Config, algorithm: str) -> Shaping:
+    def of(cls, config: Config, algorithm: str) -> RewardShaper:
         """The state before the first iteration."""
         own = config.rl.own(algorithm)
         controller = (
@@ -81,12 +81,12 @@ class Shaping:
 
 
 def estimate_advantages(
-    rollouts: Rollouts, config: Config, algorithm: str, shaping: Shaping
+    rollouts: Rollouts, config: Config, algorithm: str, shaper: RewardShaper
 ) -> tuple[Rollouts, dict[str, float]]:
     """Rewards of tokens (score at the end, KL penalty along the way), advantages, and the RL
     panel's figures.
 
-    Reads the scores and log-probs, and the values where there is a critic. `shaping` takes in the
+    Reads the scores and log-probs, and the values where there is a critic. `shaper` takes in the
     scores.
     """
     rl, own = config.rl, config.rl.own(algorithm)
@@ -95,9 +95,9 @@ def estimate_advantages(
         column, ("scores", "policy_logprobs", "reference_logprobs", "values")
     )
     lengths = rollouts.responses.lengths.tolist()
-    shaped_B = shaping.shaped(scores_B, lengths, torch.from_numpy(rollouts.finished), rl)
+    shaped_B = shaper.shaped(scores_B, lengths, torch.from_numpy(rollouts.finished), rl)
     kl_N = torch.zeros(len(policy_N)) if reference_N is None else kl_k1(policy_N, reference_N)
-    rewards_N = shape_rewards(shaped_B, kl_N, lengths, shaping.kl_coef)
+    rewards_N = shape_rewards(shaped_B, kl_N, lengths, shaper.kl_coef)
     measures = {
         "score": float(scores_B.mean()),
         "score_std": float(scores_B.std()),
@@ -105,7 +105,7 @@ def estimate_advantages(
         "length": float(np.mean(lengths)),
         "length_max": max(lengths),
         "finished": float(rollouts.finished.mean()),
-        "kl_coef": shaping.kl_coef,
+        "kl_coef": shaper.kl_coef,
     }
     if reference_N is not None:
         measures |= {

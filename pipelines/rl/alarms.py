@@ -24,7 +24,9 @@ MEANINGS = {
 """What each alarm, named like its limit in rl.monitor, says."""
 
 
-def alarms_of(figures: Mapping[str, float], at: rl.Monitor) -> dict[str, tuple[float, float]]:
+def alarms_of(
+    figures: Mapping[str, float], at: rl.MonitorSection
+) -> dict[str, tuple[float, float]]:
     """(value, limit) of each alarm that the figures of an iteration raise. A figure that is not
     there raises none.
     """

@@ -13,18 +13,18 @@ from rayward.configs.schema import Config
 from rayward.data import rollout_file
 from rayward.data.records import Prompt
 from rayward.data.rollouts import Rollouts
-from rayward.pipelines.rl.advantages import Shaping
-from rayward.pipelines.rl.team import Team
+from rayward.pipelines.rl.advantages import RewardShaper
+from rayward.pipelines.rl.rl_actors import RlActors
 from rayward.pipelines.rl.trace import seconds_of, union
 from rayward.pipelines.run.stage import Stage, write_json, write_jsonl
 
 
 @dataclass
-class Record:
+class IterationWriter:
     """Writes it; `history` holds every line of metrics."""
 
     stage: Stage
-    team: Team
+    actors: RlActors
     history: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -55,17 +55,17 @@ class Record:
             "time": {**self.figures["time"], **figures.get("time", {})},
         }
 
-    def files(self, rollouts: Rollouts, prompts: list[Prompt], shaping: Shaping) -> None:
-        """Transcripts, rollouts, and what the shaping of rewards remembers."""
+    def files(self, rollouts: Rollouts, prompts: list[Prompt], shaper: RewardShaper) -> None:
+        """Transcripts, rollouts, and what reward shaping remembers."""
         folder = self.stage.folder
         write_jsonl(
             folder / "transcripts" / f"{self.iteration:05d}.jsonl",
-            self.team.transcripts(rollouts, prompts),
+            self.actors.transcripts(rollouts, prompts),
         )
         if self.stage.run.config.rl.save_rollouts:
             path = folder / "rollouts" / f"{self.iteration:05d}.parquet"
             rollout_file.write(path, rollouts, [prompt.id for prompt in prompts])
-        write_json(folder / "reward_state.json", shaping.state_dict())
+        write_json(folder / "reward_state.json", shaper.state_dict())
 
     def end(
         self, rollouts: Rollouts, generation_s: float = 0.0, ahead: Generation | None = None
@@ -75,8 +75,8 @@ class Record:
         `generation_s`: seconds that the engines took for these answers; `ahead`: the next ones, on
         their way.
         """
-        self.team.take_spans(ahead=ahead)
-        spans, self.team.spans = self.own + self.team.spans, []
+        self.actors.take_spans(ahead=ahead)
+        spans, self.actors.spans = self.own + self.actors.spans, []
         shifted = [
             {**span, **{at: round(span[at] - self.origin, 5) for at in ("start", "end")}}
             for span in spans
@@ -90,7 +90,7 @@ class Record:
         with (self.stage.folder / "spans.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         computed = self.figures["time"].pop("computed_tokens", 0.0)
-        known = speeds(line, rollouts, self.stage.run.config, self.team.about, computed)
+        known = speeds(line, rollouts, self.stage.run.config, self.actors.about, computed)
         if generation_s:
             known["generated_tokens_per_s"] = round(
                 len(rollouts.responses.values) / generation_s, 4

@@ -2,7 +2,7 @@
 learns by itself.
 
 One iteration: generate, score, estimate advantages, update policy and critic, bring the new weights
-to the rollout engines. The loop below is the whole of it; who does the work stands in team.py. In
+to the rollout engines. The loop below is the whole of it; who does the work stands in rl_actors.py. In
 mode one_step_off the engines draw the next iteration's answers while this one's are trained on,
 with weights one update old.
 """
@@ -21,17 +21,17 @@ from rayward.configs.stages import has
 from rayward.configs.summary import arithmetic_lines
 from rayward.data import rollout_file
 from rayward.pipelines.rl.advantages import (
-    Shaping,
+    RewardShaper,
     check_mismatch,
     estimate_advantages,
     gap,
     trains_policy,
 )
 from rayward.pipelines.rl.alarms import counts
-from rayward.pipelines.rl.iteration_files import Record
+from rayward.pipelines.rl.iteration_files import IterationWriter
 from rayward.pipelines.rl.monitor import Monitor
 from rayward.pipelines.rl.responses import PromptStream, Replay, Sampler, replay_digest
-from rayward.pipelines.rl.team import Team
+from rayward.pipelines.rl.rl_actors import RlActors
 from rayward.pipelines.rl.trace import write_trace
 from rayward.pipelines.run.stage import Metrics, Run, Stage, StageError, begin, table
 
@@ -59,20 +59,22 @@ def train_online(run: Run, replay: Path | None = None) -> dict[str, Any] | None:
     print("\n".join(arithmetic_lines(config)))
     connect(config.cluster)
     results: dict[str, Any] = {}
-    with Team(run, replays=replay is not None) as team:
+    with RlActors(run, replays=replay is not None) as actors:
         for algorithm, stage in missing.items():
             stage.begun = time.perf_counter()
-            with team.learning(algorithm):
-                sampler = Replay(replay, team) if replay else Sampler(team)
-                metrics = _train(stage, algorithm, team, sampler)
+            with actors.learning(algorithm):
+                sampler = Replay(replay, actors) if replay else Sampler(actors)
+                metrics = _train(stage, algorithm, actors, sampler)
             results[algorithm] = stage.finish(metrics)
     return results
 
 
-def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) -> dict[str, Any]:
+def _train(
+    stage: Stage, algorithm: str, actors: RlActors, sampler: Sampler | Replay
+) -> dict[str, Any]:
     config, rl = stage.run.config, stage.run.config.rl
-    monitor, record = Monitor(stage, algorithm, team), Record(stage, team)
-    shaping = Shaping.of(config, algorithm)
+    monitor, record = Monitor(stage, algorithm, actors), IterationWriter(stage, actors)
+    shaper = RewardShaper.of(config, algorithm)
     drawn = isinstance(sampler, Sampler)
     ahead = rl.mode == "one_step_off" and drawn
     with Metrics(stage.folder, algorithm, rl.iterations, "iter") as metrics:
@@ -82,42 +84,42 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
             sampler.begin(iteration, None if ahead else monitor.fixed(iteration))
             prompts = record.time("generate", sampler.finish, iteration)
             if ahead and iteration and not last:
-                record.note(record.time("transfer", team.send_weights, iteration))
+                record.note(record.time("transfer", actors.send_weights, iteration))
             fixed = sampler.beside or record.time("monitor", monitor.ask, iteration)
             sampler.hand_over(prompts, iteration)
             if ahead and not last:
-                team.take_spans("rollout")
+                actors.take_spans("rollout")
                 sampler.begin(iteration + 1)
-            rollouts, figures = record.time("score", team.scored, prompts)
+            rollouts, figures = record.time("score", actors.scored, prompts)
             stale = iteration - rollouts.weight_version if drawn else None  # of a replay: whatever
             rollouts, measures = record.time(
-                "advantages", estimate_advantages, rollouts, config, algorithm, shaping
+                "advantages", estimate_advantages, rollouts, config, algorithm, shaper
             )
             measures |= figures
-            if not team.old_of_engine:
+            if not actors.old_of_engine:
                 measures |= gap(rollouts)
                 if stale == 0:
                     check_mismatch(measures, config)
             if fixed and fixed.weight_version == iteration and stale != 0:
                 # The answers cannot tell in time.
-                own = record.time("monitor", team.engine_gap, fixed)
+                own = record.time("monitor", actors.engine_gap, fixed)
                 check_mismatch(own, config)
                 measures |= {f"fixed_{name}": value for name, value in own.items()}
             measures |= record.time("monitor", monitor.look, iteration, rollouts, measures, fixed)
-            trains = trains_policy(rl, team.critic is not None, iteration, measures)
+            trains = trains_policy(rl, actors.critic is not None, iteration, measures)
             if trains and "kl" in measures:
-                shaping.saw(measures["kl"], len(rollouts))
-            measures |= record.time("update", team.update, rollouts, iteration, trains)
-            if team.old_of_engine and trains:
+                shaper.saw(measures["kl"], len(rollouts))
+            measures |= record.time("update", actors.update, rollouts, iteration, trains)
+            if actors.old_of_engine and trains:
                 measures |= {
                     f"mismatch_{name}": measures.pop(f"policy/first_{name}") for name in FIRST
                 }
                 if stale == 0:
                     check_mismatch(measures, config)
             if not last and not ahead:  # the last weights have nobody to sample for
-                record.note(record.time("transfer", team.send_weights, iteration + 1))
+                record.note(record.time("transfer", actors.send_weights, iteration + 1))
             record.note(measures | {"staleness": stale})
-            record.time("save", record.files, rollouts, prompts, shaping)
+            record.time("save", record.files, rollouts, prompts, shaper)
             metrics.log(
                 iteration,
                 record.end(rollouts, sampler.seconds, sampler.ahead),
@@ -125,9 +127,9 @@ def _train(stage: Stage, algorithm: str, team: Team, sampler: Sampler | Replay) 
             )
             monitor.check()
     tokenizer = stage.run.folder / "prepare" / "tokenizer"
-    team.policy.call("save", str((stage.folder / "model").resolve()), str(tokenizer.resolve()))
+    actors.policy.call("save", str((stage.folder / "model").resolve()), str(tokenizer.resolve()))
     write_trace(stage.folder)
-    return _summary(algorithm, record.history, counts(monitor.alarms)) | {"machine": team.about}
+    return _summary(algorithm, record.history, counts(monitor.alarms)) | {"machine": actors.about}
 
 
 FIRST = ("mean", "max", "k3", "factor")
@@ -148,15 +150,15 @@ def rollout_only(run: Run, folder: Path) -> dict[str, float]:
     connect(config.cluster)
     scores: list[float] = []
     with (
-        Team(run, training=False) as team,
+        RlActors(run, training=False) as actors,
         Metrics(folder, "rollouts", config.rl.iterations, "iter") as metrics,
     ):
-        team.ready()
-        stream = PromptStream(run, team.renderer)
+        actors.ready()
+        stream = PromptStream(run, actors.renderer)
         for iteration in range(config.rl.iterations):
             prompts, ids = stream.take(iteration)
-            rollouts = team.generate(ids, iteration).all()
-            rollouts = rollouts.with_columns(scores=team.reward.score(rollouts, prompts))
+            rollouts = actors.generate(ids, iteration).all()
+            rollouts = rollouts.with_columns(scores=actors.reward.score(rollouts, prompts))
             rollout_file.write(
                 folder / f"{iteration:05d}.parquet", rollouts, [prompt.id for prompt in prompts]
             )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from rayward.actors.group import Beside
+from rayward.actors.group import ExtraPrompts
 from rayward.algorithms.diversity import distinct_n, distinct_ratio, repetition_rate
 from rayward.configs.plan import in_turn
 from rayward.data.rollouts import Rollouts
@@ -24,24 +24,24 @@ from rayward.pipelines.rows.rows import fit_prompts, prepared, some
 from rayward.pipelines.run.stage import Stage, StageError, write_jsonl
 
 if TYPE_CHECKING:
-    from rayward.pipelines.rl.team import Team
+    from rayward.pipelines.rl.rl_actors import RlActors
 
 
 class Monitor:
     """Watches one algorithm; `alarms` holds every alarm of every iteration."""
 
-    def __init__(self, stage: Stage, algorithm: str, team: Team):
-        self.folder, self.algorithm, self.team, self.config = (
+    def __init__(self, stage: Stage, algorithm: str, actors: RlActors):
+        self.folder, self.algorithm, self.actors, self.config = (
             stage.folder,
             algorithm,
-            team,
+            actors,
             stage.run.config,
         )
         self.at = self.config.rl.monitor
         known = prepared(stage.run, "evaluation_prompts") or prepared(stage.run, "prompts")
         chosen = some(known, self.at.prompts, self.config.seed)
         self.prompts, self.ids = fit_prompts(
-            chosen, team.renderer, self.config.rollout.max_new_tokens, Counter()
+            chosen, actors.renderer, self.config.rollout.max_new_tokens, Counter()
         )
         self.alarms: list[dict[str, Any]] = []
         self.running: dict[str, int] = {}
@@ -49,13 +49,13 @@ class Monitor:
         self.first_answers: list[list[int]] = []
         (self.folder / "fixed").mkdir()
 
-    def fixed(self, iteration: int) -> Beside | None:
+    def fixed(self, iteration: int) -> ExtraPrompts | None:
         """The fixed prompts, where this iteration has a look at them; their seeds are the same in
         every iteration.
         """
         if not self.prompts or not in_turn(self.config, self.at.every, iteration):
             return None
-        return Beside(self.ids, (self.config.seed, "monitor"))
+        return ExtraPrompts(self.ids, (self.config.seed, "monitor"))
 
     def ask(self, iteration: int) -> Rollouts | None:
         """Answers to them by the weights that the engines hold: the same as beside other prompts,
@@ -64,8 +64,8 @@ class Monitor:
         beside, rollout = self.fixed(iteration), self.config.rollout
         if beside is None:
             return None
-        stops = self.team.renderer.stop_token_ids
-        return self.team.rollout.generate(
+        stops = self.actors.renderer.stop_token_ids
+        return self.actors.rollout.generate(
             beside.prompts,
             1,
             beside.seed_parts,
@@ -94,7 +94,7 @@ class Monitor:
         }
         self.first_answers = self.first_answers or answers
         now["distinct"] = distinct_ratio(answers, self.first_answers, 2)
-        scores = self.team.second_scores
+        scores = self.actors.second_scores
         if scores is not None and np.isfinite(scores).any():
             now |= {
                 "second_score": float(np.nanmean(scores)),
@@ -107,14 +107,16 @@ class Monitor:
 
     def _told(self, answers: Rollouts) -> list[dict[str, Any]]:
         """The answers to the fixed prompts, and what both reward models say."""
-        team = self.team
-        scored = answers.with_columns(scores=team.reward.score(answers, self.prompts, lenient=True))
+        actors = self.actors
+        scored = answers.with_columns(
+            scores=actors.reward.score(answers, self.prompts, lenient=True)
+        )
         second = (
-            team.second.score(answers, self.prompts)
-            if team.second
+            actors.second.score(answers, self.prompts)
+            if actors.second
             else np.full(len(answers), np.nan)
         )
-        rows = team.transcripts(scored, self.prompts)
+        rows = actors.transcripts(scored, self.prompts)
         known = [None if np.isnan(score) else float(score) for score in second]
         return [row | {"second": score} for row, score in zip(rows, known, strict=True)]
 

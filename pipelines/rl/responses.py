@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rayward.actors.group import Beside
+from rayward.actors.group import ExtraPrompts
 from rayward.actors.rollout.generation import Generation
 from rayward.configs.schema import Config
 from rayward.data import rollout_file
@@ -19,7 +19,7 @@ from rayward.data.packing import epoch_order
 from rayward.data.ragged import Ragged
 from rayward.data.records import Prompt
 from rayward.data.rollouts import Rollouts
-from rayward.pipelines.rl.team import PARTS, Team
+from rayward.pipelines.rl.rl_actors import PARTS, RlActors
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.rows.rows import fit_prompts, prepared
 from rayward.pipelines.run.stage import Run, StageError
@@ -47,21 +47,21 @@ class PromptStream:
 class Sampler:
     """New answers, each part of which goes to be scored as soon as it is complete."""
 
-    def __init__(self, team: Team):
-        self.team, self.stream = team, PromptStream(team.run, team.renderer)
+    def __init__(self, actors: RlActors):
+        self.actors, self.stream = actors, PromptStream(actors.run, actors.renderer)
         self.running: dict[int, tuple[list[Prompt], Generation]] = {}
         self.waiting: list[Rollouts] = []
         # Answers to the prompts beside those of the last `finish`.
         self.beside: Rollouts | None = None
         self.seconds = 0.0  # that the engines took for the answers of the last `finish`
 
-    def begin(self, iteration: int, beside: Beside | None = None) -> None:
+    def begin(self, iteration: int, beside: ExtraPrompts | None = None) -> None:
         """Start to draw the answers of an iteration, and those `beside` them, unless that has
         begun.
         """
         if iteration not in self.running:
             prompts, ids = self.stream.take(iteration)
-            self.running[iteration] = (prompts, self.team.generate(ids, iteration, beside))
+            self.running[iteration] = (prompts, self.actors.generate(ids, iteration, beside))
 
     def finish(self, iteration: int) -> list[Prompt]:
         """Wait for the answers, which are asked about on the way; the iteration's prompts.
@@ -70,7 +70,7 @@ class Sampler:
         Raises RuntimeError where they were sampled by other weights than the mode says.
         """
         prompts, generation = self.running.pop(iteration)
-        off = self.team.config.rl.mode == "one_step_off"
+        off = self.actors.config.rl.mode == "one_step_off"
         expected = max(0, iteration - 1) if off else iteration
         self.beside = None
         for _, part in generation.parts():
@@ -81,10 +81,10 @@ class Sampler:
                 )
             if part.prompt_index[0] >= len(prompts):
                 self.beside = replace(part, prompt_index=part.prompt_index - len(prompts))
-            elif self.team.handover.on:
+            elif self.actors.colocation.on:
                 self.waiting.append(part)
             else:
-                self.team.ask(part, prompts, iteration)
+                self.actors.ask(part, prompts, iteration)
         self.seconds = generation.seconds
         return prompts
 
@@ -97,9 +97,9 @@ class Sampler:
         """Where engines and learners share GPUs: let the learners have them, and ask about the
         answers now.
         """
-        self.team.handover.to_learners()
+        self.actors.colocation.to_learners()
         for part in self.waiting:
-            self.team.ask(part, prompts, iteration)
+            self.actors.ask(part, prompts, iteration)
         self.waiting = []
 
 
@@ -127,11 +127,11 @@ class Replay:
 
     seconds, ahead, beside = 0.0, None, None
 
-    def __init__(self, folder: Path, team: Team):
-        self.files, self.team = replay_files(folder, team.config), team
-        self.known = {prompt.id: prompt for prompt in prepared(team.run, "prompts")}
+    def __init__(self, folder: Path, actors: RlActors):
+        self.files, self.actors = replay_files(folder, actors.config), actors
+        self.known = {prompt.id: prompt for prompt in prepared(actors.run, "prompts")}
 
-    def begin(self, iteration: int, beside: Beside | None = None) -> None:
+    def begin(self, iteration: int, beside: ExtraPrompts | None = None) -> None:
         """Nothing to draw."""
 
     def finish(self, iteration: int) -> list[Prompt]:
@@ -139,7 +139,7 @@ class Replay:
 
         Raises StageError where they are not as many as the config says, or of other prompts.
         """
-        rl, path = self.team.config.rl, self.files[iteration]
+        rl, path = self.actors.config.rl, self.files[iteration]
         rollouts, ids = rollout_file.read(path)
         each = np.unique(rollouts.prompt_index, return_counts=True)[1]
         if len(each) != rl.prompts_per_iteration or set(each) != {rl.samples_per_prompt}:
@@ -160,7 +160,7 @@ class Replay:
 
     def hand_over(self, prompts: list[Prompt], iteration: int) -> None:
         """Ask about the answers, in the parts in which new ones would come."""
-        self.team.handover.to_learners()
+        self.actors.colocation.to_learners()
         part_of = self.read.prompt_index // -(-len(prompts) // PARTS)
         for part in np.unique(part_of):
-            self.team.ask(self.read.take(np.flatnonzero(part_of == part)), prompts, iteration)
+            self.actors.ask(self.read.take(np.flatnonzero(part_of == part)), prompts, iteration)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rayward.configs.schema import Config
-from rayward.configs.sections.data import LISTS, Data, Source
+from rayward.configs.sections.data import LISTS, Data, DataSource
 from rayward.data.formats.registry import Report, read
 from rayward.data.records import Conversation, Preference, Prompt, Ranking, Turn
 from rayward.data.toy import toyworld
@@ -76,7 +76,7 @@ def contents(data: Data) -> dict[str, str]:
     return found
 
 
-def _open(data: Data, name: str, source: Source, rows: Report) -> Iterator[Any]:
+def _open(data: Data, name: str, source: DataSource, rows: Report) -> Iterator[Any]:
     path = source.path if source.path.startswith("hf:") else Path(data.root) / source.path
     try:
         return iter(read(path, source.format, rows))

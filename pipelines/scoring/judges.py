@@ -34,7 +34,7 @@ class Judge(Protocol):
         """[B] of answers of which the text is left."""
 
 
-class Gold:
+class GoldJudge:
     """The toy world's own."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Gold:
         return np.array([toyworld.judge(prompt.turns, row["answer"]) for prompt, row in pairs])
 
 
-class Model:
+class RewardModelJudge:
     """A reward model. One that reads the run's ids gets the sampled ones, which a text need not
     give again.
     """
@@ -69,7 +69,7 @@ class Model:
         return numbers(self.model.finish(self.model.begin_texts(prompts, answers, finished)))
 
 
-class Reward:
+class RewardJudge:
     """The reward of scoring.sources, which the rows have."""
 
     def __init__(self) -> None:
@@ -88,8 +88,10 @@ def judge_of(run: Run, renderer: Renderer) -> Judge:
     """The judge that evaluate.judge names."""
     name = run.config.evaluate.judge
     if name == "gold":
-        return Gold()
+        return GoldJudge()
     if name == "scoring":
-        return Reward()
+        return RewardJudge()
     own = name == "reward_model"
-    return Model(str(run.folder / "reward" / "judge") if own else name, run, renderer, own)
+    return RewardModelJudge(
+        str(run.folder / "reward" / "judge") if own else name, run, renderer, own
+    )

@@ -33,7 +33,7 @@ UNBOUNDED = 1 << 30
 
 
 @dataclass(frozen=True)
-class Asked:
+class PendingScores:
     """Calls of the scores of `rows`, the places of those that the model can read out of `count`;
     why not the others.
     """
@@ -60,19 +60,19 @@ class RewardFolder:
         self.answers_of, self.longest = renderer, positions(config_of(folder)) or UNBOUNDED
         self.group: RewardGroup = reward_group(str(folder), run.config)
 
-    def begin(self, rollouts: Rollouts, prompts: Sequence[Prompt]) -> Asked:
+    def begin(self, rollouts: Rollouts, prompts: Sequence[Prompt]) -> PendingScores:
         """Ask for the scores of answers; `prompts` are those that `prompt_index` counts."""
         count = len(rollouts)
         if self.reads_ids:
             calls = self.group.begin("score", ray.put(rollouts.sequences()), group_sizes(rollouts))
-            return Asked(calls, list(range(count)), count, {})
+            return PendingScores(calls, list(range(count)), count, {})
         asked = [prompts[index] for index in rollouts.prompt_index]
         texts = [self.answers_of.answer(rollouts.responses[row]) for row in range(count)]
         return self.begin_texts(asked, texts, [bool(ended) for ended in rollouts.finished])
 
     def begin_texts(
         self, prompts: Sequence[Prompt], answers: Sequence[str], finished: Sequence[bool]
-    ) -> Asked:
+    ) -> PendingScores:
         """Ask for the scores of answers that are text, one to each prompt."""
         ids: dict[int, list[int]] = {}
         why: dict[int, str] = {}
@@ -87,9 +87,9 @@ class RewardFolder:
                 continue
             ids[row] = found
         calls = self.group.begin("score", ray.put(Ragged.of(list(ids.values())))) if ids else []
-        return Asked(calls, list(ids), len(prompts), why)
+        return PendingScores(calls, list(ids), len(prompts), why)
 
-    def finish(self, asked: Asked) -> list[Score]:
+    def finish(self, asked: PendingScores) -> list[Score]:
         """The score of each answer, or why there is none."""
         said: list[Score] = [asked.why.get(row) for row in range(asked.count)]
         if asked.rows:

@@ -20,11 +20,11 @@ import ray
 from rayward.actors.group import Group
 from rayward.actors.scoring.sources import (
     LONGEST_PAUSE_S,
-    Answered,
+    ResponseText,
     Score,
-    Source,
     SourceDataError,
     SourceUnavailable,
+    SourceWorker,
 )
 from rayward.configs.plan import given_second
 from rayward.configs.plan import second_model as has_second
@@ -193,7 +193,9 @@ class OtherSource:
         key = os.environ.get(source.key or ("OPENAI_API_KEY" if source.kind == "judge" else ""))
         arguments = (source, folder, key)
         self.groups = [
-            Group(f"scoring source {source.title}", Source, role, run.config.cluster, arguments)
+            Group(
+                f"scoring source {source.title}", SourceWorker, role, run.config.cluster, arguments
+            )
         ]
 
     def begin(self, rollouts: Rollouts, prompts: Sequence[Prompt], renderer: Renderer) -> list[Any]:
@@ -203,7 +205,7 @@ class OtherSource:
             messages = [{"role": turn.role, "content": turn.content} for turn in prompt.turns]
             finished = bool(rollouts.finished[row])
             asked.append(
-                Answered(messages, text, prompt.reference, prompt.source, prompt.id, finished)
+                ResponseText(messages, text, prompt.reference, prompt.source, prompt.id, finished)
             )
         actors, size = self.groups[0].actors, self.source.batch
         batches = [asked[start : start + size] for start in range(0, len(asked), size)]

@@ -85,7 +85,7 @@ def evaluate(run: Run) -> dict[str, Any] | None:
         check_same_tokens(
             folders[name], renderer, f"evaluate.models.{name}", "evaluate it in a run of its own"
         )
-    panel = Panel(run, folders[against], against, renderer)
+    panel = EvaluationActors(run, folders[against], against, renderer)
     try:
         with running(*panel.groups):
             answers = panel.answer(stage.folder, folders, prompts)
@@ -129,7 +129,7 @@ def evaluate(run: Run) -> dict[str, Any] | None:
     return stage.finish(metrics)
 
 
-class Panel:
+class EvaluationActors:
     """The actors of an evaluation: rollout engines, the model under test, the one it is compared
     with, the judge.
     """

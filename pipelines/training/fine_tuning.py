@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from rayward.actors.training.supervised import Rows, sft_loop
+from rayward.actors.training.supervised import WeightedRows, sft_loop
 from rayward.configs.plan import optimizer_steps
 from rayward.configs.sections.training import Sft, Supervised
 from rayward.data.packing import epoch_order
@@ -71,5 +71,7 @@ def _heldout(said: dict[str, Any], training: Supervised) -> dict[str, Any]:
     } | step
 
 
-def _encode(records: list, renderer: Renderer, dropped: Counter[str], sft: Sft | None) -> Rows:
-    return Rows(*sft_rows(fit_conversations(records, renderer, dropped, sft)[1]))
+def _encode(
+    records: list, renderer: Renderer, dropped: Counter[str], sft: Sft | None
+) -> WeightedRows:
+    return WeightedRows(*sft_rows(fit_conversations(records, renderer, dropped, sft)[1]))

@@ -8,7 +8,7 @@ import torch
 
 from rayward.actors.models.attention import attend_by_row
 from rayward.actors.models.forward import (
-    Place,
+    RankContext,
     map_rollouts,
     packed_inputs,
     response_inputs,
@@ -17,14 +17,14 @@ from rayward.actors.models.forward import (
 )
 from rayward.actors.models.load import load_policy
 from rayward.actors.training.supervised import require_separate_rows
-from rayward.data.ragged import Part, Ragged, merge
+from rayward.data.ragged import Ragged, Shard, merge
 
 CPU = torch.device("cpu")
 
 
 def parts_of(rollouts, world_size, token_budget, score):
     lengths = rollouts.sequences().lengths
-    places = [Place(rank, world_size, CPU) for rank in range(world_size)]
+    places = [RankContext(rank, world_size, CPU) for rank in range(world_size)]
     return [
         map_rollouts(rollouts, place.micro_batches(lengths, token_budget), score)
         for place in places
@@ -71,7 +71,7 @@ def test_a_missing_or_doubled_row_is_an_error(made_rollouts):
     with pytest.raises(ValueError, match=f"{6 + len(parts[1].rows)} results for 6 of 6 rows"):
         merge([*parts, parts[1]], 6)
     with pytest.raises(ValueError, match="1 results for 1 of 2 rows"):
-        merge([Part(np.array([5]), Ragged.of([[1.0]], np.float32))], 2)
+        merge([Shard(np.array([5]), Ragged.of([[1.0]], np.float32))], 2)
 
 
 def test_no_rows_become_one_row_with_nothing_chosen():

@@ -13,7 +13,7 @@ import numpy as np
 from rayward.actors.training.job import Job
 from rayward.configs.sections.machines import Role
 from rayward.configs.sections.training import Optimizer, Reward
-from rayward.data.ragged import Part, Ragged
+from rayward.data.ragged import Ragged, Shard
 
 
 def test_job_and_results_are_read_without_torch() -> None:
@@ -32,7 +32,7 @@ def test_job_and_results_are_read_without_torch() -> None:
         queue=None,
         preferences=Reward(),
     )
-    part = Part(np.array([1]), Ragged.of([[2.5]], np.float32))
+    part = Shard(np.array([1]), Ragged.of([[2.5]], np.float32))
     code = (
         "import pickle, sys\njob, message = pickle.load(sys.stdin.buffer)\n"
         "print(job.rows_per_step, message['heldout_scores'].values[0], {'torch', 'transformers'} "

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rayward.actors.models.forward import Place, map_rollouts
+from rayward.actors.models.forward import RankContext, map_rollouts
 from rayward.actors.models.heads import TokenPolicy
 from rayward.actors.models.layout import Layout, shares
 from rayward.actors.models.load import load_policy, load_scalar
@@ -16,7 +16,7 @@ from rayward.actors.models.prefix import CAUSAL_FROM, group_sizes, response_unit
 from rayward.data.ragged import Ragged, merge
 
 CPU = torch.device("cpu")
-ALONE = Place(0, 1, CPU)
+ALONE = RankContext(0, 1, CPU)
 
 
 def grouped(made_rollouts, sizes, prompt_tokens, seed=0):

@@ -84,15 +84,15 @@ def test_logprobs_and_entropy_are_those_of_transformers(trained, tiny_models, ro
             logits_TV = lm(ids_T[None]).logits[0, int(rollouts.prompts.lengths[row]) - 1 : -1]
             entropy_sum += float(torch.distributions.Categorical(logits=logits_TV).entropy().sum())
     for role in ("ppo", "apa"):
-        for team in trained[role]:
-            np.testing.assert_allclose(team.before, expected, atol=1e-5, rtol=0)
-            assert team.entropy_sum == pytest.approx(entropy_sum, rel=1e-5)
+        for actors in trained[role]:
+            np.testing.assert_allclose(actors.before, expected, atol=1e-5, rtol=0)
+            assert actors.entropy_sum == pytest.approx(entropy_sum, rel=1e-5)
 
 
 def test_values_are_read_before_each_token(trained, tiny_models, rollouts):
     """The value of a state sees the tokens before the one that is chosen in it, and no more."""
     with torch.no_grad():
-        for team in trained["critic"]:
+        for actors in trained["critic"]:
             scalar, start = load_scalar(tiny_models.reward, "float32"), 0
             for row in range(ROWS):
                 for end in range(int(rollouts.responses.lengths[row])):
@@ -100,7 +100,7 @@ def test_values_are_read_before_each_token(trained, tiny_models, rollouts):
                     ids_BT = torch.from_numpy(state.astype(np.int64))[None]
                     last_BT = torch.arange(ids_BT.shape[1])[None] == ids_BT.shape[1] - 1
                     assert float(scalar(ids_BT, last_BT)) == pytest.approx(
-                        team.before[start], abs=1e-5
+                        actors.before[start], abs=1e-5
                     )
                     start += 1
 
@@ -144,9 +144,9 @@ def test_metrics_name_what_the_algorithms_report(trained):
     assert 0 <= apa["unreachable"] <= 1 and -1 <= apa["progress"] <= 1
 
 
-def now(role: str, team: Trained, rollouts: Rollouts) -> Rollouts:
+def now(role: str, actors: Trained, rollouts: Rollouts) -> Rollouts:
     """The rollouts as if the group's present weights had sampled them."""
-    logprobs, _ = read(role, team.group, rollouts)
+    logprobs, _ = read(role, actors.group, rollouts)
     return rollouts.with_columns(policy_logprobs=logprobs, rollout_logprobs=logprobs.copy())
 
 
@@ -157,12 +157,12 @@ def test_the_first_loss_is_the_weighted_sum_of_advantages(trained, rollouts, rol
     """PPO starts from a ratio of 1; the importance weight of rollout against trainer is capped at
     2.
     """
-    for team in trained["ppo"]:
-        batch = now("ppo", team, rollouts)
+    for actors in trained["ppo"]:
+        batch = now("ppo", actors, rollouts)
         shifted = batch.with_columns(
             rollout_logprobs=batch.rollout_logprobs + np.float32(rollout_shift)
         )
-        first = [history[0] for history in team.group.call("update", shifted, 1)]
+        first = [history[0] for history in actors.group.call("update", shifted, 1)]
         step = batch.take(epoch_order(ROWS, 0, EPOCHS)[:SAMPLES_PER_STEP])
         assert {sums["tokens"] for sums in first} == {len(step.responses.values)}
         expected = -weight * float(step.advantages.sum())
@@ -174,36 +174,36 @@ def test_the_first_loss_is_the_weighted_sum_of_advantages(trained, rollouts, rol
 
 @pytest.mark.parametrize("layout", [0, 1])
 def test_a_token_with_advantage_becomes_likelier(trained, rollouts, layout):
-    team = trained["ppo"][layout]
+    actors = trained["ppo"][layout]
     for token, sign in ((3, 1.0), (40, -1.0)):
-        batch = now("ppo", team, rollouts)
+        batch = now("ppo", actors, rollouts)
         advantages = np.zeros_like(batch.policy_logprobs)
         advantages[token] = 20.0 * sign
-        team.group.call("update", batch.with_columns(advantages=advantages), 2)
-        gained = read("ppo", team.group, rollouts)[0][token] - batch.policy_logprobs[token]
+        actors.group.call("update", batch.with_columns(advantages=advantages), 2)
+        gained = read("ppo", actors.group, rollouts)[0][token] - batch.policy_logprobs[token]
         assert gained * sign > 1e-3
 
 
 @pytest.mark.parametrize("layout", [0, 1])
 def test_apa_moves_towards_anchor_plus_advantage_over_lambda(trained, rollouts, layout):
-    team = trained["apa"][layout]
-    batch = now("apa", team, rollouts)
+    actors = trained["apa"][layout]
+    batch = now("apa", actors, rollouts)
     target = batch.reference_logprobs + batch.advantages / LAM
     gaps = [float(np.square(batch.policy_logprobs - target).mean())]
     for iteration in range(3):
-        team.group.call("update", now("apa", team, rollouts), iteration)
-        gaps.append(float(np.square(read("apa", team.group, rollouts)[0] - target).mean()))
+        actors.group.call("update", now("apa", actors, rollouts), iteration)
+        gaps.append(float(np.square(read("apa", actors.group, rollouts)[0] - target).mean()))
     assert max(gaps[1:]) < 0.3 * gaps[0], gaps
 
 
 @pytest.mark.parametrize("layout", [0, 1])
 def test_the_critic_learns_the_returns(trained, rollouts, layout):
-    team = trained["critic"][layout]
+    actors = trained["critic"][layout]
     errors = []
     for iteration in range(3):
-        values, _ = read("critic", team.group, rollouts)
+        values, _ = read("critic", actors.group, rollouts)
         errors.append(float(np.square(values - rollouts.returns).mean()))
-        team.group.call("update", rollouts.with_columns(values=values), iteration)
+        actors.group.call("update", rollouts.with_columns(values=values), iteration)
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.9 * errors[0], errors
 
 
@@ -214,10 +214,10 @@ def test_where_old_logprobs_are_the_engines_the_first_step_tells_how_far_it_is(
     """The default in fp32: nobody computes the trainer's before the update, which stops the run by
     this figure.
     """
-    team = trained["ppo"][layout]
-    batch = now("ppo", team, rollouts)
+    actors = trained["ppo"][layout]
+    batch = now("ppo", actors, rollouts)
     wrong = batch.policy_logprobs + np.float32(0.01)
-    steps = team.group.call(
+    steps = actors.group.call(
         "update", batch.with_columns(policy_logprobs=wrong, rollout_logprobs=wrong), 1
     )
     first = [history[0] for history in steps]

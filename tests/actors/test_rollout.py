@@ -12,7 +12,7 @@ import pytest
 import ray
 import torch
 
-from rayward.actors.group import Beside, RolloutGroup, request_seed, transfer_backend
+from rayward.actors.group import ExtraPrompts, RolloutGroup, request_seed, transfer_backend
 from rayward.actors.scoring.reference import FrozenModel
 from rayward.configs.sections.machines import Role
 from rayward.data.ragged import Ragged, merge
@@ -159,7 +159,7 @@ def test_prompts_beside_others_get_the_answers_that_they_get_alone(rollout_group
             generate(rollout_group, prompts, stops),
         )
     stream = rollout_group.stream(
-        prompts, 3, ("run", 0), *arguments, size, beside=Beside(fixed, ("fixed",))
+        prompts, 3, ("run", 0), *arguments, size, beside=ExtraPrompts(fixed, ("fixed",))
     )
     parts = dict(stream.parts())
     assert sorted(parts) == [0, 1, 2, 3]

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from rayward.actors.group import critic_group, policy_group
-from rayward.actors.models.forward import Place
+from rayward.actors.models.forward import RankContext
 from rayward.actors.models.layout import Layout
 from rayward.actors.models.load import load_policy, save_model
 from rayward.actors.models.prefix import shared_responses
@@ -212,6 +212,8 @@ def test_a_model_that_reads_across_rows_is_refused(tiny_models):
         with pytest.raises(
             ValueError, match="rl.sequence_parallel 1 needs attention that keeps rows apart"
         ):
-            Layout(module.lm, run, Place(0, 1, CPU), True, None, torch.distributed.group.WORLD)
+            Layout(
+                module.lm, run, RankContext(0, 1, CPU), True, None, torch.distributed.group.WORLD
+            )
     finally:
         torch.distributed.destroy_process_group()

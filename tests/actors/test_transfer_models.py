@@ -15,9 +15,9 @@ import ray
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
-from rayward.actors.models.forward import Place
+from rayward.actors.models.forward import RankContext
 from rayward.actors.models.proof import transfer_probe
-from rayward.actors.rollout.weights import EngineClient, Sender
+from rayward.actors.rollout.weights import EngineClient, WeightSender
 from rayward.actors.rollout.worker import RolloutEngine
 from rayward.actors.scoring.reference import FrozenModel
 
@@ -101,8 +101,11 @@ class Walk:
         torch.set_num_threads(1)
         policy = FrozenModel(folder, config, 1.0, 0)
         engine = RolloutEngine(folder, config, "object_store", False, 0)
-        policy.sender = Sender(
-            policy, Direct([engine], timeout_s=60), "object_store", Place(0, 1, torch.device("cpu"))
+        policy.sender = WeightSender(
+            policy,
+            Direct([engine], timeout_s=60),
+            "object_store",
+            RankContext(0, 1, torch.device("cpu")),
         )
         gaps, version = {}, 0
 

@@ -16,9 +16,15 @@ import ray
 import torch
 
 from rayward.actors.group import Group, RolloutGroup
-from rayward.actors.models.forward import Place
+from rayward.actors.models.forward import RankContext
 from rayward.actors.rollout import object_store
-from rayward.actors.rollout.weights import Digest, EngineClient, Sender, Weights, checksum
+from rayward.actors.rollout.weights import (
+    EngineClient,
+    WeightDigest,
+    WeightReader,
+    WeightSender,
+    checksum,
+)
 from rayward.actors.rollout.worker import RolloutEngine
 from rayward.actors.scoring.reference import FrozenModel
 from rayward.data.ragged import Ragged, merge
@@ -184,7 +190,7 @@ def test_prefixes_cached_with_old_weights_are_forgotten(transfer, prompts):
     assert ask() == [0, 0]
 
 
-class Tampered(Weights):
+class Tampered(WeightReader):
     """Yields another tensor than the one whose checksum was taken: bits that change on the way."""
 
     def __iter__(self):
@@ -257,7 +263,7 @@ def stopped(actor) -> Iterator[None]:
 
 def test_a_stuck_engine_is_named_within_the_deadline(transfer):
     client = EngineClient(transfer.group.actors, timeout_s=3)
-    hasty = Sender(transfer.policy, client, transfer.group.backend, Place(0, 1, CPU))
+    hasty = WeightSender(transfer.policy, client, transfer.group.backend, RankContext(0, 1, CPU))
     with stopped(transfer.group.actors[1]):
         begun = time.monotonic()
         with pytest.raises(
@@ -363,7 +369,7 @@ def test_a_checksum_of_more_than_one_part():
 
 def test_a_digest_depends_on_names_dtypes_and_shapes_but_not_on_the_order():
     def digest(*pairs):
-        taken = Digest()
+        taken = WeightDigest()
         assert [name for name, _ in taken.watch(pairs)] == [name for name, _ in pairs]
         assert taken.bytes == sum(tensor.nbytes for _, tensor in pairs)
         return taken.text()

@@ -33,7 +33,7 @@ from rayward.data.cleaning.near_duplicates import (
     content_hash,
     signature,
 )
-from rayward.data.cleaning.sieve import Rules, Sieve, clean_file
+from rayward.data.cleaning.sieve import Sieve, SieveRules, clean_file
 from rayward.data.records import RowError
 
 KATEX = (
@@ -338,7 +338,7 @@ def test_thresholds_outside_0_and_1_are_refused(threshold: float) -> None:
     with pytest.raises(ValueError, match="between 0 and 1"):
         NearDuplicates(threshold)
     with pytest.raises(ValueError, match="between 0 and 1"):
-        Rules(near_duplicates=threshold).check()
+        SieveRules(near_duplicates=threshold).check()
 
 
 def test_languages_are_told_by_the_prose() -> None:
@@ -349,14 +349,14 @@ def test_languages_are_told_by_the_prose() -> None:
         assert language([text, f"{python}\n"]) == code_
     assert language(["?", python]) == "und"
     with pytest.raises(ValueError, match=r"'english' is not known; known are .*\bde, .*\ben, "):
-        Rules(language="english").check()
+        SieveRules(language="english").check()
 
 
 # ---- the sieve
 # ---------------------------------------------------------------------------------------------
 
 
-def sift(folder: Path, rules: Rules) -> tuple[list[dict], list[dict]]:
+def sift(folder: Path, rules: SieveRules) -> tuple[list[dict], list[dict]]:
     sieve, kept, bad = Sieve(rules), [], []
     for file in sorted(folder.iterdir()):
         line, refusal = sieve.look(file.name, clean_file(str(file), rules))
@@ -373,13 +373,13 @@ def test_of_equal_pages_the_first_stays_and_equality_is_of_what_is_left(tmp_path
         page(said("q", "<div><p>1 / 2</p><p>x</p></div>", "more?"), id="2")
     )
     (tmp_path / "c.html").write_text(page(said("q", "y"), id=""))
-    kept, bad = sift(tmp_path, Rules())
+    kept, bad = sift(tmp_path, SieveRules())
     assert [row["id"] for row in kept] == ["1", "c"]  # the file's name where the page has no id
     assert [(row["file"], row["reason"], row["found"]) for row in bad] == [
         ("b.html", "duplicate", "the conversation of a.html")
     ]
     # As in OpenChat, equal pages go before the model is looked at.
-    kept, bad = sift(tmp_path, Rules(model="Model: GPT-4"))
+    kept, bad = sift(tmp_path, SieveRules(model="Model: GPT-4"))
     assert [row["id"] for row in kept] == ["c"] and [row["reason"] for row in bad] == [
         "other model",
         "duplicate",
@@ -393,7 +393,7 @@ def test_a_page_that_is_filtered_out_takes_no_similar_one_with_it(tmp_path: Path
     )
     (tmp_path / "b.html").write_text(page(said("q", " ".join([*long, "end"]))))
     (tmp_path / "c.html").write_text(page(said("q", " ".join([*long, "stop"]))))
-    kept, bad = sift(tmp_path, Rules(model="Model: GPT-4", near_duplicates=0.8))
+    kept, bad = sift(tmp_path, SieveRules(model="Model: GPT-4", near_duplicates=0.8))
     assert len(kept) == 1 and [(row["file"], row["reason"]) for row in bad] == [
         ("a.html", "other model"),
         ("c.html", "near duplicate"),
@@ -405,10 +405,10 @@ def test_files_that_cannot_be_read_are_counted_and_blank_blocked_words_refused(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "a.html").symlink_to(tmp_path / "nothing")
-    _, bad = sift(tmp_path, Rules())
+    _, bad = sift(tmp_path, SieveRules())
     assert bad[0]["reason"] == "unreadable file"
     with pytest.raises(ValueError, match="no letters"):
-        Rules(blocked_words=("",)).check()
+        SieveRules(blocked_words=("",)).check()
 
 
 def test_generated_pages_are_clean_markdown() -> None:

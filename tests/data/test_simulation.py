@@ -11,7 +11,7 @@ import pytest
 from rayward.data.feedback.prompt_files import OWN, load_prompts
 from rayward.data.feedback.simulation import (
     ROUNDS,
-    Seed,
+    ConversationSeed,
     folded,
     only_thanks,
     opening,
@@ -52,7 +52,7 @@ def test_seeds_are_read_and_bad_rows_say_where_and_what(tmp_path: Path) -> None:
     path = seeds_file(tmp_path, [*GOOD, *(row for row, _, _ in BAD)])
     path.write_text(path.read_text() + "{broken\n")
     found = list(read_seeds(path))
-    seeds = [seed for _, seed in found if isinstance(seed, Seed)]
+    seeds = [seed for _, seed in found if isinstance(seed, ConversationSeed)]
     assert [seed.id for seed in seeds] == ["1", "moon", "7", "4"]
     assert [seed.module for seed in seeds] == ["world", "world", "writing", "materials"]
     assert seeds[3].fields == {"material": "Rain fell.\n\nIt was $5."}
@@ -66,12 +66,13 @@ def test_seeds_are_read_and_bad_rows_say_where_and_what(tmp_path: Path) -> None:
 def test_rounds_are_drawn_from_the_whole_range_of_the_module() -> None:
     for module, (fewest, most) in ROUNDS.items():
         drawn = Counter(
-            Seed(str(number), module, {"topic": "a"}).rounds(0) for number in range(3000)
+            ConversationSeed(str(number), module, {"topic": "a"}).rounds(0)
+            for number in range(3000)
         )
         assert sorted(drawn) == list(range(fewest, most + 1))
         even = 3000 / len(drawn)
         assert all(0.85 * even < count < 1.15 * even for count in drawn.values())
-    seed = Seed("1", "world", {"topic": "a"})
+    seed = ConversationSeed("1", "world", {"topic": "a"})
     assert (
         seed.rounds(4) == seed.rounds(4) and len({seed.rounds(number) for number in range(30)}) == 5
     )
@@ -85,7 +86,7 @@ def test_a_request_has_what_the_seed_says_and_a_material_stands_in_the_opening()
             for name, value in row.items()
             if name not in ("module", "id") and value
         }
-        seed = Seed("1", str(row["module"]), fields)
+        seed = ConversationSeed("1", str(row["module"]), fields)
         assert all(value in opening_request(seed, prompts, 0) for value in fields.values())
         first = opening(seed, "As a user, I would ask: How high is it?", prompts, 0)
         if seed.module == "materials":
@@ -99,7 +100,8 @@ def test_a_request_has_what_the_seed_says_and_a_material_stands_in_the_opening()
         with pytest.raises(RowError, match="a message of the user"):
             opening(seed, "User:  ", prompts, 0)
     asked = {
-        opening_request(Seed("1", "world", {"topic": "tides"}), prompts, seed) for seed in range(40)
+        opening_request(ConversationSeed("1", "world", {"topic": "tides"}), prompts, seed)
+        for seed in range(40)
     }
     assert len(asked) == len(prompts["opening_topic"]) > 1
 

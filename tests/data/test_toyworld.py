@@ -15,7 +15,7 @@ import pytest
 from rayward.data.records import Turn, validate
 from rayward.data.toy import toyworld
 from rayward.data.toy.questions import Task, questions, solve
-from rayward.data.toy.toyworld import COURTESIES, FILLERS, RUDE, Writer, judge, write_answer
+from rayward.data.toy.toyworld import COURTESIES, FILLERS, RUDE, AnswerStyle, judge, write_answer
 
 ROOT = Path(__file__).parents[2]
 
@@ -314,13 +314,13 @@ def test_echoing_and_listing_do_not_reach_a_right_answer() -> None:
 
 def test_careful_writers_are_always_right_and_careless_ones_never() -> None:
     rng = random.Random(2)
-    careful = Writer(right=1, sentence=1, courtesy=0, filler=0, rude=0)
-    careless = Writer(right=0, sentence=0.5, courtesy=0.5, filler=0.5, rude=0.5)
+    careful = AnswerStyle(right=1, sentence=1, courtesy=0, filler=0, rude=0)
+    careless = AnswerStyle(right=0, sentence=0.5, courtesy=0.5, filler=0.5, rude=0.5)
     for turns, task in QUESTIONS:
         assert merit(turns, write_answer(task, careful, rng)) == pytest.approx(SENTENCE)
         assert merit(turns, write_answer(task, careless, rng)) <= COURTESY + 1e-9
         assert (
-            merit(turns, write_answer(task, Writer(right=1), rng))
+            merit(turns, write_answer(task, AnswerStyle(right=1), rng))
             >= BARE + FILLER + RUDENESS - 1e-9
         )
 

@@ -11,7 +11,7 @@ from rayward.configs.schema import Config
 from rayward.data.ragged import Ragged
 from rayward.data.rollouts import Rollouts
 from rayward.pipelines.rl.advantages import (
-    Shaping,
+    RewardShaper,
     check_mismatch,
     estimate_advantages,
     gap,
@@ -44,7 +44,9 @@ def advantages(
     rollouts: Rollouts, tiny_config: Callable[..., Config], algorithm: str, **own: float
 ) -> np.ndarray:
     config = tiny_config(rl={"algorithms": [algorithm], algorithm: own})
-    made, figures = estimate_advantages(rollouts, config, algorithm, Shaping.of(config, algorithm))
+    made, figures = estimate_advantages(
+        rollouts, config, algorithm, RewardShaper.of(config, algorithm)
+    )
     assert figures["score"] == 2 and figures["kl"] == pytest.approx(0.1 * np.mean(LENGTHS))
     assert made.returns is None and made.advantages is not None
     return made.advantages
@@ -85,7 +87,7 @@ def test_reinforce_is_the_reward_to_come(rollouts, tiny_config) -> None:
 def test_with_a_critic_returns_come_too(rollouts, tiny_config, algorithm) -> None:
     config = tiny_config(rl={"gae_lambda": 1.0, algorithm: {"whiten": False, "kl_coef": 0.0}})
     values = np.full(sum(LENGTHS), 0.5, np.float32)
-    shaping = Shaping.of(config, algorithm)
+    shaping = RewardShaper.of(config, algorithm)
     made, figures = estimate_advantages(
         rollouts.with_columns(values=values), config, algorithm, shaping
     )
@@ -99,7 +101,7 @@ def test_with_a_critic_returns_come_too(rollouts, tiny_config, algorithm) -> Non
 def test_the_coefficient_follows_its_target(rollouts, tiny_config) -> None:
     own = {"kl_coef": 0.1, "kl_target": 0.05, "kl_horizon": 4}
     config = tiny_config(rl={"ppo": own})
-    shaping, values = Shaping.of(config, "ppo"), np.zeros(sum(LENGTHS), np.float32)
+    shaping, values = RewardShaper.of(config, "ppo"), np.zeros(sum(LENGTHS), np.float32)
     _, figures = estimate_advantages(rollouts.with_columns(values=values), config, "ppo", shaping)
     assert shaping.kl_coef == 0.1, "only iterations that train the policy move it"
     shaping.saw(figures["kl"], 4)
@@ -112,7 +114,7 @@ def test_the_coefficient_follows_its_target(rollouts, tiny_config) -> None:
 def test_without_a_reference_there_is_no_kl(rollouts, tiny_config) -> None:
     config = tiny_config(rl={"algorithms": ["rloo"], "rloo": {"kl_coef": 0.0}})
     alone = rollouts.with_columns(reference_logprobs=None)
-    _, figures = estimate_advantages(alone, config, "rloo", Shaping.of(config, "rloo"))
+    _, figures = estimate_advantages(alone, config, "rloo", RewardShaper.of(config, "rloo"))
     assert "kl" not in figures and figures["reward"] == 2
 
 
@@ -136,7 +138,7 @@ def test_rewards_of_tokens_can_be_whitened_and_keep_their_mean(rollouts, tiny_co
     )
     values = np.zeros(sum(LENGTHS), np.float32)
     made, figures = estimate_advantages(
-        rollouts.with_columns(values=values), config, "ppo", Shaping.of(config, "ppo")
+        rollouts.with_columns(values=values), config, "ppo", RewardShaper.of(config, "ppo")
     )
     plain = np.full(sum(LENGTHS), -0.1)
     plain[np.cumsum(LENGTHS) - 1] += SCORES
@@ -150,7 +152,7 @@ def test_scores_can_be_whitened(rollouts, tiny_config) -> None:
     config = tiny_config(
         rl={"reward_scaling": "whiten", "algorithms": ["rloo"], "rloo": {"kl_coef": 0.0}}
     )
-    made, _ = estimate_advantages(rollouts, config, "rloo", Shaping.of(config, "rloo"))
+    made, _ = estimate_advantages(rollouts, config, "rloo", RewardShaper.of(config, "rloo"))
     std = SCORES.std(ddof=1)
     np.testing.assert_allclose(
         made.advantages, np.repeat([-2 / std, 2 / std, 0, 0], LENGTHS), atol=1e-5

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.clean_pages import generated, page
-from rayward.data.cleaning.sieve import Rules
+from rayward.data.cleaning.sieve import SieveRules
 from rayward.data.formats.registry import Report, read
 from rayward.pipelines.cli import main
 from rayward.pipelines.data_tools.clean import clean
@@ -70,7 +70,7 @@ def test_every_page_is_written_or_listed_with_its_reason(local_ray: None, tmp_pa
     (folder / "notes.txt").write_text("no page")
     (folder / "16-link.html").symlink_to(folder / "nothing")
     out, account = tmp_path / "made" / "clean.jsonl", tmp_path / "made" / "report.json"
-    report = clean(folder, out, Rules(), report_path=account)
+    report = clean(folder, out, SieveRules(), report_path=account)
     expected = Counter(reason for _, reason in BAD.values()) + Counter(
         ["duplicate", "unreadable file"]
     )
@@ -101,7 +101,7 @@ def test_what_is_written_is_read_as_sharegpt_in_the_order_of_the_names(
     local_ray: None, tmp_path: Path
 ) -> None:
     out = tmp_path / "clean.jsonl"
-    clean(write(tmp_path / "pages", GOOD | {"9/z.html": generated(3)}), out, Rules())
+    clean(write(tmp_path / "pages", GOOD | {"9/z.html": generated(3)}), out, SieveRules())
     report = Report()
     found = list(read(out, report=report))
     assert report.read == report.kept == len(found) == 6 and not report.repaired
@@ -150,7 +150,7 @@ def test_neither_order_nor_cpus_change_a_byte(local_ray: None, tmp_path: Path) -
     texts = {f"{number:03d}.html": generated(number) for number in range(150)}
     texts |= {f"{number:03d}.htm": texts[f"{number:03d}.html"] for number in range(0, 150, 7)}
     texts |= {f"sub/{name}": text for name, (text, _) in BAD.items()}
-    rules = Rules(near_duplicates=0.8)
+    rules = SieveRules(near_duplicates=0.8)
     made = set()
     for seed, cpus in ((0, 1), (1, 2), (2, None)):
         out = tmp_path / f"{seed}.jsonl"

@@ -18,7 +18,7 @@ import pytest
 from rayward.data.records import to_json
 from rayward.data.toy.toyworld import demonstrations, prompts, rankings
 from rayward.pipelines.cli import main
-from rayward.pipelines.data_tools.map import Settings, draw, sample
+from rayward.pipelines.data_tools.map import MapSettings, draw, sample
 
 pytestmark = pytest.mark.slow
 
@@ -258,7 +258,7 @@ def test_texts_are_never_markup(browser: Any, tmp_path: Path, dimensions: int) -
         [{"kind": "prompt", "turns": rows[0]["turns"][:1], "follow_ups": [EVIL]}],
     )
     out = tmp_path / "map.html"
-    draw([str(file), str(other)], out, Settings(dimensions=dimensions))
+    draw([str(file), str(other)], out, MapSettings(dimensions=dimensions))
     assert out.read_text().count("</script>") == 3 and "\\u003c/script>" in out.read_text()
     with Opened(browser, out, viewport={"width": 1200, "height": 800}) as page:
         page.fill("#search", EVIL)
@@ -280,7 +280,7 @@ def test_texts_are_never_markup(browser: Any, tmp_path: Path, dimensions: int) -
 
 def test_three_dimensions(browser: Any, tmp_path: Path) -> None:
     file = write(tmp_path / "in.jsonl", list(map(to_json, demonstrations(300, seed=2))))
-    draw([str(file)], tmp_path / "map.html", Settings(dimensions=3))
+    draw([str(file)], tmp_path / "map.html", MapSettings(dimensions=3))
     with Opened(browser, tmp_path / "map.html") as page:
         assert page.evaluate("plot.data[1].type === (webgl ? 'scatter3d' : 'scatter')")
         assert page.evaluate("data.at.map(axis => axis.length)") == [300, 300, 300]
@@ -295,7 +295,7 @@ def test_three_dimensions(browser: Any, tmp_path: Path) -> None:
 )
 def test_few_equal_and_wordless_records(browser: Any, tmp_path: Path, texts: list[str]) -> None:
     file = write(tmp_path / "in.jsonl", [ask(text, text) for text in texts])
-    report = draw([str(file)], tmp_path / "map.html", Settings())
+    report = draw([str(file)], tmp_path / "map.html", MapSettings())
     assert report["drawn"] == len(texts) and sum(one["size"] for one in report["clusters"]) == len(
         texts
     )
@@ -309,7 +309,7 @@ def test_a_seed_decides_every_byte(tmp_path: Path) -> None:
     file = write(tmp_path / "in.jsonl", rows)
     made = []
     for seed in (0, 0, 1):
-        draw([str(file)], tmp_path / "map.html", Settings(limit=300, seed=seed))
+        draw([str(file)], tmp_path / "map.html", MapSettings(limit=300, seed=seed))
         made.append((tmp_path / "map.html").read_bytes())
     assert made[0] == made[1] != made[2]
 
@@ -318,7 +318,7 @@ def test_the_sample_is_fair_ordered_and_counted(tmp_path: Path) -> None:
     file = write(tmp_path / "in.jsonl", [ask(f"q{index}", "a") for index in range(100)])
     drawn = [0] * 100
     for seed in range(300):
-        points, counts = sample([str(file)], Settings(limit=20, seed=seed))
+        points, counts = sample([str(file)], MapSettings(limit=20, seed=seed))
         numbers = [number for number, *_ in points]
         assert numbers == sorted(set(numbers)) and len(numbers) == 20 and counts["records"] == 100
         for number in numbers:
@@ -436,7 +436,7 @@ def test_an_embedding_endpoint(
     monkeypatch.setenv("MAP_KEY", "secret")
     url, out = f"http://127.0.0.1:{server.server_port}/v1", tmp_path / "map.html"
     try:
-        report = draw([str(file)], out, Settings(embeddings=f"letters@1@{url}", key="MAP_KEY"))
+        report = draw([str(file)], out, MapSettings(embeddings=f"letters@1@{url}", key="MAP_KEY"))
         assert [count for _, count in Endpoint.calls] == [64, 64, 64, 22]
         assert {key for key, _ in Endpoint.calls} == {
             "Bearer secret"
@@ -468,7 +468,7 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.skipif(not REAL.is_dir(), reason="the real data sets are not beside this checkout")
 def test_real_files_of_many_formats(browser: Any, tmp_path: Path) -> None:
     files = [str(REAL / name) for name in ("nectar/train.jsonl.gz", "hh_rlhf")]
-    report = draw(files, tmp_path / "map.html", Settings(limit=500))
+    report = draw(files, tmp_path / "map.html", MapSettings(limit=500))
     assert report["drawn"] == 500
     with Opened(browser, tmp_path / "map.html") as page:
         page.get_by_role("button", name="Next").click()

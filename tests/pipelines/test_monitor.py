@@ -13,7 +13,7 @@ from rayward.algorithms.diversity import distinct_ratio, repetition_rate
 from rayward.configs.load import load
 from rayward.configs.plan import decisive, roles
 from rayward.configs.schema import Config
-from rayward.configs.sections.rl import Monitor
+from rayward.configs.sections.rl import MonitorSection
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.pipelines.report.monitor import PANELS, monitor_html
 from rayward.pipelines.rl.alarms import MEANINGS, alarms_of, compared, counts, next_running
@@ -21,7 +21,7 @@ from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.run.stage import Run, StageError, write_jsonl
 from rayward.pipelines.scoring.scorer import second_model
 
-LIMITS = [name for name in Monitor.model_fields if name[:4] in ("max_", "min_")]
+LIMITS = [name for name in MonitorSection.model_fields if name[:4] in ("max_", "min_")]
 START = {
     "score": 1.0, "kl": 0.0, "length": 20.0, "truncated": 0.1, "repetition": 0.02, "distinct": 1.0,
     "second_score": 0.5, "second_std": 2.0, "mismatch_factor": 1.0,
@@ -43,7 +43,7 @@ AT_THE_LIMIT = [
 def test_an_alarm_is_beyond_its_limit_only(
     name: str, limit: float, figures: dict[str, float]
 ) -> None:
-    at = Monitor()
+    at = MonitorSection()
     assert alarms_of(compared(START, START), at) == {}
     assert alarms_of(compared(START, START | figures), at) == {}
     watched = {"second_drop": "second_score"}.get(name[4:], next(iter(figures)))
@@ -51,7 +51,7 @@ def test_an_alarm_is_beyond_its_limit_only(
     beyond = compared(START, START | figures | {watched: figures[watched] + step})
     found = alarms_of(beyond, at)
     assert list(found) == [name] and found[name] == (beyond[name[4:]], limit)
-    assert alarms_of(beyond, Monitor(**{name: None})) == {}, "null is no alarm"
+    assert alarms_of(beyond, MonitorSection(**{name: None})) == {}, "null is no alarm"
 
 
 def test_every_limit_is_tested_and_has_a_meaning_and_a_place_in_the_curves() -> None:
@@ -76,7 +76,7 @@ def test_figures_are_compared_with_iteration_0_of_the_same_run() -> None:
     assert "second_drop" not in compared(START, without), "not measured in this iteration"
     assert (
         "second_drop" not in compared(without, without)
-        and alarms_of(compared(without, without), Monitor()) == {}
+        and alarms_of(compared(without, without), MonitorSection()) == {}
     )
 
 
@@ -87,7 +87,10 @@ def test_degenerate_answers_raise_repetition_and_distinct() -> None:
         "repetition": sum(repetition_rate(answer, 4) for answer in loops) / len(loops),
         "distinct": distinct_ratio(loops, varied, 2),
     }
-    assert set(alarms_of(compared(START, now), Monitor())) == {"max_repetition", "min_distinct"}
+    assert set(alarms_of(compared(START, now), MonitorSection())) == {
+        "max_repetition",
+        "min_distinct",
+    }
 
 
 def test_an_alarm_whose_figure_is_not_measured_stays_as_it_was() -> None:

@@ -211,8 +211,8 @@ def test_a_replay_is_refused_before_anything_is_lost(road: Path, tmp_path: Path)
     with pytest.raises(StageError, match="holds the rollouts of 0 iterations, rl.iterations is 2"):
         align(config, folder, ["rl"], replay=tmp_path)
     other = load(str(road / "config.yaml"), ["rl.prompts_per_iteration=4", "rl.samples_per_step=8"])
-    team = SimpleNamespace(config=other, run=Run(road, other))
+    actors = SimpleNamespace(config=other, run=Run(road, other))
     with pytest.raises(
         StageError, match=r"00000.parquet holds answers to 8 prompts.*prompts_per_iteration is 4"
     ):
-        Replay(road / "rl" / "ppo" / "rollouts", team).finish(0)
+        Replay(road / "rl" / "ppo" / "rollouts", actors).finish(0)

@@ -16,7 +16,12 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from rayward.actors.scoring.sources import Answered, Source, SourceDataError, SourceUnavailable
+from rayward.actors.scoring.sources import (
+    ResponseText,
+    SourceDataError,
+    SourceUnavailable,
+    SourceWorker,
+)
 from rayward.configs.schema import Config
 from rayward.configs.sections.scoring import RewardSource
 from rayward.data.ragged import Ragged
@@ -25,7 +30,7 @@ from rayward.data.rollouts import Rollouts
 from rayward.data.rules import exact_number, final_number
 from rayward.data.templates.template import find
 from rayward.data.templates.tokenizer import load_tokenizer
-from rayward.pipelines.rl.advantages import Shaping, estimate_advantages
+from rayward.pipelines.rl.advantages import RewardShaper, estimate_advantages
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.run.stage import Run, StageError, write_jsonl
 from rayward.pipelines.scoring.reward_folder import reads_ids_of
@@ -50,10 +55,10 @@ def answered(
     question: str = "What is 6 x 7?",
     reference: str | None = None,
     finished: bool = True,
-) -> list[Answered]:
+) -> list[ResponseText]:
     asked = [{"role": "user", "content": question}]
     return [
-        Answered(asked, text, reference, "toy", f"p{number}", finished)
+        ResponseText(asked, text, reference, "toy", f"p{number}", finished)
         for number, text in enumerate(texts)
     ]
 
@@ -116,12 +121,12 @@ def rating(text: str) -> tuple[int, str]:
 
 
 def test_a_function_is_called_as_trl_calls_one() -> None:
-    assert Source(source(), HERE, None, 0).score(answered("a", "bcd")) == [1.0, 3.0]
+    assert SourceWorker(source(), HERE, None, 0).score(answered("a", "bcd")) == [1.0, 3.0]
     rules = source(target="rayward.data.rules:exact_number")
     solved = answered("It is 42.", "43", reference="6 x 7 = <<42>>\n#### 42")
-    assert Source(rules, HERE, None, 0).score(solved) == [1, 0]
+    assert SourceWorker(rules, HERE, None, 0).score(solved) == [1, 0]
     asks = source(target=FUNCTIONS + "only_questions")
-    assert Source(asks, HERE, None, 0).score(answered("a", question="Go.")) == [None]
+    assert SourceWorker(asks, HERE, None, 0).score(answered("a", question="Go.")) == [None]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +146,7 @@ def test_a_function_is_called_as_trl_calls_one() -> None:
 )
 def test_a_wrong_function_is_a_data_error(target: str, told: str) -> None:
     with pytest.raises(SourceDataError, match=f"scoring source function: .*{told}"):
-        Source(source(target=target), HERE, None, 0).score(answered("a", "b"))
+        SourceWorker(source(target=target), HERE, None, 0).score(answered("a", "b"))
 
 
 def test_the_number_of_a_solution() -> None:
@@ -164,7 +169,9 @@ def test_the_number_of_a_solution() -> None:
 
 def test_a_service_is_asked_as_reward_serve_is(service: Service) -> None:
     service.replies = [scores(0.5, -1)]
-    made = Source(source("http", f"{service.address}/score", empty_answer=-9), HERE, "secret", 0)
+    made = SourceWorker(
+        source("http", f"{service.address}/score", empty_answer=-9), HERE, "secret", 0
+    )
     assert made.score(answered("a", "  ", "b")) == [0.5, -9.0, -1.0]
     (asked,) = service.asked
     assert asked["path"] == "/score" and asked["key"] == "Bearer secret"
@@ -177,7 +184,7 @@ def test_a_service_is_asked_as_reward_serve_is(service: Service) -> None:
 
 def test_a_service_is_asked_again_after_a_fault_that_passes(service: Service) -> None:
     service.replies = [(503, "busy"), scores(1.0)]
-    assert Source(source("http", f"{service.address}/score"), HERE, None, 0).score(
+    assert SourceWorker(source("http", f"{service.address}/score"), HERE, None, 0).score(
         answered("a")
     ) == [1.0]
     assert len(service.asked) == 2
@@ -207,12 +214,12 @@ def test_a_service_that_fails(
 ) -> None:
     service.replies = [reply]
     with pytest.raises(error, match=f"scoring source http: .*{told}"):
-        Source(source("http", f"{service.address}/score"), HERE, None, 0).score(answered("a"))
+        SourceWorker(source("http", f"{service.address}/score"), HERE, None, 0).score(answered("a"))
 
 
 def test_a_service_that_is_not_there() -> None:
     with pytest.raises(SourceUnavailable, match="did not answer in 2 tries: ConnectError"):
-        Source(source("http", "http://127.0.0.1:9/score"), HERE, None, 0).score(answered("a"))
+        SourceWorker(source("http", "http://127.0.0.1:9/score"), HERE, None, 0).score(answered("a"))
 
 
 def test_a_judge_rates_and_is_asked_again_where_it_does_not(service: Service) -> None:
@@ -221,7 +228,7 @@ def test_a_judge_rates_and_is_asked_again_where_it_does_not(service: Service) ->
         rating("No idea."),
         rating("**Rating**: 3.5 of 10"),
     ]
-    judge = Source(source("judge", f"m@{service.address}/v1", parallel=1), HERE, None, 0)
+    judge = SourceWorker(source("judge", f"m@{service.address}/v1", parallel=1), HERE, None, 0)
     assert judge.score(answered("forty-two", "a", reference="42")) == [7.0, 3.5]
     text = service.asked[0]["messages"][-1]["content"]
     assert "\nUSER: What is 6 x 7?\n" in text and "\nforty-two\n" in text and "\n42\n" in text
@@ -248,9 +255,9 @@ def test_only_a_rating_on_a_line_of_its_own_counts(
     service: Service, reply: str, found: float | None
 ) -> None:
     service.replies = [rating(reply)]
-    (said,) = Source(source("judge", f"m@{service.address}/v1", retries=0), HERE, None, 0).score(
-        answered("a")
-    )
+    (said,) = SourceWorker(
+        source("judge", f"m@{service.address}/v1", retries=0), HERE, None, 0
+    ).score(answered("a"))
     assert said == found or (
         found is None and isinstance(said, str) and "expected a rating from 1 to 10" in said
     )
@@ -258,7 +265,7 @@ def test_only_a_rating_on_a_line_of_its_own_counts(
 
 def test_an_answer_cannot_leave_its_frame(service: Service) -> None:
     service.replies = [rating("Rating: 1")]
-    judge = Source(source("judge", f"m@{service.address}/v1"), HERE, None, 0)
+    judge = SourceWorker(source("judge", f"m@{service.address}/v1"), HERE, None, 0)
     judge.score(answered("x"))
     text = service.asked[0]["messages"][-1]["content"]
     mark = text[text.index("<<<") : text.index(" CONVERSATION")]
@@ -271,7 +278,7 @@ def test_an_answer_cannot_leave_its_frame(service: Service) -> None:
 
 def test_a_judge_is_told_where_an_answer_was_cut(service: Service) -> None:
     service.replies = [rating("Rating: 1")]
-    judge = Source(source("judge", f"m@{service.address}/v1", parallel=1), HERE, None, 0)
+    judge = SourceWorker(source("judge", f"m@{service.address}/v1", parallel=1), HERE, None, 0)
     judge.score([*answered("All is said."), *answered("All is said.", finished=False)])
     whole, cut = (asked["messages"][-1]["content"] for asked in service.asked)
     tag = cut[cut.index("<<< ") :].split()[1]
@@ -522,7 +529,7 @@ def test_rewards_are_cut_scaled_and_penalized_as_the_config_says(
         import torch
 
         config = tiny_config(rl={"gae_lambda": 1.0, "apa": {"whiten": False}, **settings})
-        shaping = Shaping.of(config, "apa")
+        shaping = RewardShaper.of(config, "apa")
         shaping.moments.update(torch.tensor([1.0, 2.0, 3.0]))
         made, figures = estimate_advantages(rollouts, config, "apa", shaping)
         assert shaping.moments.count == 5 and figures["score"] == 5

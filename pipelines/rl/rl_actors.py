@@ -12,7 +12,7 @@ import ray
 import torch
 
 from rayward.actors.group import (
-    Beside,
+    ExtraPrompts,
     Group,
     RolloutGroup,
     TrainingGroup,
@@ -48,7 +48,7 @@ LAYOUT = ("padding", "computed_tokens")
 TOLD = 8  # answers of an iteration whose tokens are kept with their KL
 
 
-class Team:
+class RlActors:
     """The actors of the stage. Engines, reference and reward model serve every algorithm; each has
     its own learners.
     """
@@ -82,7 +82,7 @@ class Team:
         self.second_scores: np.ndarray | None = None
         self.spans: list[dict[str, Any]] = []
 
-    def __enter__(self) -> Team:
+    def __enter__(self) -> RlActors:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,7 +113,7 @@ class Team:
         if algorithm in WITH_CRITIC:
             folder, new_head = self.critic_start
             self.critic = critic_group(folder, config, slots, new_head)
-        self.handover = Handover(self.rollout, list(self.learners.values()), colocated)
+        self.colocation = ColocationSwitch(self.rollout, list(self.learners.values()), colocated)
         try:
             starting = [(group, group.begin_start()) for group in self.learners.values()]
             self.ready()
@@ -146,7 +146,9 @@ class Team:
     def learners(self) -> dict[str, TrainingGroup]:
         return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
 
-    def generate(self, prompts: Ragged, iteration: int, beside: Beside | None = None) -> Generation:
+    def generate(
+        self, prompts: Ragged, iteration: int, beside: ExtraPrompts | None = None
+    ) -> Generation:
         """Start to draw answers to the prompts, and those `beside` them, with the weights that the
         engines hold.
         """
@@ -269,10 +271,10 @@ class Team:
         """Policy to rollout engines: versioned, with a deadline, proved by a digest and by
         log-probs.
         """
-        self.handover.to_transfer()
+        self.colocation.to_transfer()
         sent = self.policy.call("send_weights", version)[0]
         rate = sent["bytes"] / sent.pop("seconds")
-        self.handover.to_engines()
+        self.colocation.to_engines()
         sent["gap"] = self.rollout.prove(sent.pop("probe"), version)
         return {"transfer": {"version": version, **sent}, "time": {"transfer_bytes_per_s": rate}}
 
@@ -340,7 +342,7 @@ class Team:
         return {"pieces": pieces, "kl": kl, "advantages": [round(float(x), 4) for x in advantages]}
 
 
-class Handover:
+class ColocationSwitch:
     """Who has the memory of the GPUs in mode colocate: engines or learners; in other modes each has
     its own.
     """
