@@ -122,7 +122,7 @@ lint: $(ENVIRONMENT) ## check style (ruff), types (mypy) and who imports whom (i
 	$(PY) -m ruff check . || failed+=("ruff check")
 	$(PY) -m ruff format --check --quiet . || failed+=("ruff format")
 	MYPYPATH=$(TREE) $(PY) -m mypy | sed 's#^$(TREE)/rayward/##' || failed+=(mypy)
-	(cd $(TREE); $(CURDIR)/$(VENV)/bin/lint-imports --config $(CURDIR)/pyproject.toml) || failed+=(import-linter)
+	(cd $(TREE); $(abspath $(VENV))/bin/lint-imports --config $(CURDIR)/pyproject.toml) || failed+=(import-linter)
 	if (($${#failed[@]})); then (IFS=,; echo "lint: $${failed[*]} found something") >&2; exit 1; fi
 
 .PHONY: lock

@@ -1,5 +1,4 @@
-"""What runs inside Ray actors: policy, critic, reference, reward, rollout, and the engine and
-transfer they share.
+"""What runs inside Ray actors: policy, critic, reference, reward, rollout, and what they share.
 
 Every actor file holds a plain class; `ray.remote` is applied in `rayward.actors.group`, where it is
 placed.

@@ -1,6 +1,4 @@
-"""Waiting for calls to actors: never without a deadline, and an error is raised as soon as one call
-has it.
-"""
+"""Waiting for calls to actors: never without a deadline, and the first error is raised at once."""
 
 from __future__ import annotations
 
@@ -14,18 +12,23 @@ import ray
 def wait_for(
     calls: Sequence[ray.ObjectRef], timeout_s: float, too_late: Callable[[str], Exception]
 ) -> list[Any]:
-    """Results in the order of the calls. Raises the first error that a call ends with, without
-    waiting for the others (which may hang because of it), or `too_late(numbers of the late calls)`
-    after `timeout_s` seconds."""
+    """Results in the order of the calls.
+
+    Raises the first error that a call ends with, without waiting for the others (which may hang
+    because of it), or `too_late(numbers of the late calls)` after `timeout_s` seconds.
+    """
+    # One deadline for all calls: it does not begin anew with each that is done.
     deadline = time.monotonic() + timeout_s
     pending = list(calls)
     while pending:
+        # With a timeout of 0 it still takes what is ready.
         ready, pending = ray.wait(
             pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic())
         )
         if not ready:
-            raise too_late(
-                ", ".join(str(number) for number, call in enumerate(calls) if call in pending)
-            )
+            late = (str(number) for number, call in enumerate(calls) if call in pending)
+            raise too_late(", ".join(late))
+        # For its error. A rank that fails leaves the others waiting in a collective, so waiting for
+        # all calls first would end in their timeout and hide the cause.
         ray.get(ready)
     return ray.get(list(calls))

@@ -1,6 +1,4 @@
-"""When an actor worked on what: the material of timelines and of the seconds that a role is
-idle.
-"""
+"""When an actor worked on what: the material of timelines and of a role's idle seconds."""
 
 from __future__ import annotations
 
@@ -21,11 +19,12 @@ class Timed:
     @contextmanager
     def span(self, name: str) -> Iterator[None]:
         """Everything under it is work called `name`."""
-        begun = time.time()
+        # Not the monotonic clock: spans of several processes stand on one timeline.
+        started_at = time.time()
         try:
             yield
         finally:
-            self.spans.append((name, begun, time.time()))
+            self.spans.append((name, started_at, time.time()))
 
     def take_spans(self) -> list[Span]:
         """What was done since the last time."""

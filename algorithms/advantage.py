@@ -1,5 +1,4 @@
-"""From scores to advantages: KL estimators, per-token rewards, running statistics, GAE, whitening,
-group baselines.
+"""From scores to advantages: KL estimators, token rewards, running moments, GAE, group baselines.
 
 The estimators k1, k2 and k3 are those of John Schulman (joschu.net/blog/kl-approx.html); the
 KL-shaped reward and the adaptive coefficient those of Ziegler et al., arXiv:1909.08593; GAE is
@@ -49,19 +48,18 @@ def kl_k1(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
 
 
 def kl_k2(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
-    """Half of the squared log-ratio: biased, low variance; as a loss on-policy it has the gradient
-    of the KL."""
+    """Half of the squared log-ratio: biased, low variance; on-policy its gradient is the KL's."""
     return kl_k1(logprobs_N, ref_logprobs_N).square() / 2
 
 
 def kl_k3(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
-    """r - 1 - log r with r = reference / policy: unbiased and never negative. The estimator for
-    logs.
+    """r - 1 - log r with r = reference / policy: unbiased, never negative. The estimator for logs.
 
     The log-ratio is clamped to +-20 before exp; the value itself is not clamped, which would bias
     it.
     """
     log_r_N = (-kl_k1(logprobs_N, ref_logprobs_N)).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    # expm1 keeps the digits that exp(x) - 1 loses near 0, where trainer and engine differ by 1e-6.
     return log_r_N.expm1() - log_r_N
 
 
@@ -72,11 +70,11 @@ def kl_k3(logprobs_N: Tensor, ref_logprobs_N: Tensor) -> Tensor:
 def scale_scores(
     scores_B: Tensor, std: float = 1.0, clip: float | None = None, clip_first: bool = True
 ) -> Tensor:
-    """Scores divided by the running `std` and clamped to +-`clip`: trlx and Starling clip first,
-    APA divides first.
+    """Scores divided by the running `std` and clamped to +-`clip`.
 
-    DeepSpeed-Chat is clip=5 with std=1. A std below 1e-8 (all scores equal so far) does not divide:
-    a constant has no scale. ValueError if `clip` is not positive.
+    trlx and Starling clip first, APA divides first. DeepSpeed-Chat is clip=5 with std=1. A std
+    below 1e-8 (all scores equal so far) does not divide: a constant has no scale. ValueError if
+    `clip` is not positive.
     """
     if clip is not None and clip <= 0:
         raise ValueError(f"clip is {clip}, but must be > 0: use None for no clipping")
@@ -84,11 +82,9 @@ def scale_scores(
     divisor = std if std > 1e-8 else 1.0
     if clip is None:
         return scores_B / divisor
-    return (
-        scores_B.clamp(-clip, clip) / divisor
-        if clip_first
-        else (scores_B / divisor).clamp(-clip, clip)
-    )
+    if clip_first:
+        return scores_B.clamp(-clip, clip) / divisor
+    return (scores_B / divisor).clamp(-clip, clip)
 
 
 def missing_eos_scores(scores_B: Tensor, finished_B: Tensor, score: float = -1.0) -> Tensor:
@@ -136,6 +132,7 @@ class RunningMoments:
 
     @property
     def std(self) -> float:
+        # `var` is a mean of squares, as the merge below needs it; this makes it that of a sample.
         return math.sqrt(self.var * self.count / (self.count - 1.0)) if self.count > 1.0 else 1.0
 
     def update(self, scores_B: Tensor) -> tuple[float, float]:
@@ -152,10 +149,12 @@ class RunningMoments:
             )
         if len(scores_B) == 0:
             return self.mean, self.std
+        # fp64: the sums run over a whole run, and are kept as Python floats.
         scores_B = scores_B.double()
         batch_count = len(scores_B)
         batch_var, batch_mean = (float(moment) for moment in torch.var_mean(scores_B, correction=0))
         delta, total = batch_mean - self.mean, self.count + batch_count
+        # Chan et al.: the spread within both sets, and that between their means.
         between = delta**2 * self.count * batch_count / total
         self.var = (self.var * self.count + between + batch_var * batch_count) / total
         self.mean += delta * batch_count / total
@@ -167,9 +166,9 @@ class RunningMoments:
 
 
 class AdaptiveKL:
-    """KL coefficient that follows a target: coef *= 1 + clip(kl / target - 1, +-0.2) *
-    num_sequences / horizon.
+    """KL coefficient that follows a target: coef *= 1 + clip(kl / target - 1, +-0.2) * n / horizon.
 
+    n is the number of new sequences, and +-0.2 is the bound of Ziegler et al.
     `target` and the KL given to `update` are in nats per sequence (summed over its tokens, averaged
     over sequences), not per token; `horizon` counts sequences. ValueError unless both are > 0.
     """
@@ -211,9 +210,11 @@ def gae(
     """
     check_same_length(rewards_N=rewards_N, values_N=values_N)
     # Zeros after the end are already the boundary condition, so the recursion needs no mask.
+    # Time first and contiguous: a step of the recursion then reads one row of all sequences.
     rewards_TB = pad_segments(at_least_fp32(rewards_N), lengths).T.contiguous()
     values_TB = pad_segments(at_least_fp32(values_N), lengths).T.contiguous()
     next_values_TB = torch.cat([values_TB[1:], torch.zeros_like(values_TB[:1])])
+    # The deltas at first. The last row is its own advantage already, so the loop starts above it.
     advantages_TB = rewards_TB + gamma * next_values_TB - values_TB
     for t in range(len(advantages_TB) - 2, -1, -1):
         advantages_TB[t] += gamma * lam * advantages_TB[t + 1]
@@ -227,16 +228,16 @@ def returns_to_go(rewards_N: Tensor, lengths: Sequence[int], gamma: float = 1.0)
     REINFORCE++ (arXiv:2501.03262) takes it as the advantage, whitened over the whole batch, with
     the KL in the rewards and without a value function. ValueError if lengths do not sum to N.
     """
+    # With V = 0 and lambda = 1 the deltas are the rewards, and their discounted sum the return.
     return gae(rewards_N, torch.zeros_like(rewards_N), lengths, gamma, lam=1.0)[1]
 
 
 @torch.no_grad()
 def whiten(x_N: Tensor, shift_mean: bool = True) -> Tensor:
-    """(x - mean) / sqrt(var + 1e-8) with the unbiased variance; `shift_mean=False` keeps the mean
-    (for rewards).
+    """(x - mean) / sqrt(var + 1e-8) with the unbiased variance; `shift_mean=False` keeps the mean.
 
-    Over all of `x_N`: pass the tokens of the whole batch. Fewer than two numbers have no variance
-    and count as equal to their mean.
+    Rewards keep theirs, advantages do not. Over all of `x_N`: pass the tokens of the whole batch.
+    Fewer than two numbers have no variance and count as equal to their mean.
     """
     x_N = at_least_fp32(x_N)
     if x_N.numel() < 2:
@@ -263,9 +264,12 @@ def group_baseline(
     scores_GK = pad_segments(at_least_fp32(scores_B), sizes)
     size_G = torch.tensor(sizes, dtype=scores_GK.dtype, device=scores_B.device)
     inside_GK = torch.arange(scores_GK.shape[1], device=scores_B.device) < size_G[:, None]
+    # Padding is 0 in the sum, but would be -mean after the subtraction: hence the mask.
     centred_GK = (scores_GK - (scores_GK.sum(1) / size_G)[:, None]) * inside_GK
+    # A group of one has centred scores of 0: divided by 1 instead of by 0 they stay so.
     others_G = (size_G - 1).clamp(min=1)
     if kind == "rloo":
+        # score - mean of the others = (score - mean of all) * K / (K - 1).
         centred_GK = centred_GK * (size_G / others_G)[:, None]
     elif kind == "grpo":
         centred_GK = centred_GK / ((centred_GK.square().sum(1) / others_G).sqrt() + 1e-6)[:, None]

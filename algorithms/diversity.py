@@ -25,9 +25,8 @@ _TO_WORDS: dict[int, str | None] = {
 
 def distinct_n(token_lists: Iterable[Sequence[Hashable]], n: int) -> float:
     """Different n-grams / all n-grams, over all lists together; 0 if no list has n tokens.
-    ValueError: n < 1.
 
-    Falls as the amount of text grows: compare only sets of the same size.
+    ValueError: n < 1. Falls as the amount of text grows: compare only sets of the same size.
     """
     seen: set[tuple[Hashable, ...]] = set()
     total = 0
@@ -39,35 +38,33 @@ def distinct_n(token_lists: Iterable[Sequence[Hashable]], n: int) -> float:
 
 
 def distinct_ratio(
-    now: Sequence[Sequence[Hashable]], first: Sequence[Sequence[Hashable]], n: int
+    current: Sequence[Sequence[Hashable]], initial: Sequence[Sequence[Hashable]], n: int
 ) -> float:
-    """Distinct-n of `now` over that of `first`, of equally much text: both end after as many tokens
-    as the shorter has. 1 if nothing can be compared: `first` has no list of n tokens up to there.
+    """Distinct-n of `current` over that of `initial`, of equally much text.
+
+    Both end after as many tokens as the shorter has. 1 if nothing can be compared: `initial` has no
+    list of n tokens up to there.
     """
-    size = min(sum(map(len, now)), sum(map(len, first)))
-    before = distinct_n(_first_tokens(first, size), n)
-    return distinct_n(_first_tokens(now, size), n) / before if before else 1.0
+    size = min(sum(map(len, current)), sum(map(len, initial)))
+    before = distinct_n(_first_tokens(initial, size), n)
+    return distinct_n(_first_tokens(current, size), n) / before if before else 1.0
 
 
 def repetition_rate(tokens: Sequence[Hashable], n: int) -> float:
-    """Share of n-grams of one text that have occurred before in it: 0 = none, near 1 = a loop.
-    ValueError: n < 1."""
+    """Share of a text's n-grams that repeat: 0 = none, near 1 = a loop. ValueError: n < 1."""
     ngrams = _ngrams(tokens, n)
     return 1.0 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
 def words(text: str) -> list[str]:
-    """Lower case, without digits and dashes, ASCII punctuation as a space: the words that MTLD
-    counts.
-    """
+    """The words that MTLD counts: lower case, no digits, no dashes, punctuation as a space."""
     return text.lower().translate(_TO_WORDS).split()
 
 
 def mtld(text: str) -> float:
-    """Measure of textual lexical diversity, the mean of both reading directions: about 10 to 200, 0
-    for no words.
+    """Measure of textual lexical diversity, about 10 to 200, the mean of both reading directions.
 
-    The mean number of words in which the type-token ratio falls to THRESHOLD.
+    0 for no words. The mean number of words in which the type-token ratio falls to THRESHOLD.
     """
     tokens = words(text)
     if not tokens:

@@ -32,22 +32,20 @@ CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 1024 * 2**20}
 Several tensors of that size exist at once. GPUs need larger products to be busy, and have the
 memory."""
 KEPT_BYTES = 64 * 2**20
-"""Most fp32 logits of one call that are kept for its backward pass; the entropy keeps up to three
-more such tensors.
-"""
+"""Most fp32 logits of one call that are kept for its backward pass. The entropy keeps up to three
+more such tensors."""
 
 
 @dataclass(frozen=True)
 class LogitMap:
-    """What a model does to its logits before the softmax: `softcap` * tanh(logits / `softcap`),
-    then times `scale`.
-    """
+    """What a model does to its logits: `softcap` * tanh(logits / `softcap`), then times `scale`."""
 
     scale: float = 1.0
     softcap: float | None = None
 
     def __call__(self, logits_cV: Tensor, temperature: float) -> Tensor:
         """The fp32 (or fp64) logits of the distribution at a temperature."""
+        # Before the cap and the division: in bf16 both would round once more.
         logits_cV = at_least_fp32(logits_cV)
         if self.softcap is not None:
             logits_cV = torch.tanh(logits_cV / self.softcap) * self.softcap
@@ -65,16 +63,16 @@ def token_logprobs_from_hidden(
     with_entropy: bool = False,
     logit_map: LogitMap = LogitMap(),
 ) -> tuple[Tensor, Tensor | None]:
-    """log softmax(logits / temperature) at the targets, from the last hidden states and the LM
-    head: (logprobs_N, entropy_N or None), both fp32.
+    """log softmax(logits / temperature) at the targets: (logprobs_N, entropy_N or None), both fp32.
 
-    Never builds [N, V]: a chunk has at most `chunk_tokens` (None: CHUNK_TOKENS of the device)
-    tokens, fewer where their logits would be more than CHUNK_BYTES. The head must still be whole
-    during backward: under ZeRO-3 call this inside the forward of the module that owns it. The
-    caller has aligned the two: `hidden_NH[i]` predicts `targets_N[i]` (int64). Use the temperature
-    of the rollout in policy, reference and old log-probs alike. The entropy is that of
-    softmax(logits / temperature), in nats, and differentiable. `bias` is [V]. ValueError: shapes
-    that do not fit, temperature <= 0, chunk_tokens < 1.
+    From the last hidden states and the LM head. Never builds [N, V]: a chunk has at most
+    `chunk_tokens` (None: CHUNK_TOKENS of the device) tokens, fewer where their logits would be more
+    than CHUNK_BYTES. The head must still be whole during backward: under ZeRO-3 call this inside
+    the forward of the module that owns it. The caller has aligned the two: `hidden_NH[i]` predicts
+    `targets_N[i]` (int64). Use the temperature of the rollout in policy, reference and old
+    log-probs alike. The entropy is that of softmax(logits / temperature), in nats, and
+    differentiable. `bias` is [V]. ValueError: shapes that do not fit, temperature <= 0,
+    chunk_tokens < 1.
     """
     if hidden_NH.dim() != 2 or targets_N.shape != hidden_NH.shape[:1]:
         raise ValueError(
@@ -99,25 +97,27 @@ def token_logprobs_from_hidden(
     chunk_tokens = max(
         1, min(chunk_tokens, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // logits_bytes)
     )
-    how = _How(temperature, logit_map, with_entropy)
-    few = len(hidden_NH) * logits_bytes <= KEPT_BYTES
-    if few and hidden_NH.dtype in (torch.float32, torch.float64):
+    logprobs_of = _TokenLogprobs(temperature, logit_map, with_entropy)
+    fits = len(hidden_NH) * logits_bytes <= KEPT_BYTES
+    # Autograd adds up the head's gradient over chunks in the head's own format, so half formats
+    # take _Chunked however few their tokens are.
+    if fits and hidden_NH.dtype in (torch.float32, torch.float64):
         # split, not slices: its backward joins the chunk gradients once, where N / chunk slices
         # would each add a zero-filled [N, H].
         chunks = zip(hidden_NH.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
         logprobs_N, entropy_N = _join(
-            [how(F.linear(h_cH, head_weight_VH, bias), t_c) for h_cH, t_c in chunks]
+            [logprobs_of(F.linear(h_cH, head_weight_VH, bias), t_c) for h_cH, t_c in chunks]
         )
     else:
         logprobs_N, entropy_N = _Chunked.apply(
-            hidden_NH, head_weight_VH, bias, targets_N, how, chunk_tokens
+            hidden_NH, head_weight_VH, bias, targets_N, logprobs_of, chunk_tokens
         )
     return logprobs_N, entropy_N if with_entropy else None
 
 
 @dataclass(frozen=True)
-class _How:
-    """How a chunk's logits become its log-probs and entropies."""
+class _TokenLogprobs:
+    """Makes a chunk's log-probs and entropies of its logits."""
 
     temperature: float
     logit_map: LogitMap
@@ -136,8 +136,7 @@ class _How:
 
 
 class _Chunked(torch.autograd.Function):
-    """Log-probs and entropies, chunk after chunk; the backward pass makes each chunk's logits
-    again.
+    """Log-probs and entropies by chunks; the backward pass makes each chunk's logits again.
 
     The gradients of the head are sums over chunks in fp32, rounded to the head's own format once.
     """
@@ -149,44 +148,51 @@ class _Chunked(torch.autograd.Function):
         weight_VH: Tensor,
         bias_V: Tensor | None,
         targets_N: Tensor,
-        how: _How,
-        size: int,
+        logprobs_of: _TokenLogprobs,
+        chunk_tokens: int,
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(hidden_NH, weight_VH, bias_V, targets_N)
-        ctx.how, ctx.size = how, size
+        ctx.logprobs_of, ctx.chunk_tokens = logprobs_of, chunk_tokens
+        # An output that is not used, such as the entropy, then has no gradient instead of zeros.
         ctx.set_materialize_grads(False)
-        chunks = zip(hidden_NH.split(size), targets_N.split(size), strict=True)
-        return _join([how(_logits(h_cH, weight_VH, bias_V), t_c) for h_cH, t_c in chunks])
+        # No graph is recorded here, so each chunk's logits are freed before the next are made.
+        chunks = zip(hidden_NH.split(chunk_tokens), targets_N.split(chunk_tokens), strict=True)
+        return _join([logprobs_of(_logits(h_cH, weight_VH, bias_V), t_c) for h_cH, t_c in chunks])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
         hidden_NH, weight_VH, bias_V, targets_N = ctx.saved_tensors
-        of_hidden, of_weight, of_bias = ctx.needs_input_grad[:3]
-        ups = [gradient for gradient in gradients if gradient is not None]
-        which = [number for number, gradient in enumerate(gradients) if gradient is not None]
-        wide = torch.promote_types(weight_VH.dtype, torch.float32)
-        for_weight_VH = torch.zeros_like(weight_VH, dtype=wide) if of_weight else None
-        for_bias_V = torch.zeros_like(bias_V, dtype=wide) if of_bias else None
-        for_hidden: list[Tensor] = []
-        for h_cH, t_c, *up in zip(
-            *(x.split(ctx.size) for x in (hidden_NH, targets_N, *ups)), strict=True
-        ):
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        used = [number for number, gradient in enumerate(gradients) if gradient is not None]
+        per_token = (hidden_NH, targets_N, *(gradients[number] for number in used))
+        # bf16 sums over many chunks would drop the small terms; fp64 heads (tests) stay fp64.
+        sum_dtype = torch.promote_types(weight_VH.dtype, torch.float32)
+        grad_weight_VH = torch.zeros_like(weight_VH, dtype=sum_dtype) if needs_weight else None
+        grad_bias_V = torch.zeros_like(bias_V, dtype=sum_dtype) if needs_bias else None
+        grad_hidden: list[Tensor] = []
+        chunks = zip(*(x.split(ctx.chunk_tokens) for x in per_token), strict=True)
+        for h_cH, t_c, *grads_c in chunks:
+            # A leaf: the graph reaches from the outputs to the logits, and the products with the
+            # head below are written out, so that they can be summed in `sum_dtype`.
             logits_cV = _logits(h_cH, weight_VH, bias_V).requires_grad_()
             with torch.enable_grad():
-                outputs = ctx.how(logits_cV, t_c)
-            (slopes_cV,) = torch.autograd.grad([outputs[number] for number in which], logits_cV, up)
-            if for_bias_V is not None:
-                for_bias_V += slopes_cV.sum(0, dtype=wide)
-            slopes_cV = slopes_cV.to(weight_VH.dtype)
-            if of_hidden:
-                for_hidden.append(slopes_cV @ weight_VH)
-            if for_weight_VH is not None:
-                _add_product(for_weight_VH, slopes_cV, h_cH)
+                outputs = ctx.logprobs_of(logits_cV, t_c)
+            used_outputs = [outputs[number] for number in used]
+            (grad_logits_cV,) = torch.autograd.grad(used_outputs, logits_cV, grads_c)
+            if grad_bias_V is not None:
+                grad_bias_V += grad_logits_cV.sum(0, dtype=sum_dtype)
+            # The products below need both sides in one format.
+            grad_logits_cV = grad_logits_cV.to(weight_VH.dtype)
+            if needs_hidden:
+                grad_hidden.append(grad_logits_cV @ weight_VH)
+            if grad_weight_VH is not None:
+                _add_product(grad_weight_VH, grad_logits_cV, h_cH)
+        # One gradient for each argument of forward; the last three are no tensors to learn.
         return (
-            torch.cat(for_hidden) if of_hidden else None,
-            None if for_weight_VH is None else for_weight_VH.to(weight_VH.dtype),
-            None if for_bias_V is None or bias_V is None else for_bias_V.to(bias_V.dtype),
+            torch.cat(grad_hidden) if needs_hidden else None,
+            None if grad_weight_VH is None else grad_weight_VH.to(weight_VH.dtype),
+            None if grad_bias_V is None or bias_V is None else grad_bias_V.to(bias_V.dtype),
             None,
             None,
             None,
@@ -194,9 +200,8 @@ class _Chunked(torch.autograd.Function):
 
 
 def _join(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    return torch.cat([logprobs_c for logprobs_c, _ in parts]), torch.cat(
-        [entropy_c for _, entropy_c in parts]
-    )
+    logprobs, entropies = zip(*parts, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
 
 
 def _widens(x: Tensor) -> bool:
@@ -211,10 +216,12 @@ def _logits(hidden_cH: Tensor, weight_VH: Tensor, bias_V: Tensor | None) -> Tens
     return logits_cV if bias_V is None else logits_cV + bias_V
 
 
-def _add_product(sum_VH: Tensor, slopes_cV: Tensor, hidden_cH: Tensor) -> None:
-    if sum_VH.dtype == slopes_cV.dtype:
-        torch.addmm(sum_VH, slopes_cV.t(), hidden_cH, out=sum_VH)
-    elif _widens(slopes_cV):
-        sum_VH += torch.mm(slopes_cV.t(), hidden_cH, out_dtype=torch.float32)
+def _add_product(sum_VH: Tensor, grad_logits_cV: Tensor, hidden_cH: Tensor) -> None:
+    """Adds a chunk's share of the head's gradient to `sum_VH`, in place."""
+    if sum_VH.dtype == grad_logits_cV.dtype:
+        # Into the sum itself: a product of its own would be one more [V, H].
+        torch.addmm(sum_VH, grad_logits_cV.t(), hidden_cH, out=sum_VH)
+    elif _widens(grad_logits_cV):
+        sum_VH += torch.mm(grad_logits_cV.t(), hidden_cH, out_dtype=torch.float32)
     else:  # each chunk's product is rounded once, the sum is not
-        sum_VH += slopes_cV.t() @ hidden_cH
+        sum_VH += grad_logits_cV.t() @ hidden_cH

@@ -1,5 +1,4 @@
-"""Losses that train the policy and the critic: PPO with clipping, APA, AWR, a KL loss, the clipped
-value loss.
+"""Losses of policy and critic: PPO with clipping, APA, AWR, a KL loss, the clipped value loss.
 
 PPO is arXiv:1707.06347, with the value clipping usual for language models; dual clip is
 arXiv:1912.09729; truncated importance weights correct for a rollout engine whose log-probs differ
@@ -40,14 +39,14 @@ def ppo_clip(
     dual_clip: float | None = None,
     weights_N: Tensor | None = None,
 ) -> tuple[Tensor, Diagnostics]:
-    """Sum of max(-A rho, -A clamp(rho, 1 - clip, 1 + clip_high)) with rho = exp(clamp(logprobs -
-    old, +-20)).
+    """Sum of max(-A rho, -A clamp(rho, 1 - clip, 1 + clip_high)), rho = exp(logprobs - old).
 
-    `clip_high` defaults to `clip`. `dual_clip` (usually 3) bounds the term of a negative advantage
-    by -A * dual_clip. `weights_N` multiplies each token's term (`truncated_importance_weights`).
-    Diagnostics: `clipfrac_sum` (tokens whose clipped term is the larger), `approx_kl_sum` (k3 of
-    KL(old || current)), `ratio_max`, `inverse_ratio_max` (of 1 / rho). ValueError: lengths that
-    differ, clip outside of (0, 1), clip_high <= 0, dual_clip <= 1.
+    The log-ratio is clamped to +-20 before exp. `clip_high` defaults to `clip`. `dual_clip`
+    (usually 3) bounds the term of a negative advantage by -A * dual_clip. `weights_N` multiplies
+    each token's term (`truncated_importance_weights`). Diagnostics: `clipfrac_sum` (tokens whose
+    clipped term is the larger), `approx_kl_sum` (k3 of KL(old || current)), `ratio_max`,
+    `inverse_ratio_max` (of 1 / rho). ValueError: lengths that differ, clip outside of (0, 1),
+    clip_high <= 0, dual_clip <= 1.
     """
     check_same_length(
         logprobs_N=logprobs_N, old_logprobs_N=old_logprobs_N, advantages_N=advantages_N
@@ -65,8 +64,11 @@ def ppo_clip(
     ratio_N = log_ratio_N.exp()
     clipped_ratio_N = ratio_N.clamp(1.0 - clip, 1.0 + (clip if clip_high is None else clip_high))
     plain_N, clipped_N = -advantages_N * ratio_N, -advantages_N * clipped_ratio_N
+    # The larger loss is the pessimistic one: a ratio outside of the bounds has no gradient where it
+    # would gain from going on, and keeps it where it has to come back.
     terms_N = torch.maximum(plain_N, clipped_N)
     if dual_clip is not None:
+        # With A < 0 the plain term grows with the ratio without a bound.
         terms_N = torch.where(
             advantages_N < 0, torch.minimum(terms_N, -advantages_N * dual_clip), terms_N
         )
@@ -75,6 +77,7 @@ def ppo_clip(
         # The samples come from the old policy, so k3 with the old policy first is the unbiased one.
         "approx_kl_sum": kl_k3(old_logprobs_N, logprobs_N.detach()).sum(),
         "ratio_max": _max_or_floor(ratio_N),
+        # The exp comes last, so that the floor of an empty micro-batch is exp(-inf) = 0.
         "inverse_ratio_max": _max_or_floor(-log_ratio_N, floor=-math.inf).exp(),
     }
     return _weighted_sum(terms_N, weights_N), diagnostics
@@ -83,11 +86,10 @@ def ppo_clip(
 def value_loss(
     values_N: Tensor, old_values_N: Tensor, returns_N: Tensor, clip: float | None = 0.2
 ) -> tuple[Tensor, Diagnostics]:
-    """Sum of max((V - R)^2, (clamp(V, V_old +- clip) - R)^2) / 2, or of (V - R)^2 / 2 if `clip` is
-    None.
+    """Sum of max((V - R)^2, (clamp(V, V_old +- clip) - R)^2) / 2.
 
-    Diagnostics: `value_clipfrac_sum` (tokens whose clipped term is the larger).
-    ValueError: lengths that differ, clip <= 0.
+    Of (V - R)^2 / 2 if `clip` is None. Diagnostics: `value_clipfrac_sum` (tokens whose clipped term
+    is the larger). ValueError: lengths that differ, clip <= 0.
     """
     check_same_length(values_N=values_N, old_values_N=old_values_N, returns_N=returns_N)
     if clip is not None and clip <= 0.0:
@@ -97,6 +99,8 @@ def value_loss(
     plain_N = (values_N - returns_N).square()
     if clip is None:
         return plain_N.sum() / 2, {"value_clipfrac_sum": torch.zeros((), device=values_N.device)}
+    # A value that left the interval towards its return has no gradient: the larger error is
+    # clipped.
     clipped_N = (values_N.clamp(old_values_N - clip, old_values_N + clip) - returns_N).square()
     diagnostics = {"value_clipfrac_sum": (clipped_N > plain_N).sum().float()}
     return torch.maximum(plain_N, clipped_N).sum() / 2, diagnostics
@@ -109,8 +113,7 @@ def apa(
     lam: float,
     weights_N: Tensor | None = None,
 ) -> tuple[Tensor, Diagnostics]:
-    """Sum of (logprobs - advantages / lam - anchor)^2, the squared-error alignment of
-    arXiv:2306.02231.
+    """Sum of (logprobs - advantages / lam - anchor)^2, the squared error of arXiv:2306.02231.
 
     Its minimum is the policy proportional to anchor * exp(advantage / lam), if that is normalised
     already; large lam stays close to the anchor. With lam = 0.1 and whitened advantages the target
@@ -126,13 +129,17 @@ def apa(
     if lam <= 0.0:
         raise ValueError(f"lam is {lam}, but must be > 0 (0.1 in the paper's runs, 1 in Starling)")
     logprobs_N, anchor_N = at_least_fp32(logprobs_N), at_least_fp32(anchor_logprobs_N.detach())
-    wanted_N = at_least_fp32(advantages_N.detach()) / lam
-    terms_N = (logprobs_N - wanted_N - anchor_N).square()
-    moved_N = logprobs_N.detach() - anchor_N
+    scaled_advantages_N = at_least_fp32(advantages_N.detach()) / lam
+    # No normaliser Z(s) of the target: the paper takes it as 1, too.
+    terms_N = (logprobs_N - scaled_advantages_N - anchor_N).square()
+    target_N = scaled_advantages_N + anchor_N
+    log_ratio_N = logprobs_N.detach() - anchor_N
+    # A token with an advantage of 0 wants no change: 0 instead of 0 / 0.
+    progress_N = torch.where(scaled_advantages_N == 0, 0.0, log_ratio_N / scaled_advantages_N)
     diagnostics = {
-        "unreachable_sum": (wanted_N + anchor_N > 0).sum().float(),
-        "target_max": _max_or_floor(wanted_N + anchor_N, floor=-math.inf),
-        "progress_sum": torch.where(wanted_N == 0, 0.0, moved_N / wanted_N).clamp(-1.0, 1.0).sum(),
+        "unreachable_sum": (target_N > 0).sum().float(),
+        "target_max": _max_or_floor(target_N, floor=-math.inf),
+        "progress_sum": progress_N.clamp(-1.0, 1.0).sum(),
     }
     return _weighted_sum(terms_N, weights_N), diagnostics
 
@@ -157,19 +164,19 @@ def awr(
         raise ValueError(f"max_weight is {max_weight}, but must be > 0 (20 in the AWR paper)")
     exponents_N = coef * at_least_fp32(advantages_N.detach())
     # The bound goes on the exponent: min(exp(x), bound) would pass through inf.
-    regression_N = exponents_N.clamp(max=math.log(max_weight)).exp()
+    regression_weights_N = exponents_N.clamp(max=math.log(max_weight)).exp()
     diagnostics = {
-        "weight_sum": regression_N.sum(),
+        "weight_sum": regression_weights_N.sum(),
         "capped_sum": (exponents_N > math.log(max_weight)).sum().float(),
     }
-    return _weighted_sum(-regression_N * at_least_fp32(logprobs_N), weights_N), diagnostics
+    terms_N = -regression_weights_N * at_least_fp32(logprobs_N)
+    return _weighted_sum(terms_N, weights_N), diagnostics
 
 
 def kl_loss(
     logprobs_N: Tensor, ref_logprobs_N: Tensor, weights_N: Tensor | None = None
 ) -> tuple[Tensor, Diagnostics]:
-    """Sum of k2 = (logprobs - ref)^2 / 2: on tokens of the current policy its gradient is that of
-    KL(policy || ref).
+    """Sum of k2 = (logprobs - ref)^2 / 2, whose gradient on-policy is that of KL(policy || ref).
 
     That is the KL of the next token in the states that were visited; unlike KL in the reward it
     does not see that a token also leads to states where the two differ. `weights_N` as in
@@ -196,25 +203,23 @@ def truncated_importance_weights(
         raise ValueError(f"cap is {cap}, but must be > 0 (usually 2)")
     log_ratio_N = at_least_fp32(old_trainer_logprobs_N) - at_least_fp32(rollout_logprobs_N)
     weights_N = log_ratio_N.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp().clamp(max=cap)
+    # A where, not a product: NaN * 0 is NaN.
     return torch.where(log_ratio_N.isfinite(), weights_N, 0.0)
 
 
 @torch.no_grad()
 def mismatch(trainer_logprobs_N: Tensor, rollout_logprobs_N: Tensor) -> dict[str, float]:
-    """How far the log-probs of trainer and rollout engine are apart, for the same tokens and
-    weights.
+    """How far the log-probs of trainer and rollout engine are apart on the same tokens and weights.
 
     `mismatch_mean` and `mismatch_max` of |gap| in nats; `mismatch_k3` estimates KL(rollout ||
     trainer), for the samples are the rollout engine's; `mismatch_factor` is the mean of exp(|gap|),
     the token-multiplied probability error of NeMo RL, 1 where both agree. A gap that is not finite
     shows up as such in the first two. ValueError: lengths that differ, no tokens.
     """
-    if (
-        check_same_length(
-            trainer_logprobs_N=trainer_logprobs_N, rollout_logprobs_N=rollout_logprobs_N
-        )
-        == 0
-    ):
+    num_tokens = check_same_length(
+        trainer_logprobs_N=trainer_logprobs_N, rollout_logprobs_N=rollout_logprobs_N
+    )
+    if num_tokens == 0:
         raise ValueError("0 tokens to compare, but at least 1 is needed: skip the empty batch")
     # fp64, for k3 of gaps of 1e-7 is lost in the rounding of fp32.
     trainer_N, rollout_N = trainer_logprobs_N.double(), rollout_logprobs_N.double()
@@ -235,7 +240,5 @@ def _weighted_sum(terms_N: Tensor, weights_N: Tensor | None) -> Tensor:
 
 
 def _max_or_floor(x_N: Tensor, floor: float = 0.0) -> Tensor:
-    """The maximum, or `floor` on a rank with an empty micro-batch, without a wait for the
-    device.
-    """
+    """The maximum, or `floor` of an empty micro-batch, without a wait for the device."""
     return torch.cat([x_N.detach(), x_N.new_full((1,), floor)]).max()

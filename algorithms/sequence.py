@@ -38,9 +38,7 @@ def check_same_length(**tensors: Tensor) -> int:
 def checked_lengths(
     lengths: Sequence[int], total: int, what: str = "tokens", minimum: int = 0
 ) -> list[int]:
-    """`lengths` as a list of ints; ValueError if one is below `minimum` or they do not sum to
-    `total`.
-    """
+    """`lengths` as ints; ValueError if one is below `minimum` or they do not sum to `total`."""
     checked = [int(length) for length in lengths]
     for row, length in enumerate(checked):
         if length < minimum:
@@ -56,8 +54,7 @@ def checked_lengths(
 
 
 def weighted_nll(logprobs_N: Tensor, weights_N: Tensor) -> Tensor:
-    """Weighted cross-entropy, sum over tokens of -weight * logprob: the SFT loss, and that of
-    C-RLFT.
+    """Weighted cross-entropy, sum over tokens of -weight * logprob: the loss of SFT and C-RLFT.
 
     The caller divides by the sum of the weights over the whole optimizer step. C-RLFT (OpenChat,
     arXiv:2309.11235) is this loss with a weight per source class (1 expert, 0.1 other) and a role
@@ -72,16 +69,15 @@ def weighted_nll(logprobs_N: Tensor, weights_N: Tensor) -> Tensor:
 
 
 def pad_segments(x_N: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Right-padded [B, T] with zeros after each sequence. Differentiable. ValueError if lengths do
-    not sum to N."""
+    """Right-padded [B, T], zeros after each sequence. Differentiable. ValueError: lengths not of
+    N."""
     inside_BT = _inside(checked_lengths(lengths, len(x_N)), x_N.device)
+    # Row-major, as the flat tokens lie: the i-th True takes the i-th token.
     return x_N.new_zeros(inside_BT.shape).masked_scatter(inside_BT, x_N)
 
 
 def unpad_segments(x_BT: Tensor, lengths: Sequence[int]) -> Tensor:
-    """The inverse of `pad_segments`: flat [N]. Differentiable. ValueError if a length does not fit
-    into T.
-    """
+    """The inverse of `pad_segments`: flat [N]. Differentiable. ValueError: lengths not of T."""
     inside_BT = _inside(lengths, x_BT.device)
     if inside_BT.shape != x_BT.shape:
         raise ValueError(
@@ -98,7 +94,6 @@ def _inside(lengths: Sequence[int], device: torch.device) -> Tensor:
 
 
 def segment_sum(x_N: Tensor, lengths: Sequence[int]) -> Tensor:
-    """Sum over each sequence: [B], 0 for an empty one; for instance the log-prob of a whole
-    response.
-    """
+    """Sum over each sequence: [B], 0 for an empty one. It makes the log-prob of a whole
+    response."""
     return pad_segments(x_N, lengths).sum(1)

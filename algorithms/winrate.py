@@ -21,9 +21,8 @@ _DRAWS_PER_CHUNK = 1 << 20
 
 
 def outcomes(scores_a_N: ArrayLike, scores_b_N: ArrayLike) -> NDArray[np.float64]:
-    """1 where a wins, 0 where b wins, 0.5 for a tie: [N]. ValueError: lengths that differ, no rows,
-    NaN.
-    """
+    """1 where a wins, 0 where b wins, 0.5 for a tie: [N]. ValueError: other lengths, no rows,
+    NaN."""
     a, b = _scores(scores_a_N, "scores_a"), _scores(scores_b_N, "scores_b")
     if len(a) != len(b):
         raise ValueError(f"{len(a)} scores of a but {len(b)} of b: pass both for the same prompts")
@@ -35,30 +34,26 @@ def outcomes(scores_a_N: ArrayLike, scores_b_N: ArrayLike) -> NDArray[np.float64
 def bootstrap_interval(
     outcomes_N: ArrayLike, resamples: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of the mean of the outcomes (any numbers): (low, high). The same
-    seed gives the same one.
+    """95 % percentile interval of the mean of the outcomes (any numbers): (low, high).
 
-    Too narrow for fewer than about 30 comparisons. ValueError: no rows, NaN, resamples < 1.
+    The same seed gives the same one. Too narrow for fewer than about 30 comparisons. ValueError: no
+    rows, NaN, resamples < 1.
     """
     values_N = _scores(outcomes_N, "outcomes")
     if resamples < 1:
         raise ValueError(f"resamples is {resamples}, but must be at least 1 (usually 10000)")
     rng = np.random.default_rng(seed)
     rows = max(1, _DRAWS_PER_CHUNK // len(values_N))
-    means = [
-        values_N[
-            rng.integers(len(values_N), size=(min(rows, resamples - done), len(values_N)))
-        ].mean(axis=1)
-        for done in range(0, resamples, rows)
-    ]
+    means = []
+    for done in range(0, resamples, rows):
+        shape = (min(rows, resamples - done), len(values_N))
+        means.append(values_N[rng.integers(len(values_N), size=shape)].mean(axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 
 
 def best_of_n_kl(n: int) -> float:
-    """log n - (n - 1) / n nats: upper bound of KL(best-of-n policy || policy). ValueError: n <
-    1.
-    """
+    """log n - (n - 1) / n nats: upper bound of KL(best-of-n || policy). ValueError: n < 1."""
     if n < 1:
         raise ValueError(f"n is {n}, but at least 1 sample is needed")
     return math.log(n) - (n - 1) / n

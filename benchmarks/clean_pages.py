@@ -72,8 +72,9 @@ def code(label: str, text: str) -> str:
     """A code block as the site shows it: its language, its button, and every word in a span."""
     spans = "".join(f'<span class="hljs-w">{html.escape(part)}</span> ' for part in text.split(" "))
     return (
-        f'<pre><div class="bg-black mb-4 rounded-md"><div class="flex items-center"><span class="">{label}</span>'
-        f'{COPY_BUTTON}</div><div class="p-4 overflow-y-auto"><code class="hljs language-{label}">{spans[:-1]}\n'
+        '<pre><div class="bg-black mb-4 rounded-md"><div class="flex items-center">'
+        f'<span class="">{label}</span>{COPY_BUTTON}</div>'
+        f'<div class="p-4 overflow-y-auto"><code class="hljs language-{label}">{spans[:-1]}\n'
         "</code></div></div></pre>"
     )
 
@@ -99,10 +100,16 @@ def generated(number: int, seed: int = 0) -> str:
             )
         if kind == "l":
             inner = "".join(f"<li>{sentence()}</li>" for _ in range(3))
-            return f"<ol>\n<li><p>{sentence()}</p>\n<ul>{inner}</ul>\n</li>\n<li>{sentence()}</li>\n</ol>"
+            return (
+                f"<ol>\n<li><p>{sentence()}</p>\n<ul>{inner}</ul>\n</li>\n"
+                f"<li>{sentence()}</li>\n</ol>"
+            )
         if kind == "t":
             row = "".join(f"<td>{word}</td>" for word in rng.choices(WORDS, k=3))
-            return f"<table><thead><tr><th>A</th><th>B</th><th>C</th></tr></thead><tbody><tr>{row}</tr></tbody></table>"
+            return (
+                "<table><thead><tr><th>A</th><th>B</th><th>C</th></tr></thead>"
+                f"<tbody><tr>{row}</tr></tbody></table>"
+            )
         lines = (
             f"{rng.choice(WORDS)} = f({rng.choice(WORDS)}) + {rng.randint(0, 99)}"
             for _ in range(12)

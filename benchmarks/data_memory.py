@@ -23,27 +23,28 @@ WORDS = 2000
 CONVERT = """
 import json, resource, sys, time
 from pathlib import Path
-from data.convert import convert
+from rayward.data.formats.convert import convert
 begun, cpu_begun = time.perf_counter(), time.process_time()
 account = convert(Path(sys.argv[1]), Path(sys.argv[2]), "sharegpt", sys.argv[3])
 wall_s, cpu_s = time.perf_counter() - begun, time.process_time() - cpu_begun
 peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-found = {"read": account.read, "written": account.written, "wall_s": wall_s, "cpu_s": cpu_s, "peak_bytes": peak_bytes}
-print(json.dumps(found))
+rows = {"read": account.read, "written": account.written}
+print(json.dumps(rows | {"wall_s": wall_s, "cpu_s": cpu_s, "peak_bytes": peak_bytes}))
 """
 RENDER = """
 import json, resource, sys, time
 from itertools import islice
 from pathlib import Path
-from data.formats import read
-from data.packing import plan_packs
-from data.templates import encode, find, truncate
-from data.tokenizer import load_tokenizer
+from rayward.data.formats.registry import read
+from rayward.data.packing import plan_packs
+from rayward.data.templates.template import encode, find, truncate
+from rayward.data.templates.tokenizer import load_tokenizer
 template, tokenizer = find("openchat_3.5"), load_tokenizer(sys.argv[2])
 begun, cpu_begun, rows, tokens, packs = time.perf_counter(), time.process_time(), 0, 0, 0
 stream = read(Path(sys.argv[1]), "sharegpt")
 while records := list(islice(stream, 1024)):
-    lengths = [len(truncate(encode(template, record.turns, tokenizer), 8192).ids) for record in records]
+    encoded = (encode(template, record.turns, tokenizer) for record in records)
+    lengths = [len(truncate(row, 8192).ids) for row in encoded]
     packs += len(plan_packs(lengths, 1, 8192)[0])
     rows, tokens = rows + len(lengths), tokens + sum(lengths)
 wall_s, cpu_s = time.perf_counter() - begun, time.process_time() - cpu_begun

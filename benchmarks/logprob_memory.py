@@ -54,7 +54,8 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         found = [one(options, vocabulary, Path(folder)) for vocabulary in options.vocabulary]
-    from rayward.pipelines.run.stage import table, versions
+    from rayward.pipelines.run.metrics import table
+    from rayward.pipelines.run.stage import versions
 
     about = f"{options.tokens} tokens, hidden {options.hidden}, fp32"
     table(about, [tuple(of[name] for name in COLUMNS) for of in found], COLUMNS)

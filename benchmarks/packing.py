@@ -28,9 +28,10 @@ from rayward.actors.models.load import load_policy
 from rayward.algorithms.sequence import weighted_nll
 from rayward.configs.load import load
 from rayward.data.packing import epoch_order, step_batches
+from rayward.pipelines.rows.conversations import fit_conversations, sft_rows
+from rayward.pipelines.rows.records import load_records
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.rows.rows import fit_conversations, load_records, sft_rows
-from rayward.pipelines.run.stage import Run
+from rayward.pipelines.run.folder import Run
 
 
 def main() -> None:

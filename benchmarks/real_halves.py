@@ -26,9 +26,9 @@ def plain(*, completions: Sequence[str], **_: Any) -> list[float]:
 def rayward_sft(folder: Path) -> dict[str, Any]:
     """The SFT stage on the conversations in the folder."""
     from rayward.configs.load import load
-    from rayward.pipelines.rows.rows import load_records
+    from rayward.pipelines.rows.records import load_records
+    from rayward.pipelines.run.folder import Run
     from rayward.pipelines.run.machine import on_machine
-    from rayward.pipelines.run.stage import Run
 
     run = on_machine(Run(folder / "run", load(str(folder / "config.yaml"))), "sft")
     return sft_vs_trl.rayward_half(

@@ -121,7 +121,8 @@ def prepare(options: argparse.Namespace, folder: Path) -> None:
     """A run whose prepare stage is done, and whose SFT model is the model itself."""
     from rayward.configs.load import dump, load
     from rayward.configs.plan import INPUTS
-    from rayward.pipelines.run.stage import Run, begin
+    from rayward.pipelines.run.folder import Run
+    from rayward.pipelines.run.stage import begin
 
     rl = rl_vs_trl.learning(options, options.iterations)
     settings = [f"rl.{name}={value}" for name, value in rl.items()]
@@ -209,10 +210,10 @@ def rows(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Draw the rows and leave them to both halves; what they are, and Rayward's plan for them."""
     from rayward.data.packing import epoch_order, step_batches
-    from rayward.data.records import to_json
+    from rayward.data.record_json import to_json
+    from rayward.pipelines.rows.conversations import sft_rows
     from rayward.pipelines.rows.renderer import Renderer
-    from rayward.pipelines.rows.rows import sft_rows
-    from rayward.pipelines.run.stage import write_jsonl
+    from rayward.pipelines.run.files import write_jsonl
 
     options.run = folder / "run"
     renderer = Renderer.of(config.model, options.run / "prepare" / "tokenizer")

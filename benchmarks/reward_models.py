@@ -25,8 +25,11 @@ from rayward.cluster.connect import connect
 from rayward.configs.load import load
 from rayward.data.toy.toyworld import rankings
 from rayward.pipelines.model_tools.reward_eval import rankings_of
-from rayward.pipelines.rows.rows import LeftOut, load_records
-from rayward.pipelines.run.stage import Run, Stage, table
+from rayward.pipelines.rows.left_out import LeftOut
+from rayward.pipelines.rows.records import load_records
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.metrics import table
+from rayward.pipelines.run.stage import Stage
 from rayward.pipelines.scoring.reward_measures import by_source
 from rayward.pipelines.stages.reward import fit
 

@@ -76,7 +76,7 @@ def main() -> None:
 def measure(options: argparse.Namespace, folder: Path) -> None:
     """All repeats, a table, the ratio."""
     from rayward.configs.load import load
-    from rayward.pipelines.rows.rankings import ranked_rows
+    from rayward.pipelines.rows.ranked import ranked_rows
     from rayward.pipelines.rows.renderer import Renderer
 
     constant = ("schedule=constant", "warmup_fraction=0", "weight_decay=0")
@@ -161,7 +161,8 @@ def pairs_of(options: argparse.Namespace, renderer: Any, seed: int) -> list[Any]
     from collections import Counter
     from dataclasses import replace
 
-    from rayward.pipelines.rows.rows import fit_rankings, load_records, some
+    from rayward.pipelines.rows.rankings import fit_rankings
+    from rayward.pipelines.rows.records import load_records, subset
 
     found = []
     for ranking in load_records(options.run / "prepare" / "rankings.jsonl"):
@@ -169,7 +170,7 @@ def pairs_of(options: argparse.Namespace, renderer: Any, seed: int) -> list[Any]
         for answer, rank in zip(ranking.answers, ranks, strict=True):
             if rank > ranks[0]:
                 found.append(replace(ranking, answers=(ranking.answers[0], answer), ranks=None))
-    fitting = some(fit_rankings(found, renderer, Counter())[0], options.pairs, seed)
+    fitting = subset(fit_rankings(found, renderer, Counter())[0], options.pairs, seed)
     return fitting[: len(fitting) // options.rows * options.rows]
 
 
@@ -229,7 +230,7 @@ def work(rows: Any, config: Any, hidden: int) -> dict[str, int]:
 
 def timed_loop(job: Any) -> None:
     """Rayward's loop as it is; messages also carry the time at which they are sent."""
-    from rayward.actors.training import ranked
+    from rayward.actors.training import ranked, reward_model
 
     class Stamped(ranked.Reporter):
         def tell(self, message: dict[str, Any]) -> None:
@@ -237,7 +238,7 @@ def timed_loop(job: Any) -> None:
             super().tell(message)
 
     ranked.Reporter = Stamped  # type: ignore[misc]
-    ranked.reward_loop(job)
+    reward_model.reward_loop(job)
 
 
 def rayward_half(run_folder: Path, config: Any, pairs: list[Any], folder: Path) -> dict[str, Any]:
@@ -245,7 +246,9 @@ def rayward_half(run_folder: Path, config: Any, pairs: list[Any], folder: Path) 
     import ray
 
     from rayward.cluster.connect import connect
-    from rayward.pipelines.run.stage import Run, Stage, read_jsonl
+    from rayward.pipelines.run.files import read_jsonl
+    from rayward.pipelines.run.folder import Run
+    from rayward.pipelines.run.stage import Stage
     from rayward.pipelines.stages import reward
 
     reward.reward_loop = timed_loop

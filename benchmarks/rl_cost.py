@@ -21,10 +21,13 @@ from typing import Any
 
 from rl_vs_trl import never_ending, ours
 
-from rayward.cluster.cost import Load, Shape, calibrate, predict
+from rayward.cluster.cost import calibrate, predict
+from rayward.cluster.operations import Load, Shape
 from rayward.configs.load import load as load_config
 from rayward.configs.plan import old_logprobs
-from rayward.pipelines.run.stage import read_json, read_jsonl, table, versions
+from rayward.pipelines.run.files import read_json, read_jsonl
+from rayward.pipelines.run.metrics import table
+from rayward.pipelines.run.stage import versions
 
 COLUMNS = (
     "",
@@ -171,8 +174,8 @@ def seconds_of(line: dict[str, Any]) -> dict[str, float]:
 
 def lengths(run: Path, options: argparse.Namespace) -> tuple[int, int]:
     """Mean tokens of the prompts and of the answers that were measured."""
+    from rayward.pipelines.rows.records import load_records
     from rayward.pipelines.rows.renderer import Renderer
-    from rayward.pipelines.rows.rows import load_records
 
     config = load_config(str(run / "config.yaml"))
     renderer = Renderer.of(config.model, run / "prepare" / "tokenizer")

@@ -30,8 +30,9 @@ def gold(*, prompts: Sequence[Any], completions: Sequence[str], **_: Any) -> lis
 def rayward_half(config: Any, run: Path) -> None:
     """The RL stage as it is; lines of its metrics also carry the time at which they are written."""
     from rayward.pipelines.rl import loop
+    from rayward.pipelines.run.folder import Run
     from rayward.pipelines.run.machine import on_machine
-    from rayward.pipelines.run.stage import Metrics, Run
+    from rayward.pipelines.run.metrics import Metrics
 
     class Stamped(Metrics):
         def log(self, step: int, values: Any, show: tuple[str, ...] = ()) -> None:

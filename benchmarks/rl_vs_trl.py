@@ -306,7 +306,7 @@ def write_task(
 def accept(run: Path, config: Any) -> None:
     """Let a config go on from the data and the model of a run, whatever its seed."""
     from rayward.configs.plan import decisive
-    from rayward.pipelines.run.stage import read_json, write_json
+    from rayward.pipelines.run.files import read_json, write_json
 
     for stage in ("prepare", "sft"):
         manifest = read_json(run / stage / "manifest.json")
@@ -317,8 +317,9 @@ def accept(run: Path, config: Any) -> None:
 def write_prompts(options: argparse.Namespace, folder: Path, config: Any, iterations: int) -> None:
     """TRL's settings, and the prompts of all iterations in our order."""
     from rayward.data.packing import epoch_order
+    from rayward.pipelines.rows.prompts import fit_prompts
+    from rayward.pipelines.rows.records import load_records
     from rayward.pipelines.rows.renderer import Renderer
-    from rayward.pipelines.rows.rows import fit_prompts, load_records
 
     run, seed = folder / "run", config.seed
     renderer = Renderer.of(config.model, run / "prepare" / "tokenizer")
@@ -365,7 +366,7 @@ def rayward_half(folder: Path, config: Path) -> dict[str, Any]:
 
 def told(run: Path) -> dict[str, Any]:
     """The figures that our half left in a run."""
-    from rayward.pipelines.run.stage import read_jsonl
+    from rayward.pipelines.run.files import read_jsonl
 
     lines = list(read_jsonl(run / "rl" / "rloo" / "metrics.jsonl"))
     seen = {"rewards": "score", "lengths": "length", "ends": "end", "times": "time"}

@@ -30,10 +30,11 @@ from typing import Any
 
 import numpy as np
 
-from rayward.actors.group import RolloutGroup, request_seed
+from rayward.actors.rollout_group import RolloutGroup, request_seed
 from rayward.configs.schema import Config
 from rayward.data.ragged import Ragged
-from rayward.pipelines.run.stage import table, versions
+from rayward.pipelines.run.metrics import table
+from rayward.pipelines.run.stage import versions
 
 KINDS = {
     "rayward": "rollout actor",

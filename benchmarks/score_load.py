@@ -27,8 +27,9 @@ from typing import Any
 import httpx
 import numpy as np
 
-from rayward.pipelines.rows.rows import load_records
-from rayward.pipelines.run.stage import table, versions
+from rayward.pipelines.rows.records import load_records
+from rayward.pipelines.run.metrics import table
+from rayward.pipelines.run.stage import versions
 
 COLUMNS = (
     "clients",

@@ -97,8 +97,8 @@ def measure(options: argparse.Namespace, folder: Path) -> None:
     """All repeats, a table, the ratio."""
     from rayward.configs.load import load
     from rayward.data.packing import epoch_order, step_batches
+    from rayward.pipelines.rows.conversations import sft_rows
     from rayward.pipelines.rows.renderer import Renderer
-    from rayward.pipelines.rows.rows import sft_rows
 
     settings = [
         f"sft.optimizer.{name}"
@@ -194,7 +194,8 @@ def chats_of(
     from collections import Counter
     from dataclasses import replace
 
-    from rayward.pipelines.rows.rows import fit_conversations, load_records, some
+    from rayward.pipelines.rows.conversations import fit_conversations
+    from rayward.pipelines.rows.records import load_records, subset
 
     records, rng = (
         load_records(options.run / "prepare" / "conversations.jsonl"),
@@ -206,7 +207,7 @@ def chats_of(
         joined.append(
             replace(record, turns=tuple(turn for one in (record, *more) for turn in one.turns))
         )
-    few = some(joined, options.rows, config.seed)
+    few = subset(joined, options.rows, config.seed)
     chats, encoded = fit_conversations(few, renderer, Counter(), config.sft)
     if any(weight not in (0, 1) for row in encoded for weight in row.weights):
         raise SystemExit(
@@ -283,7 +284,9 @@ def rayward_half(run_folder: Path, config: Any, chats: list[Any], folder: Path) 
     import ray
 
     from rayward.cluster.connect import connect
-    from rayward.pipelines.run.stage import Run, Stage, read_jsonl
+    from rayward.pipelines.run.files import read_jsonl
+    from rayward.pipelines.run.folder import Run
+    from rayward.pipelines.run.stage import Stage
     from rayward.pipelines.stages import sft
 
     sft.sft_loop = timed_loop

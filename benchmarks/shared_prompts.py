@@ -29,14 +29,15 @@ from rayward.actors.models.attention import attend_by_row
 from rayward.actors.models.forward import RankContext, sequence_inputs
 from rayward.actors.models.load import load_scalar
 from rayward.actors.models.prefix import pays, shared_inputs, shared_lengths
-from rayward.actors.training.ranked import RankedRows, _rankings_of, ranking_loss
+from rayward.actors.training.rankings import RankedRows, ranking_loss, rankings_of
 from rayward.configs.load import load
 from rayward.data.packing import epoch_order, step_batches
 from rayward.data.ragged import Ragged
-from rayward.pipelines.rows.rankings import ranked_rows
+from rayward.pipelines.rows.ranked import ranked_rows
+from rayward.pipelines.rows.records import load_records
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.rows.rows import load_records
-from rayward.pipelines.run.stage import Run, table
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.metrics import table
 
 COLUMNS = (
     "more tokens",
@@ -146,9 +147,7 @@ def train_step(config: Any, module: Any, step: RankedRows, share: bool) -> float
     if share:
         plan = place.packs(shared_lengths(step.ids, step.sizes), budget)
     else:
-        plan = _rankings_of(
-            step, place.micro_batches(step.ids.lengths, budget, step.sizes.tolist())
-        )
+        plan = rankings_of(step, place.micro_batches(step.ids.lengths, budget, step.sizes.tolist()))
     for micro in plan:
         part = step.take(micro)
         sizes = part.sizes.tolist()

@@ -1,3 +1,1 @@
-"""Where a run happens: the Ray connection, what a stage asks of the cluster, the Serve
-application.
-"""
+"""Where a run happens: the Ray connection, what it costs, the Serve application."""

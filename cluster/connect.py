@@ -1,6 +1,4 @@
-"""Joining or starting Ray, and checking that a stage's actors fit before any of them waits for
-ever.
-"""
+"""Joining or starting Ray, and checking that a stage's actors fit, or they would wait for ever."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ import ray
 from rayward.configs.sections.machines import Cluster, Role
 
 # Only what actors need: a whole os.environ makes job agents fail.
-PASSED_ON = (
+FORWARDED_VARIABLES = (
     "HF_HOME",
     "HF_TOKEN",
     "HF_HUB_OFFLINE",
@@ -28,9 +26,7 @@ PASSED_ON = (
 
 
 def connect(cluster: Cluster) -> None:
-    """Join the cluster at `cluster.address` or RAY_ADDRESS, or start a local one; once per
-    process.
-    """
+    """Join the cluster at `cluster.address` or RAY_ADDRESS, or start a local one, once."""
     if ray.is_initialized():
         return
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -38,19 +34,16 @@ def connect(cluster: Cluster) -> None:
     # What a submitted job was given as env_vars reaches the workers by itself, and Ray refuses to
     # be told twice.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
-    given = job.get("env_vars") or {}
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    job_variables = job.get("env_vars") or {}
+    environment = {name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ}
     environment |= {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_V2_ENABLED": "1"}
-    environment = {name: value for name, value in environment.items() if name not in given}
+    environment = {name: value for name, value in environment.items() if name not in job_variables}
     address = joined_address(cluster)
-    local = (
-        {}
-        if address
-        else {
-            "object_store_memory": int(cluster.object_store_gib * 2**30),
-            "include_dashboard": False,
-        }
-    )
+    # Ray refuses a size for the store of a cluster that others have started.
+    local: dict[str, int | bool] = {}
+    if not address:
+        local["object_store_memory"] = int(cluster.object_store_gib * 2**30)
+        local["include_dashboard"] = False
     on_term = signal.getsignal(signal.SIGTERM)
     ray.init(
         address=address,
@@ -59,46 +52,37 @@ def connect(cluster: Cluster) -> None:
         log_to_driver=bool(os.environ.get("RAYWARD_WORKER_LOGS")),
         **local,
     )
+    # Ray put a handler of its own there, which aborts the process. Python lets only the main thread
+    # set one.
     if threading.current_thread() is threading.main_thread():
-        # Ray put a handler of its own there, which aborts the process.
         signal.signal(signal.SIGTERM, on_term)
 
 
 def joined_address(cluster: Cluster) -> str | None:
-    """The address of the Ray to join; None where a local one is started, which ends with this
-    process.
-    """
+    """The address of the Ray to join; None: a local one is started and ends with this process."""
     return cluster.address or os.environ.get("RAY_ADDRESS")
 
 
 def check_fits(roles: Mapping[str, Role]) -> None:
     """Raise ValueError with a table of who asks for what where the cluster has too little."""
-    have = ray.cluster_resources()
-    short = []
-    for resource, field in (("CPU", "cpus"), ("GPU", "gpus")):
-        asked = sum(getattr(role, field) * role.workers for role in roles.values())
-        if asked > have.get(resource, 0) + 1e-6:
-            short.append(
-                f"{resource}: asked for {asked:g}, the cluster has {have.get(resource, 0):g}"
-            )
-    if short:
-        lines = [
-            f"  {name}: {role.workers} x ({role.cpus:g} CPU, {role.gpus:g} GPU)"
-            for name, role in roles.items()
-        ]
-        nodes = [
-            f"  node {node['NodeManagerAddress']}: "
-            + ", ".join(f"{key} {node['Resources'].get(key, 0):g}" for key in ("CPU", "GPU"))
-            for node in ray.nodes()
-            if node["Alive"]
-        ]
-        raise ValueError(
-            "\n".join(
-                [
-                    "the actors do not fit the cluster; " + "; ".join(short),
-                    *lines,
-                    *nodes,
-                    "lower resources.ROLE.cpus, .gpus or .workers, or add nodes",
-                ]
-            )
-        )
+    total = ray.cluster_resources()
+    needed = {
+        "CPU": sum(role.cpus * role.workers for role in roles.values()),
+        "GPU": sum(role.gpus * role.workers for role in roles.values()),
+    }
+    short = [
+        f"{resource}: asked for {amount:g}, the cluster has {total.get(resource, 0):g}"
+        for resource, amount in needed.items()
+        if amount > total.get(resource, 0) + 1e-6  # sums of fractions are not exact
+    ]
+    if not short:
+        return
+    lines = ["the actors do not fit the cluster; " + "; ".join(short)]
+    for name, role in roles.items():
+        lines.append(f"  {name}: {role.workers} x ({role.cpus:g} CPU, {role.gpus:g} GPU)")
+    for node in ray.nodes():
+        if node["Alive"]:
+            resources = ", ".join(f"{key} {node['Resources'].get(key, 0):g}" for key in needed)
+            lines.append(f"  node {node['NodeManagerAddress']}: {resources}")
+    lines.append("lower resources.ROLE.cpus, .gpus or .workers, or add nodes")
+    raise ValueError("\n".join(lines))

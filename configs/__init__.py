@@ -1,3 +1,1 @@
-"""The typed configuration of a run and the YAML presets; imports neither torch nor Ray, so commands
-answer at once.
-"""
+"""The typed configuration of a run, and YAML presets. Light, so that commands answer at once."""

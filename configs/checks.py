@@ -1,13 +1,11 @@
-"""What the sections of a config have to do with each other: each function raises ValueError where
-they do not fit.
-"""
+"""How the sections of a config fit together: each function raises ValueError where they do not."""
 
 from __future__ import annotations
 
 from rayward.configs.needs import needs
 from rayward.configs.schema import Config
+from rayward.configs.sections.algorithms import WITH_CRITIC
 from rayward.configs.sections.model import CPU_HEAD_SIZES
-from rayward.configs.sections.rl import WITH_CRITIC
 from rayward.configs.stages import has
 
 
@@ -57,18 +55,21 @@ def processors(config: Config) -> None:
     resources, rollout = config.resources, config.resources.rollout
     sharing = config.rl.sequence_parallel
     for name in ("policy", *(["critic"] if set(config.rl.algorithms) & set(WITH_CRITIC) else [])):
-        if (workers := getattr(resources, name).workers) % sharing:
+        workers = getattr(resources, name).workers
+        if workers % sharing:
             raise ValueError(
                 f"rl.sequence_parallel {sharing} does not divide resources.{name}.workers "
                 f"{workers}; nearest that does: {sharing * max(1, round(workers / sharing))} "
                 "workers"
             )
     for name in ("train", "policy", "critic", "reference", "reward"):
-        if (gpus := getattr(resources, name).gpus) > 1:
+        gpus = getattr(resources, name).gpus
+        if gpus > 1:
             raise ValueError(
                 f"resources.{name}.gpus is {gpus:g}, but a process of this role uses one GPU at "
                 "most; give it more workers"
             )
+    # In colocate shares of a GPU are the rule, and `colocation` below checks them.
     for name in ("train",) if config.rl.mode == "colocate" else ("train", "policy", "critic"):
         role = getattr(resources, name)
         if 0 < role.gpus < 1 < role.workers:
@@ -140,7 +141,7 @@ def colocation(config: Config) -> None:
         return
     optimizer = config.rl.optimizer
     roles = {name: getattr(config.resources, name) for name in ("rollout", "policy", "critic")}
-    told = ", ".join(
+    shown = ", ".join(
         f"resources.{name} {role.workers} x {role.gpus:g}" for name, role in roles.items()
     )
     sharing = [name for name, role in roles.items() if role.gpus]
@@ -151,11 +152,11 @@ def colocation(config: Config) -> None:
         raise ValueError(
             "rl.mode colocate lets engines and trainers take turns on the same GPUs: their gpus "
             "have to be shares that add up to more than half a GPU and at most one; here: "
-            f"{told}. Or use sync or one_step_off"
+            f"{shown}. Or use sync or one_step_off"
         )
     if len({roles[name].workers for name in sharing}) > 1:
         raise ValueError(
-            f"rl.mode colocate needs as many engines as ranks of policy and critic; here: {told}"
+            f"rl.mode colocate needs as many engines as ranks of policy and critic; here: {shown}"
         )
     if config.model.dtype == "float32" and not optimizer.zero_stage:
         raise ValueError(

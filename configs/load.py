@@ -1,6 +1,4 @@
-"""Read a YAML preset plus `--set a.b=c` overrides into a Config, and explain every mistake by file,
-line and field.
-"""
+"""YAML plus `--set a.b=c` overrides as a Config; mistakes are told by file, line and field."""
 
 from __future__ import annotations
 
@@ -38,13 +36,12 @@ def find(name: str) -> Path:
 
 
 def load(name: str, overrides: Sequence[str] = ()) -> Config:
-    """Config of a YAML file or preset, with `a.b=value` overrides (values are YAML). Raises
-    ConfigError.
-    """
+    """Config of a YAML file or preset, with `a.b=value` overrides (of YAML). Raises ConfigError."""
     path = find(name)
     text = path.read_text(encoding="utf-8")
     try:
         values = yaml.safe_load(text) or {}
+        # The values know no lines, and the nodes no types: hence the text is read twice.
         node = yaml.compose(text)
         lines, empty = _lines(node), _empty(node)
     except yaml.YAMLError as error:
@@ -83,10 +80,9 @@ def load(name: str, overrides: Sequence[str] = ()) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        mistakes = _deepest(error.errors())
-        lines = [_explain(item, origin, path) for item in mistakes]
-        lines += [f"{path}: {line}" for line in _beside(values, error.errors())]
-        raise ConfigError("\n".join(lines)) from None
+        messages = [_explain(item, origin, path) for item in _deepest(error.errors())]
+        messages += [f"{path}: {line}" for line in _beside(values, error.errors())]
+        raise ConfigError("\n".join(messages)) from None
     try:
         return checked(config)
     except ValueError as error:
@@ -102,6 +98,7 @@ def _beside(values: dict, mistakes: Sequence[Any]) -> list[str]:
     would hide, until it is mended, that a whole list of data is missing.
     """
     left = copy.deepcopy(values)
+    # The deepest first: to take away a section before its field would lose the field's place.
     for item in sorted(mistakes, key=lambda item: len(item["loc"]), reverse=True):
         inner: Any = left
         try:
@@ -120,9 +117,7 @@ def _beside(values: dict, mistakes: Sequence[Any]) -> list[str]:
 
 
 def _deepest(mistakes: Sequence[Any]) -> list[Any]:
-    """Without what only follows from a mistake further down: a list whose item is wrong counts as
-    too short.
-    """
+    """Without what follows from a mistake further down: a list with a wrong item is "too short"."""
     places = [item["loc"] for item in mistakes]
     return [
         item
@@ -152,17 +147,17 @@ def fields(
     section: type[BaseModel] = Config, prefix: str = "", default: BaseModel | None = None
 ) -> list[tuple[str, str, Any]]:
     """(dotted name, sentence, default) of every leaf field below a section."""
-    found: list[tuple[str, str, Any]] = []
+    leaves: list[tuple[str, str, Any]] = []
     for name, field in section.model_fields.items():
         value = getattr(default, name) if default is not None else field.default
         inner = _section_of(field.annotation)
         if inner is not None:
-            found += fields(
-                inner, f"{prefix}{name}.", value if isinstance(value, BaseModel) else None
-            )
+            # The place of a section may give it other defaults than its class has.
+            given = value if isinstance(value, BaseModel) else None
+            leaves += fields(inner, f"{prefix}{name}.", given)
         else:
-            found.append((prefix + name, " ".join((field.description or "").split()), value))
-    return found
+            leaves.append((prefix + name, " ".join((field.description or "").split()), value))
+    return leaves
 
 
 def _parse(value: str, override: str) -> Any:
@@ -193,6 +188,7 @@ def _lines(node: yaml.Node | None, prefix: tuple = ()) -> dict[tuple, int]:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = (*prefix, key.value)
+            # YAML's loader takes the last of two equal keys without a word.
             if path in lines:
                 raise ConfigError(
                     f"line {key.start_mark.line + 1}: {'.'.join(map(str, path))} stands in line "
@@ -226,7 +222,9 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _explain(item: Any, origin: dict[tuple, str], path: Path) -> str:
+    """A mistake of pydantic's as a line for people; `origin`: where each key was written."""
     keys = tuple(item["loc"])
+    # The nearest key above that was written: a missing one has no line of its own.
     where = next(
         (origin[keys[:end]] for end in range(len(keys), 0, -1) if keys[:end] in origin), str(path)
     )

@@ -14,9 +14,12 @@ CRITICS = ("reward", "policy")
 
 @dataclass(frozen=True)
 class NamedModel:
-    """A model that a setting names for a stage; `scores`: it has to be a reward model, or else a
-    language model (None: either). `with_tokenizer`: its tokenizer is read too. `known`: words that
-    the setting takes in place of a model."""
+    """A model that a setting names for a stage.
+
+    `scores`: it has to be a reward model, or else a language model (None: either).
+    `with_tokenizer`: its tokenizer is read too. `known`: words that the setting takes in place of a
+    model.
+    """
 
     stage: str
     setting: str

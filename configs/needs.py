@@ -1,6 +1,4 @@
-"""What the stages of a config need: data, a reward, models with names. All that is missing is told
-at once.
-"""
+"""What the stages of a config need: data, a reward, models with names. All is told at once."""
 
 from __future__ import annotations
 
@@ -33,11 +31,11 @@ def lists_read(config: Config) -> dict[str, list[str]]:
         "rl": ("prompts",),
         "evaluate": ("evaluation_prompts",),
     }
-    found: dict[str, list[str]] = {}
+    readers: dict[str, list[str]] = {}
     for stage, names in read.items():
         for name in names if has(config, stage) else ():
-            found.setdefault(name, []).append(stage)
-    return found
+            readers.setdefault(name, []).append(stage)
+    return readers
 
 
 def needs(config: Config) -> None:

@@ -1,20 +1,17 @@
-"""What a config means in numbers: optimizer steps, answers and actors, computed without starting
-anything.
+"""What a config means: optimizer steps, answers, actors, and what stages read of each other.
+
+Nothing is started for it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
-
-from pydantic import BaseModel
 
 from rayward.configs.schema import Config
+from rayward.configs.sections.algorithms import WITH_CRITIC
 from rayward.configs.sections.machines import Role
-from rayward.configs.sections.rl import WITH_CRITIC
 from rayward.configs.stages import (
-    ALGORITHMS,
     JUDGES,
     RL_PARTS,
     all_parts,
@@ -45,12 +42,13 @@ def rl_arithmetic(config: Config, algorithm: str = "ppo") -> RlArithmetic:
     steps_per_epoch = answers // rl.samples_per_step
     steps = steps_per_epoch * rl.epochs
     return RlArithmetic(
-        answers,
-        steps_per_epoch,
-        steps,
-        steps * (rl.iterations - warmup),
-        steps * rl.iterations,
-        answers * rl.iterations,
+        answers_per_iteration=answers,
+        steps_per_epoch=steps_per_epoch,
+        steps_per_iteration=steps,
+        # The learning rate's schedule counts these, so warm-up iterations of the critic are out.
+        policy_steps=steps * (rl.iterations - warmup),
+        critic_steps=steps * rl.iterations,
+        answers=answers * rl.iterations,
     )
 
 
@@ -65,48 +63,44 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
     models = sum(
         max(1, len(source.paths)) for source in config.scoring.sources if source.kind == "model"
     )
-    own_reference = any(has_reference(config, name) for name in config.rl.algorithms)
+    # A source without paths holds one model: that of stage reward.
     scorers = {
         f"reward_{number}" if number else "reward": resources.reward for number in range(models)
     }
+    rl_roles = {"policy": resources.policy}
+    if set(config.rl.algorithms) & set(WITH_CRITIC):
+        rl_roles["critic"] = resources.critic
+    if any(has_reference(config, name) for name in config.rl.algorithms):
+        rl_roles["reference"] = resources.reference
+    rl_roles |= scorers | {"rollout": resources.rollout}
+    if second_model(config):
+        rl_roles["second"] = resources.reward
+    evaluate_roles = {
+        "rollout": resources.rollout,
+        "reference": resources.reference,
+        "candidate": resources.reference,
+    }
+    if asks_reward(config):
+        evaluate_roles |= scorers
+    if config.evaluate.judge not in ("gold", "scoring"):
+        evaluate_roles["judge"] = resources.reward
+    serve = resources.rollout.model_copy(update={"workers": config.publish.replicas, "cpus": 1.0})
     return {
         "prepare": {},
         "sft": {"train": resources.train},
         "reward": {"train": resources.train},
         "sample": {"rollout": resources.rollout, **scorers, "train": resources.train},
         "dpo": {"train": resources.train},
-        "rl": {
-            "policy": resources.policy,
-            **(
-                {"critic": resources.critic} if set(config.rl.algorithms) & set(WITH_CRITIC) else {}
-            ),
-            **({"reference": resources.reference} if own_reference else {}),
-            **scorers,
-            "rollout": resources.rollout,
-            **({"second": resources.reward} if second_model(config) else {}),
-        },
-        "evaluate": {
-            "rollout": resources.rollout,
-            "reference": resources.reference,
-            "candidate": resources.reference,
-            **(scorers if asks_reward(config) else {}),
-            **(
-                {"judge": resources.reward}
-                if config.evaluate.judge not in ("gold", "scoring")
-                else {}
-            ),
-        },
-        "publish": {
-            "serve": resources.rollout.model_copy(
-                update={"workers": config.publish.replicas, "cpus": 1.0}
-            ),
-        },
+        "rl": rl_roles,
+        "evaluate": evaluate_roles,
+        "publish": {"serve": serve},
     }[stage]
 
 
 MAX_MISMATCH = {"float32": 1e-4, "bfloat16": 0.05}
-"""Mean gap between rollout and trainer log-probs of a token that stops a run, in nats; right
-weights: 1e-6 in fp32.
+"""Mean gap between rollout and trainer log-probs of a token that stops a run, in nats.
+
+With the right weights it is 1e-6 in fp32.
 """
 
 
@@ -116,9 +110,7 @@ def max_mismatch(config: Config) -> float:
 
 
 def has_reference(config: Config, algorithm: str) -> bool:
-    """Whether RL asks a reference model of its own: not where nothing needs it, nor where it is the
-    bare policy.
-    """
+    """Whether RL asks a reference model of its own: with LoRA the bare policy is the reference."""
     return wants_reference(config, algorithm) and config.rl.lora is None
 
 
@@ -129,8 +121,8 @@ def wants_reference(config: Config, algorithm: str) -> bool:
 
 def asks_reference(config: Config, algorithm: str, iteration: int) -> bool:
     """Whether an iteration computes them: each that learns from them, and else now and then."""
-    now = in_turn(config, config.rl.monitor.kl_every, iteration)
-    return config.rl.own(algorithm).needs_reference or (config.rl.monitor.kl and now)
+    due = in_turn(config, config.rl.monitor.kl_every, iteration)
+    return config.rl.own(algorithm).needs_reference or (config.rl.monitor.kl and due)
 
 
 def in_turn(config: Config, every: int, iteration: int) -> bool:
@@ -147,41 +139,39 @@ def old_logprobs(config: Config) -> str:
     rl = config.rl
     if rl.old_logprobs != "auto":
         return rl.old_logprobs
-    # Only the trainer's can be.
+    # A cap that was set asks for weights between trainer and engine, which need the trainer's.
     corrected = rl.importance_cap != type(rl).model_fields["importance_cap"].default
+    # In one_step_off the engine's weights are older; in bf16 rounding is not far below the ratio.
     equal = rl.mode != "one_step_off" and config.model.dtype == "float32"
     return "rollout" if equal and not corrected else "trainer"
 
 
 def second_model(config: Config) -> bool:
-    """Whether a reward model that nothing is trained on watches RL: one that is given, or the run's
-    own judge.
-    """
+    """Whether a reward model that nothing is trained on watches RL: a given one, or the judge."""
     return bool(given_second(config)) or trains_judge(config)
 
 
 def given_second(config: Config) -> str | None:
-    """The one that is given: rl.monitor.second, or a folder that is the judge of evaluate and no
-    source of reward.
-    """
+    """The given one: rl.monitor.second, or evaluate's judge where it is a folder and no source."""
     judge = config.evaluate.judge if has(config, "evaluate") else JUDGES[0]
     sources = [path for source in config.scoring.sources for path in source.paths]
     return config.rl.monitor.second or (judge if judge not in (*JUDGES, *sources) else None)
 
 
 def critic_start(config: Config) -> str:
-    """Where the critic starts: "reward" (the run's own), "policy" (its body with a new head), or a
-    folder.
-    """
+    """Where the critic starts: "reward" (the run's), "policy" (with a new head), or a folder."""
+    if config.rl.critic:
+        return config.rl.critic
+    if has(config, "reward"):
+        return "reward"
     given = [path for source in config.scoring.sources for path in source.paths]
-    return config.rl.critic or (
-        "reward" if has(config, "reward") else given[0] if given else "policy"
-    )
+    return given[0] if given else "policy"
 
 
 def asks_reward(config: Config) -> bool:
-    """Whether evaluate asks the sources of reward: those that are asked and paid for only where
-    they are the judge.
+    """Whether evaluate asks the sources of reward.
+
+    Services and judges cost: they are asked only where they are the judge of evaluate.
     """
     sources = config.scoring.sources
     known = has(config, "reward") or not own_reward(config)
@@ -199,14 +189,14 @@ INPUTS: dict[str, tuple[str, ...]] = {
     "evaluate": ("prepare", "sft", "reward", "sample", "dpo", *RL_PARTS),
     "publish": ("prepare", "sft", "reward", "sample", "dpo", *RL_PARTS, "evaluate"),
 }
-"""What each part of the road may read of the others. Evaluate and publish take the models that are
-there.
-"""
+"""What each part of the road may read; evaluate and publish take the models that are there."""
 
 
 def inputs(config: Config, part: str) -> tuple[str, ...]:
-    """Those of INPUTS that a config makes and a part needs: RL can do without a reward model of the
-    run, DPO without its samples."""
+    """Those of INPUTS that a config makes and a part needs.
+
+    RL can do without a reward model of the run, DPO without its samples.
+    """
     unused: set[str] = set()
     from_reward = part.removeprefix("rl/") in WITH_CRITIC and critic_start(config) == "reward"
     if (part in RL_PARTS or part == "sample") and not (own_reward(config) or from_reward):
@@ -214,115 +204,6 @@ def inputs(config: Config, part: str) -> tuple[str, ...]:
     if part == "dpo" and not takes_samples(config):
         unused = {"sample"}
     return tuple(name for name in INPUTS[part] if name in all_parts(config) - unused)
-
-
-SPEED = (
-    "micro_batch_tokens",
-    "gradient_checkpointing",
-    "offload",
-    "packing",
-    "shared_prompts",
-    "sequence_parallel",
-)
-"""Settings of training that change speed and memory, never the result."""
-LATER = {
-    "sft_heldout_fraction": 0.02,
-    "models": {},
-    "against": None,
-    "critic": None,
-    "trust_remote_code": False,
-    "validate_every": 0,
-    "keep": "last",
-}
-"""Settings that came after runs had been made, with what those had: at it they decide nothing
-new.
-"""
-
-
-def decisive(config: Config, part: str) -> dict[str, Any]:
-    """The settings that decide the result of a stage (or of `rl/ppo` and `rl/apa`), as plain
-    values.
-
-    Of what only changes speed, memory or place there is nothing in them.
-    """
-    resources, rollout = config.resources, config.rollout
-    model = {name: getattr(config.model, name) for name in ("template", "context_tokens", "dtype")}
-    generation = {"max_new_tokens": rollout.max_new_tokens, "temperature": rollout.temperature}
-    training = {"workers": resources.train.workers}
-    algorithm = part.removeprefix("rl/")
-    asks = any(has(config, stage) for stage in ("sample", "rl", "evaluate"))
-    rl = config.rl.model_dump(
-        mode="json", exclude={"algorithms", "monitor", "save_rollouts", *ALGORITHMS}
-    )
-    # The same up to rounding.
-    rl |= {"old_logprobs": "trainer"} if rl["old_logprobs"] == "auto" else {}
-    sources = [
-        source.model_dump(mode="json", exclude={"key", "parallel", "timeout_s"})
-        for source in config.scoring.sources
-    ]
-    scoring = {"sources": sources, "functions": config.scoring.functions}
-    table: dict[str, dict[str, Any]] = {
-        "prepare": {
-            "model": config.model,
-            "data": config.data,
-            "judge": _divides_for(config),
-            **({"max_new_tokens": rollout.max_new_tokens} if asks else {}),
-            "long_conversations": config.sft.long_conversations,
-            "quality": config.sft.quality,
-        },
-        "sft": {"model": config.model, "sft": config.sft} | training,
-        "reward": {"model": model, "reward": config.reward} | training,
-        "sample": {
-            "model": model,
-            "sample": config.sample,
-            "max_new_tokens": rollout.max_new_tokens,
-        }
-        | {"scoring": scoring}
-        | training,
-        "dpo": {"model": model, "dpo": config.dpo} | training,
-        f"rl/{algorithm}": {
-            "model": model,
-            "rl": rl,
-            algorithm: getattr(config.rl, algorithm, None),
-            "rollout": generation,
-            "scoring": scoring,
-            "workers": [resources.policy.workers, resources.critic.workers],
-        },
-        "evaluate": {
-            "model": model,
-            "evaluate": config.evaluate,
-            "max_new_tokens": rollout.max_new_tokens,
-        }
-        | ({"scoring": scoring} if config.evaluate.judge == "scoring" else {}),
-        "publish": {"model": model, "publish": config.publish},
-    }
-    found = table[part] | ({"seed": config.seed} if part != "publish" else {})
-    return {name: _deciding(value) for name, value in found.items()}
-
-
-def _divides_for(config: Config) -> str:
-    """The judge for which prepare divides the rows: one that is trained has a share, all others
-    leave them as gold.
-    """
-    return "reward_model" if trains_judge(config) else "gold"
-
-
-def _deciding(value: Any) -> Any:
-    """Settings as plain values, without those of SPEED, and of LATER where they are as they
-    were.
-    """
-    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-    if not isinstance(plain, dict):
-        return plain
-    # A look alone changes nothing.
-    unused = (*SPEED, *(["validate_every"] if plain.get("keep") == "last" else []))
-    kept = {
-        name: inner
-        for name, inner in plain.items()
-        if name not in unused and inner != LATER.get(name, ...)
-    }
-    # Names of people's.
-    return {name: inner if name == "models" else _deciding(inner) for name, inner in kept.items()}
 
 
 def followers(part: str) -> tuple[str, ...]:

@@ -1,5 +1,4 @@
-"""Every setting of a run: one frozen pydantic class a section, one sentence with its unit under
-each field.
+"""Every setting of a run: a frozen pydantic class a section, a sentence with its unit a field.
 
 The classes hold values and bounds, those of large sections in files of their own beside this one;
 `rayward.configs.load` reads YAML into them and explains mistakes, `rayward.configs.needs` says what

@@ -1,13 +1,11 @@
-"""The stages of the road: which of them a config has, in what parts they are finished, which models
-they make.
-"""
+"""The stages of the road: which of them a config has, in what parts, and the models they make."""
 
 from __future__ import annotations
 
 from typing import get_args
 
 from rayward.configs.schema import Config
-from rayward.configs.sections.rl import AlgorithmName
+from rayward.configs.sections.algorithms import AlgorithmName
 
 STAGES = ("prepare", "sft", "reward", "sample", "dpo", "rl", "evaluate", "publish")
 ALGORITHMS: tuple[str, ...] = get_args(AlgorithmName)
@@ -31,9 +29,7 @@ def has(config: Config, stage: str) -> bool:
 
 
 def parts(config: Config, stage: str) -> tuple[str, ...]:
-    """What a stage is finished in: itself, one part an algorithm, or nothing where it is left
-    out.
-    """
+    """What a stage is finished in: itself, one part an algorithm, or nothing if it is left out."""
     if not has(config, stage):
         return ()
     return tuple(f"rl/{name}" for name in config.rl.algorithms) if stage == "rl" else (stage,)
@@ -61,14 +57,9 @@ def baseline(config: Config) -> str:
 
 
 def compared(config: Config) -> tuple[str, ...]:
-    """Names of the models that evaluate asks: the baseline, the first, those that are made, and
-    those given.
-    """
-    return tuple(
-        dict.fromkeys(
-            (baseline(config), first_model(config), *models(config), *config.evaluate.models)
-        )
-    )
+    """Names of the models that evaluate asks: baseline, first, those made, those given."""
+    names = (baseline(config), first_model(config), *models(config), *config.evaluate.models)
+    return tuple(dict.fromkeys(names))  # each once, the baseline first
 
 
 def trains_judge(config: Config) -> bool:

@@ -1,13 +1,11 @@
-"""What a config will do, in lines for people: each stage with the model and the reward that it
-starts from.
-"""
+"""What a config will do, in lines for people: each stage with its model and its reward."""
 
 from __future__ import annotations
 
 from rayward.configs.plan import critic_start, given_second, rl_arithmetic, second_model
 from rayward.configs.schema import Config
+from rayward.configs.sections.algorithms import WITH_CRITIC
 from rayward.configs.sections.data import LISTS
-from rayward.configs.sections.rl import WITH_CRITIC
 from rayward.configs.stages import START, compared, first_model, has, models
 
 
@@ -15,6 +13,7 @@ def arithmetic_lines(config: Config) -> list[str]:
     """The RL batch arithmetic as one readable block."""
     rl, numbers = config.rl, rl_arithmetic(config, config.rl.algorithms[0])
     steps = {name: rl_arithmetic(config, name).policy_steps for name in rl.algorithms}
+    # They differ where only some of the algorithms have a critic that warms up.
     policy = str(numbers.policy_steps)
     if len(set(steps.values())) > 1:
         policy = " or ".join(f"{count} ({name})" for name, count in steps.items())
@@ -43,10 +42,12 @@ def stage_summary(config: Config, stage: str) -> str:
         f"ZeRO-{sft.optimizer.zero_stage}",
         "reward": f"from {reward.path or start}: {reward.loss}, epochs: {reward.epochs}, "
         f"rankings a step: {reward.rankings_per_step}",
-        "sample": f"from {start}: {sample.prompts} prompts x {sample.samples_per_prompt} answers, best kept, "
-        f"then {sample.training.epochs} epochs of SFT; reward: {reward_text(config)}",
-        "dpo": f"from {start if dpo.start == 'sft' else dpo.start}: {dpo.loss}, beta {dpo.beta:g}, on the {dpo.data}",
-        "rl": f"from {start}: {', '.join(config.rl.algorithms)}: {config.rl.iterations} iterations, {config.rl.mode}; "
+        "sample": f"from {start}: {sample.prompts} prompts x {sample.samples_per_prompt} answers, "
+        f"best kept, then {sample.training.epochs} epochs of SFT; reward: {reward_text(config)}",
+        "dpo": f"from {start if dpo.start == 'sft' else dpo.start}: {dpo.loss}, "
+        f"beta {dpo.beta:g}, on the {dpo.data}",
+        "rl": f"from {start}: {', '.join(config.rl.algorithms)}: "
+        f"{config.rl.iterations} iterations, {config.rl.mode}; "
         f"reward: {reward_text(config)}{_critic(config)}{_second(config)}",
         "evaluate": (
             f"{', '.join(_place(config, name) for name in compared(config)[1:])} against "
@@ -59,16 +60,13 @@ def stage_summary(config: Config, stage: str) -> str:
 
 def reward_text(config: Config) -> str:
     """The sources of reward and their weights."""
-    told = []
+    sources = []
     for source in config.scoring.sources:
-        what = source.target or (
-            f" {source.ensemble} ".join(source.paths) if source.paths else "of stage reward"
-        )
+        where = source.target or f" {source.ensemble} ".join(source.paths) or "of stage reward"
         only = f" (only {', '.join(source.only)})" if source.only else ""
-        told.append(
-            f"{'' if source.weight == 1 else f'{source.weight:g} x '}{source.kind} {what}{only}"
-        )
-    return " + ".join(told)
+        factor = "" if source.weight == 1 else f"{source.weight:g} x "
+        sources.append(f"{factor}{source.kind} {where}{only}")
+    return " + ".join(sources)
 
 
 def _base(config: Config) -> str:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from rayward.configs.plan import has_reference, old_logprobs, second_model
 from rayward.configs.schema import Config
-from rayward.configs.sections.rl import WITH_CRITIC
+from rayward.configs.sections.algorithms import WITH_CRITIC
 
 Threads = dict[str, int]
 """Of a process of each role."""
 
 
 def phases(config: Config, stage: str) -> list[list[str]]:
-    """Roles that compute at once, group after group, in a stage; a role stands once for each model
-    that it holds.
-    """
+    """Roles that compute at once, group after group; a role stands once for each of its models."""
     if stage == "publish":
         return [["rollout"]]
     if stage != "rl":
@@ -33,7 +31,9 @@ def phases(config: Config, stage: str) -> list[list[str]]:
     scorers += ["reference"] if any(has_reference(config, name) for name in rl.algorithms) else []
     learners = ["policy", *critic]
     if rl.mode == "one_step_off":
+        # The engines answer the next prompts while the learners train on the last answers.
         return [scorers, [*learners, "rollout"]]
+    # What scores waits for the answers, and what learns for the scores.
     return [["rollout"], scorers, learners]
 
 
@@ -44,23 +44,24 @@ def shared_out(config: Config, stage: str, cores: int, nodes: int = 1) -> Thread
     own kind counts.
     """
     resources = config.resources
-    found: Threads = {}
+    shares: Threads = {}
 
-    def on_a_node(role: str) -> int:
-        workers = (
-            config.publish.replicas if stage == "publish" else getattr(resources, role).workers
-        )
-        return -(-workers // nodes)
+    def processes_on_a_node(role: str) -> int:
+        workers = getattr(resources, role).workers
+        if stage == "publish":
+            workers = config.publish.replicas
+        return -(-workers // nodes)  # rounded up: the fullest node decides
 
     for group in phases(config, stage):
-        together = sum(on_a_node(role) for role in group if not getattr(resources, role).gpus)
+        on_cpu = [role for role in group if not getattr(resources, role).gpus]
+        together = sum(processes_on_a_node(role) for role in on_cpu)
         for role in group:
-            share = max(
-                1, cores // (on_a_node(role) if getattr(resources, role).gpus else together)
-            )
-            found[role] = min(found.get(role, share), share)
-    given = {role: getattr(resources, role).threads for role in found}
-    return {role: given[role] or share for role, share in found.items()}
+            processes = together if role in on_cpu else processes_on_a_node(role)
+            share = max(1, cores // processes)
+            # A role of several groups keeps one number: the group that is most crowded decides.
+            shares[role] = min(shares.get(role, share), share)
+    given = {role: getattr(resources, role).threads for role in shares}
+    return {role: given[role] or share for role, share in shares.items()}
 
 
 def with_threads(config: Config, threads: Threads) -> Config:

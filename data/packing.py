@@ -30,7 +30,10 @@ Plan = list[list[list[int]]]
 
 @dataclass(frozen=True)
 class _Unit:
-    """Rows that must stay together: one row, or one group."""
+    """Rows that must stay together: one row, or one group.
+
+    A ranking's loss compares its answers with each other, so one forward pass must hold them all.
+    """
 
     rows: tuple[int, ...]
     max_tokens: int
@@ -43,8 +46,7 @@ def plan_micro_batches(
     token_budget: int,
     group_sizes: Sequence[int] | None = None,
 ) -> Plan:
-    """For each rank a list of micro-batches, each a list of row indices; every row is in exactly
-    one.
+    """For each rank its micro-batches, each a list of row indices; every row is in exactly one.
 
     The padded cost of a micro-batch is at most `token_budget`, except that a row (or group) that is
     too large by itself stands alone. `group_sizes`: so many consecutive rows belong together, for
@@ -57,32 +59,33 @@ def plan_micro_batches(
     _check(num_ranks, token_budget)
     units = _units(lengths, group_sizes)
     num_batches = _round_up(len(_cut(units, token_budget)), num_ranks)
-    # The least budget that still needs no more of them; a larger one never needs more.
-    least = bisect_left(
+    # The least budget that still needs no more micro-batches evens out their cost. The search may
+    # bisect because a larger budget never needs more. Where no smaller budget does, it ends at
+    # token_budget itself, which `range` leaves out.
+    least_budget = bisect_left(
         range(token_budget), True, lo=1, key=lambda budget: len(_cut(units, budget)) <= num_batches
     )
-    return _dealt(_split_until(_cut(units, least), num_batches), num_ranks)
+    return _deal(_split_until(_cut(units, least_budget), num_batches), num_ranks)
 
 
 def plan_packs(lengths: Sequence[int], num_ranks: int, token_budget: int) -> Plan:
-    """As `plan_micro_batches`, for micro-batches without padding: first-fit decreasing, at most
-    `token_budget` tokens.
+    """As `plan_micro_batches`, of at most `token_budget` tokens without padding.
 
-    A row that is longer stands alone. ValueError: num_ranks or token_budget < 1, a row without
-    tokens.
+    The method is first-fit decreasing. A row that is longer stands alone. ValueError: num_ranks or
+    token_budget < 1, a row without tokens.
     """
     _check(num_ranks, token_budget)
     packs: list[list[_Unit]] = []
-    room: list[int] = []
+    room_tokens: list[int] = []  # what is left in each pack; below 0 for a row over the budget
     for unit in _units(lengths, None):
-        first = next((pack for pack, left in enumerate(room) if unit.total_tokens <= left), None)
+        first = next((i for i, room in enumerate(room_tokens) if unit.total_tokens <= room), None)
         if first is None:
             packs.append([unit])
-            room.append(token_budget - unit.total_tokens)
+            room_tokens.append(token_budget - unit.total_tokens)
         else:
             packs[first].append(unit)
-            room[first] -= unit.total_tokens
-    return _dealt(_split_until(packs, _round_up(len(packs), num_ranks)), num_ranks)
+            room_tokens[first] -= unit.total_tokens
+    return _deal(_split_until(packs, _round_up(len(packs), num_ranks)), num_ranks)
 
 
 def _check(num_ranks: int, token_budget: int) -> None:
@@ -92,8 +95,10 @@ def _check(num_ranks: int, token_budget: int) -> None:
         )
 
 
-def _dealt(batches: list[list[_Unit]], num_ranks: int) -> Plan:
+def _deal(batches: list[list[_Unit]], num_ranks: int) -> Plan:
     """Micro-batches, as many as a multiple of the ranks, to the ranks."""
+    # The totals that are balanced are of tokens, without padding. All sorts here are stable, so
+    # every rank breaks ties in the same way and comes to the same plan.
     batches = sorted(batches, key=_tokens, reverse=True)
     # Round by round, the largest remaining micro-batch goes to the rank with the fewest tokens so
     # far. As each rank gets one per round, the gap between two ranks never exceeds the largest
@@ -102,6 +107,7 @@ def _dealt(batches: list[list[_Unit]], num_ranks: int) -> Plan:
     load_tokens = [0] * num_ranks
     for start in range(0, len(batches), num_ranks):
         least_loaded_first = sorted(range(num_ranks), key=lambda rank: load_tokens[rank])
+        # The slice is always full: `_split_until` made the number a multiple of the ranks.
         for rank, batch in zip(least_loaded_first, batches[start : start + num_ranks], strict=True):
             plan[rank].append([row for unit in batch for row in unit.rows])
             load_tokens[rank] += _tokens(batch)
@@ -109,13 +115,14 @@ def _dealt(batches: list[list[_Unit]], num_ranks: int) -> Plan:
 
 
 def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
-    """A permutation of the rows that depends on (seed, epoch) alone, so a resumed run sees the same
-    order.
+    """A permutation of the rows that depends on (seed, epoch) alone.
 
-    ValueError for a negative number.
+    A resumed run sees the same order. ValueError for a negative number.
     """
     if num_rows < 0 or seed < 0 or epoch < 0:
         raise ValueError(f"num_rows {num_rows}, seed {seed} and epoch {epoch} must not be negative")
+    # The pair seeds the generator. A sum would give epoch 1 of seed 0 the order of epoch 0 of
+    # seed 1.
     order: list[int] = np.random.default_rng([seed, epoch]).permutation(num_rows).tolist()
     return order
 
@@ -131,7 +138,7 @@ def step_batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def _units(lengths: Sequence[int], group_sizes: Sequence[int] | None) -> list[_Unit]:
-    """Longest first; equal ones in their order."""
+    """Rows, or groups of consecutive rows, the one with the longest row first; ties in order."""
     for row, length in enumerate(lengths):
         if length < 1:
             raise ValueError(
@@ -152,11 +159,11 @@ def _units(lengths: Sequence[int], group_sizes: Sequence[int] | None) -> list[_U
 
 
 def _cut(units: Sequence[_Unit], token_budget: int) -> list[list[_Unit]]:
-    """Greedy contiguous cuts of units that are sorted longest first, so the first of each sets the
-    padded length."""
+    """Greedy contiguous cuts of units that are sorted longest first."""
     batches: list[list[_Unit]] = []
     num_rows = 0
     for unit in units:
+        # The first unit of a cut holds its longest row, which all of its rows are padded to.
         if batches and batches[-1][0].max_tokens * (num_rows + len(unit.rows)) <= token_budget:
             batches[-1].append(unit)
             num_rows += len(unit.rows)
@@ -167,10 +174,10 @@ def _cut(units: Sequence[_Unit], token_budget: int) -> list[list[_Unit]]:
 
 
 def _split_until(batches: list[list[_Unit]], num_batches: int) -> list[list[_Unit]]:
-    """Splits the costliest micro-batches in two, then adds empty ones, until there are
-    `num_batches`.
-    """
+    """Splits the costliest micro-batches in two, then adds empty ones, up to `num_batches`."""
     batches = list(batches)
+    # Splits come first: an empty micro-batch costs its rank a pass that learns nothing. A single
+    # unit cannot be split, since a group is compared within itself.
     while len(batches) < num_batches and any(len(batch) > 1 for batch in batches):
         costliest = max(
             (i for i, batch in enumerate(batches) if len(batch) > 1),
@@ -179,7 +186,8 @@ def _split_until(batches: list[list[_Unit]], num_batches: int) -> list[list[_Uni
         batch = batches.pop(costliest)
         cut = min(range(1, len(batch)), key=lambda i: max(_cost(batch[:i]), _cost(batch[i:])))
         batches += [batch[:cut], batch[cut:]]
-    # Where tokens are equal, `_dealt` keeps this order.
+    # `_deal` keeps this order where tokens are equal. Single units go first: only they can be over
+    # the budget.
     batches.sort(key=lambda batch: _cost(batch) if len(batch) > 1 else inf, reverse=True)
     return batches + [[] for _ in range(num_batches - len(batches))]
 

@@ -1,5 +1,4 @@
-"""Rows of different lengths in one flat array: how token sequences travel between processes, never
-padded.
+"""Rows of different lengths in one flat array, never padded: how token sequences travel.
 
 Legend: B = rows, N = items of all rows, T = longest row.
 """
@@ -10,34 +9,37 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """B rows of `lengths` items each, back to back in `values_N`."""
+    """B rows of `lengths` items each, back to back in `values`."""
 
     values: np.ndarray
-    lengths: np.ndarray
-    offsets: np.ndarray = field(init=False, repr=False)
+    """[N] the items of all rows; the dtype is the caller's."""
+    lengths: NDArray[np.int64]
+    """[B] items of each row."""
+    offsets: NDArray[np.int64] = field(init=False, repr=False)
+    """[B + 1] int64: row i is values[offsets[i]:offsets[i + 1]]."""
 
     def __post_init__(self) -> None:
-        if int(self.lengths.sum()) != len(self.values):
+        num_items = int(self.lengths.sum())
+        # Lengths of another batch would cut rows at wrong places, and nothing later would notice.
+        if num_items != len(self.values):
             raise ValueError(
-                f"lengths add up to {int(self.lengths.sum())}, but there are {len(self.values)} "
-                "values"
+                f"lengths add up to {num_items}, but there are {len(self.values)} values"
             )
-        object.__setattr__(
-            self, "offsets", np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
-        )
+        offsets = np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        object.__setattr__(self, "offsets", offsets)  # the dataclass is frozen
 
     @classmethod
     def of(cls, rows: Iterable[Sequence], dtype: type = np.int32) -> Ragged:
-        """Rows of any sequences."""
+        """Rows of any sequences; int32 holds every token id at half the size of int64."""
         arrays: list[np.ndarray] = [np.asarray(row, dtype=dtype) for row in rows]
         values = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
-        return cls(
-            values.astype(dtype, copy=False), np.array([len(row) for row in arrays], dtype=np.int64)
-        )
+        lengths = np.array([len(row) for row in arrays], dtype=np.int64)
+        return cls(values.astype(dtype, copy=False), lengths)
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -46,8 +48,8 @@ class Ragged:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Ragged:
-        """The given rows, in the given order."""
-        if len(rows) == 0:
+        """The given rows, in the given order; a row may come several times."""
+        if len(rows) == 0:  # np.concatenate refuses an empty list
             return Ragged(self.values[:0], self.lengths[:0])
         return Ragged(np.concatenate([self[row] for row in rows]), self.lengths[np.asarray(rows)])
 
@@ -58,13 +60,14 @@ class Ragged:
     def padded(self) -> np.ndarray:
         """[B, T] with zeros right of each row."""
         width = int(self.lengths.max(initial=0))
-        out = np.zeros((len(self), width), dtype=self.values.dtype)
-        out[np.arange(width)[None, :] < self.lengths[:, None]] = self.values
-        return out
+        padded_BT = np.zeros((len(self), width), dtype=self.values.dtype)
+        # A mask of [B, T] selects row by row, which is the order of the flat values.
+        padded_BT[np.arange(width)[None, :] < self.lengths[:, None]] = self.values
+        return padded_BT
 
 
 def join(left: Ragged, right: Ragged) -> Ragged:
-    """Row by row, `left` followed by `right`."""
+    """Row by row, `left` followed by `right`. ValueError for unequal numbers of rows."""
     if len(left) != len(right):
         raise ValueError(f"{len(left)} rows on the left, {len(right)} on the right")
     pieces = [piece for row in range(len(left)) for piece in (left[row], right[row])]
@@ -81,18 +84,23 @@ def stack(parts: Sequence[Ragged]) -> Ragged:
 
 @dataclass(frozen=True)
 class Shard:
-    """One rank's results: which rows, and their values."""
+    """One rank's results: which rows, and their values.
 
-    rows: np.ndarray
+    A rank gets its rows by the plan of micro-batches (data/packing.py), so they are in no order;
+    an empty micro-batch adds none.
+    """
+
+    rows: NDArray[np.int64]
+    """[rows of this rank] int64, indices into the whole batch."""
     values: Ragged
+    """The values of each of `rows`, in the same order."""
 
 
 def merge(parts: Sequence[Shard], num_rows: int) -> np.ndarray:
-    """The values of all rows in row order, flat. Raises ValueError where a row is missing or came
-    twice.
-    """
-    position = {int(row): (part.values, i) for part in parts for i, row in enumerate(part.rows)}
-    counted = sum(len(part.rows) for part in parts)
-    if len(position) != num_rows or counted != num_rows:
-        raise ValueError(f"{counted} results for {len(position)} of {num_rows} rows")
-    return np.concatenate([values[i] for values, i in (position[row] for row in range(num_rows))])
+    """The values of all rows in row order, flat. ValueError: a row is missing or came twice."""
+    values_of = {int(row): part.values[i] for part in parts for i, row in enumerate(part.rows)}
+    num_results = sum(len(part.rows) for part in parts)
+    # Both counts: a row that came twice and another that is missing would make up for each other.
+    if len(values_of) != num_rows or num_results != num_rows:
+        raise ValueError(f"{num_results} results for {len(values_of)} of {num_rows} rows")
+    return np.concatenate([values_of[row] for row in range(num_rows)])

@@ -1,5 +1,4 @@
-"""The four records that every reader yields and every stage eats, and the rules that make them
-valid.
+"""The four records that every reader yields and every stage eats, and what makes them valid.
 
 A conversation is an optional system turn, then user and assistant in turn, the user first.
 `Conversation` is text to imitate, `Prompt` text to answer, `Ranking` K answers to a prompt, best
@@ -7,8 +6,7 @@ first, `Preference` two.
 
 Records are plain frozen data: building one checks nothing, `validate` checks everything. What is
 wrong is a `RowError`: where (`field`), what was there (`found`), what belongs there (`expected`),
-and the short `reason` under which a report counts it. `to_json` and `from_json` are the form on
-disk, objects with a "kind".
+and the short `reason` under which a report counts it. Their form on disk: data/record_json.py.
 """
 
 from __future__ import annotations
@@ -16,21 +14,20 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant"]
 
 
 class RowError(ValueError):
-    """A row, or a part of one, that is not what it should be. `reason` quotes nothing: it can be
-    counted.
-    """
+    """A row, or a part of one, that is not what it should be. `reason` quotes nothing of it."""
 
     def __init__(self, field: str, found: str, expected: str, reason: str = "") -> None:
         self.field = field
         self.found = found
         self.expected = expected
+        # Reports count rows by reason. An index in it would make a reason of its own of every row.
         self.reason = reason or f"{re.sub('[0-9]+', '', field)} is not {expected}"
         super().__init__(f"{self.field}: found {self.found}, expected {self.expected}")
 
@@ -46,8 +43,9 @@ class RowError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one side said. `weight`: its share in the SFT loss; None is 1 for the assistant, 0 for
-    others.
+    """What one side said. `weight`: its share in the SFT loss, where None stands for the role's.
+
+    The assistant's is 1, that of the others 0.
     """
 
     role: Role
@@ -62,9 +60,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns that end with the assistant. `quality` is the source's label, such as the model that
-    answered.
-    """
+    """Turns that end with the assistant. `quality`: the source's label, such as a model's name."""
 
     turns: tuple[Turn, ...]
     source: str = ""
@@ -74,10 +70,10 @@ class Conversation:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Turns that end with the user. `follow_ups`: what the user says after each answer, as in
-    MT-Bench.
+    """Turns that end with the user.
 
-    `reference`: an answer known to be right, for sources of reward that compare.
+    `follow_ups`: what the user says after each answer, as in MT-Bench. `reference`: an answer known
+    to be right, for sources of reward that compare.
     """
 
     turns: tuple[Turn, ...]
@@ -89,9 +85,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """K >= 2 answers to `turns` (which end with the user), best first. Neighbours of equal rank are
-    tied.
-    """
+    """K >= 2 answers to `turns` (which end with the user), best first; equal `ranks` are ties."""
 
     turns: tuple[Turn, ...]
     answers: tuple[str, ...]
@@ -102,9 +96,7 @@ class Ranking:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to `turns` (which end with the user). `margin`: how much better `chosen` is, if
-    known.
-    """
+    """Two answers to `turns` (which end with the user). `margin`: how much better `chosen` is."""
 
     turns: tuple[Turn, ...]
     chosen: str
@@ -114,11 +106,9 @@ class Preference:
     id: str = ""
 
     def as_ranking(self) -> Ranking:
-        """The same as a ranking of K = 2; the margin becomes the distance of the ranks, 1 where
-        none is known.
-
-        A margin of 0 is next to a tie, not one: `chosen` is better still.
-        """
+        """The same as a ranking of K = 2. The margin is the distance of its ranks, 1 if unknown."""
+        # A margin of 0 is next to a tie, not one: `chosen` is better still, and equal ranks would
+        # make no pair to learn from.
         ranks = None if self.margin is None else (1.0, 1.0 + max(self.margin, 1e-6))
         return Ranking(self.turns, (self.chosen, self.rejected), self.source, self.id, ranks)
 
@@ -133,7 +123,6 @@ KINDS: dict[str, type[Record]] = {
 
 
 # ---- values of unknown type
-# --------------------------------------------------------------------------------
 
 
 def describe(value: object) -> str:
@@ -146,11 +135,12 @@ def describe(value: object) -> str:
 
 
 def surrogate_in(text: str) -> str:
-    """The first character that UTF-8 cannot encode, which is half of a surrogate pair; "" if there
-    is none.
+    """The first character that UTF-8 cannot encode, half of a surrogate pair; "" if there is none.
+
+    JSON can hold one as an escape, `\\ud800`. Writing it to a file would raise much later.
     """
     try:
-        text.encode()  # ten times as fast as a regular expression
+        text.encode()  # runs over every text of every row: ten times as fast as a pattern
     except UnicodeEncodeError as error:
         return text[error.start]
     return ""
@@ -171,7 +161,7 @@ def text_of(value: object, field: str) -> str:
 
 def number_of(value: object, field: str) -> float:
     """`value` as a float if it is a finite number (a bool is not). RowError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float):  # bool is an int in Python
         raise RowError(field, describe(value), "a number", "wrong type")
     if not abs(value) <= sys.float_info.max:  # NaN compares false; an int may be beyond all floats
         raise RowError(field, describe(value), "a finite number", "number not finite")
@@ -195,21 +185,17 @@ def object_of(value: object, field: str) -> Mapping[str, Any]:
 
 
 def objects_of(value: object, field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """("field[0]", object), ... of a list of objects. RowError where it is no list, or at an item
-    that is no object.
-    """
+    """("field[0]", object), ... of a list of objects. RowError if it is none or an item is none."""
     for index, item in enumerate(list_of(value, field)):
         yield f"{field}[{index}]", object_of(item, f"{field}[{index}]")
 
 
 # ---- validity
-# ----------------------------------------------------------------------------------------------
 
 
 def check_turns(turns: Sequence[Turn], last: Role | None = None, field: str = "turns") -> None:
-    """RowError unless `turns` are: system (optional), then user and assistant in turn, ending with
-    `last`.
-    """
+    """RowError unless `turns` are system (optional), then user and assistant in turn, to `last`."""
+    # Values first, order second: the order is read from roles that are known to be roles.
     for index, turn in enumerate(turns):
         where = f"{field}[{index}]"
         if not isinstance(turn.role, str) or turn.role not in ("system", "user", "assistant"):
@@ -228,11 +214,8 @@ def check_turns(turns: Sequence[Turn], last: Role | None = None, field: str = "t
     for index, role in enumerate(roles[first:]):
         expected = ("user", "assistant")[index % 2]
         if role != expected:
-            reason = (
-                "assistant first"
-                if index == 0 and role == "assistant"
-                else "roles do not alternate"
-            )
+            leading = index == 0 and role == "assistant"
+            reason = "assistant first" if leading else "roles do not alternate"
             raise RowError(f"{field}[{first + index}].role", role, expected, reason)
     if last and roles[-1] != last:
         raise RowError(
@@ -278,6 +261,7 @@ def _check_ranking(ranking: Ranking) -> None:
             "ranks", f"{len(ranking.ranks)} ranks", expected, "ranks do not match the answers"
         )
     ranks = [number_of(rank, f"ranks[{index}]") for index, rank in enumerate(ranking.ranks)]
+    # Answers are best first and rank 1 is the best: a falling rank means that either is wrong.
     if ranks != sorted(ranks):
         raise RowError("ranks", str(ranks)[:60], "ranks in rising order", "ranks out of order")
 
@@ -285,60 +269,3 @@ def _check_ranking(ranking: Ranking) -> None:
 def _check_label(value: object, field: str) -> None:
     if value != "":  # a label may be absent, but what is there must be text
         text_of(value, field)
-
-
-# ---- the normalised form
-# -----------------------------------------------------------------------------------
-
-
-def to_json(record: Record) -> dict[str, Any]:
-    """`record` as a JSON object with its "kind"; empty fields are left out."""
-    values = asdict(record)
-    row = {name: value for name, value in values.items() if value not in (None, "", ())}
-    row["turns"] = [
-        {key: value for key, value in turn.items() if value is not None} for turn in values["turns"]
-    ]
-    return {"kind": type(record).__name__.lower(), **row}
-
-
-def from_json(row: object) -> Record:
-    """The record that `to_json` wrote, validated. RowError on anything else, unknown fields
-    included.
-
-    A null is a field that is not there: parquet files have one for every field of the other kinds.
-    """
-    values = {name: value for name, value in object_of(row, "row").items() if value is not None}
-    kind = values.pop("kind", None)
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise RowError("kind", describe(kind), "one of " + ", ".join(KINDS), "unknown kind")
-    known = {field.name for field in fields(KINDS[kind])}
-    if unknown := sorted(set(values) - known):
-        raise RowError("row", describe(unknown[0]), f"a field of a {kind}", "unknown field")
-    values["turns"] = tuple(
-        _turn_from_json(turn, where) for where, turn in objects_of(values.get("turns"), "turns")
-    )
-    if "answers" in known:
-        values["answers"] = tuple(list_of(values.get("answers"), "answers"))
-    if "follow_ups" in values:
-        values["follow_ups"] = tuple(list_of(values["follow_ups"], "follow_ups"))
-    if "ranks" in values:
-        ranks = list_of(values["ranks"], "ranks")
-        values["ranks"] = tuple(
-            number_of(rank, f"ranks[{index}]") for index, rank in enumerate(ranks)
-        )
-    for name in known & {"chosen", "rejected"}:
-        values[name] = text_of(values.get(name), name)
-    if "margin" in values:
-        values["margin"] = number_of(values["margin"], "margin")
-    record = KINDS[kind](**values)
-    validate(record)
-    return record
-
-
-def _turn_from_json(values: Mapping[str, Any], field: str) -> Turn:
-    if unknown := sorted(set(values) - {"role", "content", "weight"}):
-        raise RowError(field, describe(unknown[0]), "role, content or weight", "unknown field")
-    weight = (
-        number_of(values["weight"], f"{field}.weight") if values.get("weight") is not None else None
-    )
-    return Turn(values.get("role"), values.get("content"), weight)  # type: ignore[arg-type]

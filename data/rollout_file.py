@@ -1,4 +1,4 @@
-"""Rollouts on disk: one parquet file an iteration, one row an answer, per-token columns as lists.
+"""Rollouts on disk: one parquet file an iteration, one row a response, per-token columns as lists.
 
 Any reader of parquet can look at them; `read` gives back what `write` was given.
 """
@@ -15,11 +15,12 @@ import pyarrow.parquet as pq
 from rayward.data.ragged import Ragged
 from rayward.data.rollouts import PER_TOKEN, Rollouts
 
-VERSION = b"weight_version"
+WEIGHT_VERSION_KEY = b"weight_version"
+"""Key of the file's metadata: one version for all rows, as in `Rollouts`."""
 
 
 def write(path: Path, rollouts: Rollouts, prompt_ids: Sequence[str]) -> None:
-    """Write the answers; `prompt_ids` names the prompts that `prompt_index` counts."""
+    """Write the responses; `prompt_ids` names the prompts that `prompt_index` counts."""
     columns = {
         "prompt_id": pa.array([prompt_ids[index] for index in rollouts.prompt_index]),
         "prompt_index": pa.array(rollouts.prompt_index.astype(np.int64)),
@@ -30,26 +31,27 @@ def write(path: Path, rollouts: Rollouts, prompt_ids: Sequence[str]) -> None:
     if rollouts.scores is not None:
         columns["score"] = pa.array(rollouts.scores.astype(np.float32))
     for name in PER_TOKEN:
-        if (values := getattr(rollouts, name)) is not None:
-            columns[name] = _lists(rollouts.responses.like(values.astype(np.float32)))
-    table = pa.table(columns).replace_schema_metadata(
-        {VERSION: str(rollouts.weight_version).encode()}
-    )
+        values_N = getattr(rollouts, name)
+        if values_N is not None:
+            columns[name] = _lists(rollouts.responses.like(values_N.astype(np.float32)))
+    metadata = {WEIGHT_VERSION_KEY: str(rollouts.weight_version).encode()}
+    table = pa.table(columns).replace_schema_metadata(metadata)
     pq.write_table(table, path, compression="zstd")
 
 
 def read(path: Path) -> tuple[Rollouts, list[str]]:
-    """(answers with the columns that are there, the id of each answer's prompt).
+    """(responses with the columns that are there, the id of each response's prompt).
 
     Raises ValueError for a file that holds no rollouts.
     """
     table = pq.read_table(path)
+    # What sampling alone can give. A column that a scorer or the trainer fills in may be absent.
     needed = {"prompt_id", "prompt_index", "prompt", "response", "finished", "rollout_logprobs"}
     if missing := sorted(needed - set(table.column_names)):
         raise ValueError(
             f"{path} has no column {missing[0]!r}: it does not hold the rollouts of an RL stage"
         )
-    flat = {
+    per_token = {
         name: _ragged(table[name]).values.astype(np.float32)
         for name in PER_TOKEN
         if name in table.column_names
@@ -60,18 +62,20 @@ def read(path: Path) -> tuple[Rollouts, list[str]]:
         responses=_ragged(table["response"]),
         prompt_index=table["prompt_index"].to_numpy(),
         finished=table["finished"].to_numpy(),
-        weight_version=int((table.schema.metadata or {}).get(VERSION, b"0")),
+        weight_version=int((table.schema.metadata or {}).get(WEIGHT_VERSION_KEY, b"0")),
         scores=scores,
-        **flat,
+        **per_token,
     )
     return rollouts, table["prompt_id"].to_pylist()
 
 
 def _lists(rows: Ragged) -> pa.Array:
+    # A ListArray has offsets of 32 bits: enough for the 2**31 - 1 tokens of an iteration.
     return pa.ListArray.from_arrays(pa.array(rows.offsets.astype(np.int32)), pa.array(rows.values))
 
 
 def _ragged(column: pa.ChunkedArray) -> Ragged:
-    rows = column.combine_chunks()
+    rows = column.combine_chunks()  # a file has a chunk for each of its row groups
+    # Lengths, not offsets: those of a slice need not start at 0; `flatten` starts where they do.
     lengths = np.diff(rows.offsets.to_numpy())
     return Ragged(rows.flatten().to_numpy(zero_copy_only=False), lengths.astype(np.int64))

@@ -1,6 +1,6 @@
-"""A batch of sampled answers and what scorers add to them, in columns.
+"""A batch of sampled responses and what scorers add to them, in columns.
 
-Per-token columns are flat over the response tokens of all rows, in row order ([N]); per-answer
+Per-token columns are flat over the response tokens of all rows, in row order ([N]); per-response
 columns are [B]. Nothing is padded while it travels; lengths, never a pad id, say where a row ends.
 """
 
@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rayward.data.ragged import Ragged, join, stack
 
+# The columns of [N], which `take`, `keep` and the file cut along the rows of `responses`. A column
+# that is missing here would keep its old length.
 PER_TOKEN = (
     "rollout_logprobs",
     "policy_logprobs",
@@ -26,33 +29,31 @@ PER_TOKEN = (
 
 @dataclass(frozen=True)
 class Rollouts:
-    """B answers; `None` columns are not filled in yet."""
+    """B responses; `None` columns are not filled in yet."""
 
     prompts: Ragged
     """Prompt token ids."""
     responses: Ragged
     """Response token ids, with the stop token where one was sampled."""
-    prompt_index: np.ndarray
-    """[B] which prompt of the request each answer belongs to."""
-    finished: np.ndarray
-    """[B] True where the answer ended with a stop token, False where it was cut at the length
-    limit.
-    """
-    rollout_logprobs: np.ndarray
+    prompt_index: NDArray[np.int64]
+    """[B] which prompt of the request each response belongs to."""
+    finished: NDArray[np.bool_]
+    """[B] True where it ended with a stop token, False where it was cut at the length limit."""
+    rollout_logprobs: NDArray[np.float32]
     """[N] log-probs by the engine that sampled, at the sampling temperature."""
     weight_version: int
     """Version of the weights that sampled every token."""
-    scores: np.ndarray | None = None
+    scores: NDArray[np.float32] | None = None
     """[B] reward-model scores."""
-    policy_logprobs: np.ndarray | None = None
+    policy_logprobs: NDArray[np.float32] | None = None
     """[N] log-probs by the trainer before the update."""
-    reference_logprobs: np.ndarray | None = None
+    reference_logprobs: NDArray[np.float32] | None = None
     """[N] log-probs by the reference model."""
-    values: np.ndarray | None = None
+    values: NDArray[np.float32] | None = None
     """[N] critic values of the state before each token."""
-    advantages: np.ndarray | None = None
+    advantages: NDArray[np.float32] | None = None
     """[N] GAE advantages."""
-    returns: np.ndarray | None = None
+    returns: NDArray[np.float32] | None = None
     """[N] targets of the critic."""
 
     def __len__(self) -> int:
@@ -63,16 +64,18 @@ class Rollouts:
         return join(self.prompts, self.responses)
 
     def with_columns(self, **columns: Any) -> Rollouts:
-        """The same answers with more columns filled in."""
+        """The same responses with more columns filled in."""
         return replace(self, **columns)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Rollouts:
         """The given rows of every column."""
         rows = np.asarray(rows, dtype=np.int64)
+        # Cut like the responses, whose rows say which of the N values belong to a response.
         per_token: dict[str, Any] = {}
         for name in PER_TOKEN:
-            if (column := getattr(self, name)) is not None:
-                per_token[name] = self.responses.like(column).take(rows).values
+            column_N = getattr(self, name)
+            if column_N is not None:
+                per_token[name] = self.responses.like(column_N).take(rows).values
         return replace(
             self,
             prompts=self.prompts.take(rows),
@@ -83,16 +86,14 @@ class Rollouts:
             **per_token,
         )
 
-    def keep(self, kept_N: np.ndarray) -> Rollouts:
-        """The same answers with those of their tokens only where `kept_N` is True, in every
-        per-token column.
-        """
-        columns = {
-            name: column[kept_N]
-            for name in PER_TOKEN
-            if (column := getattr(self, name)) is not None
-        }
+    def keep(self, kept_N: NDArray[np.bool_]) -> Rollouts:
+        """The same B responses with only the tokens where `kept_N` is True, in all [N] columns."""
+        columns_N = {name: getattr(self, name) for name in PER_TOKEN}
+        columns = {name: column[kept_N] for name, column in columns_N.items() if column is not None}
+        # Ranks that share a sequence keep a stretch of it each (actors/models/ulysses.py), in which
+        # some responses may have no token.
         row_N = np.repeat(np.arange(len(self)), self.responses.lengths)
+        # A response of which nothing is kept stays as a row of length 0, so that [B] columns fit.
         lengths = np.bincount(row_N[kept_N], minlength=len(self))
         return replace(self, responses=Ragged(self.responses.values[kept_N], lengths), **columns)
 
@@ -103,24 +104,25 @@ def concatenated(parts: Sequence[Rollouts]) -> Rollouts:
     Raises ValueError where there is no part, or the parts were sampled with different weights.
     """
     versions = {part.weight_version for part in parts}
+    # A batch has one version; engines that missed a weight update must not mix theirs in unseen.
     if len(versions) != 1:
         raise ValueError(
             f"rollout engines answered with different weight versions {sorted(versions)}"
         )
-    found: dict[str, Any] = {}
+    # A column that one part lacks is left out of all: there are no values to fill in for it.
+    joined: dict[str, Any] = {}
     for name in ("prompt_index", "finished", "scores", *PER_TOKEN):
         columns = [getattr(part, name) for part in parts]
-        found[name] = None if any(column is None for column in columns) else np.concatenate(columns)
+        complete = all(column is not None for column in columns)
+        joined[name] = np.concatenate(columns) if complete else None
     return Rollouts(
         prompts=stack([part.prompts for part in parts]),
         responses=stack([part.responses for part in parts]),
         weight_version=versions.pop(),
-        **found,
+        **joined,
     )
 
 
 def gather(parts: Sequence[Rollouts], order: np.ndarray) -> Rollouts:
-    """Parts put together so that row i is row `order[i]` of all parts one after another; see
-    `concatenated`.
-    """
+    """The parts' rows, row i being row `order[i]` of all parts in turn; see `concatenated`."""
     return concatenated(parts).take(order)

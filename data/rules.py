@@ -1,6 +1,4 @@
-"""Reward functions for scoring.sources: answers whose right solution is known need no reward
-model.
-"""
+"""Reward functions for scoring.sources, for answers whose right solution is known."""
 
 from __future__ import annotations
 
@@ -14,22 +12,21 @@ NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 def exact_number(
     *, completions: Sequence[str], references: Sequence[str | None], **_: Any
 ) -> list[float | None]:
-    """1 where the answer ends in the reference's number, else 0; None where there is no reference,
-    or none with one.
+    """1 where the answer ends in the reference's number, else 0.
 
-    GSM8K's convention: the solution is what follows "####", else the last number of the text.
+    None where there is no reference, or none with a number. GSM8K's convention: the solution is
+    what follows "####", else the last number of the text.
     """
     scores: list[float | None] = []
     for answer, reference in zip(completions, references, strict=True):
-        right = final_number(reference or "")
-        scores.append(None if right is None else float(final_number(answer) == right))
+        solution = final_number(reference or "")
+        # None, not 0: an answer that cannot be checked is not a wrong one.
+        scores.append(None if solution is None else float(final_number(answer) == solution))
     return scores
 
 
 def brief(*, completions: Sequence[str], finished: Sequence[bool], **_: Any) -> list[float]:
-    """1 for an answer that ended by itself, less a hundredth for each of its words; a cut one has
-    no 1.
-    """
+    """1 for an answer that ended by itself, 0 for a cut one, less a hundredth for each word."""
     return [
         float(ended) - len(answer.split()) / 100
         for answer, ended in zip(completions, finished, strict=True)
@@ -37,9 +34,8 @@ def brief(*, completions: Sequence[str], finished: Sequence[bool], **_: Any) -> 
 
 
 def final_number(text: str) -> float | None:
-    """The number after the last "####", else the last number of the text; None where there is
-    none.
-    """
+    """The number after the last "####", else the last one of the text; None where there is none."""
     marked = NUMBER.findall(text.rpartition("####")[2]) if "####" in text else []
-    found = marked[:1] or NUMBER.findall(text)[-1:]
-    return float(found[0].replace(",", "")) if found else None
+    # A "####" without a number after it falls back to the whole text.
+    solution = marked[:1] or NUMBER.findall(text)[-1:]
+    return float(solution[0].replace(",", "")) if solution else None  # 1,234 is one number

@@ -15,40 +15,42 @@ from rayward.data.records import Turn, check_turns
 
 
 def bounds(num_pairs: int, fits: Callable[[int, int], bool]) -> list[tuple[int, int]]:
-    """Ranges [start, end) that cover 0 to `num_pairs` in order, each as long as `fits(start, end)`
-    allows, or 1.
+    """Ranges [start, end) that cover 0 to `num_pairs` in order, as long as `fits` allows, or 1.
 
-    What does not fit does not fit when longer, so that a search by doubling and halving finds the
-    end.
+    `fits(start, end)`: what does not fit does not fit when longer, so that a search by doubling and
+    halving finds the end.
     """
-    found: list[tuple[int, int]] = []
+    ranges: list[tuple[int, int]] = []
     start = 0
     while start < num_pairs:
+        # `fits` encodes the turns, which is dear: a search asks it log times, not once for each
+        # pair. The first pair is not asked about, as a segment has one at least.
         end, step = start + 1, 1
         while end + step <= num_pairs and fits(start, end + step):
             end, step = end + step, 2 * step
+        # The end is now less than `step` pairs away; halving the step closes in on it.
         while step := step // 2:
             if end + step <= num_pairs and fits(start, end + step):
                 end += step
-        found.append((start, end))
+        ranges.append((start, end))
         start = end
-    return found
+    return ranges
 
 
 def segments(
     turns: Sequence[Turn], fits: Callable[[Sequence[Turn]], bool]
 ) -> list[tuple[int, tuple[Turn, ...]]]:
-    """(position of the first turn, turns) of each segment. `fits` tells whether turns are short
-    enough.
+    """(position of the first turn, turns) of each segment. `fits`: whether turns are short enough.
 
     RowError unless the turns are a conversation that ends with the assistant.
     """
     check_turns(turns, last="assistant")
     first = 1 if turns[0].role == "system" else 0
-    system, said = tuple(turns[:first]), tuple(turns[first:])
+    system, dialogue = tuple(turns[:first]), tuple(turns[first:])
 
-    def cut(start: int, end: int) -> tuple[Turn, ...]:
-        return (*system, *said[2 * start : 2 * end])
+    def segment(start: int, end: int) -> tuple[Turn, ...]:
+        return (*system, *dialogue[2 * start : 2 * end])
 
-    found = bounds(len(said) // 2, lambda start, end: fits(cut(start, end)))
-    return [(first + 2 * start if start else 0, cut(start, end)) for start, end in found]
+    ranges = bounds(len(dialogue) // 2, lambda start, end: fits(segment(start, end)))
+    # The first segment begins at turn 0, even where that is the system turn, which all repeat.
+    return [(first + 2 * start if start else 0, segment(start, end)) for start, end in ranges]

@@ -1,6 +1,4 @@
-"""The whole road: run the stages in order, skip what is done, and keep summary.json and the report
-up to date.
-"""
+"""The whole road: run the stages in order, skip what is done, keep summary.json and the report."""
 
 from __future__ import annotations
 
@@ -16,11 +14,13 @@ from rayward.configs.schema import Config
 from rayward.configs.stages import RL_PARTS, STAGES, parts
 from rayward.configs.summary import arithmetic_lines, stage_summary
 from rayward.configs.threads import with_threads
-from rayward.pipelines.preflight import check_models, check_tokens, preflight, to_make
+from rayward.pipelines.parts import to_make
+from rayward.pipelines.preflight import check_models, check_tokens, preflight
+from rayward.pipelines.run.files import read_json, write_json
+from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.machine import on_machine, planned
 from rayward.pipelines.run.memory import PeakMemory
 from rayward.pipelines.run.models_named import fetch, pinned
-from rayward.pipelines.run.stage import Run, read_json, write_json
 
 PARTS = {"rl": RL_PARTS}
 
@@ -39,29 +39,35 @@ def align(
     Raises ConfigError or StageError, before anything is removed or started, where that cannot be.
     """
     run = Run(folder, config)
+    # Before anything asks for a model: hub names mean the commits that the run began with.
     pinned(run)
-    made_now = preflight(run, stages, redo, keep, replay)
+    made = preflight(run, stages, redo, keep, replay)
+    # From here a refused command leaves a trace: the folder, and models in the hub's cache.
     folder.mkdir(parents=True, exist_ok=True)
-    fetch(run, made_now)
-    check_models(run, made_now)
+    fetch(run, made)
+    check_models(run, made)
+    # Last, when nothing is left that could refuse the command: what it removes is gone.
     forget(run, redo)
     if "rl" in stages and parts(config, "rl"):
         print("\n".join(arithmetic_lines(config)))
-    made: dict[str, Any] | None = None
+    # What each stage's function takes beside the run.
+    arguments: dict[str, dict[str, Any]] = {"publish": {"keep": keep}, "rl": {"replay": replay}}
+    manifest: dict[str, Any] | None = None
     with PeakMemory() as memory:
         for stage in stages:
             if not parts(config, stage):
                 continue
-            begun = time.perf_counter()
+            started_at = time.perf_counter()
             print(f"== {stage}: {stage_summary(config, stage)}", flush=True)
-            own = {"publish": {"keep": keep}, "rl": {"replay": replay}}
-            made = stage_of(stage)(on_machine(run, stage), **own.get(stage, {}))
+            manifest = stage_of(stage)(on_machine(run, stage), **arguments.get(stage, {}))
+            # Also where prepare was done before: the models named may be others.
             if stage == "prepare":
-                check_tokens(run, made_now)
-            if made is None:
+                check_tokens(run, made)
+            if manifest is None:
                 print(f"   done before, nothing to do ({folder / stage})")
             else:
-                print(f"   {time.perf_counter() - begun:.1f} s", flush=True)
+                print(f"   {time.perf_counter() - started_at:.1f} s", flush=True)
+                # After each stage: a run that fails later has config and figures of what is done.
                 (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
                 summarize(run, memory.peak_bytes)
     if run.done("evaluate"):
@@ -69,10 +75,11 @@ def align(
 
         print(f"report: {write_report(run)}")
     print(f"summary: {folder / 'summary.json'}", flush=True)
-    if keep and made is not None:
+    # `preflight` has seen that publish is there with `keep`; it is the last stage.
+    if keep and manifest is not None:
         from rayward.pipelines.stages.publish import serve_until_interrupted
 
-        serve_until_interrupted(run, made["metrics"])
+        serve_until_interrupted(run, manifest["metrics"])
 
 
 def stage_of(name: str) -> Callable[..., dict[str, Any] | None]:
@@ -104,18 +111,18 @@ def stage_of(name: str) -> Callable[..., dict[str, Any] | None]:
 
 def forget(run: Run, redo: Sequence[str]) -> None:
     """Remove the parts in `redo` and all that follows from them."""
-    for name in [name for name in INPUTS if any(name in followers(part) for part in redo)]:
+    gone = [name for name in INPUTS if any(name in followers(part) for part in redo)]
+    for name in gone:
         if (run.folder / name).exists():
             print(f"removing {run.folder / name} to make it again")
             shutil.rmtree(run.folder / name)
+    # The folder of the algorithms is no part itself; empty it would look like one.
     if (run.folder / "rl").is_dir() and not any((run.folder / "rl").iterdir()):
         (run.folder / "rl").rmdir()
 
 
 def summarize(run: Run, peak_bytes: int) -> None:
-    """Write summary.json: one object a stage with its figures, seconds of each, and the peak
-    memory.
-    """
+    """Write summary.json: the figures of each stage, its seconds, and the peak memory."""
     path = run.folder / "summary.json"
     summary: dict[str, Any] = {"name": run.config.name, "seed": run.config.seed}
     seconds: dict[str, float] = {}
@@ -127,6 +134,7 @@ def summarize(run: Run, peak_bytes: int) -> None:
         metrics = {part.split("/")[-1]: manifest["metrics"] for part, manifest in manifests.items()}
         summary[stage] = metrics if stage in PARTS else metrics[stage]
         seconds[stage] = round(sum(manifest["seconds"] for manifest in manifests.values()), 3)
+    # From the manifests, so it also holds stages of earlier commands; their peak is only here.
     before = read_json(path).get("peak_memory_bytes", 0) if path.is_file() else 0
     summary["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
     summary["peak_memory_bytes"] = max(before, peak_bytes)
@@ -134,9 +142,7 @@ def summarize(run: Run, peak_bytes: int) -> None:
 
 
 def plan_text(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[str] = ()) -> str:
-    """What a command would do: stages, actors, resources and batch arithmetic, without starting
-    anything.
-    """
+    """What a command would do: stages, actors, resources and batch arithmetic; starts nothing."""
     run = Run(folder, config)
     made = to_make(run, stages, redo)
     lines = [
@@ -147,10 +153,10 @@ def plan_text(config: Config, folder: Path, stages: Sequence[str], redo: Sequenc
         "stages",
     ]
     for stage in stages:
-        states = dict.fromkeys(_state(run, part, made) for part in parts(config, stage)) or {
-            "-": None
-        }
-        lines.append(f"  {stage:<9} {', '.join(states):<6} {stage_summary(config, stage)}")
+        # Each state once: the algorithms of rl mostly share one.
+        states = dict.fromkeys(_state(run, part, made) for part in parts(config, stage))
+        words = ", ".join(states) or "-"
+        lines.append(f"  {stage:<9} {words:<6} {stage_summary(config, stage)}")
     lines += ["", "actors (of a stage, all at once)"]
     threads = planned(run)
     for stage in [stage for stage in stages if parts(config, stage)]:
@@ -167,16 +173,12 @@ def _state(run: Run, part: str, made: set[str]) -> str:
 
 
 def parse_stages(text: str | None) -> tuple[str, ...]:
-    """Stage names of a comma-separated list, in the order of the road. Raises ConfigError for an
-    unknown one.
-    """
+    """Stage names of a comma-separated list, in the order of the road. ConfigError if unknown."""
     return STAGES if text is None else _names(text, STAGES)
 
 
 def parse_redo(text: str | None) -> tuple[str, ...]:
-    """Parts to make again: stages, or `rl/ppo` and such; `rl` is all of them. ConfigError for an
-    unknown one.
-    """
+    """Parts to make again: stages, or `rl/ppo` and such; `rl` is all. ConfigError if unknown."""
     names = _names(text or "", (*STAGES, *PARTS["rl"]))
     return tuple(part for name in names for part in PARTS.get(name, (name,)))
 

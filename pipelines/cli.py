@@ -1,5 +1,7 @@
-"""The `rayward` command. Heavy imports stay inside the commands that need them, so help and errors
-come at once.
+"""The `rayward` command.
+
+Heavy imports stay inside the commands that need them, so help and errors come at once; a test holds
+`--help` to a second, and a dry run to no torch and no Ray.
 """
 
 from __future__ import annotations
@@ -20,25 +22,27 @@ COMMANDS = {
     "sft": "supervised fine-tuning of the base model",
     "reward": "train and measure the reward model",
     "sample": "rejection sampling: draw answers, keep the best, fine-tune on them",
-    "dpo": "direct preference optimization, from rankings to a policy (only where the config has a dpo section)",
+    "dpo": (
+        "direct preference optimization, from rankings to a policy (only where the config has a "
+        "dpo section)"
+    ),
     "rl": "online RL: PPO, APA, RLOO, GRPO, REINFORCE++, AWR",
     "evaluate": "win rates against SFT on held-out prompts",
     "publish": "serve the chosen model on an OpenAI-compatible endpoint",
 }
 
-# Each has an `add(actions)` that declares its parsers; they import nothing heavy before they are run.
+# Each has an `add(actions)` that declares its parsers; none imports anything heavy before it runs.
 MODEL_COMMANDS = (init, doctor, extend, reward_eval, reward_serve)
 DATA_COMMANDS = (convert, render, clean, map_command, simulate, rank)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in the config or the command
-    line.
-    """
+    """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in config or command line."""
     parser = _parser()
     options = parser.parse_args(arguments)
     # `ray job stop` and Kubernetes end a run like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Before any library is imported: they read these variables as they load.
     if not os.environ.get("RAYWARD_WORKER_LOGS"):
         _quiet()
     from rayward.configs.load import ConfigError
@@ -50,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("rayward: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        return 130  # 128 + SIGINT, as a shell has it
     except Exception as error:
         if os.environ.get("RAYWARD_TRACEBACK"):
             raise
@@ -61,9 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _quiet() -> None:
-    """Keep the terminal for what the person asked: library chatter below an error is off, theirs to
-    turn on.
-    """
+    """Turn the libraries' chatter below an error off, where the environment says nothing else."""
     for name in ("VLLM_LOGGING_LEVEL", "RAY_LOG_LEVEL"):
         os.environ.setdefault(name, "ERROR")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -151,8 +153,10 @@ def _align(options: argparse.Namespace) -> int:
 
     config = load(options.config, options.set)
     trust(config.model.trust_remote_code)
-    # Actors have working directories of their own.
+    # Absolute, since actors have working directories of their own.
     folder = (options.run or Path("runs") / config.name).resolve()
+    # Ray sets it in the processes of `ray job submit`, which unpacks the code into a folder of its
+    # own and removes that after the job.
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and folder.is_relative_to(Path.cwd()):
         raise ConfigError(
             f"{folder} is in this job's working directory, which goes with the job; give --run DIR"
@@ -160,20 +164,22 @@ def _align(options: argparse.Namespace) -> int:
     stages, redo = parse_stages(options.stages), parse_redo(options.redo)
     if options.dry_run:
         from rayward.pipelines.preflight import check_models, preflight
+        from rayward.pipelines.run.folder import Run
         from rayward.pipelines.run.models_named import pinned
-        from rayward.pipelines.run.stage import Run
 
+        # The plan first: it is of use also where the checks below refuse the command.
         print(plan_text(config, folder, stages, redo), flush=True)
         run = Run(folder, config)
         pinned(run)
         made = preflight(run, stages, redo, options.keep, getattr(options, "replay", None))
+        # A dry run fetches nothing, so hub names that the cache lacks cannot be looked at.
         check_models(run, made, fetched=False)
         return 0
     if rollouts := getattr(options, "rollout_only", None):
-        from rayward.pipelines.rl.loop import rollout_only
+        from rayward.pipelines.rl.rollout_only import rollout_only
+        from rayward.pipelines.run.folder import Run
         from rayward.pipelines.run.machine import on_machine
         from rayward.pipelines.run.models_named import fetch
-        from rayward.pipelines.run.stage import Run
 
         fetch(Run(folder, config))
         print(f"{rollouts}: {rollout_only(on_machine(Run(folder, config), 'rl'), rollouts)}")
@@ -192,7 +198,7 @@ def _chat(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from rayward.configs.load import load
     from rayward.pipelines.report.report import write_report
-    from rayward.pipelines.run.stage import Run
+    from rayward.pipelines.run.folder import Run
 
     print(write_report(Run(options.run, load(str(options.run / "config.yaml")))))
     return 0
@@ -202,8 +208,9 @@ def _presets(_: argparse.Namespace) -> int:
     from rayward.configs.load import PRESETS
 
     for path in sorted(PRESETS.glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        print(f"{path.stem:<16} {first}")
+        # Each preset begins with a comment that says what it is.
+        title = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        print(f"{path.stem:<16} {title}")
     return 0
 
 

@@ -1,5 +1,4 @@
-"""`python -m rayward.pipelines.installed cpu|gpu`: does what was just installed load? The last step
-of `make install`.
+"""`python -m rayward.pipelines.installed cpu|gpu`, the last of `make install`: does it all load?
 
 Every module of ours is imported, and with it what it needs of torch, transformers, Ray, DeepSpeed
 and vLLM: binary packages that do not fit each other (torch for the CPU beside torchvision for CUDA)
@@ -20,6 +19,8 @@ FLOORS = ("actors", "algorithms", "cluster", "configs", "data", "pipelines")
 def modules(package: str = "rayward", floors: Sequence[str] = FLOORS) -> list[str]:
     """The names of all modules of a package's floors, in order."""
     names = [package]
+    # Floor by floor: in a checkout the package's own path is the whole repository, with its tests
+    # and benchmarks.
     for floor in floors:
         name = f"{package}.{floor}"
         path = importlib.import_module(name).__path__
@@ -39,9 +40,8 @@ def failures(names: Sequence[str]) -> list[str]:
 
 
 def torch_build() -> tuple[str, str]:
-    """(`cpu` or `gpu`, the words for it), by what torch was built for, whether or not the machine
-    has such a device.
-    """
+    """(`cpu` or `gpu`, the words for it), by what torch was built for."""
+    # Not torch.cuda.is_available: an image for GPUs is often built on a machine without one.
     import torch
 
     device = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU"
@@ -49,9 +49,7 @@ def torch_build() -> tuple[str, str]:
 
 
 def main(wanted: str) -> int:
-    """0 where everything loads and torch was built for the set `wanted` (`cpu` or `gpu`), else 1;
-    says which.
-    """
+    """0 where everything loads and torch was built for the set `wanted` (`cpu`, `gpu`), else 1."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     names = modules()
     failed = failures(names)

@@ -1,6 +1,8 @@
 """What must be so before a command removes or starts anything; a dry run looks at the same.
 
-All that is wrong with names, files and models is told at once.
+A run takes hours, and a mistake that shows in its last stage has cost all of them. So whatever can
+be known from the config, the folder and the files is looked at first, and all that is wrong with
+names, files and models is told at once.
 """
 
 from __future__ import annotations
@@ -12,19 +14,16 @@ from pathlib import Path
 from rayward.configs.load import ConfigError
 from rayward.configs.named import CRITICS, NamedModel, named_models
 from rayward.configs.needs import lists_read
-from rayward.configs.plan import INPUTS, critic_start, decisive, followers, inputs
+from rayward.configs.plan import critic_start, followers
 from rayward.configs.schema import Config
+from rayward.configs.sections.algorithms import WITH_CRITIC
 from rayward.configs.sections.data import LISTS
-from rayward.configs.sections.rl import WITH_CRITIC
-from rayward.configs.stages import STAGES, all_parts, parts
+from rayward.configs.stages import parts
 from rayward.data.model_files.folder import faults
 from rayward.data.model_files.hub_models import FORM, is_hub_name, local
-from rayward.pipelines.run.stage import NOT_READ, Run, StageError
-
-AGAIN = ("evaluate", "publish")
-"""Parts that are made again where what they read is another now: quick to do, and about whatever is
-there.
-"""
+from rayward.pipelines.parts import check_made, check_stages, to_make
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.folder import Run
 
 
 def preflight(
@@ -40,6 +39,7 @@ def preflight(
     exist; StageError where the folder holds what was made otherwise, or rows and functions are not
     there.
     """
+    # Cheap checks first, and names before all: the others would fail on them with worse words.
     check_names(run.config)
     if keep and not ("publish" in stages and parts(run.config, "publish")):
         raise ConfigError(
@@ -56,87 +56,9 @@ def preflight(
     return made
 
 
-def to_make(run: Run, stages: Sequence[str], redo: Sequence[str] = ()) -> set[str]:
-    """The parts that the command makes: those that are not done, that `redo` removes, and that
-    follow what is there.
-    """
-    wanted = [part for stage in stages for part in parts(run.config, stage)]
-    gone = {name for part in redo for name in followers(part)}
-    made = {part for part in wanted if part in gone or not run.done(part)}
-    for part in AGAIN:
-        if part in wanted and part not in made and other_inputs(run, part, made):
-            made.add(part)
-    return made
-
-
-def check_stages(run: Run, stages: Sequence[str], redo: Sequence[str]) -> None:
-    """ConfigError where `redo` would remove what the command does not make again, or a stage is
-    null that it names.
-    """
-    named = (
-        [stage for stage in stages if not parts(run.config, stage)]
-        if tuple(stages) != STAGES
-        else []
-    )
-    if named:
-        raise ConfigError(
-            f"this config leaves out {named[0]} ({named[0]}: null); give it a section, at least "
-            f"{{}}"
-        )
-    wanted = [part for stage in stages for part in parts(run.config, stage)]
-    gone = {name for part in redo for name in followers(part) if (run.folder / name).exists()}
-    if left := [name for name in INPUTS if name in gone and name not in wanted]:
-        raise ConfigError(
-            f"--redo {','.join(redo)} would remove {', '.join(left)} too, which this command does "
-            "not make again; use rayward align with --redo, or name the stages with --stages"
-        )
-
-
-def check_made(run: Run, stages: Sequence[str], made: set[str]) -> None:
-    """StageError where a part that the command does not make, and would, or reads, is of other
-    settings or parts.
-    """
-    wanted = [part for stage in stages for part in parts(run.config, stage)]
-    configured = all_parts(run.config)
-    for part in INPUTS:
-        read = part in wanted or any(part in INPUTS[other] for other in wanted)
-        if not read or part not in configured or part in made or not run.done(part):
-            continue
-        if run.state(part) == "done with other settings":
-            raise run.conflict(part, decisive(run.config, part))
-        run.require_rows_of_today(part)
-        if part not in AGAIN and (told := other_inputs(run, part, made)):
-            raise StageError(
-                f"{run.folder / part} was made of other parts of the run: {told}. Nothing was "
-                "overwritten. Choose another folder with --run, or make it again, with all that "
-                f"follows from it: rayward align CONFIG --redo {part}"
-            )
-
-
-def other_inputs(run: Run, part: str, made: set[str]) -> str:
-    """In what way the parts that a finished one was made of are others now; "" where they are the
-    same. `made`: those that the command makes."""
-    then: dict[str, str] = run.manifest(part)["settings"].get("inputs", {})
-    now = inputs(run.config, part)
-    if part == "evaluate":  # the models that are there
-        now = tuple(name for name in now if name in then or run.done(name) or name in made)
-    elif part == "publish":  # one of them
-        now = tuple(name for name in now if name in then)
-    told = [f"{name} was none of them" for name in now if name not in then]
-    told += [
-        f"{name} is none of them now"
-        for name in then
-        if name not in (*now, *NOT_READ.get(part, ()))
-    ]
-    for name in now:
-        if name in then and (name in made or run.manifest(name)["fingerprint"] != then[name]):
-            told.append(f"{name} is made anew")
-    return "; ".join(told)
-
-
 def check_replay(run: Run, replay: Path, redo: Sequence[str]) -> None:
-    """Raise ConfigError where the command would empty the folder of the rollouts before it reads
-    them, StageError where they are too few."""
+    """ConfigError where the command empties the rollouts' folder, StageError where they are few."""
+    # Brings in torch, which a plan without a replay does without.
     from rayward.pipelines.rl.responses import replay_files
 
     for name in {*parts(run.config, "rl"), *(name for part in redo for name in followers(part))}:
@@ -153,15 +75,14 @@ def check_files(run: Run, made: set[str]) -> None:
     if "prepare" not in made:
         return
     data = run.config.data
-    lost = [
-        f"data.{name}.{number}.path: {path}: no such file or folder"
-        for name in lists_read(run.config)
-        for number, source in enumerate(getattr(data, name))
-        if not source.path.startswith("hf:")
-        and not (path := Path(data.root) / source.path).exists()
-    ]
-    if lost:
-        raise StageError("\n".join([*lost, f"data.root is {Path(data.root).resolve()}"]))
+    missing = []
+    for name in lists_read(run.config):
+        for number, source in enumerate(getattr(data, name)):
+            path = Path(data.root) / source.path
+            if not source.path.startswith("hf:") and not path.exists():
+                missing.append(f"data.{name}.{number}.path: {path}: no such file or folder")
+    if missing:
+        raise StageError("\n".join([*missing, f"data.root is {Path(data.root).resolve()}"]))
 
 
 def check_functions(config: Config) -> None:
@@ -174,51 +95,53 @@ def check_functions(config: Config) -> None:
 
 
 def check_names(config: Config) -> None:
-    """Raise ConfigError with the nearest name for each chat template or data format that does not
-    exist.
-    """
-    from rayward.data.formats.registry import FORMATS
+    """ConfigError with the nearest name for each chat template or data format that is unknown."""
+    from rayward.data.formats.format_table import FORMATS
     from rayward.data.templates.template import TEMPLATES
 
-    asked = [("model.template", config.model.template, tuple(TEMPLATES))]
+    # (setting, its value, the values that there are)
+    names = [("model.template", config.model.template, tuple(TEMPLATES))]
     for name in LISTS:
         for number, source in enumerate(getattr(config.data, name)):
-            asked.append((f"data.{name}.{number}.format", source.format, ("auto", *FORMATS)))
-    wrong = [(field, name, known) for field, name, known in asked if name not in known]
+            names.append((f"data.{name}.{number}.format", source.format, ("auto", *FORMATS)))
+    wrong = [
+        f"{setting} is {name!r}, which is unknown; {_near(name, known)}"
+        for setting, name, known in names
+        if name not in known
+    ]
     if wrong:
-        told = [
-            f"{field} is {name!r}, which is unknown; {_near(name, known)}"
-            for field, name, known in wrong
-        ]
-        raise ConfigError("\n".join(told))
+        raise ConfigError("\n".join(wrong))
 
 
 def check_models(run: Run, made: set[str], fetched: bool = True) -> None:
-    """StageError with all that is wrong with the models that are named for the parts that are to be
-    made.
+    """StageError with all that is wrong with the models that are named for the parts in `made`.
 
     Where they are not `fetched`, hub names that the cache lacks are not looked at.
     """
-    # The same model is named for many stages.
-    asked = {
+    # The same model is named for many stages, and reading one takes time.
+    models = {
         (named.setting, named.model, named.scores, named.with_tokenizer): named
         for named in named_models(run.config)
         if made & set(parts(run.config, named.stage))
     }
-    told: dict[str, None] = {}
-    for named in asked.values():
-        told |= dict.fromkeys(_wrong(named, run.config.model.context_tokens, fetched))
-    if not told and run.config.model.path and "prepare" in made:
-        told = dict.fromkeys(
-            _wrong_words(run.config.model.path, run.config.model.template, fetched)
+    # Keys of a dict: each message once, in order.
+    wrong: dict[str, None] = {}
+    for named in models.values():
+        wrong |= dict.fromkeys(_faults(named, run.config.model.context_tokens, fetched))
+    # Only of a base model that can be read: its tokenizer is loaded.
+    if not wrong and run.config.model.path and "prepare" in made:
+        wrong = dict.fromkeys(
+            _template_faults(run.config.model.path, run.config.model.template, fetched)
         )
-    if told:
-        raise StageError("\n".join(told))
+    if wrong:
+        raise StageError("\n".join(wrong))
 
 
 def check_tokens(run: Run, made: set[str]) -> None:
-    """StageError where a model of a later part cannot read what this run's prepare stage has made:
-    now, not when hours of other stages are done."""
+    """StageError where a model of a later part cannot read what this run's prepare stage has made.
+
+    It needs the tokenizer that prepare leaves, so it comes after that stage: the first moment.
+    """
     from rayward.pipelines.rows.renderer import Renderer
     from rayward.pipelines.scoring.reward_folder import (
         check_same_tokens,
@@ -229,16 +152,20 @@ def check_tokens(run: Run, made: set[str]) -> None:
 
     config, renderer = run.config, Renderer.of_run(run)
     for named in named_models(config):
-        if not made & set(parts(config, named.stage)) or named.setting in (
-            "model.path",
-            "reward.path",
-        ):
+        # The run's tokenizer is that of model.path. Of reward.path only the ids count, at which
+        # `check_vocabulary` looks where its training begins.
+        if named.setting in ("model.path", "reward.path"):
+            continue
+        if not made & set(parts(config, named.stage)):
             continue
         folder = Path(local(named.model))
         if named.setting.startswith("evaluate.models"):
             check_same_tokens(folder, renderer, named.setting, "evaluate it in a run of its own")
+        # A reward model with other ids reads text, for which it needs a tokenizer and a template.
         elif named.setting != "rl.critic" and not reads_ids_of(folder, renderer, named.setting):
             own_renderer(folder, named.setting)
+    # A critic has a value for each token of the policy: text in other tokens is no way out. Its
+    # folder may be that of a source of reward, which no setting of the critic names.
     learn = [name for name in WITH_CRITIC if f"rl/{name}" in made]
     if learn and critic_start(config) not in CRITICS:
         check_same_tokens(
@@ -251,23 +178,23 @@ def check_tokens(run: Run, made: set[str]) -> None:
         check_only(run)
 
 
-def _wrong(named: NamedModel, context_tokens: int, fetched: bool) -> Iterator[str]:
+def _faults(named: NamedModel, context_tokens: int, fetched: bool) -> Iterator[str]:
     try:
         folder = Path(local(named.model))
     except ValueError as error:
         if fetched:
             yield f"{named.setting}: {error}"
         return
-    found = faults(
-        folder, named.scores, named.with_tokenizer, 0 if named.scores else context_tokens
-    )
-    if found and not (folder / "config.json").is_file() and not is_hub_name(named.model):
-        yield f"{named.setting} {named.model}: {found[0]}; {_instead(named)}"
+    # A reward model may read less than the context: what is longer it is not asked for.
+    needed_tokens = 0 if named.scores else context_tokens
+    wrong = faults(folder, named.scores, named.with_tokenizer, needed_tokens)
+    if wrong and not (folder / "config.json").is_file() and not is_hub_name(named.model):
+        yield f"{named.setting} {named.model}: {wrong[0]}; {_instead(named)}"
     else:
-        yield from (f"{named.setting}: {told}" for told in found)
+        yield from (f"{named.setting}: {fault}" for fault in wrong)
 
 
-def _wrong_words(model: str, template: str, fetched: bool) -> Iterator[str]:
+def _template_faults(model: str, template: str, fetched: bool) -> Iterator[str]:
     """Why prepare could not train from the chat template with the tokenizer of a model."""
     from rayward.data.templates.template import find, stop_token_ids
     from rayward.data.templates.tokenizer import tokenizer_of

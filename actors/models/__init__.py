@@ -1,1 +1,1 @@
-"""Hugging Face models as modules, their log-probs and scores, and how rows are laid out for them."""
+"""Hugging Face models as modules, their log-probs and scores, and the layouts of their rows."""

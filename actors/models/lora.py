@@ -1,49 +1,58 @@
-"""Low-rank adapters in the linear layers of a model (peft): where they are, the model without them,
-and merged in.
+"""Low-rank adapters in linear layers (peft): where they are, the model without them, merged in.
+
+With adapters a layer is `base_layer.weight + scaling * lora_B @ lora_A` (arXiv:2106.09685); B
+starts at 0, so training starts at the model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from rayward.configs.sections.rl import Lora
 
+if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+    from transformers import PreTrainedModel
 
-def add_adapters(model: Any, settings: Lora, seed: int) -> None:
-    """Put adapters, drawn with `seed`, into a causal language model; from now on only they are
-    trained.
 
-    ValueError where the model has no layer of the names that are asked for, or where one is not a
-    linear layer.
+def add_adapters(model: PreTrainedModel, settings: Lora, seed: int) -> None:
+    """Put adapters, drawn with `seed`, into a causal language model; only they are then trained.
+
+    ValueError where the model has no layer of the names in `settings.targets`, or where one is not
+    a linear layer.
     """
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.lora.layer import ParamWrapper
 
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
+    # peft draws from the global generator; with the same seed every rank has the same adapters.
     torch.manual_seed(seed)
-    wanted = LoraConfig(
+    lora_config = LoraConfig(
         r=settings.rank, lora_alpha=settings.alpha, target_modules=targets, task_type="CAUSAL_LM"
     )
     try:
-        inject_adapter_in_model(wanted, model)
+        # Injected and not wrapped in a PeftModel: the model keeps its class and its names, but for
+        # `.base_layer`.
+        inject_adapter_in_model(lora_config, model)
     except ValueError as error:
         raise ValueError(f"rl.lora.targets {settings.targets!r}: {error}") from None
-    if fused := [name for name, layer in model.named_modules() if isinstance(layer, ParamWrapper)]:
+    wrapped = [name for name, layer in model.named_modules() if isinstance(layer, ParamWrapper)]
+    if wrapped:
         raise ValueError(
-            f"rl.lora.targets {settings.targets!r} takes in {fused[0]}, experts that stand as one "
-            "tensor, whose adapters cannot be merged for the engines; name linear layers, for "
+            f"rl.lora.targets {settings.targets!r} takes in {wrapped[0]}, experts that stand as "
+            "one tensor, whose adapters cannot be merged for the engines; name linear layers, for "
             "instance [q_proj, v_proj]"
         )
     for name, parameter in model.named_parameters():
         parameter.requires_grad_("lora_" in name)
 
 
-def adapted_layers(model: nn.Module) -> dict[str, Any]:
+def adapted_layers(model: nn.Module) -> dict[str, LoraLayer]:
     """Layers with an adapter, by their names in the model."""
     return {name: layer for name, layer in model.named_modules() if hasattr(layer, "lora_A")}
 
@@ -55,23 +64,22 @@ def plain_name(name: str) -> str | None:
 
 @contextmanager
 def without_adapters(model: nn.Module) -> Iterator[None]:
-    """The model that the adapters were added to."""
+    """Within it the model computes what it did before `add_adapters`: the reference of a run."""
     layers = adapted_layers(model).values()
     for layer in layers:
         layer.enable_adapters(False)
     try:
         yield
     finally:
+        # Also after an error: a policy whose adapters stay off would train nothing.
         for layer in layers:
             layer.enable_adapters(True)
 
 
-def merged(layer: Any) -> Tensor:
-    """The weight of an adapted layer with its adapter added, summed in fp32, in the weight's own
-    dtype.
-    """
+def merged(layer: LoraLayer) -> Tensor:
+    """[out, in] weight of an adapted layer with its adapter added, in the weight's dtype."""
     weight = layer.base_layer.weight.detach()
-    low, high = layer.lora_A["default"].weight.detach(), layer.lora_B["default"].weight.detach()
-    return (weight.float() + layer.scaling["default"] * (high.float() @ low.float())).to(
-        weight.dtype
-    )
+    a_RI = layer.lora_A["default"].weight.detach().float()
+    b_OR = layer.lora_B["default"].weight.detach().float()
+    # Product and sum in fp32, rounded once: that is what engines and folders get.
+    return (weight.float() + layer.scaling["default"] * (b_OR @ a_RI)).to(weight.dtype)

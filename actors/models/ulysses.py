@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PretrainedConfig, PreTrainedModel
 
 from rayward.actors.models.attention import attention_by_row
 
@@ -26,9 +26,10 @@ Inputs = dict[str, Any]
 """What the modules of actors/models/load.py take to read rows that lie back to back."""
 
 
-def check_heads(config: Any, size: int) -> None:
-    """ValueError where the heads of a model with this Hugging Face config cannot be dealt out to
-    `size` ranks.
+def check_heads(config: PretrainedConfig, size: int) -> None:
+    """ValueError where the heads of a model with this config cannot be dealt out to `size` ranks.
+
+    Key/value heads as well: a rank's query heads must meet the ones that they share.
     """
     heads = config.num_attention_heads
     key_heads = getattr(config, "num_key_value_heads", None) or heads
@@ -40,38 +41,45 @@ def check_heads(config: Any, size: int) -> None:
 
 
 def slice_of(inputs: Inputs, rank: int, size: int) -> tuple[Tensor, Inputs]:
-    """(own_N: which of `read_N` stand in this rank's slice of the T tokens, the inputs of that
-    slice).
+    """(local_N: which of `read_N` stand in this rank's slice of the T tokens, the slice's inputs).
 
     A row of 1 to `size` tokens, which nobody reads, makes T a multiple of `size`; the masks stay
     those of all rows.
     """
     ids_1T, read_N = inputs["input_ids_BT"], inputs["read_N"]
+    # 1 to `size`, never 0: each rank has a token also of an empty micro-batch, and every rank the
+    # same number, since the all-to-all cuts evenly.
     dummies = size - ids_1T.shape[1] % size
     width = (ids_1T.shape[1] + dummies) // size
     start = rank * width
-    own_N = (read_N >= start) & (read_N < start + width)
+    local_N = (read_N >= start) & (read_N < start + width)
+    # The dummy tokens are a row by themselves, so that no other row changes.
     mask = torch.ones(1, 1, dummies, dummies, dtype=torch.bool, device=ids_1T.device).tril()
-    found: Inputs = {"row_masks": [*inputs["row_masks"], mask], "read_N": read_N[own_N] - start}
+    local: Inputs = {
+        # All masks on every rank: after the all-to-all each has all T tokens.
+        "row_masks": [*inputs["row_masks"], mask],
+        "read_N": read_N[local_N] - start,
+    }
+    # Positions are cut with their tokens, so a slice's rotary embeddings are those of its rows.
     for name in ("input_ids_BT", "positions_BT"):
-        found[name] = nn.functional.pad(inputs[name], (0, dummies))[:, start : start + width]
+        local[name] = nn.functional.pad(inputs[name], (0, dummies))[:, start : start + width]
     if "targets_N" in inputs:
-        found["targets_N"] = inputs["targets_N"][own_N]
-    return own_N, found
+        # The target of a slice's last token may stand in the next slice, so it travels along.
+        local["targets_N"] = inputs["targets_N"][local_N]
+    return local_N, local
 
 
 class Ulysses:
-    """The ranks that share their rows with this one, and a model whose attention works across
-    them.
-    """
+    """The ranks that share their rows with this one, and a model whose attention works across."""
 
-    def __init__(self, model: Any, group: ProcessGroup):
+    def __init__(self, model: PreTrainedModel, group: ProcessGroup):
         """Raises ValueError where the heads of the Hugging Face `model` do not divide."""
         from deepspeed.sequence.layer import DistributedAttention
 
         self.group, self.rank, self.size = group, group.rank(), group.size()
         check_heads(model.config.get_text_config(), self.size)
-        across = DistributedAttention(_local, group, scatter_idx=2, gather_idx=1)
+        # Its tensors are [1, tokens, heads, size]: heads (2) are scattered, tokens (1) gathered.
+        across = DistributedAttention(_local_attention, group, scatter_idx=2, gather_idx=1)
 
         def attention(
             module: nn.Module,
@@ -79,37 +87,42 @@ class Ulysses:
             key: Tensor,
             value: Tensor,
             attention_mask: Tensor | None,
-            **more: Any,
+            **kwargs: Any,
         ) -> tuple[Tensor, None]:
-            """transformers' attention of [1, heads, T/S, size]; of whole rows where no masks come
-            with them.
-            """
-            if more.get("row_masks") is None:
-                return attention_by_row(module, query, key, value, attention_mask, **more)
-            parts = (x.transpose(1, 2) for x in (query, key, value))
-            return across(*parts, 0, module=module, **more), None
+            """transformers' attention of [1, heads, T/S, size]; [1, T/S, heads, size].
 
+            Of whole rows where no masks come with them: the probes of saving and of weight transfer
+            give every rank the same rows.
+            """
+            if kwargs.get("row_masks") is None:
+                return attention_by_row(module, query, key, value, attention_mask, **kwargs)
+            parts = (x.transpose(1, 2) for x in (query, key, value))
+            # 0 is the dimension of the batch.
+            return across(*parts, 0, module=module, **kwargs), None
+
+        # One name for all models of a process: an actor has one group and one model.
         AttentionInterface.register("rayward_ulysses", attention)
         model.set_attn_implementation("rayward_ulysses")
 
-    def own(self, inputs: Inputs) -> tuple[Tensor, Inputs]:
+    def local_slice(self, inputs: Inputs) -> tuple[Tensor, Inputs]:
         """`slice_of` this rank."""
         return slice_of(inputs, self.rank, self.size)
 
     def read(self, run: Callable[..., Tensor], inputs: Inputs) -> Tensor:
         """What `run` gives at all N positions that are read, on each of the ranks, in fp32 and
-        without a gradient.
+        without a gradient. A collective of the group.
         """
-        own_N, own = self.own(inputs)
-        out_N = torch.zeros(own_N.shape, device=own_N.device)
-        out_N[own_N] = run(**own).detach().float()
-        # Each position is one rank's, 0 everywhere else.
+        local_N, local = self.local_slice(inputs)
+        out_N = torch.zeros(local_N.shape, device=local_N.device)
+        out_N[local_N] = run(**local).detach().float()
+        # Each position is one rank's, 0 everywhere else: the sum is exact.
         torch.distributed.all_reduce(out_N, group=self.group)
         return out_N
 
 
-def _local(query: Tensor, key: Tensor, value: Tensor, *, module: nn.Module, **more: Any) -> Tensor:
-    """Attention of this rank's heads, [1, T, heads/S, size]."""
-    return attention_by_row(
-        module, *(x.transpose(1, 2) for x in (query, key, value)), None, **more
-    )[0]
+def _local_attention(
+    query: Tensor, key: Tensor, value: Tensor, *, module: nn.Module, **kwargs: Any
+) -> Tensor:
+    """Attention of this rank's heads to all tokens: [1, T, heads/S, size] to the same shape."""
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    return attention_by_row(module, q, k, v, None, **kwargs)[0]

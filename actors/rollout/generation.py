@@ -1,12 +1,11 @@
-"""Answers on their way from the rollout engines: parts of whole prompts, in the order in which they
-are complete.
+"""Responses on their way from the rollout engines: parts of whole prompts, in the order in which
+they are complete.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import ray
@@ -15,24 +14,32 @@ from rayward.data.rollouts import Rollouts, concatenated, gather
 
 
 class Generation:
-    """Answers on their way: parts of whole prompts, each as soon as every engine has sent its
-    share.
-    """
+    """Responses on their way: a part is complete as soon as every engine has sent its share."""
 
-    def __init__(self, streams: list[Any], rows_of: dict[int, list[np.ndarray]], timeout_s: float):
+    def __init__(
+        self,
+        streams: Sequence[ray.ObjectRefGenerator],
+        rows_of: dict[int, list[np.ndarray]],
+        timeout_s: float,
+    ):
+        """`streams`: what `RolloutEngine.generate` sends, of engine 0, 1, ...; `rows_of`: of each
+        part, the rows of the request that every engine with a share in it has, in that order.
+        """
         self.streams, self.rows_of, self.timeout_s = streams, rows_of, timeout_s
-        self.number = {id(stream): number for number, stream in enumerate(streams)}
-        # The latter: of the slowest engine, after `parts`.
-        self.begun, self.seconds = time.time(), 0.0
+        # Ray's streams are told apart by identity.
+        self.engine_of = {id(stream): engine for engine, stream in enumerate(streams)}
+        self.started_at = time.time()
+        self.seconds = 0.0
+        """What the slowest engine took, after `parts`."""
 
     def running(self) -> list[int]:
         """Numbers of the engines that are still at work on it."""
         ends = [stream.completed() for stream in self.streams]
-        at_work = ray.wait(ends, num_returns=len(ends), timeout=0)[1]
-        return [number for number, end in enumerate(ends) if end in at_work]
+        _, pending = ray.wait(ends, num_returns=len(ends), timeout=0)
+        return [engine for engine, end in enumerate(ends) if end in pending]
 
     def parts(self) -> Iterator[tuple[int, Rollouts]]:
-        """(number, answers) of each part, in the order in which they are complete.
+        """(number, responses) of each part, in the order in which they are complete.
 
         Raises TimeoutError where no engine sends anything for `timeout_s` seconds, and what an
         engine raises.
@@ -40,33 +47,35 @@ class Generation:
         shares: dict[int, dict[int, Rollouts]] = {part: {} for part in self.rows_of}
         running = list(self.streams)
         while running:
+            # Ready is a stream whose next item exists; `ray.get` below brings it here.
             ready, _ = ray.wait(running, num_returns=1, timeout=self.timeout_s, fetch_local=False)
             if not ready:
-                late = ", ".join(str(self.number[id(stream)]) for stream in running)
+                late = ", ".join(str(self.engine_of[id(stream)]) for stream in running)
                 raise TimeoutError(
                     f"rollout {late} sent no answers for {self.timeout_s:.0f} s; if only slow, "
                     "raise cluster.call_timeout_s or generate fewer tokens"
                 )
+            stream = ready[0]
             try:
-                part, rollouts = ray.get(next(ready[0]))
+                part, payload = ray.get(next(stream))
             except StopIteration:
-                running.remove(ready[0])
+                running.remove(stream)
                 continue
-            if part < 0:
-                self.seconds = max(self.seconds, rollouts)
+            if part < 0:  # the engine's last item: its seconds
+                self.seconds = max(self.seconds, payload)
                 continue
-            shares[part][self.number[id(ready[0])]] = rollouts
+            shares[part][self.engine_of[id(stream)]] = payload
             if len(shares[part]) == len(self.rows_of[part]):
-                own = shares.pop(part)
-                yield (
-                    part,
-                    gather(
-                        [own[engine] for engine in sorted(own)],
-                        np.argsort(np.concatenate(self.rows_of[part])),
-                    ),
-                )
+                # Popped: a part that was handed on is not kept.
+                yield part, self._merged(part, shares.pop(part))
+
+    def _merged(self, part: int, share_of: dict[int, Rollouts]) -> Rollouts:
+        """The shares of a part in the order of the request, whatever engine had which row."""
+        # By engine, as in `rows_of`, not by the order in which the shares came.
+        shares = [share_of[engine] for engine in sorted(share_of)]
+        return gather(shares, np.argsort(np.concatenate(self.rows_of[part])))
 
     def all(self) -> Rollouts:
-        """Every answer, in the order of the requests."""
-        found = dict(self.parts())
-        return concatenated([found[part] for part in sorted(found)])
+        """Every response, in the order of the requests."""
+        parts = dict(self.parts())
+        return concatenated([parts[number] for number in sorted(parts)])

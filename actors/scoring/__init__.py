@@ -1,1 +1,1 @@
-"""Actors that give numbers to responses: reward models, the reference, and sources of other kinds."""
+"""Actors that give numbers to responses: reward models, the reference, other sources."""

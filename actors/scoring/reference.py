@@ -4,7 +4,7 @@ way to evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,9 @@ from rayward.data.ragged import Shard
 from rayward.data.rollouts import Rollouts
 
 if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from transformers import PreTrainedModel
+
     from rayward.actors.rollout.weights import WeightSender
 
 
@@ -42,6 +45,7 @@ class FrozenModel(Timed):
         """Hold the model of another folder from now on."""
         self.module = load_policy(folder, self.config.model.dtype, self.temperature)
         self.module.to(self.place.device).eval()
+        # A layout is proved at once by forward passes, which here need no gradient.
         with torch.no_grad():
             self.layout = Layout(
                 self.module.lm, self._logprobs, self.place, True, self.config.rl.shared_prompts
@@ -60,31 +64,34 @@ class FrozenModel(Timed):
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """(name, tensor) of every weight, and of the buffers that are saved."""
+        # Whole on this process, so unlike a policy's this is no collective.
         parameters = (
             (name, parameter.detach()) for name, parameter in self.module.lm.named_parameters()
         )
         return chain(parameters, saved_buffers(self.module.lm))
 
     @property
-    def hf_model(self) -> Any:
+    def hf_model(self) -> PreTrainedModel:
         """The Hugging Face model inside."""
         return self.module.lm
 
-    def connect(self, engines: list[Any], backend: str) -> None:
+    def connect(self, engines: Sequence[ActorHandle], backend: str) -> None:
         """Open the way to the rollout engines; only the process of rank 0 talks to them."""
         # Brings in vLLM, which drivers that import this file do not need.
         from rayward.actors.rollout.weights import sender_to
 
+        # Every process has all weights: one is enough to send them, as a group by itself.
         if self.place.rank == 0:
             alone = RankContext(0, 1, self.place.device)
             self.sender = sender_to(engines, self, backend, alone, self.config)
 
     def send_weights(self, version: int) -> dict[str, Any] | None:
-        """Bring the weights of the loaded model to every engine as `version`; what a policy's
-        returns.
+        """Bring the weights of the loaded model to every engine as `version`.
+
+        Returns what a policy's does.
         """
         if self.sender is None:
             return None
-        return self.sender.send(version) | {
-            "probe": transfer_probe(self.module, self.config.model.context_tokens)
-        }
+        sent = self.sender.send(version)
+        probe = transfer_probe(self.module, self.config.model.context_tokens)
+        return sent | {"probe": probe} if sent else None

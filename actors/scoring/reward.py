@@ -1,6 +1,4 @@
-"""The reward model as a service to the drivers: one score per conversation, read at its last
-token.
-"""
+"""The reward model as a service to the drivers: a score per conversation, read at its end."""
 
 from __future__ import annotations
 
@@ -33,26 +31,32 @@ class RewardModel(Timed):
         model = self.module.classifier
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         with torch.no_grad():
-            self.shares = shares(model, self._scores, self.place.device, False, None, "reward")
+            # By a proof with forward passes: whether answers that share a prompt's row keep apart.
+            self.can_share = shares(model, self._scores, self.place.device, False, None, "reward")
 
     def _scores(self, *rows: Tensor, **inputs: Any) -> Tensor:
         return self.module(*rows, **inputs)
 
     @torch.no_grad()
     def score(self, sequences: Ragged, sizes: np.ndarray | None = None) -> Shard:
-        """Scores of this process's rows of whole conversations (prompt and answer token ids).
+        """fp32 scores of this process's rows of whole conversations (prompt and response ids).
 
-        `sizes`: how many rows that stand side by side begin alike, for instance answers to a
-        prompt; they may share it.
+        `sizes`: how many rows that stand side by side begin alike, for instance responses to a
+        prompt; they may share it. The sum is the number of rows.
         """
         with self.span("score"):
-            share = sizes is not None and self.shares and pays(sequences, sizes, self.hidden_size)
-            batches = self._shared(sequences, sizes) if share else self._alone(sequences)
+            if sizes is not None and self.can_share and pays(sequences, sizes, self.hidden_size):
+                batches = self._shared(sequences, sizes)
+            else:
+                batches = self._alone(sequences)
             scores = ((rows, self._scores(**inputs)) for rows, inputs in batches)
-            return collect(scores, np.ones(len(sequences), np.int64))
+            return collect(scores, np.ones(len(sequences), np.int64))  # one value a row
 
     def _alone(self, sequences: Ragged) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """(rows, inputs) of micro-batches of separate rows."""
         for micro_batch in self.place.micro_batches(sequences.lengths, self.token_budget):
+            # A plan gives ranks equally many, some of them empty. Nothing here waits for the other
+            # ranks, so these are skipped.
             if micro_batch:
                 ids_BT, chosen_BT = sequence_inputs(sequences.take(micro_batch), self.place.device)
                 yield micro_batch, {"input_ids_BT": ids_BT, "chosen_BT": chosen_BT}
@@ -60,7 +64,8 @@ class RewardModel(Timed):
     def _shared(
         self, sequences: Ragged, sizes: np.ndarray
     ) -> Iterator[tuple[list[int], dict[str, Any]]]:
-        firsts = np.cumsum(sizes) - sizes
+        """(rows, inputs) of micro-batches of whole groups, each group in one row of tokens."""
+        firsts = np.cumsum(sizes) - sizes  # the first row of each group
         for groups in self.place.packs(shared_lengths(sequences, sizes), self.token_budget):
             if groups:
                 rows = [

@@ -1,12 +1,11 @@
 """A reward model behind HTTP: a Ray Serve replica that scores conversations in dynamic batches.
 
 POST /score  {"messages": [{"role", "content"}, ...]}  or  {"conversations": [[...], ...]}, and,
-where an answer was cut
-             at a limit of tokens, "finished": [bool, ...], one for each conversation (default: all
-             ended by themselves)
+             where an answer was cut at a limit of tokens, "finished": [bool, ...], one for each
+             conversation (default: all ended by themselves)
          ->  {"scores": [float, ...], "tokens": [int, ...], "model": str}
-GET /health  ->  {"status": "ok", "model": str, "scored": conversations so far, "batches": in how
-many batches}
+GET /health  ->  {"status": "ok", "model": str, "scored": conversations so far,
+                  "batches": in how many batches}
 
 Requests of different clients that come within `batch_wait_s` of each other share forward passes.
 What a client did wrong is a 4xx that names the message (400: a conversation that is none; 413: one
@@ -80,11 +79,12 @@ class ScoreService:
         self.place = RankContext(0, 1, device(limits.gpus))
         self.tokenizer, self.template = load_tokenizer(folder), find(limits.template)
         self.module = load_scalar(folder, limits.dtype).to(self.place.device).eval()
-        holds = self.module.classifier.config.get_text_config().max_position_embeddings
-        self.context_tokens = min(limits.context_tokens, holds)
+        positions = self.module.classifier.config.get_text_config().max_position_embeddings
+        self.context_tokens = min(limits.context_tokens, positions)
         self.scored = self.batches = 0
-        self.batched.set_max_batch_size(limits.max_batch)  # type: ignore[attr-defined]
-        self.batched.set_batch_wait_timeout_s(limits.batch_wait_s)  # type: ignore[attr-defined]
+        # The decorator of `batched` is evaluated before there are limits.
+        self.batched.set_max_batch_size(limits.max_batch)
+        self.batched.set_batch_wait_timeout_s(limits.batch_wait_s)
 
     @api.get("/health")
     def health(self) -> dict[str, Any]:
@@ -94,25 +94,26 @@ class ScoreService:
     async def score(self, request: Request) -> dict[str, Any]:
         if (request.messages is None) == (request.conversations is None):
             raise HTTPException(400, "give either messages or conversations")
-        conversations = request.conversations if request.messages is None else [request.messages]
+        if request.messages is not None:
+            conversations, fields = [request.messages], ["messages"]
+        else:
+            conversations = request.conversations or []
+            fields = [f"conversations[{index}]" for index in range(len(conversations))]
         limits = self.limits
         if not conversations or len(conversations) > limits.max_conversations:
-            told = f"{len(conversations)} conversations; give 1 to {limits.max_conversations}"
-            raise HTTPException(413 if conversations else 400, told)
+            message = f"{len(conversations)} conversations; give 1 to {limits.max_conversations}"
+            raise HTTPException(413 if conversations else 400, message)
         finished = [True] * len(conversations) if request.finished is None else request.finished
         if len(finished) != len(conversations):
             raise HTTPException(
                 400, f"finished has {len(finished)} entries for {len(conversations)} conversations"
             )
         rows = [
-            self._row(
-                "messages" if request.conversations is None else f"conversations[{index}]",
-                messages,
-                ended,
-            )
-            for index, (messages, ended) in enumerate(zip(conversations, finished, strict=True))
+            self._row(field, messages, ended)
+            for field, messages, ended in zip(fields, conversations, finished, strict=True)
         ]
         try:
+            # Each row by itself, so that Serve batches them with those of other requests.
             scores = await asyncio.wait_for(
                 asyncio.gather(*(self.batched(row) for row in rows)), limits.deadline_s
             )
@@ -122,40 +123,47 @@ class ScoreService:
             ) from None
         return {"scores": list(scores), "tokens": [len(row) for row in rows], "model": self.name}
 
-    def _row(self, where: str, messages: list[Message], finished: bool) -> list[int]:
+    def _row(self, field: str, messages: list[Message], finished: bool) -> list[int]:
+        """Token ids of a conversation; HTTPException that names its `field` in the request."""
         try:
             turns = [Turn(message.role, message.content) for message in messages]  # type: ignore[arg-type]
-            check_turns(turns, last="assistant", field=where)
+            check_turns(turns, last="assistant", field=field)
             ids = scored(self.template, turns, self.tokenizer, finished).ids
         except (RowError, ValueError) as error:
             raise HTTPException(400, str(error)) from None
+        # Refused, not cut: the score is read at the end.
         if len(ids) > self.context_tokens:
             raise HTTPException(
-                413, f"{where} has {len(ids)} tokens, more than {self.context_tokens}"
+                413, f"{field} has {len(ids)} tokens, more than {self.context_tokens}"
             )
         return ids
 
     @serve.batch(max_batch_size=64, batch_wait_timeout_s=0.005)
     async def batched(self, rows: list[list[int]]) -> list[float]:
-        """Scores of rows that came about together, off the event loop."""
+        """Scores of rows that came about together.
+
+        Serve calls it with a list; callers pass one row and get one score.
+        """
         self.scored, self.batches = self.scored + len(rows), self.batches + 1
+        # Off the event loop, which goes on to take requests for the next batch.
         return await asyncio.to_thread(self._scores, Ragged.of(rows))
 
-    @torch.no_grad()
+    @torch.no_grad()  # here, since a thread does not inherit it
     def _scores(self, rows: Ragged) -> list[float]:
         scores = [0.0] * len(rows)
+        # Micro-batches hold rows of like lengths together, so scores come in another order.
         for micro_batch in self.place.micro_batches(rows.lengths, self.limits.micro_batch_tokens):
-            values = self.module(
-                *sequence_inputs(rows.take(micro_batch), self.place.device)
-            ).tolist()
+            ids_BT, chosen_BT = sequence_inputs(rows.take(micro_batch), self.place.device)
+            values = self.module(ids_BT, chosen_BT).tolist()
             for row, value in zip(micro_batch, values, strict=True):
                 scores[row] = value
         return scores
 
 
-def application(folder: str, limits: Limits, replicas: int) -> Any:
+def application(folder: str, limits: Limits, replicas: int) -> serve.Application:
     """The Serve application of a reward-model folder."""
-    return ScoreService.options(
+    deployment: serve.Deployment = ScoreService  # the decorators have made one of the class
+    return deployment.options(
         num_replicas=replicas,
         max_ongoing_requests=limits.max_waiting,
         max_queued_requests=limits.max_waiting,

@@ -1,11 +1,10 @@
 """Sources of reward that are no model of ours: a Python function, a service behind HTTP, a language
 model as judge.
 
-Each runs in processes of its own and answers with one number an answer, with None where it has
-nothing to say of it, or with the reason (text) for which it could give none. Two errors end a
-stage, and say which source it was: SourceUnavailable, the source did not answer, so run the command
-again once it does; SourceDataError, it answered something that is no score, so mend the source or
-the data.
+Each runs in processes of its own and gives one number an answer, None where it has nothing to say
+of it, or the reason (text) for which it could give none. Two errors end a stage, and say which
+source it was: SourceUnavailable, the source did not answer, so run the command again once it does;
+SourceDataError, it answered something that is no score, so mend the source or the data.
 """
 
 from __future__ import annotations
@@ -18,21 +17,31 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
 
 from rayward.actors.spans import Timed
 from rayward.configs.sections.scoring import RewardSource
 
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageParam
+
 Score = float | str | None
-RATING = re.compile(  # a line of its own
+"""A text is the reason why there is no number. It ends nothing here: the stage counts those, and
+`tolerated` of the config says how many there may be.
+"""
+RATING = re.compile(  # on a line of its own: the reasons before it may hold numbers too
     r"^[\s*_#>]*rating(?:\s*\(1\s*(?:-|to)\s*10\))?[\s*_]*:"
     r"[\s*_]*(\d+(?:\.\d+)?)[\s*_]*(?:/\s*10|(?:out\s+)?of\s+10)?[\s*_.]*$",
     re.IGNORECASE | re.MULTILINE,
 )
 BEST_RATING = 10.0
-LONGEST_PAUSE_S = 20.0
+LONGEST_PAUSE_S = 20.0  # between two tries of a request
+# Of HTTP. These would be the same for any data: what is wrong is the address or the key.
+STATUS_OF_SETUP = (401, 403, 404)
 
 
 class SourceUnavailable(ConnectionError):
@@ -55,13 +64,17 @@ class ResponseText:
     finished: bool
 
 
+Ask = Callable[[Sequence[ResponseText]], list[Score]]
+"""How a source is asked: one entry an answer, in their order. Raises the two errors."""
+
+
 class SourceWorker(Timed):
     """A process of a source."""
 
     def __init__(self, source: RewardSource, folder: str, key: str | None, rank: int):
         super().__init__()
         self.source = source
-        self.ask: Callable[[Sequence[ResponseText]], list[Score]]
+        self.ask: Ask
         if source.kind == "function":
             self.ask = function_source(source, folder)
         else:
@@ -70,57 +83,66 @@ class SourceWorker(Timed):
     def score(self, batch: Sequence[ResponseText]) -> list[Score]:
         """What the source says of each answer; empty ones get `empty_answer` where it is set."""
         default = self.source.empty_answer
-        asked = [item for item in batch if item.answer.strip() or default is None]
+        scorable = [default is None or bool(item.answer.strip()) for item in batch]
+        requests = [item for item, wanted in zip(batch, scorable, strict=True) if wanted]
         with self.span("score"):
-            scores = iter(self.ask(asked) if asked else [])
-        return [
-            next(scores) if item.answer.strip() or default is None else default for item in batch
-        ]
+            scores = iter(self.ask(requests) if requests else [])
+        return [next(scores) if wanted else default for wanted in scorable]
 
 
-def function_source(
-    source: RewardSource, folder: str
-) -> Callable[[Sequence[ResponseText]], list[Score]]:
+def function_source(source: RewardSource, folder: str) -> Ask:
     """MODULE:FUNCTION, found in `folder` or an installed package and called with keywords.
 
     prompts: lists of {"role", "content"}; completions: texts; references, sources, finished: one
     each. It returns a number or None for each. What it raises is a SourceDataError.
     """
+    # At the end: a module of the folder does not take the place of an installed one.
     if folder not in sys.path:
         sys.path.append(folder)
-    module_name, _, name = (source.target or "").partition(":")
+    name = (source.target or "").partition(":")[2]
     who = f"scoring source {source.title}: {source.target}"
     try:
-        function = getattr(importlib.import_module(module_name), name)
+        function = getattr(_imported(source.modules), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise SourceDataError(f"{who} cannot be imported: {error}") from None
 
     def ask(batch: Sequence[ResponseText]) -> list[Score]:
         try:
-            found = function(
+            result = function(
                 prompts=[item.messages for item in batch],
                 completions=[item.answer for item in batch],
                 references=[item.reference for item in batch],
                 sources=[item.source for item in batch],
                 finished=[item.finished for item in batch],
             )
-        except Exception as error:
+        except Exception as error:  # whatever the user's code raises
             raise SourceDataError(
                 f"{who} raised {type(error).__name__}: {error}; the batch begins with prompt "
                 f"{batch[0].id!r}, answer {batch[0].answer[:80]!r}"
             ) from None
-        return checked(found, len(batch), source)
+        return checked(result, len(batch), source)
 
     return ask
 
 
-def http_source(
-    source: RewardSource, key: str | None
-) -> Callable[[Sequence[ResponseText]], list[Score]]:
-    """A service that scores as `rayward reward-serve` does: {"conversations": [...]} gives
-    {"scores": [...]}.
+def _imported(names: Sequence[str]) -> ModuleType:
+    """The first of these modules that there is. ImportError of the first where none is."""
+    first, *others = names
+    try:
+        return importlib.import_module(first)
+    except ModuleNotFoundError as error:
+        # One that is there and lacks something else is not passed over.
+        missing = f"{first}.".startswith(f"{error.name}.")
+        for name in others if missing else ():
+            with suppress(ModuleNotFoundError):
+                return importlib.import_module(name)
+        raise
 
-    `finished` beside them says of each whether its answer ended by itself.
+
+def http_source(source: RewardSource, key: str | None) -> Ask:
+    """A service as `rayward reward-serve`: {"conversations": [...]} gives {"scores": [...]}.
+
+    `finished` beside the conversations says of each whether its answer ended by itself.
     """
     import httpx
 
@@ -137,9 +159,10 @@ def http_source(
             response = client.post(source.target or "", json=body)
         except httpx.TransportError as error:
             raise RetryableError(f"{type(error).__name__}: {error}") from None
+        # Too many requests, or a fault of the server: both may pass.
         if response.status_code == 429 or response.status_code >= 500:
             raise RetryableError(f"status {response.status_code}: {response.text[:200]}")
-        if response.status_code in (401, 403, 404):
+        if response.status_code in STATUS_OF_SETUP:
             raise SourceUnavailable(
                 f"{who} says {response.status_code}: {response.text[:200]}; is the address right, "
                 "and the key that the variable `key` names?"
@@ -159,7 +182,7 @@ def http_source(
         ]
         for attempt in range(source.retries + 1):
             try:
-                found = post(
+                reply = post(
                     {"conversations": conversations, "finished": [item.finished for item in batch]}
                 )
                 break
@@ -169,56 +192,57 @@ def http_source(
                         f"{who} did not answer in {attempt + 1} tries: {error}"
                     ) from None
                 time.sleep(min(LONGEST_PAUSE_S, 0.25 * 2**attempt))
-        if not isinstance(found, dict) or "scores" not in found:
+        if not isinstance(reply, dict) or "scores" not in reply:
             raise SourceDataError(
-                f"{who} answered {str(found)[:80]!r}, expected an object with a list named scores"
+                f"{who} answered {str(reply)[:80]!r}, expected an object with a list named scores"
             )
-        return checked(found["scores"], len(batch), source)
+        return checked(reply["scores"], len(batch), source)
 
     return ask
 
 
-def judge_source(
-    source: RewardSource, key: str | None
-) -> Callable[[Sequence[ResponseText]], list[Score]]:
-    """NAME@URL of a language model that rates each answer from 1 to 10; asked again where its reply
-    has no rating.
+def judge_source(source: RewardSource, key: str | None) -> Ask:
+    """NAME@URL of a language model that rates each answer from 1 to 10.
+
+    It is asked again where its reply has no rating.
     """
     import openai
 
     from rayward.data.feedback.prompt_files import digest, fill, load_prompts, transcript
-    from rayward.data.records import Turn
+    from rayward.data.records import Role, Turn
 
     name, _, url = (source.target or "").partition("@")
     prompts = load_prompts(Path(source.prompts) if source.prompts else None)
     client = openai.OpenAI(
         base_url=url,
-        api_key=key or "none",
+        api_key=key or "none",  # the client insists on one, local servers do not
         timeout=source.timeout_s,
-        max_retries=source.retries,
+        max_retries=source.retries,  # of requests; `rate` repeats those whose reply has no rating
     )
 
-    def one(item: ResponseText) -> Score:
-        turns = [Turn(message["role"], message["content"]) for message in item.messages]  # type: ignore[arg-type]
-        told = {
+    def messages_for(item: ResponseText) -> list[ChatCompletionMessageParam]:
+        turns = [Turn(cast(Role, turn["role"]), turn["content"]) for turn in item.messages]
+        fields = {
             "conversation": transcript(turns),
             "answer": item.answer,
             "reference": item.reference or "(none)",
         }
         # An answer cannot name its own hash to leave its frame.
-        told["tag"] = digest(*told.values())[:8]
+        tag = digest(*fields.values())[:8]
         if not item.finished:
-            told["answer"] += (
-                f"\n<<< {told['tag']} THE ANSWER WAS CUT HERE, AT THE LIMIT OF TOKENS >>>"
-            )
-        messages: list[Any] = [
+            fields["answer"] += f"\n<<< {tag} THE ANSWER WAS CUT HERE, AT THE LIMIT OF TOKENS >>>"
+        return [
             {"role": "system", "content": fill(prompts, "rate_system")},
-            {"role": "user", "content": fill(prompts, "rate_user", **told)},
+            {"role": "user", "content": fill(prompts, "rate_user", **fields, tag=tag)},
         ]
+
+    def rate(item: ResponseText) -> Score:
+        messages = messages_for(item)
         reply = ""
         for attempt in range(source.retries + 1):
             try:
-                answer = client.chat.completions.create(
+                # Another seed each time, so that a further try may end otherwise.
+                completion = client.chat.completions.create(
                     model=name, messages=messages, temperature=0.0, seed=attempt
                 )
             except (
@@ -231,37 +255,42 @@ def judge_source(
                     f"tries: {error}"
                 ) from None
             except openai.APIStatusError as error:
-                kind = (
-                    SourceUnavailable if error.status_code in (401, 403, 404) else SourceDataError
-                )
-                raise kind(
+                setup = error.status_code in STATUS_OF_SETUP
+                error_class = SourceUnavailable if setup else SourceDataError
+                raise error_class(
                     f"scoring source {source.title}: {url} refuses {name}: {error.message}"
                 ) from None
-            reply = (answer.choices[0].message.content or "") if answer.choices else ""
+            choices = completion.choices
+            reply = (choices[0].message.content or "") if choices else ""
             ratings = [float(number) for number in RATING.findall(reply)]
+            # The last one: the prompt asks for reasons before it, which may quote its form.
             if ratings and 1 <= ratings[-1] <= BEST_RATING:
                 return ratings[-1]
         return f"the judge said {reply[-80:]!r}, expected a rating from 1 to {BEST_RATING:g}"
 
-    # Requests of one batch go out together: `parallel` of them at a time.
+    # Requests of one batch go out together, `parallel` of them at a time; the lock lets no other
+    # batch in between them.
     pool, lock = ThreadPoolExecutor(source.parallel), threading.Lock()
 
     def ask(batch: Sequence[ResponseText]) -> list[Score]:
         with lock:
-            return list(pool.map(one, batch))
+            return list(pool.map(rate, batch))
 
     return ask
 
 
-def checked(found: object, count: int, source: RewardSource) -> list[Score]:
-    """The scores that a source returned. SourceDataError where they are not one number (or None)
-    for each answer.
+def checked(result: object, count: int, source: RewardSource) -> list[Score]:
+    """The scores that a source returned, with a reason in place of a value that is no number.
+
+    SourceDataError where it is no list of `count` entries.
     """
-    values = found.tolist() if hasattr(found, "tolist") else found
+    values = result.tolist() if hasattr(result, "tolist") else result  # arrays and tensors
+    received = type(result).__name__
+    if isinstance(values, list | tuple):
+        received = f"{len(values)} scores"
     if not isinstance(values, list | tuple) or len(values) != count:
-        said = f"{len(values)} scores" if isinstance(values, list | tuple) else type(found).__name__
         raise SourceDataError(
-            f"scoring source {source.title}: got {said}, expected a list of {count} numbers"
+            f"scoring source {source.title}: got {received}, expected a list of {count} numbers"
         )
     scores: list[Score] = []
     for value in values:

@@ -3,21 +3,26 @@ micro-batches.
 
 Loss and gradients are sums over tokens (or rankings) divided by the global count of the optimizer
 step. DeepSpeed averages gradients over ranks, so a rank's sum is multiplied by the number of ranks
-before the division. Gradient accumulation is unmanaged: `backward` accumulates locally, `step`
-reduces and updates, and ranks agree because the plan of micro-batches (rayward.data.packing) gives
-every rank equally many.
+before the division. Gradient accumulation is unmanaged: the caller decides when a step ends.
+
+Collectives: `step` reduces gradients; under ZeRO-2 and 3 every backward does so too, and under
+ZeRO-3 every forward gathers weights. Every rank must therefore run equally many micro-batches, an
+empty one with a loss of 0 where it has no rows; the plans of rayward.data.packing see to that.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rayward.actors.models.heads import TokenPolicy, TokenScalar
 from rayward.actors.models.load import probe, save_model
 from rayward.actors.models.lora import adapted_layers, merged, plain_name
 from rayward.actors.models.pretrained import DTYPES
@@ -26,22 +31,25 @@ from rayward.algorithms.schedule import learning_rate_factor
 from rayward.configs.sections.training import Updates
 
 MetricSums = dict[str, float]
+"""Name -> sum over tokens (or rankings), or the largest value where the name ends in `_max`."""
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
+Trained = TokenPolicy | TokenScalar
 
 
 class TrainEngine:
-    """A module, its AdamW and its schedule under DeepSpeed; every rank of the process group makes
-    one.
-    """
+    """A module, its AdamW and its schedule under DeepSpeed; every rank of the group makes one."""
 
     def __init__(
         self,
-        module: nn.Module,
+        module: Trained,
         optimizer: Updates,
         learning_rate: float,
         total_steps: int,
         dtype: str,
         device: torch.device,
     ):
+        # DeepSpeed chooses its accelerator when it is imported, so the variable comes first.
         os.environ["DS_ACCELERATOR"] = device.type
         import deepspeed
 
@@ -59,6 +67,7 @@ class TrainEngine:
             hf_model.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )
+        # Weight decay is for matrices; norms and biases would be pulled to 0 for nothing.
         decayed = [p for p in module.parameters() if p.requires_grad and p.ndim >= 2]
         plain = [p for p in module.parameters() if p.requires_grad and p.ndim < 2]
         groups = [
@@ -66,7 +75,8 @@ class TrainEngine:
             {"params": plain, "weight_decay": 0.0},
         ]
         adam = torch.optim.AdamW(
-            [g for g in groups if g["params"]],
+            # Adapters are all matrices: the second group may be empty.
+            [group for group in groups if group["params"]],
             lr=learning_rate,
             betas=optimizer.betas,
             eps=optimizer.eps,
@@ -84,47 +94,58 @@ class TrainEngine:
         self.clips_itself = self.zero_stage == 0 and dtype == "float32"
         self.grad_norm = 0.0
         if self.clips_itself:
+            # The hook runs inside DeepSpeed's step, after gradients are averaged over ranks.
             adam.register_step_pre_hook(self._clip)
         self.engine, self.adam, _, _ = deepspeed.initialize(
             model=module.to(device), optimizer=adam, config=self._deepspeed_config(dtype)
         )
         if optimizer.zero_stage == 3:
+            # The head is read in the forward of the module around it. Unregistered, it would be an
+            # empty tensor there, since ZeRO-3 gathers a weight for its own module only.
             for parameter in module.external_parameters():
                 deepspeed.zero.register_external_parameter(self.engine.module, parameter)
 
     def _deepspeed_config(self, dtype: str) -> dict[str, Any]:
+        # With accumulation unmanaged DeepSpeed can overlap the reduction in ZeRO-2 only.
         zero: dict[str, Any] = {"stage": self.zero_stage, "overlap_comm": False}
         if self.settings.offload:
             zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-        sums = {"data_types": {"grad_accum_dtype": "fp32"}, "communication_data_type": "fp32"}
-        return (sums if dtype == "bfloat16" else {}) | {
+        config = {
+            # For its counters only, since micro-batches are cut by tokens here.
             "train_micro_batch_size_per_gpu": 1,
+            # `backward` divides each loss by it: 1 leaves our sums as they are.
             "gradient_accumulation_steps": 1,
             "managed_gradient_accumulation": False,
             "gradient_clipping": 0.0 if self.clips_itself else self.settings.max_grad_norm,
             "zero_optimization": zero,
             "bf16": {"enabled": DTYPES[dtype] == torch.bfloat16},
+            # With `offload` it would otherwise refuse torch's AdamW for its own, which it compiles.
             "zero_force_ds_cpu_optimizer": False,
             "zero_allow_untested_optimizer": True,
             "steps_per_print": 2**31,
         }
+        if dtype == "bfloat16":
+            # Summed in bf16, small gradients would vanish beside a large sum (see `zero_stage`).
+            config["data_types"] = {"grad_accum_dtype": "fp32"}
+            config["communication_data_type"] = "fp32"
+        return config
 
     def step(
         self,
-        micro_batches: Iterable[Any],
-        loss: Callable[[nn.Module, Any], tuple[Tensor, MetricSums]],
+        micro_batches: Iterable[Batch],
+        loss: Callable[[nn.Module, Batch], tuple[Tensor, MetricSums]],
         denominator: float,
     ) -> MetricSums:
-        """One optimizer step. `loss` returns a sum over its micro-batch and sums to report; both
-        are added up here.
+        """One optimizer step. `loss`: (engine, micro-batch) -> (sum over it, sums to report).
 
         `denominator` is the count of tokens (or rankings) of the whole step over all ranks. Returns
         this rank's sums with the step's `grad_norm` (before clipping) and `learning_rate`. Raises
-        FloatingPointError on a gradient that is not finite.
+        FloatingPointError on a gradient that is not finite. A collective.
         """
         rate = self.learning_rate * learning_rate_factor(
             self.steps_done, self.total_steps, self.settings.warmup_fraction, self.settings.schedule
         )
+        # Set here and not by DeepSpeed's scheduler, so that the rate is that of our step count.
         for group in self.adam.param_groups:
             group["lr"] = rate
         self.engine.train()
@@ -132,23 +153,29 @@ class TrainEngine:
         # In bf16 the factor of a loss decides how its gradients are rounded, by up to 0.4 % and all
         # alike where they come from one number. There the sum stays as it is, and DeepSpeed divides
         # its fp32 sums of gradients.
-        before, after = (1.0, 1.0 / factor) if self.dtype == "bfloat16" else (factor, 1.0)
+        if self.dtype == "bfloat16":
+            loss_factor, gradient_divisor = 1.0, 1.0 / factor
+        else:
+            loss_factor, gradient_divisor = factor, 1.0
         totals: MetricSums = {"loss_sum": 0.0}
         for micro_batch in micro_batches:
             loss_sum, sums = loss(self.engine, micro_batch)
-            self.engine.backward(loss_sum * before)
+            # Also for an empty micro-batch: its backward takes part in the others' reduction.
+            self.engine.backward(loss_sum * loss_factor)
             totals["loss_sum"] += float(loss_sum.detach())
             for name, value in sums.items():
-                totals[name] = (
-                    max(totals.get(name, value), value)
-                    if name.endswith("_max")
-                    else totals.get(name, 0) + value
-                )
-        self._divide_by(after)
+                if name.endswith("_max"):
+                    totals[name] = max(totals.get(name, value), value)
+                else:
+                    totals[name] = totals.get(name, 0) + value
+        self._divide_gradients_by(gradient_divisor)
         self.engine.step()
-        self._divide_by(1.0)
+        # `backward` multiplies the loss by the same number: it must be 1 again before the next.
+        self._divide_gradients_by(1.0)
         self.steps_done += 1
         norm = self.grad_norm if self.clips_itself else float(self.engine.get_global_grad_norm())
+        # NaN fails both comparisons; -1 is what DeepSpeed makes of a norm that is not finite. The
+        # norm is of all ranks' gradients, so all ranks raise together.
         if not 0 <= norm < float("inf"):
             raise FloatingPointError(
                 f"gradient norm is {norm} in optimizer step {self.steps_done}; "
@@ -156,28 +183,25 @@ class TrainEngine:
             )
         return totals | {"grad_norm": norm, "learning_rate": rate}
 
-    def _divide_by(self, divisor: float) -> None:
-        """What DeepSpeed's ZeRO optimizers divide the fp32 sums of gradients by, before they
-        measure and clip them.
+    def _divide_gradients_by(self, divisor: float) -> None:
+        """Let ZeRO divide its fp32 sums of gradients in bf16, before it measures and clips them.
 
-        It is their scale of the loss, which stays 1 in bf16 and is put on the loss in `backward`:
-        not while that runs.
+        The divisor is its scale of the loss, which `backward` would put on the loss.
         """
         if self.dtype == "bfloat16":
             self.engine.optimizer.loss_scale = divisor
 
     def _clip(self, *_: Any) -> None:
-        """Between the reduction over ranks and the update."""
+        """Clip, and keep the norm; runs between the reduction over ranks and the update."""
         self.grad_norm = float(
             nn.utils.clip_grad_norm_(self.engine.module.parameters(), self.settings.max_grad_norm)
         )
 
     def offload(self) -> None:
-        """Move weights, gradients and optimizer state to the host's memory, so that others can use
-        the GPU's.
-        """
+        """Move weights, gradients and optimizer state to the host's memory."""
         self.engine.offload_states()
         self._move_frozen(torch.device("cpu"))
+        # Without it torch keeps the freed blocks, and the engine on the same GPU cannot have them.
         torch.cuda.empty_cache()
 
     def reload(self) -> None:
@@ -186,15 +210,13 @@ class TrainEngine:
         self.engine.reload_states()
 
     def _move_frozen(self, device: torch.device) -> None:
-        """DeepSpeed moves what its optimizer knows; beside adapters there are the weights that do
-        not learn.
-        """
+        """Move the weights beside adapters: DeepSpeed moves only what its optimizer knows."""
         for parameter in self.engine.module.parameters():
             if not parameter.requires_grad:
                 parameter.data = parameter.data.to(device)
 
     @property
-    def hf_model(self) -> Any:
+    def hf_model(self) -> PreTrainedModel:
         """The Hugging Face model inside."""
         return _hf_model(self.engine.module)
 
@@ -204,8 +226,11 @@ class TrainEngine:
         return int(self.hf_model.config.get_text_config().vocab_size)
 
     @torch.no_grad()
-    def infer(self, forward: Callable[[nn.Module], Any]) -> Any:
-        """Run `forward` without gradients and leave the training mode as it was."""
+    def infer(self, forward: Callable[[Any], Result]) -> Result:
+        """What `forward` gives for the module under DeepSpeed, without gradients.
+
+        A collective under ZeRO-3, whose forward gathers weights. The training mode stays as it was.
+        """
         training = self.engine.training
         self.engine.eval()
         try:
@@ -214,52 +239,63 @@ class TrainEngine:
             self.engine.train(training)
 
     def state_dict(self) -> dict[str, Tensor] | None:
-        """Full weights on rank 0 (gathered from all ranks under ZeRO-3), None elsewhere. Every rank
-        must call it.
-        """
-        state = {
-            name: tensor.to("cpu", copy=True) for name, tensor in self.weights() if self.rank == 0
-        }
+        """Full weights on the CPU of rank 0, None elsewhere. Every rank must call it."""
+        state: dict[str, Tensor] = {}
+        # Every rank walks through all weights: each is a gather under ZeRO-3.
+        for name, tensor in self.weights():
+            if self.rank == 0:
+                # A copy, for what is gathered is freed when the next weight comes.
+                state[name] = tensor.to("cpu", copy=True)
         return state if self.rank == 0 else None
 
-    def weights(self) -> Iterable[tuple[str, Tensor]]:
-        """(name, whole tensor) of every weight, adapters merged in, one at a time, and of the
-        buffers that are saved.
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, whole tensor) of every weight, adapters merged in, and of the buffers saved.
 
-        A collective under ZeRO-3.
+        A collective under ZeRO-3: every rank must take all of them, in this order. A tensor is
+        whole only until the next one is asked for.
         """
         model = self.hf_model
         adapted = adapted_layers(model)
         for name, parameter in model.named_parameters():
-            layer = adapted.get(name.removesuffix(".base_layer.weight"))
+            layer_name = name.removesuffix(".base_layer.weight")
+            layer = adapted.get(layer_name)
             if layer is not None:
+                # Merging reads the weight and both adapter matrices, so all three are gathered.
                 with self._gathered(list(layer.parameters())):
-                    yield f"{name.removesuffix('.base_layer.weight')}.weight", merged(layer)
-            elif plain := plain_name(name):
+                    yield f"{layer_name}.weight", merged(layer)
+            elif (plain := plain_name(name)) is not None:  # None: an adapter's, merged above
                 with self._gathered([parameter]):
                     yield plain, parameter.detach()
         yield from saved_buffers(model)
 
-    def _gathered(self, parameters: list[nn.Parameter]) -> Any:
+    def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
         import deepspeed
 
         return deepspeed.zero.GatheredParameters(parameters, enabled=self.settings.zero_stage == 3)
 
-    def save(self, folder: str | Path, tokenizer: Any, reload: Callable[[str], nn.Module]) -> None:
-        """Write a Hugging Face folder and prove it: a forward of the reloaded model, on the CPU,
-        equals ours.
+    def save(
+        self,
+        folder: str | Path,
+        tokenizer: PreTrainedTokenizerBase,
+        reload: Callable[[str], Trained],
+    ) -> None:
+        """Write a Hugging Face folder and prove it: a forward of what `reload` makes of it equals
+        that of the trained model.
 
         Raises RuntimeError where it does not. Every rank must call it; rank 0 writes.
         """
+        # Both are collectives under ZeRO-3, so they stand outside of what only rank 0 does.
         ours = self.infer(lambda engine: probe(engine, self.vocab_size))
         state = self.state_dict()
-        if self.rank == 0 and state is not None:
+        if state is not None:
             save_model(self.hf_model, state, tokenizer, folder)
             theirs = probe(reload(str(folder)).eval(), self.vocab_size)
             exact = next(iter(state.values())).dtype == torch.float32
             gaps = (ours - theirs).abs()
             # A single step of bf16 is large where logits are.
             gap = float(gaps.max() if exact else gaps.mean())
+            # The same kernels on the same weights: on GPUs the reloaded model may run on the CPU,
+            # and merged adapters are summed in another order than adapters beside their layer.
             same = self.device.type == "cpu" and not adapted_layers(self.engine.module)
             allowed = (1e-5 if same else 1e-4) if exact else 0.1
             if gap > allowed:
@@ -267,8 +303,9 @@ class TrainEngine:
                     f"{folder}: reloaded outputs differ by {gap:.2g} from the trained model's; the "
                     "folder is not the model"
                 )
+        # Nobody goes on, or ends its process, before the folder is there.
         torch.distributed.barrier()
 
 
-def _hf_model(module: nn.Module) -> Any:
-    return getattr(module, "lm", None) or module.classifier
+def _hf_model(module: Trained) -> PreTrainedModel:
+    return module.lm if isinstance(module, TokenPolicy) else module.classifier

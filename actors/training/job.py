@@ -1,14 +1,19 @@
-"""What Ray Train hands to the workers of a training loop; light, for Ray Train's controller reads
-it too.
+"""What Ray Train hands to the workers of a training loop.
+
+Light: Ray Train's controller unpickles it too, and torch would cost it seconds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rayward.configs.sections.machines import Role
 from rayward.configs.sections.training import Optimizer, Preferences
+
+if TYPE_CHECKING:
+    import ray
+    from ray.util.queue import Queue
 
 
 @dataclass(frozen=True)
@@ -16,19 +21,31 @@ class Job:
     """Everything a worker needs; data travels by reference through the object store."""
 
     model: str
+    """Folder of the model that is trained."""
     tokenizer: str
+    """Folder of the tokenizer that is saved beside it."""
     output: str
-    train: Any
-    heldout: Any
+    """Folder for the result."""
+    train: ray.ObjectRef
+    """WeightedRows or RankedRows."""
+    heldout: ray.ObjectRef
+    """The same of the held-out data, which may be empty."""
     epochs: int
     rows_per_step: int
+    """Rows (or rankings) of one optimizer step, over all ranks."""
     optimizer: Optimizer
     dtype: str
     seed: int
     role: Role
-    queue: Any
+    queue: Queue
+    """To the driver: lists of messages."""
     packing: bool | None = None
+    """Of SFT."""
     preferences: Preferences | None = None
-    centre: Any = None
+    """Of the reward model and DPO."""
+    centre: ray.ObjectRef | None = None
+    """Of the reward model: Ragged rows whose mean score becomes 0."""
     validate_every: int = 0
+    """Optimizer steps between looks at the held-out data; 0: none on the way."""
     keep: str = "last"
+    """`last` or `best`, see Validation."""

@@ -1,6 +1,4 @@
-"""The optimizer steps of one RL iteration, which policy and critic take alike, and what ranks
-report of them.
-"""
+"""The optimizer steps of one RL iteration, alike for policy and critic, and their metrics."""
 
 from __future__ import annotations
 
@@ -8,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from rayward.actors.models.layout import Layout
 from rayward.actors.process import Rendezvous
@@ -20,14 +19,13 @@ from rayward.data.rollouts import Rollouts
 
 
 class Learner(Timed):
-    """A rank of a model that learns: how the others find it, and how it makes room for the rollout
-    engines.
-    """
+    """A rank of a model that learns: how ranks find each other, and who has the GPU's memory."""
 
     rendezvous: Rendezvous
     engine: TrainEngine
 
     def open(self) -> tuple[str, int]:
+        """Rank 0: (host, port) that every rank's `start` takes."""
         return self.rendezvous.open()
 
     def offload(self) -> None:
@@ -41,8 +39,13 @@ class Learner(Timed):
             self.engine.reload()
 
 
-Loss = Callable[[Any, Rollouts, dict[str, Any]], tuple[Tensor, MetricSums]]
+Loss = Callable[[nn.Module, Rollouts, dict[str, Any]], tuple[Tensor, MetricSums]]
 """(engine, micro-batch, its inputs) -> (sum over its tokens, sums to report)."""
+
+
+def column(rollouts: Rollouts, name: str, device: torch.device) -> Tensor:
+    """[N] a per-token column of rollouts."""
+    return torch.from_numpy(getattr(rollouts, name)).to(device)
 
 
 def rows_of_steps(
@@ -50,12 +53,14 @@ def rows_of_steps(
 ) -> list[np.ndarray]:
     """Rows of each optimizer step of an epoch, the same on every rank.
 
-    Prompts are shuffled with all their answers where a step holds whole prompts, and else the
-    answers.
+    Prompts are shuffled with all their responses where a step holds whole prompts, and else the
+    responses.
     """
     rl = config.rl
-    whole = rl.samples_per_step % rl.samples_per_prompt == 0
-    size = rl.samples_per_prompt if whole else 1
+    # Responses to one prompt stand side by side; kept together they can share its tokens.
+    whole_prompts = rl.samples_per_step % rl.samples_per_prompt == 0
+    size = rl.samples_per_prompt if whole_prompts else 1
+    # Epochs are numbered over all iterations, so that each has an order of its own.
     order = epoch_order(len(rollouts) // size, config.seed, iteration * rl.epochs + epoch)
     rows = (np.array(order)[:, None] * size + np.arange(size)).reshape(-1)
     return [np.array(step) for step in step_batches(rows.tolist(), rl.samples_per_step)]
@@ -70,8 +75,9 @@ def train(
     loss: Loss,
     after_step: Callable[[MetricSums], None] = lambda sums: None,
 ) -> list[MetricSums]:
-    """All epochs over an iteration's answers; this rank's sums of every optimizer step, which
-    `after_step` sees too.
+    """All epochs over an iteration's responses; this rank's sums of every optimizer step.
+
+    `after_step` sees them too. A collective.
     """
     history: list[MetricSums] = []
     budget = config.rl.optimizer.micro_batch_tokens
@@ -79,32 +85,36 @@ def train(
         for rows in rows_of_steps(rollouts, config, iteration, epoch):
             step = rollouts.take(rows)
             plan, shared = layout.plan(step, budget)
-            batches = [step.take(micro_batch) for micro_batch in plan]
+            micro_batches = [step.take(micro_batch) for micro_batch in plan]
+            # Every rank has all rollouts, so this is the count over all ranks without a collective.
             tokens = len(step.responses.values)
 
-            def of_batch(
-                module: Any, batch: Rollouts, shared: bool = shared
+            def micro_batch_loss(
+                module: nn.Module, batch: Rollouts, shared: bool = shared
             ) -> tuple[Tensor, MetricSums]:
-                return loss(module, *layout.own(batch, layout.inputs(batch, shared)))
+                inputs = layout.inputs(batch, shared)
+                return loss(module, *layout.local_slice(batch, inputs))
 
-            sums = engine.step(batches, of_batch, tokens)
+            sums = engine.step(micro_batches, micro_batch_loss, tokens)
             history.append(sums | {"tokens": tokens, **layout.cost(step, plan, shared)})
             after_step(history[-1])
     return history
 
 
 def mean_over_steps(ranks: list[list[MetricSums]]) -> dict[str, float]:
-    """Metrics of one update from every rank's sums: `_sum` divided by the tokens of all steps,
-    `_max` the largest.
+    """Metrics of one update from every rank's sums of every step.
 
-    A `first_` figure is of the first step alone.
+    `_sum` is divided by the tokens of all steps, `_max` is the largest. A `first_` metric is of the
+    first step alone.
     """
-    merged = _mean([[steps[0]] for steps in ranks], lambda name: name.startswith("first_"))
-    return merged | _mean(ranks, lambda name: not name.startswith("first_"))
+    # Apart, since its sums are divided by the tokens of one step, and later steps do not have it.
+    first = _mean([[steps[0]] for steps in ranks], lambda name: name.startswith("first_"))
+    return first | _mean(ranks, lambda name: not name.startswith("first_"))
 
 
 def _mean(ranks: list[list[MetricSums]], wanted: Callable[[str], bool]) -> dict[str, float]:
     steps = [step for rank in ranks for step in rank]
+    # Of one rank: each counts the tokens of all ranks.
     tokens = float(np.sum([step["tokens"] for step in ranks[0]]))
     merged: dict[str, float] = {}
     for name in filter(wanted, steps[0]):
@@ -116,5 +126,6 @@ def _mean(ranks: list[list[MetricSums]], wanted: Callable[[str], bool]) -> dict[
         elif name == "computed_tokens":
             merged[name] = float(np.sum(values))
         elif name not in ("tokens", "own_tokens"):
+            # Gradient norm and learning rate are the same on every rank.
             merged[name] = float(np.mean(values))
     return merged

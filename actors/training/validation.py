@@ -1,6 +1,4 @@
-"""Looks at held-out rows while a model trains, and which of its states is kept: the last, or the
-best of those.
-"""
+"""Measures of held-out rows while a model trains, and which state of it is kept: last or best."""
 
 from __future__ import annotations
 
@@ -12,57 +10,60 @@ from rayward.actors.training.job import Job
 
 
 class Validation:
-    """Held-out `figure` of the model every so many steps and after the last; with 0 never, or only
-    `at_end`.
+    """Held-out `metric` of the model every so many steps and after the last.
 
-    `higher` is better, or lower. `steps`: of the whole training.
-
-    `measure` gives it, the same on every rank; `write` leaves the model as it is in its folder, and
-    what it returns is told of the state that is kept. All ranks must call the same methods at the
-    same steps.
+    With `validate_every` 0 it is not measured, or only at the end (`at_end`). `steps`: of the whole
+    training. `measure` gives the metric, the same on every rank; `write` leaves the model as it is
+    in its folder, and what it returned of the state that is kept is `result`. All ranks must call
+    the same methods at the same steps: both functions hold collectives.
     """
 
     def __init__(
         self,
-        figure: str,
-        higher: bool,
+        metric: str,
+        higher_is_better: bool,
         job: Job,
         steps: int,
         measure: Callable[[], float],
         write: Callable[[], Any],
         at_end: bool = False,
     ):
-        self.figure, self.every, self.best_only = figure, job.validate_every, job.keep == "best"
-        self.last = steps
+        self.metric, self.every, self.best_only = metric, job.validate_every, job.keep == "best"
+        self.last_step = steps
         self.at_end = at_end or bool(job.validate_every)
-        self.sign = 1.0 if higher else -1.0
+        self.sign = 1.0 if higher_is_better else -1.0
         self.measure, self.write = measure, write
-        self.value, self.at = math.nan, -1
-        self.kept, self.kept_step, self.written = -math.inf, 0, None
+        self.value, self.measured_at = math.nan, -1
+        # `kept_value` is signed: more is better.
+        self.kept_value, self.kept_step = -math.inf, 0
+        # In a list, since None is a result too, and no list says that nothing is written yet.
+        self.written: list[Any] | None = None
 
     def after(self, step: int) -> dict[str, float]:
-        """Figures of a step, where it is time to look."""
-        if not self.every or (step % self.every and step != self.last):
+        """The metric after an optimizer step, where it is time to measure it."""
+        if not self.every or (step % self.every and step != self.last_step):
             return {}
-        return {self.figure: self._look(step)}
+        return {self.metric: self._measure(step)}
 
     def end(self, step: int) -> dict[str, Any]:
-        """The figure of the state that is kept, and the step that it is of; the model lies in its
-        folder.
-        """
-        if self.at != step and self.at_end:
-            self._look(step)
+        """The metric of the state that is kept, and its step; the model lies in its folder."""
+        if self.measured_at != step and self.at_end:
+            self._measure(step)
+        # Also the best of none: where every value was NaN, the last state is kept.
         if not self.best_only or self.written is None:
-            self.written, self.kept, self.kept_step = [self.write()], self.sign * self.value, step
-        return {self.figure: self.sign * self.kept, "kept_step": self.kept_step}
+            self.written = [self.write()]
+            self.kept_value, self.kept_step = self.sign * self.value, step
+        return {self.metric: self.sign * self.kept_value, "kept_step": self.kept_step}
 
     @property
-    def told(self) -> Any:
+    def result(self) -> Any:
         """What `write` returned of the state that is kept."""
         return None if self.written is None else self.written[0]
 
-    def _look(self, step: int) -> float:
-        self.value, self.at = self.measure(), step
-        if self.best_only and self.sign * self.value > self.kept:
-            self.kept, self.kept_step, self.written = self.sign * self.value, step, [self.write()]
+    def _measure(self, step: int) -> float:
+        self.value, self.measured_at = self.measure(), step
+        # Written at once: there is no copy of the weights to come back to.
+        if self.best_only and self.sign * self.value > self.kept_value:
+            self.kept_value, self.kept_step = self.sign * self.value, step
+            self.written = [self.write()]
         return self.value

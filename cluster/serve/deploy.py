@@ -1,6 +1,4 @@
-"""The chat model as an OpenAI-compatible endpoint on Ray Serve (`ray.serve.llm`, vLLM
-underneath).
-"""
+"""The chat model as an OpenAI-compatible endpoint on Ray Serve (`ray.serve.llm`, on vLLM)."""
 
 from __future__ import annotations
 
@@ -28,24 +26,27 @@ def llm_config(folder: str, config: Config) -> LLMConfig:
         "dtype": config.model.dtype,
         "max_model_len": config.model.context_tokens,
     }
-    engine |= {"trust_remote_code": True} if config.model.trust_remote_code else {}
+    if config.model.trust_remote_code:
+        engine["trust_remote_code"] = True
     environment = {"VLLM_LOGGING_LEVEL": "ERROR"}
     if role.gpus:
         engine |= {
             "gpu_memory_utilization": config.rollout.gpu_memory_fraction,
             "tensor_parallel_size": max(1, int(role.gpus)),
         }
-        placed: dict[str, Any] = {
+        # One bundle for each GPU that the model is split over.
+        placement: dict[str, Any] = {
             "placement_group_config": {"bundles": [{"GPU": 1, "CPU": 1}] * max(1, int(role.gpus))}
         }
     else:
         engine |= {"enforce_eager": True, "max_num_seqs": 16}
         environment |= {
             "VLLM_CPU_KVCACHE_SPACE": str(config.rollout.kv_cache_gib),
+            # Replicas that bind by themselves would all take the same cores.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
             "OMP_NUM_THREADS": str(role.compute_threads),
         }
-        placed = {
+        placement = {
             "accelerator_config": {"kind": "cpu"},
             "placement_group_config": {"bundles": [{"CPU": 0.5}]},
         }
@@ -58,7 +59,7 @@ def llm_config(folder: str, config: Config) -> LLMConfig:
         },
         runtime_env={"env_vars": environment},
         log_engine_metrics=False,
-        **placed,
+        **placement,
     )
 
 
@@ -72,26 +73,30 @@ def start(folder: str, config: Config) -> str:
         "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}},
     }
     publish = config.publish
-    limit = publish.start_timeout_s
     url = publish_app(
         lambda: build_openai_app(llm),
         APP,
         publish.host,
         publish.port,
-        limit,
+        publish.start_timeout_s,
         "publish.start_timeout_s",
     )
     return url + "/v1"
 
 
 def publish_app(
-    build: Callable[[], Any], name: str, host: str, port: int, timeout_s: float, setting: str
+    build: Callable[[], serve.Application],
+    name: str,
+    host: str,
+    port: int,
+    timeout_s: float,
+    setting: str,
 ) -> str:
-    """Run a Serve application at / of this host and wait until it is up; its URL. Port 0: a free
-    one.
+    """Run a Serve application at / of this host and wait until it is up; its URL.
 
-    Raises TimeoutError, which names `setting` as what to raise.
-    Where Serve runs on the cluster already, its address and port are used, not those given.
+    Port 0 takes a free one. Where Serve runs on the cluster already, its address and port are used,
+    not those given. Raises TimeoutError, which names `setting` as what to raise, and what Serve
+    raises. `build` is called when Serve has started.
     """
     logging.disable(logging.INFO)  # its greeting comes before the level that it is given
     serve.start(
@@ -101,8 +106,11 @@ def publish_app(
     logging.disable(logging.NOTSET)
     for logger in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
         logging.getLogger(logger).setLevel(logging.ERROR)
-    http = _get_global_client().http_config
-    starting = threading.Thread(target=_run, args=(build(), name, failures := []), daemon=True)
+    http = _get_global_client().http_config  # of the Serve that runs, ours or an older one
+    # `serve.run` waits without a deadline of its own, so a thread waits for it. A daemon: one that
+    # is late does not keep the process.
+    failures: list[BaseException] = []
+    starting = threading.Thread(target=_run, args=(build(), name, failures), daemon=True)
     starting.start()
     starting.join(timeout_s)
     if failures:
@@ -113,20 +121,20 @@ def publish_app(
             f"allow it more ({setting}); Serve says: "
             f"{serve.status().applications[name].message or 'nothing'}"
         )
-    return f"http://{'127.0.0.1' if http.host == '0.0.0.0' else http.host}:{http.port}"
+    address = "127.0.0.1" if http.host == "0.0.0.0" else http.host
+    return f"http://{address}:{http.port}"
 
 
-def _run(app: Any, name: str, failures: list[BaseException]) -> None:
+def _run(app: serve.Application, name: str, failures: list[BaseException]) -> None:
     try:
         serve.run(app, name=name, route_prefix="/", blocking=False)
-    except BaseException as error:
+    except BaseException as error:  # any: `publish_app` raises it in the thread that waits
         failures.append(error)
 
 
 def stop(cluster: Cluster, name: str = APP) -> None:
-    """Take the endpoint down and leave other applications of a joined cluster alone; without any,
-    Serve goes too.
-    """
+    """Take the endpoint down; of a joined cluster also Serve, where it has no other application."""
     serve.delete(name)
+    # A Ray that this process has started ends with it, and Serve with Ray.
     if joined_address(cluster) and not serve.status().applications:
         serve.shutdown()

@@ -1,6 +1,4 @@
-"""What every section of a config is: frozen, closed to unknown fields, kept in part where it is
-given in part.
-"""
+"""What every section of a config is: frozen, closed to unknown fields, given in part or whole."""
 
 from __future__ import annotations
 
@@ -27,22 +25,19 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _given_in_part(cls, values: Any) -> Any:
-        """A section given in part keeps the defaults that this place gives it, not those of its
-        class.
-        """
+        """A section given in part keeps the defaults of this place, not those of its class."""
         if not isinstance(values, dict):
             return values
         filled = dict(values)
         for name, field in cls.model_fields.items():
             if isinstance(field.default, Section) and isinstance(values.get(name), dict):
+                # Only what this place sets: the rest are the class's defaults anyway.
                 filled[name] = {**field.default.model_dump(exclude_unset=True), **values[name]}
         return filled
 
 
 class StageSection(Section):
-    """Settings of a stage. Null in a config leaves the stage out; what other stages read of them
-    are the defaults.
-    """
+    """Settings of a stage. Null leaves the stage out; other stages then read the defaults."""
 
     _left_out: bool = PrivateAttr(False)
 

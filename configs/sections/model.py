@@ -9,9 +9,7 @@ from pydantic import Field, model_validator
 from rayward.configs.sections.base import Count, Section
 
 CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-"""Head sizes that vLLM's attention on the CPU has (vllm/v1/attention/backends/cpu_attn.py,
-0.29).
-"""
+"""Head sizes of vLLM's attention on the CPU (vllm/v1/attention/backends/cpu_attn.py, 0.29)."""
 
 
 class Scratch(Section):

@@ -1,4 +1,4 @@
-"""Settings of RL: the algorithms' own numbers, what they share, and the monitor."""
+"""Settings of RL: what the algorithms share, and the monitor."""
 
 from __future__ import annotations
 
@@ -6,131 +6,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from rayward.configs.sections.algorithms import (
+    WITH_CRITIC,
+    AlgorithmName,
+    Apa,
+    Awr,
+    Grpo,
+    Ppo,
+    Reinforce,
+    Rloo,
+)
 from rayward.configs.sections.base import Count, Fraction, Positive, Section, StageSection
 from rayward.configs.sections.training import Updates
-
-AlgorithmName = Literal["ppo", "rloo", "grpo", "reinforce", "apa", "awr"]
-WITH_CRITIC = ("ppo", "apa", "awr")
-
-
-class Algorithm(Section):
-    """What every RL algorithm has."""
-
-    learning_rate: Positive = 1e-6
-    """Peak learning rate of the policy."""
-    kl_coef: Annotated[float, Field(ge=0)] = 0.05
-    """Weight of the KL penalty (k1) in the reward, per token, in units of reward."""
-    kl_target: Positive | None = None
-    """Mean KL of an answer to the reference, in nats, that kl_coef is steered to; null keeps
-    kl_coef as it is.
-    """
-    kl_horizon: Count = 10000
-    """Answers over which kl_coef follows kl_target; fewer follow faster."""
-    kl_loss: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the KL to the reference as a loss (k2), per token."""
-
-    @model_validator(mode="after")
-    def _target_has_a_coefficient(self) -> Algorithm:
-        name = type(self).__name__.lower()
-        if self.kl_target and not self.kl_coef:
-            raise ValueError(
-                f"rl.{name}.kl_target steers kl_coef, which is 0 and would stay so; start it "
-                "above 0"
-            )
-        if self.kl_horizon != Algorithm.model_fields["kl_horizon"].default and not self.kl_target:
-            raise ValueError(
-                f"rl.{name}.kl_horizon {self.kl_horizon} has no effect without kl_target"
-            )
-        return self
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether anything that is learned depends on the reference model."""
-        return bool(self.kl_coef or self.kl_loss)
-
-
-class Clipped(Algorithm):
-    """PPO's clipped ratio, which the critic-free algorithms use as well."""
-
-    clip: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """How far below 1 the ratio is trusted."""
-    clip_high: Positive | None = None
-    """How far above 1 the ratio is trusted; null is clip."""
-    dual_clip: Annotated[float, Field(gt=1)] | None = None
-    """Bound of the loss of a token with a negative advantage, in multiples of the advantage
-    (usually 3); null none.
-    """
-
-
-class Ppo(Clipped):
-    """Proximal policy optimization with a per-token KL penalty in the reward."""
-
-    whiten: bool = True
-    """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
-
-
-class Rloo(Clipped):
-    """REINFORCE leave-one-out: the mean reward of a prompt's other answers is the baseline
-    (arXiv:2402.14740).
-    """
-
-
-class Grpo(Clipped):
-    """Group-relative policy optimization (arXiv:2402.03300): the mean reward of a prompt's answers
-    is the baseline.
-    """
-
-    kl_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of the KL penalty (k1) in the reward, per token, in units of reward."""
-    kl_loss: Annotated[float, Field(ge=0)] = 0.04
-    """Weight of the KL to the reference as a loss (k2), per token."""
-    divide_by_std: bool = True
-    """Divide by the deviation of the group's rewards; false does not, as in arXiv:2503.20783."""
-
-
-class Reinforce(Clipped):
-    """REINFORCE++ (arXiv:2501.03262): the reward to come, whitened over the iteration's tokens,
-    without a critic.
-    """
-
-    whiten: bool = True
-    """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
-
-
-class Apa(Algorithm):
-    """Advantage-induced policy alignment: squared error to log pi_ref + advantage / lambda
-    (arXiv:2306.02231).
-    """
-
-    lam: Positive = 0.1
-    """Lambda: how close to the anchor the policy stays; larger is closer."""
-    anchor: Literal["ref", "old"] = "ref"
-    """Anchor of the squared error: the SFT model (paper) or the policy that made the rollouts
-    (Starling's code).
-    """
-    kl_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of a KL penalty in the reward, in units of reward; the paper has none."""
-    whiten: bool = True
-    """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
-
-    @property
-    def needs_reference(self) -> bool:
-        return self.anchor == "ref" or super().needs_reference
-
-
-class Awr(Algorithm):
-    """Advantage-weighted regression (arXiv:1910.00177): log-likelihood weighted by exp(coef x
-    advantage).
-    """
-
-    coef: Positive = 1.0
-    """One over the temperature of the weights; larger prefers good answers more."""
-    max_weight: Positive = 20.0
-    """Bound of a token's weight."""
-    kl_coef: Annotated[float, Field(ge=0)] = 0.0
-    """Weight of a KL penalty in the reward, in units of reward."""
-    whiten: bool = True
-    """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
 
 
 class Lora(Section):

@@ -57,6 +57,16 @@ class RewardSource(Section):
     """
 
     @property
+    def modules(self) -> tuple[str, ...]:
+        """Kind function: names of the module that holds it, to be tried in turn.
+
+        Until version 0.1 ours was imported as `data.rules`, and configs of people say so still; a
+        module of their own by that name comes first.
+        """
+        name = (self.target or "").partition(":")[0]
+        return (name, f"rayward.{name}") if name.split(".")[0] == "data" else (name,)
+
+    @property
     def title(self) -> str:
         """How figures and errors call it."""
         return self.name or self.kind
@@ -64,12 +74,10 @@ class RewardSource(Section):
     @model_validator(mode="after")
     def _fits_its_kind(self) -> RewardSource:
         if (self.target is None) != (self.kind == "model"):
-            told = (
-                "takes paths, no target"
-                if self.kind == "model"
-                else f"needs a target: {_TARGETS[self.kind]}"
-            )
-            raise ValueError(f"a scoring source of kind {self.kind} {told}")
+            rule = "takes paths, no target"
+            if self.kind != "model":
+                rule = f"needs a target: {_TARGETS[self.kind]}"
+            raise ValueError(f"a scoring source of kind {self.kind} {rule}")
         if self.target and not re.fullmatch(_TARGET_FORMS[self.kind], self.target):
             raise ValueError(
                 f"target of a {self.kind} is {self.target!r}, expected {_TARGETS[self.kind]}"

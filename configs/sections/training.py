@@ -129,9 +129,12 @@ class Quality(Section):
         for field, needed in (("conditions", names - {"expert"}), ("weights", names)):
             given, default = set(getattr(self, field)), set(Quality.model_fields[field].default)
             if odd := sorted(needed - given) or sorted(given - needed - default):
-                told = "has nothing for the class" if odd[0] in needed else "names an unknown class"
+                fault = "names an unknown class"
+                if odd[0] in needed:
+                    fault = "has nothing for the class"
                 raise ValueError(
-                    f"quality.{field} {told} {odd[0]!r}; the classes are {', '.join(sorted(names))}"
+                    f"quality.{field} {fault} {odd[0]!r}; the classes are "
+                    f"{', '.join(sorted(names))}"
                 )
         return self
 

@@ -50,6 +50,8 @@ BLOCKED_WORDS = ("openai",)
 NEXT_DATA = re.compile(
     r'<script\b[^>]*\bid="__NEXT_DATA__"[^>]*>(.*?)</script', re.DOTALL | re.IGNORECASE
 )
+# Quantifiers that never give back (`*+`, `++`) keep the time in proportion to the text: pages are
+# other people's, and may be made to be slow.
 QUOTED = r""""[^"]*+"|'[^']*+'"""
 DIV_OR_SPAN = re.compile(rf"<(?:div|span)(?:(?:{QUOTED}|[^<>\"'])*+|[^<>]*)>")
 CODE_LABEL = re.compile(r"```\s*([^`]*?)(?:Copy code)++(.+?)\s*?```", re.DOTALL)
@@ -76,21 +78,22 @@ class Page:
     def as_row(self) -> dict[str, Any]:
         """The page as a ShareGPT row with its "items"; what it does not say is left out."""
         labels = {"id": self.id, "model": self.model, "views": self.views}
-        said = {name: value for name, value in labels.items() if value is not None and value != ""}
-        return said | {"items": [{"from": speaker, "value": text} for speaker, text in self.items]}
+        known = {name: value for name, value in labels.items() if value is not None and value != ""}
+        return known | {"items": [{"from": speaker, "value": text} for speaker, text in self.items]}
 
 
 def clean_page(page: bytes, blocked_words: Sequence[str] = BLOCKED_WORDS) -> Page:
-    """The conversation of a saved page; `blocked_words` are found in any case, anywhere in the
-    messages' HTML.
+    """The conversation of a saved page. `blocked_words` may stand anywhere in the messages' HTML.
 
-    Raises RowError, whose `reason` is the first of these that applies: NO_CONTENT, TOO_SHORT,
-    WRONG_FORMAT, BLOCKED, PARSER, EMPTY.
+    Upper and lower case are the same. Raises RowError, whose `reason` is the first of these that
+    applies: NO_CONTENT, TOO_SHORT, WRONG_FORMAT, BLOCKED, PARSER, EMPTY.
     """
     properties = _page_properties(page)
     content = properties["content"]
     messages = _alternating(content["items"])
     words = [word.lower() for word in blocked_words]
+    # Before the conversion, which is by far the most work, and in a loop of its own: the reasons
+    # keep their order whichever message has which fault.
     for index, (_, html) in enumerate(messages):
         lowered = html.lower()
         for word in words:
@@ -101,6 +104,7 @@ def clean_page(page: bytes, blocked_words: Sequence[str] = BLOCKED_WORDS) -> Pag
     items = []
     for index, (speaker, html) in enumerate(messages):
         where = f"items[{index}].value"
+        # Python's HTML parser refuses some broken markup by an assertion.
         try:
             text = markdown(html)
         except (ParserRejectedMarkup, AssertionError) as error:
@@ -114,7 +118,7 @@ def clean_page(page: bytes, blocked_words: Sequence[str] = BLOCKED_WORDS) -> Pag
     views = properties.get("views", content.get("views"))
     return Page(
         tuple(items),
-        _plain(properties.get("id", content.get("id"))),
+        _label(properties.get("id", content.get("id"))),
         label if isinstance(label, str) and not surrogate_in(label) else "",
         views if isinstance(views, int) and not isinstance(views, bool) else None,
     )
@@ -123,7 +127,7 @@ def clean_page(page: bytes, blocked_words: Sequence[str] = BLOCKED_WORDS) -> Pag
 def _page_properties(page: bytes) -> Mapping[str, Any]:
     """`props.pageProps` of the page, which has a `content` that has a list of `items`."""
     try:
-        text = page.decode("utf-8-sig")
+        text = page.decode("utf-8-sig")  # with or without a BOM
     except UnicodeDecodeError as error:
         found = f"byte {page[error.start]:#x} at {error.start}"
         raise RowError("page", found, "UTF-8", NO_CONTENT) from None
@@ -131,7 +135,8 @@ def _page_properties(page: bytes) -> Mapping[str, Any]:
     if not scripts:
         raise RowError("page", "no such tag", '<script id="__NEXT_DATA__">', NO_CONTENT)
     try:
-        value = json.loads(scripts[-1])  # one in the text of the conversation comes before it
+        # The page's own script is the last: one in the text of the conversation comes before it.
+        value = json.loads(scripts[-1])
     except (ValueError, RecursionError) as error:
         raise RowError("__NEXT_DATA__", str(error)[:80], "JSON", NO_CONTENT) from None
     path = "__NEXT_DATA__"
@@ -148,6 +153,7 @@ def _page_properties(page: bytes) -> Mapping[str, Any]:
 
 def _alternating(items: Sequence[Any]) -> list[Message]:
     """Messages from the first of the human to the last of the model, in turn."""
+    # An item that is no object counts as one without a speaker.
     entries = [item if isinstance(item, dict) else {} for item in items]
     _check_length(entries)
     if entries[0].get("from") != "human":
@@ -158,15 +164,15 @@ def _alternating(items: Sequence[Any]) -> list[Message]:
         _check_length(entries)
     messages = []
     for index, entry in enumerate(entries):
-        speaker, html, expected = entry.get("from"), entry.get("value"), ("human", "gpt")[index % 2]
+        speaker, html = entry.get("from"), entry.get("value")
+        expected = ("human", "gpt")[index % 2]
         if speaker != expected:
             raise RowError(f"items[{index}].from", describe(speaker), expected, WRONG_FORMAT)
         if not isinstance(html, str):
             raise RowError(f"items[{index}].value", describe(html), "text", WRONG_FORMAT)
-        if found := surrogate_in(html):
-            raise RowError(
-                f"items[{index}].value", f"\\u{ord(found):04x}", "valid Unicode", WRONG_FORMAT
-            )
+        if surrogate := surrogate_in(html):
+            found = f"\\u{ord(surrogate):04x}"
+            raise RowError(f"items[{index}].value", found, "valid Unicode", WRONG_FORMAT)
         messages.append((expected, html))
     return messages
 
@@ -176,30 +182,31 @@ def _check_length(entries: Sequence[Any]) -> None:
         raise RowError("items", f"{len(entries)} messages", "a question and an answer", TOO_SHORT)
 
 
-def _plain(value: object) -> str:
+def _label(value: object) -> str:
+    """Text or an integer as text; "" for anything else, since a label is no reason to refuse."""
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) and value.strip() and not surrogate_in(value) else ""
 
 
 # ---- HTML to Markdown
-# --------------------------------------------------------------------------------------
 
 
 class _Converter(MarkdownConverter):
-    """markdownify with the paragraphs of plain text, what stands in scripts and styles, and
-    formulas.
-    """
+    """markdownify with paragraphs of plain text, formulas, and the text of scripts and styles."""
 
     def process_text(self, el: NavigableString, parent_tags: set[str] | None = None) -> str:
         tags = parent_tags or set()
         joined: str = super().process_text(el, tags)  # type: ignore[misc]  # its stubs leave it out
         if "pre" in tags or not joined.strip():
             return joined
+        # markdownify joins lines; messages of the human are plain text, whose line ends are its
+        # paragraphs. Space at the ends is as markdownify has it, which knows the blocks around.
         text = re.sub(r"[\t ]+", " ", str(el))
         if "_noformat" not in tags:
             text = self.escape(text, tags)  # type: ignore[attr-defined]
-        text = text if joined[0].isspace() else text.lstrip()
+        if not joined[0].isspace():
+            text = text.lstrip()
         return text if joined[-1].isspace() else text.rstrip()
 
     def convert_script(self, el: Tag, text: str, parent_tags: set[str]) -> str:
@@ -208,7 +215,7 @@ class _Converter(MarkdownConverter):
     convert_style = convert_script
 
     def convert_math(self, el: Tag, text: str, parent_tags: set[str]) -> str:
-        source = el.find("annotation")
+        source = el.find("annotation")  # KaTeX puts the TeX source here, inside the MathML
         if source is None:
             return text
         tex = source.get_text().strip()
@@ -216,12 +223,12 @@ class _Converter(MarkdownConverter):
 
 
 def markdown(html: str) -> str:
-    """A message's HTML as Markdown. Raises ParserRejectedMarkup, AssertionError or
-    RecursionError.
-    """
+    """A message's HTML as Markdown. Raises ParserRejectedMarkup, AssertionError, RecursionError."""
+    # Drawn formulas are found by their span, so they go before the spans do.
     if "katex-html" in html:
         html = _without_drawn_formulas(html)
     text = _Converter().convert(DIV_OR_SPAN.sub("", html)).strip()
+    # The site's buttons and counters go, in the original's order.
     text = CODE_LABEL.sub(r"```\1\n\2\n```", text)
     text = VERSION_COUNTER.sub("", text)
     text = COPY_COUNTER.sub("", text)

@@ -11,8 +11,8 @@ FENCED = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 MAX_CHARACTERS = 10_000
 
 
-@cache
-def _identifier() -> Any:
+@cache  # the model takes seconds to load
+def _identifier() -> tuple[Any, float]:
     import py3langid.langid as langid
 
     return langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE), langid.RAW_FLOOR
@@ -24,10 +24,9 @@ def languages() -> set[str]:
 
 
 def language(texts: Iterable[str]) -> str:
-    """Two- or three-letter code of the language of texts, code blocks apart; "und" where nothing
-    tells it.
-    """
-    identifier, nothing = _identifier()
+    """Code of two or three letters of the texts' language, code blocks apart; "und" if untold."""
+    identifier, raw_floor = _identifier()
     prose = FENCED.sub(" ", "\n".join(texts))[:MAX_CHARACTERS]
     code, score = identifier.classify(prose)
-    return "und" if score == nothing else code
+    # The score of a text without any feature that the model knows, such as a blank one.
+    return "und" if score == raw_floor else code

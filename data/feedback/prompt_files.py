@@ -1,8 +1,7 @@
-"""The prompts for models that generate and judge data: text files with $fields, any of which can be
-replaced.
+"""The prompts for models that generate and judge data: text files with $fields.
 
-They are in data/prompts/. A file may hold alternatives between lines of "---", of which one is
-drawn each time.
+They are in data/feedback/prompts/, and each can be replaced. A file may hold alternatives between
+lines of "---", of which one is drawn each time.
 """
 
 from __future__ import annotations
@@ -16,13 +15,15 @@ from string import Template
 
 from rayward.data.records import Turn
 
-OWN = Path(__file__).parent / "prompts"
+PROMPTS_FOLDER = Path(__file__).parent / "prompts"
 Prompts = Mapping[str, Sequence[str]]
 
 
 def digest(*parts: object) -> str:
-    """A hash of `parts` as text: the root of all that is drawn, so that order and restarts change
-    nothing.
+    """A hash of `parts` as text, from which everything is drawn.
+
+    What is drawn for an item thereby depends on the item and the seed alone: the order of requests
+    and restarts change nothing.
     """
     return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -34,17 +35,18 @@ def transcript(turns: Sequence[Turn]) -> str:
 
 def fill(prompts: Prompts, name: str, key: object = "", **fields: object) -> str:
     """A prompt with its fields filled in; `key` decides which of the alternatives."""
-    return Template(random.Random(digest(key, name)).choice(prompts[name])).substitute(fields)
+    alternative = random.Random(digest(key, name)).choice(prompts[name])
+    # `substitute` raises for a missing field. Fields are put in once, so a $ in data stays one.
+    return Template(alternative).substitute(fields)
 
 
 def load_prompts(folder: Path | None = None) -> Prompts:
-    """The alternatives of our prompts by name, and in their place those that `folder` has under the
-    same names.
+    """The alternatives of our prompts by name; `folder` replaces those that it has a file of.
 
     ValueError: a .txt file of another name, or one whose fields are not those of the file that it
     replaces.
     """
-    prompts = {path.stem: _alternatives(path) for path in sorted(OWN.glob("*.txt"))}
+    prompts = {path.stem: _alternatives(path) for path in sorted(PROMPTS_FOLDER.glob("*.txt"))}
     replacing = sorted(folder.glob("*.txt")) if folder else []
     names = {path.stem for path in replacing}
     if folder and (not names or names - prompts.keys()):
@@ -52,6 +54,7 @@ def load_prompts(folder: Path | None = None) -> Prompts:
             f"{folder}: its .txt files are {sorted(names)}; expected some of {', '.join(prompts)}"
         )
     for path in replacing:
+        # Told here: `fill` would fail in the middle of a run, and miss a field that is left out.
         wanted, texts = _fields(prompts[path.stem][0]), _alternatives(path)
         if any(_fields(text) != wanted or not Template(text).is_valid() for text in texts):
             raise ValueError(

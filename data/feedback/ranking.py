@@ -1,5 +1,4 @@
-"""K answers put in order by a judge: what the judge is shown, how its list is read, and how far two
-lists agree.
+"""K answers put in order by a judge: what it is shown, how its list is read, how far two agree.
 
 The protocol is that of Nectar (github.com/efrick2002/Starling): answers in a random order under the
 labels A, B, ..., first all comparisons of two in a given random order, then the list, at
@@ -27,13 +26,14 @@ def item_digest(ranking: Ranking) -> str:
 
 
 def shown_order(ranking: Ranking, seed: int, again: bool = False) -> list[int]:
-    """Places in `ranking.answers` of the answers labelled A, B, ...: a function of the texts and
-    the seed.
+    """Places in `ranking.answers` of the answers labelled A, B, ..., by the texts and the seed.
 
-    `again`: another one; the first one backwards where the second draw gives the same.
+    `again`: another order, the first one backwards where the second draw gives the same.
     """
 
     def draw(name: str) -> list[int]:
+        # A hash of each answer, not a shuffle of the places: the order that the answers have in the
+        # data, which is often best first, cannot show through.
         key = digest(seed, item_digest(ranking), name)
         return sorted(
             range(len(ranking.answers)), key=lambda place: digest(key, ranking.answers[place])
@@ -75,9 +75,8 @@ def judge_messages(
 
 
 # ---- the judge's reply
-# -------------------------------------------------------------------------------------
 
-LISTS = (  # a pattern, and how many labels make a list of what it finds
+LISTS = (  # a pattern, and how many labels make a list of what it matches; the surest comes first
     (re.compile(r"\[\s*\[([^\[\]]+)\]\s*\]"), 1),
     (re.compile(r"\[([^\[\]]+)\]"), 2),
     # Bare labels count at the end of a line only: in running text they may be a pair.
@@ -85,7 +84,8 @@ LISTS = (  # a pattern, and how many labels make a list of what it finds
 )
 LABEL = re.compile(r"(?:(?:model|answer|response|assistant)\s+)?([A-Z])", re.IGNORECASE)
 REFUSAL = re.compile(
-    r"\bi(?:'m| am) (?:sorry|unable)|\bi apologi[sz]e|\bi (?:can't|cannot|can not|won't|will not)\b|\bas an ai\b",
+    r"\bi(?:'m| am) (?:sorry|unable)|\bi apologi[sz]e"
+    r"|\bi (?:can't|cannot|can not|won't|will not)\b|\bas an ai\b",
     re.IGNORECASE,
 )
 
@@ -100,18 +100,20 @@ def parse_ranking(reply: str, k: int) -> list[int]:
     labels = ascii_uppercase[:k]
     reason = "refusal" if REFUSAL.search(reply.replace("’", "'")) else "no ranking in the reply"
     for pattern, fewest in LISTS:
-        lists = [
-            found for inside in pattern.findall(reply) if len(found := _labels(inside)) >= fewest
-        ]
+        candidates = [_labels(inside) for inside in pattern.findall(reply)]
+        lists = [candidate for candidate in candidates if len(candidate) >= fewest]
+        # The last one: a judge that thinks aloud comes to its list at the end.
         if lists and sorted(lists[-1]) == sorted(labels):
             return [labels.index(label) for label in lists[-1]]
         if lists:
+            # A less sure pattern could only find a part of this list, or a comparison before it.
             reason = "not a permutation of the labels"
             break
     raise RowError("reply", reply, f"each of {', '.join(labels)} once", reason)
 
 
 def _labels(inside: str) -> list[str]:
+    """The labels of a list; none where a part of it is no label."""
     matches = [
         LABEL.fullmatch(part.strip(" \t\r\n'\"`*“”‘’")) for part in re.split(r"[,>]", inside)
     ]
@@ -131,7 +133,6 @@ def only_a_list(k: int) -> dict[str, Any]:
 
 
 # ---- agreement
-# ---------------------------------------------------------------------------------------------
 
 
 def kendall_tau(first: Sequence[int], second: Sequence[int]) -> float:
@@ -145,6 +146,7 @@ def kendall_tau(first: Sequence[int], second: Sequence[int]) -> float:
 
 def agreement(twice: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, float]:
     """Of n items ranked twice: the shares of equal orders and of equal bests, and the mean tau."""
+    # Without an item there is no mean, and only n is given.
     measures = {
         "same_order": [float(first == second) for first, second in twice],
         "same_best": [float(first[0] == second[0]) for first, second in twice],

@@ -1,5 +1,4 @@
-"""Conversations between a model that plays the user and one that answers: their seeds, and what the
-user says.
+"""Conversations between two models, of which one plays the user: their seeds, what the user says.
 
 The design is UltraChat's (arXiv:2305.14233): three modules, which ask about the world, for a text
 to be written, or for something to be done with a given text; 3 to 7 rounds in the first, 2 to 4 in
@@ -51,6 +50,7 @@ class ConversationSeed:
 
 def read_seeds(path: Path) -> Iterator[tuple[int, ConversationSeed | RowError]]:
     """(line, seed) of each row of a file; a row that is none says what is wrong with it."""
+    # Ids name conversations in what is drawn and in the output, so two rows must not share one.
     known: set[str] = set()
     for line, row in rows(path):
         try:
@@ -74,53 +74,47 @@ def _seed(value: object, line: str) -> ConversationSeed:
     for names in FIELDS[module]:
         if names[0] in row:
             if unknown := sorted(row.keys() - {*names}):
-                raise RowError(
-                    unknown[0],
-                    describe(row[unknown[0]]),
-                    f"only {' and '.join(names)}",
-                    "unknown field",
-                )
-            return ConversationSeed(
-                label, module, {name: text_of(row.get(name), name) for name in names}
-            )
+                given, expected = describe(row[unknown[0]]), f"only {' and '.join(names)}"
+                raise RowError(unknown[0], given, expected, "unknown field")
+            texts = {name: text_of(row.get(name), name) for name in names}
+            return ConversationSeed(label, module, texts)
     wanted = " or ".join(names[0] for names in FIELDS[module])
     raise RowError(wanted, ", ".join(sorted(row)) or "no fields", "text", "nothing to ask about")
 
 
 def opening_request(seed: ConversationSeed, prompts: Prompts, sampling_seed: int) -> str:
     """What the user's model is told so that it opens the conversation."""
-    return fill(
-        prompts, f"opening_{next(iter(seed.fields))}", (sampling_seed, seed.digest), **seed.fields
-    )
+    name = f"opening_{next(iter(seed.fields))}"
+    return fill(prompts, name, (sampling_seed, seed.digest), **seed.fields)
 
 
 def opening(seed: ConversationSeed, reply: str, prompts: Prompts, sampling_seed: int) -> str:
-    """The first message of the user, from the model's reply; a material is put beside it. RowError
-    if it is blank.
-    """
+    """The user's first message, from the model's reply, with its material. RowError if blank."""
     request = without_meta(reply)
     if not request:
         raise RowError("reply", reply, "a message of the user", "empty opening")
     if seed.module != "materials":
         return request
-    return fill(
-        prompts, "join_material", (sampling_seed, seed.digest), request=request, **seed.fields
-    )
+    # The model was told to write the request alone and not to repeat the material.
+    key = (sampling_seed, seed.digest)
+    return fill(prompts, "join_material", key, request=request, **seed.fields)
 
 
 def folded(text: str) -> str:
     """Text without case, punctuation and spacing: openings that are equal so are duplicates."""
-    return " ".join(re.findall(r"\w+", text.casefold())) or text
+    return " ".join(re.findall(r"\w+", text.casefold())) or text  # of signs alone: as it is
 
 
 # ---- what a model that plays the user says
-# -----------------------------------------------------------------
 
 SIDE = r"\**(?:user|human|assistant|ai|chatbot)\**\s*:\**"
 OTHER_SIDE = re.compile(rf"\n\s*{SIDE}", re.IGNORECASE)
+# Every branch matches at the start of the text only, and its free parts are bounded and stop at
+# punctuation: the user's own sentence is never taken for talk about the role.
 META = re.compile(
     rf"\s*(?:{SIDE}\s*"
-    r"|(?:as|being|speaking as|playing) (?:a|an|the) (?:[\w-]+ ){0,2}?(?:user|human|person)\b[^.:,!?\n]{0,60}[,:]\s*"
+    r"|(?:as|being|speaking as|playing) (?:a|an|the) (?:[\w-]+ ){0,2}?(?:user|human|person)\b"
+    r"[^.:,!?\n]{0,60}[,:]\s*"
     r"|(?:i (?:would|will|might|could)|i'd|i'll|let me) (?:now |then |next )?"
     r"(?:say|ask|reply|respond|follow up|continue)\b[^.:,!?\n]{0,40}[:,]\s*"
     r"|(?:sure|certainly|okay|ok|of course)[,!.]? here(?:'s| is)[^.:!?\n]{0,80}:\s*"
@@ -132,17 +126,21 @@ META = re.compile(
 
 
 def without_meta(text: str) -> str:
-    """What the user says, without talk about the role ("As a user, I would ask: ...") and the other
-    side's lines.
+    """What the user says, without talk about the role ("As a user, I would ask: ...").
+
+    Lines of the other side, which the model goes on to play, are cut off.
     """
     text = text.replace("’", "'").strip()
+    # Several may follow each other: "Sure, here is my question: As a user, I would ask: ...".
     while match := META.match(text):
         text = text[match.end() :]
     text = OTHER_SIDE.split(text)[0].strip()
-    quoted = re.fullmatch(r'"([^"]+)"|“([^“]+)”', text)
+    quoted = re.fullmatch(r'"([^"]+)"|“([^“]+)”', text)  # a quotation and nothing else
     return (quoted[1] or quoted[2]).strip() if quoted else text
 
 
+# Both are looked for in folded case. A text that matches REQUEST asks for more, whatever thanks it
+# has.
 CLOSING = re.compile(
     r"\b(?:thanks?|thx|ty|cheers|appreciate[ds]?|grateful|good ?bye|bye|farewell|see you|take care"
     r"|have a (?:\w+ )?(?:day|night|evening|weekend|one)|that(?:'s| is| was) (?:all|everything|it)"

@@ -1,6 +1,6 @@
-"""Rows of JSON lines, JSON arrays (each plain or gzipped), parquet files and hub data sets,
-streamed; bad rows are RowErrors.
+"""Rows of JSON lines, JSON arrays (each plain or gzipped), parquet files and hub data sets.
 
+They are streamed: memory holds little more than one row, however large the file.
 The container is told by content, not by name. BOM and CRLF are tolerated, blank lines are no rows.
 What cannot be read is itself a row of the stream, in its place: a line that is not UTF-8 or not
 JSON, a number that is not finite, the point where gzip data breaks off.
@@ -22,25 +22,22 @@ from rayward.data.formats.json_rows import array_rows, line_rows
 from rayward.data.records import RowError
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
-OWN = (".rejected.jsonl", ".provenance.jsonl")  # written beside data by our own commands
+# Written beside data by our own commands. Read with a folder, they would come back as bad rows.
+SIDE_FILES = (".rejected.jsonl", ".provenance.jsonl")
 BLOCK_BYTES = 1 << 18
 PARQUET_BATCH_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class RowSource:
-    """A file or data set: its name, and a function that starts reading its rows, as often as it is
-    called.
-    """
+    """A file or data set: its name, and a function that starts reading its rows at each call."""
 
     name: str
     rows: Callable[[], Iterator[tuple[int, Any]]]
 
 
 def sources(path: str | Path) -> list[RowSource]:
-    """A file, the data files of a folder, or for the text "hf:NAME[:CONFIG][:SPLIT]" a data set of
-    `datasets`.
-    """
+    """A file, the data files of a folder, or for "hf:NAME[:CONFIG][:SPLIT]" a hub data set."""
     if isinstance(path, str) and path.startswith("hf:"):
         from rayward.data.formats.hub import hub_rows
 
@@ -49,15 +46,17 @@ def sources(path: str | Path) -> list[RowSource]:
 
 
 def data_files(path: Path) -> list[Path]:
-    """`path` itself if it is a file, else the data files of the folder by name. FileNotFoundError
-    if none.
+    """`path` itself if it is a file, else the data files of the folder, sorted by name.
+
+    FileNotFoundError if there is none.
     """
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    found = (file for file in path.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
-    files = sorted(file for file in found if not file.name.endswith(OWN))
+    data = (file for file in path.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
+    # The file system's order differs between machines, and the order of rows must not.
+    files = sorted(file for file in data if not file.name.endswith(SIDE_FILES))
     if not files:
         raise FileNotFoundError(
             f"{path}: no data file; expected names that end in {', '.join(SUFFIXES)}"
@@ -75,10 +74,12 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
         if file.read(4) == b"PAR1":
             yield from _parquet_rows(path)
             return
+    # The first byte behind the BOM and white space tells an array from lines. A block may be as
+    # short as gzip hands it out, so blocks are read until that byte is there.
     blocks, start = _blocks(path), b""
     for block in blocks:
         if isinstance(block, RowError):
-            blocks = iter([block])
+            blocks = iter([block])  # damage this early still is a row, in its place
             break
         start += block
         if len(start) > len(codecs.BOM_UTF8) and start.strip():
@@ -89,11 +90,9 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _blocks(path: Path) -> Iterator[bytes | RowError]:
-    """Content of a plain or gzipped file; a RowError comes last where gzip data ends early or is
-    damaged.
-    """
+    """Content of a plain or gzipped file; a RowError comes last where gzip data breaks off."""
     with open(path, "rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
+        zipped = raw.read(2) == b"\x1f\x8b"  # whatever the name says
         raw.seek(0)
         file = gzip.GzipFile(fileobj=raw) if zipped else raw
         try:
@@ -112,11 +111,11 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
     number, batches = 0, None
     while True:
+        # Opening is inside, too: a damaged footer is a row of the stream like all other damage.
         try:
             if batches is None:
-                batches = pyarrow.parquet.ParquetFile(path).iter_batches(
-                    batch_size=PARQUET_BATCH_ROWS
-                )
+                file = pyarrow.parquet.ParquetFile(path)
+                batches = file.iter_batches(batch_size=PARQUET_BATCH_ROWS)
             batch = next(batches, None)
         except (pyarrow.ArrowException, OSError) as error:
             yield number + 1, RowError("file", str(error)[:80], "parquet data", "damaged file")
@@ -125,6 +124,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
             return
         for index in range(batch.num_rows):
             number += 1
+            # Row by row, although a whole batch is faster: text that is not UTF-8 costs its row
+            # alone.
             try:
                 yield number, batch.slice(index, 1).to_pylist()[0]
             except UnicodeDecodeError:

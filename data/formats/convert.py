@@ -1,5 +1,4 @@
-"""From one format to another, row by row: what is written, what is refused, and an account of every
-row.
+"""From one format to another, row by row, with an account of what became of every row.
 
     read == converted + sum(rejected)          always
     written == converted + expanded            `expanded`: rows beyond the first that a row became
@@ -29,9 +28,7 @@ from rayward.data.records import RowError
 
 @dataclass(slots=True)
 class Account:
-    """What became of the rows. `repaired`: converted rows by repair made, what was left out
-    included.
-    """
+    """What became of the rows. `repaired`: converted rows by repair made or thing left out."""
 
     read: int = 0
     converted: int = 0
@@ -54,13 +51,13 @@ def convert(
     strict: bool = False,
     encode: Encode | None = None,
 ) -> Account:
-    """Write the rows of `path` (file, folder or "hf:NAME") to `out` in another format, in constant
-    memory.
+    """Write the rows of `path` (file, folder or "hf:NAME") to `out` in another format.
 
-    Rejected rows go to OUT.rejected.jsonl, which is not there if there are none. `out` is put in
-    place at the end; an exception leaves it as it was. `encode` makes the token rows of OpenChat v1
-    from text. ValueError: an unknown format, a name of `out` that tells no container, `out` among
-    the files that are read, or with `strict` the first unusable row (file:line).
+    Memory does not grow with the file. Rejected rows go to OUT.rejected.jsonl, which is not there
+    if there are none. `out` is put in place at the end; an exception leaves it as it was. `encode`
+    makes the token rows of OpenChat v1 from text. ValueError: an unknown format, a name of `out`
+    that tells no container, `out` among the files that are read, or with `strict` the first
+    unusable row (file:line).
     """
     if target_format not in (TOKENS, *WRITERS):
         raise ValueError(
@@ -72,6 +69,8 @@ def convert(
         )
     rejected = out.with_name(out.name + ".rejected.jsonl")
     beside = [text_path(out)] if target_format == TOKENS else []
+    # An output with the name of an input would take its place. The caller's mistakes are told
+    # before anything is written.
     refuse_to_write([out, rejected, *beside], path, questions)
     if beside and beside[0].exists() and not out.exists():
         raise ValueError(
@@ -80,12 +79,15 @@ def convert(
         )
     account = Account()
     stream = outcomes(path, source_format, questions)
+    # The writer is opened last, so that it is put in place first: rejected rows never lie beside an
+    # output of an earlier run.
     with ExitStack() as stack:
         reject = stack.enter_context(_rejected_file(rejected))
         write = stack.enter_context(_writer(out, target_format, encode))
         for outcome in stream:
             account.read += 1
             repairs = list(outcome.repairs)
+            # What the reader and the writer refuse is one account.
             try:
                 if outcome.error is not None:
                     raise outcome.error
@@ -98,23 +100,21 @@ def convert(
                 continue
             account.converted += 1
             account.written += num_rows
-            account.repaired.update(set(repairs))
+            account.repaired.update(set(repairs))  # a set: rows are counted, not repairs
     account.expanded = account.written - account.converted
     return account
 
 
 def refuse_to_write(targets: list[Path], path: str | Path, questions: Path | None = None) -> None:
     """ValueError if a file to write is one of those that are read, or the texts beside one."""
-    named = Path(
-        str(path).removeprefix("hf:").split(":")[0] if str(path).startswith("hf:") else path
-    )
-    files = data_files(named) if named.exists() else []
-    read = {
-        file.resolve()
-        for file in [*files, *map(text_path, files), *([questions] if questions else [])]
-    }
+    source = str(path)
+    if source.startswith("hf:"):  # NAME may be a local file or folder
+        source = source.removeprefix("hf:").split(":")[0]
+    files = data_files(Path(source)) if Path(source).exists() else []
+    inputs = [*files, *map(text_path, files), *([questions] if questions else [])]
+    resolved = {file.resolve() for file in inputs}  # other spellings and links are the same file
     for target in targets:
-        if target.resolve() in read:
+        if target.resolve() in resolved:
             raise ValueError(f"{target} is among the files to read; choose another name or folder")
 
 
@@ -128,17 +128,13 @@ def _writer(out: Path, target_format: str, encode: Encode | None) -> Iterator[Wr
         with open_token_rows(out) as write_token_row:
 
             def write_tokens(records: tuple[Any, ...], repairs: list[str]) -> int:
-                made = [encode(record, repairs) for record in records] if encode else records
-                for row in made:
+                rows = [encode(record, repairs) for record in records] if encode else records
+                for row in rows:
                     if not isinstance(row, TokenRow):
-                        raise RowError(
-                            "row",
-                            "text",
-                            "token ids, or --template to make them",
-                            "text has no token ids",
-                        )
+                        expected = "token ids, or --template to make them"
+                        raise RowError("row", "text", expected, "text has no token ids")
                     write_token_row(row)
-                return len(made)
+                return len(rows)
 
             yield write_tokens
         return
@@ -148,10 +144,11 @@ def _writer(out: Path, target_format: str, encode: Encode | None) -> Iterator[Wr
         def write(records: tuple[Any, ...], repairs: list[str]) -> int:
             if any(isinstance(record, TokenRow) for record in records):
                 raise RowError("row", "token ids and mask", "text", "token ids have no text")
-            made = [row for record in records for row in writer.rows(record, repairs)]
-            for row in made:
+            # All rows are made before the first is written: a row is converted whole or not at all.
+            rows = [row for record in records for row in writer.rows(record, repairs)]
+            for row in rows:
                 output.write(row)
-            return len(made)
+            return len(rows)
 
         yield write
 
@@ -159,7 +156,7 @@ def _writer(out: Path, target_format: str, encode: Encode | None) -> Iterator[Wr
 @contextmanager
 def _rejected_file(path: Path) -> Iterator[Callable[[Rejected], None]]:
     """A function that adds a line to a file, which is there only if there is a line."""
-    opened: list[Output] = []
+    opened: list[Output] = []  # empty until the first line
     with ExitStack() as stack:
 
         def write(row: Rejected) -> None:

@@ -1,8 +1,8 @@
-"""Rows of a data set by its Hugging Face name, streamed with `datasets`:
-"hf:NAME[:CONFIG][:SPLIT]".
+"""Rows of a data set by its Hugging Face name, streamed: "hf:NAME[:CONFIG][:SPLIT]".
 
-NAME may also be a local folder or file that `datasets` can load. "hf:NAME::SPLIT" names a split of
-the standard configuration. Without a split, the only one is meant, or "train".
+`datasets` reads them. NAME may also be a local folder or file that `datasets` can load.
+"hf:NAME::SPLIT" names a split of the standard configuration. Without a split, the only one is
+meant, or "train".
 """
 
 from __future__ import annotations
@@ -26,17 +26,15 @@ def hub_rows(name: str) -> Iterator[tuple[int, Any]]:
     stream = iter(_open(name))
     while True:
         number += 1
+        # Each format's reader in `datasets` raises errors of its own kinds, so any is caught. The
+        # rows before it are good; before the first row it is the caller's mistake, and raised.
         try:
             row = next(stream, None)
-        except (
-            Exception
-        ) as error:  # whatever the format's own reader raises; the rows before it are good
+        except Exception as error:
             if number == 1:
                 raise
-            yield (
-                number,
-                RowError("file", str(error)[:80], "rows that `datasets` can read", "damaged file"),
-            )
+            found = str(error)[:80]
+            yield number, RowError("file", found, "rows that `datasets` can read", "damaged file")
             return
         if row is None:
             return
@@ -46,14 +44,14 @@ def hub_rows(name: str) -> Iterator[tuple[int, Any]]:
 def _open(name: str) -> Any:
     from datasets import load_dataset
 
+    # Two empty parts fill in for those left out; of a full name, they are left over in `more`.
     path, config, split, *more = [*name.removeprefix("hf:").split(":"), "", ""]
     if not path or any(more):
         raise ValueError(f"{name!r} is not of the form hf:NAME[:CONFIG][:SPLIT]")
     file = Path(path)
     if file.is_file():
-        splits = load_dataset(
-            BUILDERS.get(file.suffix, "text"), config or None, data_files=path, streaming=True
-        )
+        builder = BUILDERS.get(file.suffix, "text")
+        splits = load_dataset(builder, config or None, data_files=path, streaming=True)
     else:
         splits = load_dataset(path, config or None, streaming=True)
     wanted = split or (next(iter(splits)) if len(splits) == 1 else "train")

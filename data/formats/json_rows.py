@@ -1,5 +1,4 @@
-"""Rows of JSON lines and JSON arrays, from the blocks of bytes of a file; a bad row is a RowError
-in its place.
+"""Rows of JSON lines and JSON arrays, from a file's blocks of bytes; a bad row is a RowError.
 
 A streaming JSON parser gives up at the first NaN or bad byte and loses the rest of an array. Here
 the items are cut out of the array one by one instead, so one bad item costs one row: its end is
@@ -17,25 +16,39 @@ from typing import Any
 
 from rayward.data.records import RowError, describe, surrogate_in
 
+# A whole string, or a quote that opens one without an end, or a bracket. Brackets in strings are
+# thereby no matches. `*+` never gives characters back: without it, a string that is cut short would
+# be tried again from each of its characters.
 STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]', re.DOTALL)
+# An item that does not end within this many is given up. An open quote or bracket would otherwise
+# draw the rest of the file into memory.
 MAX_ITEM_CHARACTERS = 1 << 26
+# Longer than all that is an error while it is incomplete: "-Infinity", or two escapes of a pair.
+MAX_TOKEN_CHARACTERS = 16
+# More digits than any float has (309 before the point). int() takes time in the square of their
+# number, and raises its own ValueError above 4300.
+MAX_DIGITS = 400
 
 
 def _json_decoder() -> tuple[json.JSONDecoder, list[str]]:
-    """A decoder, and the list of the numbers it refuses: NaN, Infinity, integers of 400 digits."""
+    """A decoder, and the list of the numbers it refuses: NaN, Infinity, integers of 400 digits.
+
+    They are noted and not raised, because the decoder must come to the end of the item: the next
+    one starts there.
+    """
     refused: list[str] = []
 
     def integer(digits: str) -> int:
-        if len(digits) < 400:
+        if len(digits) < MAX_DIGITS:
             return int(digits)
         refused.append(f"an integer of {len(digits)} digits")
         return 0
 
+    # `parse_constant` is called with "NaN", "Infinity" or "-Infinity".
     return json.JSONDecoder(parse_constant=refused.append, parse_int=integer), refused
 
 
 # ---- JSON lines
-# --------------------------------------------------------------------------------------------
 
 
 def line_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
@@ -45,24 +58,24 @@ def line_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
         if isinstance(block, RowError):
             yield number, block  # the line that it cuts off is part of the damage
             return
+        # Bytes are cut before they are decoded: no byte of a character in UTF-8 is a line end, so a
+        # line that does not decode costs itself alone.
         *ends, rest = block.split(b"\n")
         for end in ends:
             line = b"".join((*parts, end))
             parts = []
+            # A pretty-printed object would give an error for each of its lines.
             if line.strip() == b"{" and number == 1:
+                expected = "an array of rows, or a row a line"
                 found = "one object over several lines"
-                yield (
-                    number,
-                    RowError(
-                        "file", found, "an array of rows, or a row a line", "not a file of rows"
-                    ),
-                )
+                yield number, RowError("file", found, expected, "not a file of rows")
                 return
             if line.strip():
                 yield number, _parse_line(line)
             number += 1
         parts.append(rest)
-    if (line := b"".join(parts)).strip():
+    line = b"".join(parts)  # the last line may have no end
+    if line.strip():
         yield number, _parse_line(line)
 
 
@@ -71,32 +84,31 @@ def _parse_line(line: bytes) -> Any:
     try:
         value = decoder.decode(line.decode())
     except UnicodeDecodeError as error:
-        return RowError(
-            "line", f"byte {line[error.start]:#x} at {error.start}", "UTF-8", "not UTF-8"
-        )
-    except (json.JSONDecodeError, RecursionError) as error:
+        found = f"byte {line[error.start]:#x} at {error.start}"
+        return RowError("line", found, "UTF-8", "not UTF-8")
+    except (json.JSONDecodeError, RecursionError) as error:  # the latter: thousands of brackets
         return RowError("line", str(error)[:80], "JSON", "broken JSON")
-    return (
-        RowError("line", refused[0], "a finite number", "number not finite") if refused else value
-    )
+    if refused:
+        return RowError("line", refused[0], "a finite number", "number not finite")
+    return value
 
 
 # ---- JSON arrays
-# -------------------------------------------------------------------------------------------
 
 
 def array_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
     """(number, value) of the items of a JSON array."""
     array, number = _ArrayReader(blocks), 0
     array.next_character()
-    array.at += 1  # the bracket
+    array.position += 1  # the bracket
     while (character := array.next_character()) not in ("]", ""):
         number += 1
         if number > 1 and character != ",":
+            # What follows is no item of this array, so there is no place to go on from.
             yield number, RowError("file", describe(character), "a comma", "broken JSON")
             return
         if number > 1:
-            array.at += 1
+            array.position += 1
             array.next_character()
         yield number, array.item()
         if array.broken:
@@ -107,7 +119,7 @@ def array_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
             array.damage or RowError("file", "an early end", "a closing ]", "truncated file"),
         )
         return
-    array.at += 1
+    array.position += 1
     if array.next_character() != "":
         yield number + 1, RowError("file", "text after the closing ]", "the end", "broken JSON")
     elif array.damage:
@@ -115,57 +127,54 @@ def array_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
 
 
 class _ArrayReader:
-    """The text of a JSON array from `at` on, of which little more is held than one item."""
+    """The text of a JSON array from `position` on, of which little more is held than one item."""
 
     def __init__(self, blocks: Iterator[bytes | RowError]) -> None:
         self.blocks = blocks
         # Bytes that are not UTF-8 become surrogates, which no UTF-8 decodes to: they mark their
-        # item.
+        # item. The decoder keeps the bytes of a character that a block cuts in two.
         self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self.decoder, self.refused = _json_decoder()
-        self.text, self.at = "", 0
-        self.damage: RowError | None = None
-        self.broken = False
+        self.text, self.position = "", 0
+        self.damage: RowError | None = None  # where the file's bytes break off
+        self.broken = False  # nothing behind the last item can be read
 
     def grow(self) -> bool:
-        """Double the text held, so that a long item is parsed again only log times; False at the
-        end.
+        """Hold more text, and let go of what was read; False at the end.
+
+        The text doubles, so that a long item, which is parsed anew each time, is so only log times.
         """
-        self.text, self.at = self.text[self.at :], 0
-        parts, wanted = [self.text], max(1, len(self.text))
+        self.text, self.position = self.text[self.position :], 0
+        parts, missing = [self.text], max(1, len(self.text))
         for block in self.blocks:
             if isinstance(block, RowError):
                 self.damage = block
                 break
             parts.append(self.decode(block))
-            wanted -= len(parts[-1])
-            if wanted <= 0:
+            missing -= len(parts[-1])
+            if missing <= 0:
                 break
         self.text = "".join(parts)
         return len(parts) > 1
 
     def next_character(self) -> str:
-        """The next character that is not white space, where `at` then stands; "" at the end."""
+        """The next character but white space, where `position` then stands; "" at the end."""
         while True:
-            while self.at < len(self.text) and self.text[self.at] in " \t\r\n":
-                self.at += 1
-            if self.at < len(self.text):
-                return self.text[self.at]
+            while self.position < len(self.text) and self.text[self.position] in " \t\r\n":
+                self.position += 1
+            if self.position < len(self.text):
+                return self.text[self.position]
             if not self.grow():
                 return ""
 
     def item(self) -> Any:
-        """The value at `at`, or a RowError; sets `broken` if nothing after it can be read."""
+        """The value at `position`, or a RowError; sets `broken` if nothing after it can be read."""
         while True:
-            self.refused.clear()
+            self.refused.clear()  # of the try before, which saw the same numbers
             try:
-                value, end = self.decoder.raw_decode(self.text, self.at)
+                value, end = self.decoder.raw_decode(self.text, self.position)
             except (json.JSONDecodeError, RecursionError) as error:
-                # An item that is not all there yet fails at its end, or where an open string began.
-                cut = isinstance(error, json.JSONDecodeError) and (
-                    error.pos > len(self.text) - 16 or error.msg.startswith("Unterminated string")
-                )
-                if cut and len(self.text) - self.at < MAX_ITEM_CHARACTERS and self.grow():
+                if self._is_cut(error) and self._item_may_grow() and self.grow():
                     continue
                 at_end = isinstance(error, json.JSONDecodeError) and error.pos >= len(
                     self.text.rstrip()
@@ -174,27 +183,46 @@ class _ArrayReader:
                 return self.damage or self._no_item(error, at_end)
             if end == len(self.text) and self.grow():
                 continue  # perhaps a number of which more digits come
-            raw, self.at = self.text[self.at : end], end
+            raw = self.text[self.position : end]
+            self.position = end
+            # The raw text, not the value: an escape such as \ud800 is ASCII here. It is a fault of
+            # the text that the row says, which `text_of` finds.
             if surrogate_in(raw):
                 return RowError("item", "bytes that do not decode", "UTF-8", "not UTF-8")
             if self.refused:
                 return RowError("item", self.refused[0], "a finite number", "number not finite")
             return value
 
-    def skip(self) -> bool:
-        """Go behind the object or array at `at`, by brackets and quotes; False if these do not lead
-        to its end.
+    def _is_cut(self, error: json.JSONDecodeError | RecursionError) -> bool:
+        """Whether the item at `position` may only lack what is not read yet.
+
+        Such an item fails in the last token there is, or where an open string began.
         """
-        while self.text[self.at : self.at + 1] in ("{", "["):
+        if isinstance(error, RecursionError):
+            return False
+        in_last_token = error.pos > len(self.text) - MAX_TOKEN_CHARACTERS
+        return in_last_token or error.msg.startswith("Unterminated string")
+
+    def _item_may_grow(self) -> bool:
+        return len(self.text) - self.position < MAX_ITEM_CHARACTERS
+
+    def skip(self) -> bool:
+        """Go behind the object or array at `position`, by brackets and quotes.
+
+        False if these do not lead to its end, or no item follows there.
+        """
+        while self.text[self.position : self.position + 1] in ("{", "["):
             depth = 0
-            for match in STRUCTURE.finditer(self.text, self.at):
+            for match in STRUCTURE.finditer(self.text, self.position):
                 if match[0] == '"':
                     break  # a string that is not all there yet
+                # A whole string counts 0.
                 depth += {"{": 1, "[": 1, "}": -1, "]": -1}.get(match[0], 0)
                 if depth == 0:
-                    self.at = match.end()
+                    self.position = match.end()
+                    # Anything else tells that brackets and quotes of the broken item misled.
                     return self.next_character() in (",", "]")
-            if len(self.text) - self.at >= MAX_ITEM_CHARACTERS or not self.grow():
+            if not self._item_may_grow() or not self.grow():
                 break
         return False
 

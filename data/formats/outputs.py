@@ -1,6 +1,6 @@
-"""Rows into a file, streamed: JSON lines, a JSON array (each plain or gzipped) or parquet, by the
-file's name.
+"""Rows into a file, streamed: JSON lines, a JSON array (each plain or gzipped) or parquet.
 
+The file's name says which.
 The file appears under its name only when it is complete; until then it has ".partial" after it.
 Gzip data has no time stamp, so equal rows are equal bytes.
 """
@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from rayward.data.formats.containers import SUFFIXES
 
-PARQUET_BATCH_ROWS = 1024
+if TYPE_CHECKING:
+    import pyarrow
+
+PARQUET_BATCH_ROWS = 1024  # rows held in memory, and those of a row group
+
+BinaryFile: TypeAlias = IO[bytes] | gzip.GzipFile
+Column: TypeAlias = "str | Sequence[Column] | Mapping[str, Column]"
+"""A column's type: "text", "number", "integer", [the type of a list's items] or {name: type}."""
 
 
 class Output(Protocol):
@@ -30,8 +37,8 @@ class Output(Protocol):
 
 
 @contextmanager
-def open_output(path: Path, columns: Mapping[str, Any] | None = None) -> Iterator[Output]:
-    """A file of rows, which is put in place at the end, and is not there at all after an exception.
+def open_output(path: Path, columns: Mapping[str, Column] | None = None) -> Iterator[Output]:
+    """A file of rows, put in place at the end; an exception leaves what was there before.
 
     `columns`: those of a parquet file (see data/formats/writers.py). ValueError: a name that tells
     no container, or a parquet file without columns.
@@ -49,28 +56,30 @@ def open_output(path: Path, columns: Mapping[str, Any] | None = None) -> Iterato
                         f"{path}: rows of this kind have no columns; write json or json.gz"
                     )
                 parquet = _Parquet(raw, columns)
-                stack.callback(parquet.writer.close)
+                stack.callback(parquet.writer.close)  # writes the footer, before `raw` is closed
                 output: Output = parquet
             else:
-                zipped = path.name.endswith(".gz")
-                file: Any = (
-                    stack.enter_context(gzip.GzipFile("", "wb", 6, raw, 0)) if zipped else raw
-                )
+                file: BinaryFile = raw
+                if path.name.endswith(".gz"):
+                    # No name and a time of 0 in the header: equal rows are equal bytes.
+                    file = stack.enter_context(gzip.GzipFile("", "wb", 6, raw, 0))
                 lines = path.name.removesuffix(".gz").endswith(".jsonl")
                 output = _Lines(file) if lines else _ArrayWriter(file)
             yield output
-            output.end()
+            output.end()  # not after an exception: the file would look complete
+        # Only now is all of it written and closed. The rename is one step, so nobody reads a half.
         partial.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)  # not there any more where it was put in place
 
 
 def _encode(row: Any) -> bytes:
+    # NaN is no JSON, and our own reader refuses it.
     return json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
 
 
 class _Lines:
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: BinaryFile) -> None:
         self.file = file
 
     def write(self, row: Any) -> None:
@@ -81,23 +90,26 @@ class _Lines:
 
 
 class _ArrayWriter:
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: BinaryFile) -> None:
         self.file = file
-        self.before = b"[\n"
+        self.separator = b"[\n"  # what comes before the next row
 
     def write(self, row: Any) -> None:
-        self.file.write(self.before + _encode(row))
-        self.before = b",\n"
+        self.file.write(self.separator + _encode(row))
+        self.separator = b",\n"
 
     def end(self) -> None:
-        self.file.write(b"[]\n" if self.before == b"[\n" else b"\n]\n")
+        no_rows = self.separator == b"[\n"
+        self.file.write(b"[]\n" if no_rows else b"\n]\n")
 
 
 class _Parquet:
-    def __init__(self, file: IO[bytes], columns: Mapping[str, Any]) -> None:
+    def __init__(self, file: IO[bytes], columns: Mapping[str, Column]) -> None:
         import pyarrow
         import pyarrow.parquet
 
+        # Given, not inferred: a batch whose rows all lack a field would get a column of nulls,
+        # which does not fit the next batch.
         self.schema = pyarrow.schema(
             [(name, _arrow_type(column)) for name, column in columns.items()]
         )
@@ -120,13 +132,16 @@ class _Parquet:
         self._flush()
 
 
-def _arrow_type(column: Any) -> Any:
+def _arrow_type(column: Column) -> pyarrow.DataType:
     import pyarrow
 
-    if isinstance(column, list):
-        return pyarrow.list_(_arrow_type(column[0]))
-    if isinstance(column, dict):
+    if isinstance(column, str):
+        types = {
+            "text": pyarrow.string(),
+            "number": pyarrow.float64(),
+            "integer": pyarrow.int64(),
+        }
+        return types[column]
+    if isinstance(column, Mapping):
         return pyarrow.struct([(name, _arrow_type(inner)) for name, inner in column.items()])
-    return {"text": pyarrow.string(), "number": pyarrow.float64(), "integer": pyarrow.int64()}[
-        column
-    ]
+    return pyarrow.list_(_arrow_type(column[0]))

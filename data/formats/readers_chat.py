@@ -1,12 +1,11 @@
-"""Rows of chat formats as conversations and prompts: one function a format, `(row, repairs) ->
-records`.
+"""Rows of chat formats as conversations and prompts, by one function a format.
 
-Field names are those of the published data sets: ShareGPT (as FastChat and OpenChat write it),
-Stanford Alpaca, UltraChat, OpenChat's C-RLFT files, AlpacaEval model outputs, and MT-Bench
-questions and model answers (FastChat's llm_judge). Alpaca's input follows its instruction after the
-heading that its own prompt has. ShareGPT conversations are often pieces of longer chats: a leading
-assistant turn and a trailing user turn are dropped, and counted. `label_of` and `messages_of` also
-serve the ranked formats.
+Each is `(row, repairs) -> records`. Field names are those of the published data sets: ShareGPT (as
+FastChat and OpenChat write it), Stanford Alpaca, UltraChat, OpenChat's C-RLFT files, AlpacaEval
+model outputs, and MT-Bench questions and model answers (FastChat's llm_judge). Alpaca's input
+follows its instruction after the heading that its own prompt has. ShareGPT conversations are often
+pieces of longer chats: a leading assistant turn and a trailing user turn are dropped, and counted.
+`label_of` and `messages_of` also serve the ranked formats.
 
 A function raises RowError for a row that cannot be used and appends to `repairs` the names of
 repairs made. Where a format has a label of its own, such as MT-Bench's category, `source` is
@@ -18,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rayward.data.record_json import from_json
 from rayward.data.records import (
     Conversation,
     Prompt,
@@ -27,7 +27,6 @@ from rayward.data.records import (
     Turn,
     check_turns,
     describe,
-    from_json,
     list_of,
     number_of,
     objects_of,
@@ -43,6 +42,7 @@ SPEAKERS: dict[str, Role] = {
     "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
 }  # fmt: skip
 ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
+# Turns of these are counted as "tool turn" and not as an unknown role: no template here has them.
 TOOLS = ("function", "function_call", "observation", "tool", "tool_call", "tool_response")
 
 
@@ -51,6 +51,7 @@ def label_of(row: Row, name: str) -> str:
     value = row.get(name)
     if value is None or isinstance(value, str):
         return value or ""
+    # Ids are often whole numbers; true and false are ints in Python, but no ids.
     if isinstance(value, bool) or not isinstance(value, int):
         raise RowError(name, describe(value), "text or an integer", "wrong type")
     return str(value)
@@ -90,14 +91,15 @@ def rayward(row: Row, repairs: list[str]) -> list[Record]:
 
 
 def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
-    """{"id", "model", "conversations" or "items": [{"from", "value"}]}; a row with tool turns is
-    refused.
-    """
+    """{"id", "model", "conversations" or "items": [{"from", "value"}]}, without tool turns."""
+    # Which of the names a row has: null is as good as absent, as in a parquet file of both.
     name = "conversations" if row.get("conversations") is not None else "items"
-    entries: list[tuple[Role, Any, str]] = []
+    entries: list[tuple[Role, object, str]] = []
     for where, entry in objects_of(row.get(name), name):
         role = role_of(entry.get("from"), SPEAKERS, f"{where}.from")
         entries.append((role, entry.get("value"), f"{where}.value"))
+    # Pieces of longer chats are trimmed before their texts are checked: a dropped turn that is
+    # blank or broken must not cost the row.
     start = 1 if entries and entries[0][0] == "system" else 0
     while len(entries) > start and entries[start][0] == "assistant":
         del entries[start]
@@ -111,7 +113,7 @@ def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
     return [Conversation(turns, "sharegpt", label_of(row, "id"), label_of(row, "model") or None)]
 
 
-def asked(instruction: object, context: object) -> str:
+def instruction_with_input(instruction: object, context: object) -> str:
     """An instruction with its input, if it has one, after INPUT."""
     question = text_of(instruction, "instruction")
     if context is not None and not isinstance(context, str):
@@ -121,9 +123,10 @@ def asked(instruction: object, context: object) -> str:
 
 def alpaca(row: Row, repairs: list[str]) -> list[Record]:
     """{"instruction", "input" (Dolly: "context"), "output" (GPTeacher and Dolly: "response")}."""
-    name = "response" if row.get("output") is None and row.get("response") is not None else "output"
+    responded = row.get("output") is None and row.get("response") is not None
+    name = "response" if responded else "output"
     context = row.get("context") if row.get("input") is None else row["input"]
-    question = asked(row.get("instruction"), context)
+    question = instruction_with_input(row.get("instruction"), context)
     turns = (Turn("user", question), Turn("assistant", text_of(row.get(name), name)))
     return [Conversation(turns, "alpaca", label_of(row, "id"))]
 
@@ -132,7 +135,7 @@ def self_instruct(row: Row, repairs: list[str]) -> list[Record]:
     """{"instruction", "instances": [{"input", "output"}]}: a conversation an instance."""
     records: list[Record] = []
     for where, entry in objects_of(row.get("instances"), "instances"):
-        question = asked(row.get("instruction"), entry.get("input"))
+        question = instruction_with_input(row.get("instruction"), entry.get("input"))
         turns = (
             Turn("user", question),
             Turn("assistant", text_of(entry.get("output"), f"{where}.output")),
@@ -151,9 +154,7 @@ def gsm8k(row: Row, repairs: list[str]) -> list[Record]:
 
 
 def kto(row: Row, repairs: list[str]) -> list[Record]:
-    """{"messages", "label"}: a conversation where the label is true; one to unlearn has no
-    record.
-    """
+    """{"messages", "label"}: a conversation where the label is true; one to unlearn is refused."""
     if row.get("label") is not True:
         raise RowError("label", describe(row.get("label")), "true", "answer to be unlearned")
     turns = messages_of(row.get("messages"), "messages")
@@ -173,9 +174,7 @@ def alpaca_eval(row: Row, repairs: list[str]) -> list[Record]:
 
 
 def ultrachat(row: Row, repairs: list[str]) -> list[Record]:
-    """{"id", "data": [user, assistant, user, assistant, ...]}: an even number of turns, the user
-    first.
-    """
+    """{"id", "data": [user, assistant, user, assistant, ...]}: an even number of turns."""
     texts = list_of(row.get("data"), "data")
     roles: tuple[Role, Role] = ("user", "assistant")
     turns = tuple(
@@ -186,17 +185,13 @@ def ultrachat(row: Row, repairs: list[str]) -> list[Record]:
 
 
 def ultra_eval(row: Row, repairs: list[str]) -> list[Record]:
-    """{"class", "data": question}: UltraLM's evaluation set, whose class names have spaces at both
-    ends.
-    """
-    source = source_of("ultra_eval", label_of(row, "class").strip())
+    """{"class", "data": question}: UltraLM's evaluation set."""
+    source = source_of("ultra_eval", label_of(row, "class").strip())  # its names end in spaces
     return [Prompt((Turn("user", text_of(row.get("data"), "data")),), source, label_of(row, "id"))]
 
 
 def crlft(row: Row, repairs: list[str]) -> list[Record]:
-    """{"items": [{"role", "content", "weight"}], "condition", "system"}; the condition becomes
-    `quality`.
-    """
+    """{"items": [{"role", "content", "weight"}], "condition" (our `quality`), "system"}."""
     turns, system = messages_of(row.get("items"), "items"), label_of(row, "system")
     check_turns(turns, "assistant", "items")
     if system:
@@ -207,7 +202,6 @@ def crlft(row: Row, repairs: list[str]) -> list[Record]:
 
 
 # ---- MT-Bench
-# ----------------------------------------------------------------------------------------------
 
 
 def mt_bench_question(row: Row, repairs: list[str]) -> list[Record]:
@@ -225,39 +219,29 @@ def mt_bench_question(row: Row, repairs: list[str]) -> list[Record]:
 
 
 def mt_bench_answer(questions: Questions, row: Row, repairs: list[str]) -> list[Record]:
-    """{"question_id", "model_id", "choices": [{"turns": [answer, ...]}]}: one conversation a
-    choice.
+    """{"question_id", "model_id", "choices": [{"turns": [answer, ...]}]}: a conversation a choice.
 
     In Vicuna's own benchmark, "text" is the one answer. `questions`: the texts of each question by
     its id; the rows themselves hold none.
     """
     name = label_of(row, "question_id")
     if name not in questions:
-        raise RowError(
-            "question_id",
-            describe(row.get("question_id")),
-            "an id of the question file",
-            "no question",
-        )
+        given = describe(row.get("question_id"))
+        raise RowError("question_id", given, "an id of the question file", "no question")
     if row.get("choices") is None and row.get("text") is not None:
         row = {**row, "choices": [{"turns": [text_of(row["text"], "text")]}]}
     records: list[Record] = []
     for where, choice in objects_of(row.get("choices"), "choices"):
         answers = _texts(choice.get("turns"), f"{where}.turns")
         if len(answers) != len(questions[name]):
-            expected = f"{len(questions[name])}, one a question"
-            raise RowError(
-                f"{where}.turns",
-                f"{len(answers)} answers",
-                expected,
-                "answers do not match the questions",
-            )
+            given, expected = f"{len(answers)} answers", f"{len(questions[name])}, one a question"
+            reason = "answers do not match the questions"
+            raise RowError(f"{where}.turns", given, expected, reason)
         turns: list[Turn] = []
         for question, answer in zip(questions[name], answers, strict=True):
             turns += [Turn("user", question), Turn("assistant", answer)]
-        records.append(
-            Conversation(tuple(turns), "mt_bench", name, label_of(row, "model_id") or None)
-        )
+        model = label_of(row, "model_id") or None
+        records.append(Conversation(tuple(turns), "mt_bench", name, model))
     if not records:
         raise RowError("choices", "0 choices", "at least one", "no choices")
     return records

@@ -1,5 +1,4 @@
-"""OpenChat v1 training files: `[[ids, mask], ...]`, one JSON array, with the texts beside it in
-`.text.json`.
+"""OpenChat v1 training files: `[[ids, mask], ...]`, one JSON array, its texts in `.text.json`.
 
 The first release of imoneoi/openchat wrote its tokenised conversations so (TYPE.train.json and
 TYPE.train.text.json, a list of strings in the same order). They are token ids of one tokenizer and
@@ -13,21 +12,23 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from rayward.data.formats.containers import RowSource, rows
 from rayward.data.formats.outputs import Output, open_output
-from rayward.data.records import Conversation, RowError, describe
-from rayward.data.templates.template import Template, encode, truncate, with_condition
+from rayward.data.records import Conversation, Record, RowError, describe
+from rayward.data.templates.pieces import with_condition
+from rayward.data.templates.template import Template, encode, truncate
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 NAME = "openchat_v1"
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """Ids of a conversation, which of them carry loss, and its text if the file has it beside
-    it.
-    """
+    """Ids of a conversation, which of them carry loss, and its text if it lies beside the file."""
 
     ids: tuple[int, ...]
     mask: tuple[bool, ...]
@@ -55,6 +56,7 @@ def token_row(value: object, text: object = None) -> TokenRow:
     if not is_token_row(value):
         raise RowError("row", describe(value), "a list [ids, mask]", "wrong type")
     ids, mask = value
+    # type() is, not isinstance: true is an int in Python, but no token id.
     for index, token in enumerate(ids):
         if type(token) is not int or token < 0:
             raise RowError(
@@ -75,44 +77,40 @@ def token_row(value: object, text: object = None) -> TokenRow:
 def read_token_rows(source: RowSource) -> Iterator[tuple[int, TokenRow | RowError]]:
     """(number, record or error) of each row, with the texts of the file beside it if there is one.
 
-    A text file with fewer or more rows is an error of the rows that lack one, or of a row after the
-    last.
+    Texts too few or too many are an error of the rows that lack one, or of a row after the last.
     """
     beside = text_path(Path(source.name))
     texts = rows(beside) if beside.is_file() else None
     number, missing = 0, RowError("text", "no more texts", "one a row", "text is missing")
     for number, value in source.rows():
+        # Rows and texts go together by their place, so a row that is refused takes its text along.
         text = next(texts, (0, missing))[1] if texts else None
-        found: Any = (
-            text if isinstance(text, RowError) and not isinstance(value, RowError) else value
-        )
         try:
-            yield number, found if isinstance(found, RowError) else token_row(found, text)
+            for part in (value, text):
+                if isinstance(part, RowError):
+                    raise part
+            yield number, token_row(value, text)
         except RowError as error:
             yield number, error
     if texts and next(texts, None) is not None:
-        yield (
-            number + 1,
-            RowError(
-                "text", f"more than {number} texts", f"{number}, one a row", "text without a row"
-            ),
-        )
+        found, expected = f"more than {number} texts", f"{number}, one a row"
+        yield number + 1, RowError("text", found, expected, "text without a row")
 
 
-def in_own_words(template: Template, record: Any) -> Template:
-    """The template that says what an OpenChat row (C-RLFT) says of its answers, where it has words
-    for it.
-    """
-    said = record.quality if isinstance(record, Conversation) and record.source == "crlft" else None
-    return with_condition(template, said) if said and template.condition else template
+def template_for(template: Template, record: Record | TokenRow) -> Template:
+    """The template with the condition of an OpenChat row (C-RLFT), where it has words for one."""
+    # Of other formats, `quality` is no condition but the name of the model that answered.
+    if not isinstance(record, Conversation) or record.source != "crlft":
+        return template
+    condition = record.quality
+    return with_condition(template, condition) if condition and template.condition else template
 
 
 Encode = Callable[[Any, list[str]], TokenRow]
 
 
-def encoder(template: Template, tokenizer: Any, context_tokens: int) -> Encode:
-    """A function from a conversation to its token row, as training sees it: `(record, repairs) ->
-    row`.
+def encoder(template: Template, tokenizer: PreTrainedTokenizerBase, context_tokens: int) -> Encode:
+    """A function `(record, repairs) -> row` from a conversation to its tokens as training sees it.
 
     The tail beyond `context_tokens` is lost and named in `repairs`, as is a loss weight that is not
     0 or 1. RowError: no conversation, or no answer within the context.
@@ -122,36 +120,29 @@ def encoder(template: Template, tokenizer: Any, context_tokens: int) -> Encode:
         if isinstance(record, TokenRow):
             return record
         if not isinstance(record, Conversation):
-            raise RowError(
-                "record",
-                type(record).__name__.lower(),
-                "conversation",
-                f"{NAME} has no place for its kind",
-            )
+            kind = type(record).__name__.lower()
+            raise RowError("record", kind, "conversation", f"{NAME} has no place for its kind")
         if not any(turn.loss_weight for turn in record.turns):
             raise RowError(
                 "turns", "no loss weight above 0", "an answer to learn", "nothing to learn"
             )
         try:
-            whole = encode(in_own_words(template, record), record.turns, tokenizer)
+            whole = encode(template_for(template, record), record.turns, tokenizer)
         except ValueError as error:
-            if isinstance(error, RowError):
+            if isinstance(error, RowError):  # a RowError is a ValueError, and has its field
                 raise
             raise RowError("turns", str(error), "text to encode", "not encoded") from None
         row = truncate(whole, context_tokens)
         if row is None:
-            found = (
-                "its first trained token at "
-                f"{next(i for i, weight in enumerate(whole.weights) if weight)}"
-            )
-            raise RowError(
-                "turns",
-                found,
-                f"one within {context_tokens} tokens",
-                "no answer within the context",
-            )
-        repairs += ["cut to the context"] * (len(row.ids) < len(whole.ids))
-        repairs += ["left out loss weight"] * (not {0.0, 1.0}.issuperset(row.weights))
+            first = next(i for i, weight in enumerate(whole.weights) if weight)
+            found = f"its first trained token at {first}"
+            expected = f"one within {context_tokens} tokens"
+            raise RowError("turns", found, expected, "no answer within the context")
+        if len(row.ids) < len(whole.ids):
+            repairs.append("cut to the context")
+        if not {0.0, 1.0}.issuperset(row.weights):  # the format has a mask, and no weights
+            repairs.append("left out loss weight")
+        # The text of the ids, special tokens and cut included, as OpenChat wrote it.
         text = tokenizer.decode(row.ids, skip_special_tokens=False)
         return TokenRow(tuple(row.ids), tuple(weight > 0 for weight in row.weights), text)
 
@@ -169,17 +160,15 @@ def open_token_rows(path: Path) -> Iterator[Callable[[TokenRow], None]]:
         raise ValueError(
             f"{path}: token rows are one JSON array: the name must end in .json or .json.gz"
         )
-    beside: list[Output | None] = []
+    beside: list[Output | None] = []  # nothing before the first row, which decides: None, no texts
     with ExitStack() as stack:
         output = stack.enter_context(open_output(path))
 
         def write(row: TokenRow) -> None:
             if not beside:
-                beside.append(
-                    stack.enter_context(open_output(text_path(path)))
-                    if row.text is not None
-                    else None
-                )
+                has_text = row.text is not None
+                texts_file = open_output(text_path(path))
+                beside.append(stack.enter_context(texts_file) if has_text else None)
             texts = beside[0]
             if (texts is None) != (row.text is None):
                 expected = f"{'no' if texts is None else 'a'} text, as in the rows before"
@@ -189,5 +178,6 @@ def open_token_rows(path: Path) -> Iterator[Callable[[TokenRow], None]]:
                 texts.write(row.text)
 
         yield write
+    # Texts of an earlier file of this name would be read as those of this one.
     if beside[:1] in ([], [None]):
-        text_path(path).unlink(missing_ok=True)  # of an earlier file of this name
+        text_path(path).unlink(missing_ok=True)

@@ -10,7 +10,10 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 FORM = "ORG/NAME or ORG/NAME@REVISION"
 NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?")
@@ -26,9 +29,7 @@ OTHER_FORMATS = [
 ]
 TRUST = "RAYWARD_TRUST_REMOTE_CODE"
 PINNED: dict[str, str] = {}
-"""Commits of hub names, by which this process means them from now on, wherever their branch has
-gone since.
-"""
+"""Commits that hub names stand for in this process, wherever their branch has gone since."""
 
 
 def is_hub_name(model: str) -> bool:
@@ -41,22 +42,18 @@ def local(model: str) -> str:
 
     ValueError for a name that is neither a folder here nor in the cache.
     """
-    return (
-        str(Path(model).resolve()) if not is_hub_name(model) else str(snapshot(model, fetch=False))
-    )
+    if is_hub_name(model):
+        return str(snapshot(model, fetch=False))
+    return str(Path(model).resolve())
 
 
 def fetched(model: str, weights: bool = True) -> str:
-    """The same, after the snapshot of a hub name was fetched where it is missing, with its weights
-    or without.
-    """
+    """As `local`, after what is missing of a hub name was fetched, with its weights or without."""
     return str(snapshot(model, fetch=True, weights=weights)) if is_hub_name(model) else local(model)
 
 
 def snapshot(name: str, fetch: bool, weights: bool = True) -> Path:
-    """The snapshot's folder; `fetch` gets what the cache lacks. ValueError where that cannot be,
-    and what to do.
-    """
+    """The snapshot's folder; `fetch` gets what the cache lacks. ValueError: why not, what to do."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -67,21 +64,22 @@ def snapshot(name: str, fetch: bool, weights: bool = True) -> Path:
     repository, revision = _revision(name)
     unused = [*_unused(name, fetch), *([] if weights else ["*.safetensors", "*.bin"])]
     try:
-        found = snapshot_download(
+        folder = snapshot_download(
             repository, revision=revision, local_files_only=not fetch, ignore_patterns=unused
         )
-        return Path(found)
+        return Path(folder)
+    # Before RepositoryNotFoundError, of which it is a kind.
     except GatedRepoError:
-        told = (
+        fault = (
             "is gated: set HF_TOKEN to the token of an account that has been granted access to it"
         )
     except RepositoryNotFoundError:
-        told = "is unknown to the hub, or private: is it spelled right, and HF_TOKEN set?"
+        fault = "is unknown to the hub, or private: is it spelled right, and HF_TOKEN set?"
     except LocalEntryNotFoundError:
-        told = f"is not in the hub's cache{', and the hub cannot be reached' if fetch else ''}"
+        fault = f"is not in the hub's cache{', and the hub cannot be reached' if fetch else ''}"
     except Exception as error:  # a network and its libraries raise what they like
-        told = f"cannot be fetched: {first_line(error)}"
-    raise ValueError(f"{name} is no folder here, and as a hub name it {told}")
+        fault = f"cannot be fetched: {first_line(error)}"
+    raise ValueError(f"{name} is no folder here, and as a hub name it {fault}")
 
 
 def _revision(name: str) -> tuple[str, str | None]:
@@ -91,9 +89,7 @@ def _revision(name: str) -> tuple[str, str | None]:
 
 
 def _unused(name: str, fetch: bool) -> list[str]:
-    """What is not needed of a repository: weights in other formats, and pickled ones beside
-    safetensors.
-    """
+    """Patterns of what is not needed: weights of other formats, pickled ones beside safetensors."""
     if not fetch:
         return OTHER_FORMATS
     from huggingface_hub import HfApi
@@ -109,23 +105,23 @@ def _unused(name: str, fetch: bool) -> list[str]:
     ]
 
 
-def config_of(folder: str | Path) -> Any:
+def config_of(folder: str | Path) -> PreTrainedConfig:
     """The `PretrainedConfig` of a model's folder."""
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(folder, trust_remote_code=trusted())
 
 
-def has_score_head(config: Any) -> bool:
+def has_score_head(config: PreTrainedConfig) -> bool:
     """Whether the model of this config gives scores and no text."""
     return any("SequenceClassification" in name for name in config.architectures or [])
 
 
-def read_tokenizer(folder: str | Path, **named: Any) -> Any:
-    """The tokenizer of a folder as transformers reads it; see
-    `rayward.data.templates.tokenizer.load_tokenizer` for one that is whole.
+def read_tokenizer(folder: str | Path, **arguments: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder as transformers reads it.
 
-    ValueError where that fails, with the file that is no JSON where it is that.
+    See `rayward.data.templates.tokenizer.load_tokenizer` for one that is whole. ValueError where
+    that fails, with the file that is no JSON where it is that.
     """
     from transformers import AutoTokenizer
 
@@ -133,9 +129,10 @@ def read_tokenizer(folder: str | Path, **named: Any) -> Any:
         # Mistral's folders hold its own format too, which transformers would take: it keeps no
         # special token as text.
         return AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=trusted(), mistral_format=False, **named
+            folder, trust_remote_code=trusted(), mistral_format=False, **arguments
         )
     except Exception as error:  # transformers, tokenizers and custom code raise what they like
+        # Broken JSON is the usual cause, of which transformers does not name the file.
         for name in (
             "config.json",
             "tokenizer_config.json",
@@ -144,8 +141,8 @@ def read_tokenizer(folder: str | Path, **named: Any) -> Any:
         ):
             if (path := Path(folder) / name).is_file():
                 read_json(path)
-        told = f"{type(error).__name__}: {first_line(error)}"
-        raise ValueError(f"{folder}: the tokenizer cannot be read: {told}") from error
+        details = f"{type(error).__name__}: {first_line(error)}"
+        raise ValueError(f"{folder}: the tokenizer cannot be read: {details}") from error
 
 
 def first_line(error: Exception) -> str:
@@ -154,24 +151,25 @@ def first_line(error: Exception) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file of a model says. ValueError with the file, line and column where it is no
-    JSON object.
-    """
+    """What a JSON file of a model says. ValueError with file, line and column: no JSON object."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is no JSON: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds {type(found).__name__}, and a JSON object is needed")
-    return found
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds {type(values).__name__}, and a JSON object is needed")
+    return values
 
 
 def trust(remote_code: bool) -> None:
     """Let this process, and those that it starts, run code that comes with models, or not."""
+    # Processes that are started inherit the environment.
     os.environ[TRUST] = "1" if remote_code else "0"
 
 
 def trusted() -> bool:
-    """Whether code that comes with a model may run: model.trust_remote_code, or of commands without
-    a config the environment's RAYWARD_TRUST_REMOTE_CODE=1."""
+    """Whether code that comes with a model may run.
+
+    By model.trust_remote_code, or of commands without a config RAYWARD_TRUST_REMOTE_CODE=1.
+    """
     return os.environ.get(TRUST) == "1"

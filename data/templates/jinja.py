@@ -1,23 +1,23 @@
-"""A template of our table as the Jinja chat template of a tokenizer: a model folder is served as it
-was trained.
-"""
+"""A template of our table as a tokenizer's Jinja chat template: a model is served as trained."""
 
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rayward.data.records import Role
 from rayward.data.templates.plain_text import Habit
 from rayward.data.templates.table import INPUT, Template
 from rayward.data.templates.template import ids_and_habit, needs_bos
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 BOS = "{{ bos_token | default('', true) }}"
 
 
-def jinja(template: Template, tokenizer: Any = None) -> str:
-    """The same template as a Hugging Face `chat_template`, BOS included where `encode` puts one for
-    the `tokenizer`.
+def jinja(template: Template, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
+    """The same template as a Hugging Face `chat_template`, with BOS where `encode` puts one.
 
     `{% generation %}` marks the assistant's content and end token. Whoever applies it encodes one
     string, in which a special token that a user writes out is special: it is for serving; training
@@ -33,20 +33,19 @@ def jinja(template: Template, tokenizer: Any = None) -> str:
     bos = template.bos if tokenizer is None else needs_bos(template, tokenizer)
     write = _Writer(template, spaces, bos)
     system, user, assistant = template.system, template.user, template.assistant
-    content, told = "message['content']", ""
-    default, between, question = "", "", content
+    content = "message['content']"
+    # Jinja of: a system text that stands in for none, a system turn, what parts two pairs, and the
+    # expression of what a question says.
+    default, system_turn, between, question = "", "", "", content
     if template.default_system:
-        said = repr(
-            write.first(system.before + system.lead + template.default_system + system.after)
-        )
+        opening = system.before + system.lead
+        expression = repr(write.first(opening + template.default_system + system.after))
         if template.input_system:
-            with_input = repr(
-                write.first(system.before + system.lead + template.input_system + system.after)
-            )
-            said = f"{with_input} if {INPUT!r} in messages[0]['content'] else {said}"
-        default = "{% if messages[0]['role'] != 'system' %}{{ " + said + " }}{% endif %}"
+            with_input = repr(write.first(opening + template.input_system + system.after))
+            expression = f"{with_input} if {INPUT!r} in messages[0]['content'] else {expression}"
+        default = "{% if messages[0]['role'] != 'system' %}{{ " + expression + " }}{% endif %}"
     if not template.folds_system:
-        told = write.turn("system", content)
+        system_turn = write.turn("system", content)
     else:
         parts = (repr(system.before + system.lead), "messages[0]['content']", repr(system.after))
         first = "loop.index0 == 1 and messages[0]['role'] == 'system'"
@@ -62,7 +61,7 @@ def jinja(template: Template, tokenizer: Any = None) -> str:
             default,
             "{% for message in messages %}",
             "{% if message['role'] == 'system' and loop.first %}",
-            told,
+            system_turn,
             "{% elif message['role'] == 'user' %}",
             between,
             write.turn("user", question),
@@ -95,6 +94,7 @@ class _Writer:
     def __init__(self, template: Template, spaces: Habit, bos: bool):
         self.template, self.spaces = template, spaces
         self.special = template.special_tokens
+        # Whether the first turn stands behind a special token.
         self.begins = template.head.endswith(self.special) if template.head else bos
         self.bos = bos
 
@@ -103,6 +103,7 @@ class _Writer:
         if self.spaces != "missing":
             return text
         tokens = "|".join(map(re.escape, self.special))
+        # Not before a space, the end of the text, or the next special token: no piece begins there.
         return re.sub(f"({tokens})(?! |\\Z|{tokens})", r"\1 ", text)
 
     def follows(self, before: str, text: str) -> str:
@@ -132,15 +133,14 @@ class _Writer:
         return ("{{ ' ' if " + edge + " }}" if edge else "") + _output(self.whole(before))
 
     def said(self, role: Role, content: str) -> str:
-        """The expression of what is said, with the frame's lead or the space that the tokenizer
-        puts before a piece.
-        """
+        """The expression of what is said, with the frame's lead or the tokenizer's space before."""
         frame = self.template.frame(role)
         if frame.lead:
             lead = self._behind(frame.lead) if frame.before.endswith(self.special) else frame.lead
             return f"{lead!r} + {content}"
         missing = f"({content} if {content}.startswith(' ') else ' ' + {content})"
         if not frame.before:
+            # Without words before it the content begins the piece, behind whatever came last.
             edge = self._edge(role)
             return f"({missing} if {edge} else {content})" if edge else content
         if self.spaces == "never" or (
@@ -158,13 +158,13 @@ class _Writer:
         return self.spaces == "missing" and text != "" and not text.startswith((" ", *self.special))
 
     def _edge(self, role: Role) -> str:
-        """When a turn of this role begins behind a special token, as a Jinja expression; "" where
-        never.
-        """
+        """When a turn of this role is behind a special token, as a Jinja expression; "" if
+        never."""
         if self.spaces != "missing":
             return ""
         template = self.template
         begins = self.begins and not (template.default_system and role != "system")
+        # The text that stands last before a turn, by the role of the turn before.
         last = {
             "system": template.system.after,
             "user": template.user.after,
@@ -174,18 +174,17 @@ class _Writer:
             last["assistant"] = template.between_pairs
         ends = {before: text.endswith(self.special) for before, text in last.items()}
         if template.folds_system:
+            # Its system turn writes nothing by itself: the first question stands at the beginning.
             ends["system"] = begins
         behind = [
             f"(not loop.first and loop.previtem['role'] == {before!r})"
-            for before, so in ends.items()
-            if so
+            for before, at_special in ends.items()
+            if at_special
         ]
         return " or ".join(["loop.first"] * begins + behind)
 
 
 def _output(before: str, content: str = "", after: str = "") -> str:
-    """A Jinja expression that prints its parts, quoted, so that Jinja strips none of their white
-    space.
-    """
+    """A Jinja expression that prints its parts; quoted, so that no white space is stripped."""
     parts = [part for part in (before and repr(before), content, after and repr(after)) if part]
     return "{{ " + " + ".join(parts) + " }}" if parts else ""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-# Of which a vocabulary that does not know every text knows something not.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# A vocabulary that lacks some text lacks some of this.
 STRANGE = "日本 😀 \u0378\x01 ÿ"
 TEXTS = (
     "Hello there",
@@ -25,22 +28,20 @@ TEXTS = (
     "Hi <b>you</b> & me",
     "A — “b” …",
 )
-"""What is asked of a tokenizer to see whether it does as another does."""
+"""Texts by which two tokenizers are held against each other."""
 Habit = Literal["always", "missing", "never"]
 
 
-def encode_plain(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text by itself; a special token that is written out in it is text."""
     arguments = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-    return (
-        tokenizer(list(texts), return_attention_mask=False, **arguments)["input_ids"]
-        if texts
-        else []
-    )
+    if not texts:
+        return []
+    return tokenizer(list(texts), return_attention_mask=False, **arguments)["input_ids"]
 
 
 @lru_cache(maxsize=64)
-def habit(tokenizer: Any) -> Habit:
+def habit(tokenizer: PreTrainedTokenizerBase) -> Habit:
     """Whether the tokenizer puts a space before a text.
 
     "always": "a b" is "a" and then "b", although " b" is not "b". "missing": it adds one only where
@@ -56,20 +57,21 @@ def habit(tokenizer: Any) -> Habit:
 
 
 @lru_cache(maxsize=64)
-def says_unknown(tokenizer: Any) -> bool:
+def says_unknown(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether some text becomes the unknown token; where bytes have tokens, none does."""
     unknown = tokenizer.unk_token_id
     return unknown is not None and unknown in encode_plain(tokenizer, [STRANGE])[0]
 
 
 @lru_cache(maxsize=64)
-def special_ids(tokenizer: Any, tokens: tuple[str, ...], template: str) -> dict[str, int]:
-    """The id of each token. ValueError names the first that the tokenizer lacks and `template`
-    needs.
-    """
+def special_ids(
+    tokenizer: PreTrainedTokenizerBase, tokens: tuple[str, ...], template: str
+) -> dict[str, int]:
+    """The id of each token. ValueError names the first that `template` needs and is not there."""
     ids = {}
     for token in tokens:
         token_id = tokenizer.convert_tokens_to_ids(token)
+        # And back: a token that is not there may get the unknown token's id.
         if token_id is None or tokenizer.convert_ids_to_tokens(token_id) != token:
             raise ValueError(
                 f"chat template {template} needs the token {token!r}, which is not among the "

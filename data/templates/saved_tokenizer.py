@@ -1,5 +1,4 @@
-"""A tokenizer in a folder, read back as those who serve it read it: its ids must be those that are
-trained.
+"""A tokenizer in a folder, read back as a server reads it: its ids must be those that are trained.
 
 transformers reads a folder by the class in tokenizer_config.json and the model type in config.json,
 and builds some classes anew: Llama's is saved without `legacy`, and read without the space that it
@@ -12,22 +11,26 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayward.data.model_files.hub_models import read_tokenizer
-from rayward.data.records import RowError, Turn
+from rayward.data.records import Role, RowError, Turn
 from rayward.data.templates.jinja import jinja
 from rayward.data.templates.plain_text import TEXTS, encode_plain
 from rayward.data.templates.published.rendering import clock
 from rayward.data.templates.table import Template
 from rayward.data.templates.template import encode
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MENDS: tuple[dict[str, Any], ...] = ({}, {"legacy": True}, {"tokenizer_class": "TokenizersBackend"})
 """What is tried in tokenizer_config.json until the folder reads as the tokenizer does."""
 
 
-def _chat(*said: str, system: str = "") -> tuple[Turn, ...]:
-    turns = [Turn("assistant" if number % 2 else "user", text) for number, text in enumerate(said)]
+def _chat(*contents: str, system: str = "") -> tuple[Turn, ...]:
+    roles: tuple[Role, Role] = ("user", "assistant")
+    turns = [Turn(roles[number % 2], text) for number, text in enumerate(contents)]
     return (Turn("system", system), *turns) if system else tuple(turns)
 
 
@@ -44,7 +47,7 @@ AWKWARD = (
 )
 
 
-def assert_keeps_text(tokenizer: Any) -> None:
+def assert_keeps_text(tokenizer: PreTrainedTokenizerBase) -> None:
     """ValueError where decode(encode(x)) is not x.
 
     A space that the tokenizer puts before a text, or takes away there (SentencePiece), is no loss,
@@ -52,19 +55,20 @@ def assert_keeps_text(tokenizer: Any) -> None:
     them.
     """
     for text, ids in zip(TEXTS, encode_plain(tokenizer, TEXTS), strict=True):
-        found = tokenizer.decode(ids)
-        if found not in (text, " " + text) and " " + found != text:
+        decoded = tokenizer.decode(ids)
+        if decoded not in (text, " " + text) and " " + decoded != text:
             raise ValueError(
-                f"the tokenizer loses text: {text!r} becomes {found!r}. Its files are of another "
+                f"the tokenizer loses text: {text!r} becomes {decoded!r}. Its files are of another "
                 "kind than they are read as: model_type in config.json and tokenizer_class in "
                 "tokenizer_config.json decide that (TokenizersBackend reads tokenizer.json as it "
                 "is)"
             )
 
 
-def save_tokenizer(tokenizer: Any, folder: str | Path, config: Any = None) -> None:
-    """Save it so that it reads back as it is; with the `config` of a model, also in that model's
-    folder.
+def save_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, folder: str | Path, config: Any = None
+) -> None:
+    """Save it so that it reads back as it is, with a model's `config` also in that model's folder.
 
     ValueError where no way to save it does, with the first tokens that differ.
     """
@@ -72,15 +76,14 @@ def save_tokenizer(tokenizer: Any, folder: str | Path, config: Any = None) -> No
     path = Path(folder) / "tokenizer_config.json"
     saved, first = json.loads(path.read_text(encoding="utf-8")), ""
     for change in MENDS:
-        path.write_text(
-            json.dumps(saved | change, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
-        told = next(
-            filter(None, (_unlike(tokenizer, read) for read in _readings(folder, config))), ""
-        )
-        if not told:
+        changed = json.dumps(saved | change, indent=2, ensure_ascii=False) + "\n"
+        path.write_text(changed, encoding="utf-8")
+        differences = (_unlike(tokenizer, read) for read in _readings(folder, config))
+        difference = next(filter(None, differences), "")
+        if not difference:
             return
-        first = first or told
+        # The error tells of the folder as it was saved: the other changes are only tries.
+        first = first or difference
     raise ValueError(f"{folder}: the tokenizer does not read back as it was saved: {first}")
 
 
@@ -90,7 +93,7 @@ def _readings(folder: str | Path, config: Any) -> Iterator[Any]:
         yield read_tokenizer(folder, config=config)
 
 
-def _unlike(tokenizer: Any, other: Any) -> str:
+def _unlike(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> str:
     """The first thing that another tokenizer does otherwise; "" where there is none."""
     if tokenizer.get_vocab() != other.get_vocab():
         return f"{len(tokenizer)} tokens became {len(other)}, or other ones"
@@ -100,30 +103,29 @@ def _unlike(tokenizer: Any, other: Any) -> str:
         )
     special_tokens = [str(token) for token in tokenizer.special_tokens_map.values()]
     for text in (*TEXTS, *(special + text for special in special_tokens[:1] for text in TEXTS)):
-        ids, found = _ids(tokenizer, text), _ids(other, text)
-        if ids != found:
-            return f"of {text!r} {_first(tokenizer, ids, found)}"
-        if (said := tokenizer.decode(ids)) != (read := other.decode(ids)):
-            return f"the ids {ids} were {said!r}, now {read!r}"
+        ids, other_ids = _ids(tokenizer, text), _ids(other, text)
+        if ids != other_ids:
+            return f"of {text!r} {_first(tokenizer, ids, other_ids)}"
+        decoded, other_decoded = tokenizer.decode(ids), other.decode(ids)
+        if decoded != other_decoded:
+            return f"the ids {ids} were {decoded!r}, now {other_decoded!r}"
     if tokenizer.chat_template != other.chat_template:
         return "its chat template became another"
     for turns in (*PLAIN, *AWKWARD) if tokenizer.chat_template else ():
         try:
             ids = _served(tokenizer, turns, False)
-        except (
-            Exception
-        ):  # a template is a foreign program: it raises what it likes, on system turns for instance
+        # A template is a foreign program: it raises what it likes, on system turns for instance.
+        except Exception:
             continue
-        if ids != (found := _served(other, turns, False)):
-            return (
-                f"of {turns[0].content!r}, ... in its chat template {_first(tokenizer, ids, found)}"
-            )
+        other_ids = _served(other, turns, False)
+        if ids != other_ids:
+            difference = _first(tokenizer, ids, other_ids)
+            return f"of {turns[0].content!r}, ... in its chat template {difference}"
     return ""
 
 
-def assert_served_as_trained(template: Template, tokenizer: Any) -> None:
-    """ValueError where the tokenizer's chat template, applied as a string, gives other ids than
-    `encode`.
+def assert_served_as_trained(template: Template, tokenizer: PreTrainedTokenizerBase) -> None:
+    """ValueError where the tokenizer's chat template, as a string, gives other ids than `encode`.
 
     Except where the whole string joins what is said with what stands beside it, so that no pieces
     could be the same: an answer that begins with white space, for instance. Of plain words only
@@ -137,11 +139,11 @@ def assert_served_as_trained(template: Template, tokenizer: Any) -> None:
             except RowError:
                 continue  # such rows are left out
             served = _served(tokenizer, turns[:end], asks)
-            excused = (
-                trained.apart
-                if template.own
-                else _joins(tokenizer, turns[:end], asks, turns in PLAIN)
-            )
+            # A tokenizer's own template says so itself; of ours it is found out.
+            if template.own:
+                excused = trained.apart
+            else:
+                excused = _joins(tokenizer, turns[:end], asks, turns in PLAIN)
             if trained.ids != served and not excused:
                 raise ValueError(
                     f"chat template {template.name} with this tokenizer trains other tokens than "
@@ -151,17 +153,14 @@ def assert_served_as_trained(template: Template, tokenizer: Any) -> None:
 
 
 def mend(template: Template, folder: str | Path) -> str:
-    """Mend a folder that was saved without `save_tokenizer`; where it fails, why it is not served
-    as it is trained.
-    """
-    path, told = Path(folder) / "tokenizer_config.json", ""
+    """Mend a folder saved without `save_tokenizer`; "", or why it is not served as it is
+    trained."""
+    path, first = Path(folder) / "tokenizer_config.json", ""
     saved = path.read_text(encoding="utf-8")
     for change in MENDS:
         if change:
-            path.write_text(
-                json.dumps(json.loads(saved) | change, indent=2, ensure_ascii=False),
-                encoding="utf-8",
-            )
+            changed = json.dumps(json.loads(saved) | change, indent=2, ensure_ascii=False)
+            path.write_text(changed, encoding="utf-8")
         tokenizer = read_tokenizer(folder)
         before = tokenizer.chat_template
         try:
@@ -169,22 +168,23 @@ def mend(template: Template, folder: str | Path) -> str:
                 tokenizer.chat_template = jinja(template, tokenizer)
             assert_served_as_trained(template, tokenizer)
         except ValueError as error:
-            told = told or str(error)
+            first = first or str(error)
             continue
         if tokenizer.chat_template != before:
             (Path(folder) / "chat_template.jinja").write_text(
                 tokenizer.chat_template, encoding="utf-8"
             )
         return ""
-    path.write_text(saved, encoding="utf-8")
-    return told
+    path.write_text(saved, encoding="utf-8")  # none of the changes did: it is left as it was
+    return first
 
 
 def _messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
     return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 
-def _served(tokenizer: Any, turns: Sequence[Turn], asks: bool) -> list[int]:
+def _served(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], asks: bool) -> list[int]:
+    """The ids that a server gives: of the rendered string, whose special tokens are all read."""
     arguments = {
         "add_generation_prompt": asks,
         "strftime_now": clock(tokenizer),
@@ -193,37 +193,41 @@ def _served(tokenizer: Any, turns: Sequence[Turn], asks: bool) -> list[int]:
     return list(tokenizer.apply_chat_template(_messages(turns), **arguments))
 
 
-def _joins(tokenizer: Any, turns: Sequence[Turn], asks: bool, answers_only: bool) -> bool:
+def _joins(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], asks: bool, answers_only: bool
+) -> bool:
     """Whether a token of the whole string lies across the beginning or the end of what is said."""
     text = tokenizer.apply_chat_template(
         _messages(turns), tokenize=False, add_generation_prompt=asks
     )
-    whole, at = _ids(tokenizer, text), 0
+    whole, end = _ids(tokenizer, text), 0
     for turn in turns:
-        begin = text.find(turn.content, at)
+        begin = text.find(turn.content, end)
         if begin < 0:
             return False  # it is not there as it was said, which excuses nothing
-        at = begin + len(turn.content)
+        end = begin + len(turn.content)
         # A space that the template writes for the tokenizer's sake.
         lead = begin - (text[:begin].endswith(" "))
-        edges = [] if answers_only and turn.role != "assistant" else [lead, begin, at]
-        if any(
-            whole[: len(part)] != part for part in (_ids(tokenizer, text[:edge]) for edge in edges)
-        ):
-            return True
+        edges = [] if answers_only and turn.role != "assistant" else [lead, begin, end]
+        # No token lies across an edge where the ids up to it begin those of the whole.
+        for edge in edges:
+            edge_ids = _ids(tokenizer, text[:edge])
+            if whole[: len(edge_ids)] != edge_ids:
+                return True
     return False
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _first(tokenizer: Any, one: Sequence[int], other: Sequence[int]) -> str:
+def _first(tokenizer: PreTrainedTokenizerBase, one: Sequence[int], other: Sequence[int]) -> str:
     """Where two rows of ids part, for people."""
     pairs = zip(one, other, strict=False)
-    at = next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+    same = min(len(one), len(other))
+    place = next((place for place, (a, b) in enumerate(pairs) if a != b), same)
     shown = [
-        " ".join(map(repr, tokenizer.convert_ids_to_tokens(list(ids[at : at + 4]))))
+        " ".join(map(repr, tokenizer.convert_ids_to_tokens(list(ids[place : place + 4]))))
         for ids in (one, other)
     ]
-    return f"token {at} on is {shown[0] or 'the end'}, not {shown[1] or 'the end'}"
+    return f"token {place} on is {shown[0] or 'the end'}, not {shown[1] or 'the end'}"

@@ -1,38 +1,45 @@
-"""A conversation as a reward model reads it: its score is that of the last token, so all who score
-must end it alike.
+"""A conversation as a reward model reads it.
 
-It ends with the token that ends the last answer, whatever the template writes after that token:
-there a sampled answer ends, too. An answer that was cut ends with its own last token; nothing that
-the template writes after it follows. Both begin with the ids of the prompt, so a rollout and the
-same text from a file are the same ids wherever the text has one spelling.
+Its score is that of the last token, so all who score must end it alike. It ends with the token that
+ends the last answer, whatever the template writes after that token: there a sampled answer ends,
+too. An answer that was cut ends with its own last token; nothing that the template writes after it
+follows. Both begin with the ids of the prompt, so a rollout and the same text from a file are the
+same ids wherever the text has one spelling.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rayward.data.records import Turn, check_turns
 from rayward.data.templates.published.tokens import own_scored_row
 from rayward.data.templates.template import Encoded, Template, encode, stop_token_ids
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 
 def scored(
-    template: Template, turns: Sequence[Turn], tokenizer: Any, finished: bool = True
+    template: Template,
+    turns: Sequence[Turn],
+    tokenizer: PreTrainedTokenizerBase,
+    finished: bool = True,
 ) -> Encoded:
-    """Ids, and weight 1 at the last answer with its end token; `finished`: the answer ended by
-    itself. It may be blank.
+    """Ids, and weight 1 at the last answer with its end token. The answer may be blank.
 
-    Raises as `encode`.
+    `finished`: it ended by itself. Raises as `encode`.
     """
     *before, answer = (replace(turn, weight=0.0) for turn in turns)
     apart = False
+    # `encode` refuses a blank turn, but a policy may end at once.
     if answer.role == "assistant" and not answer.content.strip():
         prompt_ids = encode(template, before, tokenizer, add_generation_prompt=True).ids
         answer_ids = stop_token_ids(template, tokenizer)[:1] if finished else []
     elif template.own:
         check_turns(turns, last="assistant")
+        # The weights mark the answer: the first 1 is where it begins.
         row = own_scored_row(tokenizer, (*before, replace(answer, weight=1.0)), finished)
         start, apart = row.weights.index(1.0), row.apart
         prompt_ids, answer_ids = row.ids[:start], row.ids[start:]
@@ -45,6 +52,7 @@ def scored(
         # writes none.
         plain = replace(template, assistant=template.assistant._replace(after=template.end_token))
         prompt_ids = encode(template, before, tokenizer, add_generation_prompt=True).ids
+        # Of the plain template, whose earlier answers end otherwise than those of `prompt_ids`.
         start = len(encode(plain, before, tokenizer, add_generation_prompt=True).ids)
         answer_ids = encode(plain, (*before, replace(answer, weight=1.0)), tokenizer).ids[start:-1]
     return Encoded(

@@ -1,5 +1,6 @@
-"""The chat templates as values; their strings are in data/templates.toml. How they are used is in
-`rayward.data.templates.template`.
+"""The chat templates as values; their strings are in data/templates/templates.toml.
+
+How they are used is in `rayward.data.templates.template`.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class Frame(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A stretch of text that is encoded alone, or a special token; `weight` is its share in the SFT
-    loss.
+    """A stretch of text that is encoded alone, or a special token.
 
-    `verbatim`: a space that it starts with is the content's own.
+    `weight` is its share in the SFT loss. `verbatim`: a space that it starts with is the content's
+    own.
     """
 
     text: str
@@ -41,14 +42,15 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """A chat template. `default_system` stands in where the conversation has no system turn;
-    `input_system`, if any, where its first question has an input after `INPUT`, as Alpaca's.
+    """A chat template.
 
-    `special_tokens` are those that the tokenizer must have. The first ends an answer, so it stands
-    in `assistant.after`. BOS is used where a tokenizer has one, unless `bos` is False. `head` opens
-    every conversation. `between_pairs` stands between an answer and the next question.
-    `folds_system`: the framed system message is the beginning of the first question. `condition`:
-    the words in its frames that name the class of the answer, empty where it has none (C-RLFT).
+    `default_system` stands in where the conversation has no system turn; `input_system`, if any,
+    where its first question has an input after `INPUT`, as Alpaca's. `special_tokens` are those
+    that the tokenizer must have. The first ends an answer, so it stands in `assistant.after`. BOS
+    is used where a tokenizer has one, unless `bos` is False. `head` opens every conversation.
+    `between_pairs` stands between an answer and the next question. `folds_system`: the framed
+    system message is the beginning of the first question. `condition`: the words in its frames that
+    name the class of the answer, empty where it has none (C-RLFT).
     """
 
     name: str
@@ -71,8 +73,9 @@ class Template:
 
     @property
     def own(self) -> bool:
-        """Whether it only stands for the chat template that the tokenizer brings (see
-        `rayward.data.templates.published.template`).
+        """Whether it only stands for the chat template that the tokenizer brings.
+
+        See `rayward.data.templates.published.template`.
         """
         return not self.special_tokens
 

@@ -22,17 +22,20 @@ every other.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from rayward.data.records import RowError, Turn, check_turns
+from rayward.data.templates.pieces import pieces
 from rayward.data.templates.plain_text import Habit, encode_plain, habit, special_ids
 from rayward.data.templates.published.template import own_end_tokens
 from rayward.data.templates.published.tokens import own_opening_ids, own_row, own_rows
 from rayward.data.templates.special_tokens import own_special_tokens
-from rayward.data.templates.table import INPUT, TEMPLATES, Frame, Piece, Template, find
+from rayward.data.templates.table import TEMPLATES, Frame, Piece, Template, find
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "TEMPLATES",
@@ -47,11 +50,8 @@ __all__ = [
     "ids_and_habit",
     "needs_bos",
     "opening_ids",
-    "pieces",
     "stop_token_ids",
-    "text",
     "truncate",
-    "with_condition",
 ]
 
 
@@ -68,118 +68,15 @@ class Encoded:
     apart: bool = field(default=False, compare=False)
 
 
-def with_condition(template: Template, words: str) -> Template:
-    """`template` with other words where its own name the class of an answer, such as GPT3 for GPT4
-    (C-RLFT).
-
-    ValueError where the template has no place for them.
-    """
-    if not template.condition or not words.strip():
-        able = ", ".join(name for name, entry in TEMPLATES.items() if entry.condition)
-        raise ValueError(
-            f"chat template {template.name} cannot say {words!r} of an answer; those that can: "
-            f"{able}"
-        )
-
-    def said(own: str) -> str:
-        return own.replace(template.condition, words)
-
-    return replace(
-        template,
-        user=template.user._replace(before=said(template.user.before)),
-        assistant=template.assistant._replace(before=said(template.assistant.before)),
-        head=said(template.head),
-        condition=words,
-    )
-
-
-def pieces(
-    template: Template, turns: Sequence[Turn], add_generation_prompt: bool = False
-) -> list[Piece]:
-    """The conversation in pieces, without BOS; with `add_generation_prompt` up to where the answer
-    starts.
-
-    The assistant's content and end token weigh 1 and all else 0, unless a turn has a weight of its
-    own: then its content and end token weigh that. RowError (a ValueError) if the turns are not
-    valid, or if an answer is asked for where the user does not have the last word.
-    """
-    check_turns(turns, last="user" if add_generation_prompt else None)
-    if template.own:
-        raise ValueError("the tokenizer's own chat template needs the tokenizer: name its folder")
-    turns = _with_system(template, turns)
-    out: list[Piece] = []
-    # The template's own text: what follows a turn is one piece with what precedes the next.
-    own = template.head
-    for before, turn in zip((None, *turns), turns, strict=False):
-        frame = template.frame(turn.role)
-        weight = turn.loss_weight
-        own += template.between_pairs if before and before.role == "assistant" else ""
-        _add_own(out, template, own + frame.before)
-        tail, end, own = frame.after.partition(template.end_token)
-        if not end:
-            tail, own = "", frame.after
-        out.append(
-            Piece(
-                frame.lead + turn.content + tail,
-                False,
-                weight,
-                turn.content[0] == " " and not frame.lead,
-            )
-        )
-        out += _own_pieces(template, end, weight)
-    own += template.assistant.before if add_generation_prompt else ""
-    _add_own(out, template, own)
-    return out
-
-
-def _add_own(out: list[Piece], template: Template, text: str) -> None:
-    """The template's text; what goes on without a space where the last piece ends is one with it,
-    if neither counts.
-    """
-    new = _own_pieces(template, text, 0.0)
-    if (
-        out
-        and new
-        and not (out[-1].special or out[-1].weight or new[0].special or text.startswith(" "))
-    ):
-        out[-1] = out[-1]._replace(text=out[-1].text + new.pop(0).text)
-    out += new
-
-
-def _with_system(template: Template, turns: Sequence[Turn]) -> Sequence[Turn]:
-    """The turns with the system message that the template puts first, or inside of the first
-    question.
-    """
-    if turns[0].role != "system":
-        with_input = bool(template.input_system) and INPUT in turns[0].content
-        default = template.input_system if with_input else template.default_system
-        return (Turn("system", default), *turns) if default else turns
-    if not template.folds_system or len(turns) == 1:
-        return turns
-    frame, first = template.system, turns[1]
-    said = frame.before + frame.lead + turns[0].content + frame.after + first.content
-    return (Turn("user", said, first.weight), *turns[2:])
-
-
-def _own_pieces(template: Template, text: str, weight: float) -> list[Piece]:
-    if not text:
-        return []
-    parts = re.split("(" + "|".join(map(re.escape, template.special_tokens)) + ")", text)
-    return [Piece(part, part in template.special_tokens, weight) for part in parts if part]
-
-
-def text(template: Template, turns: Sequence[Turn], add_generation_prompt: bool = False) -> str:
-    """The conversation as text, without BOS. Raises as `pieces`."""
-    return "".join(piece.text for piece in pieces(template, turns, add_generation_prompt))
-
-
 def encode(
-    template: Template, turns: Sequence[Turn], tokenizer: Any, add_generation_prompt: bool = False
+    template: Template,
+    turns: Sequence[Turn],
+    tokenizer: PreTrainedTokenizerBase,
+    add_generation_prompt: bool = False,
 ) -> Encoded:
-    """Token ids and weights; BOS comes first if the tokenizer has one, the template does not do
-    without, and its own text does not begin with it.
+    """Token ids and weights of a conversation; BOS comes first as `needs_bos` says.
 
-    `tokenizer`: of transformers. ValueError: invalid turns (see `pieces`), a special token that the
+    ValueError: invalid turns (see `pieces`), a special token that the
     tokenizer lacks or finds in plain text, or a conversation (not a prompt) in which no token has
     weight. RowError: turns that the tokenizer's own template cannot render as they are trained.
     """
@@ -188,37 +85,35 @@ def encode(
         encoded = Encoded(*own_row(tokenizer, turns, add_generation_prompt))
     else:
         parts = pieces(template, turns, add_generation_prompt)
-        encoded = _joined(
-            template, parts, encode_plain(tokenizer, _plain(parts, tokenizer)), tokenizer
-        )
+        plain_ids = encode_plain(tokenizer, _plain(parts, tokenizer))
+        encoded = _joined(template, parts, plain_ids, tokenizer)
     if not add_generation_prompt:
         _check_weight(encoded)
     return encoded
 
 
 def encode_all(
-    rows: Sequence[tuple[Template, Sequence[Turn]]], tokenizer: Any
+    rows: Sequence[tuple[Template, Sequence[Turn]]], tokenizer: PreTrainedTokenizerBase
 ) -> list[Encoded | RowError]:
-    """`encode` of conversations, each in its template, in one call of the tokenizer, which spreads
-    them over the processor's cores. What is wrong with a row stands in its place; else raises as
-    `encode`."""
-    made: list[list[Piece] | RowError | None] = []  # None: in the tokenizer's own template
+    """`encode` of conversations, each in its template.
+
+    One call of the tokenizer, which spreads them over the processor's cores. What is wrong with a
+    row stands in its place; else raises as `encode`.
+    """
+    pieces_of: list[list[Piece] | RowError | None] = []  # None: in the tokenizer's own template
     for template, turns in rows:
         try:
             check_turns(turns)
-            made.append(None if template.own else pieces(template, turns))
+            pieces_of.append(None if template.own else pieces(template, turns))
         except RowError as error:
-            made.append(error)
-    texts = [_plain(parts, tokenizer) if isinstance(parts, list) else [] for parts in made]
+            pieces_of.append(error)
+    # All texts of all rows in one list; each row takes as many ids as it gave texts.
+    texts = [_plain(parts, tokenizer) if isinstance(parts, list) else [] for parts in pieces_of]
     plain = iter(encode_plain(tokenizer, [text for row in texts for text in row]))
-    own = iter(
-        own_rows(
-            tokenizer,
-            [turns for (_, turns), parts in zip(rows, made, strict=True) if parts is None],
-        )
-    )
+    published = [turns for (_, turns), parts in zip(rows, pieces_of, strict=True) if parts is None]
+    own = iter(own_rows(tokenizer, published))
     encoded: list[Encoded | RowError] = []
-    for (template, _), parts, row_texts in zip(rows, made, texts, strict=True):
+    for (template, _), parts, row_texts in zip(rows, pieces_of, texts, strict=True):
         if isinstance(parts, list):
             plain_ids = [next(plain) for _ in row_texts]
             try:
@@ -240,9 +135,10 @@ def _check_weight(encoded: Encoded) -> None:
         )
 
 
-def _plain(parts: Sequence[Piece], tokenizer: Any) -> list[str]:
-    """The text of the pieces that are no special tokens, without the space that the tokenizer puts
-    before each.
+def _plain(parts: Sequence[Piece], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The texts of the pieces that are no special tokens, as the tokenizer is to get them.
+
+    A tokenizer with the habit "always" puts a space before each: it gets them without theirs.
     """
     strips = habit(tokenizer) == "always"
     return [
@@ -253,18 +149,21 @@ def _plain(parts: Sequence[Piece], tokenizer: Any) -> list[str]:
 
 
 def _joined(
-    template: Template, parts: Sequence[Piece], plain_ids: Sequence[list[int]], tokenizer: Any
+    template: Template,
+    parts: Sequence[Piece],
+    plain_ids: Sequence[list[int]],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Encoded:
     """The row of pieces, given the ids of their `_plain` text."""
-    ids_of, encoded = (
-        special_ids(tokenizer, template.special_tokens, template.name),
-        iter(plain_ids),
-    )
+    ids_of = special_ids(tokenizer, template.special_tokens, template.name)
+    remaining = iter(plain_ids)
     ids = [tokenizer.bos_token_id] if needs_bos(template, tokenizer) else []
     weights = [0.0] * len(ids)
+    # A user's text must not become one of these; an added token that is not special would, for
+    # `encode_plain` splits special ones only.
     forbidden = {*ids_of.values(), *ids}
     for part in parts:
-        part_ids = [ids_of[part.text]] if part.special else next(encoded)
+        part_ids = [ids_of[part.text]] if part.special else next(remaining)
         if not part.special and not forbidden.isdisjoint(part_ids):
             raise RowError(
                 "turns",
@@ -278,39 +177,38 @@ def _joined(
     return Encoded(ids, weights)
 
 
-def needs_bos(template: Template, tokenizer: Any) -> bool:
-    """Whether BOS is put before a conversation: the tokenizer has one, and the template does not do
-    without, nor begin with the same token, as ChatML with SmolLM2's."""
+def needs_bos(template: Template, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether BOS is put before a conversation.
+
+    The tokenizer has one, and the template does not do without, nor begin with the same token, as
+    ChatML with SmolLM2's.
+    """
     if not template.bos or tokenizer.bos_token_id is None:
         return False
     return not (template.head or template.user.before).startswith(tokenizer.bos_token)
 
 
 def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
-    """The first `max_tokens` tokens, None if none of them has weight. The tail is lost: the caller
-    counts.
-    """
+    """The first `max_tokens` tokens, None if none of them has weight; the caller counts the
+    loss."""
     if len(encoded.ids) <= max_tokens:
         return encoded
     cut = Encoded(encoded.ids[:max_tokens], encoded.weights[:max_tokens])
     return cut if any(cut.weights) else None
 
 
-def end_token(template: Template, tokenizer: Any) -> str:
-    """The special token that ends a last answer, as text. ValueError if the tokenizer's own
-    template shows none.
-    """
+def end_token(template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The special token that ends a last answer. ValueError if the tokenizer's template has
+    none."""
     return own_end_tokens(tokenizer)[0] if template.own else template.end_token
 
 
-def opening_ids(template: Template, tokenizer: Any) -> list[int]:
-    """What a model says before its answer since the tokenizer's own template writes it there
-    (gpt-oss's channel).
-    """
+def opening_ids(template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer's own template writes before an answer: a model says it (gpt-oss)."""
     return own_opening_ids(tokenizer) if template.own else []
 
 
-def stop_token_ids(template: Template, tokenizer: Any) -> list[int]:
+def stop_token_ids(template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that end an answer, that of `end_token` first. ValueError if the tokenizer lacks one.
 
     They are more than one where the tokenizer's own template ends earlier answers with another
@@ -321,9 +219,9 @@ def stop_token_ids(template: Template, tokenizer: Any) -> list[int]:
     return [ids[end] for end in ends]
 
 
-def ids_and_habit(template: Template, tokenizer: Any) -> tuple[dict[str, int], Habit]:
-    """Ids of the template's special tokens, and whether the tokenizer puts a space before a text
-    (`plain_text`).
-    """
+def ids_and_habit(
+    template: Template, tokenizer: PreTrainedTokenizerBase
+) -> tuple[dict[str, int], Habit]:
+    """Ids of the template's special tokens, and the tokenizer's habit of a space before a text."""
     tokens = own_special_tokens(tokenizer) if template.own else template.special_tokens
     return special_ids(tokenizer, tokens, template.name), habit(tokenizer)

@@ -1,5 +1,4 @@
-"""A byte-level BPE tokenizer trained on one's own text, and the loading of tokenizers that come
-with models.
+"""A byte-level BPE tokenizer trained on one's own text, and the loading of a model's tokenizer.
 
 Byte level: every string survives encoding and decoding, so there is no unknown token. Digits are
 split singly, so that numbers of any length are spelled alike. The tokenizer adds no BOS:
@@ -14,10 +13,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence, Set
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rayward.data.model_files.hub_models import read_tokenizer
 from rayward.data.templates.plain_text import TEXTS, says_unknown
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 BOS, PAD = "<s>", "<pad>"
 NUM_BYTES = 256
@@ -27,19 +29,20 @@ AS_IT_IS = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 def train_tokenizer(
     texts: Iterable[str], vocab_size: int, special_tokens: Sequence[str], context_tokens: int
-) -> Any:
-    """A `PreTrainedTokenizerFast` of at most `vocab_size` tokens: same texts in same order, same
-    tokenizer.
+) -> PreTrainedTokenizerBase:
+    """A `PreTrainedTokenizerFast` of at most `vocab_size` tokens.
 
-    `special_tokens`: those of the chat template, its end token first, which becomes EOS. "<pad>"
-    gets id 0, "<s>" (BOS) id 1, and they follow. `context_tokens` is its `model_max_length`.
-    ValueError: no special token, or a vocabulary too small for the special tokens and 256 bytes.
+    The same texts in the same order give the same tokenizer. `special_tokens`: those of the chat
+    template, its end token first, which becomes EOS. "<pad>" gets id 0, "<s>" (BOS) id 1, and they
+    follow. `context_tokens` is its `model_max_length`. ValueError: no special token, or a
+    vocabulary too small for the special tokens and 256 bytes.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     if not special_tokens or special_tokens[0] in (BOS, PAD):
         raise ValueError(f"special_tokens is {list(special_tokens)}: start with the end token")
+    # First, so that they get the lowest ids; fromkeys drops a second mention and keeps the order.
     reserved = list(dict.fromkeys((PAD, BOS, *special_tokens)))
     if vocab_size < NUM_BYTES + len(reserved):
         raise ValueError(
@@ -54,6 +57,7 @@ def train_tokenizer(
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=reserved,
+        # All bytes, also those that the texts do not have: no unknown token.
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -70,17 +74,18 @@ def train_tokenizer(
     return fast
 
 
-def load_tokenizer(folder: str | Path) -> Any:
-    """The tokenizer of a model folder (or Hugging Face name) as `tokenizer_of` reads it, with a pad
-    token that is not EOS; see `give_pad`."""
+def load_tokenizer(folder: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model folder (or Hugging Face name), with a pad token that is not EOS.
+
+    See `tokenizer_of` and `give_pad`.
+    """
     tokenizer = tokenizer_of(folder)[0]
     give_pad(tokenizer, folder)
     return tokenizer
 
 
-def tokenizer_of(folder: str | Path) -> tuple[Any, str]:
-    """The tokenizer of a folder as its tokenizer.json has it, and what there is to say of that, or
-    "".
+def tokenizer_of(folder: str | Path) -> tuple[PreTrainedTokenizerBase, str]:
+    """The tokenizer of a folder as its tokenizer.json has it, and a note on that, or "".
 
     transformers reads a folder by the class that tokenizer_config.json names, which may build the
     tokenizer anew by rules of its own: the published folders of DeepSeek R1's distilled models name
@@ -89,26 +94,25 @@ def tokenizer_of(folder: str | Path) -> tuple[Any, str]:
     different rules, and both are in use.)
     """
     tokenizer = read_tokenizer(folder)
-    told = read_otherwise(folder, tokenizer)
-    if not told:
+    difference = read_otherwise(folder, tokenizer)
+    if not difference:
         return tokenizer, ""
     from transformers import PreTrainedTokenizerFast
 
-    return PreTrainedTokenizerFast.from_pretrained(
-        folder
-    ), f"{told}; it is read as tokenizer.json says"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer, f"{difference}; it is read as tokenizer.json says"
 
 
-def read_otherwise(folder: str | Path, tokenizer: Any) -> str:
-    """How ids of the tokenizer that was read from a folder are not those of its tokenizer.json; ""
-    where they are.
-    """
+def read_otherwise(folder: str | Path, tokenizer: PreTrainedTokenizerBase) -> str:
+    """How the ids of a folder's tokenizer are not those of its tokenizer.json; "" where they
+    are."""
     from tokenizers import Tokenizer
 
     path, kind = Path(folder) / "tokenizer.json", type(tokenizer).__name__
     if kind in AS_IT_IS or not path.is_file():
         return ""
     as_it_is = Tokenizer.from_file(str(path))
+    # The file may ask for both, and neither is a difference in how text is read.
     as_it_is.no_truncation()
     as_it_is.no_padding()
 
@@ -119,22 +123,27 @@ def read_otherwise(folder: str | Path, tokenizer: Any) -> str:
         return as_it_is.encode(text, add_special_tokens=False).ids
 
     for text in TEXTS:
-        ids, own = by_class(text), by_file(text)
-        if (
-            not text.startswith(" ")
-            and ids not in (own, by_file(f" {text}"))
-            and by_class(f" {text}") != own
-        ):
-            shown, as_read = (
-                " ".join(tokenizer.convert_ids_to_tokens(of[:6])) for of in (ids, own)
-            )
-            return f"by its class, {kind}, {text!r} is {shown} ..., by tokenizer.json {as_read} ..."
+        # A space in front may be put by one of the two: it is left out of account.
+        if text.startswith(" "):
+            continue
+        class_ids, file_ids = by_class(text), by_file(text)
+        if class_ids in (file_ids, by_file(f" {text}")) or by_class(f" {text}") == file_ids:
+            continue
+        class_tokens, file_tokens = (
+            " ".join(tokenizer.convert_ids_to_tokens(ids[:6])) for ids in (class_ids, file_ids)
+        )
+        return (
+            f"by its class, {kind}, {text!r} is {class_tokens} ..., by tokenizer.json "
+            f"{file_tokens} ..."
+        )
     return ""
 
 
-def give_pad(tokenizer: Any, folder: str | Path, ends: Sequence[int] = ()) -> None:
-    """Give it a pad token that is neither EOS nor one of the tokens that end an answer, where it
-    has none.
+def give_pad(
+    tokenizer: PreTrainedTokenizerBase, folder: str | Path, ends: Sequence[int] = ()
+) -> None:
+    """Give it a pad token that is neither EOS nor one of the `ends` of an answer, where it has
+    none.
 
     One of its own is taken: one named like padding, else one reserved for no use, else the unknown
     token where no text has it. The vocabulary never grows, so the model's embeddings fit.
@@ -146,7 +155,8 @@ def give_pad(tokenizer: Any, folder: str | Path, ends: Sequence[int] = ()) -> No
     assert tokenizer.pad_token_id is not None and tokenizer.pad_token_id not in taken
 
 
-def _spare_token(tokenizer: Any, folder: str | Path, taken: Set[int]) -> str:
+def _spare_token(tokenizer: PreTrainedTokenizerBase, folder: str | Path, taken: Set[int]) -> str:
+    # By id: the choice depends on the vocabulary alone.
     added = [
         str(token)
         for number, token in sorted(tokenizer.added_tokens_decoder.items())

@@ -1,6 +1,4 @@
-"""The questions of the quickstart's world: what they ask for, and how the answer is read back from
-their text.
-"""
+"""The questions of the quickstart's world, and how what they ask for is read from their text."""
 
 from __future__ import annotations
 
@@ -33,18 +31,20 @@ SERIES = (
 )
 AFTER = {word: after for series in SERIES for word, after in pairwise(series)}
 NUMBERS = SERIES[0]
+MAX_MISSES = 20_000
 
 
 @dataclass(frozen=True)
 class Task:
-    """A question's right phrase, all phrases of its sort, and a sentence of them with {} in a
-    phrase's place.
-    """
+    """What a question asks for."""
 
     kind: str
     bare: str
+    """The right phrase."""
     form: str
+    """A sentence with {} in the phrase's place."""
     phrases: Sequence[str]
+    """All phrases of its sort, the right one among them."""
 
     def sentence(self, phrase: str) -> str:
         """The answer `phrase` as a sentence."""
@@ -53,17 +53,19 @@ class Task:
     def wrong(self, rng: random.Random) -> str:
         """A plausible wrong phrase; nothing is drawn where there is only one."""
         others = [phrase for phrase in self.phrases if phrase != self.bare]
+        # A draw from one phrase would move `rng` on, and with it all that is drawn later.
         return rng.choice(others) if len(others) > 1 else others[0]
 
 
+# Tasks by kind. Phrases are sorted wherever they come from a set or a dict: what is drawn from them
+# must not depend on the process.
 def _opposite(word: str) -> Task:
     return Task("opposite", OPPOSITES[word], f"The opposite of {word} is {{}}.", sorted(OPPOSITES))
 
 
 def _color(thing: str) -> Task:
-    return Task(
-        "color", COLORS[thing], f"The color of {thing} is {{}}.", sorted(set(COLORS.values()))
-    )
+    colors = sorted(set(COLORS.values()))
+    return Task("color", COLORS[thing], f"The color of {thing} is {{}}.", colors)
 
 
 def _larger(a: str, b: str) -> Task:
@@ -71,13 +73,8 @@ def _larger(a: str, b: str) -> Task:
 
 
 def _after(word: str) -> Task:
-    right = AFTER[word]
-    return Task(
-        "after",
-        right,
-        f"After {word} comes {{}}.",
-        next(series for series in SERIES if word in series),
-    )
+    series = next(series for series in SERIES if word in series)
+    return Task("after", AFTER[word], f"After {word} comes {{}}.", series)
 
 
 # Each question form is written and read by the same pattern; the groups are the task's arguments.
@@ -118,44 +115,45 @@ def _write(pattern: str, arguments: Iterable[str]) -> str:
 
 def _question(pattern: str, maker: Callable[..., Task], rng: random.Random) -> Turn:
     values = ARGUMENTS[maker]
-    return Turn(
-        "user", _write(pattern, rng.sample(values, 2) if maker is _larger else [rng.choice(values)])
-    )
+    arguments = rng.sample(values, 2) if maker is _larger else [rng.choice(values)]
+    return Turn("user", _write(pattern, arguments))
 
 
 def solve(turns: tuple[Turn, ...]) -> Task | None:
     """The task that the last user turn sets, or None where it is not a question of this world."""
+    # A question of a known form may be about a word that no table here has (KeyError), or that is
+    # no number (ValueError).
     try:
         return _solve(turns)
-    except (
-        KeyError,
-        ValueError,
-    ):  # the form of a question, about something that this world does not have
+    except (KeyError, ValueError):
         return None
 
 
 def _solve(turns: tuple[Turn, ...]) -> Task | None:
     question = turns[-1].content
     for pattern, maker in QUESTIONS:
-        if found := re.fullmatch(pattern, question):
-            return maker(*found.groups())
+        if match := re.fullmatch(pattern, question):
+            return maker(*match.groups())
+    # A profile and its question stand in one turn, or the question comes in a later turn.
     profile = re.fullmatch(PROFILE + "(?: (.+))?", turns[0].content)
     if profile:
-        *facts, asked = profile.groups()
-        asked = asked if len(turns) == 1 else question
+        *facts, question_here = profile.groups()
+        if len(turns) == 1:
+            question = question_here
         for fact, (text, (kind, form, phrases)) in zip(
             facts, PROFILE_QUESTIONS.items(), strict=True
         ):
-            if asked == text:
+            if question == text:
                 return Task(kind, fact, form, phrases)
         return None
     if len(turns) < 3:
         return None
-    before = solve(turns[:1])
-    if before and before.kind in FOLLOW_UPS:
-        pattern, maker = FOLLOW_UPS[before.kind]
-        if found := re.fullmatch(pattern, question):
-            return maker(*found.groups())
+    # "And coal?" is a question only after the one that says what is asked about coal.
+    first = solve(turns[:1])
+    if first and first.kind in FOLLOW_UPS:
+        pattern, maker = FOLLOW_UPS[first.kind]
+        if match := re.fullmatch(pattern, question):
+            return maker(*match.groups())
     return None
 
 
@@ -168,45 +166,54 @@ def task_of(turns: tuple[Turn, ...]) -> Task:
 
 
 def _ask(rng: random.Random) -> tuple[Turn, ...]:
-    """A conversation that ends in a question: one question (half), about a profile (a third), or a
-    follow-up.
+    """A conversation that ends in a question: about a profile (a third), alone, or a follow-up.
+
+    Half are a question alone, a sixth are follow-ups.
     """
-    drawn = rng.random()
-    if drawn < 1 / 3:
+    # The order of the draws is part of the world: another one gives other data for every seed.
+    share = rng.random()
+    if share < 1 / 3:
         facts = (rng.choice(NAMES), rng.choice(LIKES), rng.choice(PETS))
-        profile, asked = _write(PROFILE, facts), rng.choice(list(PROFILE_QUESTIONS))
+        profile = _write(PROFILE, facts)
+        question = rng.choice(list(PROFILE_QUESTIONS))
         if rng.random() < 0.5:
-            return (Turn("user", f"{profile} {asked}"),)
+            return (Turn("user", f"{profile} {question}"),)
         return (
             Turn("user", profile),
             Turn("assistant", f"Nice to meet you, {facts[0]}."),
-            Turn("user", asked),
+            Turn("user", question),
         )
-    if drawn < 5 / 6:
+    if share < 5 / 6:
         pattern, maker = rng.choice(QUESTIONS)
         return (_question(pattern, maker, rng),)
     kind = rng.choice(sorted(FOLLOW_UPS))
-    pattern, maker = rng.choice([(p, m) for p, m in QUESTIONS if m is FOLLOW_UPS[kind][1]])
+    fitting = [(pattern, maker) for pattern, maker in QUESTIONS if maker is FOLLOW_UPS[kind][1]]
+    pattern, maker = rng.choice(fitting)
     first = _question(pattern, maker, rng)
     task = task_of((first,))
     return (first, Turn("assistant", task.sentence(task.bare)), _question(*FOLLOW_UPS[kind], rng))
 
 
 def _held_out(turns: tuple[Turn, ...]) -> bool:
+    """Whether a conversation is of the split "evaluation", as an eighth of all are.
+
+    By a hash of its text, so whatever the seed, and in every process (unlike `hash`).
+    """
     text = "\n".join(turn.content for turn in turns)
     return hashlib.sha256(text.encode()).digest()[0] % 8 == 0
 
 
 def questions(seed: int, split: str, distinct: bool) -> Iterator[tuple[Turn, ...]]:
-    """Questions of the split "train" or "evaluation" without end; the splits share none, whatever
-    the seed.
+    """Questions of the split "train" or "evaluation" without end; the splits share none.
 
     With `distinct` none comes twice. Raises ValueError where the world has no more of them.
     """
+    # A string seeds `Random` by its SHA-512, not by `hash`, which differs between processes.
     rng = random.Random(f"{seed}/{split}")
     seen: set[tuple[Turn, ...]] = set()
+    # The world is finite, and nothing lists it: it counts as exhausted after so many draws in vain.
     misses = 0
-    while misses < 20_000:
+    while misses < MAX_MISSES:
         turns = _ask(rng)
         if _held_out(turns) == (split == "evaluation") and not (distinct and turns in seen):
             seen.add(turns)

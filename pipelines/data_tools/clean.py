@@ -1,5 +1,4 @@
-"""`rayward data clean`: a folder of saved ShareGPT pages to conversations, on all cores or a
-cluster.
+"""`rayward data clean`: saved ShareGPT pages to conversations, on all cores or a cluster.
 
 Ray Data tasks read and clean the pages; one loop here sifts them in the order of the file names
 (data/cleaning/sieve.py), so that neither order nor number of CPUs changes a byte of the result.
@@ -19,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pyarrow
+
     from rayward.data.cleaning.sieve import SieveRules
 
-PAGES_A_TASK = 64
-COLUMNS = {
+PAGES_A_TASK = 64  # at most
+COLUMNS: dict[str, Any] = {
     "id": "text",
     "model": "text",
     "views": "integer",
@@ -30,7 +31,7 @@ COLUMNS = {
 }
 
 
-def add(actions: Any) -> None:
+def add(actions: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = actions.add_parser(
         "clean", help="ShareGPT pages (*.html) to Markdown conversations, without duplicates"
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.cluster.connect import connect
     from rayward.configs.sections.machines import Cluster
     from rayward.data.cleaning.sieve import SieveRules
-    from rayward.pipelines.run.stage import table
+    from rayward.pipelines.run.metrics import table
 
     words = tuple(word for word in options.blocked_word or ["openai"] if word)
     rules = SieveRules(words, options.model, options.language, options.near_duplicates)
@@ -98,18 +99,18 @@ def clean(
     cpus: int | None = None,
     report_path: Path | None = None,
 ) -> dict[str, Any]:
-    """Clean the pages below `folder` into `out`, and list those left out in `out`.rejected.jsonl.
-    Needs a Ray.
+    """Clean the pages below `folder` into `out`, and list the others in `out`.rejected.jsonl.
 
-    Returns the report: "read" pages, "written" rows, and "rejected" by reason, which add up.
+    Needs a Ray that is connected. `cpus`: pages at a time, by default the cluster's CPUs. Returns
+    the report: "read" pages, "written" rows, and "rejected" by reason, which add up.
     FileNotFoundError where there is no page; ValueError for rules or a number of `cpus` that cannot
     be. `out` appears last, and whole.
     """
     from tqdm import tqdm
 
-    from rayward.data.cleaning.sieve import Sieve, shown
+    from rayward.data.cleaning.sieve import Sieve, display_name
     from rayward.data.formats.outputs import open_output
-    from rayward.pipelines.run.stage import write_json
+    from rayward.pipelines.run.files import write_json
 
     rules.check()
     files = page_files(folder)
@@ -121,8 +122,9 @@ def clean(
         rows = tqdm(
             _cleaned(folder, files, rules, cpus), total=len(files), unit=" pages", disable=None
         )
+        # Of equal pages the first stays, so the sieve has to see them in one order, in one process.
         for file, row in zip(files, rows, strict=True):
-            line, refusal = sieve.look(shown(file), row)
+            line, refusal = sieve.decide(display_name(file), row)
             if refusal is None:
                 kept.write(json.loads(line))
             else:
@@ -136,17 +138,17 @@ def clean(
 
 
 def page_files(folder: Path) -> list[str]:
-    """Paths, relative to `folder`, of the pages below it, sorted. FileNotFoundError where there is
-    none.
-    """
+    """Paths of the pages below `folder`, relative to it, sorted. FileNotFoundError for none."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder")
-    found = (
+    # A saved page may have a folder of the same name beside it; links to nothing are kept, and
+    # become pages that cannot be read.
+    pages = (
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in (".html", ".htm") and not path.is_dir()
     )
-    files = sorted(path.relative_to(folder).as_posix() for path in found)
+    files = sorted(path.relative_to(folder).as_posix() for path in pages)
     if not files:
         raise FileNotFoundError(f"{folder}: no page; expected names that end in .html")
     return files
@@ -162,17 +164,21 @@ def _cleaned(
     have = int(ray.cluster_resources().get("CPU", 0))
     if cpus is not None and not 1 <= cpus <= have:
         raise ValueError(f"{cpus} CPUs asked for, Ray has {have}; give 1 to {have}")
+    # A copy: other data sets of this process keep their settings.
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # As bytes: a file's name need not be UTF-8, and Arrow's strings have to be.
     root = os.fsencode(folder.resolve())
     items = [
         {"index": index, "path": root + b"/" + os.fsencode(file)}
         for index, file in enumerate(files)
     ]
+    # At least two tasks for a CPU, so that a slow one does not leave the others idle for long.
     tasks = max(-(-len(files) // PAGES_A_TASK), min(len(files), 2 * (cpus or have)))
+    # The data set keeps the context that it was made in, also outside of this block.
     with ray.data.DataContext.current(context):
         data = ray.data.from_items(items, override_num_blocks=tasks).map_batches(
             clean_batch,
@@ -191,19 +197,19 @@ def _cleaned(
             yield row
 
 
-def clean_batch(batch: Any, rules: SieveRules) -> Any:
-    """An Arrow table of `index` and `path` to one of `index` and what `clean_file` made of the
-    page. Runs in a task.
-    """
+def clean_batch(batch: pyarrow.Table, rules: SieveRules) -> pyarrow.Table:
+    """A table of `index` and `path` to one of `index` and what `clean_file` made. Run in a task."""
     import pyarrow
 
     from rayward.data.cleaning.sieve import clean_file
 
-    text, names = pyarrow.large_string(), ("row", "hash", "model", "language", "error")
+    # The schema is given, since a batch of rejected pages alone would have columns without a type.
+    # Large strings have 64-bit offsets: a batch of long conversations may pass 2 GiB.
+    texts = ("row", "hash", "model", "language", "error")
     columns = [
         ("index", pyarrow.int64()),
         ("signature", pyarrow.binary()),
-        *((name, text) for name in names),
+        *((name, pyarrow.large_string()) for name in texts),
     ]
     rows = [
         {"index": row["index"], **clean_file(os.fsdecode(row["path"]), rules)}

@@ -1,17 +1,18 @@
-"""`rayward data`: convert, stats and check: what is in data files, and from one format to
-another.
-"""
+"""`rayward data` convert, stats, check: what is in data files, and from one format to another."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-SHOWN = 10
+if TYPE_CHECKING:
+    from rayward.data.formats.token_rows import Encode
+
+MAX_PRINTED = 10  # errors, languages
 
 
-def add(actions: Any) -> None:
+def add(actions: argparse._SubParsersAction) -> None:
     """Declare the commands."""
     convert = actions.add_parser(
         "convert", help="write data in another format, with an account of every row"
@@ -76,9 +77,10 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     from rayward.data.formats.convert import convert, refuse_to_write
-    from rayward.pipelines.run.stage import table, write_json
+    from rayward.pipelines.run.files import write_json
+    from rayward.pipelines.run.metrics import table
 
-    if options.report:
+    if options.report:  # before the work: the report would take the place of its own input
         refuse_to_write([options.report], options.input, options.questions)
     encode = _encoder(options.template, options.tokenizer, options.context)
     account = convert(
@@ -99,7 +101,8 @@ def _convert(options: argparse.Namespace) -> int:
     return 0
 
 
-def _encoder(template: str | None, tokenizer: str | None, context: int | None) -> Any:
+def _encoder(template: str | None, tokenizer: str | None, context: int | None) -> Encode | None:
+    """What makes token rows of conversations, where the options ask for it; ValueError for half."""
     if not template and not tokenizer and context is None:
         return None
     if not template or not tokenizer or (context is not None and context < 2):
@@ -111,15 +114,18 @@ def _encoder(template: str | None, tokenizer: str | None, context: int | None) -
     from rayward.data.templates.template import find, stop_token_ids
     from rayward.data.templates.tokenizer import load_tokenizer
 
-    chosen, loaded = find(template), load_tokenizer(tokenizer)
-    assert_known_ids(chosen, loaded)
-    stop_token_ids(chosen, loaded)  # raises now where no row could be encoded
-    return encoder(chosen, loaded, context or 2048)
+    chat_template, loaded = find(template), load_tokenizer(tokenizer)
+    assert_known_ids(chat_template, loaded)
+    stop_token_ids(chat_template, loaded)  # raises now where no row could be encoded
+    return encoder(chat_template, loaded, context or 2048)
 
 
-def _account_rows(account: dict[str, Any]) -> list[tuple]:
-    rows = [(name, account[name]) for name in ("read", "usable", "written") if name in account]
-    rows += [("written beyond one a row", account["expanded"])] if account.get("expanded") else []
+def _account_rows(account: dict[str, Any]) -> list[tuple[str, int]]:
+    rows: list[tuple[str, int]] = []
+    rows += [(name, account[name]) for name in ("read", "usable", "written") if name in account]
+    # Without it, "written" could be more than "usable" without a reason.
+    if account.get("expanded"):
+        rows.append(("written beyond one a row", account["expanded"]))
     for name in ("rejected", "repaired"):
         rows += [(f"{name}: {reason}", count) for reason, count in sorted(account[name].items())]
     return rows
@@ -129,49 +135,48 @@ def _stats(options: argparse.Namespace) -> int:
     from rayward.data.formats.convert import refuse_to_write
     from rayward.data.templates.tokenizer import load_tokenizer
     from rayward.pipelines.data_tools.stats import PERCENTILES, stats
-    from rayward.pipelines.run.stage import table, write_json
+    from rayward.pipelines.run.files import write_json
+    from rayward.pipelines.run.metrics import table
 
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     if options.report:
         refuse_to_write([options.report], options.input, options.questions)
-    found = stats(options.input, options.source, tokenizer, options.questions)
+    numbers = stats(options.input, options.source, tokenizer, options.questions)
     if options.report:
-        write_json(options.report, found)
-    rows = [
-        *_account_rows(found),
-        *((f"records: {kind}", count) for kind, count in found["records"].items()),
-    ]
+        write_json(options.report, numbers)
+    rows = _account_rows(numbers)
+    rows += [(f"records: {kind}", count) for kind, count in numbers["records"].items()]
     rows += [
-        (name, found[name]) for name in ("duplicates", "answers", "mtld") if found[name] is not None
+        (name, numbers[name])
+        for name in ("duplicates", "answers", "mtld")
+        if numbers[name] is not None
     ]
     print(options.input)
     table("", rows)
     columns = ("sum", "mean", *(f"p{percent}" for percent in PERCENTILES))
-    lengths = {name: found[name] for name in ("turns", "characters", "answer_characters", "tokens")}
-    shown = [
-        (name, *(of[column] for column in columns))
-        for name, of in lengths.items()
-        if isinstance(of, dict) and of
+    # A quantity that was not counted, or is not in these records, is a sentence or empty.
+    lengths = [
+        (name, *(numbers[name][column] for column in columns))
+        for name in ("turns", "characters", "answer_characters", "tokens")
+        if isinstance(numbers[name], dict) and numbers[name]
     ]
-    if shown:
-        table("per record (answer_characters: per answer)", shown, ("", *columns))
-    if found["languages"]:
-        table(
-            "languages", [(code, count) for code, count in list(found["languages"].items())[:SHOWN]]
-        )
-    if isinstance(found["tokens"], str):
-        print(f"tokens: {found['tokens']}")
+    if lengths:
+        table("per record (answer_characters: per answer)", lengths, ("", *columns))
+    if numbers["languages"]:
+        table("languages", list(numbers["languages"].items())[:MAX_PRINTED])
+    if isinstance(numbers["tokens"], str):
+        print(f"tokens: {numbers['tokens']}")
     return 0
 
 
 def _check(options: argparse.Namespace) -> int:
     from rayward.data.formats.registry import Report, outcomes
-    from rayward.pipelines.run.stage import table
+    from rayward.pipelines.run.metrics import table
 
     report, lines = Report(), list[str]()
     for outcome in outcomes(options.input, options.source, options.questions):
         report.count(outcome)
-        if outcome.error is not None and len(lines) < SHOWN:
+        if outcome.error is not None and len(lines) < MAX_PRINTED:
             lines.append(f"{outcome.file}:{outcome.line}: {outcome.error}")
     print(options.input)
     table("", _account_rows({"usable": report.kept, **report.as_dict()}))

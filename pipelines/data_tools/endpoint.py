@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 from openai.types.chat import ChatCompletion
 
@@ -25,8 +26,8 @@ from rayward.cluster.serve.vllm_server import served
 from rayward.data.records import RowError
 
 LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the client heeds
-FAILURES_IN_A_ROW = 20
-AT_URL = "@(?=https?://)"
+FAILURES_IN_A_ROW = 20  # from so many on the endpoint is taken for broken, and the run ends
+AT_URL = "@(?=https?://)"  # a model's name may have an @ of its own
 
 
 class NoReplyError(Exception):
@@ -50,10 +51,11 @@ class ChatModel:
         self.fields: dict[str, Any] = values[f"{role}_request"]
         self.prices = values[f"{role}_price"]
         self.pause_s = 60 / options.requests_per_minute if options.requests_per_minute else 0.0
+        # Before a try, every other request in work may take a slot of the rate limit.
         one_try_s = options.timeout + LONGEST_PAUSE_S + options.concurrency * self.pause_s
-        self.longest_s = (options.retries + 1) * one_try_s
-        self.next_slot = 0.0
-        self.asked = self.requests = self.prompt_tokens = self.reply_tokens = self.failures = 0
+        self.deadline_s = (options.retries + 1) * one_try_s
+        self.next_slot = 0.0  # on the clock of time.monotonic
+        self.calls = self.requests = self.prompt_tokens = self.reply_tokens = self.failures = 0
         # A proxy is for the network, not for a server of our own.
         http_client = openai.DefaultAsyncHttpxClient(
             event_hooks={"request": [self._pace]}, trust_env=not is_folder(values[role])
@@ -66,25 +68,27 @@ class ChatModel:
             http_client=http_client,
         )
 
-    async def _pace(self, request: Any) -> None:
+    async def _pace(self, request: httpx.Request) -> None:
         """Called before every try: wait for the next slot of the rate limit."""
         self.requests += 1
+        # No lock: nothing is awaited between reading the slot and taking it.
         now = time.monotonic()
         self.next_slot = max(self.next_slot + self.pause_s, now)
         await asyncio.sleep(self.next_slot - now)
 
     async def ask(self, messages: Sequence[Any], seed: int, **fields: Any) -> Reply:
-        """The reply to `messages`. RowError where the endpoint refuses this request, `NoReplyError`
-        where it fails.
+        """The reply to `messages`. RowError: the endpoint refuses it; `NoReplyError`: it fails.
 
         ValueError: it refuses every request (key, address, name). ConnectionError: too many failed
         in a row.
         """
+        # Later ones win: the run's fields over the seed, those of this request over both; null
+        # takes a field out for endpoints that do not know it.
         body = {"seed": seed, **self.fields, **fields}
         body = {name: value for name, value in body.items() if value is not None}
-        self.asked += 1
+        self.calls += 1
         try:
-            async with asyncio.timeout(self.longest_s):
+            async with asyncio.timeout(self.deadline_s):
                 answer = await self.client.chat.completions.create(
                     model=self.name, messages=messages, extra_body=body
                 )
@@ -96,7 +100,7 @@ class ChatModel:
         ) as error:
             raise self._failed(NoReplyError(type(error).__name__), str(error)) from error
         except openai.APIStatusError as error:
-            if error.status_code in (401, 403, 404):
+            if error.status_code in (401, 403, 404):  # not this request's fault: the next fails too
                 raise ValueError(
                     f"{self.url} refuses the {self.role} {self.name}: {error.message}"
                 ) from error
@@ -112,7 +116,7 @@ class ChatModel:
         if answer.usage:
             self.prompt_tokens += answer.usage.prompt_tokens
             self.reply_tokens += answer.usage.completion_tokens
-        # No halves of surrogates.
+        # JSON may hold halves of surrogates, which no file could be written with.
         text = (answer.choices[0].message.content or "").encode(errors="replace").decode()
         return Reply(text, answer.choices[0].finish_reason == "length")
 
@@ -121,11 +125,10 @@ class ChatModel:
         self.failures += 1
         if self.failures < FAILURES_IN_A_ROW:
             return failure
-        told = (
+        return ConnectionError(
             f"{self.url}: {self.failures} requests in a row failed, the last one with: "
-            f"{message[:500]}\n"
+            f"{message[:500]}\nWhat is done is kept; run the same command again to go on"
         )
-        return ConnectionError(told + "What is done is kept; run the same command again to go on")
 
     def counts(self) -> dict[str, Any]:
         """Requests, those of them that were repetitions, tokens, and what they cost."""
@@ -133,7 +136,7 @@ class ChatModel:
         tokens = {"prompt_tokens": self.prompt_tokens, "reply_tokens": self.reply_tokens}
         return {
             "requests": self.requests,
-            "retries": self.requests - self.asked,
+            "retries": self.requests - self.calls,
             **tokens,
             "cost": round(cost, 6),
         }
@@ -145,38 +148,29 @@ def is_folder(model: str) -> bool:
 
 
 def model_name(model: str) -> str:
-    """The name that an endpoint knows a model by. ValueError for what is neither NAME@URL nor a
-    folder.
-    """
+    """The name that an endpoint knows a model by. ValueError: neither NAME@URL nor a folder."""
     if is_folder(model):
-        return Path(model).resolve().name
-    if len(re.split(AT_URL, model)) != 2:
+        return Path(model).resolve().name  # as cluster/serve/vllm_server.py serves it
+    parts = re.split(AT_URL, model)
+    if len(parts) != 2:
         raise ValueError(
             f"{model}: neither NAME@http://HOST:PORT/v1 nor a folder with a config.json"
         )
-    return re.split(AT_URL, model)[0]
+    return parts[0]
 
 
 @contextmanager
 def models(options: argparse.Namespace, *roles: str) -> Iterator[list[ChatModel]]:
-    """The models of these roles. A folder among them is served until the end; one that is named
-    twice, once.
-    """
+    """The models of these roles. A folder is served until the end, once for all roles of it."""
     named = {role: vars(options)[role] for role in roles}
     folders = sorted({model for model in named.values() if is_folder(model)})
     with ExitStack() as stack:
-        urls = {
-            folder: stack.enter_context(
-                served(
-                    folder,
-                    options.context_tokens,
-                    options.start_timeout,
-                    options.vllm,
-                    len(folders),
-                )
+        urls: dict[str, str] = {}
+        for folder in folders:
+            server = served(
+                folder, options.context_tokens, options.start_timeout, options.vllm, len(folders)
             )
-            for folder in folders
-        }
+            urls[folder] = stack.enter_context(server)
         yield [
             ChatModel(options, role, urls.get(model) or re.split(AT_URL, model)[1])
             for role, model in named.items()

@@ -1,5 +1,4 @@
-"""What `rayward data simulate` and `rayward data rank` share: options, work that is kept as it is
-done, an account.
+"""What `rayward data simulate` and `rayward data rank` share: options, work kept as it is done.
 
 What is made of an item is a line of OUT.partial.jsonl, on the disk before the next item starts, so
 that a killed run loses what was under way and nothing else. The output is made from this file at
@@ -26,9 +25,7 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser, **requests: dict[str, Any]) -> None:
-    """Declare the options of a run and of the model in each role, with the role's default fields of
-    a request.
-    """
+    """Declare the options of a run and of each role's model. `requests`: default fields by role."""
     parser.add_argument(
         "--out", type=Path, required=True, help="what is set aside goes to OUT.rejected.jsonl"
     )
@@ -40,7 +37,7 @@ def add_options(parser: argparse.ArgumentParser, **requests: dict[str, Any]) -> 
         "--prompts", type=Path, metavar="DIR", help="prompts in place of those in data/prompts"
     )
     for role, request in requests.items():
-
+        # The default binds this role's fields: options are read after the loop.
         def json_fields(text: str, request: dict[str, Any] = request) -> dict[str, Any]:
             return request | json.loads(text)
 
@@ -104,8 +101,9 @@ def add_options(parser: argparse.ArgumentParser, **requests: dict[str, Any]) -> 
 
 @dataclass(frozen=True, slots=True)
 class FeedbackItem:
-    """A piece of the input: where it is from, and a task, or a RowError if there is none. `key`:
-    its name on disk.
+    """A piece of the input: where it is from, and a task, or a RowError if there is none.
+
+    `key`: its name in the file of finished work; tasks that differ need keys that differ.
     """
 
     where: dict[str, Any]
@@ -130,12 +128,13 @@ class Feedback:
         if not options.out.name.endswith(SUFFIXES):
             raise ValueError(f"{options.out}: the name must end in one of {', '.join(SUFFIXES)}")
         partial = options.out.with_name(options.out.name.removesuffix(".jsonl") + ".partial.jsonl")
+        # Both are there after a run that got no reply to some requests: it goes on.
         if options.out.exists() and not partial.exists():
             raise ValueError(f"{options.out} is there already; delete it, or give another --out")
-        self.options, self.begun = options, time.perf_counter()
+        self.options, self.started_at = options, time.perf_counter()
         self.ledger = Ledger(partial, settings)
         self.done_before = len(self.ledger.places)
-        self.unanswered: dict[str, str] = {}
+        self.unanswered: dict[str, str] = {}  # why, by key
         self.read, self.written, self.rejected = 0, 0, Counter[str]()
 
     def __enter__(self) -> Feedback:
@@ -150,8 +149,7 @@ class Feedback:
         total: int,
         do: Callable[[Any], Awaitable[dict[str, Any]]],
     ) -> None:
-        """`do` the tasks that are not done, at most `--concurrency` at a time, and keep what it
-        returns or refuses.
+        """`do` the tasks that are not done, `--concurrency` at a time; keep what it returns.
 
         A RowError is kept as the item's "error"; an item without answer is not kept. Other
         exceptions end the run.
@@ -160,9 +158,9 @@ class Feedback:
 
         try:
             asyncio.run(self._work(items, total, do))
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # by a signal, see `_work`
             raise KeyboardInterrupt from None
-        except ExceptionGroup as errors:
+        except ExceptionGroup as errors:  # the first ended the others
             raise errors.exceptions[0] from None
 
     async def _work(
@@ -178,10 +176,11 @@ class Feedback:
 
         # As an exception, an interrupt would come up in the middle of anything; cancelled tasks end
         # where they wait.
-        this = asyncio.current_task()
-        assert this is not None
+        main_task = asyncio.current_task()
+        assert main_task is not None
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, this.cancel)
+            asyncio.get_running_loop().add_signal_handler(number, main_task.cancel)
+        # One iterator for all workers: each item is read when it is needed, and given out once.
         queue = iter(items)
         with tqdm(total=total, unit=" items", disable=None) as bar:
 
@@ -203,11 +202,12 @@ class Feedback:
         try:
             self.ledger.add(item.key, await do(item.task))
         except NoReplyError as error:
+            # Not in the ledger, so that the next run asks for it again.
             self.unanswered[item.key] = str(error)
         except RowError as error:
-            self.ledger.add(
-                item.key, {"error": (error.field, error.found, error.expected, error.reason)}
-            )
+            # A result, too: the same request would be refused again.
+            refusal = (error.field, error.found, error.expected, error.reason)
+            self.ledger.add(item.key, {"error": refusal})
 
     def write(
         self,
@@ -215,8 +215,9 @@ class Feedback:
         columns: dict[str, Any],
         make: Callable[[Any, dict[str, Any]], Any],
     ) -> None:
-        """The rows that `make` gives for a task and what was kept of it, in order; or the RowError,
-        set aside.
+        """Write the rows that `make` gives for each task and its result, in order.
+
+        An item whose task, result or `make` is a RowError goes to OUT.rejected.jsonl.
         """
         from rayward.data.formats.outputs import open_output
 
@@ -252,19 +253,19 @@ class Feedback:
         return result
 
     def close(self, models: list[ChatModel], **more: dict[str, Any]) -> int:
-        """Print and write the account; the status: 1 if something got no answer, and can be asked
-        for again.
+        """Print and write the account; the status: 1 if something can be asked for again.
 
         Requests, tokens and cost are those of this run, without what an earlier one had done.
         """
-        from rayward.pipelines.run.stage import table, write_json
+        from rayward.pipelines.run.files import write_json
+        from rayward.pipelines.run.metrics import table
 
         if self.read != self.written + self.rejected.total():
             raise AssertionError(
                 f"{self.read} read, {self.written} written, {self.rejected}: not all accounted for"
             )
         counts = {model.role: model.counts() for model in models}
-        seconds = round(time.perf_counter() - self.begun, 3)
+        seconds = round(time.perf_counter() - self.started_at, 3)
         account = {"read": self.read, "written": self.written, "done_before": self.done_before}
         if self.options.report:
             report = account | {"rejected": dict(self.rejected), **more}
@@ -286,6 +287,6 @@ class Feedback:
                 f"{len(self.unanswered)} got no answer; run the same command again to ask for "
                 "them again"
             )
-            return 1
+            return 1  # the file of finished work stays, for the run that asks again
         self.ledger.path.unlink()
         return 0

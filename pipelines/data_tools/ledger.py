@@ -19,8 +19,9 @@ class Ledger:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path, self.file = path, path.open("a+b")
-        self.places: dict[str, int] = {}
+        self.places: dict[str, int] = {}  # where each key's line begins, in bytes
         try:
+            # Held until the file is closed, and let go by the system where the process is killed.
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"{path}: another run is writing it") from None
@@ -28,11 +29,12 @@ class Ledger:
         end = 0
         for number, line in enumerate(self.file, 1):
             if not line.endswith(b"\n"):
-                break
+                break  # half a line, which `truncate` takes away
             try:
                 row = json.loads(line)
             except ValueError:
                 raise ValueError(f"{path}:{number}: damaged; delete this line to go on") from None
+            # What other settings made must not be mixed into this run's output.
             if number == 1 and row != settings:
                 raise ValueError(
                     f"{path} was begun with other settings: {_differences(row, settings)}. Give "
@@ -48,6 +50,7 @@ class Ledger:
     def _append(self, row: dict[str, Any]) -> int:
         place = self.file.seek(0, os.SEEK_END)
         self.file.write(json.dumps(row).encode() + b"\n")
+        # To the disk, not to the system's memory alone: these replies were paid for.
         self.file.flush()
         os.fsync(self.file.fileno())
         return place
@@ -64,5 +67,6 @@ class Ledger:
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """The settings that differ, with both values."""
     names = [name for name in old | new if old.get(name) != new.get(name)]
     return "; ".join(f"{name} was {old.get(name)}, now {new.get(name)}" for name in names)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rayward.data.mapping import Vectors
     from rayward.pipelines.data_tools.map_page import Point
 
 PACKAGES = ("rayward", "numpy", "scikit-learn", "umap-learn", "plotly")
@@ -30,9 +31,7 @@ REQUEST_TIMEOUT_S = 120
 
 @dataclass(frozen=True)
 class MapSettings:
-    """What decides the picture. `embedded_characters`: of a record's text, those that its vector is
-    made of.
-    """
+    """What decides the picture; the options of the same names, which say what each does."""
 
     dimensions: int = 2
     clusters: int | None = None
@@ -60,7 +59,7 @@ class MapSettings:
             )
 
 
-def add(actions: Any) -> None:
+def add(actions: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = actions.add_parser(
         "map", help="a picture of data: similar texts side by side, to search and read"
@@ -116,7 +115,8 @@ def _clusters(text: str) -> int | None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rayward.pipelines.run.stage import table, write_json
+    from rayward.pipelines.run.files import write_json
+    from rayward.pipelines.run.metrics import table
 
     settings = MapSettings(
         **{name: getattr(options, name) for name in MapSettings.__dataclass_fields__}
@@ -127,10 +127,10 @@ def _run(options: argparse.Namespace) -> int:
     account = {name: report[name] for name in ("read", "records", "drawn", "left_out")}
     for what in ("rejected", "repaired"):
         account |= {f"{what}: {reason}": count for reason, count in sorted(report[what].items())}
-    table(
-        "", {**account, "silhouette": "-" if report["silhouette"] is None else report["silhouette"]}
-    )
-    table("", [(one["name"], one["size"]) for one in report["clusters"]], ("cluster", "records"))
+    silhouette = "-" if report["silhouette"] is None else report["silhouette"]
+    table("", {**account, "silhouette": silhouette})
+    clusters = [(cluster["name"], cluster["size"]) for cluster in report["clusters"]]
+    table("", clusters, ("cluster", "records"))
     print(options.out)
     return 0
 
@@ -142,31 +142,34 @@ def draw(
     source: str = "auto",
     questions: Path | None = None,
 ) -> dict[str, Any]:
-    """Write the page of the records in `files` to `out`; the report. A seed decides every byte of
-    the page.
+    """Write the page of the records in `files` to `out`; the report.
 
-    ValueError where no row can be used, and for settings that the data do not allow.
+    The seed decides every byte of the page, so times are in the report alone. ValueError where no
+    row can be used, and for settings that the data do not allow.
     """
-    from rayward.data.mapping import cluster, different, place, reduce, term_weights, top_terms
+    from rayward.data.mapping import cluster, num_different, place, reduce, term_weights, top_terms
     from rayward.pipelines.data_tools.map_page import parts, write_page
     from rayward.pipelines.run.stage import versions
 
     seconds: dict[str, float] = {}
     with _timed(seconds, "read"):
         points, counts = sample(files, settings, source, questions)
-        whole = ("\n".join(text for _, text in parts(record)) for *_, record in points)
-        texts = [text[: settings.embedded_characters] for text in whole]
+        whole_texts = ("\n".join(text for _, text in parts(record)) for *_, record in points)
+        texts = [text[: settings.embedded_characters] for text in whole_texts]
     with _timed(seconds, "embed"):
         weights_NV, terms = term_weights(texts)
-        vectors_ND = (
-            embed(texts, settings) if settings.embeddings else reduce(weights_NV, settings.seed)
-        )
+        # The weights of terms are needed in both cases: clusters are named by them.
+        if settings.embeddings:
+            vectors_ND = embed(texts, settings)
+        else:
+            vectors_ND = reduce(weights_NV, settings.seed)
     with _timed(seconds, "cluster"):
         clusters = cluster(vectors_ND, settings.clusters, settings.seed)
-        topics = top_terms(weights_NV, terms, clusters.of_N)
+        topics = top_terms(weights_NV, terms, clusters.cluster_N)
     with _timed(seconds, "place"):
         places_NP = place(vectors_ND, settings.dimensions, settings.seed)
-    of, sizes = clusters.of_N.tolist(), Counter(clusters.of_N.tolist())
+    cluster_of_point = clusters.cluster_N.tolist()
+    sizes = Counter(cluster_of_point)
     names = [
         f"{number}: {', '.join(top)}".rstrip(": ") for number, top in enumerate(topics, start=1)
     ]
@@ -174,7 +177,7 @@ def draw(
         **counts,
         "drawn": len(points),
         "left_out": counts["records"] - len(points),
-        "different": different(vectors_ND),
+        "different": num_different(vectors_ND),
         "clusters": [
             {"name": name, "size": sizes[index], "terms": topics[index]}
             for index, name in enumerate(names)
@@ -183,72 +186,78 @@ def draw(
         "settings": asdict(settings) | {"files": [str(file) for file in files]},
         "versions": versions(PACKAGES),
     }
+    # Its own time cannot be in the page, nor can the page's size: both are added below.
     with _timed(seconds, "write"):
-        write_page(out, report, points, {"names": names, "of": of}, places_NP.round(3).T.tolist())
+        # Rounded, so that the page is smaller; a list for each axis, as plotly.js takes them.
+        coordinates = places_NP.round(3).T.tolist()
+        write_page(out, report, points, {"names": names, "of": cluster_of_point}, coordinates)
     return {**report, "page_bytes": out.stat().st_size, "seconds": seconds}
 
 
 @contextmanager
 def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     yield
-    seconds[phase] = round(time.perf_counter() - begun, 3)
+    seconds[phase] = round(time.perf_counter() - started_at, 3)
 
 
 def sample(
     files: Sequence[str], settings: MapSettings, source: str = "auto", questions: Path | None = None
 ) -> tuple[list[Point], dict[str, Any]]:
-    """At most `limit` records, each as likely as any other (Vitter 1985, algorithm R), in order;
-    counts of all rows.
+    """At most `limit` records, each as likely as any other, in order; counts of all rows.
+
+    Algorithm R (Vitter 1985): record n (from 0) takes a kept one's place with probability
+    limit / (n + 1), so that one pass is enough and no more than the sample is held.
     """
     from rayward.data.formats.registry import Report, outcomes
 
-    rng, kept, number = random.Random(settings.seed), list[Any](), 0
-    report = Report()
+    rng, report = random.Random(settings.seed), Report()
+    kept: list[Point] = []
+    number = 0
     for file in files:
         for row in outcomes(file, source, questions, token_files=False):
             report.count(row)
             for record in row.records:
                 spot = len(kept) if len(kept) < settings.limit else rng.randrange(number + 1)
                 if spot < settings.limit:
+                    # At the end this adds the record, elsewhere it replaces one.
                     kept[spot : spot + 1] = [(number, row, record)]
                 number += 1
     if not kept:
-        why = (
-            ", ".join(f"{reason} ({count})" for reason, count in report.rejected.items())
-            or "there are none"
-        )
+        reasons = [f"{reason} ({count})" for reason, count in report.rejected.items()]
         raise ValueError(
-            f"{' '.join(map(str, files))}: no row to draw of {report.read} read: {why}"
+            f"{' '.join(map(str, files))}: no row to draw of {report.read} read: "
+            f"{', '.join(reasons) or 'there are none'}"
         )
+    # A replaced place holds a later record: back in the order of the files.
     kept.sort(key=lambda point: point[0])
     counts = {"rejected": dict(report.rejected), "repaired": dict(report.repaired)}
     return kept, {"read": report.read, "records": number, **counts}
 
 
-def embed(texts: Sequence[str], settings: MapSettings) -> Any:
-    """Vectors NxD of length 1 from the endpoint of `--embeddings`. ValueError for what it refuses
-    or gets wrong.
-    """
+def embed(texts: Sequence[str], settings: MapSettings) -> Vectors:
+    """Vectors NxD of length 1 from the endpoint of `--embeddings`. ValueError where it fails."""
     import numpy as np
     import openai
     from tqdm import tqdm
 
     from rayward.data.mapping import unit
 
-    found = ENDPOINT.fullmatch(settings.embeddings or "")
-    assert found is not None  # Settings has looked
+    endpoint = ENDPOINT.fullmatch(settings.embeddings or "")
+    assert endpoint is not None  # MapSettings has looked
+    model, url = endpoint.groups()
     key = os.environ[settings.key] if settings.key else "none"
     client = openai.OpenAI(
-        base_url=found[2].rstrip("/"), api_key=key, timeout=REQUEST_TIMEOUT_S, max_retries=4
+        base_url=url.rstrip("/"), api_key=key, timeout=REQUEST_TIMEOUT_S, max_retries=4
     )
     vectors: list[list[float]] = []
     for begin in tqdm(range(0, len(texts), TEXTS_A_REQUEST), unit=" requests", disable=None):
         batch = list(texts[begin : begin + TEXTS_A_REQUEST])
         try:
-            answer = client.embeddings.create(model=found[1], input=batch, encoding_format="float")
+            answer = client.embeddings.create(model=model, input=batch, encoding_format="float")
         except openai.OpenAIError as error:
             raise ValueError(f"{settings.embeddings}: {error}") from None
+        # Nothing says that the vectors come in the order of the texts.
         rows = sorted(answer.data, key=lambda row: row.index)
         if [row.index for row in rows] != list(range(len(batch))):
             raise ValueError(

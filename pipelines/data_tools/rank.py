@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rayward.pipelines.data_tools.endpoint import ChatModel
 
 
-def add(actions: Any) -> None:
+def add(actions: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = actions.add_parser(
         "rank", help="have a judge rank the answers to each prompt, as in Nectar"
@@ -65,8 +65,10 @@ def _run(options: argparse.Namespace) -> int:
     if not 0 <= options.repeat <= 1:
         raise ValueError(f"--repeat is {options.repeat}: a share, from 0 to 1")
     prompts, writer = load_prompts(options.prompts), WRITERS["nectar"]
+    # The input is read three times, to count, to rank and to write, and never held.
     total = sum(1 for _ in _items(options))
-    chosen = {name: vars(options)[name] for name in ("repeat", "longest", "guided")}
+    settings = {"prompts": digest(sorted(prompts.items()))}
+    settings |= {name: vars(options)[name] for name in ("repeat", "longest", "guided")}
     twice: list[tuple[list[int], list[int]]] = []
 
     def rows(ranking: Ranking, result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -76,23 +78,18 @@ def _run(options: argparse.Namespace) -> int:
         ranked = replace(ranking, answers=tuple(ranking.answers[place] for place in best_first))
         return writer.rows(ranked, [])
 
-    with Feedback(
-        options, ("judge",), prompts=digest(sorted(prompts.items())), **chosen
-    ) as feedback:
+    with Feedback(options, ("judge",), **settings) as feedback:
         with models(options, "judge") as (judge,):
             feedback.work(
                 _items(options), total, lambda ranking: _rank(ranking, judge, prompts, options)
             )
         feedback.write(_items(options), writer.columns, rows)
-        return feedback.close(
-            [judge], **({"agreement": agreement(twice)} if options.repeat else {})
-        )
+        measures = {"agreement": agreement(twice)} if options.repeat else {}
+        return feedback.close([judge], **measures)
 
 
 def _items(options: argparse.Namespace) -> Iterator[FeedbackItem]:
-    """The rankings of the input in order. What Nectar rows cannot hold is known before it costs
-    anything.
-    """
+    """The rankings of the input in order. What Nectar rows cannot hold is known before it costs."""
     from rayward.data.feedback.prompt_files import digest
     from rayward.data.formats.registry import outcomes
     from rayward.data.formats.writers import WRITERS
@@ -111,20 +108,23 @@ def _items(options: argparse.Namespace) -> Iterator[FeedbackItem]:
                     kind = type(ranking).__name__.lower()
                     raise RowError("record", kind, "ranking or preference", "no answers to rank")
                 ranking = replace(ranking, ranks=None)
-                WRITERS["nectar"].rows(ranking, [])
+                WRITERS["nectar"].rows(ranking, [])  # for its RowError alone
             except RowError as error:
                 yield FeedbackItem(where, error)
                 continue
-            yield FeedbackItem(
-                where, ranking, f"{number}:{digest(*ranking.turns, *ranking.answers)[:16]}"
-            )
+            # By its number, since equal rows are ranked each, and by its texts, since another input
+            # may stand at the same path when the run goes on.
+            texts = digest(*ranking.turns, *ranking.answers)[:16]
+            yield FeedbackItem(where, ranking, f"{number}:{texts}")
 
 
 async def _rank(
     ranking: Ranking, judge: ChatModel, prompts: Prompts, options: argparse.Namespace
 ) -> dict[str, Any]:
-    """The places in `ranking.answers`, best first; for the share that is ranked twice, "again"
-    those of the second.
+    """Places in `ranking.answers`, "best_first"; those of a second ranking in "again".
+
+    Which share is ranked twice follows from the seed and the texts, so that a run that goes on
+    chooses as the one before.
     """
     from rayward.data.feedback.prompt_files import digest
     from rayward.data.feedback.ranking import item_digest
@@ -132,7 +132,8 @@ async def _rank(
 
     result = {"best_first": await _ask(ranking, judge, prompts, options)}
     if int(digest(options.seed, "repeat", item_digest(ranking))[:8], 16) < options.repeat * 16**8:
-        # The first ranking stands, and the agreement is of those that have two.
+        # A second reply that cannot be read: the first ranking stands, and does not count for the
+        # agreement.
         with suppress(RowError):
             result["again"] = await _ask(ranking, judge, prompts, options, again=True)
     return result
@@ -145,6 +146,7 @@ async def _ask(
     options: argparse.Namespace,
     again: bool = False,
 ) -> list[int]:
+    """The places in `ranking.answers` as one reply of the judge orders them, best first."""
     from rayward.data.feedback.ranking import (
         judge_messages,
         only_a_list,
@@ -163,7 +165,9 @@ async def _ask(
     fields = {"structured_outputs": only_a_list(len(order))} if options.guided else {}
     reply = await judge.ask(messages, options.seed, **fields)
     try:
+        # The judge ranks labels; `order` says which answer was shown under each.
         return [order[label] for label in parse_ranking(reply.text, len(order))]
     except RowError as error:
-        error.reason = "reply cut before its list" if reply.cut else error.reason
+        if reply.cut:
+            error.reason = "reply cut before its list"
         raise

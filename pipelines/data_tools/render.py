@@ -6,10 +6,14 @@ import argparse
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rayward.data.formats.registry import Report
+    from rayward.data.records import Record, Turn
 
 
-def add(actions: Any) -> None:
+def add(actions: argparse._SubParsersAction) -> None:
     """Declare the commands."""
     parser = actions.add_parser(
         "render", help="show rows in a chat template, what is trained in green"
@@ -49,10 +53,11 @@ def _render(options: argparse.Namespace) -> int:
     from rich.console import Console
 
     from rayward.data.formats.registry import Report
-    from rayward.data.formats.token_rows import in_own_words
+    from rayward.data.formats.token_rows import template_for
     from rayward.data.records import RowError
     from rayward.data.templates.known_ids import assert_known_ids
-    from rayward.data.templates.template import encode, find, pieces
+    from rayward.data.templates.pieces import pieces
+    from rayward.data.templates.template import encode, find
     from rayward.data.templates.tokenizer import load_tokenizer
     from rayward.pipelines.rows.show import coloured, plain, runs, runs_of_pieces, visible
 
@@ -68,28 +73,32 @@ def _render(options: argparse.Namespace) -> int:
         assert_known_ids(template, tokenizer)
     console, report = Console(soft_wrap=True, highlight=False), Report()
     for record in islice(_records(options, report), options.limit):
-        for title, turns, asks in _texts(record):
+        for title, turns, wants_answer in _texts(record):
             console.print(f"--- {visible(title)}", style="bold", markup=False)
-            said = in_own_words(template, record)
+            worded = template_for(template, record)
             try:
-                row = encode(said, turns, tokenizer, asks) if tokenizer else None
+                row = encode(worded, turns, tokenizer, wants_answer) if tokenizer else None
             except RowError as error:
                 console.print(visible(f"left out: {error.reason}: {error}"), markup=False)
                 continue
-            stretches = runs(row, tokenizer) if row else runs_of_pieces(pieces(said, turns, asks))
+            if row:
+                stretches = runs(row, tokenizer)
+            else:
+                stretches = runs_of_pieces(pieces(worded, turns, wants_answer))
+            # No markup: "[bold]" in a text is text.
             console.print(plain(stretches) if options.plain else coloured(stretches), markup=False)
             if row and options.ids:
                 console.print(str(row.ids), markup=False)
-                if not asks:
-                    console.print(
-                        f"weights {[round(weight, 6) for weight in row.weights]}", markup=False
-                    )
+                if not wants_answer:
+                    weights = [round(weight, 6) for weight in row.weights]
+                    console.print(f"weights {weights}", markup=False)
     for reason, count in report.rejected.items():
         console.print(f"--- {count} rows left out: {reason}", markup=False)
     return 0
 
 
-def _records(options: argparse.Namespace, report: Any) -> Iterator[Any]:
+def _records(options: argparse.Namespace, report: Report) -> Iterator[Record]:
+    """The records of the file; rows are counted in `report` as they are read."""
     from rayward.data.formats.registry import outcomes
 
     for outcome in outcomes(options.file, options.source, options.questions, token_files=False):
@@ -97,7 +106,7 @@ def _records(options: argparse.Namespace, report: Any) -> Iterator[Any]:
         yield from outcome.records
 
 
-def _texts(record: Any) -> Iterator[tuple[str, Any, bool]]:
+def _texts(record: Record) -> Iterator[tuple[str, tuple[Turn, ...], bool]]:
     """(title, turns, whether an answer is asked for) of all that a record is rendered as."""
     from rayward.data.records import Conversation, Preference, Prompt, Turn
 

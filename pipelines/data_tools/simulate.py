@@ -1,6 +1,4 @@
-"""`rayward data simulate`: conversations between a model that plays the user and one that
-answers.
-"""
+"""`rayward data simulate`: conversations between a model that plays the user and an assistant."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ if TYPE_CHECKING:
     from rayward.pipelines.data_tools.endpoint import ChatModel
 
 
-def add(actions: Any) -> None:
+def add(actions: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = actions.add_parser(
         "simulate", help="conversations of two models, grown from seeds as in UltraChat"
@@ -48,19 +46,14 @@ def _run(options: argparse.Namespace) -> int:
     prompts = load_prompts(options.prompts)
     items = []
     for line, task in read_seeds(options.seeds):
-        where = {
-            "id": "" if isinstance(task, RowError) else task.id,
-            "file": str(options.seeds),
-            "line": line,
-        }
-        items.append(
-            FeedbackItem(
-                where, task, "" if isinstance(task, RowError) else f"{task.id}:{task.digest[:16]}"
-            )
-        )
-    with Feedback(
-        options, ("user", "assistant"), prompts=digest(sorted(prompts.items()))
-    ) as feedback:
+        seed_id = key = ""
+        if not isinstance(task, RowError):
+            # By the text, too: a seed that was changed since is another conversation.
+            seed_id, key = task.id, f"{task.id}:{task.digest[:16]}"
+        where = {"id": seed_id, "file": str(options.seeds), "line": line}
+        items.append(FeedbackItem(where, task, key))
+    settings = {"prompts": digest(sorted(prompts.items()))}
+    with Feedback(options, ("user", "assistant"), **settings) as feedback:
         with models(options, "user", "assistant") as (user, assistant):
             feedback.work(
                 items,
@@ -78,24 +71,26 @@ async def _converse(
     prompts: Prompts,
     sampling_seed: int,
 ) -> dict[str, Any]:
-    """Rounds in turn until the drawn number is reached, or the user says no more than thanks, or
-    nothing.
-    """
+    """Rounds until the drawn number is reached, or the user says thanks and no more, or nothing."""
     from rayward.data.feedback.prompt_files import digest, fill, transcript
     from rayward.data.feedback.simulation import only_thanks, opening, opening_request, without_meta
     from rayward.data.records import RowError, Turn, check_turns
 
     def draw(part: object) -> int:
+        # Of the seed and the place in the conversation, never of what ran before: order and
+        # restarts change nothing. 31 bits, so that it is no negative number to any endpoint.
         return int(digest(sampling_seed, seed.digest, part)[:8], 16) >> 1
 
     async def from_user(request: str) -> str:
-        return (
-            await user.ask([{"role": "user", "content": request}], draw(("user", len(turns))))
-        ).text
+        # The model that plays the user reads the conversation in one message, as a transcript: in
+        # turns of its own it would go on as the assistant.
+        message = {"role": "user", "content": request}
+        reply = await user.ask([message], draw(("user", len(turns))))
+        return reply.text
 
     turns: list[Turn] = []
-    reply = await from_user(opening_request(seed, prompts, sampling_seed))
-    turns.append(Turn("user", opening(seed, reply, prompts, sampling_seed)))
+    first_reply = await from_user(opening_request(seed, prompts, sampling_seed))
+    turns.append(Turn("user", opening(seed, first_reply, prompts, sampling_seed)))
     instructions = fill(prompts, "assistant")
     system = [{"role": "system", "content": instructions}] if instructions else []
     rounds, ended, cut_answers = seed.rounds(sampling_seed), "rounds", 0
@@ -111,11 +106,12 @@ async def _converse(
         request = fill(
             prompts, "user", draw(("prompt", len(turns))), conversation=transcript(turns)
         )
-        said = without_meta(await from_user(request))
-        if not said or only_thanks(said):
-            ended = "thanks" if said else "silence"
+        message = without_meta(await from_user(request))
+        if not message or only_thanks(message):
+            # Not made a turn, so that every conversation ends with an answer.
+            ended = "thanks" if message else "silence"
             break
-        turns.append(Turn("user", said))
+        turns.append(Turn("user", message))
     check_turns(turns, "assistant")
     texts = [turn.content for turn in turns]
     return {"turns": texts, "rounds_drawn": rounds, "ended": ended, "cut_answers": cut_answers}
@@ -126,23 +122,23 @@ def _write(
 ) -> None:
     """The conversations and, in OUT.provenance.jsonl, where each is from.
 
-    Of conversations with the same opening, that of the first seed is kept, however the requests
-    overtook each other.
+    Of conversations with the same opening, that of the first seed is kept, whichever ended first.
     """
     from rayward.data.feedback.simulation import folded
     from rayward.data.formats.outputs import open_output
     from rayward.data.formats.writers import WRITERS
     from rayward.data.records import Conversation, RowError, Turn
 
-    options, writer, seen = feedback.options, WRITERS["rayward"], set[str]()
+    options, writer = feedback.options, WRITERS["rayward"]
+    openings: set[str] = set()
     names = {"user": user.name, "assistant": assistant.name, "sampling_seed": options.seed}
     with open_output(options.out.with_name(f"{options.out.name}.provenance.jsonl")) as origins:
 
         def rows(seed: ConversationSeed, result: dict[str, Any]) -> list[dict[str, Any]]:
-            opened = folded(result["turns"][0])
-            if opened in seen:
+            first = folded(result["turns"][0])
+            if first in openings:
                 raise RowError("turns[0]", result["turns"][0], "a new opening", "duplicate opening")
-            seen.add(opened)
+            openings.add(first)
             kept = {name: result[name] for name in ("rounds_drawn", "ended", "cut_answers")}
             origins.write({"id": seed.id, "module": seed.module, **seed.fields, **names, **kept})
             turns = tuple(

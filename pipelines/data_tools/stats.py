@@ -1,5 +1,4 @@
-"""What is in a data file: rows, turns, lengths, lexical diversity, duplicates. One pass, nothing
-kept but counts.
+"""What is in a data file: rows, turns, lengths, lexical diversity, duplicates, in one pass.
 
 MTLD is that of algorithms/diversity.py, by answer, averaged over the answers, as UltraChat reports
 it. A duplicate has the texts and roles of an earlier record; one 8-byte hash a record is held to
@@ -15,13 +14,16 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayward.algorithms.diversity import mtld
 from rayward.data.cleaning.language import language
 from rayward.data.formats.registry import Report, outcomes
 from rayward.data.formats.token_rows import TokenRow
-from rayward.data.records import Conversation, Preference, Ranking
+from rayward.data.records import Conversation, Preference, Ranking, Record
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 PERCENTILES = (5, 50, 95, 99, 100)
 
@@ -29,7 +31,7 @@ PERCENTILES = (5, 50, 95, 99, 100)
 def stats(
     path: str | Path,
     source_format: str = "auto",
-    tokenizer: Any = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
     questions: Path | None = None,
 ) -> dict[str, Any]:
     """Counts over all records of `path`. Lengths in characters, and in tokens with a `tokenizer`.
@@ -39,6 +41,7 @@ def stats(
     """
     count_tokens = _token_counter(tokenizer)
     report, kinds, languages = Report(), Counter[str](), Counter[str]()
+    # How often each length occurs: exact percentiles, in the memory of the lengths that differ.
     turns, characters, tokens, answer_characters = (Counter[int]() for _ in range(4))
     seen: set[int] = set()
     duplicates, num_answers, mtld_sum = 0, 0, 0.0
@@ -51,12 +54,9 @@ def stats(
                 key: Any = [record.ids, record.mask]
             else:
                 answers = _answers(record)
-                beyond = (
-                    []
-                    if isinstance(record, Conversation)
-                    else [*answers, *getattr(record, "follow_ups", ())]
-                )
-                texts = [turn.content for turn in record.turns] + beyond
+                texts = [turn.content for turn in record.turns]
+                if not isinstance(record, Conversation):  # whose answers are among its turns
+                    texts += [*answers, *getattr(record, "follow_ups", ())]
                 turns[len(record.turns)] += 1
                 characters[sum(map(len, texts))] += 1
                 languages[language(texts)] += 1
@@ -67,9 +67,9 @@ def stats(
                     mtld_sum += mtld(answer)
                 num_answers += len(answers)
                 key = [[turn.role for turn in record.turns], texts]
-            found = _hash(key)
-            duplicates += found in seen
-            seen.add(found)
+            digest = _hash(key)
+            duplicates += digest in seen
+            seen.add(digest)
     return {
         "read": report.read,
         "rejected": dict(report.rejected),
@@ -86,7 +86,7 @@ def stats(
     }
 
 
-def _answers(record: Any) -> list[str]:
+def _answers(record: Record) -> list[str]:
     if isinstance(record, Conversation):
         return [turn.content for turn in record.turns if turn.role == "assistant"]
     if isinstance(record, Preference):
@@ -94,10 +94,16 @@ def _answers(record: Any) -> list[str]:
     return list(record.answers) if isinstance(record, Ranking) else []
 
 
-def _token_counter(tokenizer: Any) -> Callable[[list[str]], int] | None:
+def _token_counter(
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> Callable[[list[str]], int] | None:
     if tokenizer is None:
         return None
-    return lambda texts: sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+
+    def count(texts: list[str]) -> int:
+        return sum(map(len, tokenizer(texts, add_special_tokens=False)["input_ids"]))
+
+    return count
 
 
 def _hash(value: Any) -> int:
@@ -112,11 +118,13 @@ def _summary(lengths: Counter[int]) -> dict[str, float]:
     if not number:
         return {}
     total = sum(length * times for length, times in lengths.items())
-    found = {"sum": total, "mean": total / number}
-    below, ordered = 0, sorted(lengths.items())
-    wanted = [(percent, math.ceil(number * percent / 100)) for percent in PERCENTILES]
-    for length, times in ordered:
-        below += times
-        while wanted and below >= wanted[0][1]:
-            found[f"p{wanted.pop(0)[0]}"] = length
-    return found
+    summary = {"sum": total, "mean": total / number}
+    # Nearest rank: the smallest length that so many lengths do not exceed.
+    ranks = [(percent, math.ceil(number * percent / 100)) for percent in PERCENTILES]
+    counted = 0
+    for length, times in sorted(lengths.items()):
+        counted += times
+        while ranks and counted >= ranks[0][1]:
+            percent, _ = ranks.pop(0)
+            summary[f"p{percent}"] = length
+    return summary

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rayward.pipelines.rows.show import visible
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+    from openai.types.chat import ChatCompletionMessageParam
 
 
 def chat(
@@ -24,8 +28,11 @@ def chat(
             file=sys.stderr,
         )
         return 1
-    opening: list[Any] = [{"role": "system", "content": system}] if system else []
+    opening: list[ChatCompletionMessageParam] = []
+    if system:
+        opening.append({"role": "system", "content": system})
     messages = list(opening)
+    # Of questions from a pipe, the output is the answers alone.
     terminal = sys.stdin.isatty()
     if terminal:
         print(f"{model} at {url}; /new starts over, Ctrl-D leaves")
@@ -40,14 +47,21 @@ def chat(
         elif line:
             messages.append({"role": "user", "content": line})
             answer = _answer(client, model, messages, temperature, max_tokens)
-            messages = (
-                messages + [{"role": "assistant", "content": answer}] if answer else messages[:-1]
-            )
+            if answer:
+                messages.append({"role": "assistant", "content": answer})
+            else:
+                # A refused question must not be sent again with the next one.
+                messages.pop()
 
 
 def _answer(
-    client: Any, model: str, messages: list[Any], temperature: float, max_tokens: int | None
+    client: OpenAI,
+    model: str,
+    messages: list[ChatCompletionMessageParam],
+    temperature: float,
+    max_tokens: int | None,
 ) -> str:
+    """Print the answer as it comes; its text, "" where the endpoint refuses or nothing comes."""
     import openai
 
     parts: list[str] = []
@@ -57,9 +71,10 @@ def _answer(
             messages=messages,
             temperature=temperature,
             stream=True,
-            **({"max_tokens": max_tokens} if max_tokens else {}),
+            max_tokens=max_tokens or openai.omit,
         )
         for chunk in stream:
+            # A chunk of usage alone has no choices, one of the role alone has no content.
             text = (chunk.choices[0].delta.content or "") if chunk.choices else ""
             parts.append(text)
             print(visible(text), end="", flush=True)

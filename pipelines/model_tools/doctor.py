@@ -1,5 +1,4 @@
-"""`rayward doctor`: do the rollout engine and the trainer see the same model? Asked before anyone
-trains it.
+"""`rayward doctor`: do the rollout engine and the trainer see the same model? For before RL.
 
 The engine that samples in RL answers prompts, the module that RL trains reads the answers; figures
 and limits are those of the RL stage. Then the same requests are sampled in batches of other sizes,
@@ -11,15 +10,24 @@ from __future__ import annotations
 import argparse
 from itertools import islice, takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayward.data.model_files.folder import positions
 from rayward.data.model_files.hub_models import config_of, fetched
 
-LONGEST = 4096  # tokens of a prompt with its answer, where the model would take more
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
+    from rayward.configs.schema import Config
+    from rayward.data.ragged import Ragged
+    from rayward.data.records import Prompt, Record
+    from rayward.data.rollouts import Rollouts
+
+MAX_ROW_TOKENS = 4096  # of a prompt with its answer, where the model would take more
 
 
-def add(commands: Any) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "doctor", help="gap between rollout engine and trainer on a model, before RL"
@@ -58,7 +66,7 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.templates.tokenizer import load_tokenizer
     from rayward.pipelines.model_tools.examine import examine, is_reward_model
-    from rayward.pipelines.run.stage import table
+    from rayward.pipelines.run.metrics import table
 
     for name, lowest in (("count", 1), ("tokens", 1), ("threads", 1), ("gpus", 0)):
         if getattr(options, name) < lowest:
@@ -68,11 +76,11 @@ def _run(options: argparse.Namespace) -> int:
             f"--temperature is {options.temperature:g}: above 0, as in training rollouts"
         )
     options.model = Path(fetched(str(options.model)))
-    broken, notes = examine(options.model, options.gpus, options.template)
+    problems, notes = examine(options.model, options.gpus, options.template)
     for line in notes:
         print(f"note: {line}")
-    if broken:
-        print("\n".join(f"PROBLEM: {line}" for line in broken))
+    if problems:
+        print("\n".join(f"PROBLEM: {line}" for line in problems))
         return 1
     if is_reward_model(options.model):
         from rayward.actors.models.load import load_scalar
@@ -82,37 +90,39 @@ def _run(options: argparse.Namespace) -> int:
         print("fit to score: the scores are those of the model's own forward")
         return 0
     tokenizer = load_tokenizer(options.model)
-    rollouts, others, trainer_N = measure(options, tokenizer)
+    rollouts, resampled, trainer_N = measure(options, tokenizer)
     figures, complaint = judge(rollouts, trainer_N, options.dtype)
-    shown = {
+    rows: dict[str, Any] = {
         "answers": len(rollouts),
         "tokens": len(trainer_N),
         "finished": float(rollouts.finished.mean()),
         **figures,
     }
-    for size, again in others.items():
+    for size, again in resampled.items():
         tokens, bits = differences(rollouts, again)
-        shown[f"{size} at once: answers with other tokens"] = f"{tokens:.1%}"
-        shown[f"{size} at once: log-probs with other bits"] = f"{bits:.1%}"
+        rows[f"{size} at once: answers with other tokens"] = f"{tokens:.1%}"
+        rows[f"{size} at once: log-probs with other bits"] = f"{bits:.1%}"
     where = f"{options.gpus} GPU" if options.gpus else "CPU"
-    table(f"{options.model}, {options.dtype}, {where}, temperature {options.temperature:g}", shown)
+    table(f"{options.model}, {options.dtype}, {where}, temperature {options.temperature:g}", rows)
     columns = ("largest gaps", "answer", "token number", "trainer", "rollout", "gap")
     table("", largest(rollouts, trainer_N, tokenizer), columns)
     print(complaint or "fit for RL: the engine runs the trainer's model")
     return 1 if complaint else 0
 
 
-def measure(options: argparse.Namespace, tokenizer: Any) -> tuple[Any, dict[int, Any], Any]:
-    """(answers, the first of them again by the size of the batch, trainer's log-probs of the
-    answers).
+def measure(
+    options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase
+) -> tuple[Rollouts, dict[int, Rollouts], np.ndarray]:
+    """(answers, the first of them again by size of the batch, trainer's log-probs of the answers).
 
-    On the CPU the engine gets its weights from the trainer, as in RL: RuntimeError where that
-    cannot be proved. With GPUs it reads them, and ends before the trainer starts, so that one GPU
-    is enough for both.
+    Log-probs are [N], one for each response token, in row order. On the CPU the engine gets its
+    weights from the trainer, as in RL: RuntimeError where that cannot be proved. With GPUs it reads
+    them, and ends before the trainer starts, so that one GPU is enough for both.
     """
     import ray
 
-    from rayward.actors.group import RolloutGroup, frozen_group, running
+    from rayward.actors.group import frozen_group, running
+    from rayward.actors.rollout_group import RolloutGroup
     from rayward.cluster.connect import check_fits, connect
     from rayward.data.ragged import merge
 
@@ -122,15 +132,17 @@ def measure(options: argparse.Namespace, tokenizer: Any) -> tuple[Any, dict[int,
     connect(config.cluster)
     check_fits({"rollout": config.resources.rollout})
     engine = RolloutGroup(folder, config, config.resources.reference, loads=options.gpus > 0)
-    trainer = (
-        frozen_group("trainer", folder, config, options.temperature) if not options.gpus else None
-    )
+    trainer = None
+    if not options.gpus:
+        trainer = frozen_group("trainer", folder, config, options.temperature)
 
-    def sample(rows: int, each: int) -> Any:
-        """The first answer to the first prompts, out of `each`: its seed depends on the prompt's
-        place alone.
+    def sample(rows: int, each: int) -> Rollouts:
+        """The first of `each` answers to the first `rows` prompts.
+
+        Its seed is made of the prompt's place and the sample's number, so that every call asks for
+        the same answers, in a batch of rows * each requests.
         """
-        asked = (
+        drawn = engine.generate(
             prompts.take(range(rows)),
             each,
             ("doctor", options.seed),
@@ -138,27 +150,28 @@ def measure(options: argparse.Namespace, tokenizer: Any) -> tuple[Any, dict[int,
             options.temperature,
             options.tokens,
         )
-        return engine.generate(*asked).take(range(0, rows * each, each))
+        # A prompt's answers stand side by side.
+        return drawn.take(range(0, rows * each, each))
 
     with running(engine, *([trainer] if trainer else [])):
         if trainer:
+            # The engine was started without weights: these have to be there before it samples.
             trainer.call("connect", engine.actors, engine.backend)
             engine.prove(trainer.call("send_weights", 1)[0]["probe"], 1)
         rollouts = sample(len(prompts), 1)
         few = max(1, len(prompts) // 4)
-        others = {2 * len(prompts): sample(len(prompts), 2), few: sample(few, 1)}
+        resampled = {2 * len(prompts): sample(len(prompts), 2), few: sample(few, 1)}
         if trainer:
-            return (
-                rollouts,
-                others,
-                merge(trainer.call("logprobs", ray.put(rollouts)), len(rollouts)),
-            )
+            shards = trainer.call("logprobs", ray.put(rollouts))
+            return rollouts, resampled, merge(shards, len(rollouts))
+    # The engine has ended, and its GPU is free.
     trainer = frozen_group("trainer", folder, config, options.temperature)
     with running(trainer):
-        return rollouts, others, merge(trainer.call("logprobs", ray.put(rollouts)), len(rollouts))
+        shards = trainer.call("logprobs", ray.put(rollouts))
+        return rollouts, resampled, merge(shards, len(rollouts))
 
 
-def settings(options: argparse.Namespace, folder: str, context_tokens: int) -> Any:
+def settings(options: argparse.Namespace, folder: str, context_tokens: int) -> Config:
     """The config of a run that would sample like this."""
     from rayward.configs.checks import checked
     from rayward.configs.schema import Config
@@ -172,16 +185,17 @@ def settings(options: argparse.Namespace, folder: str, context_tokens: int) -> A
     }
     sections = {
         "model": model,
-        "data": {"toyworld": {}},
+        "data": {"toyworld": {}},  # for the checks of a run; nothing reads it
         "rollout": rollout,
         "resources": resources,
     }
     return checked(Config.model_validate(sections))
 
 
-def questions(options: argparse.Namespace, tokenizer: Any, folder: str) -> tuple[Any, list[int]]:
-    """(prompts as token ids, ids that end an answer): chats of the file, else short rows of random
-    tokens.
+def questions(
+    options: argparse.Namespace, tokenizer: PreTrainedTokenizerBase, folder: str
+) -> tuple[Ragged, list[int]]:
+    """(prompts as token ids, ids that end an answer): of the file, else short random rows.
 
     ValueError: no prompt leaves room for an answer, or the answers alone do not fit the model.
     """
@@ -193,101 +207,101 @@ def questions(options: argparse.Namespace, tokenizer: Any, folder: str) -> tuple
     from rayward.data.formats.registry import read
     from rayward.data.ragged import Ragged
     from rayward.data.records import Conversation, Prompt
+    from rayward.pipelines.rows.prompts import fit_prompts
     from rayward.pipelines.rows.renderer import Renderer
-    from rayward.pipelines.rows.rows import fit_prompts
 
-    longest = positions(config_of(folder)) or LONGEST
-    longest = min(longest, max(LONGEST, 2 * options.tokens))
-    if options.tokens + 17 > longest:
+    longest = positions(config_of(folder)) or MAX_ROW_TOKENS
+    # One long prompt of the file would set the context of the whole engine.
+    longest = min(longest, max(MAX_ROW_TOKENS, 2 * options.tokens))
+    if options.tokens + 17 > longest:  # the longest random prompt below: BOS and 16 tokens
         raise ValueError(
             f"--tokens {options.tokens} leaves no room for a prompt in the model's {longest} "
             "positions"
         )
     if options.prompts is None:
-        drawn = np.random.default_rng(options.seed)
-        plain = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
-        first = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-        rows = [[*first, *drawn.choice(plain, drawn.integers(4, 17))] for _ in range(options.count)]
+        rng = np.random.default_rng(options.seed)
+        ordinary = sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids))
+        bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+        rows = [[*bos, *rng.choice(ordinary, rng.integers(4, 17))] for _ in range(options.count)]
         return Ragged.of(rows), [tokenizer.eos_token_id]
     renderer = Renderer.of(
         Model(path=folder, template=options.template or "tokenizer", context_tokens=longest), folder
     )
 
-    def asked(record: Any) -> Prompt:
-        before = takewhile(lambda turn: turn.role != "assistant", record.turns)
-        return Prompt(
-            tuple(before) if isinstance(record, Conversation) else record.turns,
-            record.source,
-            record.id,
-        )
+    def as_prompt(record: Record) -> Prompt:
+        turns = record.turns
+        if isinstance(record, Conversation):
+            turns = tuple(takewhile(lambda turn: turn.role != "assistant", turns))
+        return Prompt(turns, record.source, record.id)
 
     dropped: Counter[str] = Counter()
-    given = islice(map(asked, read(options.prompts)), options.count)
-    _, prompts = fit_prompts(given, renderer, options.tokens, dropped)
+    records = islice(map(as_prompt, read(options.prompts)), options.count)
+    _, prompts = fit_prompts(records, renderer, options.tokens, dropped)
     if not len(prompts):
-        told = ", ".join(f"{count} x {rule}" for rule, count in dropped.items()) or "no row"
+        reasons = ", ".join(f"{count} x {rule}" for rule, count in dropped.items()) or "no row"
         raise ValueError(
             f"--prompts {options.prompts} has no prompt of at most {longest - options.tokens} "
-            f"tokens: {told}"
+            f"tokens: {reasons}"
         )
     return prompts, renderer.stop_token_ids
 
 
-def judge(rollouts: Any, trainer_N: Any, dtype: str) -> tuple[dict[str, float], str]:
-    """(figures of the gap, why RL would refuse the model or ""). `trainer_N`: log-probs of the
-    answers' tokens.
+def judge(rollouts: Rollouts, trainer_N: np.ndarray, dtype: str) -> tuple[dict[str, float], str]:
+    """(figures of the gap, why RL would refuse the model or "").
+
+    `trainer_N`: the trainer's log-probs of the response tokens.
     """
     from rayward.configs.plan import MAX_MISMATCH
     from rayward.pipelines.rl.advantages import gap
 
     figures = gap(rollouts.with_columns(policy_logprobs=trainer_N))
-    found, allowed = figures["mismatch_mean"], MAX_MISMATCH[dtype]
-    if found <= allowed:  # false for NaN
+    mean_gap, allowed = figures["mismatch_mean"], MAX_MISMATCH[dtype]
+    if mean_gap <= allowed:  # false for NaN, which must not pass
         return figures, ""
     return figures, (
-        f"NOT FIT FOR RL: log-probs of a token differ by {found:.3g} nats on the average, and RL "
-        f"stops above {allowed:g} in {dtype} (rl.max_mismatch): the engine does not run the "
+        f"NOT FIT FOR RL: log-probs of a token differ by {mean_gap:.3g} nats on the average, and "
+        f"RL stops above {allowed:g} in {dtype} (rl.max_mismatch): the engine does not run the "
         "trainer's model"
     )
 
 
-def differences(rollouts: Any, again: Any) -> tuple[float, float]:
-    """Shares of the answers in `again` with other tokens than in `rollouts`, and of the log-probs
-    with other bits.
+def differences(rollouts: Rollouts, again: Rollouts) -> tuple[float, float]:
+    """Shares of answers in `again` with other tokens, and of log-probs with other bits.
 
-    Row i of both are answers to one request. Log-probs count up to the first token that differs.
+    Row i of both are answers to one request; `again` may have fewer rows. Log-probs count up to the
+    first token that differs: those after it are of another text.
     """
-    other = bits = compared = 0
+    other_answers = other_logprobs = compared = 0
     for row in range(len(again)):
-        one, two = rollouts.take([row]), again.take([row])
-        pairs = list(zip(one.responses.values, two.responses.values, strict=False))
-        same = next((at for at, (left, right) in enumerate(pairs) if left != right), len(pairs))
-        other += same < max(len(one.responses.values), len(two.responses.values))
-        bits += int((one.rollout_logprobs[:same] != two.rollout_logprobs[:same]).sum())
+        first, second = rollouts.take([row]), again.take([row])
+        pairs = list(zip(first.responses.values, second.responses.values, strict=False))
+        same = next((i for i, (left, right) in enumerate(pairs) if left != right), len(pairs))
+        # One that is the beginning of the other differs, too.
+        other_answers += same < max(len(first.responses.values), len(second.responses.values))
+        unequal = first.rollout_logprobs[:same] != second.rollout_logprobs[:same]
+        other_logprobs += int(unequal.sum())
         compared += same
-    return other / len(again), bits / max(1, compared)
+    return other_answers / len(again), other_logprobs / max(1, compared)
 
 
-def largest(rollouts: Any, trainer_N: Any, tokenizer: Any) -> list[tuple]:
-    """(token, answer, place in it, trainer's log-prob, engine's, gap) of the five tokens with the
-    largest gaps.
-    """
+def largest(
+    rollouts: Rollouts, trainer_N: np.ndarray, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple]:
+    """(token, answer, place in it, trainer's log-prob, engine's, gap) of the five largest gaps."""
     import numpy as np
 
-    rollout_N, lengths, offsets = (
-        rollouts.rollout_logprobs,
-        rollouts.responses.lengths,
-        rollouts.responses.offsets,
-    )
+    rollout_N = rollouts.rollout_logprobs
+    lengths, offsets = rollouts.responses.lengths, rollouts.responses.offsets
+    # A log-prob that is NaN is the worst gap, not one that sorting puts somewhere.
     gap_N = np.nan_to_num(np.abs(trainer_N - rollout_N), nan=np.inf)
     row_N = np.repeat(np.arange(len(lengths)), lengths)
     rows = []
-    for at in np.argsort(-gap_N, kind="stable")[:5]:
-        token, row = int(rollouts.responses.values[at]), int(row_N[at])
+    for n in np.argsort(-gap_N, kind="stable")[:5]:
+        token, row = int(rollouts.responses.values[n]), int(row_N[n])
         where = (
             f"{tokenizer.decode([token])!r} ({token})",
             row,
-            f"{at - offsets[row] + 1} of {lengths[row]}",
+            f"{n - offsets[row] + 1} of {lengths[row]}",
         )
-        rows.append((*where, float(trainer_N[at]), float(rollout_N[at]), float(gap_N[at])))
+        rows.append((*where, float(trainer_N[n]), float(rollout_N[n]), float(gap_N[n])))
     return rows

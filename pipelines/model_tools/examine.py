@@ -1,14 +1,15 @@
-"""What is wrong with a model's folder, and what is worth knowing of it, before anything is trained
-from it.
-"""
+"""What is wrong with a model's folder, and what is worth knowing of it, before it is trained."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rayward.data.model_files.folder import faults, has_tokenizer
 from rayward.data.model_files.hub_models import config_of, has_score_head, read_json
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 NEUTRAL = {
     "temperature": 1.0,
@@ -25,85 +26,88 @@ NEUTRAL = {
 def examine(
     folder: Path, gpus: int = 0, template: str | None = None
 ) -> tuple[list[str], list[str]]:
-    """(what would break rollouts in training, what is worth knowing), with a chat template or the
-    model's own.
+    """(what would break rollouts in training, what is worth knowing).
 
-    ValueError where there is no model folder, or no such template.
+    `template`: the chat template to train with, by default the model's own. `gpus`: those of the
+    engine; on the CPU it takes fewer models. ValueError where there is no model folder, or no such
+    template.
     """
     from rayward.configs.sections.model import CPU_HEAD_SIZES
     from rayward.data.templates.tokenizer import tokenizer_of
     from rayward.pipelines.rows.renderer import check_vocabulary
 
     if not (folder / "config.json").is_file():
-        found = "has no config.json" if folder.is_dir() else "is no folder"
-        raise ValueError(f"--model {folder} {found}; give a model folder as transformers saves it")
-    broken = faults(folder, None, with_tokenizer=False)
+        fault = "has no config.json" if folder.is_dir() else "is no folder"
+        raise ValueError(f"--model {folder} {fault}; give a model folder as transformers saves it")
+    problems = faults(folder, None, with_tokenizer=False)
     try:
         scores, config = is_reward_model(folder), config_of(folder).get_text_config()
-    except (
-        Exception
-    ):  # whatever transformers makes of a config that cannot be read, which `faults` has told
-        return broken, []
+    except Exception:
+        # Transformers raises what it likes for a config that cannot be read; `faults` has told it.
+        return problems, []
     odd_sizes = [] if scores or gpus else sorted(head_sizes(config) - {*CPU_HEAD_SIZES})
     if odd_sizes:
-        told = " and ".join(map(str, odd_sizes))
-        broken.append(
-            f"heads of {told}: vLLM on the CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}; use "
+        sizes = " and ".join(map(str, odd_sizes))
+        problems.append(
+            f"heads of {sizes}: vLLM on the CPU takes {', '.join(map(str, CPU_HEAD_SIZES))}; use "
             "--gpus"
         )
     notes: list[str] = []
+    generation: dict[str, object] = {}
+    path = folder / "generation_config.json"
     try:
-        given = read_json(own) if (own := folder / "generation_config.json").is_file() else {}
+        if path.is_file():
+            generation = read_json(path)
     except ValueError as error:
-        broken.append(str(error))
-        given = {}
-    odd = {
-        name: given[name] for name, value in NEUTRAL.items() if given.get(name) not in (None, value)
-    }
-    if odd:
-        told = ", ".join(f"{name} {value}" for name, value in odd.items())
+        problems.append(str(error))
+    ignored = ", ".join(
+        f"{name} {generation[name]}"
+        for name, neutral in NEUTRAL.items()
+        if generation.get(name) not in (None, neutral)
+    )
+    if ignored:
         notes.append(
-            f"generation_config.json has {told}: training rollouts ignore it and sample all of "
+            f"generation_config.json has {ignored}: training rollouts ignore it and sample all of "
             "the vocabulary"
         )
     if not has_tokenizer(folder):
-        return [
-            *broken,
-            f"no tokenizer in {folder}; copy the one that the model was trained with",
-        ], notes
-    tokenizer, told = tokenizer_of(folder)
-    if told:
-        notes.append(f"the tokenizer: {told}")
+        problems.append(f"no tokenizer in {folder}; copy the one that the model was trained with")
+        return problems, notes
+    tokenizer, repair = tokenizer_of(folder)
+    if repair:
+        notes.append(f"the tokenizer: {repair}")
     if tokenizer.eos_token_id is None:
-        broken.append(
+        problems.append(
             "the tokenizer has no end token, so no answer ever ends; set eos_token in "
             "tokenizer_config.json"
         )
     try:
         check_vocabulary(tokenizer, str(folder))
     except ValueError as error:
-        broken.append(str(error))
+        problems.append(str(error))
+    # Many models pad their vocabulary, so this is no fault.
     if (spare := config.vocab_size - len(tokenizer)) > 0:
         notes.append(
             f"the model has {spare} ids more than its tokenizer has tokens; rollouts may sample "
             "them"
         )
-    more, words = spelling(folder, template)
-    if scores and not more:
-        more = list(filter(None, [early_score(config.pad_token_id, tokenizer, template)]))
-    return [*broken, *more], notes + words
+    template_problems, template_notes = spelling(folder, template)
+    # A template that cannot be used cannot say what ends an answer.
+    if scores and not template_problems:
+        fault = early_score(config.pad_token_id, tokenizer, template)
+        template_problems = [fault] if fault else []
+    return problems + template_problems, notes + template_notes
 
 
-def head_sizes(config: Any) -> set[int]:
-    """Of a text model's attention: layers may have heads of different sizes (Gemma 4), or none
-    (Mamba).
-    """
+def head_sizes(config: PretrainedConfig) -> set[int]:
+    """Of a text model's attention: layers may differ (Gemma 4), or have no heads (Mamba)."""
     layers = config.per_layer_config if getattr(config, "is_heterogeneous", False) else [config]
-    sizes = (getattr(of, "head_dim", None) or _width(of) for of in layers)
+    sizes = (getattr(layer, "head_dim", None) or _width(layer) for layer in layers)
     return {size for size in sizes if size}
 
 
-def _width(config: Any) -> int | None:
+def _width(config: PretrainedConfig) -> int | None:
+    """The size of a head where the config does not name it."""
     heads = getattr(config, "num_attention_heads", None)
     return config.hidden_size // heads if heads else None
 
@@ -113,9 +117,8 @@ def is_reward_model(folder: Path) -> bool:
     return has_score_head(config_of(folder))
 
 
-def early_score(pad: int | None, tokenizer: Any, template: str | None) -> str:
-    """Why the library would not read the scores of rows in a batch, or not where they stand; "" if
-    it does.
+def early_score(pad: int | None, tokenizer: PreTrainedTokenizerBase, template: str | None) -> str:
+    """Why transformers would read other scores in a batch than Rayward; "" if it does not.
 
     It reads a row's score at the last token that is not the config's pad id. Rayward reads it at
     the row's end.
@@ -129,7 +132,7 @@ def early_score(pad: int | None, tokenizer: Any, template: str | None) -> str:
             f"row; {fix}"
         )
     if not template and not tokenizer.chat_template:
-        return ""
+        return ""  # nothing says what ends an answer; `spelling` notes it
     if pad not in stop_token_ids(find(template or "tokenizer"), tokenizer):
         return ""
     return (
@@ -139,9 +142,7 @@ def early_score(pad: int | None, tokenizer: Any, template: str | None) -> str:
 
 
 def spelling(folder: Path, name: str | None) -> tuple[list[str], list[str]]:
-    """What breaks, and what is worth knowing, of the words of a model: its tokenizer with a chat
-    template.
-    """
+    """(what breaks, what is worth knowing) of a model's tokenizer with a chat template."""
     from tempfile import TemporaryDirectory
 
     from rayward.data.templates.behaviour import behaviour, unlike_own
@@ -163,17 +164,20 @@ def spelling(folder: Path, name: str | None) -> tuple[list[str], list[str]]:
                 "the tokenizer has no chat template: name one, here with --template and in "
                 "model.template"
             ]
-        told = (
-            behaviour(tokenizer)
-            if template.own
-            else list(filter(None, [unlike_own(template, tokenizer)]))
-        )
-        notes += [f"chat template {template.name}: {line}" for line in told]
+        if template.own:
+            traits = behaviour(tokenizer)
+        else:
+            unlike = unlike_own(template, tokenizer)
+            traits = [unlike] if unlike else []
+        # Before what may raise: the notes are kept where a check below fails.
+        notes += [f"chat template {template.name}: {line}" for line in traits]
         if not template.own:
+            # As a stage saves it, so that what is checked below is what would be served.
             tokenizer.chat_template = jinja(template, tokenizer)
         assert_served_as_trained(template, tokenizer)
-        with TemporaryDirectory() as place:
-            save_tokenizer(tokenizer, place, config_of(folder))
+        # Saving reads the tokenizer back, and refuses one that comes back changed.
+        with TemporaryDirectory() as saved:
+            save_tokenizer(tokenizer, saved, config_of(folder))
     except ValueError as error:
         return [str(error)], notes
     return [], notes

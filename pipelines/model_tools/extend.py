@@ -1,5 +1,4 @@
-"""`rayward extend`: a checkpoint with tokens that its chat template needs, or with a longer
-context.
+"""`rayward extend`: a checkpoint with tokens that its chat template needs, or a longer context.
 
 A new token starts as the mean of the rows before it, in the embedding and in the head, as
 OpenChat's end-of-turn token in LLaMA; or drawn from N(0, std^2), as the paper says of StarCoder.
@@ -18,7 +17,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayward.data.model_files.folder import faults
 from rayward.data.model_files.hub_models import (
@@ -29,8 +28,11 @@ from rayward.data.model_files.hub_models import (
     is_hub_name,
 )
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-def add(actions: Any) -> None:
+
+def add(actions: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = actions.add_parser(
         "extend", help="add a chat template's tokens to a model, or lengthen its context"
@@ -67,10 +69,10 @@ def add(actions: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.templates.template import find
-    from rayward.pipelines.run.stage import table
+    from rayward.pipelines.run.metrics import table
 
     tokens = [*(find(options.template).special_tokens if options.template else ()), *options.token]
-    done = extend(
+    changes = extend(
         options.model,
         options.out,
         tokens,
@@ -80,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
         options.context,
         options.rope,
     )
-    table(str(options.out), done)
+    table(str(options.out), changes)
     return 0
 
 
@@ -94,11 +96,11 @@ def extend(
     context: int | None = None,
     rope: str | None = None,
 ) -> dict[str, Any]:
-    """Write `model` with `tokens` and `context` to `out`, weights in their own dtype; what changed,
-    for a table.
+    """Write `model` with `tokens` and `context` to `out`; what changed, for a table.
 
-    ValueError: nothing to do, no model that can be used, an `out` that is there, a context that is
-    not longer, positions that cannot be stretched.
+    Weights keep their dtype. `context` is in tokens. ValueError: nothing to do, no model that can
+    be used, an `out` that is there, a context that is not longer, positions that cannot be
+    stretched.
     """
     from transformers import AddedToken, AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -112,57 +114,59 @@ def extend(
     if not Path(model).exists() and not is_hub_name(model):
         raise ValueError(f"{model} is no folder, nor a hub name {FORM}")
     model = fetched(model)
-    if wrong := faults(Path(model), scores=None):
-        raise ValueError("\n".join(wrong))
+    if problems := faults(Path(model), scores=None):
+        raise ValueError("\n".join(problems))
     config = config_of(model)
-    tokenizer, told = tokenizer_of(model)
-    if told:
-        print(f"{model}: {told}")
-    old_tokens, old_context = len(tokenizer), getattr(config, "max_position_embeddings", None)
+    tokenizer, repair = tokenizer_of(model)
+    if repair:
+        print(f"{model}: {repair}")
+    old_tokens = len(tokenizer)
+    old_context = getattr(config, "max_position_embeddings", None)
     if "" in tokens:
         raise ValueError("--token is empty; give the text of a token")
-    known, special = (
-        tokenizer.get_vocab(),
-        {str(one) for one in tokenizer.added_tokens_decoder.values() if one.special},
-    )
+    known = tokenizer.get_vocab()
+    special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     new = [token for token in dict.fromkeys(tokens) if token not in known or token not in special]
-    rows = config.get_text_config().vocab_size
-    short = rows < old_tokens  # the tokenizer was extended before, and the model was not
-    if not new and not short and context is None and rope is None:
-        have = f"{model} needs no extension: it has {', '.join(tokens)}"
-        raise ValueError(have if tokens else "give --template, --token or --context")
+    vocab_rows = config.get_text_config().vocab_size
+    too_few_rows = vocab_rows < old_tokens  # the tokenizer was extended before, the model was not
+    if not new and not too_few_rows and context is None and rope is None:
+        message = f"{model} needs no extension: it has {', '.join(tokens)}"
+        raise ValueError(message if tokens else "give --template, --token or --context")
     if context is not None or rope is not None:
         _lengthen(config, old_context, context, rope)
         tokenizer.model_max_length = config.max_position_embeddings
     if new:
         added = [AddedToken(token, special=True, normalized=False) for token in new]
+        # With True the model's other extra special tokens would be special no longer.
         tokenizer.add_special_tokens(
             {"extra_special_tokens": added}, replace_extra_special_tokens=False
         )
     auto = AutoModelForSequenceClassification if has_score_head(config) else AutoModelForCausalLM
     lm = pretrained(auto, model, config, "auto")
-    if len(tokenizer) > (first := min(rows, old_tokens)):
-        _add_rows(lm, first, len(tokenizer), init, std, seed)
+    # With more rows than tokens, new tokens take the rows of the padding, which are untrained too.
+    trained_rows = min(vocab_rows, old_tokens)
+    if len(tokenizer) > trained_rows:
+        _add_rows(lm, trained_rows, len(tokenizer), init, std, seed)
     _write(lm, tokenizer, out)
+    added_ids = [f"{token} = {tokenizer.convert_tokens_to_ids(token)}" for token in new]
+    new_context = f"{old_context} -> {config.max_position_embeddings}"
     return {
         "tokens": f"{old_tokens} -> {len(tokenizer)}",
-        "added": ", ".join(f"{token} = {tokenizer.convert_tokens_to_ids(token)}" for token in new)
-        or "none",
-        "embedding rows": f"{rows} -> {lm.get_input_embeddings().weight.shape[0]}",
-        "context": f"{old_context} -> {config.max_position_embeddings}"
-        if context or rope
-        else str(old_context),
+        "added": ", ".join(added_ids) or "none",
+        "embedding rows": f"{vocab_rows} -> {lm.get_input_embeddings().weight.shape[0]}",
+        "context": new_context if context or rope else str(old_context),
     }
 
 
-def _write(lm: Any, tokenizer: Any, out: Path) -> None:
+def _write(lm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """The folder, whole or not at all."""
-    from rayward.actors.models.pretrained import let_it_be_written
+    from rayward.actors.models.pretrained import make_generation_config_writable
     from rayward.data.templates.saved_tokenizer import save_tokenizer
 
+    # Beside `out`, since a rename is whole or not at all within one file system only.
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
-        let_it_be_written(lm)
+        make_generation_config_writable(lm)
         lm.save_pretrained(beside)
         save_tokenizer(tokenizer, beside)
         beside.rename(out)
@@ -170,27 +174,34 @@ def _write(lm: Any, tokenizer: Any, out: Path) -> None:
         shutil.rmtree(beside, ignore_errors=True)
 
 
-def _add_rows(lm: Any, old: int, new: int, init: str, std: float, seed: int) -> None:
+def _add_rows(lm: PreTrainedModel, old: int, new: int, init: str, std: float, seed: int) -> None:
     """Rows `old` to `new` of the embedding and of the head, which may be one matrix."""
     import torch
 
     if new > lm.get_input_embeddings().weight.shape[0]:
+        # Its own way to fill the rows is off: they are filled below, and cover padding rows, too.
         lm.resize_token_embeddings(new, mean_resizing=False)
     head = lm.get_output_embeddings()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        weights = [lm.get_input_embeddings().weight, *([] if head is None else [head.weight])]
+        weights = [lm.get_input_embeddings().weight]
+        if head is not None:  # a reward model has none
+            weights.append(head.weight)
+        # Tied weights are one parameter, which is filled once.
         for weight in dict.fromkeys(weights):
             shape = (new - old, weight.shape[1])
+            # Drawn even where it is not used: the generator has one course for both ways.
             drawn = torch.randn(shape, generator=generator) * std
-            weight[old:new] = (weight[:old].float().mean(0) if init == "mean" else drawn).to(
-                weight.dtype
-            )
+            # A mean of many rows in bf16 would lose most of its digits.
+            rows = weight[:old].float().mean(0) if init == "mean" else drawn
+            weight[old:new] = rows.to(weight.dtype)
         if head is not None and head.bias is not None:
             head.bias[old:new] = head.bias[:old].float().mean().to(head.bias.dtype)
 
 
-def _lengthen(config: Any, old: int | None, context: int | None, rope: str | None) -> None:
+def _lengthen(
+    config: PretrainedConfig, old: int | None, context: int | None, rope: str | None
+) -> None:
     """Change `max_position_embeddings` and `rope_parameters`; raises as `extend`."""
     parameters = getattr(config, "rope_parameters", None)
     if not parameters or old is None:
@@ -203,6 +214,7 @@ def _lengthen(config: Any, old: int | None, context: int | None, rope: str | Non
     if rope is not None:
         if context is None and not rope.startswith("{"):
             raise ValueError(f"--rope {rope} needs --context, from which its factor follows")
+        # A model that is stretched already has a factor of its own, which ours would replace.
         plain = {"rope_type": "default", "rope_theta": parameters.get("rope_theta")}
         if parameters != plain and not rope.startswith("{"):
             raise ValueError(
@@ -217,6 +229,7 @@ def _lengthen(config: Any, old: int | None, context: int | None, rope: str | Non
 
 
 def _rope(how: str, old: int, factor: float) -> dict[str, Any]:
+    """The rope_parameters that --rope means; ValueError for what transformers would not take."""
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
     if not how.startswith("{"):
@@ -225,18 +238,21 @@ def _rope(how: str, old: int, factor: float) -> dict[str, Any]:
                 f"--rope is {how!r}; give linear, dynamic, yarn, or transformers' rope_parameters "
                 "as JSON"
             )
-        more = {"original_max_position_embeddings": old} if how == "yarn" else {}
-        return {"rope_type": how, "factor": factor} | more
+        # Of the three only yarn reads the length that the model was trained at.
+        trained_at = {"original_max_position_embeddings": old} if how == "yarn" else {}
+        return {"rope_type": how, "factor": factor} | trained_at
     try:
         given = dict(json.loads(how))
     except ValueError as error:
         raise ValueError(f"--rope {how}: not JSON: {error}") from None
-    if (kind := given.get("rope_type", "default")) not in (
-        known := ("default", *ROPE_INIT_FUNCTIONS)
-    ):
-        told = f"--rope: rope_type is {kind!r}, which transformers does not know"
-        raise ValueError(f"{told}; it knows {', '.join(known)}")
+    kind, known = given.get("rope_type", "default"), ("default", *ROPE_INIT_FUNCTIONS)
+    if kind not in known:
+        raise ValueError(
+            f"--rope: rope_type is {kind!r}, which transformers does not know; it knows "
+            f"{', '.join(known)}"
+        )
     stretch = given.get("factor", 1.0)
+    # JSON's true would pass as the number 1.
     if isinstance(stretch, bool) or not isinstance(stretch, int | float) or stretch < 1:
         raise ValueError(f"--rope: factor is {stretch!r}; give a number of at least 1")
     return given

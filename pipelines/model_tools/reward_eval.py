@@ -1,5 +1,7 @@
-"""`rayward reward-eval MODEL DATA...`: how far a reward model can be trusted, by source, beside
-what chance and length explain; as a table, as JSON and as one HTML page that needs no network.
+"""`rayward reward-eval MODEL DATA...`: how far a reward model can be trusted, by source.
+
+Beside what chance and length explain; as a table, as JSON and as one HTML page that needs no
+network.
 """
 
 from __future__ import annotations
@@ -7,27 +9,35 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from rayward.actors.training.rankings import RankedRows
+    from rayward.data.ragged import Ragged
+    from rayward.data.records import Ranking
+    from rayward.pipelines.rows.left_out import LeftOut
 
 # Sections of RewardBench (arXiv:2403.13787): its average over subsets counts prompts, but math as
 # much as all code.
 SECTIONS = {
     "chat": "alpacaeval-easy alpacaeval-length alpacaeval-hard mt-bench-easy mt-bench-med",
-    "chat hard": "mt-bench-hard llmbar-natural llmbar-adver-neighbor llmbar-adver-GPTInst llmbar-adver-GPTOut "
-    "llmbar-adver-manual",
-    "safety": "refusals-dangerous refusals-offensive xstest-should-refuse xstest-should-respond donotanswer",
+    "chat hard": "mt-bench-hard llmbar-natural llmbar-adver-neighbor llmbar-adver-GPTInst "
+    "llmbar-adver-GPTOut llmbar-adver-manual",
+    "safety": "refusals-dangerous refusals-offensive xstest-should-refuse xstest-should-respond "
+    "donotanswer",
     "math": "math-prm",
     "code": "hep-cpp hep-go hep-java hep-js hep-python hep-rust",
 }
 
+CHUNK_ROWS = 512  # rows of one call, which has cluster.call_timeout_s
+MAX_PRINTED = 5  # rows that were left out, on the terminal
 
-CHUNK = 512  # rows of one call, which has cluster.call_timeout_s
-SHOWN = 5  # rows that were left out, on the terminal
 
-
-def add(commands: Any) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = commands.add_parser("reward-eval", help="measure a reward model on rankings and pairs")
     parser.add_argument("model", metavar="MODEL", help="folder or hub name of the reward model")
@@ -63,13 +73,12 @@ def add(commands: Any) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.model_files.hub_models import fetched
     from rayward.pipelines.report.reward_page import write_page
-    from rayward.pipelines.run.stage import table, write_json
+    from rayward.pipelines.run.files import write_json
+    from rayward.pipelines.run.metrics import table
 
-    options.model, options.second = (
-        fetched(options.model),
-        options.second and fetched(options.second),
-    )
-    found = evaluate(options)
+    options.model = fetched(options.model)
+    options.second = options.second and fetched(options.second)
+    report = evaluate(options)
     columns = (
         "source",
         "rankings",
@@ -81,27 +90,34 @@ def _run(options: argparse.Namespace) -> int:
         "top-1",
         "ECE",
     )
-    rows = [(name, *_row(of)) for name, of in found["sources"].items()]
-    table(found["model"], rows, columns)
+    rows = [(name, *_row(measures)) for name, measures in report["sources"].items()]
+    table(report["model"], rows, columns)
     for name in ("sections", "left_out"):
-        if found[name]:
-            table(name.replace("_", " "), found[name])
-    for row in found["left_out_rows"][:SHOWN]:
+        if report[name]:
+            table(name.replace("_", " "), report[name])
+    for row in report["left_out_rows"][:MAX_PRINTED]:
         print("{where}: {reason}: found {found}, expected {expected}".format(**row))
-    if (more := len(found["left_out_rows"]) - SHOWN) > 0:
+    if (more := len(report["left_out_rows"]) - MAX_PRINTED) > 0:
         print(f"... and {more} more" + ("" if options.out else " (--out DIR writes all)"))
     if options.out:
-        write_json(options.out / "report.json", found)
-        print(write_page(options.out / "report.html", found))
+        write_json(options.out / "report.json", report)
+        print(write_page(options.out / "report.html", report))
     return 0
 
 
-def _row(of: dict[str, Any]) -> tuple:
-    accuracy = of["accuracy"]
-    shown = f"{accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
-    matched, error = of["length_matched"]["mean"], of["calibration"]["error"]
-    numbers = (accuracy["length_baseline"], matched, of["kendall_tau"], of["top_1"], error)
-    return (of["rankings"], accuracy["pairs"], shown, *(round(n, 3) for n in numbers))
+def _row(measures: dict[str, Any]) -> tuple:
+    """The columns of a source after its name."""
+    accuracy = measures["accuracy"]
+    interval = f"{accuracy['mean']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
+    numbers = (
+        accuracy["length_baseline"],
+        measures["length_matched"]["mean"],
+        measures["kendall_tau"],
+        measures["top_1"],
+        measures["calibration"]["error"],
+    )
+    rounded = (round(number, 3) for number in numbers)
+    return (measures["rankings"], accuracy["pairs"], interval, *rounded)
 
 
 def evaluate(options: argparse.Namespace) -> dict[str, Any]:
@@ -110,9 +126,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from rayward.configs.sections.machines import Cluster
     from rayward.data.templates.template import find
     from rayward.data.templates.tokenizer import load_tokenizer
-    from rayward.pipelines.rows.rankings import ranked_rows
+    from rayward.pipelines.rows.left_out import LeftOut
+    from rayward.pipelines.rows.ranked import ranked_rows
     from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
-    from rayward.pipelines.rows.rows import LeftOut
     from rayward.pipelines.run.stage import versions
     from rayward.pipelines.scoring.reward_measures import by_source
 
@@ -120,28 +136,25 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     rankings = list(rankings_of(options.data, left_out))
 
     def ids_for(
-        model: str, rankings: list[Any], context: int, seed: int | None
-    ) -> tuple[list[Any], Any]:
+        model: str, rankings: list[Ranking], context: int, seed: int | None
+    ) -> tuple[list[Ranking], RankedRows]:
         tokenizer = load_tokenizer(model)
         check_vocabulary(tokenizer, model)
-        return ranked_rows(
-            rankings, Renderer(find(options.template), tokenizer, context), seed, left_out
-        )
+        renderer = Renderer(find(options.template), tokenizer, context)
+        return ranked_rows(rankings, renderer, seed, left_out)
 
     kept, rows = ids_for(options.model, rankings, options.context, options.seed)
     if not kept:
         raise ValueError(f"no ranking can be scored: {json.dumps(left_out)}; {left_out.rows[:1]}")
-    # The second model reads the same answers in the same order in its own tokens, however many they
-    # are.
-    again = None
+    # The second model reads the same answers in the same order in its own tokens: without a limit,
+    # since it must drop none of them, and without a seed, since ties are in an order already.
+    second_rows = None
     if options.second:
-        both, again = ids_for(options.second, kept, sys.maxsize, None)
+        both, second_rows = ids_for(options.second, kept, sys.maxsize, None)
         # Its template may refuse some: they are left out of both.
         names = {ranking.id for ranking in both}
-        kept, rows = (
-            both,
-            rows.take([index for index, ranking in enumerate(kept) if ranking.id in names]),
-        )
+        rows = rows.take([index for index, ranking in enumerate(kept) if ranking.id in names])
+        kept = both
         if not kept:
             raise ValueError(
                 f"{options.second} can score no ranking: {json.dumps(left_out)}; "
@@ -149,7 +162,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
             )
     connect(Cluster())
     scores = score(options, options.model, rows.ids)
-    second = score(options, options.second, again.ids) if again else None
+    second = score(options, options.second, second_rows.ids) if second_rows else None
     sources = by_source(scores, kept, rows, options.seed, second)
     return {
         "model": str(options.model),
@@ -164,7 +177,8 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def rankings_of(paths: Sequence[str], left_out: Any) -> Any:
+def rankings_of(paths: Sequence[str], left_out: LeftOut) -> Iterator[Ranking]:
+    """The rankings and pairs of files, with FILE:LINE as their id; others are in `left_out`."""
     from dataclasses import replace
 
     from rayward.data.formats.registry import outcomes
@@ -180,19 +194,16 @@ def rankings_of(paths: Sequence[str], left_out: Any) -> Any:
             for record in outcome.records:
                 record = record.as_ranking() if isinstance(record, Preference) else record
                 if isinstance(record, Ranking):
+                    # The ids of data need not be unique, and the second model is matched by them.
                     yield replace(record, id=where)
-                else:
-                    kind = type(record).__name__.lower()
-                    left_out.add(
-                        where,
-                        f"a {kind} has no answers to compare",
-                        f"a {kind}",
-                        "a ranking or a pair",
-                    )
+                    continue
+                kind = f"a {type(record).__name__.lower()}"
+                rule = f"{kind} has no answers to compare"
+                left_out.add(where, rule, kind, "a ranking or a pair")
 
 
-def score(options: argparse.Namespace, model: str, ids: Any) -> Any:
-    """One score a row, by as many processes as are asked for."""
+def score(options: argparse.Namespace, model: str, ids: Ragged) -> np.ndarray:
+    """One score a row [B], by as many processes as are asked for."""
     import numpy as np
     from tqdm import tqdm
 
@@ -202,16 +213,17 @@ def score(options: argparse.Namespace, model: str, ids: Any) -> Any:
 
     role = Role(
         workers=options.workers,
-        cpus=1 / options.workers,
+        cpus=1 / options.workers,  # one in all, so that any number fits any machine
         gpus=options.gpus,
         threads=options.threads,
     )
     check_fits({"reward": role})
-    group = RewardGroup(
-        str(Path(model).resolve()), options.dtype, 8192 if options.gpus else 1024, role, Cluster()
-    )
+    folder = str(Path(model).resolve())  # actors have working directories of their own
+    micro_batch_tokens = 8192 if options.gpus else 1024
+    group = RewardGroup(folder, options.dtype, micro_batch_tokens, role, Cluster())
     with running(group):
-        chunks = [range(start, min(start + CHUNK, len(ids))) for start in range(0, len(ids), CHUNK)]
+        starts = range(0, len(ids), CHUNK_ROWS)
+        chunks = [range(start, min(start + CHUNK_ROWS, len(ids))) for start in starts]
         bar = tqdm(
             chunks,
             desc=f"scores of {Path(model).name}",
@@ -222,10 +234,8 @@ def score(options: argparse.Namespace, model: str, ids: Any) -> Any:
 
 
 def _sections(sources: dict[str, Any]) -> dict[str, float]:
-    """RewardBench's sections, of the subsets that are there; reasoning is the mean of math and
-    code.
-    """
-    found: dict[str, float] = {}
+    """RewardBench's sections, of the subsets that are there."""
+    accuracies: dict[str, float] = {}
     for section, names in SECTIONS.items():
         parts = [
             sources[f"rewardbench/{name}"]["accuracy"]
@@ -233,10 +243,12 @@ def _sections(sources: dict[str, Any]) -> dict[str, float]:
             if f"rewardbench/{name}" in sources
         ]
         if parts:
-            found[section] = sum(part["mean"] * part["pairs"] for part in parts) / sum(
-                part["pairs"] for part in parts
-            )
-    reasoning = [found.pop(name) for name in ("math", "code") if name in found]
+            correct = sum(part["mean"] * part["pairs"] for part in parts)
+            accuracies[section] = correct / sum(part["pairs"] for part in parts)
+    # Math counts as much as all of code, which has more pairs.
+    reasoning = [accuracies.pop(name) for name in ("math", "code") if name in accuracies]
     if reasoning:
-        found["reasoning"] = sum(reasoning) / len(reasoning)
-    return found | ({"average of sections": sum(found.values()) / len(found)} if found else {})
+        accuracies["reasoning"] = sum(reasoning) / len(reasoning)
+    if accuracies:
+        accuracies["average of sections"] = sum(accuracies.values()) / len(accuracies)
+    return accuracies

@@ -1,16 +1,13 @@
-"""`rayward reward-serve MODEL`: a reward model on Ray Serve, which answers POST /score until it is
-interrupted.
-"""
+"""`rayward reward-serve MODEL`: a reward model on Ray Serve, which answers POST /score."""
 
 from __future__ import annotations
 
 import argparse
 import time
 from pathlib import Path
-from typing import Any
 
 
-def add(commands: Any) -> None:
+def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = commands.add_parser("reward-serve", help="serve a reward model: POST /score")
     parser.add_argument("model", metavar="MODEL", help="folder or hub name of the reward model")
@@ -68,6 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopping")
     finally:
+        # Also where it did not come up in time: Serve would go on to start it.
         stop(Cluster(), APP)
     return 0
 
@@ -75,8 +73,7 @@ def _run(options: argparse.Namespace) -> int:
 def prepare(options: argparse.Namespace) -> None:
     """Tell here, not in a replica, what is wrong with the folder, and join Ray.
 
-    ValueError for a folder that is no reward model with such a template, or where a model is served
-    already.
+    ValueError: no reward model with such a template, or a model is served already.
     """
     from ray import serve
 
@@ -88,6 +85,7 @@ def prepare(options: argparse.Namespace) -> None:
     from rayward.data.templates.tokenizer import load_tokenizer
     from rayward.pipelines.rows.renderer import check_vocabulary
 
+    # Loaded for its checks alone; the replicas load it again.
     load_scalar(str(Path(options.model).resolve()), options.dtype)
     tokenizer = load_tokenizer(options.model)
     ids_and_habit(find(options.template), tokenizer)
@@ -101,12 +99,11 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def start(options: argparse.Namespace) -> str:
-    """Bring the service up; its URL."""
+    """Bring the service up; its URL. TimeoutError where that takes longer than --start-timeout."""
     from rayward.actors.scoring.score_service import APP, Limits, application
     from rayward.cluster.serve.deploy import publish_app
 
     folder = str(Path(options.model).resolve())
-
     limits = Limits(
         template=options.template,
         context_tokens=options.context,

@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from rayward.pipelines.report.page import Panel, draw, render
 from rayward.pipelines.rl.alarms import MEANINGS, counts
-from rayward.pipelines.run.stage import Run, read_jsonl
+from rayward.pipelines.run.files import read_jsonl
+from rayward.pipelines.run.folder import Run
 
 PANELS = {
     "score, in deviations of iteration 0": ("max_second_drop",),
@@ -20,9 +21,7 @@ PANELS = {
     "KL to the reference, nats an answer": ("max_kl",),
     "shares": ("max_truncated", "max_repetition", "min_distinct"),
 }
-"""Titles of the curves, each with the alarms that are marked in it; the RL panel has the curve of
-the mismatch.
-"""
+"""Titles of the curves, each with the alarms marked in it; the mismatch is in the RL panel."""
 
 
 def monitor_html(run: Run, algorithms: Sequence[str]) -> list[Markup]:
@@ -33,15 +32,20 @@ def monitor_html(run: Run, algorithms: Sequence[str]) -> list[Markup]:
         if not (folder / "alarms.jsonl").is_file():
             continue
         alarms = list(read_jsonl(folder / "alarms.jsonl"))
-        looks = sorted((folder / "fixed").glob("*.jsonl"))
-        chosen = sorted({0, len(looks) // 2, len(looks) - 1}) if looks else []
+        # The first, the middle and the last time that the fixed prompts were answered.
+        answer_files = sorted((folder / "fixed").glob("*.jsonl"))
+        last = len(answer_files) - 1
+        chosen = sorted({0, len(answer_files) // 2, last}) if answer_files else []
         pieces.append(
             render(
                 "monitor.html",
                 name=name,
                 curves=curves(list(read_jsonl(folder / "metrics.jsonl")), alarms),
                 alarms=_by_name(alarms),
-                looks={int(looks[place].stem): list(read_jsonl(looks[place])) for place in chosen},
+                looks={
+                    int(answer_files[place].stem): list(read_jsonl(answer_files[place]))
+                    for place in chosen
+                },
             )
         )
     return pieces
@@ -49,7 +53,9 @@ def monitor_html(run: Run, algorithms: Sequence[str]) -> list[Markup]:
 
 def curves(rows: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]]) -> bytes:
     """PNG of an algorithm's figures over the iterations, iterations with an alarm marked."""
-    first, steps = rows[0], [row["step"] for row in rows]
+    first = rows[0]
+    steps = [row["step"] for row in rows]
+    # In deviations of iteration 0, for two reward models count in scales of their own.
     scores = {"reward model": _standardised(rows, "score", first["score_std"])}
     if "monitor/second_score" in first:
         deviation = first["monitor/second_std"]
@@ -59,6 +65,7 @@ def curves(rows: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]]) -> 
         "repeated 4-grams": "repetition",
         "cut answers": "truncated",
     }
+    # In the order of PANELS. What is measured only now and then has no point elsewhere.
     lines = [
         scores,
         {"": [row["length"] for row in rows]},
@@ -85,10 +92,19 @@ def _standardised(rows: Sequence[dict[str, Any]], name: str, deviation: float) -
 
 def _by_name(alarms: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What the page tells of the alarms of each name."""
-    found = []
-    for name, of in counts(alarms).items():
-        mine = [alarm for alarm in alarms if alarm["name"] == name]
-        worst = (max if name.startswith("max") else min)(mine, key=lambda alarm: alarm["value"])
-        about = {"limit": worst["limit"], "worst": MEANINGS[name].format(value=worst["value"])}
-        found.append({"name": name, "last": mine[-1]["iteration"], **of, **about})
-    return found
+    rows = []
+    for name, count in counts(alarms).items():
+        same = [alarm for alarm in alarms if alarm["name"] == name]
+        # Furthest beyond its limit, which may be one from above or from below.
+        worst_of = max if name.startswith("max") else min
+        worst = worst_of(same, key=lambda alarm: alarm["value"])
+        rows.append(
+            {
+                "name": name,
+                "last": same[-1]["iteration"],
+                **count,
+                "limit": worst["limit"],
+                "worst": MEANINGS[name].format(value=worst["value"]),
+            }
+        )
+    return rows

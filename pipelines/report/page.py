@@ -39,9 +39,9 @@ def render(template: str, /, **values: Any) -> Markup:
 
 @dataclass
 class Panel:
-    """Curves over the iterations. `curves`: iterations and values by label, "" for one that needs
-    none; NaN: no point.
+    """Curves over the iterations.
 
+    `curves`: iterations and values by label, "" for one that needs none; NaN: no point.
     `alarms`: iterations to mark red; `axes`: what else matplotlib's Axes.set takes.
     """
 
@@ -59,7 +59,9 @@ def draw(
     across: str = "iteration",
 ) -> bytes:
     """Picture (png or svg) of the panels, each of this size in inches, over what is `across`."""
+    # Takes a second to import, which commands without pictures do without.
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     height = max(1, math.ceil(len(panels) / columns))
     figure = Figure(figsize=(columns * size[0], height * size[1] + 0.25))
@@ -69,19 +71,20 @@ def draw(
             points = [
                 point for point in zip(steps, values, strict=True) if not math.isnan(point[1])
             ]
+            # A line through one point cannot be seen.
             marker = "." if len(points) < 10 else None
-            axes.plot(
-                *(zip(*points, strict=True) if points else ([], [])),
-                label=label,
-                linewidth=1.3,
-                marker=marker,
-            )
+            # A curve without a point keeps its place in the legend.
+            xs, ys = zip(*points, strict=True) if points else ((), ())
+            axes.plot(xs, ys, label=label, linewidth=1.3, marker=marker)
         for iteration in panel.alarms:
             axes.axvspan(iteration - 0.5, iteration + 0.5, color="#d33", alpha=0.15, linewidth=0)
         axes.set(**panel.axes)
         axes.set_title(panel.title, fontsize=10)
         axes.grid(alpha=0.3)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        # There is no iteration 2.5. Matplotlib's default locator is one of these.
+        locator = axes.xaxis.get_major_locator()
+        assert isinstance(locator, MaxNLocator)
+        locator.set_params(integer=True)
         if any(panel.curves):
             axes.legend(fontsize=9)
     figure.supxlabel(across, fontsize=10)
@@ -92,10 +95,7 @@ def draw(
 def picture(figure: Figure, kind: str = "png", dpi: int = 130) -> bytes:
     """The figure as png or svg, without a date or a version in it."""
     buffer = io.BytesIO()
-    figure.savefig(
-        buffer,
-        format=kind,
-        dpi=dpi,
-        metadata={"Date": None} if kind == "svg" else {"Software": None},
-    )
+    # Each format calls it otherwise; without them equal figures are equal files.
+    metadata = {"Date": None} if kind == "svg" else {"Software": None}
+    figure.savefig(buffer, format=kind, dpi=dpi, metadata=metadata)
     return buffer.getvalue()

@@ -6,14 +6,26 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rayward.configs.load import dump
 from rayward.pipelines.report.monitor import monitor_html
 from rayward.pipelines.report.page import Panel, draw, render
 from rayward.pipelines.report.rl import algorithms, rl_html
-from rayward.pipelines.run.stage import Run, StageError, read_json, read_jsonl, versions
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import read_json, read_jsonl
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.stage import versions
 
-EXAMPLES = 8
+EXAMPLES = 8  # held-out prompts whose answers stand on the page
+TRAINING: tuple[tuple[str, dict[str, str]], ...] = (
+    ("loss", {"loss": "training", "heldout_loss": "held out"}),
+    (
+        "share of pairs in their order",
+        {"pair_accuracy": "training", "heldout_accuracy": "held out"},
+    ),
+)
+"""Titles of the curves of training stages, each with its figures in metrics.jsonl, labelled."""
 
 
 def write_report(run: Run) -> Path:
@@ -22,44 +34,32 @@ def write_report(run: Run) -> Path:
 
     Raises StageError where the run has neither finished a stage nor begun one of RL.
     """
-    path, learned = run.folder / "summary.json", algorithms(run)
-    if not (path.is_file() or learned):
+    summary_path, learned = run.folder / "summary.json", algorithms(run)
+    if not (summary_path.is_file() or learned):
         raise StageError(
             f"{run.folder} holds neither summary.json nor figures in rl/*/metrics.jsonl: nothing "
             "to report"
         )
-    summary = read_json(path) if path.is_file() else {}
-    evaluated = {}
-    if evaluation := summary.get("evaluate"):
-        rates = evaluation["win_rate"]
-        evaluated = {
-            "best": max(rates, key=lambda name: rates[name]["mean"], default=""),
-            "against": "SFT" if (against := evaluation.get("against", "sft")) == "sft" else against,
-            "curves": plot(run) if read_json(run.folder / "evaluate" / "curves.json") else b"",
-            "answers": {
-                name: list(
-                    islice(read_jsonl(run.folder / "evaluate" / f"answers_{name}.jsonl"), EXAMPLES)
-                )
-                for name in evaluation["models"]
-            },
-        }
-        if evaluated["curves"]:
-            (run.folder / "curves.png").write_bytes(evaluated["curves"])
+    # There is none while the first RL runs, whose figures are worth a look already.
+    summary = read_json(summary_path) if summary_path.is_file() else {}
+    evaluation = summary.get("evaluate")
+    stages = {
+        name: metrics
+        for name, metrics in summary.items()
+        if isinstance(metrics, dict) and name not in ("seconds", "evaluate")
+    }
+    pictures = {name: training_png(run, name) for name in summary}
     page = render(
         "report.html",
         title=run.config.name,
         seed=run.config.seed,
         summary=summary,
         evaluation=evaluation,
-        **evaluated,
+        **(_evaluated(run, evaluation) if evaluation else {}),
         learned=rl_html(run, learned),
         watched=monitor_html(run, learned),
-        stages={
-            name: metrics
-            for name, metrics in summary.items()
-            if isinstance(metrics, dict) and name not in ("seconds", "evaluate")
-        },
-        curves_of={name: png for name in summary if (png := training_png(run, name))},
+        stages=stages,
+        curves_of={name: png for name, png in pictures.items() if png},
         config=dump(run.config),
         versions=versions(),
     )
@@ -68,21 +68,40 @@ def write_report(run: Run) -> Path:
     return path
 
 
+def _evaluated(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of the evaluation; writes curves.png where RL left points for it."""
+    folder, rates = run.folder / "evaluate", evaluation["win_rate"]
+    curves = plot(run) if read_json(folder / "curves.json") else b""
+    if curves:
+        (run.folder / "curves.png").write_bytes(curves)
+    # Left out where it is the SFT model.
+    against = evaluation.get("against", "sft")
+    return {
+        "best": max(rates, key=lambda name: rates[name]["mean"], default=""),
+        "against": "SFT" if against == "sft" else against,
+        "curves": curves,
+        "answers": {
+            name: list(islice(read_jsonl(folder / f"answers_{name}.jsonl"), EXAMPLES))
+            for name in evaluation["models"]
+        },
+    }
+
+
 def plot(run: Run, kind: str = "png") -> bytes:
     """Picture (png or svg): each algorithm's mean score by reward model and judge, and its KL, over
     the iterations.
     """
-    judge = (
-        "gold judge" if run.manifest("evaluate")["metrics"]["judge"] == "gold" else "held-out judge"
-    )
+    gold = run.manifest("evaluate")["metrics"]["judge"] == "gold"
+    judge = "gold judge" if gold else "held-out judge"
     panels, kl = [], {}
     for name, points in read_json(run.folder / "evaluate" / "curves.json").items():
         steps = [point["iteration"] for point in points]
         scores = {
-            label: (steps, [point[of] for point in points])
-            for label, of in (("reward model", "reward"), (judge, "judge"))
+            label: (steps, [point[key] for point in points])
+            for label, key in (("reward model", "reward"), (judge, "judge"))
         }
         panels.append(Panel(f"{name.upper()}: mean score of the answers", scores))
+        # Iterations without the reference model have none.
         rows = [
             row for row in read_jsonl(run.folder / "rl" / name / "metrics.jsonl") if "kl" in row
         ]
@@ -96,25 +115,16 @@ def training_png(run: Run, stage: str) -> bytes:
     several steps.
     """
     path = run.folder / stage / "metrics.jsonl"
+    # Keys of summary.json that are no training stage have no such lines.
     rows = [row for row in read_jsonl(path) if "loss" in row] if path.is_file() else []
     panels = []
     for title, figures in TRAINING:
         curves: dict[str, tuple[list[int], list[float]]] = {}
         for name, label in figures.items():
+            # Held-out figures come every so many steps only.
             if points := [(row["step"], row[name]) for row in rows if name in row]:
                 curves[label] = ([step for step, _ in points], [value for _, value in points])
+        # One point is no curve.
         if any(len(steps) > 1 for steps, _ in curves.values()):
             panels.append(Panel(title, curves))
     return draw(panels, across="optimizer step") if panels else b""
-
-
-TRAINING: tuple[tuple[str, dict[str, str]], ...] = (
-    ("loss", {"loss": "training", "heldout_loss": "held out"}),
-    (
-        "share of pairs in their order",
-        {"pair_accuracy": "training", "heldout_accuracy": "held out"},
-    ),
-)
-"""Titles of the curves of training stages, each with its figures in metrics.jsonl and their
-labels.
-"""

@@ -15,7 +15,8 @@ from rayward.pipelines.report.page import Panel, draw, render
 from rayward.pipelines.report.timeline import timeline_png
 from rayward.pipelines.report.transcripts import transcripts_html
 from rayward.pipelines.rl.trace import write_trace
-from rayward.pipelines.run.stage import Run, read_jsonl
+from rayward.pipelines.run.files import read_jsonl
+from rayward.pipelines.run.folder import Run
 
 PANELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("reward of an answer", {"score": "as scored", "reward": "shaped, less KL"}),
@@ -58,13 +59,13 @@ RATES = {
 
 def algorithms(run: Run) -> list[str]:
     """The algorithms that left figures in rl/, finished or not, those of the config first."""
-    found = sorted(
+    # An empty file is that of a stage which stopped before its first iteration.
+    learned = sorted(
         path.parent.name for path in run.folder.glob("rl/*/metrics.jsonl") if path.stat().st_size
     )
     configured = [str(name) for name in run.config.rl.algorithms]
-    return [name for name in configured if name in found] + [
-        name for name in found if name not in configured
-    ]
+    others = [name for name in learned if name not in configured]
+    return [name for name in configured if name in learned] + others
 
 
 def rl_html(run: Run, names: Sequence[str]) -> list[Markup]:
@@ -75,11 +76,12 @@ def rl_html(run: Run, names: Sequence[str]) -> list[Markup]:
     for name in names:
         folder = run.folder / "rl" / name
         rows = list(read_jsonl(folder / "metrics.jsonl"))
-        lines = (
-            list(read_jsonl(folder / "spans.jsonl")) if (folder / "spans.jsonl").is_file() else []
-        )
+        spans = folder / "spans.jsonl"
+        lines = list(read_jsonl(spans)) if spans.is_file() else []
         if lines:
+            # Again, for a stage that is not finished has written none.
             write_trace(folder)
+            # The middle one is the median iteration, whose timeline is shown.
             lines.sort(key=lambda line: line["ended"] - line["begun"])
         pieces.append(
             render(
@@ -99,22 +101,25 @@ def panels(rows: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, list[flo
     """The curves that these lines of metrics have: titles, each with labels and values; NaN where a
     line has none.
     """
-    found = []
+    panels_with_curves = []
     for title, figures in PANELS:
         curves = {}
         for name, label in figures.items():
+            # The KL, for one, may be measured every few iterations only.
             values = [math.nan if row.get(name) is None else float(row[name]) for row in rows]
             if any(map(math.isfinite, values)):
                 curves[label] = values
         if curves:
-            found.append((title, curves))
-    return found
+            panels_with_curves.append((title, curves))
+    return panels_with_curves
 
 
 def curves_png(rows: Sequence[dict[str, Any]]) -> bytes:
     """Picture of an algorithm's figures over the iterations, two panels a line."""
-    steps, drawn = [row["step"] for row in rows], []
+    steps = [row["step"] for row in rows]
+    drawn = []
     for title, curves in panels(rows):
+        # A gap of exactly 0 has no logarithm, and where all are there is nothing to scale.
         log = title.startswith("log-prob gap") and any(
             value > 0 for values in curves.values() for value in values
         )
@@ -124,21 +129,18 @@ def curves_png(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def phases_html(times: Sequence[dict[str, Any]]) -> str:
-    """Medians of the "time" of the lines of metrics, with their shares of the median iteration; ""
-    where there is none.
+    """Medians of the "time" of the lines of metrics, with their shares of the median iteration.
 
-    Phases overlap where actors work at the same time, so the shares may add up to more than all.
+    "" where there is none. Phases overlap where actors work at the same time, so the shares may
+    add up to more than all.
     """
     if not times:
         return ""
-    seconds = {
-        name: _median(times, name)
-        for name in dict.fromkeys(name for time in times for name in time)
-    }
+    # In the order of their first line; not every line has all of them.
+    names = dict.fromkeys(name for time in times for name in time)
+    seconds = {name: _median(times, name) for name in names}
     rates = [
-        shown.format(seconds[name])
-        for name, shown in RATES.items()
-        if seconds.get(name) is not None
+        text.format(seconds[name]) for name, text in RATES.items() if seconds.get(name) is not None
     ]
     phases = {
         name.removesuffix("_s").replace("_", " "): value
@@ -148,11 +150,15 @@ def phases_html(times: Sequence[dict[str, Any]]) -> str:
         and not name.endswith(("_per_s", "iteration_s", "outside_s"))
     }
     whole = seconds.get("iteration_s") or sum(phases.values())
-    if seconds.get("outside_s") is not None:
-        phases["no actor at work"] = seconds["outside_s"]
+    outside_s = seconds.get("outside_s")
+    if outside_s is not None:
+        phases["no actor at work"] = outside_s
     idle = [time["idle_s"] for time in times if "idle_s" in time]
-    for role in dict.fromkeys(role for each in idle for role in each):
-        phases[f"idle: {role}"] = _median(idle, role)
+    for role in dict.fromkeys(role for idle_s in idle for role in idle_s):
+        idle_s_of_role = _median(idle, role)
+        # Of each of these roles some line has seconds.
+        assert idle_s_of_role is not None
+        phases[f"idle: {role}"] = idle_s_of_role
     return render("phases.html", whole=whole, rates=rates, phases=phases)
 
 

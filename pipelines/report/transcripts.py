@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rayward.pipelines.report.page import render
-from rayward.pipelines.run.stage import read_jsonl
+from rayward.pipelines.run.files import read_jsonl
 
 LEVELS = (0.1, 0.3, 1.0, 3.0)
 """Least |log pi - log pi_ref| of a token, in nats, for each strength of its colour."""

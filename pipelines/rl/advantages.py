@@ -1,12 +1,17 @@
 """From scores to advantages: the rewards of tokens, each algorithm's baseline, and the figures of
 the RL panel.
+
+All of it sees the whole iteration at once, in the driver: moments, whitening and group baselines
+would change with the number of ranks or the micro-batch if ranks took them alone.
+
+Shapes: N = response tokens of all rows, B = responses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -45,15 +50,15 @@ class RewardShaper:
     @classmethod
     def of(cls, config: Config, algorithm: str) -> RewardShaper:
         """The state before the first iteration."""
-        own = config.rl.own(algorithm)
-        controller = (
-            AdaptiveKL(own.kl_coef, own.kl_target, own.kl_horizon) if own.kl_target else None
-        )
-        return cls(own.kl_coef, controller=controller)
+        settings = config.rl.own(algorithm)
+        controller = None
+        if settings.kl_target:
+            controller = AdaptiveKL(settings.kl_coef, settings.kl_target, settings.kl_horizon)
+        return cls(settings.kl_coef, controller=controller)
 
     def shaped(self, scores_B: Tensor, lengths: list[int], finished_B: Tensor, rl: Rl) -> Tensor:
-        """Scores after the length penalty, scaling, clipping and the penalty for answers that were
-        cut.
+        """[B] scores after the length penalty, scaling, clipping and the penalty for responses that
+        were cut. The scores enter the running moments.
         """
         scores_B = scores_B - rl.length_penalty * torch.tensor(lengths)
         # Then the deviation is that of clipped scores, as in trlx.
@@ -65,16 +70,17 @@ class RewardShaper:
         shaped_B = scale_scores(scores_B, divisor, rl.reward_clip, clip_first=clip_first)
         if rl.reward_scaling == "whiten":
             shaped_B = whiten(shaped_B)
+        # Last, so that the penalty keeps its size whatever the scaling.
         if rl.missing_eos_reward is not None:
             shaped_B = missing_eos_scores(shaped_B, finished_B, rl.missing_eos_reward)
         return shaped_B
 
-    def saw(self, kl: float, answers: int) -> None:
-        """Take in the mean KL of the answers of an iteration that trains the policy, in nats
+    def update_kl_coef(self, kl: float, responses: int) -> None:
+        """Take in the mean KL of the responses of an iteration that trains the policy, in nats
         each.
         """
         if self.controller:
-            self.kl_coef = self.controller.update(kl, answers)
+            self.kl_coef = self.controller.update(kl, responses)
 
     def state_dict(self) -> dict[str, Any]:
         return {"kl_coef": self.kl_coef, **self.moments.state_dict()}
@@ -87,16 +93,23 @@ def estimate_advantages(
     panel's figures.
 
     Reads the scores and log-probs, and the values where there is a critic. `shaper` takes in the
-    scores.
+    scores. The rollouts come back with advantages and, of a critic, returns, fp32.
     """
-    rl, own = config.rl, config.rl.own(algorithm)
-    column = lambda name: None if (x := getattr(rollouts, name)) is None else torch.from_numpy(x)  # noqa: E731
-    scores_B, policy_N, reference_N, values_N = map(
-        column, ("scores", "policy_logprobs", "reference_logprobs", "values")
-    )
+    rl, settings = config.rl, config.rl.own(algorithm)
+    assert rollouts.scores is not None
+    assert rollouts.policy_logprobs is not None
+    scores_B = torch.from_numpy(rollouts.scores)
+    policy_N = torch.from_numpy(rollouts.policy_logprobs)
     lengths = rollouts.responses.lengths.tolist()
     shaped_B = shaper.shaped(scores_B, lengths, torch.from_numpy(rollouts.finished), rl)
-    kl_N = torch.zeros(len(policy_N)) if reference_N is None else kl_k1(policy_N, reference_N)
+    kl_N = torch.zeros(len(policy_N))
+    kl_figures = {}
+    if rollouts.reference_logprobs is not None:
+        reference_N = torch.from_numpy(rollouts.reference_logprobs)
+        kl_N = kl_k1(policy_N, reference_N)
+        # A sum over a response is its KL in nats; the mean over tokens is not.
+        kl_figures["kl"] = float(kl_N.sum()) / len(lengths)
+        kl_figures["kl_k3"] = float(kl_k3(policy_N, reference_N).mean())
     rewards_N = shape_rewards(shaped_B, kl_N, lengths, shaper.kl_coef)
     measures = {
         "score": float(scores_B.mean()),
@@ -106,41 +119,65 @@ def estimate_advantages(
         "length_max": max(lengths),
         "finished": float(rollouts.finished.mean()),
         "kl_coef": shaper.kl_coef,
+        **kl_figures,
     }
-    if reference_N is not None:
-        measures |= {
-            "kl": float(kl_N.sum()) / len(lengths),
-            "kl_k3": float(kl_k3(policy_N, reference_N).mean()),
-        }
     if rl.whiten_rewards:
         rewards_N = whiten(rewards_N, shift_mean=False)
     returns_N = None
-    if values_N is not None:
+    if rollouts.values is not None:
+        values_N = torch.from_numpy(rollouts.values)
         advantages_N, returns_N = gae(rewards_N, values_N, lengths, rl.gamma, rl.gae_lambda)
-        spread = float(returns_N.var())
-        left = float((returns_N - values_N).var())
-        measures["explained_variance"] = 1.0 - left / spread if spread else 0.0
-        measures["value_loss"] = float(value_loss(values_N, values_N, returns_N, None)[0]) / len(
-            values_N
-        )
+        measures |= _critic_figures(values_N, returns_N)
     elif algorithm == "reinforce":
         advantages_N = returns_to_go(rewards_N, lengths, rl.gamma)
     else:
-        kind = "rloo" if algorithm == "rloo" else "grpo" if own.divide_by_std else "dr_grpo"
-        totals_B = torch.stack([part.sum() for part in rewards_N.split(lengths)])
-        groups = np.unique(rollouts.prompt_index, return_counts=True)[1].tolist()
-        advantages_N = group_baseline(totals_B, groups, kind).repeat_interleave(
-            torch.tensor(lengths)
-        )
-    extremes = {"mean": advantages_N.mean(), "std": advantages_N.std(), "min": advantages_N.min()}
-    extremes["max"] = advantages_N.max()
-    measures |= {f"advantage_{name}": float(value) for name, value in extremes.items()}
-    if algorithm not in ("rloo", "grpo") and own.whiten:
+        advantages_N = _over_the_group(rewards_N, rollouts, lengths, _baseline(algorithm, settings))
+    # Before they are whitened, when their size still says something.
+    measures |= {
+        "advantage_mean": float(advantages_N.mean()),
+        "advantage_std": float(advantages_N.std()),
+        "advantage_min": float(advantages_N.min()),
+        "advantage_max": float(advantages_N.max()),
+    }
+    # The group baselines have no such setting: they are scaled, or not, by their group.
+    if algorithm not in ("rloo", "grpo") and settings.whiten:
         advantages_N = whiten(advantages_N)
     columns = {"advantages": advantages_N.float().numpy()}
     if returns_N is not None:
         columns["returns"] = returns_N.float().numpy()
     return rollouts.with_columns(**columns), measures
+
+
+def _critic_figures(values_N: Tensor, returns_N: Tensor) -> dict[str, float]:
+    """Share of the variance of the returns that the values explain (1: all, 0: none, below: worse
+    than a constant), and the mean value loss of a token."""
+    spread = float(returns_N.var())
+    residual = float((returns_N - values_N).var())
+    loss_sum, _ = value_loss(values_N, values_N, returns_N, None)
+    return {
+        "explained_variance": 1.0 - residual / spread if spread else 0.0,
+        "value_loss": float(loss_sum) / len(values_N),
+    }
+
+
+def _baseline(algorithm: str, settings: Any) -> Literal["rloo", "grpo", "dr_grpo"]:
+    if algorithm == "rloo":
+        return "rloo"
+    return "grpo" if settings.divide_by_std else "dr_grpo"
+
+
+def _over_the_group(
+    rewards_N: Tensor,
+    rollouts: Rollouts,
+    lengths: list[int],
+    kind: Literal["rloo", "grpo", "dr_grpo"],
+) -> Tensor:
+    """[N] advantage of each response over the others to its prompt, the same at all its tokens."""
+    totals_B = torch.stack([response_T.sum() for response_T in rewards_N.split(lengths)])
+    # Responses to a prompt stand side by side, so counts in the order of prompts are group sizes.
+    groups = np.unique(rollouts.prompt_index, return_counts=True)[1].tolist()
+    advantages_B = group_baseline(totals_B, groups, kind)
+    return advantages_B.repeat_interleave(torch.tensor(lengths))
 
 
 def trains_policy(rl: Rl, with_critic: bool, iteration: int, measures: Mapping[str, float]) -> bool:
@@ -149,27 +186,31 @@ def trains_policy(rl: Rl, with_critic: bool, iteration: int, measures: Mapping[s
     """
     if not with_critic:
         return True
+    # On responses that the critic has not been trained on yet.
     off = rl.critic_warm_gate is not None and measures["value_loss"] > rl.critic_warm_gate
     return iteration >= rl.critic_warmup_iterations and not off
 
 
-def check_mismatch(found: dict[str, float], config: Config) -> None:
+def check_mismatch(gaps: Mapping[str, float], config: Config) -> None:
     """RuntimeError where an engine that holds the trainer's weights does not run the trainer's
     model.
 
-    `found` as `gap` gives it, of answers that were sampled with these weights.
+    `gaps` as `gap` gives them, of responses that were sampled with these weights.
     """
     allowed = max_mismatch(config)
-    if not found["mismatch_mean"] <= allowed:
+    # Not `>`: NaN has to fail too.
+    if not gaps["mismatch_mean"] <= allowed:
         raise RuntimeError(
-            f"trainer and rollout log-probs of a token differ by {found['mismatch_mean']:.3g} "
+            f"trainer and rollout log-probs of a token differ by {gaps['mismatch_mean']:.3g} "
             f"nats on the average, more than {allowed} (rl.max_mismatch): the engine does not run "
             "the trainer's model"
         )
 
 
 def gap(rollouts: Rollouts) -> dict[str, float]:
-    """How far the trainer's log-probs of these answers are from the engine's that sampled them."""
+    """How far the trainer's log-probs of these responses are from the engine's that sampled them
+    (`algorithms.policy.mismatch`), in nats a token.
+    """
     assert rollouts.policy_logprobs is not None
     return mismatch(
         torch.from_numpy(rollouts.policy_logprobs), torch.from_numpy(rollouts.rollout_logprobs)

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from rayward.actors.rollout.generation import Generation
 from rayward.configs.schema import Config
@@ -16,7 +16,12 @@ from rayward.data.rollouts import Rollouts
 from rayward.pipelines.rl.advantages import RewardShaper
 from rayward.pipelines.rl.rl_actors import RlActors
 from rayward.pipelines.rl.trace import seconds_of, union
-from rayward.pipelines.run.stage import Stage, write_json, write_jsonl
+from rayward.pipelines.rl.transcripts import transcripts
+from rayward.pipelines.run.files import write_json, write_jsonl
+from rayward.pipelines.run.stage import Stage
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass
@@ -30,37 +35,40 @@ class IterationWriter:
     def __post_init__(self) -> None:
         for name in ("transcripts", "rollouts"):
             (self.stage.folder / name).mkdir()
+        # Seconds in spans.jsonl count from here.
         self.origin = time.time()
 
     def start(self, iteration: int) -> None:
-        self.iteration, self.begun = iteration, time.time()
+        self.iteration, self.started_at = iteration, time.time()
         self.figures: dict[str, Any] = {"time": {}}
-        self.own: list[dict[str, Any]] = []
+        self.driver_spans: list[dict[str, Any]] = []
 
-    def time(self, name: str, work: Callable[..., Any], *arguments: Any) -> Any:
-        """What `work` returns; the driver's seconds are remembered."""
-        begun = time.time()
+    def timed(self, name: str, work: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """What `work` returns; the driver's seconds are remembered as a span of this name."""
+        # The clock of the actors' spans, which stand in the same file.
+        started_at = time.time()
         try:
-            return work(*arguments)
+            return work(*arguments, **named)
         finally:
-            self.own.append(
-                {"role": "driver", "rank": 0, "name": name, "start": begun, "end": time.time()}
+            self.driver_spans.append(
+                {"role": "driver", "rank": 0, "name": name, "start": started_at, "end": time.time()}
             )
 
     def note(self, figures: dict[str, Any]) -> None:
         """Figures for this iteration's line of metrics."""
+        # What "time" holds so far stays: transfer, update and phases each add to it.
         self.figures = {
             **self.figures,
             **figures,
             "time": {**self.figures["time"], **figures.get("time", {})},
         }
 
-    def files(self, rollouts: Rollouts, prompts: list[Prompt], shaper: RewardShaper) -> None:
+    def save(self, rollouts: Rollouts, prompts: list[Prompt], shaper: RewardShaper) -> None:
         """Transcripts, rollouts, and what reward shaping remembers."""
         folder = self.stage.folder
         write_jsonl(
             folder / "transcripts" / f"{self.iteration:05d}.jsonl",
-            self.actors.transcripts(rollouts, prompts),
+            transcripts(self.actors.renderer, rollouts, prompts),
         )
         if self.stage.run.config.rl.save_rollouts:
             path = folder / "rollouts" / f"{self.iteration:05d}.parquet"
@@ -68,36 +76,43 @@ class IterationWriter:
         write_json(folder / "reward_state.json", shaper.state_dict())
 
     def end(
-        self, rollouts: Rollouts, generation_s: float = 0.0, ahead: Generation | None = None
+        self, rollouts: Rollouts, generation_s: float = 0.0, in_flight: Generation | None = None
     ) -> dict[str, Any]:
         """The iteration's line of metrics; all that the clock decides stands under "time".
 
-        `generation_s`: seconds that the engines took for these answers; `ahead`: the next ones, on
-        their way.
+        `generation_s`: seconds that the engines took for these responses; `in_flight`: the next
+        ones, on their way.
         """
-        self.actors.take_spans(ahead=ahead)
-        spans, self.actors.spans = self.own + self.actors.spans, []
-        shifted = [
-            {**span, **{at: round(span[at] - self.origin, 5) for at in ("start", "end")}}
-            for span in spans
-        ]
-        ends = {"begun": self.begun - self.origin, "ended": time.time() - self.origin}
+        self.actors.take_spans(in_flight=in_flight)
+        spans, self.actors.spans = self.driver_spans + self.actors.spans, []
         line = {
             "iteration": self.iteration,
-            **{name: round(at, 5) for name, at in ends.items()},
-            "spans": shifted,
+            "begun": self._since_origin(self.started_at),
+            "ended": self._since_origin(time.time()),
+            "spans": [
+                {
+                    **span,
+                    "start": self._since_origin(span["start"]),
+                    "end": self._since_origin(span["end"]),
+                }
+                for span in spans
+            ],
         }
         with (self.stage.folder / "spans.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        # Material of a rate, no figure of its own.
         computed = self.figures["time"].pop("computed_tokens", 0.0)
-        known = speeds(line, rollouts, self.stage.run.config, self.actors.about, computed)
+        times = speeds(line, rollouts, self.stage.run.config, self.actors.machine, computed)
+        # The generation may lie in the iteration before, so its own seconds count.
         if generation_s:
-            known["generated_tokens_per_s"] = round(
-                len(rollouts.responses.values) / generation_s, 4
-            )
-        self.note({"time": known})
+            rate = len(rollouts.responses.values) / generation_s
+            times["generated_tokens_per_s"] = round(rate, 4)
+        self.note({"time": times})
         self.history.append(self.figures)
         return self.figures
+
+    def _since_origin(self, seconds: float) -> float:
+        return round(seconds - self.origin, 5)
 
 
 PHASES = {
@@ -117,42 +132,47 @@ PHASES = {
 }
 """Names of the seconds of metrics.jsonl."""
 WORK = ("generate", "monitor", "score", "reference", "logprobs", "values", "update")
+"""Spans of actors that are work on the iteration; all else of it is overhead."""
 
 
 def speeds(
     line: dict[str, Any],
     rollouts: Rollouts,
     config: Config,
-    about: list[dict[str, float]],
+    machine: list[dict[str, float]],
     computed: float,
 ) -> dict[str, Any]:
-    """Seconds by phase, idle seconds by role, and rates of an iteration; `about` is what each
-    policy rank says.
+    """Seconds by phase, idle seconds by role, and rates of an iteration; `machine` is what each
+    policy rank says (`Policy.describe`).
 
     `computed`: tokens that the layers of all policy ranks saw in the update, shared prompts once
     and padding too.
     """
-    found = seconds_of(line)
-    wall = found["iteration_s"]
-    seconds = {"generate_s": 0.0} | {
-        PHASES[task]: of for task, of in found["busy_s"].items() if task in PHASES
-    }
+    times = seconds_of(line)
+    wall = times["iteration_s"]
+    # First, and 0 of a replay: every line has the key, in the same place.
+    seconds = {"generate_s": 0.0}
+    for task, busy_s in times["busy_s"].items():
+        if task in PHASES:
+            seconds[PHASES[task]] = busy_s
     work = [
         (span["start"], span["end"])
         for span in line["spans"]
         if span["name"] in WORK and span["role"] != "driver"
     ]
+    # What engines sample ahead reaches over the ends of the iteration.
     inside = union((max(start, line["begun"]), min(end, line["ended"])) for start, end in work)
-    trained = len(rollouts.sequences().values) * config.rl.epochs
     rates = {
         "samples_per_s": len(rollouts) / wall,
         "overhead_share": 1.0 - sum(end - start for start, end in inside) / wall,
     }
-    if spent := seconds.get("policy_update_s"):
-        peak = sum(rank["peak_flops"] for rank in about)
-        rates["training_tokens_per_s"] = trained / spent
-        rates["peak_share"] = about[0]["flops_per_token"] * computed / spent / peak
-    known = {"iteration_s": wall, **seconds, "outside_s": found["outside_s"], **rates}
-    return {name: round(value, 4) for name, value in known.items()} | {
-        "idle_s": {role: round(value, 4) for role, value in found["idle_s"].items()}
+    if update_s := seconds.get("policy_update_s"):
+        trained_tokens = len(rollouts.sequences().values) * config.rl.epochs
+        rates["training_tokens_per_s"] = trained_tokens / update_s
+        # Operations that the computed tokens take, over what all ranks could do in that time.
+        peak_flops = sum(rank["peak_flops"] for rank in machine)
+        rates["peak_share"] = machine[0]["flops_per_token"] * computed / update_s / peak_flops
+    figures = {"iteration_s": wall, **seconds, "outside_s": times["outside_s"], **rates}
+    return {name: round(value, 4) for name, value in figures.items()} | {
+        "idle_s": {role: round(value, 4) for role, value in times["idle_s"].items()}
     }

@@ -1,10 +1,36 @@
 """Stage 5: online RL. Each algorithm of the config starts from the SFT model (or model.path) and
 learns by itself.
 
-One iteration: generate, score, estimate advantages, update policy and critic, bring the new weights
-to the rollout engines. The loop below is the whole of it; who does the work stands in rl_actors.py. In
-mode one_step_off the engines draw the next iteration's answers while this one's are trained on,
-with weights one update old.
+One iteration k: sample responses, score them, estimate advantages, update policy and critic, bring
+the new weights to the rollout engines. Who does the work stands in rl_actors.py; this file says who
+waits for whom. Below, wk are the weights after k updates. Scorers are the reward sources and the
+reference; policy and critic (the learners) score too, with log-probs and values.
+
+rl.mode sync. The scorers start on the first part of the responses while the engines sample the
+others. Engines wait for the update, learners for the responses:
+
+    engines   [sample k by wk]                                     .-->[sample k+1 by wk+1]
+                    | each part as it is complete                  |
+    scorers         '-->[score k]                                  | weights unblock the engines
+                            | all scores unblock the driver        |
+    driver                  '-->[advantages k]                     |
+                                     |                             |
+    learners                         '-->[update k]-->[send wk+1]--'
+
+rl.mode one_step_off. The engines sample one iteration ahead, with weights one update old. Scores
+need both the responses and the updated policy; the send needs idle engines, and starts them again.
+Reward and reference models score k beside the send and the next sampling:
+
+    engines   [sample k by wk-1]--.                         .-->[sample k+1 by wk]--.
+                                  | responses               | weights               | responses
+    learners  [update k-1]--------'-->[score k]-->[send wk]-'-->[update k]----------'-->[score k+1]
+
+rl.mode colocate. Engines and learners take turns on the same GPUs (colocation.py); scoring by the
+learners waits until all responses are there:
+
+    GPUs   [engines: sample k]-->[engines sleep, learners reload]-->[learners: score k, update k]-.
+               ^                                                                                  |
+               '--[learners offload, engines take their cache]<--[both hold weights: send wk+1]<--'
 """
 
 from __future__ import annotations
@@ -13,13 +39,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rayward.cluster.connect import connect
 from rayward.configs.plan import inputs
-from rayward.configs.stages import has
 from rayward.configs.summary import arithmetic_lines
-from rayward.data import rollout_file
+from rayward.data.records import Prompt
+from rayward.data.rollouts import Rollouts
 from rayward.pipelines.rl.advantages import (
     RewardShaper,
     check_mismatch,
@@ -30,10 +54,17 @@ from rayward.pipelines.rl.advantages import (
 from rayward.pipelines.rl.alarms import counts
 from rayward.pipelines.rl.iteration_files import IterationWriter
 from rayward.pipelines.rl.monitor import Monitor
-from rayward.pipelines.rl.responses import PromptStream, Replay, Sampler, replay_digest
+from rayward.pipelines.rl.responses import Replay, Sampler, replay_digest
 from rayward.pipelines.rl.rl_actors import RlActors
+from rayward.pipelines.rl.summary import summary
 from rayward.pipelines.rl.trace import write_trace
-from rayward.pipelines.run.stage import Metrics, Run, Stage, StageError, begin, table
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.metrics import Metrics
+from rayward.pipelines.run.stage import Stage, begin
+
+FIRST_STEP_GAPS = ("mean", "max", "k3", "factor")
+"""Figures that the first optimizer step takes of the gap between engine and policy."""
 
 
 def train_online(run: Run, replay: Path | None = None) -> dict[str, Any] | None:
@@ -49,11 +80,13 @@ def train_online(run: Run, replay: Path | None = None) -> dict[str, Any] | None:
             "that sampled them, not always of the policy that is trained; use auto or trainer"
         )
     more = {"replay": replay_digest(replay, config)} if replay else {}
-    tried = {
+    # All are begun before anything starts: a conflict of the last algorithm must not show after
+    # hours of the first.
+    stages = {
         name: begin(run, f"rl/{name}", inputs(config, f"rl/{name}"), more)
         for name in config.rl.algorithms
     }
-    missing = {name: stage for name, stage in tried.items() if stage}
+    missing = {name: stage for name, stage in stages.items() if stage}
     if not missing:
         return None
     print("\n".join(arithmetic_lines(config)))
@@ -61,149 +94,147 @@ def train_online(run: Run, replay: Path | None = None) -> dict[str, Any] | None:
     results: dict[str, Any] = {}
     with RlActors(run, replays=replay is not None) as actors:
         for algorithm, stage in missing.items():
-            stage.begun = time.perf_counter()
+            # Else the seconds of the second algorithm would count those of the first.
+            stage.started_at = time.perf_counter()
             with actors.learning(algorithm):
                 sampler = Replay(replay, actors) if replay else Sampler(actors)
-                metrics = _train(stage, algorithm, actors, sampler)
+                metrics = OnlineTraining(stage, algorithm, actors, sampler).run()
             results[algorithm] = stage.finish(metrics)
     return results
 
 
-def _train(
-    stage: Stage, algorithm: str, actors: RlActors, sampler: Sampler | Replay
-) -> dict[str, Any]:
-    config, rl = stage.run.config, stage.run.config.rl
-    monitor, record = Monitor(stage, algorithm, actors), IterationWriter(stage, actors)
-    shaper = RewardShaper.of(config, algorithm)
-    drawn = isinstance(sampler, Sampler)
-    ahead = rl.mode == "one_step_off" and drawn
-    with Metrics(stage.folder, algorithm, rl.iterations, "iter") as metrics:
-        for iteration in range(rl.iterations):
-            last = iteration + 1 == rl.iterations
-            record.start(iteration)
-            sampler.begin(iteration, None if ahead else monitor.fixed(iteration))
-            prompts = record.time("generate", sampler.finish, iteration)
-            if ahead and iteration and not last:
-                record.note(record.time("transfer", actors.send_weights, iteration))
-            fixed = sampler.beside or record.time("monitor", monitor.ask, iteration)
-            sampler.hand_over(prompts, iteration)
-            if ahead and not last:
-                actors.take_spans("rollout")
-                sampler.begin(iteration + 1)
-            rollouts, figures = record.time("score", actors.scored, prompts)
-            stale = iteration - rollouts.weight_version if drawn else None  # of a replay: whatever
-            rollouts, measures = record.time(
-                "advantages", estimate_advantages, rollouts, config, algorithm, shaper
-            )
-            measures |= figures
-            if not actors.old_of_engine:
-                measures |= gap(rollouts)
-                if stale == 0:
-                    check_mismatch(measures, config)
-            if fixed and fixed.weight_version == iteration and stale != 0:
-                # The answers cannot tell in time.
-                own = record.time("monitor", actors.engine_gap, fixed)
-                check_mismatch(own, config)
-                measures |= {f"fixed_{name}": value for name, value in own.items()}
-            measures |= record.time("monitor", monitor.look, iteration, rollouts, measures, fixed)
-            trains = trains_policy(rl, actors.critic is not None, iteration, measures)
-            if trains and "kl" in measures:
-                shaper.saw(measures["kl"], len(rollouts))
-            measures |= record.time("update", actors.update, rollouts, iteration, trains)
-            if actors.old_of_engine and trains:
-                measures |= {
-                    f"mismatch_{name}": measures.pop(f"policy/first_{name}") for name in FIRST
-                }
-                if stale == 0:
-                    check_mismatch(measures, config)
-            if not last and not ahead:  # the last weights have nobody to sample for
-                record.note(record.time("transfer", actors.send_weights, iteration + 1))
-            record.note(measures | {"staleness": stale})
-            record.time("save", record.files, rollouts, prompts, shaper)
-            metrics.log(
-                iteration,
-                record.end(rollouts, sampler.seconds, sampler.ahead),
-                ("score", "kl", "length"),
-            )
-            monitor.check()
-    tokenizer = stage.run.folder / "prepare" / "tokenizer"
-    actors.policy.call("save", str((stage.folder / "model").resolve()), str(tokenizer.resolve()))
-    write_trace(stage.folder)
-    return _summary(algorithm, record.history, counts(monitor.alarms)) | {"machine": actors.about}
+class OnlineTraining:
+    """The iterations of one algorithm, from the first responses to the saved model."""
 
+    def __init__(
+        self, stage: Stage, algorithm: str, actors: RlActors, sampler: Sampler | Replay
+    ) -> None:
+        self.stage, self.algorithm = stage, algorithm
+        self.actors, self.sampler = actors, sampler
+        self.config, self.rl = stage.run.config, stage.run.config.rl
+        self.monitor = Monitor(stage, algorithm, actors)
+        self.record = IterationWriter(stage, actors)
+        self.shaper = RewardShaper.of(self.config, algorithm)
+        self.replays = isinstance(sampler, Replay)
+        # A replay has nothing to sample ahead, and runs in the order of sync.
+        self.samples_ahead = self.rl.mode == "one_step_off" and not self.replays
 
-FIRST = ("mean", "max", "k3", "factor")
+    def run(self) -> dict[str, Any]:
+        """Train and save the model; the metrics of the stage's manifest."""
+        with Metrics(self.stage.folder, self.algorithm, self.rl.iterations, "iter") as metrics:
+            for iteration in range(self.rl.iterations):
+                line = self._iterate(iteration)
+                metrics.log(iteration, line, ("score", "kl", "length"))
+                # After the line is written, which shows why the stage stopped.
+                self.monitor.check_patience()
+        tokenizer = self.stage.run.folder / "prepare" / "tokenizer"
+        folder = self.stage.folder / "model"
+        # On every rank: gathering the weights is a collective.
+        self.actors.policy.call("save", str(folder.resolve()), str(tokenizer.resolve()))
+        write_trace(self.stage.folder)
+        alarms = counts(self.monitor.alarms)
+        return summary(self.algorithm, self.record.history, alarms) | {
+            "machine": self.actors.machine
+        }
 
+    def _iterate(self, iteration: int) -> dict[str, Any]:
+        """One iteration; its line of metrics."""
+        record = self.record
+        record.start(iteration)
+        prompts, fixed = self._sample(iteration)
+        rollouts, measures = self._score(prompts)
+        staleness = self._staleness(rollouts, iteration)
+        measures |= self._check_engines(rollouts, fixed, iteration, staleness)
+        measures |= record.timed(
+            "monitor", self.monitor.measure, iteration, rollouts, measures, fixed
+        )
+        measures |= self._update(rollouts, iteration, staleness, measures)
+        # The last weights have nobody to sample for.
+        if not self._is_last(iteration) and not self.samples_ahead:
+            record.note(record.timed("transfer", self.actors.send_weights, iteration + 1))
+        record.note(measures | {"staleness": staleness})
+        record.timed("save", record.save, rollouts, prompts, self.shaper)
+        return record.end(rollouts, self.sampler.seconds, self.sampler.in_flight)
 
-def rollout_only(run: Run, folder: Path) -> dict[str, float]:
-    """Answers of the model that RL starts from to the prompts of every iteration, scored and
-    written to `folder`.
+    def _sample(self, iteration: int) -> tuple[list[Prompt], Rollouts | None]:
+        """Sample the iteration's responses and hand them to the scorers; its prompts, and responses
+        to the fixed prompts of the monitor where it is their turn.
+        """
+        record, sampler, actors = self.record, self.sampler, self.actors
+        last = self._is_last(iteration)
+        # Fixed prompts go along in the same batch of the engines, as no call of their own.
+        # Sampled ahead they would be answered by weights one update old: then they wait.
+        sampler.begin(
+            iteration, None if self.samples_ahead else self.monitor.fixed_prompts(iteration)
+        )
+        prompts = record.timed("generate", sampler.finish, iteration)
+        # Between two generations the engines are idle: they cannot take weights while requests
+        # run. Iteration 0 finds w0 there already (`RlActors.learning`).
+        if self.samples_ahead and iteration and not last:
+            record.note(record.timed("transfer", actors.send_weights, iteration))
+        fixed = sampler.beside or record.timed("monitor", self.monitor.sample_fixed, iteration)
+        sampler.hand_over(prompts, iteration)
+        if self.samples_ahead and not last:
+            # An engine's calls queue: once it samples, the request for its spans would wait for
+            # the end of that, and the driver with it.
+            actors.take_spans("rollout")
+            sampler.begin(iteration + 1)
+        return prompts, fixed
 
-    Raises StageError where the folder holds rollouts already.
-    """
-    config = run.config
-    if has(config, "sft"):
-        run.require("sft")
-    if any(folder.glob("*.parquet")):
-        raise StageError(f"{folder} holds rollouts already; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    connect(config.cluster)
-    scores: list[float] = []
-    with (
-        RlActors(run, training=False) as actors,
-        Metrics(folder, "rollouts", config.rl.iterations, "iter") as metrics,
-    ):
-        actors.ready()
-        stream = PromptStream(run, actors.renderer)
-        for iteration in range(config.rl.iterations):
-            prompts, ids = stream.take(iteration)
-            rollouts = actors.generate(ids, iteration).all()
-            rollouts = rollouts.with_columns(scores=actors.reward.score(rollouts, prompts))
-            rollout_file.write(
-                folder / f"{iteration:05d}.parquet", rollouts, [prompt.id for prompt in prompts]
-            )
-            assert rollouts.scores is not None
-            scores.append(float(rollouts.scores.mean()))
-            length = float(rollouts.responses.lengths.mean())
-            metrics.log(iteration, {"score": scores[-1], "length": length}, ("score", "length"))
-    return {"iterations": len(scores), "score": float(np.mean(scores))}
+    def _score(self, prompts: list[Prompt]) -> tuple[Rollouts, dict[str, Any]]:
+        """Wait for all scorers; the rollouts with their advantages, and the figures so far."""
+        rollouts, figures = self.record.timed("score", self.actors.scoring.collect, prompts)
+        rollouts, measures = self.record.timed(
+            "advantages", estimate_advantages, rollouts, self.config, self.algorithm, self.shaper
+        )
+        return rollouts, measures | figures
 
+    def _staleness(self, rollouts: Rollouts, iteration: int) -> int | None:
+        """Updates between the weights that sampled and those that are trained; None of a replay,
+        whose versions count the updates of another run.
+        """
+        return None if self.replays else iteration - rollouts.weight_version
 
-def _summary(
-    algorithm: str, history: list[dict[str, Any]], alarms: dict[str, dict[str, int]]
-) -> dict[str, Any]:
-    first, last = history[0], history[-1]
-    shown = [
-        name
-        for name in first["time"]
-        if name.endswith("_s") and "_per_" not in name and name != "idle_s"
-    ]
-    medians = {
-        name: float(np.median([row["time"].get(name, 0.0) for row in history])) for name in shown
-    }
-    figures = ("score", "kl", "length", "entropy", "finished")
-    metrics = {
-        "iterations": len(history),
-        "score_first": first["score"],
-        "length_first": first["length"],
-        **{name: last[name] for name in figures if name in last},
-        "mismatch_max": max(
-            (
-                row[name]
-                for row in history
-                for name in ("mismatch_max", "fixed_mismatch_max")
-                if name in row and (row["staleness"] == 0 or name[:5] == "fixed")
-            ),
-            default=None,
-        ),
-        "alarms": alarms,
-        "seconds_per_iteration": medians,
-    }
-    up = [f"{name}: {of['iterations']}, first {of['first']}" for name, of in alarms.items()]
-    table(
-        algorithm,
-        {name: value for name, value in metrics.items() if name != "seconds_per_iteration"}
-        | {"alarms": "; ".join(up) or "none"}
-        | {f"median {name}": value for name, value in medians.items()},
-    )
-    return metrics
+    def _check_engines(
+        self, rollouts: Rollouts, fixed: Rollouts | None, iteration: int, staleness: int | None
+    ) -> dict[str, float]:
+        """The gap between the engines' and the trainer's log-probs.
+
+        RuntimeError where responses of equal weights show that they are two different models.
+        """
+        gaps: dict[str, float] = {}
+        # Where old log-probs are the engine's, both columns are the same and the gap would be 0:
+        # then the first optimizer step measures it (`_update`).
+        if not self.actors.scoring.old_is_engines:
+            gaps |= gap(rollouts)
+            # Of stale responses the gap is what the policy has learned, and no fault.
+            if staleness == 0:
+                check_mismatch(gaps, self.config)
+        # Where the iteration's own responses are by other weights, the fixed prompts tell.
+        if fixed and fixed.weight_version == iteration and staleness != 0:
+            fixed_gaps = self.record.timed("monitor", self.actors.engine_gap, fixed)
+            check_mismatch(fixed_gaps, self.config)
+            gaps |= {f"fixed_{name}": value for name, value in fixed_gaps.items()}
+        return gaps
+
+    def _update(
+        self, rollouts: Rollouts, iteration: int, staleness: int | None, measures: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Train policy and critic, or the critic alone; the figures of the update."""
+        actors = self.actors
+        trains = trains_policy(self.rl, actors.critic is not None, iteration, measures)
+        # The KL coefficient answers to a policy that moves; it acts from the next iteration on.
+        if trains and "kl" in measures:
+            self.shaper.update_kl_coef(measures["kl"], len(rollouts))
+        figures = self.record.timed("update", actors.update, rollouts, iteration, trains)
+        if actors.scoring.old_is_engines and trains:
+            # In the first step policy and engine have equal weights, so the ratio is their gap.
+            figures |= {
+                f"mismatch_{name}": figures.pop(f"policy/first_{name}") for name in FIRST_STEP_GAPS
+            }
+            if staleness == 0:
+                check_mismatch(figures, self.config)
+        return figures
+
+    def _is_last(self, iteration: int) -> bool:
+        return iteration + 1 == self.rl.iterations

@@ -1,5 +1,5 @@
-"""Where the answers of an RL iteration come from: drawn by the rollout engines now, or read from
-files.
+"""Where the responses of an RL iteration come from: sampled by the rollout engines now, or read
+from files.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from rayward.actors.group import ExtraPrompts
 from rayward.actors.rollout.generation import Generation
+from rayward.actors.rollout_group import ExtraPrompts
 from rayward.configs.schema import Config
 from rayward.data import rollout_file
 from rayward.data.packing import epoch_order
@@ -20,14 +20,16 @@ from rayward.data.ragged import Ragged
 from rayward.data.records import Prompt
 from rayward.data.rollouts import Rollouts
 from rayward.pipelines.rl.rl_actors import PARTS, RlActors
+from rayward.pipelines.rows.prompts import fit_prompts
+from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.rows.rows import fit_prompts, prepared
-from rayward.pipelines.run.stage import Run, StageError
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.folder import Run
 
 
 class PromptStream:
     """Training prompts in a shuffled order that depends on the seed alone; each pass over them has
-    its own.
+    an order of its own.
     """
 
     def __init__(self, run: Run, renderer: Renderer):
@@ -38,6 +40,7 @@ class PromptStream:
     def take(self, iteration: int) -> tuple[list[Prompt], Ragged]:
         """The prompts of an iteration, and their token ids."""
         rows = []
+        # From the iteration alone, without a place that is remembered: one_step_off takes ahead.
         for position in range(iteration * self.size, (iteration + 1) * self.size):
             pass_number, place = divmod(position, len(self.ids))
             rows.append(epoch_order(len(self.ids), self.seed, pass_number)[place])
@@ -45,33 +48,39 @@ class PromptStream:
 
 
 class Sampler:
-    """New answers, each part of which goes to be scored as soon as it is complete."""
+    """New responses, each part of which goes to be scored as soon as it is complete.
+
+    The order of calls for an iteration: `begin`, `finish`, `hand_over`. The next `begin` may come
+    any time before its `finish`; with one_step_off it comes an iteration early.
+    """
 
     def __init__(self, actors: RlActors):
         self.actors, self.stream = actors, PromptStream(actors.run, actors.renderer)
+        # By iteration, from `begin` to `finish`.
         self.running: dict[int, tuple[list[Prompt], Generation]] = {}
+        # Parts that wait for `hand_over`.
         self.waiting: list[Rollouts] = []
-        # Answers to the prompts beside those of the last `finish`.
+        # Responses to the prompts beside those of the last `finish`.
         self.beside: Rollouts | None = None
-        self.seconds = 0.0  # that the engines took for the answers of the last `finish`
+        self.seconds = 0.0  # that the engines took for the responses of the last `finish`
 
     def begin(self, iteration: int, beside: ExtraPrompts | None = None) -> None:
-        """Start to draw the answers of an iteration, and those `beside` them, unless that has
-        begun.
+        """Start to sample the responses of an iteration, and those to the prompts `beside` them,
+        unless that has begun.
         """
         if iteration not in self.running:
             prompts, ids = self.stream.take(iteration)
             self.running[iteration] = (prompts, self.actors.generate(ids, iteration, beside))
 
     def finish(self, iteration: int) -> list[Prompt]:
-        """Wait for the answers, which are asked about on the way; the iteration's prompts.
-        `hand_over` comes after it.
+        """Wait for the responses, which go to the scorers on the way; the iteration's prompts.
 
         Raises RuntimeError where they were sampled by other weights than the mode says.
         """
         prompts, generation = self.running.pop(iteration)
-        off = self.actors.config.rl.mode == "one_step_off"
-        expected = max(0, iteration - 1) if off else iteration
+        # One update old, but in iteration 0, which has no older ones than w0.
+        one_step_off = self.actors.config.rl.mode == "one_step_off"
+        expected = max(0, iteration - 1) if one_step_off else iteration
         self.beside = None
         for _, part in generation.parts():
             if part.weight_version != expected:
@@ -79,27 +88,30 @@ class Sampler:
                     f"iteration {iteration} was sampled with weight version "
                     f"{part.weight_version}, not {expected}"
                 )
+            # The engines number prompts beside the others after them; see RolloutGroup.stream.
             if part.prompt_index[0] >= len(prompts):
                 self.beside = replace(part, prompt_index=part.prompt_index - len(prompts))
+            # Learners cannot work before the engines have left the GPUs.
             elif self.actors.colocation.on:
                 self.waiting.append(part)
             else:
-                self.actors.ask(part, prompts, iteration)
+                self.actors.scoring.ask(part, prompts, iteration)
+        # Known only now, after the last part.
         self.seconds = generation.seconds
         return prompts
 
     @property
-    def ahead(self) -> Generation | None:
-        """Answers on their way."""
+    def in_flight(self) -> Generation | None:
+        """Responses that the engines are sampling; None where they do nothing."""
         return next((generation for _, generation in self.running.values()), None)
 
     def hand_over(self, prompts: list[Prompt], iteration: int) -> None:
-        """Where engines and learners share GPUs: let the learners have them, and ask about the
-        answers now.
+        """Where engines and learners share GPUs: let the learners have them, and ask the scorers
+        now.
         """
         self.actors.colocation.to_learners()
         for part in self.waiting:
-            self.actors.ask(part, prompts, iteration)
+            self.actors.scoring.ask(part, prompts, iteration)
         self.waiting = []
 
 
@@ -116,51 +128,59 @@ def replay_files(folder: Path, config: Config) -> list[Path]:
 
 def replay_digest(folder: Path, config: Config) -> str:
     """SHA-256 of what a replay reads."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in replay_files(folder, config):
-        found.update(path.read_bytes())
-    return found.hexdigest()
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 class Replay:
-    """The answers of an earlier stage, or of rayward rl --rollout-only, in place of new ones."""
+    """The responses of an earlier stage, or of rayward rl --rollout-only, in place of new ones."""
 
-    seconds, ahead, beside = 0.0, None, None
+    # What a Sampler has, and files have not.
+    seconds = 0.0
+    in_flight: Generation | None = None
+    beside: Rollouts | None = None
 
     def __init__(self, folder: Path, actors: RlActors):
         self.files, self.actors = replay_files(folder, actors.config), actors
         self.known = {prompt.id: prompt for prompt in prepared(actors.run, "prompts")}
 
     def begin(self, iteration: int, beside: ExtraPrompts | None = None) -> None:
-        """Nothing to draw."""
+        """Nothing to sample."""
 
     def finish(self, iteration: int) -> list[Prompt]:
-        """Read the answers of a file; their prompts.
+        """Read the responses of a file; their prompts.
 
         Raises StageError where they are not as many as the config says, or of other prompts.
         """
         rl, path = self.actors.config.rl, self.files[iteration]
         rollouts, ids = rollout_file.read(path)
-        each = np.unique(rollouts.prompt_index, return_counts=True)[1]
-        if len(each) != rl.prompts_per_iteration or set(each) != {rl.samples_per_prompt}:
+        samples = np.unique(rollouts.prompt_index, return_counts=True)[1]
+        if len(samples) != rl.prompts_per_iteration or set(samples) != {rl.samples_per_prompt}:
             raise StageError(
-                f"{path} holds answers to {len(each)} prompts, {each.min()} to {each.max()} to "
-                f"each; rl.prompts_per_iteration is {rl.prompts_per_iteration}, "
-                f"rl.samples_per_prompt {rl.samples_per_prompt}"
+                f"{path} holds answers to {len(samples)} prompts, {samples.min()} to "
+                f"{samples.max()} to each; rl.prompts_per_iteration is "
+                f"{rl.prompts_per_iteration}, rl.samples_per_prompt {rl.samples_per_prompt}"
             )
         prompt_of = dict(zip(rollouts.prompt_index.tolist(), ids, strict=True))
         if unknown := [name for name in prompt_of.values() if name not in self.known]:
             raise StageError(f"{path}: prompt {unknown[0]!r} is not in this run's prepare stage")
         prompts = [self.known[prompt_of[index]] for index in sorted(prompt_of)]
-        sampled = dict.fromkeys(
+        # What models of the earlier stage said of them; ours say it anew. Scores and the engine's
+        # log-probs stay.
+        unset = dict.fromkeys(
             ("policy_logprobs", "reference_logprobs", "values", "advantages", "returns")
         )
-        self.read = rollouts.with_columns(**sampled)
+        self.read = rollouts.with_columns(**unset)
         return prompts
 
     def hand_over(self, prompts: list[Prompt], iteration: int) -> None:
-        """Ask about the answers, in the parts in which new ones would come."""
+        """Ask the scorers, in the parts in which new responses would come: batches of the same
+        rows give the same bits.
+        """
         self.actors.colocation.to_learners()
         part_of = self.read.prompt_index // -(-len(prompts) // PARTS)
         for part in np.unique(part_of):
-            self.actors.ask(self.read.take(np.flatnonzero(part_of == part)), prompts, iteration)
+            rows = np.flatnonzero(part_of == part)
+            self.actors.scoring.ask(self.read.take(rows), prompts, iteration)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayward.pipelines.run.stage import read_jsonl
+from rayward.pipelines.run.files import read_jsonl
 
 DRIVER = "driver"
 ROLES = (DRIVER, "rollout", "reward", "second", "reference", "critic", "policy")
@@ -54,32 +54,33 @@ def seconds_of(line: Line) -> dict[str, Any]:
     tasks: dict[tuple[str, str], list[Interval]] = {}
     roles: dict[str, list[Interval]] = {}
     for span in line["spans"]:
+        # Rounding of the file keeps the order; only a clock that was set back does not.
         if span["end"] < span["start"]:
             raise ValueError(f"iteration {line['iteration']}: a span ends before it begins: {span}")
+        # What lies outside counts in the line of the neighbour. It may end before it starts now,
+        # if no part is within; `union` leaves that out.
         within = (max(span["start"], line["begun"]), min(span["end"], line["ended"]))
         tasks.setdefault((span["role"], span["name"]), []).append(within)
         if span["role"] != DRIVER:
             roles.setdefault(span["role"], []).append(within)
-    every = [interval for intervals in roles.values() for interval in intervals]
+    at_work = [interval for intervals in roles.values() for interval in intervals]
     return {
         "iteration_s": wall,
         "busy_s": {task: _length(union(intervals)) for task, intervals in tasks.items()},
         "idle_s": {role: wall - _length(union(intervals)) for role, intervals in roles.items()},
-        "outside_s": wall - _length(union(every)),
+        "outside_s": wall - _length(union(at_work)),
     }
 
 
 def union(intervals: Iterable[Interval]) -> list[Interval]:
-    """The same points as disjoint intervals in order; those that end where they begin, or before,
-    are left out.
-    """
-    found: list[Interval] = []
+    """The same points as disjoint intervals in order; empty intervals are left out."""
+    disjoint: list[Interval] = []
     for start, end in sorted(interval for interval in intervals if interval[0] < interval[1]):
-        if found and start <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], end))
+        if disjoint and start <= disjoint[-1][1]:
+            disjoint[-1] = (disjoint[-1][0], max(disjoint[-1][1], end))
         else:
-            found.append((start, end))
-    return found
+            disjoint.append((start, end))
+    return disjoint
 
 
 def _length(intervals: Iterable[Interval]) -> float:
@@ -94,16 +95,17 @@ def chrome_trace(lines: Iterable[Line]) -> dict[str, Any]:
     drawn.
     """
     lines = list(lines)
+    # A span that was open stands whole in the next line.
     spans = [
         (span["start"], span["end"], span["role"], span["rank"], span["name"], line["iteration"])
         for line in lines
         for span in line["spans"]
         if not span.get("open")
     ]
-    pids = {
-        role: number
-        for number, role in enumerate(ordered((span[2] for span in spans), ROLES), start=1)
-    }
+    # Roles keep their order in every trace, so two traces can be compared by eye.
+    roles = ordered((span[2] for span in spans), ROLES)
+    pids = {role: number for number, role in enumerate(roles, start=1)}
+    # Names and order come as events of metadata, "ph": "M".
     events = []
     for name, pid in {"iterations": 0, **pids}.items():
         events.append({"ph": "M", "name": "process_name", "pid": pid, "args": {"name": name}})
@@ -111,10 +113,11 @@ def chrome_trace(lines: Iterable[Line]) -> dict[str, Any]:
             {"ph": "M", "name": "process_sort_index", "pid": pid, "args": {"sort_index": pid}}
         )
     for role, rank in sorted({span[2:4] for span in spans}):
-        about = {"name": f"{role} {rank}"}
+        name_of = {"name": f"{role} {rank}"}
         events.append(
-            {"ph": "M", "name": "thread_name", "pid": pids[role], "tid": rank, "args": about}
+            {"ph": "M", "name": "thread_name", "pid": pids[role], "tid": rank, "args": name_of}
         )
+    # Complete events, "ph": "X", have their start and duration in one.
     for line in lines:
         times = _microseconds(line["begun"], line["ended"])
         events.append(
@@ -153,7 +156,7 @@ def _microseconds(start: float, end: float) -> dict[str, float]:
     return {"ts": round(start * 1e6, 1), "dur": round((end - start) * 1e6, 1)}
 
 
-def ordered(found: Iterable[str], known: Sequence[str]) -> list[str]:
-    """The different names that were found: known ones in their order, then the others."""
-    names = set(found)
-    return [name for name in known if name in names] + sorted(names - set(known))
+def ordered(names: Iterable[str], known: Sequence[str]) -> list[str]:
+    """The different names: known ones in their order, then the others."""
+    different = set(names)
+    return [name for name in known if name in different] + sorted(different - set(known))

@@ -1,5 +1,4 @@
-"""C-RLFT (arXiv:2309.11235): answers of every quality are learnt from, each class by its own words
-and its own weight.
+"""C-RLFT (arXiv:2309.11235): answers of every quality are learnt from, each by its class's weight.
 
 The class of a conversation follows from its source's label, such as the model that answered.
 Conditioning puts the words of the class into the role prefixes ("GPT3 User:"), so that the model
@@ -16,24 +15,22 @@ from dataclasses import replace
 
 from rayward.configs.sections.training import Quality
 from rayward.data.records import Conversation, Turn
-from rayward.data.templates.template import Template, with_condition
-from rayward.pipelines.run.stage import StageError
+from rayward.data.templates.pieces import with_condition
+from rayward.data.templates.template import Template
+from rayward.pipelines.run.errors import StageError
 
 EXPERT = "expert"
 
 
 def class_of(quality: Quality, conversation: Conversation) -> str:
-    """The class of a conversation by its label; `quality.other` where the label is none of those
-    listed.
-    """
+    """The class of a conversation by its label; `quality.other` where that is not listed."""
     return quality.classes.get(conversation.quality or "", quality.other)
 
 
 def conditioned(quality: Quality, template: Template, conversation: Conversation) -> Template:
-    """The template that speaks of this conversation's class. ValueError where it has no place for
-    that.
-    """
+    """The template in the words of a conversation's class. ValueError where it has no place."""
     name = class_of(quality, conversation)
+    # The template's own words are the expert's: what is asked later, as it is, asks the expert.
     if not quality.conditioning or name == EXPERT:
         return template
     return with_condition(template, quality.conditions[name])
@@ -46,6 +43,7 @@ def weighed(quality: Quality, conversation: Conversation) -> tuple[Turn, ...]:
     of the classes.
     """
     weight = quality.weights[class_of(quality, conversation)] if quality.weighting else 1.0
+    # One weight beside 0 and 1 says that the file has weighed already; twice would square it.
     if weight == 1.0 or any(turn.weight not in (None, 0.0, 1.0) for turn in conversation.turns):
         return conversation.turns
     return tuple(
@@ -57,26 +55,25 @@ def weighed(quality: Quality, conversation: Conversation) -> tuple[Turn, ...]:
 def check(
     quality: Quality, template: Template, conversations: Iterable[Conversation]
 ) -> dict[str, Counter[str]]:
-    """Conversations by class and label. StageError where conditions or weights cannot do what they
-    are for.
-    """
+    """Conversations by class and label. StageError where conditions or weights cannot work."""
     counts: dict[str, Counter[str]] = {}
     for conversation in conversations:
-        counts.setdefault(class_of(quality, conversation), Counter())[
-            conversation.quality or "(no label)"
-        ] += 1
+        labels = counts.setdefault(class_of(quality, conversation), Counter())
+        labels[conversation.quality or "(no label)"] += 1
     if quality.conditioning:
         try:
             for words in quality.conditions.values():
                 with_condition(template, words)
         except ValueError as error:
             raise StageError(f"sft.quality.conditioning: {error}") from error
+        # A class in the expert's words would be learned as the expert.
         same = [name for name, words in quality.conditions.items() if words == template.condition]
         if same:
             raise StageError(
                 f"sft.quality.conditions: {same[0]} has the words {template.condition!r} of the "
                 f"expert, which are those of the template {template.name}; give it other words"
             )
+    # Then nothing would be trained in the words that serving uses; mostly the labels are misspelt.
     if (quality.conditioning or quality.weighting) and not counts.get(EXPERT):
         raise StageError(
             "sft.quality: no conversation is of the class expert; list the labels of expert "
@@ -84,8 +81,6 @@ def check(
             "records, `model` in ShareGPT)"
         )
     for name, labels in sorted(counts.items()):
-        print(
-            f"class {name}: "
-            + ", ".join(f"{label} ({count})" for label, count in sorted(labels.items()))
-        )
+        numbers = ", ".join(f"{label} ({count})" for label, count in sorted(labels.items()))
+        print(f"class {name}: {numbers}")
     return dict(sorted(counts.items()))

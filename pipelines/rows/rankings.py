@@ -1,48 +1,63 @@
-"""Rankings as token rows, ties broken, with what does not fit left out and counted."""
+"""Rankings to the rows of their answers, as a reward model reads them."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 
-import numpy as np
-import torch
-
-from rayward.actors.training.ranked import RankedRows
-from rayward.algorithms.preference import break_ties
-from rayward.data.ragged import Ragged
-from rayward.data.records import Ranking
+from rayward.data.records import Ranking, RowError, Turn
+from rayward.data.templates.template import Encoded
+from rayward.pipelines.rows.left_out import IN_PIECES, LeftOut, set_aside
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.rows.rows import fit_rankings
 
 
-def ranked_rows(
-    rankings: list[Ranking],
-    renderer: Renderer,
-    seed: int | None,
-    dropped: Counter[str] | None = None,
-) -> tuple[list[Ranking], RankedRows]:
-    """Rankings, ties in an order drawn by the seed (None keeps it), and their token rows.
+def fit_rankings(
+    records: Iterable[Ranking], renderer: Renderer, dropped: Counter[str]
+) -> tuple[list[Ranking], list[list[Encoded]]]:
+    """Rankings and the rows of their answers, weight 1 at the answer.
 
-    What does not fit is counted in `dropped`.
+    An answer that does not fit is left out, and a ranking of fewer than two that differ.
     """
-    if seed is not None:
-        generator = torch.Generator().manual_seed(seed)
-        rankings = [_without_ties(ranking, generator) for ranking in rankings]
-    kept, encoded = fit_rankings(rankings, renderer, Counter() if dropped is None else dropped)
-    ids = Ragged.of([row.ids for ranking in encoded for row in ranking])
-    answers = Ragged.of([row.weights for ranking in encoded for row in ranking], np.uint8)
-    ranks = [rank for ranking in kept for rank in (ranking.ranks or range(len(ranking.answers)))]
-    sizes = np.array([len(ranking) for ranking in encoded], dtype=np.int64)
-    return kept, RankedRows(ids, sizes, np.array(ranks, dtype=np.float32), answers)
-
-
-def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:
-    if ranking.ranks is None:
-        return ranking
-    order = break_ties(ranking.ranks, generator)
-    answers, ranks = (
-        tuple(ranking.answers[i] for i in order),
-        tuple(ranking.ranks[i] for i in order),
-    )
-    return replace(ranking, answers=answers, ranks=ranks)
+    kept: list[Ranking] = []
+    rows: list[list[Encoded]] = []
+    limit = renderer.context_tokens
+    for record in records:
+        # Earlier answers of the conversation are part of the prompt: only the ranked one counts.
+        turns = [replace(turn, weight=0.0) for turn in record.turns]
+        try:
+            encoded = [
+                renderer.scored((*turns, Turn("assistant", answer))) for answer in record.answers
+            ]
+        except RowError as error:
+            set_aside(dropped, record, error)
+            continue
+        # Not cut, as conversations are: a score is that of the last token, the end of the answer.
+        pick = [index for index, row in enumerate(encoded) if len(row.ids) <= limit]
+        ranks = None if record.ranks is None else tuple(record.ranks[index] for index in pick)
+        rule, found = "", ""
+        if len(pick) < 2:
+            lengths = ", ".join(str(len(row.ids)) for row in encoded)
+            rule = "fewer than two answers fit the context"
+            found = f"conversations of {lengths} tokens"
+        elif ranks is not None and len(set(ranks)) == 1:
+            # No pair of them has a better answer: there is nothing to learn.
+            rule = "all answers that fit are tied"
+            found = f"{len(pick)} answers of rank {ranks[0]:g}"
+        if rule:
+            if isinstance(dropped, LeftOut):
+                expected = (
+                    f"two answers of different rank, each at most {limit} tokens with its prompt"
+                )
+                dropped.add(record.id or record.source or "a ranking", rule, found, expected)
+            else:
+                dropped[rule] += 1
+            continue
+        if len(pick) < len(encoded):
+            dropped["kept, without answers longer than the context"] += 1
+        if any(encoded[index].apart for index in pick):
+            dropped[IN_PIECES] += 1
+        answers = tuple(record.answers[index] for index in pick)
+        kept.append(replace(record, answers=answers, ranks=ranks))
+        rows.append([encoded[index] for index in pick])
+    return kept, rows

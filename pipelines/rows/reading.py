@@ -1,6 +1,4 @@
-"""What the prepare stage starts from: the records of every source in a config's data, or those of
-the toy world.
-"""
+"""What the prepare stage starts from: the records of a config's sources, or of the toy world."""
 
 from __future__ import annotations
 
@@ -15,9 +13,9 @@ from typing import Any
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS, Data, DataSource
 from rayward.data.formats.registry import Report, read
-from rayward.data.records import Conversation, Preference, Prompt, Ranking, Turn
+from rayward.data.records import Conversation, Preference, Prompt, Ranking, Record, Turn
 from rayward.data.toy import toyworld
-from rayward.pipelines.run.stage import StageError
+from rayward.pipelines.run.errors import StageError
 
 
 def generate(config: Config) -> tuple[dict[str, list], float]:
@@ -39,45 +37,51 @@ def read_all(data: Data, name: str, report: dict[str, Any]) -> Iterator[Any]:
     """The records of a list of sources, brought to the kind that the list needs."""
     for source in getattr(data, name):
         rows = Report()
-        made: Counter[str] = Counter()
+        outcomes: Counter[str] = Counter()
         for record in itertools.islice(_open(data, name, source, rows), source.limit):
             converted = _as_kind(record, name)
-            made[
-                "records"
-                if converted
-                else f"a {type(record).__name__.lower()} is no use for data.{name}"
-            ] += 1
             if converted:
+                outcomes["records"] += 1
                 yield converted
-        entry = {**rows.as_dict(), **made}
+            else:
+                kind = type(record).__name__.lower()
+                outcomes[f"a {kind} is no use for data.{name}"] += 1
+        # After the last record: the reader fills `rows` as it goes.
+        entry = {**rows.as_dict(), **outcomes}
         rejected = entry.pop("rejected_rows")
         files = report.setdefault("sources", {}).setdefault(name, {})
-        files[source.path if source.path not in files else f"{source.path} ({len(files) + 1})"] = (
-            entry
-        )
-        told = ("file", "line", "field", "found", "expected")
+        # The same file may stand in a list twice, with other limits or formats.
+        key = source.path
+        if key in files:
+            key = f"{source.path} ({len(files) + 1})"
+        files[key] = entry
+        columns = ("file", "line", "field", "found", "expected")
         report.setdefault("rejected_rows", []).extend(
-            {name: row[name] for name in told} for row in rejected
+            {column: row[column] for column in columns} for row in rejected
         )
 
 
 def contents(data: Data) -> dict[str, str]:
-    """A hash of every source file, so that a changed file is not taken for the old one."""
+    """A hash of every source file by its path from `data.root`; none of data sets on the hub.
+
+    They are among the settings of prepare, so a changed file is not taken for the old one.
+    """
     sources = {source.path for name in LISTS for source in getattr(data, name)}
-    found: dict[str, str] = {}
-    for path in sorted(
-        Path(data.root) / source for source in sources if not source.startswith("hf:")
-    ):
+    local = [Path(data.root) / source for source in sources if not source.startswith("hf:")]
+    digests: dict[str, str] = {}
+    for path in sorted(local):
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             if file.is_file():
                 with file.open("rb") as opened:
                     digest = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
-                found[os.path.relpath(file, data.root)] = digest
-    return found
+                digests[os.path.relpath(file, data.root)] = digest
+    return digests
 
 
-def _open(data: Data, name: str, source: DataSource, rows: Report) -> Iterator[Any]:
-    path = source.path if source.path.startswith("hf:") else Path(data.root) / source.path
+def _open(data: Data, name: str, source: DataSource, rows: Report) -> Iterator[Record]:
+    path: str | Path = source.path
+    if not source.path.startswith("hf:"):
+        path = Path(data.root) / source.path
     try:
         return iter(read(path, source.format, rows))
     except (FileNotFoundError, ValueError) as error:
@@ -86,20 +90,20 @@ def _open(data: Data, name: str, source: DataSource, rows: Report) -> Iterator[A
         ) from error
 
 
-def _as_kind(record: Any, name: str) -> Any:
+def _as_kind(record: Record, name: str) -> Record | None:
+    """A record of the kind that the list `name` needs, made of this one; None where none can be."""
     if name == "conversations":
         return record if isinstance(record, Conversation) else None
     if name == "preferences":
-        return (
-            record.as_ranking()
-            if isinstance(record, Preference)
-            else record
-            if isinstance(record, Ranking)
-            else None
-        )
+        if isinstance(record, Preference):
+            return record.as_ranking()
+        return record if isinstance(record, Ranking) else None
+    # A prompt can be had from every kind. The first answer of a conversation is its reference, for
+    # sources of reward that compare with one.
     if isinstance(record, Conversation):
-        asked = to_first_answer(record.turns)
-        return Prompt(asked, record.source, record.id, reference=record.turns[len(asked)].content)
+        question = to_first_answer(record.turns)
+        answer = record.turns[len(question)].content
+        return Prompt(question, record.source, record.id, reference=answer)
     reference = record.reference if isinstance(record, Prompt) else None
     return Prompt(record.turns, record.source, record.id, reference=reference)
 

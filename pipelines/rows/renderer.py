@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from rayward.configs.sections.model import Model
 from rayward.configs.sections.training import Sft
@@ -25,7 +27,10 @@ from rayward.data.templates.template import (
 )
 from rayward.data.templates.tokenizer import load_tokenizer
 from rayward.pipelines.rows import quality
-from rayward.pipelines.run.stage import Run
+from rayward.pipelines.run.folder import Run
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -33,15 +38,14 @@ class Renderer:
     """A chat template with its tokenizer and the longest row in tokens."""
 
     template: Template
-    tokenizer: Any
+    tokenizer: PreTrainedTokenizerBase
     context_tokens: int
 
     @classmethod
     def of(cls, model: Model, tokenizer_folder: str | Path) -> Renderer:
-        """ValueError if the tokenizer does not fit the template, or gives other ids than its model
-        was trained on.
-        """
-        template, tokenizer = find(model.template), load_tokenizer(tokenizer_folder)
+        """ValueError if the tokenizer does not fit the template, or the ids its model knows."""
+        template = find(model.template)
+        tokenizer = load_tokenizer(tokenizer_folder)
         assert_known_ids(template, tokenizer)
         return cls(template, tokenizer, model.context_tokens)
 
@@ -57,42 +61,41 @@ class Renderer:
 
     def of_class(self, record: Conversation, sft: Sft | None) -> Renderer:
         """The renderer that speaks of the class of this conversation (C-RLFT)."""
-        return (
-            replace(self, template=quality.conditioned(sft.quality, self.template, record))
-            if sft
-            else self
-        )
+        if sft is None:
+            return self
+        return replace(self, template=quality.conditioned(sft.quality, self.template, record))
 
     def conversation(self, turns: Sequence[Turn]) -> Encoded:
+        """As it is trained: ids, and the loss weight of each."""
         return encode(self.template, turns, self.tokenizer)
 
     def scored(self, turns: Sequence[Turn], finished: bool = True) -> Encoded:
-        """As a reward model reads it, up to and with the end token of the last answer, or without
-        where it was cut.
-        """
+        """As a reward model reads it: to the end token of the last answer, if it was not cut."""
         return scored(self.template, turns, self.tokenizer, finished)
 
     def prompt(self, turns: Sequence[Turn]) -> list[int]:
+        """Ids up to where an answer begins."""
         return encode(self.template, turns, self.tokenizer, add_generation_prompt=True).ids
 
-    def asked(self, turns: Sequence[Turn]) -> Encoded:
-        """A prompt's row. RowError also where the tokenizer's own template cannot render an answer
-        to it.
-        """
+    def prompt_row(self, turns: Sequence[Turn]) -> Encoded:
+        """A prompt's row. RowError also where its own template cannot render an answer to it."""
+        # Such a template is a program: it may take the prompt and refuse what has an answer to it.
+        # Better now, where the prompt is counted, than when its sampled answers are scored.
         if self.template.own:
             self.scored((*turns, Turn("assistant", "Yes.")))
         return encode(self.template, turns, self.tokenizer, add_generation_prompt=True)
 
-    def answer(self, ids: Sequence[int]) -> str:
-        """Text of a response's ids, without special tokens and what the template itself writes
-        before an answer.
-        """
-        said, opening = [int(i) for i in ids], opening_ids(self.template, self.tokenizer)
-        said = said[len(opening) :] if said[: len(opening)] == opening else said
-        return self.tokenizer.decode(said, skip_special_tokens=True).strip()
+    def answer(self, ids: Sequence[int] | np.ndarray) -> str:
+        """Text of a response's ids, without special tokens and what the template writes first."""
+        answer = [int(i) for i in ids]
+        opening = opening_ids(self.template, self.tokenizer)
+        if answer[: len(opening)] == opening:
+            answer = answer[len(opening) :]
+        text: str = self.tokenizer.decode(answer, skip_special_tokens=True)
+        return text.strip()
 
 
-def answered(renderer: Renderer, prompt: Prompt, answer: str, finished: bool) -> list[int]:
+def scored_ids(renderer: Renderer, prompt: Prompt, answer: str, finished: bool) -> list[int]:
     """Ids of a prompt with an answer of a model, which may be empty or cut, as a reward model reads
     it.
 
@@ -101,16 +104,15 @@ def answered(renderer: Renderer, prompt: Prompt, answer: str, finished: bool) ->
     try:
         ids = renderer.scored((*prompt.turns, Turn("assistant", answer)), finished).ids
     except RowError:
-        said = encode_plain(renderer.tokenizer, [answer])[0]
-        ids = renderer.prompt(prompt.turns) + said + renderer.stop_token_ids[: int(finished)]
+        # The first stop token is the template's end of an answer; a cut answer has none.
+        answer_ids = encode_plain(renderer.tokenizer, [answer])[0]
+        ids = renderer.prompt(prompt.turns) + answer_ids + renderer.stop_token_ids[: int(finished)]
     return ids[: renderer.context_tokens]
 
 
-def check_vocabulary(tokenizer: Any, model: str) -> None:
-    """ValueError if the ids of `tokenizer` would mean other tokens, or none, to the model of this
-    folder.
-    """
-
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+    """ValueError if the ids of `tokenizer` mean other tokens, or none, to the model of a folder."""
+    # Of the part that reads text: the config of a model for images too has it inside.
     size = config_of(model).get_text_config().vocab_size
     fix = (
         "use the tokenizer that the model was trained with, or rayward extend to add tokens to "
@@ -124,11 +126,11 @@ def check_vocabulary(tokenizer: Any, model: str) -> None:
         )
     if not has_tokenizer(Path(model)):
         return
-    own = load_tokenizer(model).get_vocab()
-    for token, number in vocabulary.items():
-        if own.get(token) != number:
-            told = (
-                f"{model} knows {token!r} as token {own.get(token, 'none')}, but the tokenizer "
-                f"gives it id {number}"
+    # The model may know more tokens, as one whose embeddings were extended does.
+    known = load_tokenizer(model).get_vocab()
+    for token, token_id in vocabulary.items():
+        if known.get(token) != token_id:
+            raise ValueError(
+                f"{model} knows {token!r} as token {known.get(token, 'none')}, but the tokenizer "
+                f"gives it id {token_id}; {fix}"
             )
-            raise ValueError(f"{told}; {fix}")

@@ -5,29 +5,33 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.text import Text
 
 from rayward.data.templates.template import Encoded, Piece
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 Run = tuple[str, bool]  # text, whether it is trained
 ROWS, CHARACTERS = 3, 1000
+# What a terminal would obey: control characters but tab and line break, and marks that reverse the
+# direction of writing.
 CONTROLS = re.compile(
     "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]"
 )
 
 
 def visible(text: str) -> str:
-    """A text of data or of a model for a terminal, which would obey some of its characters and hide
-    others.
-    """
-    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text)
+    """A text for a terminal, which would obey some of its characters and hide others."""
+    return CONTROLS.sub(lambda match: repr(match[0])[1:-1], text)
 
 
-def runs(row: Encoded, tokenizer: Any) -> list[Run]:
-    """The text of a row's tokens, cut where training begins and ends: what the model gets, not what
-    was meant.
+def runs(row: Encoded, tokenizer: PreTrainedTokenizerBase) -> list[Run]:
+    """The text of a row's tokens, cut where training begins and ends.
+
+    It is decoded from the ids, so it is what the model gets, not what was meant.
     """
     pairs = zip(row.ids, row.weights, strict=True)
     stretches = [
@@ -61,10 +65,8 @@ def plain(stretches: Iterable[Run]) -> str:
     return "".join(f"[[{text}]]" if trained else text for text, trained in stretches)
 
 
-def show_batch(batch: list[Encoded], tokenizer: Any) -> None:
-    """Print the first rows of an optimizer step as they are trained: a wrong mask is seen before it
-    costs.
-    """
+def show_batch(batch: list[Encoded], tokenizer: PreTrainedTokenizerBase) -> None:
+    """Print the first rows of an optimizer step as they are trained, before a wrong mask costs."""
     from rich.console import Console
 
     console = Console(width=110)

@@ -1,5 +1,8 @@
-"""Which file of the prepare stage a record goes to, by a hash of its prompt; none may ask what
-evaluation asks.
+"""Which file of the prepare stage a record goes to, by a hash of its prompt.
+
+A split of rows would leak: the same question stands in several rows, with other answers, and would
+be trained in one and measured in another. By the prompt all of them go to one file, and the files
+of a run stay the same when rows are added. No row that asks an evaluation prompt is in any of them.
 """
 
 from __future__ import annotations
@@ -8,13 +11,15 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from rayward.configs.schema import Config
 from rayward.configs.stages import trains_judge
-from rayward.data.records import Prompt, Ranking, Turn
+from rayward.data.records import Conversation, Prompt, Ranking, Turn
+from rayward.pipelines.rows.prompts import prompt_key
 from rayward.pipelines.rows.reading import to_first_answer
-from rayward.pipelines.rows.rows import prompt_key
+
+R = TypeVar("R", Conversation, Ranking, Prompt)
 
 FILES = {
     "conversations": "conversations",
@@ -31,15 +36,15 @@ FILES = {
 def divide(
     records: dict[str, list], config: Config, dropped: Mapping[str, Counter[str]]
 ) -> dict[str, list]:
-    """The records of each file. What also asks an evaluation prompt is left out, and counted in
-    `dropped`.
-    """
+    """The records of each file. What also asks an evaluation prompt is counted in `dropped`."""
     split: dict[str, list] = {name: [] for name in FILES}
+    # All that came, also those that are left out later as too long, so that what is trained on does
+    # not depend on the context.
     evaluation = Questions.of(records["evaluation_prompts"])
     for record in _without(records["conversations"], evaluation, dropped["conversations"]):
-        heldout = (
-            _share(prompt_key(to_first_answer(record.turns))) < config.data.sft_heldout_fraction
-        )
+        # By the first question: conversations that begin alike are held out together.
+        share = _share(prompt_key(to_first_answer(record.turns)))
+        heldout = share < config.data.sft_heldout_fraction
         split["sft_heldout" if heldout else "conversations"].append(record)
     for record in _without(records["preferences"], evaluation, dropped["rankings"]):
         split[_preference_split(record, config)].append(record)
@@ -53,36 +58,35 @@ def divide(
 
 @dataclass(frozen=True)
 class Questions:
-    """Evaluation prompts: whole ones by their key, and those of a single turn by what the user says
-    in it.
-    """
+    """Evaluation prompts: whole ones by their key, and those of a single turn by its text."""
 
     keys: frozenset[str]
     single: frozenset[str]
 
     @classmethod
     def of(cls, prompts: Iterable[Prompt]) -> Questions:
-        asked = [
+        # Without system messages: the same question under another one is still the same question.
+        questions = [
             tuple(turn for turn in prompt.turns if turn.role != "system") for prompt in prompts
         ]
         return cls(
-            frozenset(prompt_key(turns) for turns in asked),
-            frozenset(turns[0].content.strip() for turns in asked if len(turns) == 1),
+            frozenset(prompt_key(turns) for turns in questions),
+            frozenset(turns[0].content.strip() for turns in questions if len(turns) == 1),
         )
 
     def asked_in(self, turns: Sequence[Turn]) -> bool:
-        """Whether a conversation asks one of them, at its start or in a later turn, under any
-        system message.
-        """
-        said = [turn for turn in turns if turn.role != "system"]
+        """Whether a conversation asks one of them, in whichever turn, under any system message."""
+        dialogue = [turn for turn in turns if turn.role != "system"]
+        # A single question may come up in any turn. One with a history is the same only after the
+        # same history, so the turns up to here must be its turns.
         return any(
-            turn.content.strip() in self.single or prompt_key(said[: index + 1]) in self.keys
-            for index, turn in enumerate(said)
+            turn.content.strip() in self.single or prompt_key(dialogue[: index + 1]) in self.keys
+            for index, turn in enumerate(dialogue)
             if turn.role == "user"
         )
 
 
-def _without(records: Iterable[Any], evaluation: Questions, dropped: Counter[str]) -> Iterator[Any]:
+def _without(records: Iterable[R], evaluation: Questions, dropped: Counter[str]) -> Iterator[R]:
     """Records that ask no evaluation prompt."""
     for record in records:
         if evaluation.asked_in(record.turns):
@@ -92,9 +96,8 @@ def _without(records: Iterable[Any], evaluation: Questions, dropped: Counter[str
 
 
 def _share(key: str) -> float:
-    """A number in [0, 1) that depends on the text alone, to split rows the same way in every
-    run.
-    """
+    """A number in [0, 1) that depends on the text alone, to split rows alike in every run."""
+    # 48 bits: a float of 53 holds them exactly. Python's own hash differs from process to process.
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:6], "big") / 2**48
 
 
@@ -103,5 +106,7 @@ def _preference_split(record: Ranking, config: Config) -> str:
     share = _share(prompt_key(record.turns))
     if share < config.data.heldout_fraction:
         return "heldout"
+    # The upper half of what is left: a judge that had seen the reward model's rankings would share
+    # its mistakes, and would not see what RL makes of them.
     judged = trains_judge(config) and share > (1 + config.data.heldout_fraction) / 2
     return "judge" if judged else "rankings"

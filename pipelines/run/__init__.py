@@ -1,1 +1,1 @@
-"""The run folder and the machine it runs on; knows no stage."""
+"""The run folder and the machine it runs on; imports no stage."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rayward.configs.sections.model import Model
 from rayward.data.records import RowError, Turn
@@ -22,10 +22,14 @@ from rayward.data.templates.special_tokens import own_special_tokens, specials
 from rayward.data.templates.template import Encoded, Template, encode, find, needs_bos
 from rayward.data.templates.tokenizer import load_tokenizer
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 ROWS = 1
-"""How rows are made now; goes up with every change of ids, weights or ends, which gets its check
-below.
-"""
+"""How rows are made now; goes up with each change of ids, weights or ends, with a check below."""
+
+# Conversations on which templates show their differences: several turns, line breaks and spaces at
+# the edges of a text, and characters of more than one token.
 PROBES = (
     (
         Turn("user", "Hello there"),
@@ -52,15 +56,16 @@ def outdated(stage: str, manifest: Mapping[str, Any], model: Model, tokenizer_fo
     ):
         return ""
     template = find(model.template)
-    if stage == "prepare" and (told := mend(template, tokenizer_folder)):
-        print(f"   {tokenizer_folder} is served otherwise than its rows are trained: {told}")
+    # Before the tokenizer is loaded: it changes the folder's files.
+    if stage == "prepare" and (change := mend(template, tokenizer_folder)):
+        print(f"   {tokenizer_folder} is served otherwise than its rows are trained: {change}")
     tokenizer = load_tokenizer(tokenizer_folder)
-    return (
-        ids_differ(template, tokenizer) if stage == "prepare" else ends_differ(template, tokenizer)
-    )
+    if stage == "prepare":
+        return ids_differ(template, tokenizer)
+    return ends_differ(template, tokenizer)
 
 
-def ids_differ(template: Template, tokenizer: Any) -> str:
+def ids_differ(template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
     """Of prepare, whose tokenizer and template all stages take."""
     if template.bos and tokenizer.bos_token_id is not None and not needs_bos(template, tokenizer):
         return (
@@ -69,10 +74,10 @@ def ids_differ(template: Template, tokenizer: Any) -> str:
         )
     for turns in PROBES if template.own else ():
         try:
-            now = encode(template, turns, tokenizer)
+            row = encode(template, turns, tokenizer)
         except RowError:
             continue  # such rows are left out
-        if own_row_then(tokenizer, turns) != now:
+        if own_row_then(tokenizer, turns) != row:
             return (
                 "the tokenizer's own chat template gave rows other ids then, or trained other "
                 "tokens of them"
@@ -80,10 +85,8 @@ def ids_differ(template: Template, tokenizer: Any) -> str:
     return ""
 
 
-def ends_differ(template: Template, tokenizer: Any) -> str:
-    """Of reward, whose rows ended where the conversation's text did; now they end at the end
-    token.
-    """
+def ends_differ(template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Of reward, whose rows ended where the text did; now they end at the end token."""
     if encode(template, PROBE, tokenizer).ids == scored(template, PROBE, tokenizer).ids:
         return ""
     return (
@@ -92,9 +95,12 @@ def ends_differ(template: Template, tokenizer: Any) -> str:
     )
 
 
-def own_row_then(tokenizer: Any, turns: Sequence[Turn]) -> Encoded:
-    """The row that c0eebdd made of turns without special tokens: `{% generation %}` told what is
-    trained, and what stood between special tokens and its edges was encoded by itself."""
+def own_row_then(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn]) -> Encoded:
+    """The row that c0eebdd made of turns without special tokens.
+
+    `{% generation %}` told what is trained, and what stood between special tokens and its edges was
+    encoded by itself.
+    """
     from transformers.utils.chat_template_utils import render_jinja_template
 
     (text,), (spans,) = render_jinja_template(
@@ -103,18 +109,21 @@ def own_row_then(tokenizer: Any, turns: Sequence[Turn]) -> Encoded:
         return_assistant_tokens_mask=True,
         **tokenizer.special_tokens_map,
     )
-    found = dict(specials(own_special_tokens(tokenizer)).find(text))
+    # Start to end of each special token. Text is cut there, and where training begins or ends:
+    # each part was encoded by itself, so no token lay across an edge.
+    marks = dict(specials(own_special_tokens(tokenizer)).find(text))
     edges = sorted(
-        {0, len(text), *found, *found.values(), *(edge for span in spans for edge in span)}
+        {0, len(text), *marks, *marks.values(), *(edge for span in spans for edge in span)}
     )
     ids: list[int] = []
     weights: list[float] = []
     after_text = False
     for start, end in pairwise(edges):
-        part, special = text[start:end], found.get(start) == end
+        part, special = text[start:end], marks.get(start) == end
         if special:
             part_ids = [tokenizer.convert_tokens_to_ids(part)]
         else:
+            # Such a tokenizer puts a space before every text: the text's own would be a second one.
             strips = after_text and habit(tokenizer) == "always"
             part_ids = encode_plain(tokenizer, [part.removeprefix(" ") if strips else part])[0]
         after_text = not special

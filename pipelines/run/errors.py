@@ -1,6 +1,15 @@
-"""From an exception, which may have crossed Ray, to what a person needs to read."""
+"""What stops a stage, and from an exception, which may have crossed Ray, to what a person reads."""
 
 from __future__ import annotations
+
+
+class StageError(RuntimeError):
+    """A stage cannot run; the message says what to do."""
+
+
+# Compared by name: what Ray raises for a worker's ValueError is an instance of ValueError too, but
+# is named RayTaskError(ValueError), and its message is a whole traceback. Its `cause` is the error.
+_OURS = ("StageError", "ConfigError", "ValueError")
 
 
 def explain(error: BaseException) -> str:
@@ -11,21 +20,16 @@ def explain(error: BaseException) -> str:
     has another name.
     """
     cause: BaseException = error
-    seen: set[int] = set()
-    while id(cause) not in seen and type(cause).__name__ not in (
-        "StageError",
-        "ConfigError",
-        "ValueError",
-    ):
+    seen: set[int] = set()  # a chain of causes may be a circle
+    while id(cause) not in seen and type(cause).__name__ not in _OURS:
         seen.add(id(cause))
+        # Ray keeps the worker's exception in `cause`, Python in `__cause__`.
         inner = getattr(cause, "cause", None) or cause.__cause__
         if not isinstance(inner, BaseException):
             break
         cause = inner
     message = str(cause).strip() or "no message"
-    if (
-        isinstance(cause, ValueError | FileNotFoundError | TimeoutError)
-        or type(cause).__name__ == "StageError"
-    ):
+    kinds = (ValueError, FileNotFoundError, TimeoutError)
+    if isinstance(cause, kinds) or type(cause).__name__ == "StageError":
         return message
     return f"{type(cause).__name__}: {message}\nRAYWARD_TRACEBACK=1 shows where it came from"

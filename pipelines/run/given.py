@@ -18,33 +18,34 @@ from typing import Any
 from rayward.configs.named import named_models
 from rayward.configs.plan import asks_reward
 from rayward.configs.schema import Config
+from rayward.data import rules
 from rayward.data.model_files.hub_models import local
 
+OURS = Path(rules.__file__).parent
+
 EDGE = 1 << 20
-"""Bytes at each end of a file of weights that its digest is of, beside its size: training changes
-all of them.
-"""
+"""Bytes at each end of a file of weights that its digest is of: training changes all of them."""
 
 
 def digests(config: Config, part: str) -> dict[str, str]:
-    """A digest of each thing that is given to a part, by what it is called; none of what is not
-    there.
-    """
+    """A digest of each thing that is given to a part, by its name; none of what is not there."""
     stage = part.split("/")[0]
-    found = {
+    contents = {
         f"{named.setting} {named.model}": _model(Path(local(named.model)))
         for named in named_models(config)
-        if named.stage == stage and _here(named.model)
+        if named.stage == stage and _is_here(named.model)
     }
     if stage in ("sample", "rl") or (stage == "evaluate" and asks_reward(config)):
-        found |= dict(_sources(config))
+        contents |= dict(_sources(config))
+    # Such an evaluation reports rewards beside its judge's scores, but the sources are among its
+    # settings with the judge "scoring" only.
     if stage == "evaluate" and asks_reward(config) and config.evaluate.judge != "scoring":
         settings = [source.model_dump(mode="json") for source in config.scoring.sources]
-        found["scoring.sources"] = _short(json.dumps(settings, sort_keys=True).encode())
-    return found
+        contents["scoring.sources"] = _short(json.dumps(settings, sort_keys=True).encode())
+    return contents
 
 
-def _here(model: str) -> bool:
+def _is_here(model: str) -> bool:
     try:
         return (Path(local(model)) / "config.json").is_file()
     except ValueError:  # a hub name that has not been fetched yet
@@ -55,8 +56,9 @@ def _sources(config: Config) -> Iterator[tuple[str, str]]:
     folder = str(Path(config.scoring.functions).resolve())
     for source in config.scoring.sources:
         if source.kind == "function" and source.target:
-            module = source.target.partition(":")[0]
-            if (path := _module_file(module, folder)) is not None:
+            path = _module_file(source.modules[0], folder)
+            # Ours are no file that somebody gives: they change with the version.
+            if path is not None and not path.is_relative_to(OURS):
                 yield f"function {source.target}", _short(path.read_bytes())
         if source.prompts and Path(source.prompts).is_dir():
             texts = [path.read_bytes() for path in sorted(Path(source.prompts).glob("*.txt"))]
@@ -66,7 +68,7 @@ def _sources(config: Config) -> Iterator[tuple[str, str]]:
 def _module_file(name: str, folder: str) -> Path | None:
     """The file of a module that is found in `folder` or installed."""
     before = list(sys.path)
-    sys.path.append(folder)
+    sys.path.append(folder)  # at the end, as `function_source` does, which imports it
     try:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
@@ -79,29 +81,31 @@ def _module_file(name: str, folder: str) -> Path | None:
 
 def _model(folder: Path) -> str:
     """Of its config, its tokenizer, and the sizes and ends of its weights."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.suffix in (".safetensors", ".bin"):
+            # Not all of the gigabytes: this runs at each begin of each stage, and at a dry run.
             size = path.stat().st_size
             with path.open("rb") as file:
                 ends = file.read(EDGE)
                 file.seek(max(0, size - EDGE))
                 ends += file.read(EDGE)
-            found.update(f"{path.name} {size} ".encode() + ends)
+            digest.update(f"{path.name} {size} ".encode() + ends)
         elif path.name in (
             "config.json",
             "tokenizer.json",
             "tokenizer.model",
             "chat_template.jinja",
         ):
-            found.update(f"{path.name} ".encode() + path.read_bytes())
-    return found.hexdigest()[:16]
+            digest.update(f"{path.name} ".encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def _short(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
 
 
-def changed(old: dict[str, Any], now: dict[str, str]) -> list[str]:
+def changed(before: dict[str, Any], current: dict[str, str]) -> list[str]:
     """What is given now as it was given then, by name, with other contents."""
-    return [name for name, digest in now.items() if name in old and old[name] != digest]
+    # What has no digest from then was not there, or its version took none: it is no change.
+    return [name for name, digest in current.items() if name in before and before[name] != digest]

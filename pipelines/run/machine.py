@@ -1,5 +1,4 @@
-"""The compute threads of a run's processes: told by the machine on which it begins, kept in its
-folder, held to after.
+"""The compute threads of a run's processes: by the machine on which it begins, then kept.
 
 The bits of results depend on them, so a stage that is made later, or on another machine, has the
 same.
@@ -15,18 +14,23 @@ from typing import Any
 from rayward.configs.schema import Config
 from rayward.configs.stages import STAGES
 from rayward.configs.threads import shared_out, with_threads
-from rayward.pipelines.run.stage import Run, read_json, write_json
+from rayward.pipelines.run.files import read_json, write_json
+from rayward.pipelines.run.folder import Run
 
 
 def on_machine(run: Run, stage: str) -> Run:
-    """The run with the threads of a stage's processes filled in, from its machine.json, which the
-    first call writes.
-    """
+    """The run with a stage's threads, from its machine.json, which the first call writes."""
     path = run.folder / "machine.json"
-    kept: dict[str, Any] = (
-        read_json(path) if path.is_file() else cores(run.config) | {"threads": {}}
-    )
+    kept: dict[str, Any]
+    if path.is_file():
+        kept = read_json(path)
+    else:
+        kept = cores(run.config) | {"threads": {}}
+    # From the cores of the machine on which the run began, whatever this one has: how a sum is
+    # divided over threads decides the order of its additions, and so its last bits.
     wanted = shared_out(run.config, stage, int(kept["cores"]), int(kept.get("nodes", 1)))
+    # What was kept of the stage wins, so a change of the rule does not change a run that is there.
+    # `wanted` adds roles that the config did not have then.
     numbers = wanted | kept["threads"].get(stage, {})
     if kept["threads"].get(stage) != numbers:
         kept["threads"][stage] = numbers
@@ -38,9 +42,12 @@ def on_machine(run: Run, stage: str) -> Run:
 def planned(run: Run) -> dict[str, dict[str, int]]:
     """The same numbers of every stage, without starting or writing anything."""
     path = run.folder / "machine.json"
-    kept: dict[str, Any] = (
-        read_json(path) if path.is_file() else {"cores": _own_cores(), "threads": {}}
-    )
+    kept: dict[str, Any]
+    if path.is_file():
+        kept = read_json(path)
+    else:
+        # Those of this machine, also where a cluster is to be joined: asking it needs Ray.
+        kept = {"cores": _own_cores(), "threads": {}}
     nodes = int(kept.get("nodes", 1))
     return {
         stage: shared_out(run.config, stage, int(kept["cores"]), nodes)
@@ -50,9 +57,7 @@ def planned(run: Run) -> dict[str, dict[str, int]]:
 
 
 def cores(config: Config) -> dict[str, int]:
-    """Cores of this machine, or of the smallest node of the cluster that is joined, and how many
-    nodes have some.
-    """
+    """Cores of this machine, or of the joined cluster's smallest node, and nodes that have some."""
     # Brings in Ray, which a plan does without.
     from rayward.cluster.connect import connect, joined_address
 
@@ -62,12 +67,16 @@ def cores(config: Config) -> dict[str, int]:
 
     connect(config.cluster)
     counts = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    # A head node is often started without CPUs, so that nothing is placed there.
     counts = [count for count in counts if count] or [1]
+    # The smallest: a worker may land on any node, and its threads must have cores there.
     return {"cores": min(counts), "nodes": len(counts)}
 
 
 def _own_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Cores that this process may use: a container's share, where it has one."""
     allowed = len(os.sched_getaffinity(0))
+    # "QUOTA PERIOD" in microseconds, or "max PERIOD". A container sees all cores of its host, and
+    # threads beyond its quota are stopped for the rest of each period.
     limit, period = quota.read_text().split() if quota.is_file() else ("max", "1")
     return allowed if limit == "max" else max(1, min(allowed, int(limit) // int(period)))

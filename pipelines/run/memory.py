@@ -7,7 +7,7 @@ import threading
 import psutil
 
 SAMPLE_SECONDS = 1.0
-LEAST_GROWTH = 1.01
+LEAST_GROWTH = 1.01  # of the private memory, before the shared is read again
 
 
 class PeakMemory:
@@ -35,7 +35,9 @@ class PeakMemory:
 
     def _watch(self) -> None:
         me = psutil.Process()
+        # The first look is after one period: `wait` returns True only when the run ends.
         while not self._stop.wait(SAMPLE_SECONDS):
+            # Anew each time: Ray starts and ends workers while a stage runs.
             processes = [me, *me.children(recursive=True)]
             private = sum(map(_private, processes))
             if private > self._private_bytes * LEAST_GROWTH:
@@ -47,6 +49,7 @@ def _private(process: psutil.Process) -> int:
     try:
         memory = process.memory_info()
         return int(memory.rss - memory.shared)
+    # A process may end between being listed and being read; it then counts nothing.
     except (psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
         return 0
 

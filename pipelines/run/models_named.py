@@ -12,7 +12,9 @@ from rayward.configs.named import named_models
 from rayward.configs.stages import parts
 from rayward.data.model_files.folder import faults
 from rayward.data.model_files.hub_models import PINNED, is_hub_name, snapshot
-from rayward.pipelines.run.stage import Run, StageError, read_json, write_json
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import read_json, write_json
+from rayward.pipelines.run.folder import Run
 
 
 def fetch(run: Run, made: set[str] | None = None) -> None:
@@ -26,18 +28,22 @@ def fetch(run: Run, made: set[str] | None = None) -> None:
 
     config = run.config
     known = pinned(run)
-    of = {
+    # Once each. Reversed, so that of several settings with the same name the first is the one that
+    # an error tells.
+    hub_models = {
         named.model: named for named in reversed(named_models(config)) if is_hub_name(named.model)
     }
-    for name, named in of.items():
+    for name, named in hub_models.items():
         if made is not None and not made & set(parts(config, named.stage)):
             continue
         try:
+            # A known commit that the cache holds whole needs no network.
             folder = _whole(name) if name in known else None
             folder = folder or snapshot(name, fetch=True)
         except ValueError as error:
             pin = f" (models.json of the run says commit {known[name]})" if name in known else ""
             raise StageError(f"{named.setting}: {error}{pin}") from None
+        # The hub's cache names the folder of a snapshot by its commit.
         known[name] = PINNED[name] = folder.name
         print(f"   {name}: {folder}", flush=True)
         if joined_address(config.cluster):
@@ -51,6 +57,7 @@ def pinned(run: Run) -> dict[str, str]:
     """The commits of models.json; from now on this process means them by their names."""
     path = run.folder / "models.json"
     known: dict[str, str] = read_json(path) if path.is_file() else {}
+    # PINNED is of the process: another run in it may have meant other commits by these names.
     for named in named_models(run.config):
         PINNED.pop(named.model, None)
     PINNED.update(known)
@@ -63,17 +70,18 @@ def _whole(name: str) -> Path | None:
         folder = snapshot(name, fetch=False)
     except ValueError:
         return None
-    return (
-        None
-        if any("weights" in told or "config.json" in told for told in faults(folder, None, False))
-        else folder
-    )
+    # The cache may hold a snapshot without its weights, fetched for its tokenizer.
+    missing = faults(folder, None, False)
+    if any("weights" in fault or "config.json" in fault for fault in missing):
+        return None
+    return folder
 
 
 def _on_every_node(name: str, commit: str, folder: Path) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    # Without CPUs, so that it is placed on a node that has none too, or none free.
     get = ray.remote(num_cpus=0)(_get)
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     calls = {
@@ -83,6 +91,7 @@ def _on_every_node(name: str, commit: str, folder: Path) -> None:
         for node, address in nodes.items()
     }
     for address, call in calls.items():
+        # Actors get the driver's path of the folder, and open it on whichever node they are.
         if (place := ray.get(call)) != str(folder):
             raise ValueError(
                 f"node {address} keeps {name} in {place}, this one in {folder}: give all nodes "
@@ -91,5 +100,5 @@ def _on_every_node(name: str, commit: str, folder: Path) -> None:
 
 
 def _get(name: str, commit: str) -> str:
-    PINNED[name] = commit
+    PINNED[name] = commit  # of the worker's process, which has not read models.json
     return str(snapshot(name, fetch=True))

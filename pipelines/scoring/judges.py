@@ -14,12 +14,12 @@ from rayward.data.records import Prompt
 from rayward.data.rollouts import Rollouts
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.run.stage import Run
+from rayward.pipelines.run.folder import Run
 from rayward.pipelines.scoring.reward_folder import RewardFolder, numbers
 
 
 class Judge(Protocol):
-    """One number for each answer, higher is better, NaN for none; empty and cut answers are judged
+    """One number for each answer, higher is better, NaN for none. Empty and cut answers are judged
     as they stand.
     """
 
@@ -51,9 +51,7 @@ class GoldJudge:
 
 
 class RewardModelJudge:
-    """A reward model. One that reads the run's ids gets the sampled ones, which a text need not
-    give again.
-    """
+    """A reward model. One that reads the run's ids gets those that were sampled."""
 
     def __init__(self, folder: str, run: Run, renderer: Renderer, made: bool):
         self.model = RewardFolder(folder, run, renderer, "evaluate.judge", made)
@@ -65,7 +63,8 @@ class RewardModelJudge:
         return self.model.score(rollouts, prompts)
 
     def of_texts(self, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]]) -> np.ndarray:
-        answers, finished = [row["answer"] for row in rows], [row["finished"] for row in rows]
+        answers = [row["answer"] for row in rows]
+        finished = [row["finished"] for row in rows]
         return numbers(self.model.finish(self.model.begin_texts(prompts, answers, finished)))
 
 
@@ -78,6 +77,7 @@ class RewardJudge:
     def of_rollouts(
         self, rollouts: Rollouts, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]]
     ) -> np.ndarray:
+        # Under another name than in transcripts of RL, which `of_texts` gets.
         return np.array([np.nan if row["reward"] is None else row["reward"] for row in rows])
 
     def of_texts(self, prompts: Sequence[Prompt], rows: Sequence[dict[str, Any]]) -> np.ndarray:
@@ -91,7 +91,6 @@ def judge_of(run: Run, renderer: Renderer) -> Judge:
         return GoldJudge()
     if name == "scoring":
         return RewardJudge()
-    own = name == "reward_model"
-    return RewardModelJudge(
-        str(run.folder / "reward" / "judge") if own else name, run, renderer, own
-    )
+    made = name == "reward_model"
+    folder = str(run.folder / "reward" / "judge") if made else name
+    return RewardModelJudge(folder, run, renderer, made)

@@ -1,4 +1,4 @@
-"""What a reward model's scores say of rankings, for the stage that trains it and for reward-eval."""
+"""What a reward model's scores say of rankings, for the reward stage and reward-eval."""
 
 from __future__ import annotations
 
@@ -8,89 +8,106 @@ from typing import Any
 import numpy as np
 import torch
 
-from rayward.actors.training.ranked import RankedRows
+from rayward.actors.training.rankings import RankedRows
 from rayward.algorithms import reward_measure as by
 from rayward.algorithms.preference import kendall_tau
 from rayward.data.records import Ranking
 
-OF_SOURCE = {
+FIGURES_OF_SOURCE = {
     "pair_accuracy": "mean",
     "accuracy_low": "low",
     "accuracy_high": "high",
     "length_baseline": "length_baseline",
 }
+"""Names in a stage's metrics, and in the accuracy of `measures`."""
 
 
 def by_source(
-    scores: Any, rankings: Sequence[Any], rows: Any, seed: int, second: Any = None
+    scores: np.ndarray,
+    rankings: Sequence[Ranking],
+    rows: RankedRows,
+    seed: int,
+    second: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """The measures of all rankings under "all" and, where there are several sources, of each.
 
     `scores` (and those of a second model): one for each row of `rows`, the answers of the rankings
-    side by side.
+    side by side. `seed` is that of the bootstrap intervals.
     """
     lengths = np.array(
         [len(answer) for ranking in rankings for answer in ranking.answers], dtype=float
     )
+    # Where the answers of each ranking begin, and where the last ones end.
     starts = np.concatenate([[0], np.cumsum(rows.sizes)])
-    of = [ranking.source or "unnamed" for ranking in rankings]
-    found = {}
-    for name in ["all", *sorted(set(of))] if len(set(of)) > 1 else ["all"]:
-        mine = [index for index in range(len(of)) if name in ("all", of[index])]
-        pick = np.concatenate([np.arange(starts[index], starts[index + 1]) for index in mine])
-        theirs = None if second is None else second[pick]
-        found[name] = measures(
-            scores[pick], rows.sizes[mine].tolist(), rows.ranks[pick], lengths[pick], theirs, seed
+    sources = [ranking.source or "unnamed" for ranking in rankings]
+    names = ["all"]
+    if len(set(sources)) > 1:
+        names += sorted(set(sources))
+    by_name = {}
+    for name in names:
+        chosen = [index for index, source in enumerate(sources) if name in ("all", source)]
+        pick = np.concatenate([np.arange(starts[index], starts[index + 1]) for index in chosen])
+        by_name[name] = measures(
+            scores[pick],
+            rows.sizes[chosen].tolist(),
+            rows.ranks[pick],
+            lengths[pick],
+            None if second is None else second[pick],
+            seed,
         )
-    return found
+    return by_name
 
 
 def measures(
-    scores: Any, sizes: list[int], ranks: Any, lengths: Any, second: Any, seed: int
+    scores_N: np.ndarray,
+    sizes: list[int],
+    ranks_N: np.ndarray,
+    lengths_N: np.ndarray,
+    second_N: np.ndarray | None,
+    seed: int,
 ) -> dict[str, Any]:
-    """What algorithms/reward_measure.py can tell of some rankings."""
-    pairs = by.pairs_of(scores, sizes, ranks, lengths)
-    tau_B = kendall_tau(torch.as_tensor(scores), sizes, torch.as_tensor(ranks))
-    found = {
+    """What algorithms/reward_measure.py can tell of some rankings; N = their answers."""
+    pairs = by.pairs_of(scores_N, sizes, ranks_N, lengths_N)
+    tau_B = kendall_tau(torch.as_tensor(scores_N), sizes, torch.as_tensor(ranks_N))
+    figures = {
         "rankings": len(sizes),
         "accuracy": by.accuracy(pairs, seed=seed),
         "chance": 0.5,
+        # A model that only counts tokens gets no more than chance here.
         "length_matched": by.accuracy(by.length_matched(pairs), seed=seed),
         "kendall_tau": float(tau_B.mean()),
-        "top_1": by.top_1(scores, sizes, ranks),
+        "top_1": by.top_1(scores_N, sizes, ranks_N),
         "calibration": by.calibration(pairs),
         "by_margin": by.by_margin(pairs),
         "by_rank": by.by_rank(pairs),
-        "length_correlation": by.length_correlation(scores, sizes, lengths),
+        "length_correlation": by.length_correlation(scores_N, sizes, lengths_N),
     }
-    if second is not None:
-        found["agreement"] = by.agreement(pairs, by.pairs_of(second, sizes, ranks, lengths))
-    return found
+    if second_N is not None:
+        figures["agreement"] = by.agreement(pairs, by.pairs_of(second_N, sizes, ranks_N, lengths_N))
+    return figures
 
 
 def measure(scores: np.ndarray, rankings: list[Ranking], rows: RankedRows) -> dict[str, Any]:
-    """The main figures of `reward-eval`, flat; of each source its pair accuracy, with its interval
+    """The main figures of `reward-eval`, flat, with the pair accuracy of each source, its interval
     and baseline.
     """
-    found = by_source(scores, rankings, rows, 0)
-    of = found["all"]
-    accuracy = of["accuracy"]
-    return {
-        "heldout_rankings": of["rankings"],
+    by_name = by_source(scores, rankings, rows, 0)
+    whole = by_name.pop("all")
+    accuracy = whole["accuracy"]
+    figures = {
+        "heldout_rankings": whole["rankings"],
         "heldout_pairs": accuracy["pairs"],
         "pair_accuracy": accuracy["mean"],
         "accuracy_low": accuracy["low"],
         "accuracy_high": accuracy["high"],
-        "chance_baseline": of["chance"],
+        "chance_baseline": whole["chance"],
         "length_baseline": accuracy["length_baseline"],
-        "kendall_tau": of["kendall_tau"],
-        "top_1": of["top_1"],
-        "calibration_error": of["calibration"]["error"],
-        "length_correlation": of["length_correlation"],
-        **{
-            f"{told}_{name}": found[name]["accuracy"][figure]
-            for name in found
-            if name != "all"
-            for told, figure in OF_SOURCE.items()
-        },
+        "kendall_tau": whole["kendall_tau"],
+        "top_1": whole["top_1"],
+        "calibration_error": whole["calibration"]["error"],
+        "length_correlation": whole["length_correlation"],
     }
+    for name, of_source in by_name.items():
+        for figure, key in FIGURES_OF_SOURCE.items():
+            figures[f"{figure}_{name}"] = of_source["accuracy"][key]
+    return figures

@@ -1,1 +1,1 @@
-"""The stages of the road, one file each; they know each other through the run folder only."""
+"""The stages of the road and what is of one alone; they know each other through the run folder."""

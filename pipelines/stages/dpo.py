@@ -1,7 +1,7 @@
-"""Direct preference optimization: the policy itself learns from rankings, without reward model,
-critic or rollouts.
+"""Stage dpo: direct preference optimization, the policy itself learns from rankings.
 
-The last stage of Xwin-LM's 2024 paper (arXiv:2405.20335). Rankings are those that people brought,
+It needs no reward model, critic or rollouts. The last stage of Xwin-LM's 2024 paper
+(arXiv:2405.20335). Rankings are those that people brought,
 or of the policy's own answers, as that paper advises for what is dispreferred: those of rejection
 sampling, ranked by the reward model.
 """
@@ -13,15 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from rayward.actors.training.ranked import dpo_loop
+from rayward.actors.training.dpo import dpo_loop
 from rayward.cluster.connect import connect
 from rayward.configs.plan import inputs, optimizer_steps
 from rayward.data.ragged import merge
 from rayward.data.records import Prompt, Ranking
-from rayward.pipelines.rows.rankings import ranked_rows
+from rayward.pipelines.rows.ranked import ranked_rows
+from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
-from rayward.pipelines.rows.rows import prepared
-from rayward.pipelines.run.stage import Run, StageError, begin, read_jsonl, table
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import read_jsonl
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.metrics import table
+from rayward.pipelines.run.stage import begin
 from rayward.pipelines.scoring.reward_measures import measure
 from rayward.pipelines.training.ray_train import RANKED_SHOWN, job, train
 
@@ -40,7 +44,7 @@ def train_dpo(run: Run) -> dict[str, Any] | None:
     if dpo.data == "samples":
         samples = list(read_jsonl(run.folder / "sample" / "samples.jsonl"))
         rankings = list(sampled_rankings(prepared(run, "prompts"), samples, dpo.answers_per_prompt))
-        if unknown := sum(row["kept"] and not _told(row) for row in samples):
+        if unknown := sum(row["kept"] and not _ends_known(row) for row in samples):
             print(
                 f"dpo: {unknown} of {len(samples)} prompts are left out: sample was made by an "
                 "earlier version, which does not say which of their answers were cut; rayward "
@@ -55,13 +59,14 @@ def train_dpo(run: Run) -> dict[str, Any] | None:
     heldout, heldout_rows = ranked_rows(prepared(run, "heldout"), renderer, config.seed)
     steps = optimizer_steps(len(kept), dpo.rankings_per_step, dpo.epochs)
     work = job(stage, model, rows, heldout_rows, dpo)
-    said = train(stage, "dpo", dpo_loop, work, steps, RANKED_SHOWN)
-    last = {name: said["last"][name] for name in ("loss", "best_moved", "worst_moved")}
-    last |= {"kept_step": said["kept"][0]["kept_step"]} if dpo.keep == "best" else {}
-    found: dict[str, Any] = {"heldout_rankings": 0}
+    reports = train(stage, "dpo", dpo_loop, work, steps, RANKED_SHOWN)
+    last = {name: reports["last"][name] for name in ("loss", "best_moved", "worst_moved")}
+    last |= {"kept_step": reports["kept"][0]["kept_step"]} if dpo.keep == "best" else {}
+    measures: dict[str, Any] = {"heldout_rankings": 0}
     if heldout:
-        found = measure(merge(said["heldout_scores"], len(heldout_rows.ids)), heldout, heldout_rows)
-    metrics = {"rankings": len(kept), "optimizer_steps": steps} | last | found
+        scores = merge(reports["heldout_scores"], len(heldout_rows.ids))
+        measures = measure(scores, heldout, heldout_rows)
+    metrics = {"rankings": len(kept), "optimizer_steps": steps} | last | measures
     table("dpo", metrics)
     return stage.finish(metrics)
 
@@ -78,27 +83,30 @@ def sampled_rankings(
     """
     by_id = {prompt.id: prompt for prompt in prompts}
     for row in samples:
-        if not row["kept"] or not _told(row):
+        if not row["kept"] or not _ends_known(row):
             continue
+        # A row of an earlier version comes this far only if all of its answers ended.
         ended = row.get("ended", [True] * len(row["answers"]))
-        answers = zip(row["answers"], row["scores"], ended, strict=True)
-        scored = {text: score for text, score, whole in answers if whole}
+        drawn = zip(row["answers"], row["scores"], ended, strict=True)
+        # By text, so that no two answers of a ranking are equal.
+        scored = {text: score for text, score, whole in drawn if whole}
         worse = [
             text
             for text in scored
             if text and scored[text] < scored[row["response"]] and text != row["response"]
         ]
         ordered = [row["response"], *sorted(worse, key=lambda text: -scored[text])]
+        # Fewer than `count` give the same place twice: each is taken once.
         pick = np.unique(np.linspace(0, len(ordered) - 1, count).round().astype(int))
         if len(pick) > 1:
-            prompt, answers = by_id[row["prompt_id"]], [ordered[index] for index in pick]
-            ranks = tuple(
-                float(sorted({-scored[text] for text in answers}).index(-scored[text]))
-                for text in answers
-            )
+            prompt = by_id[row["prompt_id"]]
+            answers = [ordered[index] for index in pick]
+            # Rank 0 is the best; equal scores share a rank, so no pair of them is learned from.
+            levels = sorted({-scored[text] for text in answers})
+            ranks = tuple(float(levels.index(-scored[text])) for text in answers)
             yield Ranking(prompt.turns, tuple(answers), "samples", prompt.id, ranks)
 
 
-def _told(row: dict[str, Any]) -> bool:
+def _ends_known(row: dict[str, Any]) -> bool:
     """Whether it is known which answers ended: earlier versions only counted them."""
     return "ended" in row or row["finished"] == len(row["answers"])

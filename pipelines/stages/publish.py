@@ -1,6 +1,4 @@
-"""Stage 7: the chosen model behind an OpenAI-compatible HTTP endpoint, asked a question through the
-openai client.
-"""
+"""Stage 7: the chosen model behind an OpenAI-compatible endpoint, asked through openai's client."""
 
 from __future__ import annotations
 
@@ -16,8 +14,11 @@ from rayward.configs.stages import models as configured
 from rayward.data.records import Turn
 from rayward.data.templates.saved_tokenizer import mend
 from rayward.data.templates.template import find
-from rayward.pipelines.rows.rows import prepared
-from rayward.pipelines.run.stage import Metrics, Run, StageError, begin, table
+from rayward.pipelines.rows.records import prepared
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.metrics import Metrics, table
+from rayward.pipelines.run.stage import begin
 
 MODEL_FILES = (
     "config.json",
@@ -40,9 +41,11 @@ def publish(run: Run, keep: bool = False) -> dict[str, Any] | None:
     name = choose(run)
     judged = ["evaluate"] if config.publish.model == "best" and has(config, "evaluate") else []
     inputs = ("prepare", *judged, *([MODELS[name]] if name in MODELS else []))
-    chosen = {"chosen": name} | (
-        {"folder": given[name]} if name in (given := config.evaluate.models) else {}
-    )
+    # The setting may say "best", so the choice itself decides too: after another evaluation it may
+    # be another model.
+    chosen = {"chosen": name}
+    if name in config.evaluate.models:
+        chosen["folder"] = config.evaluate.models[name]
     stage = begin(run, "publish", inputs, chosen, follows_inputs=True)
     if stage is None and not keep:
         return None
@@ -50,18 +53,20 @@ def publish(run: Run, keep: bool = False) -> dict[str, Any] | None:
     check_fits(roles(config, "publish"))
     from rayward.cluster.serve import deploy
 
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
+    # Done before and asked to stay up: what is there is kept as it is.
     folder = stage.folder if stage else run.folder / "publish" / "again"
     try:
         with Metrics(folder, "publish", 2, "step") as progress:
-            model = (
-                run.named(name) if name in MODELS else with_tokenizer(run, name, folder / "model")
-            )
-            if told := mend(find(config.model.template), model):
-                print(f"   served otherwise than trained: {told}")
+            if name in MODELS:
+                model = run.named(name)
+            else:
+                model = with_tokenizer(run, name, folder / "model")
+            if change := mend(find(config.model.template), model):
+                print(f"   served otherwise than trained: {change}")
             url = deploy.start(model, config)
             metrics: dict[str, Any] = {"model": name, "url": url}
-            metrics["start_seconds"] = round(time.perf_counter() - begun, 1)
+            metrics["start_seconds"] = round(time.perf_counter() - started_at, 1)
             progress.log(0, {"up": 1, "time": {"start_s": metrics["start_seconds"]}}, ("up",))
             metrics |= ask(
                 url, config.publish.model_id, question(run), config.publish.start_timeout_s
@@ -69,7 +74,7 @@ def publish(run: Run, keep: bool = False) -> dict[str, Any] | None:
             progress.log(
                 1, {"answered": 1, "completion_tokens": metrics["completion_tokens"]}, ("answered",)
             )
-    except BaseException:
+    except BaseException:  # Ctrl-C too: on a joined cluster Serve would go on without this process
         deploy.stop(config.cluster)
         raise
     table("publish", metrics)
@@ -90,7 +95,7 @@ def serve_until_interrupted(run: Run, metrics: dict[str, Any]) -> None:
             flush=True,
         )
         while True:
-            time.sleep(3600)
+            time.sleep(3600)  # Serve answers in processes of its own
     except KeyboardInterrupt:
         print("stopping")
     finally:
@@ -98,22 +103,26 @@ def serve_until_interrupted(run: Run, metrics: dict[str, Any]) -> None:
 
 
 def choose(run: Run) -> str:
-    """The model to serve: the configured one, or the one with the highest win rate (the baseline
-    counts as a half); without an evaluation the one that the last stage makes."""
+    """The model to serve: the configured one, or the one with the highest win rate.
+
+    Without an evaluation it is the one that the last stage makes.
+    """
     config = run.config
     if config.publish.model != "best":
         return config.publish.model
     if not has(config, "evaluate"):
         return [START, *configured(config)][-1]
-    rates = {
-        name: rate["mean"] for name, rate in run.manifest("evaluate")["metrics"]["win_rate"].items()
-    }
+    win_rates = run.manifest("evaluate")["metrics"]["win_rate"]
+    rates = {name: rate["mean"] for name, rate in win_rates.items()}
+    # Against itself the baseline wins half. Of equal ones the first stays: max takes that.
     return max(rates | {baseline(config): 0.5}, key=lambda name: rates.get(name, 0.5))
 
 
 def with_tokenizer(run: Run, name: str, folder: Path) -> str:
-    """A folder of links to the files of a model that the run did not make, with the tokenizer and
-    chat template of the run beside them: the model's own folder stays as it is."""
+    """A folder of links to the files of a model that is given, with the run's tokenizer.
+
+    Its chat template comes along; the model's own folder stays as it is.
+    """
     source = Path(run.named(name))
     if not source.is_dir():
         raise StageError(f"publish.model {name}: {source} is no folder")
@@ -132,10 +141,8 @@ def with_tokenizer(run: Run, name: str, folder: Path) -> str:
 
 def question(run: Run) -> list[dict[str, str]]:
     """A held-out prompt as chat messages; another where the run has none."""
-    known = next(
-        filter(None, (prepared(run, name) for name in ("evaluation_prompts", "prompts"))), []
-    )
-    turns = known[0].turns if known else (Turn("user", "Hello! What can you do?"),)
+    prompts = prepared(run, "evaluation_prompts") or prepared(run, "prompts")
+    turns = prompts[0].turns if prompts else (Turn("user", "Hello! What can you do?"),)
     return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 
@@ -152,6 +159,7 @@ def ask(
     models = [model.id for model in client.models.list()]
     if model_id not in models:
         raise StageError(f"{url}/models lists {models}, not {model_id}")
+    # Temperature 0, so that the two answers must be the same.
     request: Any = {"model": model_id, "messages": messages, "temperature": 0.0, "max_tokens": 24}
     answer = client.chat.completions.create(**request)
     text = answer.choices[0].message.content or ""

@@ -1,5 +1,4 @@
-"""Stage 4: rejection sampling. Draw n answers a prompt, score them, keep the best, fine-tune the
-SFT model on those.
+"""Stage 4: rejection sampling. Draw n answers a prompt, keep the best, fine-tune SFT on those.
 
 The samples come from the SFT model and so does the start of the fine-tuning (as in Llama 2,
 arXiv:2307.09288): whoever answered is taught by their own best answers.
@@ -14,21 +13,28 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rayward.actors.group import RolloutGroup, running
+from rayward.actors.group import running
+from rayward.actors.rollout_group import RolloutGroup
 from rayward.algorithms.winrate import best_of_n_kl
 from rayward.cluster.connect import check_fits, connect
 from rayward.configs.plan import inputs, roles
 from rayward.configs.schema import Config
 from rayward.data.records import Conversation, Prompt, Turn
 from rayward.data.rollouts import Rollouts
+from rayward.pipelines.rows.prompts import fit_prompts
+from rayward.pipelines.rows.records import prepared, subset
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.rows.rows import fit_prompts, prepared, some
-from rayward.pipelines.run.stage import Metrics, Run, Stage, StageError, begin, table, write_jsonl
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import write_jsonl
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.metrics import Metrics, table
+from rayward.pipelines.run.stage import Stage, begin
 from rayward.pipelines.scoring.scorer import Scorer
 from rayward.pipelines.training.fine_tuning import fine_tune
 
 PROMPTS_PER_BATCH = 64
 FEW_FINISHED = 0.5
+"""A smaller share of answers that ended by themselves is warned of."""
 
 
 def rejection_sample(run: Run) -> dict[str, Any] | None:
@@ -39,13 +45,13 @@ def rejection_sample(run: Run) -> dict[str, Any] | None:
         return None
     connect(config.cluster)
     renderer = Renderer.of_run(run)
-    prompts = some(prepared(run, "prompts"), config.sample.prompts, config.seed)
+    prompts = subset(prepared(run, "prompts"), config.sample.prompts, config.seed)
     rows = draw(stage, prompts, renderer)
     write_jsonl(stage.folder / "samples.jsonl", rows)
     kept = [row for row in rows if row["kept"]]
-    for told in (few_finished(rows, config), worse_than_the_mean(rows)):
-        if told:
-            print(told)
+    for warning in (few_finished(rows, config), worse_than_the_mean(rows)):
+        if warning:
+            print(warning)
     if not kept:
         raise StageError(
             "no prompt has two different answers of which the best ended by itself "
@@ -61,16 +67,15 @@ def rejection_sample(run: Run) -> dict[str, Any] | None:
 
 
 def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[str, Any]]:
-    """One row a prompt: its answers' scores and the best answer; the actors are stopped before
-    returning.
-    """
+    """One row a prompt: its answers with scores, and the best. Stops its actors at the end."""
     config = stage.run.config
     sample = config.sample
+    # Training comes after these actors are gone, and checks for itself.
     check_fits({name: role for name, role in roles(config, "sample").items() if name != "train"})
     prompts, ids = fit_prompts(prompts, renderer, config.rollout.max_new_tokens, Counter())
     rollout = RolloutGroup(stage.run.first, config, config.resources.policy)
     reward = Scorer(stage.run, renderer)
-    made: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     warned = False
     batches = range(0, len(prompts), PROMPTS_PER_BATCH)
     with (
@@ -78,6 +83,7 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
         Metrics(stage.folder / "draw", "draw", len(batches), "batch") as metrics,
     ):
         for number, start in enumerate(batches):
+            # In batches for the bar and the warning; a seed of each, so that all batches differ.
             batch = np.arange(start, min(start + PROMPTS_PER_BATCH, len(prompts)))
             rollouts = rollout.generate(
                 ids.take(batch),
@@ -87,27 +93,27 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
                 sample.temperature,
                 config.rollout.max_new_tokens,
             )
-            asked = [prompts[i] for i in batch]
-            scored = rollouts.with_columns(scores=reward.score(rollouts, asked))
-            rows = list(pick_best(scored, asked, renderer, sample.samples_per_prompt))
-            made += rows
-            metrics.log(number, of_batch(rows), ("mean_score", "best_score", "finished_share"))
-            if not warned and (told := few_finished(made, config)):
-                tqdm.write(told)
+            batch_prompts = [prompts[i] for i in batch]
+            scored = rollouts.with_columns(scores=reward.score(rollouts, batch_prompts))
+            batch_rows = list(pick_best(scored, batch_prompts, renderer, sample.samples_per_prompt))
+            rows += batch_rows
+            shown = ("mean_score", "best_score", "finished_share")
+            metrics.log(number, batch_figures(batch_rows), shown)
+            # While it draws, since that may take hours; tqdm.write keeps the bar whole.
+            if not warned and (warning := few_finished(rows, config)):
+                tqdm.write(warning)
                 warned = True
-    return made
+    return rows
 
 
-def of_batch(rows: list[dict[str, Any]]) -> dict[str, float]:
-    """Mean score of all answers, and of the best that are kept if any is; the share that ended by
-    themselves.
-    """
+def batch_figures(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Mean score of all answers and of those kept, if any; the share that ended by themselves."""
     best = [row["score"] for row in rows if row["kept"]]
-    found = {
+    figures = {
         "mean_score": float(np.mean([row["scores"] for row in rows])),
         "finished_share": finished_share(rows),
     }
-    return found | ({"best_score": float(np.mean(best))} if best else {})
+    return figures | ({"best_score": float(np.mean(best))} if best else {})
 
 
 def finished_share(rows: list[dict[str, Any]]) -> float:
@@ -116,7 +122,7 @@ def finished_share(rows: list[dict[str, Any]]) -> float:
 
 
 def few_finished(rows: list[dict[str, Any]], config: Config) -> str:
-    """What to tell where less than half of the answers ended; "" elsewhere."""
+    """A warning where less than half of the answers ended; "" elsewhere."""
     share, answers = finished_share(rows), sum(len(row["scores"]) for row in rows)
     if share >= FEW_FINISHED:
         return ""
@@ -131,11 +137,9 @@ def few_finished(rows: list[dict[str, Any]], config: Config) -> str:
 
 
 def worse_than_the_mean(rows: list[dict[str, Any]]) -> str:
-    """What to tell where the answers that are kept score below the mean of all; "" elsewhere."""
-    best, every = (
-        [row["score"] for row in rows if row["kept"]],
-        [score for row in rows for score in row["scores"]],
-    )
+    """A warning where the answers that are kept score below the mean of all; "" elsewhere."""
+    best = [row["score"] for row in rows if row["kept"]]
+    every = [score for row in rows for score in row["scores"]]
     if not best or np.mean(best) >= np.mean(every):
         return ""
     return (
@@ -156,18 +160,23 @@ def pick_best(
     nothing.
     """
     assert rollouts.scores is not None
+    # The n answers of a prompt stand one after another.
     for row, prompt in enumerate(prompts):
         scores = rollouts.scores[row * n : (row + 1) * n]
         finished = rollouts.finished[row * n : (row + 1) * n]
-        told = [round(float(score), 5) for score in scores]
-        best = int(np.argmax(np.where(finished, told, -np.inf)))
+        # As the file says them, so that the choice follows from the file: scores that differ by
+        # rounding only are equal.
+        rounded = [round(float(score), 5) for score in scores]
+        # An answer that was cut is never the best: fine-tuning would put an end token where it was
+        # cut, and teach to stop there.
+        best = int(np.argmax(np.where(finished, rounded, -np.inf)))
         answers = [renderer.answer(rollouts.responses[row * n + i]) for i in range(n)]
         yield {
             "prompt_id": prompt.id,
             "prompt": [turn.content for turn in prompt.turns],
             "response": answers[best],
             "score": float(scores[best]),
-            "scores": told,
+            "scores": rounded,
             "k_index": best,
             "finished": int(finished.sum()),
             "ended": finished.tolist(),

@@ -6,8 +6,10 @@ from typing import Any
 
 from rayward.cluster.connect import connect
 from rayward.configs.plan import inputs
-from rayward.pipelines.rows.rows import prepared
-from rayward.pipelines.run.stage import Run, begin, table
+from rayward.pipelines.rows.records import prepared
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.metrics import table
+from rayward.pipelines.run.stage import begin
 from rayward.pipelines.training.fine_tuning import fine_tune
 
 

@@ -9,18 +9,21 @@ from rayward.actors.training.supervised import WeightedRows, sft_loop
 from rayward.configs.plan import optimizer_steps
 from rayward.configs.sections.training import Sft, Supervised
 from rayward.data.packing import epoch_order
+from rayward.data.records import Conversation
 from rayward.data.templates.template import Encoded
+from rayward.pipelines.rows.conversations import fit_conversations, sft_rows
+from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
-from rayward.pipelines.rows.rows import fit_conversations, prepared, sft_rows
 from rayward.pipelines.rows.show import show_batch
-from rayward.pipelines.run.stage import Stage, StageError
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.stage import Stage
 from rayward.pipelines.training.ray_train import job, train
 
 
 def fine_tune(
     stage: Stage,
     model: str,
-    conversations: list,
+    conversations: list[Conversation],
     training: Supervised,
     title: str,
     sft: Sft | None = None,
@@ -30,10 +33,12 @@ def fine_tune(
     `sft` tells how they are divided, worded and weighed; without it they are as the template is:
     the expert's.
     """
-    config, renderer = stage.run.config, Renderer.of_run(stage.run)
+    config = stage.run.config
+    renderer = Renderer.of_run(stage.run)
     check_vocabulary(renderer.tokenizer, model)
     dropped: Counter[str] = Counter()
     rows = _encode(conversations, renderer, dropped, sft)
+    # Always as stage sft has them, so that losses of different stages can be compared.
     heldout = _encode(prepared(stage.run, "sft_heldout"), renderer, Counter(), config.sft)
     left_out = {
         rule: count for rule, count in sorted(dropped.items()) if not rule.startswith("kept")
@@ -43,35 +48,36 @@ def fine_tune(
             f"{title}: no conversation is left to train on: {left_out or 'there are none'}"
         )
     steps = optimizer_steps(len(rows.ids), training.samples_per_step, training.epochs)
+    # The rows of the first step, in the order in which the workers take them.
     first = epoch_order(len(rows.ids), config.seed, 0)[: training.samples_per_step]
     show_batch(
         [Encoded(rows.ids[row].tolist(), rows.weights[row].tolist()) for row in first],
         renderer.tokenizer,
     )
     work = job(stage, model, rows, heldout, training, packing=training.packing)
-    said = train(stage, title, sft_loop, work, steps, ("loss", "heldout_loss"))
+    reports = train(stage, title, sft_loop, work, steps, ("loss", "heldout_loss"))
     return {
         "conversations": len(rows.ids),
         "trained_tokens_per_epoch": int((rows.weights.values > 0).sum()),
         "optimizer_steps": steps,
-        "loss": said["last"]["loss"],
-        **(_heldout(said, training) if len(heldout.ids) else {}),
+        "loss": reports["last"]["loss"],
+        **(_heldout(reports, training) if len(heldout.ids) else {}),
         "heldout_conversations": len(heldout.ids),
         **({"left_out": left_out} if left_out else {}),
     }
 
 
-def _heldout(said: dict[str, Any], training: Supervised) -> dict[str, Any]:
+def _heldout(reports: dict[str, Any], training: Supervised) -> dict[str, Any]:
     """Losses before and after; after which step, where the best state is kept."""
-    kept = said["kept"][0]
+    kept = reports["kept"][0]
     step = {"kept_step": kept["kept_step"]} if training.keep == "best" else {}
     return {
-        "heldout_loss_before": said["heldout_loss_before"][0],
+        "heldout_loss_before": reports["heldout_loss_before"][0],
         "heldout_loss": kept["heldout_loss"],
     } | step
 
 
 def _encode(
-    records: list, renderer: Renderer, dropped: Counter[str], sft: Sft | None
+    records: list[Conversation], renderer: Renderer, dropped: Counter[str], sft: Sft | None
 ) -> WeightedRows:
     return WeightedRows(*sft_rows(fit_conversations(records, renderer, dropped, sft)[1]))

@@ -1,6 +1,4 @@
-"""Running a training loop on Ray Train: the driver's side, with a bar, metrics, and the workers'
-last words.
-"""
+"""Running a training loop on Ray Train: the driver's side, with its bar and metrics."""
 
 from __future__ import annotations
 
@@ -9,15 +7,21 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from queue import Empty
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.util.queue import Queue
 
 from rayward.actors.training.job import Job
 from rayward.cluster.connect import check_fits
 from rayward.configs.sections.training import Preferences, Supervised
 from rayward.data.model_files.hub_models import local
-from rayward.pipelines.run.stage import Metrics, Stage
+from rayward.pipelines.run.metrics import Metrics
+from rayward.pipelines.run.stage import Stage
+
+if TYPE_CHECKING:
+    from rayward.actors.training.rankings import RankedRows
+    from rayward.actors.training.supervised import WeightedRows
 
 RANKED_SHOWN = ("loss", "pair_accuracy", "heldout_accuracy")
 """Metrics beside the bar where rankings are learned from."""
@@ -32,17 +36,16 @@ def train(
     show: tuple[str, ...],
     folder_name: str = "",
 ) -> dict[str, Any]:
-    """Run `loop` in `job.role.workers` Ray Train workers; metrics go to the stage's folder as they
-    come.
+    """Run `loop` in `job.role.workers` Ray Train workers; metrics go to the stage's folder.
 
     Returns what the workers reported beside the steps: as "last" the metrics of the step whose
     state is kept, lists of all else. Raises what a worker raised.
     """
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.util.queue import Queue
 
     check_fits({"train": job.role})
+    # Without a CPU of its own: `check_fits` has counted those of the workers only.
     queue = Queue(actor_options={"num_cpus": 0})
     role = job.role
     trainer = TorchTrainer(
@@ -53,6 +56,7 @@ def train(
             use_gpu=role.gpus > 0,
             resources_per_worker={"CPU": role.cpus, **({"GPU": role.gpus} if role.gpus else {})},
         ),
+        # Absolute: workers have working directories of their own.
         run_config=RunConfig(storage_path=str((stage.folder / "ray").resolve()), name=title),
     )
     failure: list[BaseException] = []
@@ -60,13 +64,17 @@ def train(
     def fit() -> None:
         try:
             trainer.fit()
+        # An exception of a thread would be printed and lost. It is raised below, where the stage
+        # fails of it.
         except BaseException as error:
             failure.append(error)
 
+    # `fit` blocks until the end, and metrics are read from the queue meanwhile. A daemon, so that
+    # Ctrl-C and a timeout below end the process though training goes on.
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
-    said: dict[str, Any] = {}
-    steps_said: dict[int, Any] = {}
+    reports: dict[str, Any] = {}
+    step_metrics: dict[int, dict[str, Any]] = {}
     limit = stage.run.config.cluster.start_timeout_s
     with Metrics(stage.folder / folder_name, title, steps, "step") as metrics:
         for message in messages(queue, thread.is_alive, limit, title):
@@ -75,20 +83,21 @@ def train(
             elif "step" in message:
                 step = message.pop("step")
                 metrics.log(step, message, show)
-                said["last"], steps_said[step] = message, message
+                reports["last"] = step_metrics[step] = message
             else:
+                # Lists, since ranks may each send a part under one name.
                 for name, value in message.items():
-                    said.setdefault(name, []).append(value)
+                    reports.setdefault(name, []).append(value)
     queue.shutdown()
     if failure:
         raise failure[0]
     if job.keep == "best":
-        said["last"] = steps_said[said["kept"][0]["kept_step"]]
-    return said
+        reports["last"] = step_metrics[reports["kept"][0]["kept_step"]]
+    return reports
 
 
 def messages(
-    queue: Any, running: Callable[[], bool], limit: float, title: str
+    queue: Queue, running: Callable[[], bool], limit: float, title: str
 ) -> Iterator[dict[str, Any]]:
     """What the workers put into a queue of lists, until they are not `running` and it is empty.
 
@@ -97,9 +106,11 @@ def messages(
     may take as long as it takes.
     """
     deadline: float | None = time.monotonic() + limit
+    # In this order: once they do not run, nothing is added, so an empty queue stays empty.
     while running() or not queue.empty():
         try:
-            found = queue.get(timeout=0.5)
+            # Short, to see soon that they have ended, or failed, without a word.
+            batch = queue.get(timeout=0.5)
         except Empty:
             if deadline is not None and time.monotonic() > deadline:
                 raise TimeoutError(
@@ -108,38 +119,43 @@ def messages(
                 ) from None
             continue
         deadline = None
-        yield from found
+        yield from batch
 
 
 def job(
     stage: Stage,
     model: str,
-    train: Any,
-    heldout: Any,
+    train: WeightedRows | RankedRows,
+    heldout: WeightedRows | RankedRows,
     settings: Supervised | Preferences,
     folder: str = "model",
     **more: Any,
 ) -> Job:
-    """What the workers need to train `model` (a folder or hub name) into the stage's `folder`; rows
-    go to the store.
+    """What the workers need to train `model` (a folder or hub name) into the stage's `folder`.
+
+    `more`: further fields of Job, or others in place of those that are filled in here.
     """
     config = stage.run.config
-    supervised = isinstance(settings, Supervised)
+    if isinstance(settings, Supervised):
+        rows_per_step = settings.samples_per_step
+    else:
+        rows_per_step = settings.rankings_per_step
     fields = {
         "model": local(model),
         "tokenizer": str((stage.run.folder / "prepare" / "tokenizer").resolve()),
         "output": str((stage.folder / folder).resolve()),
+        # Once in the store, not pickled into each worker's arguments.
         "train": ray.put(train),
         "heldout": ray.put(heldout),
         "epochs": settings.epochs,
-        "rows_per_step": settings.samples_per_step if supervised else settings.rankings_per_step,
+        "rows_per_step": rows_per_step,
         "optimizer": settings.optimizer,
         "validate_every": settings.validate_every,
         "keep": settings.keep,
         "dtype": config.model.dtype,
         "seed": config.seed,
         "role": config.resources.train,
-        "queue": None,
-        "preferences": None if supervised else settings,
+        "queue": None,  # `train` fills it in
+        "preferences": settings if isinstance(settings, Preferences) else None,
     }
     return Job(**fields | more)

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from rayward.actors.group import RolloutGroup, TrainingGroup, critic_group, policy_group
+from rayward.actors.group import TrainingGroup, critic_group, policy_group
 from rayward.actors.models.load import load_policy
+from rayward.actors.rollout_group import RolloutGroup
 from rayward.configs.schema import Config
 from rayward.data.ragged import Ragged
 from rayward.data.rollouts import Rollouts

@@ -49,7 +49,7 @@ def test_values_and_gradients_are_those_of_rows_alone(tiny_models, made_rollouts
     layout, run, module = (
         of_policy(tiny_models.policy) if role == "policy" else of_scalar(tiny_models.reward)
     )
-    assert layout.able
+    assert layout.can_share
     found, gradients = [], []
     weights_N = torch.from_numpy(rollouts.advantages)
     for shared in (False, True):

@@ -48,10 +48,14 @@ def changed(kind: str, source: str, folder: Path) -> Path:
 
 
 BROKEN = {
-    "one": "lacks 1 weights of a Llama.*, first model.layers.1.mlp.up_proj.weight: they would be random",
-    "prefix": "lacks [0-9]+ weights of a Llama.*, and holds [0-9]+ that config.json has no place for, first module.",
-    "shape": "holds 1 weights of another shape than its config.json gives them, first model.layers.1.mlp.up_proj",
-    "layers": "holds weights that would be left out: 9 that config.json has no place for, first model.layers.1",
+    "one": "lacks 1 weights of a Llama.*, first model.layers.1.mlp.up_proj.weight: they would "
+    "be random",
+    "prefix": "lacks [0-9]+ weights of a Llama.*, and holds [0-9]+ that config.json has no place "
+    "for, first module.",
+    "shape": "holds 1 weights of another shape than its config.json gives them, first "
+    "model.layers.1.mlp.up_proj",
+    "layers": "holds weights that would be left out: 9 that config.json has no place for, first "
+    "model.layers.1",
     "adapter": "holds an adapter .*, which has to be merged into its model first",
     "quantized": r"holds quantized weights \(gptq\): take the model in bf16",
     "bytes": "cannot be loaded as a model: ",

@@ -16,8 +16,10 @@ from transformers import AutoModelForCausalLM
 
 from rayward.actors.group import TrainingGroup
 from rayward.actors.process import Rendezvous
+from rayward.actors.training.dpo import dpo_loop
 from rayward.actors.training.job import Job
-from rayward.actors.training.ranked import RankedRows, dpo_loop, reward_loop
+from rayward.actors.training.rankings import RankedRows
+from rayward.actors.training.reward_model import reward_loop
 from rayward.configs.sections.machines import Role
 from rayward.configs.sections.training import Dpo, Optimizer, Reward
 from rayward.data.packing import epoch_order

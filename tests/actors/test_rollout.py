@@ -12,7 +12,7 @@ import pytest
 import ray
 import torch
 
-from rayward.actors.group import ExtraPrompts, RolloutGroup, request_seed, transfer_backend
+from rayward.actors.rollout_group import ExtraPrompts, RolloutGroup, request_seed, transfer_backend
 from rayward.actors.scoring.reference import FrozenModel
 from rayward.configs.sections.machines import Role
 from rayward.data.ragged import Ragged, merge

@@ -17,10 +17,21 @@ import ray
 from actors.group import Group, gpu_slots
 from configs.load import load
 
-shares = ["resources.rollout={workers: 2, gpus: 0.4}", "resources.policy={workers: 2, gpus: 0.4}",
-          "resources.critic={workers: 2, gpus: 0.2}", "rl.mode=colocate", "resources.rollout.cpus=0.1"]
+shares = [
+    "resources.rollout={workers: 2, gpus: 0.4}",
+    "resources.policy={workers: 2, gpus: 0.4}",
+    "resources.critic={workers: 2, gpus: 0.2}",
+    "rl.mode=colocate",
+    "resources.rollout.cpus=0.1",
+]
 config = load("quickstart", shares)
-ray.init(num_cpus=4, num_gpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=10**8)
+ray.init(
+    num_cpus=4,
+    num_gpus=2,
+    include_dashboard=False,
+    log_to_driver=False,
+    object_store_memory=10**8,
+)
 
 
 class Here:

@@ -15,17 +15,13 @@ import pytest
 import ray
 import torch
 
-from rayward.actors.group import Group, RolloutGroup
+from rayward.actors.group import Group
 from rayward.actors.models.forward import RankContext
 from rayward.actors.rollout import object_store
-from rayward.actors.rollout.weights import (
-    EngineClient,
-    WeightDigest,
-    WeightReader,
-    WeightSender,
-    checksum,
-)
+from rayward.actors.rollout.digest import WeightDigest, checksum
+from rayward.actors.rollout.weights import EngineClient, WeightReader, WeightSender
 from rayward.actors.rollout.worker import RolloutEngine
+from rayward.actors.rollout_group import RolloutGroup
 from rayward.actors.scoring.reference import FrozenModel
 from rayward.data.ragged import Ragged, merge
 from rayward.data.rollouts import Rollouts
@@ -137,7 +133,10 @@ def test_an_engine_that_computes_something_else_is_named(transfer):
     do.
     """
     ids, logprobs = transfer.send()["probe"]
-    expected = r"weight transfer 7 is not proved: .* differ by 0.02 nats on the average .* engine 0 \(allowed 0.0003"
+    expected = (
+        r"weight transfer 7 is not proved: .* differ by 0.02 nats on the average .* engine 0 "
+        r"\(allowed 0.0003"
+    )
     with pytest.raises(RuntimeError, match=expected):
         transfer.group.prove((ids, [value - 0.02 for value in logprobs]), 7)
     odd = [value - 7.0 * (place == 3) for place, value in enumerate(logprobs)]

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from rayward.actors.models.heads import TokenPolicy
 from rayward.algorithms import logprobs
-from rayward.cluster.cost import SCORING, Load, Rates, Shape, calibrate, fit, predict
+from rayward.cluster.cost import SCORING, Rates, calibrate, fit, predict
+from rayward.cluster.operations import Load, Shape
 
 CONFIG = LlamaConfig(
     hidden_size=64,

@@ -402,7 +402,8 @@ def test_a_width_that_heads_do_not_divide_names_one_that_they_do() -> None:
         (["sample.training.optimizer.offload=true"], r"sample\.training\.optimizer\.offload"),
         (
             ["rl.sequence_parallel=2", "resources.policy.workers=3", "resources.critic.workers=2"],
-            r"sequence_parallel 2 does not divide resources\.policy\.workers 3; nearest that does: 4",
+            r"sequence_parallel 2 does not divide resources\.policy\.workers 3; nearest that "
+            r"does: 4",
         ),
         (
             ["rl.sequence_parallel=2", "resources.policy.workers=2"],
@@ -471,7 +472,8 @@ def test_a_width_that_heads_do_not_divide_names_one_that_they_do() -> None:
                 "resources.rollout={gpus: 0.5, workers: 2}",
                 "resources.policy.gpus=0.5",
             ],
-            r"as many engines as ranks of policy and critic; here: resources\.rollout 2 x 0\.5, resources\.policy 1 x 0\.5",
+            r"as many engines as ranks of policy and critic; here: resources\.rollout 2 x 0\.5, "
+            r"resources\.policy 1 x 0\.5",
         ),
         (
             [

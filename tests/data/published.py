@@ -13,7 +13,8 @@ _TURN = r"{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
 
 CHATML = _form(r"""
     {% for m in messages %}
-    {% if loop.first and m.role != 'system' %}{{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}
+    {% if loop.first and m.role != 'system' %}
+    {{ '<|im_start|>system\nYou help.<|im_end|>\n' }}{% endif %}
     TURN
     {% endfor %}
     {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}""").replace(
@@ -25,7 +26,8 @@ EARLY = CHATML.replace(
     _TURN,
     _form(r"""
     {% if m.role == 'assistant' %}
-    {{ '<|im_start|>assistant' }}{% generation %}{{ '\n' + m.content + '<|im_end|>\n' }}{% endgeneration %}
+    {{ '<|im_start|>assistant' }}
+    {% generation %}{{ '\n' + m.content + '<|im_end|>\n' }}{% endgeneration %}
     {% else %}TURN{% endif %}""").replace("TURN", _TURN),
 )
 """The same with a mask that begins a newline before the answer is asked for, and ends one after
@@ -36,15 +38,19 @@ HEADERS = _form(r"""
     {{ bos_token }}{% for m in messages %}
     {{ '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n' + m.content | trim + '<|eot_id|>' }}
     {% endfor %}
-    {% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}""")
+    {% if add_generation_prompt %}
+    {{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}""")
 """Llama 3: trims."""
 
 STRICT = _form(r"""
     {{ bos_token }}
-    {% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+    {% if messages[0].role == 'system' %}
+    {{ raise_exception('System role not supported') }}{% endif %}
     {% for m in messages %}
-    {% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}
-    {{ '<|im_start|>' + ('model' if m.role == 'assistant' else m.role) + '\n' + m.content | trim + '<|im_end|>\n' }}
+    {% if (m.role == 'user') != (loop.index0 % 2 == 0) %}
+    {{ raise_exception('roles must alternate') }}{% endif %}
+    {{ '<|im_start|>' + ('model' if m.role == 'assistant' else m.role)
+    + '\n' + m.content | trim + '<|im_end|>\n' }}
     {% endfor %}
     {% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}""")
 """Gemma: no system role, and roles must alternate."""
@@ -54,12 +60,14 @@ INST = _form(r"""
     {% if loop.index0 == 1 and messages[0].role == 'system' %}
     {{ '<<SYS>>\n' + messages[0].content + '\n<</SYS>>\n\n' }}{% endif %}
     {{ m.content | trim + ' [/INST]' }}
-    {% elif m.role == 'assistant' %}{{ ' ' + m.content | trim + ' ' + eos_token }}{% endif %}{% endfor %}""")
+    {% elif m.role == 'assistant' %}{{ ' ' + m.content | trim + ' ' + eos_token }}{% endif %}
+    {% endfor %}""")
 """Llama 2: no special token before an answer, BOS before every question."""
 
 THINKING = _form(r"""
     {% set ns = namespace(last=-1) %}
-    {% for m in messages %}{% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}
+    {% for m in messages %}
+    {% if m.role == 'user' %}{% set ns.last = loop.index0 %}{% endif %}{% endfor %}
     {% for m in messages %}{% set said = m.content %}{% set thought = '' %}
     {% if m.role == 'assistant' and '</think>' in said %}
     {% set thought = said.split('</think>')[0].split('<think>')[-1] %}
@@ -76,7 +84,8 @@ CHANNELS = _form(r"""
     {% for m in messages %}{% if m.role == 'assistant' %}
     {{ '<|im_start|>assistant<|end_header_id|>final<|start_header_id|>' + m.content }}
     {{ '<|eot_id|>' if loop.last and not add_generation_prompt else '<|im_end|>' }}
-    {% else %}{{ '<|im_start|>' + m.role + '<|start_header_id|>' + m.content + '<|im_end|>' }}{% endif %}{% endfor %}
+    {% else %}{{ '<|im_start|>' + m.role + '<|start_header_id|>' + m.content + '<|im_end|>' }}
+    {% endif %}{% endfor %}
     {% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}""")
 """gpt-oss: special tokens between the prompt and the answer, the last answer ends otherwise than
 others, the date.
@@ -84,7 +93,8 @@ others, the date.
 
 AFTERWORD = _form(r"""
     {% for m in messages %}TURN{% endfor %}
-    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% else %}{{ eos_token }}{% endif %}
+    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}
+    {% else %}{{ eos_token }}{% endif %}
     """).replace("TURN", _TURN)
 """Phi 3: a token of the end after the last turn."""
 
@@ -95,7 +105,8 @@ PREFILLED = CHATML.replace(
 
 ENDLESS = _form(r"""
     {% for m in messages %}{{ m.role + ': ' + m.content }}
-    {{ '</s>' if loop.last and m.role == 'assistant' }}{% endfor %}{{ 'assistant: ' if add_generation_prompt }}""")
+    {{ '</s>' if loop.last and m.role == 'assistant' }}{% endfor %}
+    {{ 'assistant: ' if add_generation_prompt }}""")
 """One whose earlier answers end with nothing."""
 
 PUBLISHED = {

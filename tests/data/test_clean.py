@@ -37,9 +37,12 @@ from rayward.data.cleaning.sieve import Sieve, SieveRules, clean_file
 from rayward.data.records import RowError
 
 KATEX = (
-    '<span class="math math-inline"><span class="katex"><span class="katex-mathml"><math xmlns="x"{}><semantics><mrow>'
-    '<msub><mi>x</mi><mn>1</mn></msub></mrow><annotation encoding="application/x-tex">x_1*y</annotation></semantics>'
-    '</math></span><span class="katex-html" aria-hidden="true"><span class="base"><span class="mord">x</span><span>1'
+    '<span class="math math-inline"><span class="katex"><span class="katex-mathml">'
+    '<math xmlns="x"{}><semantics><mrow>'
+    "<msub><mi>x</mi><mn>1</mn></msub></mrow>"
+    '<annotation encoding="application/x-tex">x_1*y</annotation></semantics>'
+    '</math></span><span class="katex-html" aria-hidden="true">'
+    '<span class="base"><span class="mord">x</span><span>1'
     "</span></span></span></span></span>"
 )
 
@@ -359,7 +362,7 @@ def test_languages_are_told_by_the_prose() -> None:
 def sift(folder: Path, rules: SieveRules) -> tuple[list[dict], list[dict]]:
     sieve, kept, bad = Sieve(rules), [], []
     for file in sorted(folder.iterdir()):
-        line, refusal = sieve.look(file.name, clean_file(str(file), rules))
+        line, refusal = sieve.decide(file.name, clean_file(str(file), rules))
         bad.append(refusal) if refusal else kept.append(json.loads(line))
     assert sieve.written == len(kept) and sieve.rejected.total() == len(bad)
     return kept, bad

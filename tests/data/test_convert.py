@@ -225,13 +225,18 @@ NO_RECORDS = {
     "nectar/rejudged.jsonl.gz": "orders of answers that are in another file",
     "mt_bench/judge_prompts.jsonl.gz": "prompts for a judge, with fields to fill in",
     "vicuna_bench/prompt.jsonl.gz": "prompts for a judge, with fields to fill in",
-    "mt_bench/model_judgment/gpt-4_single/Meta-Llama-3-8B-Instruct-Normal.jsonl.gz": "a judge's verdicts",
+    "mt_bench/model_judgment/gpt-4_single/Meta-Llama-3-8B-Instruct-Normal.jsonl.gz": "a judge's "
+    "verdicts",
     "mt_bench/model_judgment/gpt-4_single/mistral-orpo-mix.jsonl.gz": "a judge's verdicts",
     "mt_bench/model_judgment/gpt-4_single/mistral-orpo-trl.jsonl.gz": "a judge's verdicts",
-    "vicuna_bench/review/review_gpt35_vicuna-13b.jsonl.gz": "a judge's verdicts on answers of other files",
-    "vicuna_bench/review/review_llama-13b_vicuna-13b.jsonl.gz": "a judge's verdicts on answers of other files",
-    "alpaca_eval/preferences_alpaca_eval_gpt4.jsonl.gz": "numbers: a model's preferences and lengths",
-    "alpaca_eval/preferences_weighted_alpaca_eval_gpt4_turbo.jsonl.gz": "numbers: a model's preferences and lengths",
+    "vicuna_bench/review/review_gpt35_vicuna-13b.jsonl.gz": "a judge's verdicts on answers of "
+    "other files",
+    "vicuna_bench/review/review_llama-13b_vicuna-13b.jsonl.gz": "a judge's verdicts on answers of "
+    "other files",
+    "alpaca_eval/preferences_alpaca_eval_gpt4.jsonl.gz": "numbers: a model's preferences and "
+    "lengths",
+    "alpaca_eval/preferences_weighted_alpaca_eval_gpt4_turbo.jsonl.gz": "numbers: a model's "
+    "preferences and lengths",
     "alpaca_eval/leaderboard_alpaca_eval_gpt4.json": "a leaderboard",
     "alpaca_eval/leaderboard_weighted_alpaca_eval_gpt4_turbo.json": "a leaderboard",
     "alpaca_eval/length_controlled_weights.json": "weights of a regression",

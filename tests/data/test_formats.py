@@ -8,18 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from rayward.data.formats.registry import FORMATS, outcomes, read
-from rayward.data.records import (
-    Conversation,
-    Preference,
-    Prompt,
-    Ranking,
-    RowError,
-    Turn,
-    from_json,
-    to_json,
-    validate,
-)
+from rayward.data.formats.format_table import FORMATS
+from rayward.data.formats.registry import outcomes, read
+from rayward.data.record_json import from_json, to_json
+from rayward.data.records import Conversation, Preference, Prompt, Ranking, RowError, Turn, validate
 from tests.data.examples import RECORDS, ROWS, detect, run, write_lines
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"

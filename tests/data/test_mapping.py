@@ -11,8 +11,8 @@ import pytest
 
 from rayward.data.mapping import (
     cluster,
-    different,
     length_bins,
+    num_different,
     place,
     reduce,
     term_weights,
@@ -48,7 +48,7 @@ def test_a_seed_decides_vectors_places_and_clusters() -> None:
         place(first, 2, 3), place(first, 2, 4)
     )
     one, two = (cluster(first, None, 3) for _ in range(2))
-    assert np.array_equal(one.of_N, two.of_N) and one.silhouette == two.silhouette
+    assert np.array_equal(one.cluster_N, two.cluster_N) and one.silhouette == two.silhouette
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -57,14 +57,14 @@ def test_topics_are_told_apart_and_named(dimensions: int) -> None:
     vectors = reduce(weights, 0)
     found = cluster(vectors, 3, 0)
     topic = np.array([index % 3 for index in range(120)] + [0] * 20)
-    assert len(set(zip(topic.tolist(), found.of_N.tolist(), strict=True))) == 3
+    assert len(set(zip(topic.tolist(), found.cluster_N.tolist(), strict=True))) == 3
     assert (
-        set(found.of_N[topic == 0]) == {0}
+        set(found.cluster_N[topic == 0]) == {0}
         and found.silhouette is not None
         and found.silhouette > 0.3
     )
-    for number, top in enumerate(top_terms(weights, terms, found.of_N)):
-        of_topic = TOPICS[topic[found.of_N == number][0]].split()
+    for number, top in enumerate(top_terms(weights, terms, found.cluster_N)):
+        of_topic = TOPICS[topic[found.cluster_N == number][0]].split()
         assert len(top) == 3 and set(top) <= set(of_topic)
     places = place(vectors, dimensions, 0)
     assert places.shape == (140, dimensions) and np.isfinite(places).all()
@@ -76,7 +76,7 @@ def test_the_best_silhouette_chooses_the_number_of_clusters() -> None:
     rng = np.random.default_rng(0)
     vectors = unit(np.repeat(np.eye(8), 30, axis=0) + 0.05 * rng.standard_normal((240, 8)))
     found = cluster(vectors, None, 0)
-    assert np.bincount(found.of_N).tolist() == [30] * 8
+    assert np.bincount(found.cluster_N).tolist() == [30] * 8
     assert found.silhouette is not None
     assert all(
         found.silhouette > (cluster(vectors, count, 0).silhouette or 0) for count in (4, 6, 12)
@@ -90,7 +90,7 @@ def test_silhouette_of_two_pairs() -> None:
     vectors = np.array([[0.0, 0.0], [0.0, 1.0], [10.0, 0.0], [10.0, 1.0]])
     found = cluster(vectors, 2, 0)
     assert found.silhouette == pytest.approx(1 - 1 / ((10 + 101**0.5) / 2))
-    assert found.of_N[0] == found.of_N[1] != found.of_N[2] == found.of_N[3]
+    assert found.cluster_N[0] == found.cluster_N[1] != found.cluster_N[2] == found.cluster_N[3]
 
 
 @pytest.mark.parametrize("dimensions", [2, 3])
@@ -112,13 +112,13 @@ def test_few_equal_and_wordless_texts(given: list[str], clusters: int, dimension
     places = place(vectors, dimensions, 0)
     assert places.shape == (len(given), dimensions) and np.isfinite(places).all()
     found = cluster(vectors, None, 0)
-    assert found.of_N.max() + 1 == clusters
-    assert len(top_terms(weights, terms, found.of_N)) == clusters
+    assert found.cluster_N.max() + 1 == clusters
+    assert len(top_terms(weights, terms, found.cluster_N)) == clusters
 
 
 def test_more_clusters_than_different_texts_are_refused() -> None:
     vectors = reduce(term_weights(["red apple", "green sea", "red apple"])[0], 0)
-    assert different(vectors) == 2
+    assert num_different(vectors) == 2
     with pytest.raises(ValueError, match="3 clusters of 2 different texts; ask for 2 at most"):
         cluster(vectors, 3, 0)
 

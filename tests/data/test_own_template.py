@@ -14,6 +14,7 @@ from tokenizers import AddedToken
 from rayward.data.records import RowError, Turn
 from rayward.data.templates.behaviour import behaviour, unlike_own
 from rayward.data.templates.jinja import jinja
+from rayward.data.templates.pieces import pieces
 from rayward.data.templates.published.rendering import DATE
 from rayward.data.templates.template import (
     TEMPLATES,
@@ -21,7 +22,6 @@ from rayward.data.templates.template import (
     encode_all,
     end_token,
     find,
-    pieces,
     stop_token_ids,
 )
 from rayward.data.templates.tokenizer import train_tokenizer

@@ -7,17 +7,8 @@ import random
 
 import pytest
 
-from rayward.data.records import (
-    Conversation,
-    Preference,
-    Prompt,
-    Ranking,
-    RowError,
-    Turn,
-    from_json,
-    to_json,
-    validate,
-)
+from rayward.data.record_json import from_json, to_json
+from rayward.data.records import Conversation, Preference, Prompt, Ranking, RowError, Turn, validate
 
 USER, ANSWER = Turn("user", "q"), Turn("assistant", "a")
 

@@ -31,7 +31,8 @@ OWN = {
     "trained newline after": "{% generation %}{{ m.content + '<|im_end|>\\n' }}{% endgeneration %}",
     "newline between": "{% generation %}{{ m.content + '\\n<|im_end|>' }}{% endgeneration %}",
     "trims": "{% generation %}{{ m.content | trim + ' <|im_end|>' }}{% endgeneration %}{{ '\\n' }}",
-    "a token after": "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{{ '<|eot_id|>' }}",
+    "a token after": "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}"
+    "{{ '<|eot_id|>' }}",
 }
 FORM = (
     "{%% for m in messages %%}{{ '<|im_start|>' + m.role + '\\n' }}{%% if m.role == 'assistant' "

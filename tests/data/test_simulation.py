@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rayward.data.feedback.prompt_files import OWN, load_prompts
+from rayward.data.feedback.prompt_files import PROMPTS_FOLDER, load_prompts
 from rayward.data.feedback.simulation import (
     ROUNDS,
     ConversationSeed,
@@ -188,7 +188,7 @@ def test_openings_that_differ_in_case_or_punctuation_are_the_same() -> None:
 
 def test_prompts_are_replaced_by_name_and_checked(tmp_path: Path) -> None:
     own = load_prompts()
-    assert set(own) == {path.stem for path in OWN.glob("*.txt")} and all(
+    assert set(own) == {path.stem for path in PROMPTS_FOLDER.glob("*.txt")} and all(
         all(texts) for texts in own.values()
     )
     with pytest.raises(ValueError, match="its .txt files are"):

@@ -7,8 +7,8 @@ import pytest
 from rayward.data.formats.readers_chat import alpaca
 from rayward.data.formats.writers import WRITERS
 from rayward.data.records import Turn
+from rayward.data.templates.pieces import text, with_condition
 from rayward.data.templates.table import TEMPLATES, find
-from rayward.data.templates.template import text, with_condition
 
 EOT = "<|end_of_turn|>"
 SYSTEM, U1, A1, U2, A2 = (

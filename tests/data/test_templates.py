@@ -11,6 +11,7 @@ import pytest
 
 from rayward.data.records import RowError, Turn
 from rayward.data.templates.jinja import jinja
+from rayward.data.templates.pieces import pieces, text
 from rayward.data.templates.table import INPUT
 from rayward.data.templates.template import (
     TEMPLATES,
@@ -20,9 +21,7 @@ from rayward.data.templates.template import (
     Template,
     encode,
     find,
-    pieces,
     stop_token_ids,
-    text,
     truncate,
 )
 from rayward.data.templates.tokenizer import train_tokenizer
@@ -453,7 +452,10 @@ def test_a_new_template_is_one_declaration(tokenizers):
     )
     tokenizer = train_tokenizer(CORPUS, 300, chatml.special_tokens, 128)
     turns = (Turn("system", "s"), user("q"), assistant("a"))
-    expected = "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
+    expected = (
+        "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n"
+        "<|im_start|>assistant\na<|im_end|>\n"
+    )
     assert text(chatml, turns) == expected
     encoded = encode(chatml, turns, tokenizer)
     assert tokenizer.decode(encoded.ids) == "<s>" + expected

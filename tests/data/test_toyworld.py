@@ -75,8 +75,8 @@ def test_the_same_seed_gives_the_same_data_and_another_seed_other_data() -> None
 
 def test_data_do_not_depend_on_the_process() -> None:
     code = (
-        "from data import toyworld as w; import hashlib; made = w.demonstrations(50, 1), "
-        "w.rankings(20, 4, .1, 1), w.prompts(50, 1, 'train'); "
+        "from rayward.data.toy import toyworld as w; import hashlib; "
+        "made = w.demonstrations(50, 1), w.rankings(20, 4, .1, 1), w.prompts(50, 1, 'train'); "
         "print(hashlib.sha256(repr(made).encode()).hexdigest())"
     )
     prints = {

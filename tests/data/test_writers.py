@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from rayward.data.formats.containers import rows
+from rayward.data.formats.format_table import FORMATS
 from rayward.data.formats.outputs import open_output
-from rayward.data.formats.registry import FORMATS, read
+from rayward.data.formats.registry import read
 from rayward.data.formats.writers import WRITERS
 from rayward.data.records import Conversation, Preference, Prompt, Ranking, Record, RowError, Turn
 

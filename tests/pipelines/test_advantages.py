@@ -104,7 +104,7 @@ def test_the_coefficient_follows_its_target(rollouts, tiny_config) -> None:
     shaping, values = RewardShaper.of(config, "ppo"), np.zeros(sum(LENGTHS), np.float32)
     _, figures = estimate_advantages(rollouts.with_columns(values=values), config, "ppo", shaping)
     assert shaping.kl_coef == 0.1, "only iterations that train the policy move it"
-    shaping.saw(figures["kl"], 4)
+    shaping.update_kl_coef(figures["kl"], 4)
     assert figures["kl_coef"] == 0.1 and shaping.kl_coef == pytest.approx(0.12), (
         "KL above the target: it rises"
     )

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import pytest
 
+from rayward.configs.decisive import decisive
 from rayward.configs.load import ConfigError, dump, load
-from rayward.configs.plan import decisive, inputs
+from rayward.configs.plan import inputs
 from rayward.configs.schema import Config
 from rayward.configs.stages import STAGES
 from rayward.pipelines.align import align, forget, parse_redo, parse_stages, plan_text, summarize
 from rayward.pipelines.preflight import check_names
-from rayward.pipelines.run.stage import Run, StageError, begin, read_json
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import read_json
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.stage import begin
 
 PARTS = ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa", "evaluate", "publish")
 
@@ -24,7 +28,7 @@ def finish(run: Run, *names: str) -> None:
     for name in names:
         stage = begin(run, name, tuple(part for part in inputs(run.config, name) if run.done(part)))
         assert stage is not None
-        stage.begun -= 10 * (1 + PARTS.index(name))  # as if it had taken so long
+        stage.started_at -= 10 * (1 + PARTS.index(name))  # as if it had taken so long
         stage.finish({"figure": PARTS.index(name)})
 
 

@@ -47,8 +47,9 @@ def test_help_answers_within_a_second(tmp_path: Path) -> None:
 def test_nothing_heavy_is_imported_to_help_check_or_explain(tmp_path: Path) -> None:
     code = """
 import sys
-import configs.load, configs.plan, pipelines.cli
-for arguments in ("presets", "settings", "align quickstart --set seed=x", "align quickstart --dry-run"):
+import rayward.configs.load, rayward.configs.plan, rayward.pipelines.cli
+dry_run = "align quickstart --dry-run"
+for arguments in ("presets", "settings", "align quickstart --set seed=x", dry_run):
     rayward.pipelines.cli.main(arguments.split())
 heavy = {"torch", "ray", "vllm", "deepspeed", "transformers", "datasets"} & sys.modules.keys()
 sys.exit(f"imported {heavy}" if heavy else 0)

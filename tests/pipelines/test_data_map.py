@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from rayward.data.records import to_json
+from rayward.data.record_json import to_json
 from rayward.data.toy.toyworld import demonstrations, prompts, rankings
 from rayward.pipelines.cli import main
 from rayward.pipelines.data_tools.map import MapSettings, draw, sample
@@ -116,11 +116,14 @@ def texts_at(where: str) -> list[str]:
 # The place on the screen of the point that is farthest from all others, and its number.
 LONELY = """() => {
   const full = plot._fullLayout, box = plot.getBoundingClientRect(), [xs, ys] = data.at;
-  const at = xs.map((x, i) => [full.xaxis.l2p(x) + full.xaxis._offset, full.yaxis.l2p(ys[i]) + full.yaxis._offset]);
+  const at = xs.map((x, i) => [
+    full.xaxis.l2p(x) + full.xaxis._offset, full.yaxis.l2p(ys[i]) + full.yaxis._offset,
+  ]);
   let best = [0, 0];
   at.forEach(([x, y], i) => {
     const near = Math.min(...at.map(([u, v], j) => i === j ? 1e9 : Math.hypot(x - u, y - v)));
-    if (near > best[0] && x > 20 && y > 40 && x < box.width - 20 && y < box.height - 20) best = [near, i];
+    const inside = x > 20 && y > 40 && x < box.width - 20 && y < box.height - 20;
+    if (near > best[0] && inside) best = [near, i];
   });
   return [box.x + at[best[1]][0], box.y + at[best[1]][1], best[1]];
 }"""

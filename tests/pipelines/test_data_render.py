@@ -10,7 +10,8 @@ import pytest
 
 from rayward.data.records import Turn
 from rayward.data.templates.jinja import jinja
-from rayward.data.templates.template import encode, find, pieces
+from rayward.data.templates.pieces import pieces
+from rayward.data.templates.template import encode, find
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.pipelines.cli import main
 from rayward.pipelines.rows.show import coloured, plain, runs, runs_of_pieces, show_batch

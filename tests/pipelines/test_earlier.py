@@ -19,7 +19,10 @@ from rayward.data.templates.template import find
 from rayward.data.templates.tokenizer import load_tokenizer, train_tokenizer
 from rayward.pipelines.align import stage_of
 from rayward.pipelines.run.earlier import ROWS, outdated
-from rayward.pipelines.run.stage import Run, StageError, begin, read_json, write_json
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import read_json, write_json
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.stage import begin
 from tests.data.kinds import CORPUS, SPECIAL, sentencepiece_tokenizer
 from tests.data.published import CHATML
 
@@ -75,7 +78,10 @@ def test_chatml_with_its_bos_twice_is_to_be_prepared_again(old: Callable[..., Ru
     tokenizer = train_tokenizer(CORPUS, 300, ("<|im_end|>", "<|im_start|>"), 128)
     tokenizer.bos_token = "<|im_start|>"
     run = old("chatml", tokenizer)
-    told = r"prepare was made by an earlier version: chat template chatml put '<\|im_start\|>' before every row twice "
+    told = (
+        r"prepare was made by an earlier version: chat template chatml put '<\|im_start\|>' before "
+        r"every row twice "
+    )
     for ask in (
         lambda: run.require("prepare"),
         lambda: begin(run, "prepare"),

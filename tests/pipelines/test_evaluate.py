@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rayward.pipelines.stages.evaluate import win_rate
+from rayward.pipelines.stages.comparison import win_rate
 
 SCORES = np.random.default_rng(0).normal(size=400)
 

@@ -23,7 +23,8 @@ from typing import Any
 import pytest
 
 from rayward.data.formats.registry import read
-from rayward.data.records import Conversation, Ranking, Turn, to_json
+from rayward.data.record_json import to_json
+from rayward.data.records import Conversation, Ranking, Turn
 from rayward.pipelines.cli import main
 from rayward.pipelines.data_tools.ledger import Ledger
 

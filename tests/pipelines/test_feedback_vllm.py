@@ -23,9 +23,10 @@ from rayward.cluster.serve.vllm_server import served
 from rayward.configs.schema import Config
 from rayward.data.feedback.ranking import shown_order
 from rayward.data.formats.registry import read
-from rayward.data.records import Conversation, Ranking, Turn, to_json
+from rayward.data.record_json import to_json
+from rayward.data.records import Conversation, Ranking, Turn
 from rayward.pipelines.cli import main
-from rayward.pipelines.rows.rows import load_records
+from rayward.pipelines.rows.records import load_records
 
 pytestmark = pytest.mark.slow
 

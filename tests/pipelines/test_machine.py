@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 
+from rayward.pipelines.run.files import write_json
+from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.machine import _own_cores, on_machine, planned
-from rayward.pipelines.run.stage import Run, write_json
 
 
 def test_the_numbers_of_the_first_machine_hold(tiny_config, tmp_path):

@@ -9,7 +9,7 @@ import sys
 
 WATCHED = """
 import subprocess, sys, time
-from pipelines import memory
+from rayward.pipelines.run import memory
 
 memory.SAMPLE_SECONDS = 0.1
 child = "import time; held = b'1' * 150_000_000; time.sleep(1.5)"

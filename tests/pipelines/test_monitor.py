@@ -10,15 +10,18 @@ from typing import Any
 import pytest
 
 from rayward.algorithms.diversity import distinct_ratio, repetition_rate
+from rayward.configs.decisive import decisive
 from rayward.configs.load import load
-from rayward.configs.plan import decisive, roles
+from rayward.configs.plan import roles
 from rayward.configs.schema import Config
 from rayward.configs.sections.rl import MonitorSection
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.pipelines.report.monitor import PANELS, monitor_html
 from rayward.pipelines.rl.alarms import MEANINGS, alarms_of, compared, counts, next_running
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.run.stage import Run, StageError, write_jsonl
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import write_jsonl
+from rayward.pipelines.run.folder import Run
 from rayward.pipelines.scoring.scorer import second_model
 
 LIMITS = [name for name in MonitorSection.model_fields if name[:4] in ("max_", "min_")]

@@ -14,7 +14,7 @@ import pytest
 from rayward.configs.load import load
 from rayward.configs.schema import STAGE_SECTIONS, Config
 from rayward.configs.stages import STAGES
-from rayward.data.records import to_json
+from rayward.data.record_json import to_json
 from rayward.data.templates.jinja import jinja
 from rayward.data.templates.template import TEMPLATES
 from rayward.data.templates.tokenizer import load_tokenizer, train_tokenizer
@@ -22,7 +22,9 @@ from rayward.data.toy.toyworld import demonstrations, prompts, rankings
 from rayward.pipelines.align import align
 from rayward.pipelines.model_tools.init import init
 from rayward.pipelines.report.report import write_report
-from rayward.pipelines.run.stage import Run, StageError, read_json, read_jsonl, write_jsonl
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import read_json, read_jsonl, write_jsonl
+from rayward.pipelines.run.folder import Run
 from tests.conftest import OPTIMIZER, SHAPE, SMALL, TinyModels
 
 HERE = str(Path(__file__).parent)

@@ -16,9 +16,11 @@ import yaml
 from rayward.configs.load import load
 from rayward.configs.schema import STAGE_SECTIONS, Config
 from rayward.pipelines.align import align, plan_text
-from rayward.pipelines.preflight import check_models, preflight, to_make
-from rayward.pipelines.run.errors import explain
-from rayward.pipelines.run.stage import Run, StageError, begin
+from rayward.pipelines.parts import to_make
+from rayward.pipelines.preflight import check_models, preflight
+from rayward.pipelines.run.errors import StageError, explain
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.stage import begin
 from tests.conftest import TinyModels
 
 ROOT = Path(__file__).parents[2]
@@ -164,11 +166,13 @@ def broken(kind: str, folder: Path, models: TinyModels) -> Path:
         ("tokenizer", "holds no tokenizer"),
         (
             "shards",
-            r"lacks 1 of 2 files of weights that model\.safetensors\.index\.json names, first model-00002",
+            r"lacks 1 of 2 files of weights that model\.safetensors\.index\.json names, first "
+            r"model-00002",
         ),
         (
             "index",
-            r"cannot be loaded as a model: .*model\.safetensors\.index\.json is no JSON: Expecting value",
+            r"cannot be loaded as a model: .*model\.safetensors\.index\.json is no JSON: "
+            r"Expecting value",
         ),
         ("encoder", "is a BertForMaskedLM, and a causal language model is needed"),
         ("adapter", r"holds an adapter \(adapter_config\.json\), which has to be merged"),
@@ -180,7 +184,8 @@ def broken(kind: str, folder: Path, models: TinyModels) -> Path:
         ),
         (
             "short",
-            r"reads 64 tokens at most, and model\.context_tokens is 128: lower it, or rayward extend",
+            r"reads 64 tokens at most, and model\.context_tokens is 128: lower it, or "
+            r"rayward extend",
         ),
         ("code", r"brings code of its own, which runs only with model\.trust_remote_code: true"),
         ("reward", "is a LlamaForSequenceClassification, and a causal language model is needed"),

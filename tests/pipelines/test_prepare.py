@@ -20,11 +20,14 @@ from rayward.configs.sections.data import ToyWorld
 from rayward.data.records import Conversation, Prompt, Ranking, Turn, validate
 from rayward.data.templates.tokenizer import load_tokenizer
 from rayward.data.toy import toyworld
+from rayward.pipelines.rows.prompts import prompt_key
 from rayward.pipelines.rows.reading import contents
+from rayward.pipelines.rows.records import load_records
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.rows.rows import load_records, prompt_key
 from rayward.pipelines.rows.splitting import FILES, Questions
-from rayward.pipelines.run.stage import Run, StageError, read_json
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import read_json
+from rayward.pipelines.run.folder import Run
 from rayward.pipelines.stages import prepare
 from tests.data.published import CHATML, ENDLESS, PREFILLED, STRICT
 
@@ -948,7 +951,10 @@ def test_too_few_evaluation_prompts_tell_both_numbers(
     own: Callable[..., Config], tmp_path: Path
 ) -> None:
     run = Run(tmp_path, own(evaluate={"judge": "reward_model", "prompts": 23}))
-    told = r"evaluation prompts: 22 rows are left, at least 23 are needed \(evaluate.prompts\); left out: 1 x"
+    told = (
+        r"evaluation prompts: 22 rows are left, at least 23 are needed \(evaluate.prompts\); "
+        r"left out: 1 x"
+    )
     with pytest.raises(StageError, match=told):
         prepare.prepare(run)
     assert not run.done("prepare")

@@ -18,18 +18,19 @@ from rayward.actors.models.forward import to_device
 from rayward.actors.models.heads import TokenPolicy
 from rayward.actors.models.load import build_from_scratch
 from rayward.algorithms.sequence import weighted_nll
-from rayward.configs.plan import decisive
+from rayward.configs.decisive import decisive
 from rayward.configs.schema import Config
 from rayward.configs.sections.model import Scratch
 from rayward.configs.sections.training import Quality, Sft
 from rayward.data.formats.registry import read
 from rayward.data.records import Conversation, Turn
-from rayward.data.templates.template import TEMPLATES, find, text, with_condition
+from rayward.data.templates.pieces import text, with_condition
+from rayward.data.templates.template import TEMPLATES, find
 from rayward.data.templates.tokenizer import train_tokenizer
+from rayward.pipelines.rows.conversations import fit_conversations, sft_rows
 from rayward.pipelines.rows.quality import check, class_of, weighed
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.rows.rows import fit_conversations, sft_rows
-from rayward.pipelines.run.stage import StageError
+from rayward.pipelines.run.errors import StageError
 
 TOPICS = ("cats", "rain", "tea", "chess", "boats", "glass")
 EXPERT_SAYS, OTHER_SAYS = "yes", "no"

@@ -14,7 +14,8 @@ from rayward.configs.load import dump
 from rayward.pipelines.cli import main
 from rayward.pipelines.report.rl import algorithms, panels, phases_html
 from rayward.pipelines.report.transcripts import level_of, transcripts_html
-from rayward.pipelines.run.stage import Run, write_jsonl
+from rayward.pipelines.run.files import write_jsonl
+from rayward.pipelines.run.folder import Run
 
 EVIL = "</i><script>window.bad=1</script><img src=x onerror='window.bad=2'>"
 WORDS = "The capital of that country , as far as I know , is a city with many old bridges .".split()

@@ -14,7 +14,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rayward.actors.models.load import load_scalar, save_model
-from rayward.data.records import Preference, to_json
+from rayward.data.record_json import to_json
+from rayward.data.records import Preference
 from rayward.data.toy.toyworld import rankings
 from rayward.pipelines.cli import main
 from rayward.pipelines.rows.renderer import check_vocabulary

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from rayward.actors.training.ranked import RankedRows
+from rayward.actors.training.rankings import RankedRows
 from rayward.data.ragged import Ragged
 from rayward.data.records import Ranking, Turn
 from rayward.data.templates.template import find
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.data.toy import toyworld
-from rayward.pipelines.rows.rankings import ranked_rows
+from rayward.pipelines.rows.ranked import ranked_rows
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.scoring.reward_measures import measure
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from rayward.data import rollout_file
-from rayward.pipelines.run.stage import Run
+from rayward.pipelines.run.folder import Run
 
 pytestmark = pytest.mark.timeout(900)
 AHEAD = ("rloo",)
@@ -199,7 +199,7 @@ def test_a_replay_is_refused_before_anything_is_lost(road: Path, tmp_path: Path)
     from rayward.configs.load import ConfigError, load
     from rayward.pipelines.align import align
     from rayward.pipelines.rl.responses import Replay
-    from rayward.pipelines.run.stage import StageError
+    from rayward.pipelines.run.errors import StageError
 
     config = load(str(road / "config.yaml"), ["rl.algorithms=[ppo]"])
     folder = from_road(road, tmp_path / "run")

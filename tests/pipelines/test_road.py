@@ -295,7 +295,8 @@ def test_the_road_on_files_with_a_reward_model_for_a_judge(
         "rl.algorithms": "[apa]",
         "dpo.data": "samples",
         "dpo.start": "sample",
-        "scoring.sources": "[{weight: 2}, {kind: function, target: 'scoring_functions:length', weight: -0.01}]",
+        "scoring.sources": "[{weight: 2}, {kind: function, target: 'scoring_functions:length', "
+        "weight: -0.01}]",
         "scoring.functions": Path(__file__).parent,
         "rl.reward_scaling": "clip_then_std",
         "rl.length_penalty": 0.01,

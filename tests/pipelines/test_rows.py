@@ -13,24 +13,21 @@ from typing import Any
 import pytest
 
 from rayward.configs.sections.training import Sft
-from rayward.data.records import Conversation, Prompt, Ranking, RowError, Turn, to_json
+from rayward.data.record_json import to_json
+from rayward.data.records import Conversation, Prompt, Ranking, RowError, Turn
 from rayward.data.templates.template import TEMPLATES
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.data.toy import toyworld
-from rayward.pipelines.rows.rankings import ranked_rows
-from rayward.pipelines.rows.renderer import Renderer, answered
-from rayward.pipelines.rows.rows import (
-    IN_PIECES,
-    LeftOut,
-    fit_conversations,
-    fit_prompts,
-    fit_rankings,
-    load_records,
-    prompt_key,
-    sft_rows,
-)
+from rayward.pipelines.rows.conversations import fit_conversations, sft_rows
+from rayward.pipelines.rows.left_out import IN_PIECES, LeftOut
+from rayward.pipelines.rows.prompts import fit_prompts, prompt_key
+from rayward.pipelines.rows.ranked import ranked_rows
+from rayward.pipelines.rows.rankings import fit_rankings
+from rayward.pipelines.rows.records import load_records
+from rayward.pipelines.rows.renderer import Renderer, scored_ids
 from rayward.pipelines.run import earlier
-from rayward.pipelines.run.stage import Run, write_jsonl
+from rayward.pipelines.run.files import write_jsonl
+from rayward.pipelines.run.folder import Run
 from rayward.pipelines.stages import reward
 from tests.data.published import CHANNELS, STRICT, THINKING
 
@@ -122,7 +119,7 @@ def test_training_evaluation_and_rollouts_read_the_same_ids(renderer: Renderer) 
         trained = ranked_rows([ranking], renderer, None)[1]
         for row, said in enumerate(ranking.answers):
             ids, weights = trained.ids[row].tolist(), trained.answers[row].tolist()
-            assert answered(renderer, prompt, said, finished=True) == ids
+            assert scored_ids(renderer, prompt, said, finished=True) == ids
             # What is sampled from, and what a model then samples: to the stop.
             asked = renderer.prompt(ranking.turns)
             spoken = renderer.conversation((*ranking.turns, Turn("assistant", said))).ids[
@@ -130,17 +127,17 @@ def test_training_evaluation_and_rollouts_read_the_same_ids(renderer: Renderer) 
             ]
             assert ids == asked + spoken[: spoken.index(stop) + 1] and ids[-1] == stop
             assert weights == [0] * len(asked) + [1] * (len(ids) - len(asked))
-            assert stop not in answered(renderer, prompt, said, finished=False)[len(asked) :]
+            assert stop not in scored_ids(renderer, prompt, said, finished=False)[len(asked) :]
 
 
 def test_a_judged_row_is_cut_to_the_context(renderer: Renderer) -> None:
     prompt, said = Prompt(user("Hi")), "yes " * 50
     short = replace(renderer, context_tokens=len(renderer.prompt(prompt.turns)) + 7)
-    row = answered(short, prompt, said, finished=True)
+    row = scored_ids(short, prompt, said, finished=True)
     assert len(row) == short.context_tokens and row[-1] not in renderer.stop_token_ids
     empty = renderer.prompt(prompt.turns)
-    assert answered(renderer, prompt, " ", finished=True) == empty + renderer.stop_token_ids
-    assert answered(renderer, prompt, "", finished=False) == empty
+    assert scored_ids(renderer, prompt, " ", finished=True) == empty + renderer.stop_token_ids
+    assert scored_ids(renderer, prompt, "", finished=False) == empty
 
 
 def test_scores_are_centred_on_answers_that_ended_or_that_is_told(
@@ -493,7 +490,7 @@ def test_an_answer_that_a_template_would_rewrite_is_scored_as_it_was_said(strict
     with pytest.raises(RowError):
         strict.scored((*prompt.turns, Turn("assistant", said)))
     for finished in (True, False):
-        ids = answered(strict, prompt, said, finished)
+        ids = scored_ids(strict, prompt, said, finished)
         asked = strict.prompt(prompt.turns)
         assert ids[: len(asked)] == asked
         assert strict.tokenizer.decode(ids[len(asked) :]) == said + "<|im_end|>" * finished
@@ -517,7 +514,7 @@ def test_what_the_template_writes_before_an_answer_is_none_of_it(form: str) -> N
     said = renderer.conversation(turns).ids[len(renderer.prompt(turns[:1])) :]
     assert own.decode(said) != "It is 12." and renderer.answer(said) == "It is 12."
     assert (
-        answered(renderer, Prompt(turns[:1]), renderer.answer(said), True)
+        scored_ids(renderer, Prompt(turns[:1]), renderer.answer(said), True)
         == renderer.scored(turns).ids
     )
     assert renderer.answer(said[3:]) != "It is 12.", "only as a whole"

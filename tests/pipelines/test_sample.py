@@ -17,9 +17,9 @@ from rayward.data.templates.template import find
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.stages.sample import (
+    batch_figures,
     best_conversations,
     few_finished,
-    of_batch,
     pick_best,
     summary,
     worse_than_the_mean,
@@ -182,7 +182,7 @@ def test_kept_answers_below_the_mean_of_all_are_told(renderer: Renderer) -> None
 def test_figures_of_a_batch_by_hand(renderer: Renderer) -> None:
     answers = [[("a", 1.0, True), ("b", 2.0, False)], [("c", 3.0, False), ("d", 2.0, False)]]
     rows = list(pick_best(drawn(renderer, answers), prompts(2), renderer, 2))
-    assert of_batch(rows) == {"mean_score": 2.0, "finished_share": 0.25, "best_score": 1.0}
-    assert of_batch(rows[1:]) == {"mean_score": 2.5, "finished_share": 0.0}, (
+    assert batch_figures(rows) == {"mean_score": 2.0, "finished_share": 0.25, "best_score": 1.0}
+    assert batch_figures(rows[1:]) == {"mean_score": 2.5, "finished_share": 0.0}, (
         "no best where none is kept"
     )

@@ -25,14 +25,17 @@ from rayward.actors.scoring.sources import (
 from rayward.configs.schema import Config
 from rayward.configs.sections.scoring import RewardSource
 from rayward.data.ragged import Ragged
-from rayward.data.records import Prompt, Turn, to_json
+from rayward.data.record_json import to_json
+from rayward.data.records import Prompt, Turn
 from rayward.data.rollouts import Rollouts
 from rayward.data.rules import exact_number, final_number
 from rayward.data.templates.template import find
 from rayward.data.templates.tokenizer import load_tokenizer
 from rayward.pipelines.rl.advantages import RewardShaper, estimate_advantages
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.run.stage import Run, StageError, write_jsonl
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import write_jsonl
+from rayward.pipelines.run.folder import Run
 from rayward.pipelines.scoring.reward_folder import reads_ids_of
 from rayward.pipelines.scoring.scorer import Scorer
 from rayward.pipelines.stages.publish import with_tokenizer

@@ -15,20 +15,11 @@ from pathlib import Path
 import pytest
 
 from rayward.configs.schema import Config
-from rayward.pipelines.run.stage import (
-    Metrics,
-    Run,
-    Stage,
-    StageError,
-    begin,
-    flatten,
-    read_json,
-    read_jsonl,
-    table,
-    versions,
-    write_json,
-    write_jsonl,
-)
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import read_json, read_jsonl, write_json, write_jsonl
+from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.metrics import Metrics, flatten, table
+from rayward.pipelines.run.stage import Stage, begin, versions
 
 ROOT = Path(__file__).parents[2]
 
@@ -264,7 +255,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> No
     path = tmp_path / "summary.json"
     write_json(path, {"round": -1, "values": []})
     code = (
-        "import sys; from pathlib import Path; from rayward.pipelines.run.stage import write_json\n"
+        "import sys; from pathlib import Path; from rayward.pipelines.run.files import write_json\n"
         "for n in range(10**6): write_json(Path(sys.argv[1]), {'round': n, 'values': [n] * 20000})"
     )
     writer = subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT)

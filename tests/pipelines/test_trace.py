@@ -11,7 +11,7 @@ import pytest
 
 from rayward.pipelines.report.timeline import timeline_png
 from rayward.pipelines.rl.trace import chrome_trace, seconds_of, union, write_trace
-from rayward.pipelines.run.stage import write_jsonl
+from rayward.pipelines.run.files import write_jsonl
 
 
 def span(role: str, rank: int, name: str, start: float, end: float) -> dict[str, Any]:

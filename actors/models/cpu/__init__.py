@@ -1,1 +1,1 @@
-"""What only serves the CPU in fp32: faster and leaner ways to the same numbers."""
+"""Faster and leaner ways to the same numbers, made for training of small models on the CPU."""

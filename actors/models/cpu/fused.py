@@ -1,10 +1,17 @@
-"""Norms and rotary embeddings in few passes over memory, on CPUs in fp32: outputs bit for bit the
-model's own.
+"""Norms and rotary embeddings in few passes over memory, for the CPU in fp32 and nothing else.
 
 Written op by op, as models come, the two take a fifth of a small model's training; as one function
-each with its own gradient less than half of that. What a model has is replaced only where it proves
-to compute the same. The model can be copied, and saved as Hugging Face models are, but no longer
-pickled whole.
+each with its own gradient less than half of that. On GPUs, in bf16 and in fp64 a model runs what it
+came with.
+
+Outputs are bit for bit the model's own, since the same fp32 operations are done in the same order.
+What is saved are passes over memory: results are written over intermediates that nobody else reads,
+and the halves of a head are not copied to swap them. Whether that holds is not assumed: a norm or a
+rotation is replaced only where `_agree` finds the same bits on random numbers. Gradients are
+written out by hand, so their sums are in another order, and equal up to rounding.
+
+The model can be copied, and saved as Hugging Face models are, but no longer pickled whole: its
+norms are of classes that are made here, under no name that pickle could find.
 
 Shapes: B = rows, T = tokens, X = width, N = tokens of all rows.
 """
@@ -21,13 +28,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-ARGUMENTS = ["q", "k", "cos", "sin", "unsqueeze_dim"]
-"""What a rotation takes that can be replaced."""
+ROTARY_PARAMETERS = ["q", "k", "cos", "sin", "unsqueeze_dim"]
+"""The parameters of a rotation that can be replaced."""
 
 
 def fuse(model: nn.Module) -> int:
-    """Replace RMS norms and rotary embeddings of a Hugging Face model; how many. The model still
-    runs on GPUs, in bf16 and in fp64, with what it had.
+    """Replace RMS norms and rotary embeddings of a Hugging Face model; how many.
 
     The function that rotates belongs to the code of an architecture, so all its models in this
     process share it.
@@ -37,6 +43,7 @@ def fuse(model: nn.Module) -> int:
         for module in model.modules()
         if type(module).__name__.endswith("RMSNorm") and _fuse_norm(module)
     ]
+    # The modules of Python whose attention layers this model has.
     codes = {
         type(module).__module__
         for module in model.modules()
@@ -50,6 +57,7 @@ class _RMSNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x_BTX: Tensor, weight_X: Tensor, eps: float) -> Tensor:
+        # In place on temporaries only: x_BTX is the caller's, and the backward pass reads it.
         scale_BT1 = x_BTX.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
         ctx.save_for_backward(x_BTX, weight_X, scale_BT1)
         return (x_BTX * scale_BT1).mul_(weight_X)
@@ -59,14 +67,16 @@ class _RMSNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, Tensor | None, None]:
         x_BTX, weight_X, scale_BT1 = ctx.saved_tensors
         (gradient_BTX,) = gradients
+        # With s = scale: d weight = sum over tokens of x s g, and
+        # d x = s (g w - x s^2 mean(x g w)).
         per_token_NX = (x_BTX * scale_BT1).mul_(gradient_BTX).flatten(0, -2)
         for_x = for_weight = None
         if ctx.needs_input_grad[1]:
             for_weight = per_token_NX.sum(0)
         if ctx.needs_input_grad[0]:
-            along_BT1 = (
-                (per_token_NX @ weight_X).view_as(scale_BT1).mul_(scale_BT1).div_(-x_BTX.shape[-1])
-            )
+            # -s^2 mean(x g w): the product with the weight sums over X.
+            along_BT1 = (per_token_NX @ weight_X).view_as(scale_BT1)
+            along_BT1 = along_BT1.mul_(scale_BT1).div_(-x_BTX.shape[-1])
             for_x = (gradient_BTX * weight_X).addcmul_(x_BTX, along_BT1).mul_(scale_BT1)
         return for_x, for_weight, None
 
@@ -80,6 +90,7 @@ class _Rotary(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         a_sin, b_sin = sin.chunk(2, dim=-1)
+        # Models negate b where this negates the sine: a sign changes no bit of a product besides.
         return _turned(query, cos, -a_sin, b_sin), _turned(key, cos, -a_sin, b_sin)
 
     @staticmethod
@@ -87,14 +98,16 @@ class _Rotary(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         a_sin, b_sin = sin.chunk(2, dim=-1)
+        # Turned back: the transpose, in which each half takes the other's sine.
         query, key = (_turned(gradient, cos, b_sin, -a_sin) for gradient in gradients)
-        return query, key, None, None
+        return query, key, None, None  # cos and sin come from positions and learn nothing
 
 
 def _turned(x: Tensor, cos: Tensor, into_a: Tensor, into_b: Tensor) -> Tensor:
     """(a cos + b into_a, b cos + a into_b) for the halves a and b of the last dimension."""
     a, b = x.chunk(2, dim=-1)
     out = x * cos
+    # Views: what is added to the halves is added to `out`.
     out_a, out_b = out.chunk(2, dim=-1)
     out_a.add_(b * into_a)  # addcmul_ would round once where models do it twice
     out_b.add_(a * into_b)
@@ -107,36 +120,38 @@ def _plain(*tensors: Tensor) -> bool:
 
 
 def _fuse_norm(norm: nn.Module) -> bool:
+    """Whether the norm was one weight and an epsilon, computes the same bits, and is replaced."""
     weights = dict(norm.named_parameters())
     weight_X = weights.get("weight")
-    if (
-        weight_X is None
-        or len(weights) > 1
-        or weight_X.ndim != 1
-        or not len(weight_X)
-        or not _plain(weight_X)
-    ):
+    if weight_X is None or len(weights) > 1 or weight_X.ndim != 1:
         return False
+    if not len(weight_X) or not _plain(weight_X):
+        return False
+    # One with `unfused` is replaced already.
     if not isinstance(_eps(norm), float) or hasattr(norm, "unfused"):
         return False
-    fused, probe = _fused_norm(type(norm)), torch.randn(1, 3, len(weight_X), generator=_draws())
+    unfused: Any = type(norm)  # mypy takes a class of modules for unhashable
+    fused = _fused_norm(unfused)
+    probe = torch.randn(1, 3, len(weight_X), generator=_probe_generator())
     if not _agree(norm, partial(fused.forward, norm), probe):
         return False
+    # Only the class changes: parameters and hooks stay on the object, where ZeRO-3 and copies of
+    # the model look for them.
     norm.__class__ = fused
     return True
 
 
 def _eps(norm: Any) -> Any:
+    """By either name that architectures give it; None where it has none."""
     return getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
 
 
 @cache
-def _fused_norm(unfused: type[nn.Module]) -> Any:
-    """The class of a norm with another `forward`: weights stay where ZeRO-3 and copies of the model
-    look for them.
-    """
+def _fused_norm(unfused: type[Any]) -> Any:
+    """The class of a norm with another `forward`, one for each class of norms."""
 
     def forward(self: Any, x_BTX: Tensor) -> Tensor:
+        # Asked at every call: a model is moved and cast after it is loaded.
         if _plain(x_BTX, self.weight):
             return _RMSNorm.apply(x_BTX, self.weight, _eps(self))
         return unfused.forward(self, x_BTX)
@@ -145,49 +160,52 @@ def _fused_norm(unfused: type[nn.Module]) -> Any:
 
 
 def _fuse_rotary(code: Any) -> bool:
-    whole = getattr(code, "apply_rotary_pos_emb", None)
-    # Not one that is replaced already, takes other arguments, or is an object (as with the package
-    # `kernels`).
-    if (
-        not isfunction(whole)
-        or whole.__name__ == "fused_rotary"
-        or list(signature(whole).parameters) != ARGUMENTS
-    ):
+    """Whether the rotation of an architecture's module `code` gives the same bits, and is replaced.
+
+    Its attention layers look the function up there at every call.
+    """
+    unfused = getattr(code, "apply_rotary_pos_emb", None)
+    # Not an object (as with the package `kernels`), nor one that is replaced already.
+    if not isfunction(unfused) or unfused.__name__ == "fused_rotary":
+        return False
+    if list(signature(unfused).parameters) != ROTARY_PARAMETERS:
         return False
 
     def fused_rotary(
         q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
     ) -> tuple[Tensor, Tensor]:
-        fits = q.shape[-1] == k.shape[-1] == cos.shape[-1] and not (
-            cos.requires_grad or sin.requires_grad
-        )
-        if not fits or not _plain(q, k, cos, sin):
-            return whole(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
+        # A table narrower than the head turns a part of it, and one that learns needs a gradient.
+        whole_heads = q.shape[-1] == k.shape[-1] == cos.shape[-1]
+        fixed = not (cos.requires_grad or sin.requires_grad)
+        if not whole_heads or not fixed or not _plain(q, k, cos, sin):
+            return unfused(q, k, cos, sin, unsqueeze_dim=unsqueeze_dim)
         return _Rotary.apply(q, k, cos.unsqueeze(unsqueeze_dim), sin.unsqueeze(unsqueeze_dim))
 
+    # Query and key [1, heads, 3 tokens, 8], cosine and sine [1, 3, 8]: random and no angles', so
+    # that a rotation of neighbours instead of halves shows.
     shapes = (1, 2, 3, 8), (1, 1, 3, 8), (1, 3, 8), (1, 3, 8)
-    if not _agree(
-        whole, fused_rotary, *(torch.randn(shape, generator=_draws()) for shape in shapes)
-    ):
+    probes = [torch.randn(shape, generator=_probe_generator()) for shape in shapes]
+    if not _agree(unfused, fused_rotary, *probes):
         return False
-    fused_rotary.__wrapped__ = whole  # type: ignore[attr-defined]
+    fused_rotary.__wrapped__ = unfused  # type: ignore[attr-defined]
     code.apply_rotary_pos_emb = fused_rotary
     return True
 
 
 @torch.no_grad()
-def _agree(whole: Callable[..., Any], fused: Callable[..., Any], *inputs: Tensor) -> bool:
-    """Whether both give the same bits; not where the old one does not take what it is given."""
+def _agree(unfused: Callable[..., Any], fused: Callable[..., Any], *inputs: Tensor) -> bool:
+    """Whether both give the same bits; not where the old one does not take these inputs."""
     try:
         both = [
             result if isinstance(result, tuple) else (result,)
-            for result in (whole(*inputs), fused(*inputs))
+            for result in (unfused(*inputs), fused(*inputs))
         ]
         return all(torch.equal(a, b) for a, b in zip(*both, strict=True))
+    # Another number of results, or code that wants other shapes: then the model keeps its own.
     except (TypeError, ValueError, RuntimeError):
         return False
 
 
-def _draws() -> torch.Generator:
-    """Random numbers that leave those of the program alone."""
+def _probe_generator() -> torch.Generator:
+    """A generator of its own: draws from the global one would change what a seed gives."""
     return torch.Generator().manual_seed(0)

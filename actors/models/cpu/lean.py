@@ -1,9 +1,12 @@
-"""Less work for the same numbers: the last layer's position-wise parts at the positions that are
-read, and no others.
+"""Less work for the same numbers: the last layer's position-wise parts at the positions read only.
 
 Attention needs the keys and values of every token, but nothing looks at what the last layer makes
 of a token that predicts no chosen one. In SFT these are the tokens of prompts. A model of few
-layers saves most: with 4 layers and a quarter of the tokens chosen an eighth of all products.
+layers saves most: with 4 layers and a quarter of the tokens chosen an eighth of all products. It
+was made for such models on the CPU; it needs neither the CPU nor fp32, and SFT uses it everywhere.
+
+What is left out is whole rows of products: each row that is computed is the same sum. Its last bits
+may differ, since a matrix of fewer rows may be multiplied by another kernel, in another order.
 
 Shapes: B = rows, T = longest row, R = positions read, X = width.
 """
@@ -18,8 +21,7 @@ from rayward.actors.models.heads import TokenPolicy, body_of
 
 
 def skip_unread(policy: TokenPolicy) -> bool:
-    """Let the last layer's feed-forward and output projection skip positions that `policy` does not
-    read.
+    """Let the last layer's feed-forward and output projection skip what `policy` does not read.
 
     False, and nothing is changed, where the model does not have them as linear layers with an
     activation in between. The outputs of what is read and all gradients stay what they were, up to
@@ -34,10 +36,14 @@ def skip_unread(policy: TokenPolicy) -> bool:
     modules = [body.get_submodule(part) for part in parts]
     if not all(_by_position(module) for module in modules):
         return False
+    # Of the forward that is running. Its backward comes before the next forward, so layers that
+    # gradient checkpointing runs again find theirs, too.
     read: dict[str, Tensor] = {}
 
     def remember(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        # Only what is passed by position is seen here, as SFT and the probe of saving do.
         chosen_BT = inputs[1]
+        # The state at t predicts the token at t + 1; no state of the last column is read.
         read["positions"] = nn.functional.pad(chosen_BT[:, 1:], (0, 1)).flatten().nonzero()[:, 0]
 
     policy.register_forward_pre_hook(remember)
@@ -47,11 +53,9 @@ def skip_unread(policy: TokenPolicy) -> bool:
 
 
 def _by_position(module: nn.Module) -> bool:
-    """Whether it is linear layers and an activation: experts, which route positions, are another
-    matter.
-    """
+    """Whether it is linear layers and an activation, and no experts, which route positions."""
     leaves = [part for part in module.modules() if not list(part.children())]
-    weighted = [leaf for leaf in leaves if list(leaf.parameters()) or list(leaf.buffers())]
+    weighted = [leaf for leaf in leaves if [*leaf.parameters(), *leaf.buffers()]]
     routed = any(isinstance(part, nn.ModuleList) for part in module.modules())
     return not routed and bool(weighted) and all(isinstance(leaf, nn.Linear) for leaf in weighted)
 
@@ -63,7 +67,9 @@ def _narrow(module: nn.Module, read: dict[str, Tensor]) -> None:
     def forward(x_BTX: Tensor) -> Tensor:
         positions_R = read["positions"]
         out_RX = whole(x_BTX.flatten(0, 1).index_select(0, positions_R))
+        # The 0 elsewhere is added to the residual stream, where nobody reads it.
         out = out_RX.new_zeros(x_BTX.shape[0] * x_BTX.shape[1], out_RX.shape[-1])
         return out.index_copy(0, positions_R, out_RX).view(*x_BTX.shape[:2], -1)
 
-    module.forward = forward  # type: ignore[method-assign]
+    # Not a wrapper around the module: ZeRO-3's hooks and the weights' names stay as they are.
+    module.forward = forward

@@ -10,11 +10,16 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rayward.data.records import Role, RowError, Turn
 
-# Of the private use area; a said mark cannot be mistaken, since both renderings must agree.
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+# Of the private use area, so that no template treats it as text of a language. A conversation that
+# holds a mark itself is not mistaken: its own rendering must be the marked one with contents put
+# in.
 MARK = "\ue000{}\ue001"
 MARKS = re.compile("\ue000([0-9]+)\ue001")
 DATE = "template_date"
@@ -24,16 +29,17 @@ TODAY = date.today().isoformat()
 
 
 class State(NamedTuple):
-    """What the rendering of a shape depends on; a tokenizer can be given another template or end
-    token.
+    """What the rendering of a shape depends on; a tokenizer can be given another template.
+
+    It is part of the cache's key: the tokenizer is hashed by identity, and stays the same object.
     """
 
     template: str
-    named: tuple[tuple[str, Any], ...]
+    named: tuple[tuple[str, Any], ...]  # special_tokens_map: eos_token and so on
     day: str
 
 
-def state_of(tokenizer: Any) -> State:
+def state_of(tokenizer: PreTrainedTokenizerBase) -> State:
     """ValueError: no chat template."""
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template of its own; choose a template by name")
@@ -42,16 +48,18 @@ def state_of(tokenizer: Any) -> State:
     )
 
 
-def _day(tokenizer: Any) -> str:
+def _day(tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.init_kwargs.get(DATE) or TODAY)
 
 
-def clock(tokenizer: Any) -> Callable[[str], str]:
+def clock(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
     """What writes the date for a template, given its form."""
     return datetime.fromisoformat(_day(tokenizer)).strftime
 
 
-def render(tokenizer: Any, turns: Sequence[Turn], said: Sequence[str], prompt: bool) -> str:
+def render(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], said: Sequence[str], prompt: bool
+) -> str:
     """The turns with `said` as their contents. Raises what the template raises."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -68,11 +76,15 @@ def render(tokenizer: Any, turns: Sequence[Turn], said: Sequence[str], prompt: b
     return rendered[0]
 
 
-def rendered(tokenizer: Any, turns: Sequence[Turn], said: Sequence[str], prompt: bool) -> str:
+def rendered(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], said: Sequence[str], prompt: bool
+) -> str:
     """RowError where the template raises: of the first turn after all that it renders."""
     try:
         return render(tokenizer, turns, said, prompt)
     except Exception as error:  # a template is a foreign program: it raises what it likes
+        # The longest beginning that it renders: what it cannot take is the turn after that. All are
+        # tried, since some beginnings end where no template ends.
         last = 0
         for end in range(1, len(turns)):
             try:
@@ -89,10 +101,10 @@ def rendered(tokenizer: Any, turns: Sequence[Turn], said: Sequence[str], prompt:
 
 
 @lru_cache(maxsize=1024)
-def marked(tokenizer: Any, state: State, roles: tuple[Role, ...], prompt: bool) -> str | RowError:
-    """The rendering of these roles with marks, or why there is none: cached, so an error is
-    returned.
-    """
+def marked(
+    tokenizer: PreTrainedTokenizerBase, state: State, roles: tuple[Role, ...], prompt: bool
+) -> str | RowError:
+    """The rendering of these roles with marks, or why there is none: cached, so it is returned."""
     turns = [Turn(role, MARK.format(index)) for index, role in enumerate(roles)]
     try:
         return rendered(tokenizer, turns, [turn.content for turn in turns], prompt)

@@ -18,18 +18,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rayward.data.records import RowError, Turn
 from rayward.data.templates.plain_text import encode_plain, habit, says_unknown, special_ids
-from rayward.data.templates.published.template import (
-    Stretch,
-    Text,
-    own_form,
-    own_opening,
-    until_end,
-)
+from rayward.data.templates.published.form import Stretch, Text
+from rayward.data.templates.published.template import own_form, own_opening, until_end
 from rayward.data.templates.special_tokens import own_special_tokens, specials
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class Row(NamedTuple):
@@ -40,61 +38,70 @@ class Row(NamedTuple):
     apart: bool
 
 
-def own_row(tokenizer: Any, turns: Sequence[Turn], prompt: bool = False) -> Row:
+def own_row(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], prompt: bool = False) -> Row:
     """The row of a conversation; of a prompt up to where its answer starts. Raises as `own_form`.
 
     An assistant turn's weight (1 if it has none) holds for its answer, another turn's for what it
     says.
     """
-    form, said = own_form(tokenizer, turns, prompt)
-    return _rows(tokenizer, [_Whole(tokenizer, turns, form.stretches, said)])[0]
+    form, contents = own_form(tokenizer, turns, prompt)
+    return _rows(tokenizer, [_Whole(tokenizer, turns, form.stretches, contents)])[0]
 
 
-def own_rows(tokenizer: Any, conversations: Sequence[Sequence[Turn]]) -> list[Row | RowError]:
+def own_rows(
+    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Turn]]
+) -> list[Row | RowError]:
     """The row of each conversation, or why there is none."""
-    made: list[_Whole | RowError] = []
+    wholes: list[_Whole | RowError] = []
     for turns in conversations:
         try:
-            form, said = own_form(tokenizer, turns, prompt=False)
-            made.append(_Whole(tokenizer, turns, form.stretches, said))
+            form, contents = own_form(tokenizer, turns, prompt=False)
+            wholes.append(_Whole(tokenizer, turns, form.stretches, contents))
         except RowError as error:
-            made.append(error)
-    rows = iter(_rows(tokenizer, [whole for whole in made if isinstance(whole, _Whole)]))
-    return [whole if isinstance(whole, RowError) else next(rows) for whole in made]
+            wholes.append(error)
+    rows = iter(_rows(tokenizer, [whole for whole in wholes if isinstance(whole, _Whole)]))
+    return [whole if isinstance(whole, RowError) else next(rows) for whole in wholes]
 
 
-def own_scored_row(tokenizer: Any, turns: Sequence[Turn], finished: bool) -> Row:
-    """The row of a conversation up to and with the token that ends its last answer; `finished`
-    False: up to what it says there. Raises as `own_form`."""
-    form, said = own_form(tokenizer, turns, prompt=False)
+def own_scored_row(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], finished: bool
+) -> Row:
+    """The row of a conversation up to and with the token that ends its last answer.
+
+    Not `finished`: up to what it says there. Raises as `own_form`.
+    """
+    form, contents = own_form(tokenizer, turns, prompt=False)
     stretches = until_end(form, len(turns) - 1, finished)
-    return _rows(tokenizer, [_Whole(tokenizer, turns, stretches, said)])[0]
+    return _rows(tokenizer, [_Whole(tokenizer, turns, stretches, contents)])[0]
 
 
-def own_opening_ids(tokenizer: Any) -> list[int]:
+def own_opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of `own_opening`."""
-    return _cached(tokenizer, opening) if (opening := own_opening(tokenizer)) else []
+    opening = own_opening(tokenizer)
+    return _cached(tokenizer, opening) if opening else []
 
 
-def _rows(tokenizer: Any, wholes: Sequence[_Whole]) -> list[Row]:
+def _rows(tokenizer: PreTrainedTokenizerBase, wholes: Sequence[_Whole]) -> list[Row]:
     """One call of the tokenizer, which spreads many strings over the processor's cores."""
     encoded = _encode(tokenizer, [whole.string for whole in wholes])
     return [whole.row(ids) for whole, ids in zip(wholes, encoded, strict=True)]
 
 
 class _Whole:
-    """A rendered `string` without stretches in which somebody writes special tokens, and the row
-    that it becomes.
+    """A rendered `string`, and the row that it becomes.
+
+    Stretches in which somebody writes special tokens are left out of it: they would be read.
     """
 
     def __init__(
         self,
-        tokenizer: Any,
+        tokenizer: PreTrainedTokenizerBase,
         turns: Sequence[Turn],
         stretches: Sequence[Stretch],
-        said: Sequence[str],
+        contents: Sequence[str],
     ) -> None:
-        self.tokenizer, self.turns, self.stretches, self.said = tokenizer, turns, stretches, said
+        self.tokenizer, self.turns, self.stretches = tokenizer, turns, stretches
+        self.contents = contents
         tokens = own_special_tokens(tokenizer)
         self.special_ids, self.counted = _ids(tokenizer, tokens)
         find = specials(tokens).find
@@ -105,14 +112,18 @@ class _Whole:
             stretch.special if written else text + stretch.special
             for text, stretch, written in zip(texts, stretches, self.written, strict=True)
         )
+        # Ids of each stretch of the string; None where its special tokens are not the template's.
         self.slices: list[list[int]] | None = None
         self.apart = any(self.written)
 
     def row(self, string_ids: list[int]) -> Row:
         """The row, given the ids of the string."""
         places = [place for place, token in enumerate(string_ids) if token in self.counted]
-        own = [self.special_ids[stretch.special] for stretch in self.stretches if stretch.special]
-        if [string_ids[place] for place in places] == own:
+        expected = [
+            self.special_ids[stretch.special] for stretch in self.stretches if stretch.special
+        ]
+        # Tokenizers split at special tokens first, so equal ones cut string and ids alike.
+        if [string_ids[place] for place in places] == expected:
             cuts = (-1, *places, len(string_ids))
             self.slices = [string_ids[first + 1 : last] for first, last in pairwise(cuts)]
         ids: list[int] = []
@@ -120,11 +131,13 @@ class _Whole:
         for number, stretch in enumerate(self.stretches):
             head_ids, tail_ids = self.ids(number)
             answer = 0.0 if stretch.answer is None else self.turns[stretch.answer].loss_weight
+            # With a tail the head belongs to the prompt of the answer that begins there.
             head_weights = [answer if stretch.tail is None else 0.0] * len(head_ids)
             for place, part in enumerate(stretch.head):
                 turn = self.turns[part] if isinstance(part, int) else None
                 if turn and turn.role != "assistant" and turn.loss_weight:
-                    first, last = (self.reach(number, end, head_ids) for end in (place, place + 1))
+                    first = self.reach(number, place, head_ids)
+                    last = self.reach(number, place + 1, head_ids)
                     head_weights[first:last] = [turn.loss_weight] * (last - first)
             end_ids = [self.special_ids[stretch.special]] if stretch.special else []
             ids += head_ids + tail_ids + end_ids
@@ -140,15 +153,20 @@ class _Whole:
         head_ids = self._beginning(number, stretch.head)
         if stretch.tail is None:
             return head_ids, []
+        # The prefix property: the ids of the prompt begin the row. Where a token of the whole
+        # string lies across the edge, the answer is encoded by itself.
         if whole is not None and whole[: len(head_ids)] == head_ids:
             return head_ids, whole[len(head_ids) :]
         self.apart = True
-        return head_ids, self._alone(
-            self._text(stretch.tail), bool(stretch.head)
-        ) if stretch.tail else []
+        if not stretch.tail:
+            return head_ids, []
+        return head_ids, self._alone(self._text(stretch.tail), bool(stretch.head))
 
     def reach(self, number: int, end: int, head_ids: list[int]) -> int:
-        """How many of a head's ids its first `end` parts make by themselves."""
+        """How many of a head's ids its first `end` parts make by themselves.
+
+        A token across the edge counts as what follows: it stands behind the first difference.
+        """
         part_ids = self._beginning(number, self.stretches[number].head[:end])
         same = (one == other for one, other in zip(part_ids, head_ids, strict=False))
         return next(
@@ -157,28 +175,27 @@ class _Whole:
         )
 
     def _beginning(self, number: int, parts: Text) -> list[int]:
-        """Ids of the beginning of a stretch after the special token before it, as in a string that
-        ends there.
+        """Ids of the beginning of a stretch, as in a string that ends there.
+
+        Encoded with the special token before it (the anchor), which decides about a space behind.
         """
         anchor = self.stretches[number - 1].special if number else ""
         text = self._text(parts)
-        constant = all(isinstance(part, str) for part in parts)
-        ids = (
-            _cached(self.tokenizer, anchor + text)
-            if constant
-            else _encode(self.tokenizer, [anchor + text])[0]
-        )
+        # The template's own text alone is the same in every row: generation prompts, for instance.
+        if all(isinstance(part, str) for part in parts):
+            ids = _cached(self.tokenizer, anchor + text)
+        else:
+            ids = _encode(self.tokenizer, [anchor + text])[0]
         after = ids[1:] if anchor else ids
-        first = not anchor or ids[:1] == [self.special_ids[anchor]]
-        # The unknown token's own string is read as that token, which other text may become too.
-        said = self.written[number] and bool(
+        anchored = not anchor or ids[:1] == [self.special_ids[anchor]]
+        # The unknown token's own string is read as that token, which other text may become too: so
+        # the text is searched, and not only its ids.
+        written = self.written[number] and bool(
             specials(own_special_tokens(self.tokenizer)).find(text)
         )
-        return (
-            after
-            if first and not said and self.counted.isdisjoint(after)
-            else self._unread(anchor, text)
-        )
+        if anchored and not written and self.counted.isdisjoint(after):
+            return after
+        return self._unread(anchor, text)
 
     def _unread(self, anchor: str, text: str) -> list[int]:
         """As `_beginning` of a text in which somebody writes a special token, which stays text.
@@ -186,44 +203,43 @@ class _Whole:
         What stands before that is read as ever: an anchor may take the white space that follows it
         (Phi-3), and a space may be put before the first text of a string alone.
         """
-        whole, spans = (
-            self._alone(text, False),
-            specials(own_special_tokens(self.tokenizer)).find(text),
-        )
+        whole = self._alone(text, False)
+        spans = specials(own_special_tokens(self.tokenizer)).find(text)
         if not anchor or not spans:
             return whole
         before = text[: spans[0][0]]
-        alone, read = self._alone(before, False), _encode(self.tokenizer, [anchor + before])[0]
+        alone = self._alone(before, False)
+        read = _encode(self.tokenizer, [anchor + before])[0]
         kept = whole[: len(alone)] == alone and read[:1] == [self.special_ids[anchor]]
         return read[1:] + whole[len(alone) :] if kept else whole
 
     def _alone(self, text: str, follows: bool) -> list[int]:
-        """Ids of a text in which nothing is special; `follows`: it goes on where another text
-        ends.
-        """
+        """Ids of a text in which nothing is special; `follows`: it goes on where another ends."""
         strips = follows and habit(self.tokenizer) == "always"  # which puts the space there again
         return encode_plain(self.tokenizer, [text.removeprefix(" ") if strips else text])[0]
 
     def _text(self, parts: Text) -> str:
-        return "".join(part if isinstance(part, str) else self.said[part] for part in parts)
+        return "".join(part if isinstance(part, str) else self.contents[part] for part in parts)
 
 
 @lru_cache(maxsize=64)
-def _ids(tokenizer: Any, tokens: tuple[str, ...]) -> tuple[dict[str, int], frozenset[int]]:
-    """Ids of special tokens, and those of them that no other text has: the unknown token may stand
-    for many.
+def _ids(
+    tokenizer: PreTrainedTokenizerBase, tokens: tuple[str, ...]
+) -> tuple[dict[str, int], frozenset[int]]:
+    """Ids of special tokens, and those of them that no other text has.
+
+    The unknown token may stand for many texts.
     """
     ids = special_ids(tokenizer, tokens, "tokenizer")
-    return ids, frozenset(ids.values()) - (
-        {tokenizer.unk_token_id} if says_unknown(tokenizer) else set()
-    )
+    shared = {tokenizer.unk_token_id} if says_unknown(tokenizer) else set()
+    return ids, frozenset(ids.values()) - shared
 
 
-def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     arguments = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
     return tokenizer(texts, **arguments)["input_ids"] if texts else []
 
 
 @lru_cache(maxsize=1024)
-def _cached(tokenizer: Any, text: str) -> list[int]:
+def _cached(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return _encode(tokenizer, [text])[0]

@@ -1,0 +1,117 @@
+"""The settings that decide a stage's result: a stage that is complete under the same is not run
+again.
+
+Compare `rayward.pipelines.run.stage`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from rayward.configs.schema import Config
+from rayward.configs.stages import ALGORITHMS, has, trains_judge
+
+SPEED_SETTINGS = (
+    "micro_batch_tokens",
+    "gradient_checkpointing",
+    "offload",
+    "packing",
+    "shared_prompts",
+    "sequence_parallel",
+)
+"""Settings of training that change speed and memory, never the result."""
+LATER_SETTINGS = {
+    "sft_heldout_fraction": 0.02,
+    "models": {},
+    "against": None,
+    "critic": None,
+    "trust_remote_code": False,
+    "validate_every": 0,
+    "keep": "last",
+}
+"""Settings that runs of earlier versions lack, with the value that those runs had. At this value
+they are left out, so that an earlier run is still taken as complete."""
+
+
+def decisive(config: Config, part: str) -> dict[str, Any]:
+    """The settings that decide the result of a stage (or of `rl/ppo`, `rl/apa`), as plain values.
+
+    Of what only changes speed, memory or place there is nothing in them.
+    """
+    resources, rollout = config.resources, config.rollout
+    model = {name: getattr(config.model, name) for name in ("template", "context_tokens", "dtype")}
+    generation = {"max_new_tokens": rollout.max_new_tokens, "temperature": rollout.temperature}
+    training = {"workers": resources.train.workers}
+    algorithm = part.removeprefix("rl/")
+    asks = any(has(config, stage) for stage in ("sample", "rl", "evaluate"))
+    rl = config.rl.model_dump(
+        mode="json", exclude={"algorithms", "monitor", "save_rollouts", *ALGORITHMS}
+    )
+    # "auto" may mean either, but both are the same up to rounding.
+    rl |= {"old_logprobs": "trainer"} if rl["old_logprobs"] == "auto" else {}
+    sources = [
+        # Who pays, and how fast: a score depends on neither.
+        source.model_dump(mode="json", exclude={"key", "parallel", "timeout_s"})
+        for source in config.scoring.sources
+    ]
+    scoring = {"sources": sources, "functions": config.scoring.functions}
+    table: dict[str, dict[str, Any]] = {
+        "prepare": {
+            "model": config.model,
+            "data": config.data,
+            "judge": _divides_for(config),
+            **({"max_new_tokens": rollout.max_new_tokens} if asks else {}),
+            "long_conversations": config.sft.long_conversations,
+            "quality": config.sft.quality,
+        },
+        "sft": {"model": config.model, "sft": config.sft} | training,
+        "reward": {"model": model, "reward": config.reward} | training,
+        "sample": {
+            "model": model,
+            "sample": config.sample,
+            "max_new_tokens": rollout.max_new_tokens,
+            "scoring": scoring,
+        }
+        | training,
+        "dpo": {"model": model, "dpo": config.dpo} | training,
+        f"rl/{algorithm}": {
+            "model": model,
+            "rl": rl,
+            algorithm: getattr(config.rl, algorithm, None),
+            "rollout": generation,
+            "scoring": scoring,
+            "workers": [resources.policy.workers, resources.critic.workers],
+        },
+        "evaluate": {
+            "model": model,
+            "evaluate": config.evaluate,
+            "max_new_tokens": rollout.max_new_tokens,
+        }
+        | ({"scoring": scoring} if config.evaluate.judge == "scoring" else {}),
+        "publish": {"model": model, "publish": config.publish},
+    }
+    settings = table[part] | ({"seed": config.seed} if part != "publish" else {})
+    return {name: _deciding(value) for name, value in settings.items()}
+
+
+def _divides_for(config: Config) -> str:
+    """The judge for which prepare divides the rows; only one that is trained has a share."""
+    return "reward_model" if trains_judge(config) else "gold"
+
+
+def _deciding(value: Any) -> Any:
+    """Settings as plain values without SPEED_SETTINGS, and LATER_SETTINGS at their old value."""
+    plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    if not isinstance(plain, dict):
+        return plain
+    # With keep: last, looking at held-out rows decides nothing.
+    unused = (*SPEED_SETTINGS, *(["validate_every"] if plain.get("keep") == "last" else []))
+    kept = {
+        name: inner
+        for name, inner in plain.items()
+        if name not in unused and inner != LATER_SETTINGS.get(name, ...)  # ... equals no setting
+    }
+    # The keys of `models` are names that people chose: one may be that of a setting.
+    return {name: inner if name == "models" else _deciding(inner) for name, inner in kept.items()}

@@ -1,0 +1,96 @@
+"""Which parts of a run a command makes, and whether what is there already fits them.
+
+A part is a stage, or one algorithm of RL (`rl/ppo`). Nothing here starts or removes anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rayward.configs.decisive import decisive
+from rayward.configs.load import ConfigError
+from rayward.configs.plan import INPUTS, followers, inputs
+from rayward.configs.stages import STAGES, all_parts, parts
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.folder import NOT_READ, Run
+
+AGAIN = ("evaluate", "publish")
+"""Parts made again where what they read is another now: quick, and about whatever is there."""
+
+
+def to_make(run: Run, stages: Sequence[str], redo: Sequence[str] = ()) -> set[str]:
+    """The parts that the command makes: those not done, those that `redo` removes, and AGAIN."""
+    wanted = [part for stage in stages for part in parts(run.config, stage)]
+    gone = {name for part in redo for name in followers(part)}
+    made = {part for part in wanted if part in gone or not run.done(part)}
+    # In the order of the road: publish looks at what evaluate has become.
+    for part in AGAIN:
+        if part in wanted and part not in made and other_inputs(run, part, made):
+            made.add(part)
+    return made
+
+
+def check_stages(run: Run, stages: Sequence[str], redo: Sequence[str]) -> None:
+    """ConfigError where `redo` removes what the command does not make, or it names a null stage."""
+    # All of STAGES is what a command means that names none: then those left out are passed over.
+    named = () if tuple(stages) == STAGES else stages
+    null = [stage for stage in named if not parts(run.config, stage)]
+    if null:
+        raise ConfigError(
+            f"this config leaves out {null[0]} ({null[0]}: null); give it a section, at least {{}}"
+        )
+    wanted = [part for stage in stages for part in parts(run.config, stage)]
+    gone = {name for part in redo for name in followers(part) if (run.folder / name).exists()}
+    if left := [name for name in INPUTS if name in gone and name not in wanted]:
+        raise ConfigError(
+            f"--redo {','.join(redo)} would remove {', '.join(left)} too, which this command does "
+            "not make again; use rayward align with --redo, or name the stages with --stages"
+        )
+
+
+def check_made(run: Run, stages: Sequence[str], made: set[str]) -> None:
+    """StageError where a part that the command keeps or reads is of other settings or parts.
+
+    Each stage would find that by itself, but only when its turn comes, after hours of others.
+    """
+    wanted = [part for stage in stages for part in parts(run.config, stage)]
+    configured = all_parts(run.config)
+    for part in INPUTS:
+        read = part in wanted or any(part in INPUTS[other] for other in wanted)
+        if not read or part not in configured or part in made or not run.done(part):
+            continue
+        if run.state(part) == "done with other settings":
+            raise run.conflict(part, decisive(run.config, part))
+        run.require_rows_of_today(part)
+        if part not in AGAIN and (changes := other_inputs(run, part, made)):
+            raise StageError(
+                f"{run.folder / part} was made of other parts of the run: {changes}. Nothing was "
+                "overwritten. Choose another folder with --run, or make it again, with all that "
+                f"follows from it: rayward align CONFIG --redo {part}"
+            )
+
+
+def other_inputs(run: Run, part: str, made: set[str]) -> str:
+    """In what way the parts that a finished one was made of are others now; "" where they are the
+    same. `made`: those that the command makes."""
+    # Name to fingerprint, as they were when the part was made.
+    before: dict[str, str] = run.manifest(part)["settings"].get("inputs", {})
+    current = inputs(run.config, part)
+    if part == "evaluate":  # the models that are there
+        current = tuple(
+            name for name in current if name in before or run.done(name) or name in made
+        )
+    elif part == "publish":  # one of them
+        current = tuple(name for name in current if name in before)
+    changes = [f"{name} was none of them" for name in current if name not in before]
+    changes += [
+        f"{name} is none of them now"
+        for name in before
+        if name not in (*current, *NOT_READ.get(part, ()))
+    ]
+    for name in current:
+        # What this command makes counts as another, also with the same settings: its fingerprint
+        # is of settings and inputs, and is known only when it is made.
+        if name in before and (name in made or run.manifest(name)["fingerprint"] != before[name]):
+            changes.append(f"{name} is made anew")
+    return "; ".join(changes)

@@ -1,0 +1,48 @@
+"""Prompts to token rows, each once and with room for an answer."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from rayward.data.ragged import Ragged
+from rayward.data.records import Prompt, RowError, Turn
+from rayward.pipelines.rows.left_out import IN_PIECES, set_aside
+from rayward.pipelines.rows.renderer import Renderer
+
+
+def fit_prompts(
+    records: Iterable[Prompt], renderer: Renderer, max_new_tokens: int, dropped: Counter[str]
+) -> tuple[list[Prompt], Ragged]:
+    """Distinct prompts that leave room for an answer, with their rows.
+
+    One is left out where the template would refuse the conversation that an answer makes of it.
+    """
+    kept: list[Prompt] = []
+    rows: list[list[int]] = []
+    seen: set[str] = set()
+    for record in records:
+        key = prompt_key(record.turns)
+        try:
+            row = renderer.prompt_row(record.turns)
+        except RowError as error:
+            set_aside(dropped, record, error)
+            continue
+        if key in seen:
+            dropped["duplicate prompt"] += 1
+        elif len(row.ids) + max_new_tokens > renderer.context_tokens:
+            # A cut prompt would ask something else, and less room would cut the answer.
+            dropped["prompt leaves no room for an answer"] += 1
+        else:
+            seen.add(key)
+            # No entry where it is False: a count of 0 would be told.
+            dropped.update([IN_PIECES] * row.apart)
+            kept.append(record)
+            rows.append(row.ids)
+    return kept, Ragged.of(rows)
+
+
+def prompt_key(turns: Sequence[Turn]) -> str:
+    """The text that makes two prompts the same."""
+    # Control characters between role, content and turns: text with line breaks cannot imitate them.
+    return "\x00".join(f"{turn.role}\x01{turn.content.strip()}" for turn in turns)

@@ -1,0 +1,103 @@
+"""What a stage shows while it works: metrics.jsonl, TensorBoard, a progress bar, and tables."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+
+class Metrics:
+    """metrics.jsonl and TensorBoard events of a stage, and its progress bar.
+
+    Everything that depends on the clock goes under "time", so two runs of the same seed differ
+    nowhere else.
+    """
+
+    def __init__(self, folder: Path, title: str, total: int, unit: str):
+        # Brings in torch, which `table`, for commands without a run, does without.
+        from torch.utils.tensorboard import SummaryWriter
+
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = (folder / "metrics.jsonl").open("w", encoding="utf-8")
+        self.board = SummaryWriter(str(folder / "tensorboard"))
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=total,
+            desc=f"{title:<9}",
+            unit=unit,
+            # In a log file each refresh is a line of its own: few of them.
+            mininterval=0.3 if terminal else 15,
+            ncols=110,
+            bar_format=(
+                "{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {rate_fmt} ETA "
+                "{remaining}{postfix}"
+            ),
+        )
+
+    def doing(self, activity: str) -> None:
+        """Say beside the bar what comes before the first step."""
+        self.bar.set_postfix_str(activity)
+
+    def log(self, step: int, values: Mapping[str, Any], show: tuple[str, ...] = ()) -> None:
+        """One line of metrics; `show` names those that stand beside the bar."""
+        self.file.write(json.dumps({"step": step, **values}) + "\n")
+        # Whoever follows the file, and who reads it after a crash, has every step.
+        self.file.flush()
+        for name, value in flatten(values):
+            if isinstance(value, int | float):
+                self.board.add_scalar(name, value, step)
+        # refresh=False: `update` redraws the bar, at most once each `mininterval`.
+        self.bar.set_postfix(
+            {name.split("/")[-1]: f"{values[name]:.3g}" for name in show if name in values},
+            refresh=False,
+        )
+        self.bar.update(1)
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        self.file.close()
+        self.board.close()
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(a/b, value) of nested mappings."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}/")
+        else:
+            yield prefix + name, value
+
+
+def table(
+    title: str,
+    rows: Mapping[str, Any] | Sequence[tuple[Any, ...]],
+    columns: tuple[str, ...] = (),
+) -> None:
+    """A short table on the terminal; without `columns` it has no header."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    grid = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_header=bool(columns),
+    )
+    lines = list(rows.items()) if isinstance(rows, Mapping) else rows
+    for index in range(len(lines[0]) if lines else 0):
+        justify: Literal["left", "right"] = "left" if index == 0 else "right"
+        grid.add_column(columns[index] if columns else "", justify=justify)
+    for line in lines:
+        grid.add_row(*(f"{item:.4g}" if isinstance(item, float) else str(item) for item in line))
+    # Not on a terminal rich would take 80 columns, and break the lines of a log.
+    Console(width=110 if not sys.stdout.isatty() else None).print(grid)
