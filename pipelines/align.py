@@ -112,7 +112,8 @@ def stage_of(name: str) -> Callable[..., dict[str, Any] | None]:
 def forget(run: Run, redo: Sequence[str]) -> None:
     """Remove the parts in `redo` and all that follows from them."""
     gone = [name for name in INPUTS if any(name in followers(part) for part in redo)]
-    for name in gone:
+    # What follows goes first: killed in between, nothing is left that was made from what is gone.
+    for name in reversed(gone):
         if (run.folder / name).exists():
             print(f"removing {run.folder / name} to make it again")
             shutil.rmtree(run.folder / name)

@@ -108,6 +108,8 @@ def with_ids(records: Iterable[Any]) -> list[Any]:
         label = record.id
         if not label or label in seen:
             label = f"{record.id or record.source or 'row'}#{number}"
+            while label in seen:  # somebody's own ids look like that
+                label += "#"
         seen.add(label)
         labelled.append(replace(record, id=label))
     return labelled

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -130,6 +132,25 @@ def test_a_function_is_called_as_trl_calls_one() -> None:
     assert SourceWorker(rules, HERE, None, 0).score(solved) == [1, 0]
     asks = source(target=FUNCTIONS + "only_questions")
     assert SourceWorker(asks, HERE, None, 0).score(answered("a", question="Go.")) == [None]
+
+
+def test_configs_that_say_data_rules_mean_ours_but_for_a_module_of_their_own(tmp_path) -> None:
+    solved = answered("It is 42.", "43", reference="#### 42")
+    old = source(target="data.rules:exact_number")
+    assert SourceWorker(old, HERE, None, 0).score(solved) == [1, 0]
+    code = f"""
+import sys
+sys.path[:] = [path for path in sys.path if path]  # a checkout has a folder data too
+from rayward.actors.scoring.sources import function_source
+from rayward.configs.sections.scoring import RewardSource
+source = RewardSource(kind="function", target="data.rules:exact_number")
+ask = function_source(source, {str(tmp_path)!r})
+print(ask.__closure__ and sys.modules["data.rules"].__file__)
+"""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rules.py").write_text("def exact_number(**_): return []\n")
+    run = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True)
+    assert run.stdout.strip() == str(tmp_path / "data" / "rules.py"), run.stderr
 
 
 @pytest.mark.parametrize(
