@@ -32,7 +32,7 @@ class Critic(Learner):
     def start(self, host: str, port: int) -> None:
         """Join the group and load the model. A collective."""
         config, rl = self.config, self.config.rl
-        self.place = self.rendezvous.join(host, port, config.resources.critic.gpus)
+        self.context = self.rendezvous.join(host, port, config.resources.critic.gpus)
         # A seed allows a new head, and every rank draws the same; without one, a folder that has no
         # head is an error.
         self.engine = TrainEngine(
@@ -41,11 +41,11 @@ class Critic(Learner):
             rl.critic_learning_rate,
             rl_arithmetic(config).critic_steps,
             config.model.dtype,
-            self.place.device,
+            self.context.device,
         )
         group = self.rendezvous.subgroup(rl.sequence_parallel)
         self.layout = Layout(
-            self.engine.hf_model, self._values, self.place, False, rl.shared_prompts, group
+            self.engine.hf_model, self._values, self.context, False, rl.shared_prompts, group
         )
 
     def _values(self, *rows: Tensor, **inputs: Any) -> Tensor:
@@ -66,7 +66,7 @@ class Critic(Learner):
     def _loss(
         self, engine: nn.Module, batch: Rollouts, inputs: dict[str, Any]
     ) -> tuple[Tensor, MetricSums]:
-        values_N, device = engine(**inputs), self.place.device
+        values_N, device = engine(**inputs), self.context.device
         # `values` are those before the update: what the loss clips the new ones around.
         old_values_N, returns_N = column(batch, "values", device), column(batch, "returns", device)
         loss, sums = value_loss(values_N, old_values_N, returns_N, self.config.rl.value_clip)

@@ -49,7 +49,7 @@ class Policy(Learner):
     def start(self, host: str, port: int) -> None:
         """Join the group and load the model. A collective."""
         config, rl = self.config, self.config.rl
-        self.place = self.rendezvous.join(host, port, config.resources.policy.gpus)
+        self.context = self.rendezvous.join(host, port, config.resources.policy.gpus)
         # Log-probs are those at the sampling temperature, as the engines' are.
         module = load_policy(self.folder, config.model.dtype, config.rollout.temperature)
         if rl.lora:
@@ -58,13 +58,15 @@ class Policy(Learner):
         self.engine = TrainEngine(
             module,
             rl.optimizer,
-            rl.own(self.algorithm).learning_rate,
+            rl.settings_of(self.algorithm).learning_rate,
             rl_arithmetic(config, self.algorithm).policy_steps,
             config.model.dtype,
-            self.place.device,
+            self.context.device,
         )
         group = self.rendezvous.subgroup(rl.sequence_parallel)
-        self.layout = Layout(module.lm, self._logprobs, self.place, True, rl.shared_prompts, group)
+        self.layout = Layout(
+            module.lm, self._logprobs, self.context, True, rl.shared_prompts, group
+        )
 
     def describe(self) -> dict[str, float]:
         """Size of the model, what a token costs, and what this process can do.
@@ -83,7 +85,7 @@ class Policy(Learner):
         return {
             "parameters": float(sum(counts)),
             "flops_per_token": float(flops),
-            "peak_flops": float(peak_flops(self.config.model.dtype, self.place.device)),
+            "peak_flops": float(peak_flops(self.config.model.dtype, self.context.device)),
             "copy_bytes_per_s": copy_rate(),
         }
 
@@ -153,8 +155,8 @@ class Policy(Learner):
     def _loss(
         self, engine: nn.Module, batch: Rollouts, inputs: dict[str, Any]
     ) -> tuple[Tensor, MetricSums]:
-        rl, settings = self.config.rl, self.config.rl.own(self.algorithm)
-        device = self.place.device
+        rl, settings = self.config.rl, self.config.rl.settings_of(self.algorithm)
+        device = self.context.device
         logprobs_N, _ = engine(**inputs)
         old_N = column(batch, "policy_logprobs", device)
         advantages_N = column(batch, "advantages", device)
@@ -232,7 +234,7 @@ class Policy(Learner):
         # Brings in vLLM, which drivers that import this file do not need.
         from rayward.actors.rollout.weights import sender_to
 
-        self.sender = sender_to(engines, self.engine, backend, self.place, self.config)
+        self.sender = sender_to(engines, self.engine, backend, self.context, self.config)
 
     def send_weights(self, version: int) -> dict[str, Any] | None:
         """Bring the current weights to every engine as `version`. Every rank must call it.

@@ -37,14 +37,14 @@ class ExtraPrompts:
 class RolloutGroup(Group):
     """vLLM engines behind one call.
 
-    Prompts are dealt out in turn, responses come back in the order of the requests. Without `loads`
-    the engines read no weights but wait for those of a transfer.
+    Prompts are dealt out in turn, responses come back in the order of the requests. Without
+    `load_weights` the engines read no weights but wait for those of a transfer.
     """
 
-    def __init__(self, folder: str, config: Config, sender: Role, loads: bool = True):
+    def __init__(self, folder: str, config: Config, sender: Role, load_weights: bool = True):
         self.backend, self.slots = transfer_backend(config, sender), gpu_slots(config)
         self.allowed_gap = max_mismatch(config)
-        role, arguments = config.resources.rollout, (folder, config, self.backend, loads)
+        role, arguments = config.resources.rollout, (folder, config, self.backend, load_weights)
         super().__init__("rollout", RolloutEngine, role, config.cluster, arguments, self.slots)
         # vLLM measures the free memory when it starts: nobody else may load meanwhile.
         if 0 < role.gpus < 1:
@@ -93,18 +93,18 @@ class RolloutGroup(Group):
         max_new_tokens: int,
         prompts_per_part: int | None = None,
         span_name: str = "generate",
-        beside: ExtraPrompts | None = None,
+        extra: ExtraPrompts | None = None,
     ) -> Generation:
         """Start to draw `samples_per_prompt` responses to each prompt, a prompt's side by side.
 
         The seed of a response is a hash of `seed_parts` (run seed, stage, iteration, ...), prompt
         row and sample number. Responses come in parts of so many prompts (null: all), whatever the
-        number of engines. The prompts `beside` get one response each in the same batch, which come
+        number of engines. The prompts `extra` get one response each in the same batch, which come
         as a part of their own, the last.
         """
         requests = _requests(prompts, samples_per_prompt, seed_parts, prompts_per_part)
-        if beside:
-            requests = _with_extra(requests, beside)
+        if extra:
+            requests = _with_extra(requests, extra)
         # By prompt, so that all samples of one meet the same engine and its prefix cache. Which
         # engine has a request changes no token of it: its seed is its own.
         engine_of = requests.prompt_index % len(self.actors)
@@ -190,7 +190,7 @@ def transfer_backend(config: Config, sender: Role) -> str:
     """
     wanted, rollout = config.rollout.weight_transfer, config.resources.rollout
     if wanted == "ipc" and sender is not config.resources.policy:
-        return "object_store"  # the models of an evaluation do not stand beside every engine
+        return "object_store"  # the models of an evaluation do not stand extra every engine
     if wanted == "auto":
         return "nccl" if sender.gpus > 0 and rollout.gpus >= 1 else "object_store"
     return wanted

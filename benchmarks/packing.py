@@ -44,7 +44,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = load(str(options.run / "config.yaml"))
-    run, place = Run(options.run, config), RankContext(0, 1, torch.device("cpu"))
+    run, context = Run(options.run, config), RankContext(0, 1, torch.device("cpu"))
     renderer = Renderer.of(config.model, options.run / "prepare" / "tokenizer")
     chats = load_records(options.run / "prepare" / "conversations.jsonl")
     ids, weights = sft_rows(fit_conversations(chats, renderer, Counter(), config.sft)[1])
@@ -61,7 +61,9 @@ def main() -> None:
         for rows in steps:
             for micro in cut(ids.take(rows).lengths, budget):
                 chosen = [rows[index] for index in micro]
-                arguments, weights_N = inputs(ids.take(chosen), weights.take(chosen), place.device)
+                arguments, weights_N = inputs(
+                    ids.take(chosen), weights.take(chosen), context.device
+                )
                 loss = weighted_nll(policy(*arguments)[0], weights_N)
                 loss.backward()
                 losses += float(loss.detach())
@@ -69,8 +71,8 @@ def main() -> None:
 
     attend_by_row(policy.lm)
     kinds = {
-        "padded": (place.micro_batches, weighted_inputs),
-        "packed": (place.packs, packed_inputs),
+        "padded": (context.micro_batches, weighted_inputs),
+        "packed": (context.packs, packed_inputs),
     }
     speeds: dict[str, list[float]] = {name: [] for name in kinds}
     losses = {}
@@ -78,7 +80,7 @@ def main() -> None:
         for name, (cut, inputs) in kinds.items():
             speed, losses[name] = once(cut, inputs)
             speeds[name].append(speed)
-    shares = [padding_share(ids.take(rows).lengths, place, budget) for rows in steps]
+    shares = [padding_share(ids.take(rows).lengths, context, budget) for rows in steps]
     # The first one warms up.
     median = {name: statistics.median(values[1:]) for name, values in speeds.items()}
     print(
@@ -97,10 +99,10 @@ def main() -> None:
     print(f"packed / padded: {median['packed'] / median['padded']:.2f}")
 
 
-def padding_share(lengths: np.ndarray, place: RankContext, budget: int) -> float:
+def padding_share(lengths: np.ndarray, context: RankContext, budget: int) -> float:
     """Share of the tokens of padded micro-batches that are padding."""
     padded = sum(
-        int(lengths[micro].max()) * len(micro) for micro in place.micro_batches(lengths, budget)
+        int(lengths[micro].max()) * len(micro) for micro in context.micro_batches(lengths, budget)
     )
     return 1 - int(lengths.sum()) / padded
 

@@ -138,26 +138,28 @@ def train_step(config: Any, module: Any, step: RankedRows, share: bool) -> float
     """Forward and backward of one optimizer step, cut and fed as the reward stage does; the sum of
     its losses.
     """
-    place, budget, total = (
+    context, budget, total = (
         RankContext(0, 1, torch.device("cpu")),
         config.reward.optimizer.micro_batch_tokens,
         0.0,
     )
     module.zero_grad()
     if share:
-        plan = place.packs(shared_lengths(step.ids, step.sizes), budget)
+        plan = context.packs(shared_lengths(step.ids, step.sizes), budget)
     else:
-        plan = rankings_of(step, place.micro_batches(step.ids.lengths, budget, step.sizes.tolist()))
+        plan = rankings_of(
+            step, context.micro_batches(step.ids.lengths, budget, step.sizes.tolist())
+        )
     for micro in plan:
         part = step.take(micro)
         sizes = part.sizes.tolist()
         if share:
-            inputs = shared_inputs(part.ids, sizes, place.device)
+            inputs = shared_inputs(part.ids, sizes, context.device)
         else:
             inputs = dict(
                 zip(
                     ("input_ids_BT", "chosen_BT"),
-                    sequence_inputs(part.ids, place.device),
+                    sequence_inputs(part.ids, context.device),
                     strict=True,
                 )
             )

@@ -13,6 +13,7 @@ from rayward.configs.sections.algorithms import WITH_CRITIC
 from rayward.configs.sections.machines import Role
 from rayward.configs.stages import (
     JUDGES,
+    JUDGES_WITHOUT_ACTORS,
     RL_PARTS,
     all_parts,
     has,
@@ -82,7 +83,7 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
     }
     if asks_reward(config):
         evaluate_roles |= scorers
-    if config.evaluate.judge not in ("gold", "scoring"):
+    if config.evaluate.judge not in JUDGES_WITHOUT_ACTORS:
         evaluate_roles["judge"] = resources.reward
     serve = resources.rollout.model_copy(update={"workers": config.publish.replicas, "cpus": 1.0})
     return {
@@ -116,13 +117,13 @@ def has_reference(config: Config, algorithm: str) -> bool:
 
 def wants_reference(config: Config, algorithm: str) -> bool:
     """Whether log-probs of the reference are computed: to learn from, or to watch the KL."""
-    return config.rl.monitor.kl or config.rl.own(algorithm).needs_reference
+    return config.rl.monitor.kl or config.rl.settings_of(algorithm).needs_reference
 
 
 def asks_reference(config: Config, algorithm: str, iteration: int) -> bool:
     """Whether an iteration computes them: each that learns from them, and else now and then."""
     due = in_turn(config, config.rl.monitor.kl_every, iteration)
-    return config.rl.own(algorithm).needs_reference or (config.rl.monitor.kl and due)
+    return config.rl.settings_of(algorithm).needs_reference or (config.rl.monitor.kl and due)
 
 
 def in_turn(config: Config, every: int, iteration: int) -> bool:

@@ -21,6 +21,8 @@ MODELS = {"sft": "sft", "rejection": "sample", "dpo": "dpo"} | dict(
 
 JUDGES = ("gold", "reward_model", "scoring")
 """What evaluate.judge may say in place of a reward model's folder."""
+JUDGES_WITHOUT_ACTORS = ("gold", "scoring")
+"""Those of them that take no model of their own to the cluster."""
 
 
 def has(config: Config, stage: str) -> bool:

@@ -22,7 +22,7 @@ from rayward.pipelines.run.machine import on_machine, planned
 from rayward.pipelines.run.memory import PeakMemory
 from rayward.pipelines.run.models_named import fetch, pinned
 
-PARTS = {"rl": RL_PARTS}
+PARTS_OF = {"rl": RL_PARTS}
 
 
 def align(
@@ -128,12 +128,12 @@ def summarize(run: Run, peak_bytes: int) -> None:
     summary: dict[str, Any] = {"name": run.config.name, "seed": run.config.seed}
     seconds: dict[str, float] = {}
     for stage in STAGES:
-        parts = [part for part in PARTS.get(stage, (stage,)) if run.done(part)]
+        parts = [part for part in PARTS_OF.get(stage, (stage,)) if run.done(part)]
         manifests = {part: run.manifest(part) for part in parts}
         if not manifests:
             continue
         metrics = {part.split("/")[-1]: manifest["metrics"] for part, manifest in manifests.items()}
-        summary[stage] = metrics if stage in PARTS else metrics[stage]
+        summary[stage] = metrics if stage in PARTS_OF else metrics[stage]
         seconds[stage] = round(sum(manifest["seconds"] for manifest in manifests.values()), 3)
     # From the manifests, so it also holds stages of earlier commands; their peak is only here.
     before = read_json(path).get("peak_memory_bytes", 0) if path.is_file() else 0
@@ -180,8 +180,8 @@ def parse_stages(text: str | None) -> tuple[str, ...]:
 
 def parse_redo(text: str | None) -> tuple[str, ...]:
     """Parts to make again: stages, or `rl/ppo` and such; `rl` is all. ConfigError if unknown."""
-    names = _names(text or "", (*STAGES, *PARTS["rl"]))
-    return tuple(part for name in names for part in PARTS.get(name, (name,)))
+    names = _names(text or "", (*STAGES, *PARTS_OF["rl"]))
+    return tuple(part for name in names for part in PARTS_OF.get(name, (name,)))
 
 
 def _names(text: str, known: Sequence[str]) -> tuple[str, ...]:

@@ -165,10 +165,12 @@ class WeightSender:
     under ZeRO-3; only rank 0 talks to the engines.
     """
 
-    def __init__(self, engine: HasWeights, client: EngineClient, backend: str, place: RankContext):
+    def __init__(
+        self, engine: HasWeights, client: EngineClient, backend: str, context: RankContext
+    ):
         register()
         self.source = WeightReader(engine)
-        self.place = place
+        self.context = context
         self.client = client
         self.transfer = WeightTransferTrainerFactory.trainer_init(
             self._init_info(backend, len(client.engines) * client.workers_per_engine),
@@ -181,7 +183,7 @@ class WeightSender:
 
     def _init_info(self, backend: str, num_workers: int) -> TrainerInitInfo:
         if backend == "object_store":
-            return ObjectStoreTrainerInitInfo(rank=self.place.rank)
+            return ObjectStoreTrainerInitInfo(rank=self.context.rank)
         if backend == "ipc":
             from vllm.distributed.weight_transfer.ipc_engine import (
                 DEFAULT_PACKED_BUFFER_SIZE_BYTES,
@@ -193,7 +195,7 @@ class WeightSender:
                 meta.dtype.itemsize * math.prod(meta.shape) for meta in self.source.metadata()
             )
             return IPCTrainerInitInfo(
-                rank=self.place.rank,
+                rank=self.context.rank,
                 packed=True,
                 packed_buffer_size_bytes=max(DEFAULT_PACKED_BUFFER_SIZE_BYTES, largest_bytes),
             )
@@ -205,7 +207,7 @@ class WeightSender:
             master_address=ray.util.get_node_ip_address(),
             master_port=get_open_port(),
             world_size=1 + num_workers,
-            rank=self.place.rank,
+            rank=self.context.rank,
         )
 
     def send(self, version: int) -> dict[str, Any] | None:
@@ -221,7 +223,7 @@ class WeightSender:
         except Exception as error:
             # A broadcast that was given up fails with an error of NCCL; the engine's is the cause.
             raise self.client.failure or error from None
-        if self.place.rank != 0:
+        if self.context.rank != 0:
             return None
         sent = self.source.digest.text()
         for index, received in enumerate(self.client.commit(version)):
@@ -241,10 +243,10 @@ def sender_to(
     engines: Sequence[ActorHandle],
     model: HasWeights,
     backend: str,
-    place: RankContext,
+    context: RankContext,
     config: Config,
 ) -> WeightSender:
-    """A model's way to the engines of a run. Every rank of `place` must call it."""
+    """A model's way to the engines of a run. Every rank of `context` must call it."""
     deadline_s = SHARE_OF_DEADLINE * config.cluster.call_timeout_s
     client = EngineClient(engines, deadline_s, workers_per_engine(config))
-    return WeightSender(model, client, backend, place)
+    return WeightSender(model, client, backend, context)

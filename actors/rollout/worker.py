@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class RolloutEngine(Timed):
     """One vLLM engine; with more than one GPU it splits the model over them."""
 
-    def __init__(self, folder: str, config: Config, backend: str, loads: bool, rank: int):
-        """`backend` of the weight transfer; `loads`: read the folder's weights, or start with
-        random ones until a transfer brings them. ValueError where the backend or the build of vLLM
-        does not fit the GPUs of the role.
+    def __init__(self, folder: str, config: Config, backend: str, load_weights: bool, rank: int):
+        """`backend` of the weight transfer; `load_weights`: read the folder's weights, or start
+        with random ones until a transfer brings them. ValueError where the backend or the build of
+        vLLM does not fit the GPUs of the role.
         """
         super().__init__()
         role = config.resources.rollout
@@ -66,7 +66,7 @@ class RolloutEngine(Timed):
             # temperature 1.
             logprobs_mode="processed_logprobs",
             generation_config="vllm",
-            load_format="auto" if loads else "dummy",
+            load_format="auto" if load_weights else "dummy",
             weight_transfer_config=WeightTransferConfig(backend=backend),
             worker_extension_cls="rayward.actors.rollout.digest.DigestWorker",
             **(_gpu_options(config) if on_gpu else _cpu_options(config)),

@@ -37,18 +37,18 @@ class FrozenModel(Timed):
         role = config.resources.reference
         torch.set_num_threads(role.compute_threads)
         self.config, self.temperature = config, temperature
-        self.place = RankContext(rank, role.workers, device(role.gpus))
+        self.context = RankContext(rank, role.workers, device(role.gpus))
         self.sender: WeightSender | None = None
         self.load(folder)
 
     def load(self, folder: str) -> None:
         """Hold the model of another folder from now on."""
         self.module = load_policy(folder, self.config.model.dtype, self.temperature)
-        self.module.to(self.place.device).eval()
+        self.module.to(self.context.device).eval()
         # A layout is proved at once by forward passes, which here need no gradient.
         with torch.no_grad():
             self.layout = Layout(
-                self.module.lm, self._logprobs, self.place, True, self.config.rl.shared_prompts
+                self.module.lm, self._logprobs, self.context, True, self.config.rl.shared_prompts
             )
 
     def _logprobs(self, *rows: Tensor, **inputs: Any) -> Tensor:
@@ -81,8 +81,8 @@ class FrozenModel(Timed):
         from rayward.actors.rollout.weights import sender_to
 
         # Every process has all weights: one is enough to send them, as a group by itself.
-        if self.place.rank == 0:
-            alone = RankContext(0, 1, self.place.device)
+        if self.context.rank == 0:
+            alone = RankContext(0, 1, self.context.device)
             self.sender = sender_to(engines, self, backend, alone, self.config)
 
     def send_weights(self, version: int) -> dict[str, Any] | None:

@@ -25,14 +25,14 @@ class RewardModel(Timed):
     def __init__(self, folder: str, dtype: str, micro_batch_tokens: int, role: Role, rank: int):
         super().__init__()
         torch.set_num_threads(role.compute_threads)
-        self.place = RankContext(rank, role.workers, device(role.gpus))
+        self.context = RankContext(rank, role.workers, device(role.gpus))
         self.token_budget = micro_batch_tokens
-        self.module = load_scalar(folder, dtype).to(self.place.device).eval()
+        self.module = load_scalar(folder, dtype).to(self.context.device).eval()
         model = self.module.classifier
         self.hidden_size = int(model.config.get_text_config().hidden_size)
         with torch.no_grad():
             # By a proof with forward passes: whether answers that share a prompt's row keep apart.
-            self.can_share = shares(model, self._scores, self.place.device, False, None, "reward")
+            self.can_share = shares(model, self._scores, self.context.device, False, None, "reward")
 
     def _scores(self, *rows: Tensor, **inputs: Any) -> Tensor:
         return self.module(*rows, **inputs)
@@ -54,11 +54,13 @@ class RewardModel(Timed):
 
     def _alone(self, sequences: Ragged) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """(rows, inputs) of micro-batches of separate rows."""
-        for micro_batch in self.place.micro_batches(sequences.lengths, self.token_budget):
+        for micro_batch in self.context.micro_batches(sequences.lengths, self.token_budget):
             # A plan gives ranks equally many, some of them empty. Nothing here waits for the other
             # ranks, so these are skipped.
             if micro_batch:
-                ids_BT, chosen_BT = sequence_inputs(sequences.take(micro_batch), self.place.device)
+                ids_BT, chosen_BT = sequence_inputs(
+                    sequences.take(micro_batch), self.context.device
+                )
                 yield micro_batch, {"input_ids_BT": ids_BT, "chosen_BT": chosen_BT}
 
     def _shared(
@@ -66,11 +68,11 @@ class RewardModel(Timed):
     ) -> Iterator[tuple[list[int], dict[str, Any]]]:
         """(rows, inputs) of micro-batches of whole groups, each group in one row of tokens."""
         firsts = np.cumsum(sizes) - sizes  # the first row of each group
-        for groups in self.place.packs(shared_lengths(sequences, sizes), self.token_budget):
+        for groups in self.context.packs(shared_lengths(sequences, sizes), self.token_budget):
             if groups:
                 rows = [
                     row
                     for group in groups
                     for row in range(firsts[group], firsts[group] + sizes[group])
                 ]
-                yield rows, shared_inputs(sequences.take(rows), sizes[groups], self.place.device)
+                yield rows, shared_inputs(sequences.take(rows), sizes[groups], self.context.device)

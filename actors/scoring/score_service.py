@@ -76,9 +76,9 @@ class ScoreService:
     def __init__(self, folder: str, limits: Limits):
         torch.set_num_threads(limits.threads)
         self.name, self.limits = Path(folder).name, limits
-        self.place = RankContext(0, 1, device(limits.gpus))
+        self.context = RankContext(0, 1, device(limits.gpus))
         self.tokenizer, self.template = load_tokenizer(folder), find(limits.template)
-        self.module = load_scalar(folder, limits.dtype).to(self.place.device).eval()
+        self.module = load_scalar(folder, limits.dtype).to(self.context.device).eval()
         positions = self.module.classifier.config.get_text_config().max_position_embeddings
         self.context_tokens = min(limits.context_tokens, positions)
         self.scored = self.batches = 0
@@ -152,8 +152,8 @@ class ScoreService:
     def _scores(self, rows: Ragged) -> list[float]:
         scores = [0.0] * len(rows)
         # Micro-batches hold rows of like lengths together, so scores come in another order.
-        for micro_batch in self.place.micro_batches(rows.lengths, self.limits.micro_batch_tokens):
-            ids_BT, chosen_BT = sequence_inputs(rows.take(micro_batch), self.place.device)
+        for micro_batch in self.context.micro_batches(rows.lengths, self.limits.micro_batch_tokens):
+            ids_BT, chosen_BT = sequence_inputs(rows.take(micro_batch), self.context.device)
             values = self.module(ids_BT, chosen_BT).tolist()
             for row, value in zip(micro_batch, values, strict=True):
                 scores[row] = value

@@ -34,17 +34,18 @@ from rayward.data.ragged import Shard
 from rayward.data.templates.tokenizer import load_tokenizer
 
 
-def dpo_loop(job: Job, place: RankContext | None = None) -> None:
-    """Train by DPO, then give the held-out answers' implicit rewards. `place`: null asks Ray Train.
+def dpo_loop(job: Job, context: RankContext | None = None) -> None:
+    """Train by DPO, then give the held-out answers' implicit rewards. `context`: null asks Ray
+    Train.
 
     All log-probs are of whole answers, sums over their tokens.
     """
-    place = place or start(job)
+    context = context or start(job)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
-    settings, device = job.preferences, place.device
+    settings, device = job.preferences, context.device
     assert isinstance(settings, Dpo)
     module = load_policy(job.model, job.dtype)
-    engine = make_engine(job, module, len(train.sizes), place)
+    engine = make_engine(job, module, len(train.sizes), context)
     share = shares_prompts(settings, engine, module.lm, train)
 
     def logprobs(module: nn.Module, rankings: RankedRows) -> Tensor:
@@ -60,10 +61,10 @@ def dpo_loop(job: Job, place: RankContext | None = None) -> None:
 
     def reference_logprobs(data: RankedRows) -> np.ndarray:
         """[N] of all answers: each step deals them to the ranks anew, so every rank needs all."""
-        part = over_rankings(job, place, engine, data, logprobs, share)
+        part = over_rankings(job, context, engine, data, logprobs, share)
         return on_every_rank(part, len(data.ids)).numpy()
 
-    announce(job, place, "log-probs of the reference, of all rows")
+    announce(job, context, "log-probs of the reference, of all rows")
     # Before the first step the policy is the reference. Afterwards nothing holds its weights: one
     # model is in memory instead of two, and each answer is read by it once.
     train = replace(train, reference=reference_logprobs(train))
@@ -83,7 +84,7 @@ def dpo_loop(job: Job, place: RankContext | None = None) -> None:
         }
 
     def heldout_rewards() -> Shard:
-        part = over_rankings(job, place, engine, heldout, logprobs, share)
+        part = over_rankings(job, context, engine, heldout, logprobs, share)
         moved_N = part.values.values - heldout_reference_N[part.rows]
         return Shard(part.rows, part.values.like(settings.beta * moved_N))
 
@@ -97,4 +98,4 @@ def dpo_loop(job: Job, place: RankContext | None = None) -> None:
         return part
 
     validation = accuracy_validation(job, engine.total_steps, heldout, heldout_rewards, write)
-    learn(job, place, engine, train, loss, share, validation)
+    learn(job, context, engine, train, loss, share, validation)

@@ -74,7 +74,7 @@ def accuracy_validation(
 
 def learn(
     job: Job,
-    place: RankContext,
+    context: RankContext,
     engine: TrainEngine,
     train: RankedRows,
     loss: Callable[[nn.Module, RankedRows], tuple[Tensor, MetricSums]],
@@ -85,7 +85,7 @@ def learn(
 
     With `share`, the answers of a ranking are one row.
     """
-    reporter, budget = Reporter(job, place), job.optimizer.micro_batch_tokens
+    reporter, budget = Reporter(job, context), job.optimizer.micro_batch_tokens
     # Tokens of each ranking as one row, by which rankings are packed.
     costs = shared_lengths(train.ids, train.sizes) if share else None
     for epoch in range(job.epochs):
@@ -95,9 +95,9 @@ def learn(
             step = train.take(rankings)
             # A ranking stays in one micro-batch: its loss compares its answers with each other.
             if costs is not None:
-                plan = place.packs(costs[rankings], budget)
+                plan = context.packs(costs[rankings], budget)
             else:
-                rows = place.micro_batches(step.ids.lengths, budget, step.sizes.tolist())
+                rows = context.micro_batches(step.ids.lengths, budget, step.sizes.tolist())
                 plan = rankings_of(step, rows)
             # All ranks know all rankings of the step: the denominator is the global count.
             sums = engine.step([step.take(part) for part in plan], loss, len(rankings))
@@ -136,7 +136,7 @@ def on_every_rank(part: Shard, num_rows: int) -> Tensor:
 
 def over_rankings(
     job: Job,
-    place: RankContext,
+    context: RankContext,
     engine: TrainEngine,
     data: RankedRows,
     score: Callable[[Any, RankedRows], Tensor],
@@ -150,9 +150,9 @@ def over_rankings(
         # Without a loss nothing compares the answers: dealt out one by one they need less padding.
         singles = replace(data, sizes=np.ones(len(data.ids), np.int64))
         return over_rows(
-            job, place, engine, data.ids, lambda module, rows: score(module, singles.take(rows))
+            job, context, engine, data.ids, lambda module, rows: score(module, singles.take(rows))
         )
-    plan = place.packs(shared_lengths(data.ids, data.sizes), job.optimizer.micro_batch_tokens)
+    plan = context.packs(shared_lengths(data.ids, data.sizes), job.optimizer.micro_batch_tokens)
 
     def scores_of(rankings: list[int]) -> Tensor:
         return engine.infer(lambda module: score(module, data.take(rankings)))
@@ -163,13 +163,13 @@ def over_rankings(
 
 def over_rows(
     job: Job,
-    place: RankContext,
+    context: RankContext,
     engine: TrainEngine,
     ids: Ragged,
     score: Callable[[Any, list[int]], Tensor],
 ) -> Shard:
     """One number for each of this rank's rows, without gradients; `score` gives a micro-batch's."""
-    plan = place.micro_batches(ids.lengths, job.optimizer.micro_batch_tokens)
+    plan = context.micro_batches(ids.lengths, job.optimizer.micro_batch_tokens)
 
     def scores_of(rows: list[int]) -> Tensor:
         return engine.infer(lambda module: score(module, rows))

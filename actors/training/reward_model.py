@@ -25,15 +25,15 @@ from rayward.data.ragged import Ragged, Shard
 from rayward.data.templates.tokenizer import load_tokenizer
 
 
-def reward_loop(job: Job, place: RankContext | None = None) -> None:
-    """Train the reward model, then score the held-out answers. `place`: null asks Ray Train."""
-    place = place or start(job)
+def reward_loop(job: Job, context: RankContext | None = None) -> None:
+    """Train the reward model, then score the held-out answers. `context`: null asks Ray Train."""
+    context = context or start(job)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     module = load_scalar(job.model, job.dtype, seed=job.seed)
-    engine = make_engine(job, module, len(train.sizes), place)
-    settings, device = job.preferences, place.device
+    engine = make_engine(job, module, len(train.sizes), context)
+    settings, device = job.preferences, context.device
     assert isinstance(settings, Reward)
-    announce(job, place, "first step")
+    announce(job, context, "first step")
     share = shares_prompts(settings, engine, module.classifier, train)
 
     def scores(module: nn.Module, rankings: RankedRows) -> Tensor:
@@ -53,7 +53,7 @@ def reward_loop(job: Job, place: RankContext | None = None) -> None:
         """Over the rows of all ranks."""
         part = over_rows(
             job,
-            place,
+            context,
             engine,
             ids,
             lambda module, rows: module(*sequence_inputs(ids.take(rows), device)),
@@ -63,7 +63,7 @@ def reward_loop(job: Job, place: RankContext | None = None) -> None:
         return sums["score"] / sums["count"]
 
     def heldout_scores() -> Shard:
-        return over_rankings(job, place, engine, heldout, scores, share)
+        return over_rankings(job, context, engine, heldout, scores, share)
 
     def write() -> Shard:
         """The model with its scores centred; as it trains they are not."""
@@ -82,4 +82,4 @@ def reward_loop(job: Job, place: RankContext | None = None) -> None:
         return part
 
     validation = accuracy_validation(job, engine.total_steps, heldout, heldout_scores, write)
-    learn(job, place, engine, train, loss, share, validation)
+    learn(job, context, engine, train, loss, share, validation)

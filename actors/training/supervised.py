@@ -39,27 +39,29 @@ class WeightedRows:
 
 def sft_loop(job: Job) -> None:
     """Supervised fine-tuning: weighted mean of the token losses of each optimizer step."""
-    place = start(job)
-    reporter = Reporter(job, place)
+    context = start(job)
+    reporter = Reporter(job, context)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     policy = load_policy(job.model, job.dtype)
     # `packing` null packs where the model has an attention that is fast on packs.
-    packs_well = job.packing is not False and attend_to_packs(policy.lm, place.device, job.packing)
+    packs_well = job.packing is not False and attend_to_packs(
+        policy.lm, context.device, job.packing
+    )
     packed = packs_well if job.packing is None else job.packing
     skip_unread(policy)
-    engine = make_engine(job, policy, len(train.ids), place)
+    engine = make_engine(job, policy, len(train.ids), context)
 
     if packed:
-        cut, make_inputs = place.packs, packed_inputs
+        cut, make_inputs = context.packs, packed_inputs
         require_separate_rows(engine)
     else:
-        cut, make_inputs = place.micro_batches, weighted_inputs
+        cut, make_inputs = context.micro_batches, weighted_inputs
 
     def loss(
         module: nn.Module, rows: list[int], data: WeightedRows = train
     ) -> tuple[Tensor, MetricSums]:
         ids, weights = data.ids.take(rows), data.weights.take(rows)
-        inputs, weights_N = make_inputs(ids, weights, place.device)
+        inputs, weights_N = make_inputs(ids, weights, context.device)
         return weighted_nll(module(*inputs)[0], weights_N), {}
 
     def heldout_loss() -> float:
@@ -84,7 +86,7 @@ def sft_loop(job: Job) -> None:
     validation = Validation(
         "heldout_loss", False, job, engine.total_steps, heldout_loss, write, at_end=True
     )
-    announce(job, place, "held-out loss before training")
+    announce(job, context, "held-out loss before training")
     reporter.tell({"heldout_loss_before": heldout_loss()})
     for epoch in range(job.epochs):
         for rows in step_batches(epoch_order(len(train.ids), job.seed, epoch), job.rows_per_step):

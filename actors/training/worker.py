@@ -20,7 +20,7 @@ REPORT_EVERY_S = 0.5
 
 
 def start(job: Job) -> RankContext:
-    """This worker's place, its threads and seeds set."""
+    """This worker's context, its threads and seeds set."""
     context = ray.train.get_context()
     torch.set_num_threads(job.role.compute_threads)
     torch.manual_seed(job.seed)
@@ -30,22 +30,22 @@ def start(job: Job) -> RankContext:
 
 
 def make_engine(
-    job: Job, module: TokenPolicy | TokenScalar, rows: int, place: RankContext
+    job: Job, module: TokenPolicy | TokenScalar, rows: int, context: RankContext
 ) -> TrainEngine:
     """The engine that trains a module on so many rows (or rankings) an epoch."""
     # The schedule ends with the last step, so the engine has to know how many there will be.
     steps = optimizer_steps(rows, job.rows_per_step, job.epochs)
     return TrainEngine(
-        module, job.optimizer, job.optimizer.learning_rate, steps, job.dtype, place.device
+        module, job.optimizer, job.optimizer.learning_rate, steps, job.dtype, context.device
     )
 
 
-def announce(job: Job, place: RankContext, doing: str) -> None:
+def announce(job: Job, context: RankContext, doing: str) -> None:
     """Tell the driver that the model is loaded, and what comes before the first step.
 
     Its deadline for the start ends with this message: what comes now may take long.
     """
-    if place.rank == 0:
+    if context.rank == 0:
         job.queue.put([{"doing": doing}])
 
 
@@ -69,8 +69,8 @@ def add_over_ranks(values: Tensor) -> Tensor:
 class Reporter:
     """What rank 0 tells the driver, in few messages: one costs as much as a small training step."""
 
-    def __init__(self, job: Job, place: RankContext):
-        self.queue, self.silent = job.queue, place.rank != 0
+    def __init__(self, job: Job, context: RankContext):
+        self.queue, self.silent = job.queue, context.rank != 0
         self.waiting: list[dict[str, Any]] = []
         self.sent_at = time.monotonic()
 

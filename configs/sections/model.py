@@ -46,8 +46,8 @@ class Model(Section):
     scratch: Scratch | None = None
     """Shape of a model with random weights; only with path null."""
     template: str = "openchat_3.5"
-    """Chat template, by its name in data/templates.toml; tokenizer is the one that the model
-    brings.
+    """Chat template, by its name in data/templates/templates.toml; tokenizer is the one that the
+    model brings.
     """
     context_tokens: Annotated[int, Field(ge=16)] = 2048
     """Longest prompt plus answer, in tokens; longer training rows are cut, longer prompts dropped

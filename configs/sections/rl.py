@@ -238,6 +238,6 @@ class Rl(StageSection):
             )
         return self
 
-    def own(self, algorithm: str) -> Any:
+    def settings_of(self, algorithm: str) -> Any:
         """An algorithm's own numbers."""
         return getattr(self, algorithm)

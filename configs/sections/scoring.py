@@ -34,7 +34,8 @@ class RewardSource(Section):
     OpenAI-compatible API.
     """
     prompts: str | None = None
-    """Kind judge: folder with rate_system.txt and rate_user.txt in place of data/prompts."""
+    """Kind judge: folder with rate_system.txt and rate_user.txt in place of
+    data/feedback/prompts."""
     key: str | None = None
     """Environment variable with the key for an http service or a judge; null sends a judge
     OPENAI_API_KEY's, if set.

@@ -56,7 +56,7 @@ def behaviour(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 def unlike_own(template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
     """The first line in which a template of the table differs from the tokenizer's own."""
-    if template.own or not tokenizer.chat_template:
+    if template.is_tokenizers or not tokenizer.chat_template:
         return ""
     for turns, asks in ((PROBE[:3], True), (PROBE, False), ((SYSTEM, *PROBE[:3]), True)):
         try:

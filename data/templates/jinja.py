@@ -27,7 +27,7 @@ def jinja(template: Template, tokenizer: PreTrainedTokenizerBase | None = None) 
     pieces without any between them, so that the string is read as the pieces are: "User: x" for
     OpenChat v2's "User:" and "x". One that puts it only where there is none gets it only there.
     """
-    if template.own:
+    if template.is_tokenizers:
         raise ValueError("the tokenizer's own chat template is not written: it is the tokenizer's")
     spaces: Habit = "never" if tokenizer is None else ids_and_habit(template, tokenizer)[1]
     bos = template.bos if tokenizer is None else needs_bos(template, tokenizer)

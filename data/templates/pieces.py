@@ -48,7 +48,7 @@ def pieces(
     for where the user does not have the last word.
     """
     check_turns(turns, last="user" if add_generation_prompt else None)
-    if template.own:
+    if template.is_tokenizers:
         raise ValueError("the tokenizer's own chat template needs the tokenizer: name its folder")
     turns = _with_system(template, turns)
     out: list[Piece] = []

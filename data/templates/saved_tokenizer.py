@@ -140,7 +140,7 @@ def assert_served_as_trained(template: Template, tokenizer: PreTrainedTokenizerB
                 continue  # such rows are left out
             served = _served(tokenizer, turns[:end], asks)
             # A tokenizer's own template says so itself; of ours it is found out.
-            if template.own:
+            if template.is_tokenizers:
                 excused = trained.apart
             else:
                 excused = _joins(tokenizer, turns[:end], asks, turns in PLAIN)
@@ -164,7 +164,7 @@ def mend(template: Template, folder: str | Path) -> str:
         tokenizer = read_tokenizer(folder)
         before = tokenizer.chat_template
         try:
-            if not template.own:
+            if not template.is_tokenizers:
                 tokenizer.chat_template = jinja(template, tokenizer)
             assert_served_as_trained(template, tokenizer)
         except ValueError as error:

@@ -37,7 +37,7 @@ def scored(
     if answer.role == "assistant" and not answer.content.strip():
         prompt_ids = encode(template, before, tokenizer, add_generation_prompt=True).ids
         answer_ids = stop_token_ids(template, tokenizer)[:1] if finished else []
-    elif template.own:
+    elif template.is_tokenizers:
         check_turns(turns, last="assistant")
         # The weights mark the answer: the first 1 is where it begins.
         row = own_scored_row(tokenizer, (*before, replace(answer, weight=1.0)), finished)

@@ -72,7 +72,7 @@ class Template:
         return self.special_tokens[0]
 
     @property
-    def own(self) -> bool:
+    def is_tokenizers(self) -> bool:
         """Whether it only stands for the chat template that the tokenizer brings.
 
         See `rayward.data.templates.published.template`.

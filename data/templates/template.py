@@ -80,7 +80,7 @@ def encode(
     tokenizer lacks or finds in plain text, or a conversation (not a prompt) in which no token has
     weight. RowError: turns that the tokenizer's own template cannot render as they are trained.
     """
-    if template.own:
+    if template.is_tokenizers:
         check_turns(turns, last="user" if add_generation_prompt else None)
         encoded = Encoded(*own_row(tokenizer, turns, add_generation_prompt))
     else:
@@ -104,7 +104,7 @@ def encode_all(
     for template, turns in rows:
         try:
             check_turns(turns)
-            pieces_of.append(None if template.own else pieces(template, turns))
+            pieces_of.append(None if template.is_tokenizers else pieces(template, turns))
         except RowError as error:
             pieces_of.append(error)
     # All texts of all rows in one list; each row takes as many ids as it gave texts.
@@ -200,12 +200,12 @@ def truncate(encoded: Encoded, max_tokens: int) -> Encoded | None:
 def end_token(template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
     """The special token that ends a last answer. ValueError if the tokenizer's template has
     none."""
-    return own_end_tokens(tokenizer)[0] if template.own else template.end_token
+    return own_end_tokens(tokenizer)[0] if template.is_tokenizers else template.end_token
 
 
 def opening_ids(template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """What the tokenizer's own template writes before an answer: a model says it (gpt-oss)."""
-    return own_opening_ids(tokenizer) if template.own else []
+    return own_opening_ids(tokenizer) if template.is_tokenizers else []
 
 
 def stop_token_ids(template: Template, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -214,7 +214,7 @@ def stop_token_ids(template: Template, tokenizer: PreTrainedTokenizerBase) -> li
     They are more than one where the tokenizer's own template ends earlier answers with another
     token than the last.
     """
-    ends = own_end_tokens(tokenizer) if template.own else (template.end_token,)
+    ends = own_end_tokens(tokenizer) if template.is_tokenizers else (template.end_token,)
     ids, _ = ids_and_habit(template, tokenizer)
     return [ids[end] for end in ends]
 
@@ -223,5 +223,5 @@ def ids_and_habit(
     template: Template, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[dict[str, int], Habit]:
     """Ids of the template's special tokens, and the tokenizer's habit of a space before a text."""
-    tokens = own_special_tokens(tokenizer) if template.own else template.special_tokens
+    tokens = own_special_tokens(tokenizer) if template.is_tokenizers else template.special_tokens
     return special_ids(tokenizer, tokens, template.name), habit(tokenizer)

@@ -34,7 +34,10 @@ def add_options(parser: argparse.ArgumentParser, **requests: dict[str, Any]) -> 
         "--seed", type=int, default=0, metavar="N", help="of all that is drawn (default 0)"
     )
     parser.add_argument(
-        "--prompts", type=Path, metavar="DIR", help="prompts in place of those in data/prompts"
+        "--prompts",
+        type=Path,
+        metavar="DIR",
+        help="prompts in place of those in data/feedback/prompts",
     )
     for role, request in requests.items():
         # The default binds this role's fields: options are read after the loop.

@@ -62,7 +62,7 @@ def _render(options: argparse.Namespace) -> int:
     from rayward.pipelines.rows.show import coloured, plain, runs, runs_of_pieces, visible
 
     template = find(options.template)
-    if not options.tokenizer and (options.ids or template.own):
+    if not options.tokenizer and (options.ids or template.is_tokenizers):
         raise ValueError(
             f"{'--ids' if options.ids else '--template tokenizer'} needs --tokenizer DIR"
         )

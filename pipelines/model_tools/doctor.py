@@ -131,7 +131,7 @@ def measure(
     config = settings(options, folder, int(prompts.lengths.max()) + options.tokens)
     connect(config.cluster)
     check_fits({"rollout": config.resources.rollout})
-    engine = RolloutGroup(folder, config, config.resources.reference, loads=options.gpus > 0)
+    engine = RolloutGroup(folder, config, config.resources.reference, load_weights=options.gpus > 0)
     trainer = None
     if not options.gpus:
         trainer = frozen_group("trainer", folder, config, options.temperature)

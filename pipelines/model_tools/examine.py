@@ -159,19 +159,19 @@ def spelling(folder: Path, name: str | None) -> tuple[list[str], list[str]]:
     notes: list[str] = []
     try:
         assert_keeps_text(tokenizer)
-        if template.own and name is None and not tokenizer.chat_template:
+        if template.is_tokenizers and name is None and not tokenizer.chat_template:
             return [], [
                 "the tokenizer has no chat template: name one, here with --template and in "
                 "model.template"
             ]
-        if template.own:
+        if template.is_tokenizers:
             traits = behaviour(tokenizer)
         else:
             unlike = unlike_own(template, tokenizer)
             traits = [unlike] if unlike else []
         # Before what may raise: the notes are kept where a check below fails.
         notes += [f"chat template {template.name}: {line}" for line in traits]
-        if not template.own:
+        if not template.is_tokenizers:
             # As a stage saves it, so that what is checked below is what would be served.
             tokenizer.chat_template = jinja(template, tokenizer)
         assert_served_as_trained(template, tokenizer)

@@ -250,7 +250,7 @@ def _template(model_folder: Path) -> str:
         no_own_template = str(error)
     for name, template in TEMPLATES.items():
         try:
-            if not template.own:
+            if not template.is_tokenizers:
                 ids_and_habit(template, tokenizer)  # ValueError where a token is missing
                 return name
         except ValueError:

@@ -50,7 +50,7 @@ class RewardShaper:
     @classmethod
     def of(cls, config: Config, algorithm: str) -> RewardShaper:
         """The state before the first iteration."""
-        settings = config.rl.own(algorithm)
+        settings = config.rl.settings_of(algorithm)
         controller = None
         if settings.kl_target:
             controller = AdaptiveKL(settings.kl_coef, settings.kl_target, settings.kl_horizon)
@@ -95,7 +95,7 @@ def estimate_advantages(
     Reads the scores and log-probs, and the values where there is a critic. `shaper` takes in the
     scores. The rollouts come back with advantages and, of a critic, returns, fp32.
     """
-    rl, settings = config.rl, config.rl.own(algorithm)
+    rl, settings = config.rl, config.rl.settings_of(algorithm)
     assert rollouts.scores is not None
     assert rollouts.policy_logprobs is not None
     scores_B = torch.from_numpy(rollouts.scores)

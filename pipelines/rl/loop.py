@@ -1,10 +1,11 @@
-"""Stage 5: online RL. Each algorithm of the config starts from the SFT model (or model.path) and
+"""Stage rl: online RL. Each algorithm of the config starts from the SFT model (or model.path) and
 learns by itself.
 
 One iteration k: sample responses, score them, estimate advantages, update policy and critic, bring
 the new weights to the rollout engines. Who does the work stands in rl_actors.py; this file says who
-waits for whom. Below, wk are the weights after k updates. Scorers are the reward sources and the
-reference; policy and critic (the learners) score too, with log-probs and values.
+waits for whom. Below, wk are the weights after k updates. Scorers are the reward sources, the
+reference, and the learners (policy and critic) with old log-probs and values. All calls to an actor
+queue in the order in which the driver makes them.
 
 rl.mode sync. The scorers start on the first part of the responses while the engines sample the
 others. Engines wait for the update, learners for the responses:
@@ -167,12 +168,17 @@ class OnlineTraining:
         sampler.begin(
             iteration, None if self.samples_ahead else self.monitor.fixed_prompts(iteration)
         )
+        # Each part of the responses goes to the scorers in here, as soon as it is complete.
         prompts = record.timed("generate", sampler.finish, iteration)
         # Between two generations the engines are idle: they cannot take weights while requests
-        # run. Iteration 0 finds w0 there already (`RlActors.learning`).
+        # run. The policy was asked for its log-probs before, and sends after them. Iteration 0
+        # finds w0 there already (`RlActors.learning`).
         if self.samples_ahead and iteration and not last:
             record.note(record.timed("transfer", actors.send_weights, iteration))
-        fixed = sampler.beside or record.timed("monitor", self.monitor.sample_fixed, iteration)
+        fixed = sampler.fixed_responses or record.timed(
+            "monitor", self.monitor.sample_fixed, iteration
+        )
+        # Only where nobody could be asked yet: with colocate, and in a replay.
         sampler.hand_over(prompts, iteration)
         if self.samples_ahead and not last:
             # An engine's calls queue: once it samples, the request for its spans would wait for

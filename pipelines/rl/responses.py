@@ -19,7 +19,7 @@ from rayward.data.packing import epoch_order
 from rayward.data.ragged import Ragged
 from rayward.data.records import Prompt
 from rayward.data.rollouts import Rollouts
-from rayward.pipelines.rl.rl_actors import PARTS, RlActors
+from rayward.pipelines.rl.rl_actors import CHUNKS, RlActors
 from rayward.pipelines.rows.prompts import fit_prompts
 from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer
@@ -40,10 +40,13 @@ class PromptStream:
     def take(self, iteration: int) -> tuple[list[Prompt], Ragged]:
         """The prompts of an iteration, and their token ids."""
         rows = []
+        orders: dict[int, list[int]] = {}  # a shuffle of all prompts for each pass over them
         # From the iteration alone, without a place that is remembered: one_step_off takes ahead.
         for position in range(iteration * self.size, (iteration + 1) * self.size):
             pass_number, place = divmod(position, len(self.ids))
-            rows.append(epoch_order(len(self.ids), self.seed, pass_number)[place])
+            if pass_number not in orders:
+                orders[pass_number] = epoch_order(len(self.ids), self.seed, pass_number)
+            rows.append(orders[pass_number][place])
         return [self.prompts[row] for row in rows], self.ids.take(rows)
 
 
@@ -60,17 +63,17 @@ class Sampler:
         self.running: dict[int, tuple[list[Prompt], Generation]] = {}
         # Parts that wait for `hand_over`.
         self.waiting: list[Rollouts] = []
-        # Responses to the prompts beside those of the last `finish`.
-        self.beside: Rollouts | None = None
+        # Responses to the extra prompts of the last `finish`.
+        self.fixed_responses: Rollouts | None = None
         self.seconds = 0.0  # that the engines took for the responses of the last `finish`
 
-    def begin(self, iteration: int, beside: ExtraPrompts | None = None) -> None:
-        """Start to sample the responses of an iteration, and those to the prompts `beside` them,
+    def begin(self, iteration: int, extra: ExtraPrompts | None = None) -> None:
+        """Start to sample the responses of an iteration, and those to the `extra` prompts,
         unless that has begun.
         """
         if iteration not in self.running:
             prompts, ids = self.stream.take(iteration)
-            self.running[iteration] = (prompts, self.actors.generate(ids, iteration, beside))
+            self.running[iteration] = (prompts, self.actors.generate(ids, iteration, extra))
 
     def finish(self, iteration: int) -> list[Prompt]:
         """Wait for the responses, which go to the scorers on the way; the iteration's prompts.
@@ -81,16 +84,16 @@ class Sampler:
         # One update old, but in iteration 0, which has no older ones than w0.
         one_step_off = self.actors.config.rl.mode == "one_step_off"
         expected = max(0, iteration - 1) if one_step_off else iteration
-        self.beside = None
+        self.fixed_responses = None
         for _, part in generation.parts():
             if part.weight_version != expected:
                 raise RuntimeError(
                     f"iteration {iteration} was sampled with weight version "
                     f"{part.weight_version}, not {expected}"
                 )
-            # The engines number prompts beside the others after them; see RolloutGroup.stream.
+            # The engines number extra prompts after the others; see RolloutGroup.stream.
             if part.prompt_index[0] >= len(prompts):
-                self.beside = replace(part, prompt_index=part.prompt_index - len(prompts))
+                self.fixed_responses = replace(part, prompt_index=part.prompt_index - len(prompts))
             # Learners cannot work before the engines have left the GPUs.
             elif self.actors.colocation.on:
                 self.waiting.append(part)
@@ -140,13 +143,13 @@ class Replay:
     # What a Sampler has, and files have not.
     seconds = 0.0
     in_flight: Generation | None = None
-    beside: Rollouts | None = None
+    fixed_responses: Rollouts | None = None
 
     def __init__(self, folder: Path, actors: RlActors):
         self.files, self.actors = replay_files(folder, actors.config), actors
         self.known = {prompt.id: prompt for prompt in prepared(actors.run, "prompts")}
 
-    def begin(self, iteration: int, beside: ExtraPrompts | None = None) -> None:
+    def begin(self, iteration: int, extra: ExtraPrompts | None = None) -> None:
         """Nothing to sample."""
 
     def finish(self, iteration: int) -> list[Prompt]:
@@ -180,7 +183,7 @@ class Replay:
         rows give the same bits.
         """
         self.actors.colocation.to_learners()
-        part_of = self.read.prompt_index // -(-len(prompts) // PARTS)
-        for part in np.unique(part_of):
-            rows = np.flatnonzero(part_of == part)
+        chunk_of = self.read.prompt_index // -(-len(prompts) // CHUNKS)
+        for part in np.unique(chunk_of):
+            rows = np.flatnonzero(chunk_of == part)
             self.actors.scoring.ask(self.read.take(rows), prompts, iteration)

@@ -28,7 +28,7 @@ from rayward.pipelines.run.folder import Run
 from rayward.pipelines.scoring.reward_folder import check_same_tokens
 from rayward.pipelines.scoring.scorer import Scorer, second_model
 
-PARTS = 4  # in which the responses of an iteration go to be scored, while the engines sample on
+CHUNKS = 4  # in which the responses of an iteration go to be scored, while the engines sample on
 LAYOUT = ("padding", "computed_tokens")
 """Figures of an update that depend on how its rows lie in memory, and change no result."""
 
@@ -57,31 +57,33 @@ class RlActors:
         if training and set(config.rl.algorithms) & set(WITH_CRITIC):
             self.critic_start = self._critic_start()
         # An engine that is to be trained for gets all weights by transfer, so it loads none.
-        self.rollout = RolloutGroup(start, config, config.resources.policy, loads=not training)
+        self.rollout = RolloutGroup(
+            start, config, config.resources.policy, load_weights=not training
+        )
         self.reward = Scorer(run, self.renderer)
         self.second = second_model(run, self.renderer) if training else None
         # In the order of their start; `ready` and `stop` go through it.
-        self.serving: dict[str, Group] = {"rollout": self.rollout}
+        self.shared: dict[str, Group] = {"rollout": self.rollout}
         if training and any(has_reference(config, name) for name in config.rl.algorithms):
-            self.serving["reference"] = frozen_group(
+            self.shared["reference"] = frozen_group(
                 "reference", start, config, config.rollout.temperature
             )
         for number, group in enumerate(self.reward.groups):
-            self.serving[f"reward {number}" if number else "reward"] = group
+            self.shared[f"reward {number}" if number else "reward"] = group
         if self.second:
-            self.serving["second"] = self.second.group
+            self.shared["second"] = self.second.group
         self.spans: list[dict[str, Any]] = []
 
     def __enter__(self) -> RlActors:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for group in self.serving.values():
+        for group in self.shared.values():
             group.stop()
 
     def ready(self) -> None:
         """Wait for the actors that serve every algorithm."""
-        for group in self.serving.values():
+        for group in self.shared.values():
             group.ready()
 
     @contextmanager
@@ -109,7 +111,7 @@ class RlActors:
             algorithm,
             self.policy,
             self.critic,
-            self.serving.get("reference"),
+            self.shared.get("reference"),
             self.reward,
             self.second,
             self.replays,
@@ -149,13 +151,13 @@ class RlActors:
         return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
 
     def generate(
-        self, prompts: Ragged, iteration: int, beside: ExtraPrompts | None = None
+        self, prompts: Ragged, iteration: int, extra: ExtraPrompts | None = None
     ) -> Generation:
-        """Start to sample responses to the prompts, and to those `beside` them, with the weights
+        """Start to sample responses to the prompts, and to `extra` ones, with the weights
         that the engines hold.
         """
         rollout = self.config.rollout
-        prompts_per_part = -(-len(prompts) // PARTS)  # rounded up
+        prompts_per_chunk = -(-len(prompts) // CHUNKS)  # rounded up
         return self.rollout.stream(
             prompts,
             self.config.rl.samples_per_prompt,
@@ -164,8 +166,8 @@ class RlActors:
             self.renderer.stop_token_ids,
             rollout.temperature,
             rollout.max_new_tokens,
-            prompts_per_part,
-            beside=beside,
+            prompts_per_chunk,
+            extra=extra,
         )
 
     def engine_gap(self, responses: Rollouts) -> dict[str, float]:
@@ -215,7 +217,7 @@ class RlActors:
         Engines at work on the responses `in_flight` are not waited for: so far they have been at it
         since it began.
         """
-        groups = {**self.serving, **self.learners}
+        groups = {**self.shared, **self.learners}
         busy = in_flight.running() if in_flight else []
         if in_flight and busy:
             del groups["rollout"]

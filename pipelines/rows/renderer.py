@@ -81,7 +81,7 @@ class Renderer:
         """A prompt's row. RowError also where its own template cannot render an answer to it."""
         # Such a template is a program: it may take the prompt and refuse what has an answer to it.
         # Better now, where the prompt is counted, than when its sampled answers are scored.
-        if self.template.own:
+        if self.template.is_tokenizers:
             self.scored((*turns, Turn("assistant", "Yes.")))
         return encode(self.template, turns, self.tokenizer, add_generation_prompt=True)
 

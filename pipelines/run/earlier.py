@@ -72,7 +72,7 @@ def ids_differ(template: Template, tokenizer: PreTrainedTokenizerBase) -> str:
             f"chat template {template.name} put {tokenizer.bos_token!r} before every row twice "
             "then, once now"
         )
-    for turns in PROBES if template.own else ():
+    for turns in PROBES if template.is_tokenizers else ():
         try:
             row = encode(template, turns, tokenizer)
         except RowError:

@@ -1,4 +1,4 @@
-"""Stage 6: models answer the same held-out prompts; a judge compares each with one, usually SFT.
+"""Stage evaluate: models answer the same held-out prompts, and a judge compares each with one.
 
 The models are those that the run has made, and those that it is given. One set of rollout engines
 serves all of them, by weight transfer. The judge also scores what RL wrote while it trained, which

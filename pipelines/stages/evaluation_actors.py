@@ -39,7 +39,9 @@ class EvaluationActors:
         self.judge = judge_of(run, renderer)
         self.reward = Scorer(run, renderer) if asks_reward(config) else None
         # The engines read no weights of their own: each model's come by transfer, and are proved.
-        self.rollout = RolloutGroup(reference, config, config.resources.reference, loads=False)
+        self.rollout = RolloutGroup(
+            reference, config, config.resources.reference, load_weights=False
+        )
         self.engine_shape = shape(reference)
         self.reference = frozen_group("reference", reference, config, config.evaluate.temperature)
         # Loads each model in turn; it starts as the reference since it has to start as something.
@@ -97,7 +99,7 @@ class EvaluationActors:
             # The new engines are in no group of `self.groups`: who started those stops these.
             self.rollout.stop()
             self.rollout = RolloutGroup(
-                path, self.config, self.config.resources.reference, loads=False
+                path, self.config, self.config.resources.reference, load_weights=False
             )
             self.rollout.ready()
         elif not first:

@@ -1,4 +1,4 @@
-"""Stage 1: read or generate the data, train or load the tokenizer, and account for every row.
+"""Stage prepare: read or generate the data, train or load the tokenizer, and account for every row.
 
 Writes normalised records (conversations, rankings, held-out rankings, judge rankings, prompts,
 evaluation prompts), the tokenizer with its chat template, a base model with random weights where

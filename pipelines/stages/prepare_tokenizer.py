@@ -62,7 +62,9 @@ def make_renderer(
         tokenizer, read = tokenizer_of(path)
         _require_end_token(config.model, path, template, tokenizer)
         # Of the tokenizer as it came: the lines below change it.
-        habits = behaviour(tokenizer) if template.own else [unlike_own(template, tokenizer)]
+        habits = (
+            behaviour(tokenizer) if template.is_tokenizers else [unlike_own(template, tokenizer)]
+        )
         changes = _make_special(template, tokenizer)
         notes = [*([f"the tokenizer: {read}"] if read else []), *changes, *filter(None, habits)]
         _set_end_token(template, tokenizer)
@@ -71,7 +73,7 @@ def make_renderer(
         give_pad(tokenizer, path, stop_token_ids(template, tokenizer))
     for line in notes:
         print(f"   chat template {template.name}: {line}", flush=True)
-    if not template.own:
+    if not template.is_tokenizers:
         tokenizer.chat_template = jinja(template, tokenizer)
     try:
         assert_keeps_text(tokenizer)
@@ -89,7 +91,7 @@ def _make_special(template: Template, tokenizer: PreTrainedTokenizerBase) -> lis
 
     For the run only: else who writes one in a message speaks as the template does.
     """
-    if template.own:
+    if template.is_tokenizers:
         return []
     special = {*own_special_tokens(tokenizer)}
     open_tokens = [token for token in template.special_tokens if token not in special]
@@ -113,7 +115,7 @@ def _set_end_token(template: Template, tokenizer: PreTrainedTokenizerBase) -> No
     turn) keeps it.
     """
     end = end_token(template, tokenizer)
-    if not template.own:
+    if not template.is_tokenizers:
         tokenizer.eos_token = end
         return
     if "strftime_now" in tokenizer.get_chat_template():

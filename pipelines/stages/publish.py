@@ -1,4 +1,4 @@
-"""Stage 7: the chosen model behind an OpenAI-compatible endpoint, asked through openai's client."""
+"""Stage publish: the chosen model behind an OpenAI-compatible endpoint, asked by its client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stage 3: the reward model, a scalar head on the SFT model, trained on rankings.
+"""Stage reward: the reward model, a scalar head on the SFT model, trained on rankings.
 
 Where a second reward model is the judge of the evaluation, it is trained here too, on rankings that
 the first never sees.

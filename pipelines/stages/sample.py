@@ -1,4 +1,4 @@
-"""Stage 4: rejection sampling. Draw n answers a prompt, keep the best, fine-tune SFT on those.
+"""Stage sample: rejection sampling. Draw n answers a prompt, keep the best, fine-tune SFT on those.
 
 The samples come from the SFT model and so does the start of the fine-tuning (as in Llama 2,
 arXiv:2307.09288): whoever answered is taught by their own best answers.

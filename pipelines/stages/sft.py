@@ -1,4 +1,4 @@
-"""Stage 2: supervised fine-tuning of the base model on conversations, the loss on answers only."""
+"""Stage sft: supervised fine-tuning of the base model on conversations, loss on answers only."""
 
 from __future__ import annotations
 

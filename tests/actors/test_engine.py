@@ -55,12 +55,12 @@ class Rank:
         return self.rendezvous.open()
 
     def start(self, host, port):
-        self.place = self.rendezvous.join(host, port, gpus=0)
+        self.context = self.rendezvous.join(host, port, gpus=0)
 
     def make(self, folder, optimizer, dtype="float32", packed=False):
         module = load_policy(folder, dtype)
         assert not packed or skip_unread(module)
-        self.engine = TrainEngine(module, optimizer, PEAK, TOTAL_STEPS, dtype, self.place.device)
+        self.engine = TrainEngine(module, optimizer, PEAK, TOTAL_STEPS, dtype, self.context.device)
 
     def train(self, rollouts, steps, factor=1.0, poisoned_row=None, packed=False):
         """Optimizer steps on the token mean of -log p of `steps`' rows; (weights on rank 0, sums of
@@ -74,17 +74,17 @@ class Rank:
             require_separate_rows(self.engine)
         for rows in steps:
             step = rollouts.take(rows)
-            cut = self.place.packs if packed else self.place.micro_batches
+            cut = self.context.packs if packed else self.context.micro_batches
             micro_batches = cut(step.sequences().lengths, self.engine.settings.micro_batch_tokens)
 
             def loss(engine, batch):
                 if packed:
                     inputs, weights_N = packed_inputs(
-                        batch.sequences(), answer_weights(batch), self.place.device
+                        batch.sequences(), answer_weights(batch), self.context.device
                     )
                     assert bool((weights_N == 1).all())
                 else:
-                    inputs = response_inputs(batch, self.place.device)
+                    inputs = response_inputs(batch, self.context.device)
                 logprobs_N, _ = engine(*inputs)
                 times = (
                     factor if poisoned_row is None or poisoned_row in batch.prompt_index else 1.0
@@ -118,7 +118,7 @@ class Rank:
             PEAK,
             TOTAL_STEPS,
             "float32",
-            self.place.device,
+            self.context.device,
         )
         engine.save(folder, load_tokenizer(start), lambda path: load_scalar(path, "float32"))
 
@@ -132,7 +132,7 @@ class Rank:
 
     def logprobs(self, rollouts):
         return self.engine.infer(
-            lambda engine: engine(*response_inputs(rollouts, self.place.device))[0]
+            lambda engine: engine(*response_inputs(rollouts, self.context.device))[0]
         ).numpy()
 
 

@@ -47,11 +47,11 @@ class Rank:
         return self.rendezvous.open()
 
     def start(self, host, port):
-        self.place = self.rendezvous.join(host, port, gpus=0)
+        self.context = self.rendezvous.join(host, port, gpus=0)
 
     def learn(self, name, job):
         torch.manual_seed(job.seed)
-        LOOPS[name][0](job, self.place)
+        LOOPS[name][0](job, self.context)
 
 
 @pytest.fixture(scope="module")

@@ -159,12 +159,12 @@ def test_prompts_beside_others_get_the_answers_that_they_get_alone(rollout_group
             generate(rollout_group, prompts, stops),
         )
     stream = rollout_group.stream(
-        prompts, 3, ("run", 0), *arguments, size, beside=ExtraPrompts(fixed, ("fixed",))
+        prompts, 3, ("run", 0), *arguments, size, extra=ExtraPrompts(fixed, ("fixed",))
     )
     parts = dict(stream.parts())
     assert sorted(parts) == [0, 1, 2, 3]
-    beside = parts.pop(3)
-    assert_identical(replace(beside, prompt_index=beside.prompt_index - len(prompts)), alone)
+    extra = parts.pop(3)
+    assert_identical(replace(extra, prompt_index=extra.prompt_index - len(prompts)), alone)
     assert_identical(concatenated([parts[number] for number in sorted(parts)]), others)
 
 
@@ -282,7 +282,7 @@ def test_weights_go_by_nccl_only_to_whole_gpus(tiny_config):
     ipc = config("ipc", 0.5)
     assert transfer_backend(ipc, ipc.resources.policy) == "ipc"
     assert transfer_backend(ipc, ipc.resources.reference) == "object_store", (
-        "it does not stand beside every engine"
+        "it does not stand extra every engine"
     )
 
 

@@ -48,7 +48,7 @@ ENDS = {
     "deepseek_v3": ["<｜end▁of▁sentence｜>"],
     "gptoss": ["<|return|>", "<|end|>"],
 }
-TABLE = {name: template for name, template in TEMPLATES.items() if not template.own}
+TABLE = {name: template for name, template in TEMPLATES.items() if not template.is_tokenizers}
 
 
 def of_family(name: str, tmp_path: Path) -> Path:

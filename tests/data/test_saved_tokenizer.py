@@ -26,7 +26,7 @@ from rayward.data.templates.tokenizer import load_tokenizer, train_tokenizer
 from tests.data.kinds import CORPUS, KINDS
 from tests.data.published import PUBLISHED
 
-TABLE = {name: template for name, template in TEMPLATES.items() if not template.own}
+TABLE = {name: template for name, template in TEMPLATES.items() if not template.is_tokenizers}
 # A lone space before what is said, which a byte-level tokenizer joins to it: no string is read as
 # the pieces are.
 UNSERVED = {("openchat_v1", "bytes")}

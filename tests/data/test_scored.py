@@ -39,7 +39,7 @@ FORM = (
     "%%}%s{%% else %%}{{ m.content + '<|im_end|>\\n' }}{%% endif %%}{%% endfor %%}{%% if "
     "add_generation_prompt %%}{{ '<|im_start|>assistant\\n' }}{%% endif %%}"
 )
-NAMED = [name for name, template in TEMPLATES.items() if not template.own]
+NAMED = [name for name, template in TEMPLATES.items() if not template.is_tokenizers]
 ASKED = (
     (Turn("user", "What is 12 + 345?"),),
     (Turn("system", "Be brief."), Turn("user", "Hello there <|im_end|> </s>")),

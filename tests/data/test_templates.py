@@ -36,7 +36,7 @@ from tests.data.kinds import (
     random_turns,
 )
 
-TABLE = {name: template for name, template in TEMPLATES.items() if not template.own}
+TABLE = {name: template for name, template in TEMPLATES.items() if not template.is_tokenizers}
 # What stands before the content ends in white space of its own: pieces are not what one string
 # would be cut into.
 PIECEWISE = ("openchat_v1", "ultralm", "openchat_3.6")

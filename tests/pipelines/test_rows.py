@@ -58,7 +58,8 @@ def tokenizer() -> Any:
 
 
 @pytest.fixture(
-    scope="module", params=sorted(name for name, template in TEMPLATES.items() if not template.own)
+    scope="module",
+    params=sorted(name for name, template in TEMPLATES.items() if not template.is_tokenizers),
 )
 def renderer(request: pytest.FixtureRequest, tokenizer: Any) -> Renderer:
     return Renderer(TEMPLATES[request.param], tokenizer, 4096)
