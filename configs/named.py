@@ -38,8 +38,8 @@ def _named(config: Config) -> Iterator[NamedModel]:
     rl, evaluate = config.rl, config.evaluate
     if config.model.path:
         starts = ("reward", "sample", "dpo", "rl") if first_model(config) == START else ()
-        asked = ("evaluate",) if has(config, "evaluate") and START in compared(config) else ()
-        for stage in ("prepare", "sft", *starts, *asked):
+        judged = ("evaluate",) if has(config, "evaluate") and START in compared(config) else ()
+        for stage in ("prepare", "sft", *starts, *judged):
             yield NamedModel(stage, "model.path", config.model.path, False)
     if config.reward.path:
         yield NamedModel("reward", "reward.path", config.reward.path, None, with_tokenizer=False)

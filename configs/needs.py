@@ -78,8 +78,8 @@ def _data(config: Config) -> Iterator[str]:
 def _validation(config: Config) -> Iterator[str]:
     if config.data.toyworld:
         return
-    looks = has(config, "sample") and config.sample.training.validate_every
-    if looks and not config.data.conversations:
+    validates = has(config, "sample") and config.sample.training.validate_every
+    if validates and not config.data.conversations:
         yield (
             "sample.training.validate_every looks at held-out conversations: add `conversations: "
             "[{path: FILE}]` to data, or leave it 0"

@@ -289,9 +289,9 @@ class TrainEngine:
         state = self.state_dict()
         if state is not None:
             save_model(self.hf_model, state, tokenizer, folder)
-            theirs = probe(reload(str(folder)).eval(), self.vocab_size)
+            reloaded = probe(reload(str(folder)).eval(), self.vocab_size)
             exact = next(iter(state.values())).dtype == torch.float32
-            gaps = (ours - theirs).abs()
+            gaps = (ours - reloaded).abs()
             # A single step of bf16 is large where logits are.
             gap = float(gaps.max() if exact else gaps.mean())
             # The same kernels on the same weights: on GPUs the reloaded model may run on the CPU,

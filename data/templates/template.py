@@ -111,7 +111,7 @@ def encode_all(
     texts = [_plain(parts, tokenizer) if isinstance(parts, list) else [] for parts in pieces_of]
     plain = iter(encode_plain(tokenizer, [text for row in texts for text in row]))
     published = [turns for (_, turns), parts in zip(rows, pieces_of, strict=True) if parts is None]
-    own = iter(own_rows(tokenizer, published))
+    published_rows = iter(own_rows(tokenizer, published))
     encoded: list[Encoded | RowError] = []
     for (template, _), parts, row_texts in zip(rows, pieces_of, texts, strict=True):
         if isinstance(parts, list):
@@ -121,7 +121,7 @@ def encode_all(
             except RowError as error:
                 encoded.append(error)
         else:
-            row = parts or next(own)
+            row = parts or next(published_rows)
             encoded.append(row if isinstance(row, RowError) else Encoded(*row))
         if isinstance(encoded[-1], Encoded):
             _check_weight(encoded[-1])

@@ -58,13 +58,13 @@ def clock(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], said: Sequence[str], prompt: bool
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], contents: Sequence[str], prompt: bool
 ) -> str:
-    """The turns with `said` as their contents. Raises what the template raises."""
+    """The turns with `contents` as their contents. Raises what the template raises."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     messages = [
-        {"role": turn.role, "content": text} for turn, text in zip(turns, said, strict=True)
+        {"role": turn.role, "content": text} for turn, text in zip(turns, contents, strict=True)
     ]
     rendered, _ = render_jinja_template(
         conversations=[messages],
@@ -77,18 +77,18 @@ def render(
 
 
 def rendered(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], said: Sequence[str], prompt: bool
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], contents: Sequence[str], prompt: bool
 ) -> str:
     """RowError where the template raises: of the first turn after all that it renders."""
     try:
-        return render(tokenizer, turns, said, prompt)
+        return render(tokenizer, turns, contents, prompt)
     except Exception as error:  # a template is a foreign program: it raises what it likes
         # The longest beginning that it renders: what it cannot take is the turn after that. All are
         # tried, since some beginnings end where no template ends.
         last = 0
         for end in range(1, len(turns)):
             try:
-                render(tokenizer, turns[:end], said[:end], False)
+                render(tokenizer, turns[:end], contents[:end], False)
                 last = end
             except Exception:
                 continue
