@@ -99,7 +99,7 @@ class RolloutGroup(Group):
 
         The seed of a response is a hash of `seed_parts` (run seed, stage, iteration, ...), prompt
         row and sample number. Responses come in parts of so many prompts (null: all), whatever the
-        number of engines. The prompts `extra` get one response each in the same batch, which come
+        number of engines. `extra` prompts get one response each in the same batch, which come
         as a part of their own, the last.
         """
         requests = _requests(prompts, samples_per_prompt, seed_parts, prompts_per_part)
@@ -190,7 +190,7 @@ def transfer_backend(config: Config, sender: Role) -> str:
     """
     wanted, rollout = config.rollout.weight_transfer, config.resources.rollout
     if wanted == "ipc" and sender is not config.resources.policy:
-        return "object_store"  # the models of an evaluation do not stand extra every engine
+        return "object_store"  # the models of an evaluation do not stand beside every engine
     if wanted == "auto":
         return "nccl" if sender.gpus > 0 and rollout.gpus >= 1 else "object_store"
     return wanted

@@ -282,7 +282,7 @@ def test_weights_go_by_nccl_only_to_whole_gpus(tiny_config):
     ipc = config("ipc", 0.5)
     assert transfer_backend(ipc, ipc.resources.policy) == "ipc"
     assert transfer_backend(ipc, ipc.resources.reference) == "object_store", (
-        "it does not stand extra every engine"
+        "it does not stand beside every engine"
     )
 
 

@@ -76,18 +76,20 @@ def test_a_wheel_s_metadata_can_be_read() -> None:
 def test_a_module_that_does_not_load_is_named_with_its_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    package = tmp_path / "broken_package"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    (package / "fine.py").touch()
-    (package / "unfit.py").write_text(
+    floor = tmp_path / "broken_package" / "floor"
+    floor.mkdir(parents=True)
+    (floor.parent / "__init__.py").touch()
+    (floor / "__init__.py").touch()
+    (floor / "fine.py").touch()
+    (floor / "unfit.py").write_text(
         'raise RuntimeError("operator torchvision::nms does not exist")\n'
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    names = modules(["broken_package"])
-    assert names == ["broken_package", "broken_package.fine", "broken_package.unfit"]
+    names = modules("broken_package", ["floor"])
+    inside = ["broken_package.floor.fine", "broken_package.floor.unfit"]
+    assert names == ["broken_package", "broken_package.floor", *inside]
     assert failures(names) == [
-        "broken_package.unfit: RuntimeError: operator torchvision::nms does not exist"
+        "broken_package.floor.unfit: RuntimeError: operator torchvision::nms does not exist"
     ]
 
 
