@@ -59,8 +59,8 @@ def answers(rollout_group, prompts, stops) -> Rollouts:
     return generate(rollout_group, prompts, stops)
 
 
-def assert_identical(ours: Rollouts, theirs: Rollouts) -> None:
-    """Bit by bit; tells which answers differ."""
+def assert_identical(ours: Rollouts, theirs: Rollouts, rounding: float = 0.0) -> None:
+    """Bit by bit; tells which answers differ. `rounding`: allowed in log-probs, in nats."""
     assert np.array_equal(ours.prompt_index, theirs.prompt_index)
     different = []
     for row in range(len(theirs)):
@@ -68,7 +68,7 @@ def assert_identical(ours: Rollouts, theirs: Rollouts) -> None:
         assert np.array_equal(left.prompts.values, right.prompts.values)
         if not np.array_equal(left.responses.values, right.responses.values):
             different.append(f"answer {row} in its tokens")
-        elif not np.array_equal(left.rollout_logprobs, right.rollout_logprobs):
+        elif np.abs(left.rollout_logprobs - right.rollout_logprobs).max(initial=0.0) > rounding:
             gap = np.abs(left.rollout_logprobs - right.rollout_logprobs)
             different.append(
                 f"answer {row} in {(gap > 0).sum()} of {len(gap)} log-probs, by up to "
@@ -150,7 +150,11 @@ def test_parts_are_whole_prompts_and_hold_what_all_answers_hold(
 
 
 def test_prompts_beside_others_get_the_answers_that_they_get_alone(rollout_group, prompts, stops):
-    """As a part of their own, the last; and the others theirs. With filled caches, as above."""
+    """As a part of their own, the last; and the others theirs. With filled caches, as above.
+
+    The same tokens. The log-probs up to two roundings: with AVX512 vLLM's attention gives the
+    tokens of a prompt other last bits where another prompt is prefilled along with it.
+    """
     fixed, size = prompts.take([0, 3, 7]), 4
     arguments = (stops, 1.0, MAX_NEW_TOKENS)
     for _ in range(2):
@@ -164,8 +168,9 @@ def test_prompts_beside_others_get_the_answers_that_they_get_alone(rollout_group
     parts = dict(stream.parts())
     assert sorted(parts) == [0, 1, 2, 3]
     extra = parts.pop(3)
-    assert_identical(replace(extra, prompt_index=extra.prompt_index - len(prompts)), alone)
-    assert_identical(concatenated([parts[number] for number in sorted(parts)]), others)
+    extra = replace(extra, prompt_index=extra.prompt_index - len(prompts))
+    assert_identical(extra, alone, rounding=2e-6)
+    assert_identical(concatenated([parts[number] for number in sorted(parts)]), others, 2e-6)
 
 
 def test_seeds_change_the_answers(rollout_group, answers, prompts, stops):
