@@ -172,8 +172,9 @@ def pair_accuracy(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor) -> tu
 def kendall_tau(scores_N: Tensor, sizes: Sequence[int], ranks_N: Tensor) -> Tensor:
     """Kendall's tau-b between the scores and the ranks of each ranking: fp32 [B].
 
-    1 = same order, -1 = reversed. Tau-b (Kendall 1945) corrects for ties on either side. A ranking
-    whose scores, or whose ranks, are all tied says nothing and gets 0. Ranks as in `pair_accuracy`.
+    1 = same order, -1 = reversed. Tau-b (Kendall 1945) corrects for ties on either side, as
+    `scipy.stats.kendalltau`, here of all rankings at once. A ranking whose scores, or whose ranks,
+    are all tied says nothing and gets 0. Ranks as in `pair_accuracy`.
     """
     score_signs_BKK, rank_signs_BKK = _pair_signs(scores_N, sizes, ranks_N)
     agreement_B = (score_signs_BKK * rank_signs_BKK).sum((1, 2))

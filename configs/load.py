@@ -143,23 +143,6 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def fields(
-    section: type[BaseModel] = Config, prefix: str = "", default: BaseModel | None = None
-) -> list[tuple[str, str, Any]]:
-    """(dotted name, sentence, default) of every leaf field below a section."""
-    leaves: list[tuple[str, str, Any]] = []
-    for name, field in section.model_fields.items():
-        value = getattr(default, name) if default is not None else field.default
-        inner = _section_of(field.annotation)
-        if inner is not None:
-            # The place of a section may give it other defaults than its class has.
-            given = value if isinstance(value, BaseModel) else None
-            leaves += fields(inner, f"{prefix}{name}.", given)
-        else:
-            leaves.append((prefix + name, " ".join((field.description or "").split()), value))
-    return leaves
-
-
 def _parse(value: str, override: str) -> Any:
     try:
         return yaml.safe_load(value)
@@ -211,12 +194,12 @@ def _empty(node: yaml.Node | None) -> set[str]:
     }
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def section_of(annotation: Any) -> type[BaseModel] | None:
     """The Section class inside an annotation such as `Scratch | None` or `tuple[Source, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for inner in get_args(annotation):
-        if (section := _section_of(inner)) is not None:
+        if (section := section_of(inner)) is not None:
             return section
     return None
 
@@ -233,7 +216,7 @@ def _explain(item: Any, origin: dict[tuple, str], path: Path) -> str:
         section: type[BaseModel] | None = Config
         for key in keys[:-1]:
             if section is not None and not isinstance(key, int):
-                section = _section_of(section.model_fields[key].annotation)
+                section = section_of(section.model_fields[key].annotation)
         known = list(section.model_fields) if section else []
         if "." in str(keys[-1]) and str(keys[-1]).split(".")[0] in known:
             first, _, rest = str(keys[-1]).partition(".")

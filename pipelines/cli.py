@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import sys
 from pathlib import Path
@@ -38,15 +39,29 @@ DATA_COMMANDS = (convert, render, clean, map_command, simulate, rank)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in config or command line."""
+    try:
+        try:
+            return _main(arguments)
+        finally:
+            # Here, and not as the interpreter ends, where a closed pipe could not be caught.
+            if sys.stdout:
+                sys.stdout.flush()
+    except OSError as error:
+        # Not every broken pipe is ours: that of a connection is an error to be told.
+        if isinstance(error, BrokenPipeError) and _nobody_reads():
+            return 128 + signal.SIGPIPE  # as a shell has it
+        return _failed(error)
+
+
+def _main(arguments: list[str] | None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     # `ray job stop` and Kubernetes end a run like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Before any library is imported: they read these variables as they load.
-    if not os.environ.get("RAYWARD_WORKER_LOGS"):
-        _quiet()
     from rayward.configs.load import ConfigError
+    from rayward.pipelines.interface import quiet
 
+    quiet()
     try:
         return int(options.run_command(options))
     except ConfigError as error:
@@ -55,22 +70,38 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("rayward: interrupted; run the same command again to go on", file=sys.stderr)
         return 130  # 128 + SIGINT, as a shell has it
+    except BrokenPipeError:
+        raise
     except Exception as error:
-        if os.environ.get("RAYWARD_TRACEBACK"):
-            raise
-        from rayward.pipelines.run.errors import explain
-
-        print(f"rayward: {explain(error)}", file=sys.stderr)
-        return 1
+        return _failed(error)
 
 
-def _quiet() -> None:
-    """Turn the libraries' chatter below an error off, where the environment says nothing else."""
-    for name in ("VLLM_LOGGING_LEVEL", "RAY_LOG_LEVEL"):
-        os.environ.setdefault(name, "ERROR")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def _failed(error: Exception) -> int:
+    """Tell what ended a command; the exit status."""
+    if os.environ.get("RAYWARD_TRACEBACK"):
+        raise error
+    from rayward.pipelines.run.errors import explain
+
+    print(f"rayward: {explain(error)}", file=sys.stderr)
+    return 1
+
+
+def _nobody_reads() -> bool:
+    """Whether what is printed has no reader any more, as after `| head`.
+
+    From then on it is dropped, so the next time nothing is found to be closed.
+    """
+    gone = False
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)
+        if any(event & select.POLLERR for _, event in poll.poll(0)):
+            gone = True
+            # The interpreter flushes once more as it ends.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+    return gone
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,7 +156,10 @@ def _parser() -> argparse.ArgumentParser:
     presets = commands.add_parser("presets", help="list the presets in configs/")
     presets.set_defaults(run_command=_presets)
     settings = commands.add_parser(
-        "settings", help="list every setting with its meaning and default"
+        "settings", help="explain every setting: what it takes, default, meaning"
+    )
+    settings.add_argument(
+        "name", nargs="?", metavar="NAME", help="only this one or this section, as rl.apa"
     )
     settings.set_defaults(run_command=_settings)
     return parser
@@ -147,20 +181,14 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _align(options: argparse.Namespace) -> int:
-    from rayward.configs.load import ConfigError, load
+    from rayward.configs.load import load
     from rayward.data.model_files.hub_models import trust
-    from rayward.pipelines.align import align, parse_redo, parse_stages, plan_text
+    from rayward.pipelines.align import parse_redo, parse_stages, plan_text
+    from rayward.pipelines.interface import run, run_folder
 
     config = load(options.config, options.set)
     trust(config.model.trust_remote_code)
-    # Absolute, since actors have working directories of their own.
-    folder = (options.run or Path("runs") / config.name).resolve()
-    # Ray sets it in the processes of `ray job submit`, which unpacks the code into a folder of its
-    # own and removes that after the job.
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ and folder.is_relative_to(Path.cwd()):
-        raise ConfigError(
-            f"{folder} is in this job's working directory, which goes with the job; give --run DIR"
-        )
+    folder = run_folder(config, options.run)
     stages, redo = parse_stages(options.stages), parse_redo(options.redo)
     if options.dry_run:
         from rayward.pipelines.preflight import check_models, preflight
@@ -169,11 +197,11 @@ def _align(options: argparse.Namespace) -> int:
 
         # The plan first: it is of use also where the checks below refuse the command.
         print(plan_text(config, folder, stages, redo), flush=True)
-        run = Run(folder, config)
-        pinned(run)
-        made = preflight(run, stages, redo, options.keep, getattr(options, "replay", None))
+        looked_at = Run(folder, config)
+        pinned(looked_at)
+        made = preflight(looked_at, stages, redo, options.keep, getattr(options, "replay", None))
         # A dry run fetches nothing, so hub names that the cache lacks cannot be looked at.
-        check_models(run, made, fetched=False)
+        check_models(looked_at, made, fetched=False)
         return 0
     if rollouts := getattr(options, "rollout_only", None):
         from rayward.pipelines.rl.rollout_only import rollout_only
@@ -185,7 +213,7 @@ def _align(options: argparse.Namespace) -> int:
         print(f"{rollouts}: {rollout_only(on_machine(Run(folder, config), 'rl'), rollouts)}")
         return 0
     replay = getattr(options, "replay", None)
-    align(config, folder, stages, redo, options.keep, replay)
+    run(config, folder, stages, redo, keep=options.keep, replay=replay)
     return 0
 
 
@@ -214,11 +242,10 @@ def _presets(_: argparse.Namespace) -> int:
     return 0
 
 
-def _settings(_: argparse.Namespace) -> int:
-    from rayward.configs.load import fields
+def _settings(options: argparse.Namespace) -> int:
+    from rayward.configs.reference import explain_settings
 
-    for name, sentence, default in fields():
-        print(f"{name} (default {default})\n    {sentence}")
+    print(explain_settings(options.name))
     return 0
 
 

@@ -50,8 +50,6 @@ def add(actions: argparse._SubParsersAction) -> None:
 
 
 def _render(options: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from rayward.data.formats.registry import Report
     from rayward.data.formats.token_rows import template_for
     from rayward.data.records import RowError
@@ -60,6 +58,7 @@ def _render(options: argparse.Namespace) -> int:
     from rayward.data.templates.template import encode, find
     from rayward.data.templates.tokenizer import load_tokenizer
     from rayward.pipelines.rows.show import coloured, plain, runs, runs_of_pieces, visible
+    from rayward.pipelines.run.terminal import Terminal
 
     template = find(options.template)
     if not options.tokenizer and (options.ids or template.is_tokenizers):
@@ -71,7 +70,7 @@ def _render(options: argparse.Namespace) -> int:
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     if tokenizer:
         assert_known_ids(template, tokenizer)
-    console, report = Console(soft_wrap=True, highlight=False), Report()
+    console, report = Terminal(soft_wrap=True, highlight=False), Report()
     for record in islice(_records(options, report), options.limit):
         for title, turns, wants_answer in _texts(record):
             console.print(f"--- {visible(title)}", style="bold", markup=False)

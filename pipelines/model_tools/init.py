@@ -200,12 +200,12 @@ def _stages(part: str, context: int, gpus: int, folder: Path) -> dict[str, dict[
 
 def _text(part: str, values: Mapping[str, Any]) -> Iterator[str]:
     """The config's lines: each setting under its sentence."""
-    from rayward.configs.load import fields
+    from rayward.configs.reference import groups
     from rayward.configs.schema import STAGE_SECTIONS, Config
 
-    sentences = {name: sentence for name, sentence, _ in fields()}
+    sentences = {setting.name: setting.sentence for group in groups() for setting in group.settings}
     yield f"# {PARTS[part][0].upper()}{PARTS[part][1:]}."
-    yield "# Written by rayward init; rayward settings lists all settings."
+    yield "# Written by rayward init; rayward settings [NAME] explains settings."
     for name, value in values.items():
         if isinstance(value, dict):
             yield f"\n# {Config.model_fields[name].description}"

@@ -67,9 +67,9 @@ def plain(stretches: Iterable[Run]) -> str:
 
 def show_batch(batch: list[Encoded], tokenizer: PreTrainedTokenizerBase) -> None:
     """Print the first rows of an optimizer step as they are trained, before a wrong mask costs."""
-    from rich.console import Console
+    from rayward.pipelines.run.terminal import Terminal
 
-    console = Console(width=110)
+    console = Terminal(width=110)
     console.print(
         f"first optimizer step, {min(ROWS, len(batch))} of its {len(batch)} rows, the trained "
         "part in green:"

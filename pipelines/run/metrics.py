@@ -83,8 +83,9 @@ def table(
 ) -> None:
     """A short table on the terminal; without `columns` it has no header."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from rayward.pipelines.run.terminal import Terminal
 
     grid = Table(
         title=title,
@@ -100,4 +101,4 @@ def table(
     for line in lines:
         grid.add_row(*(f"{item:.4g}" if isinstance(item, float) else str(item) for item in line))
     # Not on a terminal rich would take 80 columns, and break the lines of a log.
-    Console(width=110 if not sys.stdout.isatty() else None).print(grid)
+    Terminal(width=110 if not sys.stdout.isatty() else None).print(grid)

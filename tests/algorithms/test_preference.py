@@ -222,6 +222,21 @@ def test_pair_accuracy_and_kendall_tau_equal_loops() -> None:
         )
 
 
+def test_kendall_tau_is_that_of_scipy_with_ties_too() -> None:
+    from scipy.stats import kendalltau
+
+    rng = random.Random(7)
+    sizes = [rng.randrange(2, 9) for _ in range(60)]
+    scores = [[float(rng.randrange(4)) for _ in range(size)] for size in sizes]
+    ranks = [[float(rng.randrange(4)) for _ in range(size)] for size in sizes]
+    # Lower ranks are better. NaN is what scipy says where one side is all tied, and 0 what we do.
+    expected = [
+        kendalltau(s, [-rank for rank in r]).statistic for s, r in zip(scores, ranks, strict=True)
+    ]
+    found = kendall_tau(torch.tensor([*chain(*scores)]), sizes, torch.tensor([*chain(*ranks)]))
+    torch.testing.assert_close(found, torch.tensor(expected).float().nan_to_num(0.0))
+
+
 def test_nan_scores_are_not_ties() -> None:
     for measure in (pair_accuracy, kendall_tau):
         with pytest.raises(ValueError, match="2 of 3 scores are NaN"):

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from rayward.configs.load import fields
+from rayward.configs.reference import groups
 from rayward.configs.schema import Config
 
 ROOT = Path(__file__).parents[2]
-LEAVES = fields()
+SETTINGS = [setting for group in groups() for setting in group.settings]
 
 
 def read_attributes() -> set[str]:
@@ -40,7 +40,7 @@ READ = read_attributes()
 
 
 def test_names_are_the_dotted_paths_of_all_leaves() -> None:
-    names = [name for name, *_ in LEAVES]
+    names = [setting.name for setting in SETTINGS]
     assert len(names) == len(set(names)) > 100
     assert {"seed", "rl.ppo.clip", "sample.training.optimizer.betas", "data.prompts.path"} <= set(
         names
@@ -50,7 +50,9 @@ def test_names_are_the_dotted_paths_of_all_leaves() -> None:
     )
 
 
-@pytest.mark.parametrize("name, sentence", [(name, sentence) for name, sentence, _ in LEAVES])
+@pytest.mark.parametrize(
+    "name, sentence", [(setting.name, setting.sentence) for setting in SETTINGS]
+)
 def test_every_setting_has_one_sentence(name: str, sentence: str) -> None:
     assert sentence.endswith(".") and len(sentence.split()) >= 2, name
     assert "\n" not in sentence and not re.search(r"[.!?] [A-Z]", sentence), (
@@ -63,22 +65,21 @@ def test_the_default_shown_is_the_one_that_holds() -> None:
     """`rayward settings` must tell what a config without the setting gets."""
     lists = ("conversations", "preferences", "prompts", "evaluation_prompts")
     sources = (*(f"data.{name}." for name in lists), "scoring.sources.")
-    given = {name for name, *_ in LEAVES if name.startswith(sources)}
     bare = Config.model_validate(
         {"model": {"scratch": {}}, "data": {"toyworld": {}}, "dpo": {}, "rl": {"lora": {}}}
     )
     wrong = {}
-    for name, _, default in LEAVES:
-        if name not in given:
+    for setting in SETTINGS:
+        if not setting.name.startswith(sources):
             value: Any = bare
-            for key in name.split("."):
+            for key in setting.name.split("."):
                 value = getattr(value, key)
-            if value != default:
-                wrong[name] = f"shown {default}, holds {value}"
+            if value != setting.default or setting.required:
+                wrong[setting.name] = f"shown {setting}, holds {value}"
     assert not wrong
 
 
-@pytest.mark.parametrize("name", sorted({name.rsplit(".", 1)[-1] for name, *_ in LEAVES}))
+@pytest.mark.parametrize("name", sorted({setting.name.rsplit(".", 1)[-1] for setting in SETTINGS}))
 def test_every_setting_is_read(name: str) -> None:
     assert name in READ, (
         f"nothing in actors, cluster, pipelines or data reads .{name}: remove the setting or use it"

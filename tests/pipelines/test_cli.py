@@ -4,8 +4,10 @@ starts Ray.
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -13,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from rayward.configs.load import PRESETS, fields, load
+from rayward.configs.load import PRESETS, load
 from rayward.configs.plan import rl_arithmetic
+from rayward.configs.reference import groups
 from rayward.configs.stages import STAGES
 
 ROOT = Path(__file__).parents[2]
@@ -149,9 +152,46 @@ def test_presets_and_settings_are_listed(tmp_path: Path) -> None:
     assert done.returncode == 0 and [line.split()[0] for line in done.stdout.splitlines()] == names
     assert all(len(line.split()) > 4 for line in done.stdout.splitlines()), "each with a sentence"
     done = rayward("settings", cwd=tmp_path)
-    lines = done.stdout.splitlines()
-    assert done.returncode == 0 and len(lines) == 2 * len(fields())
-    assert [line.split(" (default ")[0] for line in lines[::2]] == [name for name, *_ in fields()]
+    settings = [line.split()[0] for line in done.stdout.splitlines() if line.startswith("  ")][::2]
+    assert done.returncode == 0 and "Undefined" not in done.stdout
+    assert settings == [setting.name for group in groups() for setting in group.settings]
+    done = rayward("settings", "rl.apa.lam", cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("  rl.apa.lam (number above 0; default 0.1)\n      Lambda: ")
+    done = rayward("settings", "rl.ap", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "rayward: unknown setting 'rl.ap'; did you mean rl.apa?\n"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "settings",
+        "presets",
+        "--help",
+        f"align {TINY} --dry-run",
+        "data render --template vicuna_v1.1 rows.jsonl",
+        "settings rl.ap",
+    ],
+)
+def test_a_closed_pipe_ends_a_command_quietly(command: str, tmp_path: Path) -> None:
+    row = {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Yo"}]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    reading, writing = os.pipe()
+    os.close(reading)
+    is_mistake = command == "settings rl.ap"
+    done = subprocess.run(
+        [sys.executable, "-m", "rayward.pipelines.cli", *command.split()],
+        cwd=tmp_path,
+        timeout=60,
+        stdout=writing,
+        # `2>&1 |`: a mistake is told there.
+        stderr=writing if is_mistake else subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
+    )
+    os.close(writing)
+    assert done.returncode == 128 + signal.SIGPIPE, done.stderr
+    assert is_mistake or done.stderr == b""
 
 
 def test_a_report_of_what_never_ran_is_an_error_in_one_line(tmp_path: Path) -> None:
