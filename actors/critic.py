@@ -64,7 +64,7 @@ class Critic(Learner):
             return train(self.engine, self.layout, rollouts, self.config, iteration, self._loss)
 
     def _loss(
-        self, engine: nn.Module, batch: Rollouts, inputs: dict[str, Any]
+        self, engine: nn.Module, batch: Rollouts, inputs: dict[str, Any], _step: Rollouts
     ) -> tuple[Tensor, MetricSums]:
         values_N, device = engine(**inputs), self.context.device
         # `values` are those before the update: what the loss clips the new ones around.

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rayward.actors.losses import LossInputs, policy_loss
 from rayward.actors.models import lora
 from rayward.actors.models.layout import Layout
 from rayward.actors.models.load import load_policy
@@ -16,7 +17,7 @@ from rayward.actors.process import Rendezvous, copy_rate, peak_flops
 from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.actors.training.updates import Learner, column, train
 from rayward.algorithms.advantage import kl_k3
-from rayward.algorithms.policy import apa, awr, kl_loss, ppo_clip, truncated_importance_weights
+from rayward.algorithms.policy import truncated_importance_weights
 from rayward.configs.plan import rl_arithmetic
 from rayward.configs.schema import Config
 from rayward.data.ragged import Shard
@@ -153,41 +154,27 @@ class Policy(Learner):
         self.first_step = False
 
     def _loss(
-        self, engine: nn.Module, batch: Rollouts, inputs: dict[str, Any]
+        self, engine: nn.Module, batch: Rollouts, inputs: dict[str, Any], step: Rollouts
     ) -> tuple[Tensor, MetricSums]:
-        rl, settings = self.config.rl, self.config.rl.settings_of(self.algorithm)
-        device = self.context.device
+        config, device = self.config, self.context.device
         logprobs_N, _ = engine(**inputs)
         old_N = column(batch, "policy_logprobs", device)
-        advantages_N = column(batch, "advantages", device)
         # Samples are the engine's. Where the old log-probs are too, all weights would be 1.
         weights_N = None
         if not self.old_from_engine:
             rollout_N = column(batch, "rollout_logprobs", device)
-            weights_N = truncated_importance_weights(old_N, rollout_N, rl.importance_cap)
-        if self.algorithm == "apa":
-            # The paper's anchor is the reference, Starling's the policy before the update.
-            from_reference = settings.anchor == "ref"
-            anchor_N = column(batch, "reference_logprobs", device) if from_reference else old_N
-            loss, sums = apa(logprobs_N, anchor_N, advantages_N, settings.lam, weights_N=weights_N)
-        elif self.algorithm == "awr":
-            loss, sums = awr(
-                logprobs_N, advantages_N, settings.coef, settings.max_weight, weights_N=weights_N
-            )
-        else:
-            loss, sums = ppo_clip(
-                logprobs_N,
-                old_N,
-                advantages_N,
-                clip=settings.clip,
-                clip_high=settings.clip_high,
-                dual_clip=settings.dual_clip,
-                weights_N=weights_N,
-            )
-        if settings.kl_loss:
-            reference_N = column(batch, "reference_logprobs", device)
-            penalty, kl_sums = kl_loss(logprobs_N, reference_N, weights_N)
-            loss, sums = loss + settings.kl_loss * penalty, sums | kl_sums
+            weights_N = truncated_importance_weights(old_N, rollout_N, config.rl.importance_cap)
+        loss_inputs = LossInputs(
+            logprobs_N,
+            old_N,
+            column(batch, "advantages", device),
+            weights_N,
+            batch,
+            tokens_per_answer=len(step.responses.values) / len(step),
+            max_new_tokens=config.rollout.max_new_tokens,
+        )
+        settings = config.rl.settings_of(self.algorithm)
+        loss, sums = policy_loss(self.algorithm, settings, loss_inputs)
         metrics = {name: float(value) for name, value in sums.items()}
         return loss, metrics | self._gaps(logprobs_N.detach(), old_N)
 

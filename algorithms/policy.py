@@ -1,11 +1,14 @@
-"""Losses of policy and critic: PPO with clipping, APA, AWR, a KL loss, the clipped value loss.
+"""Losses of policy and critic: PPO with clipping, GSPO, CISPO, APA, AWR, a KL loss, the value loss.
 
 PPO is arXiv:1707.06347, with the value clipping usual for language models; dual clip is
 arXiv:1912.09729; truncated importance weights correct for a rollout engine whose log-probs differ
-from the trainer's (IMPALA's rho-bar, arXiv:1802.01561). APA is arXiv:2306.02231 (Zhu et al., 2023),
+from the trainer's (IMPALA's rho-bar, arXiv:1802.01561). GSPO is arXiv:2507.18071, CISPO
+arXiv:2506.13585 (MiniMax-M1). APA is arXiv:2306.02231 (Zhu et al., 2023),
 and AWR, arXiv:1910.00177, is what that paper compares with. Departures: log-ratios and exponents
 are clamped before exp. From the code published with APA: no padding takes part, and the anchor is
-an argument (the paper and its code use the initial policy, Starling the rollout policy).
+an argument (the paper and its code use the initial policy, Starling the rollout policy). GSPO and
+CISPO average over the answers or tokens of a prompt first; the caller here over those of all
+prompts of the optimizer step at once.
 
 All losses take the flat response tokens of a micro-batch and return (SUM over tokens, diagnostics);
 the caller divides by the number of response tokens in the optimizer step, over all micro-batches
@@ -14,18 +17,24 @@ and ranks. Diagnostics are 0-d tensors without gradient, left on their device: n
 to be maximised. Only the current `logprobs_N` and `values_N` carry a gradient; everything else is
 detached here.
 
-Shapes: N = response tokens.
+Shapes: N = response tokens, B = answers.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from rayward.algorithms.advantage import MAX_LOG_RATIO, kl_k2, kl_k3
-from rayward.algorithms.sequence import at_least_fp32, check_same_length
+from rayward.algorithms.sequence import (
+    at_least_fp32,
+    check_same_length,
+    checked_lengths,
+    segment_sum,
+)
 
 Diagnostics = dict[str, Tensor]
 
@@ -60,7 +69,7 @@ def ppo_clip(
     logprobs_N, old_logprobs_N = at_least_fp32(logprobs_N), at_least_fp32(old_logprobs_N.detach())
     advantages_N = at_least_fp32(advantages_N.detach())
 
-    log_ratio_N = (logprobs_N - old_logprobs_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    log_ratio_N = _log_ratio(logprobs_N, old_logprobs_N)
     ratio_N = log_ratio_N.exp()
     clipped_ratio_N = ratio_N.clamp(1.0 - clip, 1.0 + (clip if clip_high is None else clip_high))
     plain_N, clipped_N = -advantages_N * ratio_N, -advantages_N * clipped_ratio_N
@@ -74,13 +83,81 @@ def ppo_clip(
         )
     diagnostics = {
         "clipfrac_sum": (clipped_N > plain_N).sum().float(),
-        # The samples come from the old policy, so k3 with the old policy first is the unbiased one.
-        "approx_kl_sum": kl_k3(old_logprobs_N, logprobs_N.detach()).sum(),
-        "ratio_max": _max_or_floor(ratio_N),
-        # The exp comes last, so that the floor of an empty micro-batch is exp(-inf) = 0.
-        "inverse_ratio_max": _max_or_floor(-log_ratio_N, floor=-math.inf).exp(),
+        **_ratio_diagnostics(logprobs_N, old_logprobs_N),
     }
     return _weighted_sum(terms_N, weights_N), diagnostics
+
+
+def gspo(
+    logprobs_N: Tensor,
+    old_logprobs_N: Tensor,
+    advantages_N: Tensor,
+    lengths: Sequence[int],
+    clip: float = 3e-4,
+    clip_high: float = 4e-4,
+    weights_N: Tensor | None = None,
+) -> tuple[Tensor, Diagnostics]:
+    """Sum over ANSWERS of max(-A s, -A clamp(s, 1 - clip, 1 + clip_high)), where s is the exp of
+    the mean of an answer's log-ratios (arXiv:2507.18071, equations 5 and 7).
+
+    `lengths` are the tokens of each answer, whole and in order. The paper's loss is the mean over
+    answers, so this sum has to be divided by their number, not by that of tokens. An answer's
+    tokens share its advantage; where they do not, its term is the mean over them (GSPO-token
+    without a ratio of its own for each token). `weights_N` as in `ppo_clip`, an answer's being the
+    mean of its tokens'. Diagnostics as in `ppo_clip`, of the answers' ratios: `clipfrac_sum` counts
+    the tokens of clipped answers; `approx_kl_sum` stays that of tokens. ValueError: lengths that do
+    not sum to N, an empty answer, and as in `ppo_clip`.
+    """
+    tokens = check_same_length(
+        logprobs_N=logprobs_N, old_logprobs_N=old_logprobs_N, advantages_N=advantages_N
+    )
+    checked = checked_lengths(lengths, tokens, minimum=1)
+    logprobs_N, old_logprobs_N = at_least_fp32(logprobs_N), at_least_fp32(old_logprobs_N.detach())
+    lengths_B = torch.tensor(checked, dtype=torch.int64, device=logprobs_N.device)
+    # The mean of differences, for the bounds are finer than what is left of a difference of means.
+    mean_B = segment_sum(logprobs_N - old_logprobs_N, checked) / lengths_B
+    # Each token has its answer's ratio, and the share of one token in its answer's term.
+    mean_N = mean_B.repeat_interleave(lengths_B, output_size=tokens)
+    share_N = lengths_B.to(mean_B.dtype).reciprocal()
+    share_N = share_N.repeat_interleave(lengths_B, output_size=tokens)
+    if weights_N is not None:
+        check_same_length(logprobs_N=logprobs_N, weights_N=weights_N)
+        share_N = share_N * weights_N.detach()
+    loss, diagnostics = ppo_clip(
+        mean_N, torch.zeros_like(mean_N), advantages_N, clip, clip_high, weights_N=share_N
+    )
+    approx_kl = _ratio_diagnostics(logprobs_N, old_logprobs_N)["approx_kl_sum"]
+    return loss, diagnostics | {"approx_kl_sum": approx_kl}
+
+
+def cispo(
+    logprobs_N: Tensor,
+    old_logprobs_N: Tensor,
+    advantages_N: Tensor,
+    clip_high: float,
+    weights_N: Tensor | None = None,
+) -> tuple[Tensor, Diagnostics]:
+    """Sum of -min(rho, 1 + clip_high) A logprobs, rho = exp(logprobs - old) without a gradient
+    (arXiv:2506.13585, equations 4 and 5, whose lower bound the authors leave open).
+
+    A token beyond the bound keeps the gradient of its log-prob, which PPO's clip would take away;
+    its weight grows no further. Divided by the number of tokens, as in the paper. `weights_N` and
+    diagnostics as in `ppo_clip`; `clipfrac_sum` counts the tokens beyond the bound. ValueError:
+    lengths that differ, clip_high <= 0.
+    """
+    check_same_length(
+        logprobs_N=logprobs_N, old_logprobs_N=old_logprobs_N, advantages_N=advantages_N
+    )
+    if clip_high <= 0.0:
+        raise ValueError(f"clip_high is {clip_high}, but must be > 0")
+    logprobs_N, old_logprobs_N = at_least_fp32(logprobs_N), at_least_fp32(old_logprobs_N.detach())
+    ratio_N = _log_ratio(logprobs_N.detach(), old_logprobs_N).exp()
+    terms_N = -ratio_N.clamp(max=1.0 + clip_high) * at_least_fp32(advantages_N.detach())
+    diagnostics = {
+        "clipfrac_sum": (ratio_N > 1.0 + clip_high).sum().float(),
+        **_ratio_diagnostics(logprobs_N, old_logprobs_N),
+    }
+    return _weighted_sum(terms_N * logprobs_N, weights_N), diagnostics
 
 
 def value_loss(
@@ -229,6 +306,23 @@ def mismatch(trainer_logprobs_N: Tensor, rollout_logprobs_N: Tensor) -> dict[str
         "mismatch_max": float(gap_N.max()),
         "mismatch_k3": float(kl_k3(rollout_N, trainer_N).mean()),
         "mismatch_factor": float(gap_N.clamp(max=MAX_LOG_RATIO).exp().mean()),
+    }
+
+
+def _log_ratio(logprobs_N: Tensor, old_logprobs_N: Tensor) -> Tensor:
+    return (logprobs_N - old_logprobs_N).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+@torch.no_grad()
+def _ratio_diagnostics(logprobs_N: Tensor, old_logprobs_N: Tensor) -> Diagnostics:
+    """What `ppo_clip` tells of the ratio."""
+    log_ratio_N = _log_ratio(logprobs_N, old_logprobs_N)
+    return {
+        # The samples come from the old policy, so k3 with the old policy first is the unbiased one.
+        "approx_kl_sum": kl_k3(old_logprobs_N, logprobs_N).sum(),
+        "ratio_max": _max_or_floor(log_ratio_N.exp()),
+        # The exp comes last, so that the floor of an empty micro-batch is exp(-inf) = 0.
+        "inverse_ratio_max": _max_or_floor(-log_ratio_N, floor=-math.inf).exp(),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rayward.configs.needs import needs
 from rayward.configs.schema import Config
-from rayward.configs.sections.algorithms import WITH_CRITIC
+from rayward.configs.sections.algorithms import RECIPES, WITH_CRITIC
 from rayward.configs.sections.model import CPU_HEAD_SIZES
 from rayward.configs.stages import has
 
@@ -62,6 +62,12 @@ def processors(config: Config) -> None:
                 f"{workers}; nearest that does: {sharing * max(1, round(workers / sharing))} "
                 "workers"
             )
+    whole = [name for name in config.rl.algorithms if RECIPES[name].whole_answers]
+    if sharing > 1 and whole:
+        raise ValueError(
+            f"rl.sequence_parallel {sharing} leaves each rank a slice of an answer's tokens, and "
+            f"the loss of {whole[0]} needs whole answers; set it to 1"
+        )
     for name in ("train", "policy", "critic", "reference", "reward"):
         gpus = getattr(resources, name).gpus
         if gpus > 1:

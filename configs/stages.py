@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import get_args
-
 from rayward.configs.schema import Config
-from rayward.configs.sections.algorithms import AlgorithmName
+from rayward.configs.sections.algorithms import RECIPES
 
 STAGES = ("prepare", "sft", "reward", "sample", "dpo", "rl", "evaluate", "publish")
-ALGORITHMS: tuple[str, ...] = get_args(AlgorithmName)
+ALGORITHMS: tuple[str, ...] = tuple(RECIPES)
 RL_PARTS = tuple(f"rl/{name}" for name in ALGORITHMS)
 
 START = "start"

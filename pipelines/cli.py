@@ -27,7 +27,7 @@ COMMANDS = {
         "direct preference optimization, from rankings to a policy (only where the config has a "
         "dpo section)"
     ),
-    "rl": "online RL: PPO, APA, RLOO, GRPO, REINFORCE++, AWR",
+    "rl": "online RL: PPO, APA, AWR, RLOO, GRPO, Dr. GRPO, GSPO, CISPO, REINFORCE++",
     "evaluate": "win rates against SFT on held-out prompts",
     "publish": "serve the chosen model on an OpenAI-compatible endpoint",
 }

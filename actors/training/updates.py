@@ -39,8 +39,10 @@ class Learner(Timed):
             self.engine.reload()
 
 
-Loss = Callable[[nn.Module, Rollouts, dict[str, Any]], tuple[Tensor, MetricSums]]
-"""(engine, micro-batch, its inputs) -> (sum over its tokens, sums to report)."""
+Loss = Callable[[nn.Module, Rollouts, dict[str, Any], Rollouts], tuple[Tensor, MetricSums]]
+"""(engine, micro-batch, its inputs, all responses of the optimizer step) -> (sum over the
+micro-batch's tokens, sums to report).
+"""
 
 
 def column(rollouts: Rollouts, name: str, device: torch.device) -> Tensor:
@@ -90,10 +92,10 @@ def train(
             tokens = len(step.responses.values)
 
             def micro_batch_loss(
-                module: nn.Module, batch: Rollouts, shared: bool = shared
+                module: nn.Module, batch: Rollouts, shared: bool = shared, step: Rollouts = step
             ) -> tuple[Tensor, MetricSums]:
                 inputs = layout.inputs(batch, shared)
-                return loss(module, *layout.local_slice(batch, inputs))
+                return loss(module, *layout.local_slice(batch, inputs), step)
 
             sums = engine.step(micro_batches, micro_batch_loss, tokens)
             history.append(sums | {"tokens": tokens, **layout.cost(step, plan, shared)})

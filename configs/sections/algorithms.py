@@ -1,15 +1,65 @@
-"""Settings of each RL algorithm: its own numbers, under the names of its paper."""
+"""The RL algorithms: what each consists of, and its own numbers under the names of its paper.
+
+Which loss and which estimator a name means stands in two tables of functions, LOSSES of
+actors/losses.py and ESTIMATORS of pipelines/rl/advantages.py; here they are words only.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+from pydantic.alias_generators import to_snake
 
 from rayward.configs.sections.base import Count, Positive, Section
 
-AlgorithmName = Literal["ppo", "rloo", "grpo", "reinforce", "apa", "awr"]
-WITH_CRITIC = ("ppo", "apa", "awr")
+AlgorithmName = Literal[
+    "ppo", "rloo", "grpo", "reinforce", "apa", "awr", "gspo", "cispo", "dr_grpo"
+]
+LossName = Literal["ppo_clip", "apa", "awr", "gspo", "cispo", "dr_grpo"]
+EstimatorName = Literal["gae", "returns_to_go", "rloo", "grpo", "dr_grpo"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an algorithm is put together from.
+
+    Its numbers, which decide whether it learns from the reference (`needs_reference`), are the
+    section of its name in rl.
+    """
+
+    loss: LossName
+    """What the policy descends."""
+    estimator: EstimatorName
+    """How rewards become advantages."""
+    with_critic: bool = False
+    """Whether a critic learns beside the policy, whose values the estimator takes."""
+    has_ratio: bool = True
+    """Whether the loss has a ratio to the old policy, so that old log-probs may be the engine's."""
+    whole_answers: bool = False
+    """Whether the loss looks at whole answers, so that no rank may have a slice of one only."""
+
+
+RECIPES: dict[str, Recipe] = {
+    "ppo": Recipe("ppo_clip", "gae", with_critic=True),
+    "rloo": Recipe("ppo_clip", "rloo"),
+    "grpo": Recipe("ppo_clip", "grpo"),
+    "reinforce": Recipe("ppo_clip", "returns_to_go"),
+    "apa": Recipe("apa", "gae", with_critic=True, has_ratio=False),
+    "awr": Recipe("awr", "gae", with_critic=True, has_ratio=False),
+    "gspo": Recipe("gspo", "grpo", whole_answers=True),
+    "cispo": Recipe("cispo", "grpo"),
+    "dr_grpo": Recipe("dr_grpo", "dr_grpo"),
+}
+"""Every algorithm there is, in the order of the names that people read."""
+WITH_CRITIC = tuple(name for name, recipe in RECIPES.items() if recipe.with_critic)
+GROUP_ESTIMATORS: tuple[EstimatorName, ...] = ("rloo", "grpo", "dr_grpo")
+"""Those that compare the answers to one prompt; they are scaled, or not, by their group, and have
+no `whiten`.
+"""
+IN_GROUPS = tuple(name for name, recipe in RECIPES.items() if recipe.estimator in GROUP_ESTIMATORS)
+"""The algorithms with such an estimator."""
 
 
 class Algorithm(Section):
@@ -30,7 +80,8 @@ class Algorithm(Section):
 
     @model_validator(mode="after")
     def _target_has_a_coefficient(self) -> Algorithm:
-        name = type(self).__name__.lower()
+        # DrGrpo is the section dr_grpo.
+        name = to_snake(type(self).__name__)
         if self.kl_target and not self.kl_coef:
             raise ValueError(
                 f"rl.{name}.kl_target steers kl_coef, which is 0 and would stay so; start it "
@@ -130,3 +181,46 @@ class Awr(Algorithm):
     """Weight of a KL penalty in the reward, in units of reward."""
     whiten: bool = True
     """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
+
+
+class Gspo(Algorithm):
+    """Group sequence policy optimization (arXiv:2507.18071): the ratio is that of a whole answer,
+    the geometric mean of its tokens', and answers are clipped, not tokens.
+    """
+
+    clip: Annotated[float, Field(gt=0, lt=1)] = 3e-4
+    """How far below 1 the ratio of an answer is trusted."""
+    clip_high: Positive = 4e-4
+    """How far above 1 the ratio of an answer is trusted."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a KL penalty in the reward, in units of reward; the paper leaves it out."""
+    divide_by_std: bool = True
+    """Divide by the deviation of the group's rewards; false does not, as in arXiv:2503.20783."""
+
+
+class Cispo(Algorithm):
+    """Clipped importance-sampling policy optimization (MiniMax-M1, arXiv:2506.13585): the ratio is
+    a clipped weight without a gradient, so that every token keeps one.
+    """
+
+    clip_high: Positive = 4.0
+    """How far above 1 the weight of a token may be; the paper names no number, and below it has no
+    bound.
+    """
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a KL penalty in the reward, in units of reward; the paper has none."""
+    divide_by_std: bool = True
+    """Divide by the deviation of the group's rewards; false does not, as in arXiv:2503.20783."""
+
+
+class DrGrpo(Clipped):
+    """GRPO done right (arXiv:2503.20783): divided neither by the group's deviation nor by the
+    length of answers, but by a constant.
+    """
+
+    kl_coef: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a KL penalty in the reward, in units of reward; the paper has none."""
+    answer_tokens: Count | None = None
+    """Tokens by which the sum over an answer's tokens is divided, whatever its length; null is
+    rollout.max_new_tokens.
+    """

@@ -7,11 +7,16 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from rayward.configs.sections.algorithms import (
+    IN_GROUPS,
+    RECIPES,
     WITH_CRITIC,
     AlgorithmName,
     Apa,
     Awr,
+    Cispo,
+    DrGrpo,
     Grpo,
+    Gspo,
     Ppo,
     Reinforce,
     Rloo,
@@ -68,6 +73,10 @@ class MonitorSection(Section):
     """Alarm where the share of different 2-grams is below this multiple of iteration 0's; null
     never.
     """
+    max_equal_groups: Fraction | None = 0.9
+    """Alarm where the answers of more than this share of the prompts have one reward each; null
+    never.
+    """
     max_second_drop: Positive | None = 0.5
     """Alarm where the second model's mean score fell by this many standard deviations of iteration
     0; null never.
@@ -106,8 +115,7 @@ class Rl(StageSection):
     """Online RL: what the algorithms share, and each one's own numbers."""
 
     algorithms: Annotated[tuple[AlgorithmName, ...], Field(min_length=1)] = ("ppo", "apa")
-    """Algorithms to run, each from the SFT model (or model.path); rloo, grpo and reinforce have no
-    critic.
+    """Algorithms to run, each from the SFT model (or model.path); ppo, apa and awr have a critic.
     """
     mode: Literal["sync", "one_step_off", "colocate"] = "sync"
     """Generate, then train; or generate the next answers while training; or take turns on the same
@@ -195,6 +203,12 @@ class Rl(StageSection):
     """APA's own numbers."""
     awr: Awr = Awr()
     """AWR's own numbers."""
+    gspo: Gspo = Gspo()
+    """GSPO's own numbers."""
+    cispo: Cispo = Cispo()
+    """CISPO's own numbers."""
+    dr_grpo: DrGrpo = DrGrpo()
+    """Dr. GRPO's own numbers."""
     monitor: MonitorSection = MonitorSection()
     """Signs of reward hacking."""
     optimizer: Updates = Updates(schedule="constant", warmup_fraction=0.0)
@@ -217,7 +231,7 @@ class Rl(StageSection):
                 f"{self.sequence_parallel}, which lays rows back to back with shared prompts; set "
                 "it to null"
             )
-        without = [name for name in self.algorithms if name in ("apa", "awr")]
+        without = [name for name in self.algorithms if not RECIPES[name].has_ratio]
         if self.old_logprobs == "rollout" and without:
             raise ValueError(
                 "rl.old_logprobs rollout is for losses with a ratio to the old policy, which "
@@ -230,7 +244,7 @@ class Rl(StageSection):
                 raise ValueError(
                     f"rl.{name} has no effect on {', '.join(self.algorithms)}, which have no critic"
                 )
-        alone = [name for name in self.algorithms if name in ("rloo", "grpo")]
+        alone = [name for name in self.algorithms if name in IN_GROUPS]
         if alone and self.samples_per_prompt < 2:
             raise ValueError(
                 f"rl.algorithms {alone[0]} compares the answers of a prompt, and "

@@ -19,7 +19,7 @@ PANELS = {
     "score, in deviations of iteration 0": ("max_second_drop",),
     "tokens of an answer": ("max_length_ratio", "min_length_ratio"),
     "KL to the reference, nats an answer": ("max_kl",),
-    "shares": ("max_truncated", "max_repetition", "min_distinct"),
+    "shares": ("max_truncated", "max_repetition", "min_distinct", "max_equal_groups"),
 }
 """Titles of the curves, each with the alarms marked in it; the mismatch is in the RL panel."""
 
@@ -61,16 +61,19 @@ def curves(rows: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]]) -> 
         deviation = first["monitor/second_std"]
         scores["second reward model"] = _standardised(rows, "monitor/second_score", deviation)
     shares = {
-        "different 2-grams": "distinct_2",
-        "repeated 4-grams": "repetition",
-        "cut answers": "truncated",
+        "different 2-grams": "monitor/distinct_2",
+        "repeated 4-grams": "monitor/repetition",
+        "cut answers": "monitor/truncated",
+        "prompts of one reward": "equal_groups",
     }
+    # Only some algorithms compare the answers to a prompt.
+    shares = {label: name for label, name in shares.items() if name in first}
     # In the order of PANELS. What is measured only now and then has no point elsewhere.
     lines = [
         scores,
         {"": [row["length"] for row in rows]},
         {"": [row.get("kl", math.nan) for row in rows]},
-        {label: [row[f"monitor/{name}"] for row in rows] for label, name in shares.items()},
+        {label: [row[name] for row in rows] for label, name in shares.items()},
     ]
     return draw(
         [

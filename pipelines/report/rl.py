@@ -39,6 +39,7 @@ PANELS: tuple[tuple[str, dict[str, str]], ...] = (
             "advantage_min": "lowest",
         },
     ),
+    ("share of prompts with one reward for all answers", {"equal_groups": ""}),
     ("tokens of an answer", {"length": "mean", "length_max": "longest"}),
     ("share of answers that end (EOS)", {"finished": ""}),
     (

@@ -9,12 +9,13 @@ Shapes: N = response tokens of all rows, B = responses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rayward.algorithms.advantage import (
@@ -33,6 +34,14 @@ from rayward.algorithms.advantage import (
 from rayward.algorithms.policy import mismatch, value_loss
 from rayward.configs.plan import max_mismatch
 from rayward.configs.schema import Config
+from rayward.configs.sections.algorithms import (
+    GROUP_ESTIMATORS,
+    RECIPES,
+    Cispo,
+    EstimatorName,
+    Grpo,
+    Gspo,
+)
 from rayward.configs.sections.rl import Rl
 from rayward.data.rollouts import Rollouts
 
@@ -96,6 +105,8 @@ def estimate_advantages(
     scores. The rollouts come back with advantages and, of a critic, returns, fp32.
     """
     rl, settings = config.rl, config.rl.settings_of(algorithm)
+    estimator = RECIPES[algorithm].estimator
+    in_groups = estimator in GROUP_ESTIMATORS
     assert rollouts.scores is not None
     assert rollouts.policy_logprobs is not None
     scores_B = torch.from_numpy(rollouts.scores)
@@ -121,17 +132,13 @@ def estimate_advantages(
         "kl_coef": shaper.kl_coef,
         **kl_figures,
     }
+    if in_groups:
+        measures["equal_groups"] = equal_groups(shaped_B.numpy(), rollouts.prompt_index)
     if rl.whiten_rewards:
         rewards_N = whiten(rewards_N, shift_mean=False)
-    returns_N = None
-    if rollouts.values is not None:
-        values_N = torch.from_numpy(rollouts.values)
-        advantages_N, returns_N = gae(rewards_N, values_N, lengths, rl.gamma, rl.gae_lambda)
-        measures |= _critic_figures(values_N, returns_N)
-    elif algorithm == "reinforce":
-        advantages_N = returns_to_go(rewards_N, lengths, rl.gamma)
-    else:
-        advantages_N = _over_the_group(rewards_N, rollouts, lengths, _baseline(algorithm, settings))
+    advantages_N, returns_N = ESTIMATORS[estimator](rewards_N, rollouts, rl, settings)
+    if returns_N is not None:
+        measures |= _critic_figures(torch.from_numpy(rollouts.values), returns_N)
     # Before they are whitened, when their size still says something.
     measures |= {
         "advantage_mean": float(advantages_N.mean()),
@@ -140,7 +147,7 @@ def estimate_advantages(
         "advantage_max": float(advantages_N.max()),
     }
     # The group baselines have no such setting: they are scaled, or not, by their group.
-    if algorithm not in ("rloo", "grpo") and settings.whiten:
+    if not in_groups and settings.whiten:
         advantages_N = whiten(advantages_N)
     columns = {"advantages": advantages_N.float().numpy()}
     if returns_N is not None:
@@ -160,24 +167,74 @@ def _critic_figures(values_N: Tensor, returns_N: Tensor) -> dict[str, float]:
     }
 
 
-def _baseline(algorithm: str, settings: Any) -> Literal["rloo", "grpo", "dr_grpo"]:
-    if algorithm == "rloo":
-        return "rloo"
-    return "grpo" if settings.divide_by_std else "dr_grpo"
+Estimator = Callable[[Tensor, Rollouts, Rl, Any], tuple[Tensor, Tensor | None]]
+"""(rewards of tokens, responses, what algorithms share, the algorithm's own numbers) -> (advantages
+of tokens, returns of tokens where there is a critic).
+"""
+
+
+def _gae(
+    rewards_N: Tensor, rollouts: Rollouts, rl: Rl, settings: Any
+) -> tuple[Tensor, Tensor | None]:
+    assert rollouts.values is not None, "the critic's values come first"
+    values_N, lengths = torch.from_numpy(rollouts.values), rollouts.responses.lengths.tolist()
+    return gae(rewards_N, values_N, lengths, rl.gamma, rl.gae_lambda)
+
+
+def _returns_to_go(
+    rewards_N: Tensor, rollouts: Rollouts, rl: Rl, settings: Any
+) -> tuple[Tensor, Tensor | None]:
+    return returns_to_go(rewards_N, rollouts.responses.lengths.tolist(), rl.gamma), None
+
+
+def _rloo(
+    rewards_N: Tensor, rollouts: Rollouts, rl: Rl, settings: Any
+) -> tuple[Tensor, Tensor | None]:
+    return _over_the_group(rewards_N, rollouts, "rloo"), None
+
+
+def _grpo(
+    rewards_N: Tensor, rollouts: Rollouts, rl: Rl, settings: Grpo | Gspo | Cispo
+) -> tuple[Tensor, Tensor | None]:
+    kind: Literal["grpo", "dr_grpo"] = "grpo" if settings.divide_by_std else "dr_grpo"
+    return _over_the_group(rewards_N, rollouts, kind), None
+
+
+def _dr_grpo(
+    rewards_N: Tensor, rollouts: Rollouts, rl: Rl, settings: Any
+) -> tuple[Tensor, Tensor | None]:
+    return _over_the_group(rewards_N, rollouts, "dr_grpo"), None
+
+
+ESTIMATORS: dict[EstimatorName, Estimator] = {
+    "gae": _gae,
+    "returns_to_go": _returns_to_go,
+    "rloo": _rloo,
+    "grpo": _grpo,
+    "dr_grpo": _dr_grpo,
+}
+"""What the names of RECIPES in configs/sections/algorithms.py mean."""
 
 
 def _over_the_group(
-    rewards_N: Tensor,
-    rollouts: Rollouts,
-    lengths: list[int],
-    kind: Literal["rloo", "grpo", "dr_grpo"],
+    rewards_N: Tensor, rollouts: Rollouts, kind: Literal["rloo", "grpo", "dr_grpo"]
 ) -> Tensor:
     """[N] advantage of each response over the others to its prompt, the same at all its tokens."""
+    lengths = rollouts.responses.lengths.tolist()
     totals_B = torch.stack([response_T.sum() for response_T in rewards_N.split(lengths)])
     # Responses to a prompt stand side by side, so counts in the order of prompts are group sizes.
     groups = np.unique(rollouts.prompt_index, return_counts=True)[1].tolist()
     advantages_B = group_baseline(totals_B, groups, kind)
     return advantages_B.repeat_interleave(torch.tensor(lengths))
+
+
+def equal_groups(rewards_B: NDArray[np.floating], prompt_index: NDArray[np.int64]) -> float:
+    """Share of the prompts whose responses all have the same reward: compared with each other they
+    teach nothing (DAPO, arXiv:2503.14476, samples others in their place).
+    """
+    firsts = np.unique(prompt_index, return_index=True)[1]
+    lowest, highest = (of.reduceat(rewards_B, firsts) for of in (np.minimum, np.maximum))
+    return float((lowest == highest).mean())
 
 
 def trains_policy(rl: Rl, with_critic: bool, iteration: int, measures: Mapping[str, float]) -> bool:

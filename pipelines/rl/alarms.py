@@ -29,6 +29,10 @@ MEANINGS = {
     "min_distinct": (
         "answers are {value:.0%} as varied as at the start: one text may win on every prompt"
     ),
+    "max_equal_groups": (
+        "for {value:.0%} of the prompts all answers have the same reward, which trains nothing: "
+        "the prompts are too easy or too hard, or the reward is too coarse"
+    ),
     "max_second_drop": (
         "the reward rose while the second reward model fell by {value:.2g} standard deviations: "
         "the policy may please its own reward model only"

@@ -86,7 +86,7 @@ class Monitor:
         if fixed:
             write_jsonl(self.folder / "fixed" / f"{iteration:05d}.jsonl", self._fixed_rows(fixed))
         responses = [rollouts.responses[row].tolist() for row in range(len(rollouts))]
-        watched = ("score", "kl", "length", "mismatch_factor")
+        watched = ("score", "kl", "length", "mismatch_factor", "equal_groups")
         current = {name: measures[name] for name in watched if name in measures} | {
             "truncated": 1 - measures["finished"],
             "repetition": float(np.mean([repetition_rate(ids, 4) for ids in responses])),

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from rayward.configs.schema import Config
+from rayward.configs.sections.algorithms import RECIPES, EstimatorName
 from rayward.data.ragged import Ragged
 from rayward.data.rollouts import Rollouts
 from rayward.pipelines.rl.advantages import (
+    ESTIMATORS,
     RewardShaper,
     check_mismatch,
     estimate_advantages,
@@ -72,6 +75,50 @@ def test_rloo_compares_with_the_other_answer_less_its_kl(rollouts, tiny_config) 
 def test_grpo_compares_with_the_mean(rollouts, tiny_config, divide, scale) -> None:
     found = advantages(rollouts, tiny_config, "grpo", divide_by_std=divide)
     np.testing.assert_allclose(found, np.array([-1, -1, 1, 0, 0, 0, 0]) * scale, atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["gspo", "cispo"])
+def test_gspo_and_cispo_compare_as_grpo_does(rollouts, tiny_config, algorithm) -> None:
+    for divide in (True, False):
+        np.testing.assert_array_equal(
+            advantages(rollouts, tiny_config, algorithm, divide_by_std=divide),
+            advantages(rollouts, tiny_config, "grpo", divide_by_std=divide),
+        )
+
+
+def test_dr_grpo_compares_with_the_mean_and_does_not_divide(rollouts, tiny_config) -> None:
+    found = advantages(rollouts, tiny_config, "dr_grpo")
+    np.testing.assert_allclose(found, [-1, -1, 1, 0, 0, 0, 0], atol=1e-6)
+
+
+@pytest.mark.parametrize("algorithm", ["rloo", "grpo", "gspo", "cispo", "dr_grpo"])
+@pytest.mark.parametrize(
+    ("scores", "share"),
+    [([1, 3, 2, 2], 0.5), ([1, 3, 2, 1], 0.0), ([0, 0, -1, -1], 1.0), ([12, 11, 2, 3], 0.5)],
+)
+def test_the_share_of_prompts_with_one_reward(
+    rollouts, tiny_config, algorithm, scores, share
+) -> None:
+    """Rewards are what counts: scores of 12 and 11 are both cut to rl.reward_clip 10."""
+    config = tiny_config(rl={"algorithms": [algorithm]})
+    scored = rollouts.with_columns(scores=np.array(scores, np.float32))
+    _, figures = estimate_advantages(scored, config, algorithm, RewardShaper.of(config, algorithm))
+    assert figures["equal_groups"] == share
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "ppo"])
+def test_who_compares_with_no_group_counts_none(rollouts, tiny_config, algorithm) -> None:
+    config = tiny_config(rl={"algorithms": [algorithm]})
+    values = np.zeros(sum(LENGTHS), np.float32)
+    _, figures = estimate_advantages(
+        rollouts.with_columns(values=values), config, algorithm, RewardShaper.of(config, algorithm)
+    )
+    assert "equal_groups" not in figures
+
+
+def test_every_recipe_names_an_estimator() -> None:
+    named = {recipe.estimator for recipe in RECIPES.values()}
+    assert named == set(ESTIMATORS) == set(get_args(EstimatorName))
 
 
 def test_reinforce_is_the_reward_to_come(rollouts, tiny_config) -> None:

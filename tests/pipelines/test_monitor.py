@@ -27,7 +27,7 @@ from rayward.pipelines.scoring.scorer import second_model
 LIMITS = [name for name in MonitorSection.model_fields if name[:4] in ("max_", "min_")]
 START = {
     "score": 1.0, "kl": 0.0, "length": 20.0, "truncated": 0.1, "repetition": 0.02, "distinct": 1.0,
-    "second_score": 0.5, "second_std": 2.0, "mismatch_factor": 1.0,
+    "second_score": 0.5, "second_std": 2.0, "mismatch_factor": 1.0, "equal_groups": 0.2,
 }  # fmt: skip
 # (limit, its default, figures of a later iteration exactly at it)
 AT_THE_LIMIT = [
@@ -37,6 +37,7 @@ AT_THE_LIMIT = [
     ("max_truncated", 0.5, {"truncated": 0.5}),
     ("max_repetition", 0.3, {"repetition": 0.3}),
     ("min_distinct", 0.3, {"distinct": 0.3}),
+    ("max_equal_groups", 0.9, {"equal_groups": 0.9}),
     ("max_second_drop", 0.5, {"second_score": -0.5, "score": 1.5}),
     ("max_mismatch_factor", 1.05, {"mismatch_factor": 1.05}),
 ]

@@ -146,6 +146,30 @@ def test_replayed_rollouts_train_the_same_model(
     assert (folder / "rl" / "ppo" / model).read_bytes() == (made / model).read_bytes()
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("gspo",), pytest.param(("cispo", "dr_grpo"), marks=pytest.mark.slow)],
+    ids=",".join,
+)
+def test_algorithms_that_compare_answers_train(
+    road: Path, tmp_path: Path, rayward: Callable[..., str], names: tuple[str, ...]
+) -> None:
+    folder = from_road(road, tmp_path)
+    rates = (f"rl.{name}.learning_rate=1e-3" for name in names)
+    settings = (f"rl.algorithms=[{','.join(names)}]", "rl.iterations=1", *rates)
+    rayward("rl", folder, *(part for setting in settings for part in ("--set", setting)))
+    for name in names:
+        (row,) = rows_of(folder / "rl" / name / "metrics.jsonl")
+        assert 0 <= row["equal_groups"] < 1 and row["policy/grad_norm"] > 0
+        assert row["policy/ratio_max"] > 1 and 0 <= row["policy/clipfrac"] <= 1
+        assert math.isfinite(row["policy/loss"]) and row["mismatch_max"] < 1e-4
+        assert not {"explained_variance", "critic/loss", "policy/kl_loss"} & row.keys()
+        start, end = (
+            folder / part / "model" / "model.safetensors" for part in ("sft", f"rl/{name}")
+        )
+        assert start.read_bytes() != end.read_bytes()
+
+
 @pytest.mark.slow
 def test_adapters_train_and_are_merged(
     road: Path, tmp_path: Path, rayward: Callable[..., str]
