@@ -98,7 +98,7 @@ def gspo(
     weights_N: Tensor | None = None,
 ) -> tuple[Tensor, Diagnostics]:
     """Sum over ANSWERS of max(-A s, -A clamp(s, 1 - clip, 1 + clip_high)), where s is the exp of
-    the mean of an answer's log-ratios (arXiv:2507.18071, equations 5 and 7).
+    the mean of an answer's log-ratios (arXiv:2507.18071, equation 5).
 
     `lengths` are the tokens of each answer, whole and in order. The paper's loss is the mean over
     answers, so this sum has to be divided by their number, not by that of tokens. An answer's

@@ -127,6 +127,8 @@ def teams(local_ray, tiny_models, tiny_config: Callable[..., Config]) -> Iterato
                 "epochs": EPOCHS,
                 "optimizer": {**optimizer, "max_grad_norm": 0.5},
                 "apa": {"lam": LAM},
+                # As far as PPO's: at a rate that shows, the paper's bounds clip all answers.
+                "gspo": {"learning_rate": 1e-3, "clip": 0.2, "clip_high": 0.2},
             }
             | {"old_logprobs": "trainer"},
             resources={name: {"workers": workers, "cpus": 0.01} for name in ("policy", "critic")},

@@ -27,6 +27,7 @@ LAYOUTS = {
     "ppo": [(1, 1, 4096), (2, 3, 60)],
     "apa": [(1, 1, 60), (2, 2, 4096)],
     "critic": [(1, 1, 4096), (2, 3, 60)],
+    "gspo": [(1, 1, 4096), (2, 2, 60)],
 }
 
 
@@ -105,7 +106,7 @@ def test_values_are_read_before_each_token(trained, tiny_models, rollouts):
                     start += 1
 
 
-@pytest.mark.parametrize("role", ["ppo", "apa", "critic"])
+@pytest.mark.parametrize("role", LAYOUTS)
 def test_ranks_stages_and_micro_batches_change_nothing(trained, role):
     first, *others = trained[role]
     assert all(math.isfinite(value) for value in first.metrics.values()), first.metrics

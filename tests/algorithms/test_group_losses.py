@@ -66,7 +66,7 @@ def test_an_answer_of_one_token_is_ppos() -> None:
 
 
 def test_gradient_of_gspo_is_spread_evenly_over_an_answer() -> None:
-    """-A s / length at each token (equation 10 of the paper), 0 in answers that are clipped."""
+    """-A s / length at each token, 0 in answers that are clipped."""
     found = gradient(lambda x: gspo(x, OLD, ADV, LENGTHS)[0], NEW)
     inside = 0.5 * math.exp(-0.0002) / 3
     assert found == pytest.approx([0, 0, inside, inside, inside, 0], abs=1e-12)
