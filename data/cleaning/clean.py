@@ -1,4 +1,5 @@
-"""From a saved ShareGPT page to a conversation in Markdown, or to the reason why not.
+"""From a saved ShareGPT page, or a row of its raw JSON, to a conversation in Markdown, or to the
+reason why not.
 
 The rules and their order are those of OpenChat's `clean_sharegpt` (which takes its patterns from
 FastChat): the page's `__NEXT_DATA__` gives HTML messages; too short, roles that do not alternate
@@ -37,6 +38,7 @@ from bs4.element import NavigableString, Tag
 from bs4.exceptions import ParserRejectedMarkup
 from markdownify import MarkdownConverter
 
+from rayward.data.cleaning.markup import is_html
 from rayward.data.records import RowError, describe, surrogate_in
 
 NO_CONTENT = "unable to extract content"
@@ -45,6 +47,9 @@ WRONG_FORMAT = "wrong format"
 BLOCKED = "contains blocked words"
 PARSER = "parser error"
 EMPTY = "empty message"
+NO_HTML = "answers are not HTML"
+# Names that raw files have beside human and gpt, of other chats that were shared.
+SPEAKERS = {"user": "human", "assistant": "gpt"} | dict.fromkeys(("chatgpt", "bing", "bard"), "gpt")
 BLOCKED_WORDS = ("openai",)
 
 NEXT_DATA = re.compile(
@@ -89,7 +94,43 @@ def clean_page(page: bytes, blocked_words: Sequence[str] = BLOCKED_WORDS) -> Pag
     applies: NO_CONTENT, TOO_SHORT, WRONG_FORMAT, BLOCKED, PARSER, EMPTY.
     """
     properties = _page_properties(page)
-    content = properties["content"]
+    return _cleaned(properties, properties["content"], blocked_words)
+
+
+def clean_row(value: object, blocked_words: Sequence[str] = BLOCKED_WORDS) -> Page:
+    """The conversation of a row of ShareGPT's raw JSON, whose answers are HTML.
+
+    {"id", "conversations" or "items": [{"from": "human" or "gpt", "value"}]}, as FastChat's and
+    OpenChat's pipelines start from. Raises as `clean_page`; where no answer is HTML, too, since
+    what is Markdown already would get escapes.
+    """
+    if isinstance(value, RowError):
+        raise value
+    if not isinstance(value, dict):
+        raise RowError("row", describe(value), "an object", NO_CONTENT)
+    name = "items" if value.get("conversations") is None else "conversations"
+    items = value.get(name)
+    if not isinstance(items, list):
+        raise RowError(name, describe(items), "a list", NO_CONTENT)
+    entries = [item if isinstance(item, dict) else {} for item in items]
+    # A page has none; `_alternating` would drop it as the end of an earlier chat.
+    if any(entry.get("from") == "system" for entry in entries):
+        raise RowError(f"{name}[0].from", "'system'", "'human' or 'gpt'", WRONG_FORMAT)
+    speakers = [SPEAKERS.get(str(entry.get("from")), entry.get("from")) for entry in entries]
+    named = [
+        {"from": speaker, "value": entry.get("value")}
+        for speaker, entry in zip(speakers, entries, strict=True)
+    ]
+    answers = [str(entry["value"]) for entry in named if entry["from"] == "gpt"]
+    if answers and not any(map(is_html, answers)):
+        raise RowError(name, describe(answers[0]), "answers in HTML", NO_HTML)
+    return _cleaned(value, {"items": named, "model": value.get("model")}, blocked_words)
+
+
+def _cleaned(
+    properties: Mapping[str, Any], content: Mapping[str, Any], blocked_words: Sequence[str]
+) -> Page:
+    """The conversation of `content`, whose "items" are HTML; labels may stand in either."""
     messages = _alternating(content["items"])
     words = [word.lower() for word in blocked_words]
     # Before the conversion, which is by far the most work, and in a loop of its own: the reasons

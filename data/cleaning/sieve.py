@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayward.data.cleaning.clean import BLOCKED_WORDS, clean_page
+from rayward.data.cleaning.clean import BLOCKED_WORDS, Page, clean_page, clean_row
 from rayward.data.cleaning.language import language, languages
 from rayward.data.cleaning.near_duplicates import NearDuplicates, content_hash, signature
 from rayward.data.records import RowError
@@ -62,9 +62,22 @@ def clean_file(path: str, rules: SieveRules) -> dict[str, str | bytes | None]:
         return {"error": json.dumps(refusal.as_dict())}
     except RowError as error:
         return {"error": json.dumps(error.as_dict())}
+    return _kept(page, display_name(Path(path).stem), rules)
+
+
+def clean_raw(name: str, value: object, rules: SieveRules) -> dict[str, str | bytes | None]:
+    """`clean_file` for a row of ShareGPT's raw JSON. `name`: its id where it has none."""
+    try:
+        page = clean_row(value, rules.blocked_words)
+    except RowError as error:
+        return {"error": json.dumps(error.as_dict())}
+    return _kept(page, name, rules)
+
+
+def _kept(page: Page, name: str, rules: SieveRules) -> dict[str, str | bytes | None]:
     row = page.as_row()
     if not page.id:
-        row = {"id": display_name(Path(path).stem), **row}
+        row = {"id": name, **row}
     # This runs in many processes at once. The hash and the signature are what the one process that
     # compares needs of a page, so that it need not compute them for all.
     return {

@@ -1,31 +1,50 @@
-"""Rows of JSON lines, JSON arrays (each plain or gzipped), parquet files and hub data sets.
+"""Rows of JSON lines, JSON arrays, CSV (plain or compressed), parquet, Arrow and hub data sets.
 
 They are streamed: memory holds little more than one row, however large the file.
-The container is told by content, not by name. BOM and CRLF are tolerated, blank lines are no rows.
-What cannot be read is itself a row of the stream, in its place: a line that is not UTF-8 or not
-JSON, a number that is not finite, the point where gzip data breaks off.
+The container is told by content, not by name, but for CSV, which has no mark of its own. BOM and
+CRLF are tolerated, blank lines are no rows. What cannot be read is itself a row of the stream, in
+its place: a line that is not UTF-8 or not JSON, a number that is not finite, the point where
+compressed data breaks off. A value in a column that cannot be read is so in its place in the row,
+and costs the row only where a reader asks for it.
 """
 
 from __future__ import annotations
 
 import codecs
 import gzip
+import re
+import shutil
+import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
+from rayward.data.formats.csv_rows import csv_rows
 from rayward.data.formats.json_rows import array_rows, line_rows
 from rayward.data.records import RowError
 
+if TYPE_CHECKING:
+    import pyarrow
+
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
+"""Ends of the names that are written. More are read:"""
+DATA_NAME = re.compile(
+    r".*(\.(jsonl?|ndjson|csv|tsv)(\.(gz|zst))?|\.parquet|\.arrow)|[^.]+\.zst", re.IGNORECASE
+)
+CSV_NAME = re.compile(r".*\.(csv|tsv)(\.(gz|zst))?", re.IGNORECASE)
 # Written beside data by our own commands. Read with a folder, they would come back as bad rows.
 SIDE_FILES = (".rejected.jsonl", ".provenance.jsonl")
+# What `datasets` and LLaMA-Factory write beside data, about it.
+ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
+STANDARD_INPUT = "-"
 BLOCK_BYTES = 1 << 18
-PARQUET_BATCH_ROWS = 256
+BATCH_ROWS = 256  # of parquet and Arrow files
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +56,32 @@ class RowSource:
 
 
 def sources(path: str | Path) -> list[RowSource]:
-    """A file, the data files of a folder, or for "hf:NAME[:CONFIG][:SPLIT]" a hub data set."""
+    """A file, the data files of a folder, "-" for standard input, a pipe, or for
+    "hf:NAME[:CONFIG][:SPLIT]" a hub data set.
+    """
     if isinstance(path, str) and path.startswith("hf:"):
         from rayward.data.formats.hub import hub_rows
 
         return [RowSource(path, partial(hub_rows, path))]
+    if str(path) == STANDARD_INPUT or Path(path).is_fifo():
+        return [RowSource(str(path), lambda: rows(Path(_spooled(str(path)).name)))]
     return [RowSource(str(file), partial(rows, file)) for file in data_files(Path(path))]
 
 
+@cache
+def _spooled(path: str) -> IO[bytes]:
+    """Standard input or a pipe as a file, which goes with the process: it is read more than once,
+    first to tell the format.
+    """
+    file = tempfile.NamedTemporaryFile(prefix="rayward-input-")  # noqa: SIM115
+    with sys.stdin.buffer if path == STANDARD_INPUT else open(path, "rb") as stream:
+        shutil.copyfileobj(stream, file)
+    file.flush()
+    return file
+
+
 def data_files(path: Path) -> list[Path]:
-    """`path` itself if it is a file, else the data files of the folder, sorted by name.
+    """`path` itself if it is a file, else the data files of the folder and those in it, sorted.
 
     FileNotFoundError if there is none.
     """
@@ -54,14 +89,31 @@ def data_files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise FileNotFoundError(f"{path}: no such file or folder")
-    data = (file for file in path.iterdir() if file.is_file() and file.name.endswith(SUFFIXES))
     # The file system's order differs between machines, and the order of rows must not.
-    files = sorted(file for file in data if not file.name.endswith(SIDE_FILES))
+    files = sorted(file for file in path.rglob("*") if is_data_file(file, path) and file.is_file())
     if not files:
         raise FileNotFoundError(
-            f"{path}: no data file; expected names that end in {', '.join(SUFFIXES)}"
+            f"{path}: no data file; expected names that end in .json, .jsonl, .ndjson, .csv, .tsv "
+            "(each also with .gz or .zst), .parquet or .arrow"
         )
     return files
+
+
+def is_data_file(path: Path, folder: Path) -> bool:
+    """Whether a file of this name is read where `folder` is: below it, and by name no other thing.
+
+    Not read are hidden files and what our commands and `datasets` write beside data.
+    """
+    if not path.is_relative_to(folder) or not DATA_NAME.fullmatch(path.name):
+        return False
+    if any(part.startswith(".") for part in path.relative_to(folder).parts):
+        return False
+    if path.name.endswith(SIDE_FILES) or path.name in ABOUT_DATA:
+        return False
+    # Of `save_to_disk`, and what `map` has left of it: the same rows again.
+    if path.name == "state.json":
+        return not (path.parent / "dataset_info.json").exists()
+    return not (path.name.startswith("cache-") and path.suffix == ".arrow")
 
 
 def rows(path: Path) -> Iterator[tuple[int, Any]]:
@@ -71,9 +123,18 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
     their place.
     """
     with open(path, "rb") as file:
-        if file.read(4) == b"PAR1":
-            yield from _parquet_rows(path)
-            return
+        start = file.read(6)
+    if start[:4] == b"PAR1":
+        yield from _column_rows(partial(_parquet_batches, path), "parquet data")
+        return
+    # A file with an index at its end, or a stream, as `datasets` saves.
+    if start == b"ARROW1" or start[:4] == b"\xff\xff\xff\xff":
+        yield from _column_rows(partial(_arrow_batches, path, start == b"ARROW1"), "Arrow data")
+        return
+    if CSV_NAME.fullmatch(path.name):
+        tabs = ".tsv" in path.name.lower()
+        yield from csv_rows(_blocks(path), "\t" if tabs else ",")
+        return
     # The first byte behind the BOM and white space tells an array from lines. A block may be as
     # short as gzip hands it out, so blocks are read until that byte is there.
     blocks, start = _blocks(path), b""
@@ -90,43 +151,95 @@ def rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _blocks(path: Path) -> Iterator[bytes | RowError]:
-    """Content of a plain or gzipped file; a RowError comes last where gzip data breaks off."""
-    with open(path, "rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"  # whatever the name says
+    """Content of a file, plain, gzipped or by Zstandard, whatever its name says.
+
+    A RowError comes last where compressed data breaks off.
+    """
+    with ExitStack() as stack:
+        raw = stack.enter_context(open(path, "rb"))
+        magic = raw.read(4)
         raw.seek(0)
-        file = gzip.GzipFile(fileobj=raw) if zipped else raw
-        try:
+        read: Callable[[int], bytes] = raw.read
+        kind = "gzip"
+        if magic[:2] == b"\x1f\x8b":
             # read1 hands out what is there; read would lose what it holds when it meets the damage.
-            while block := file.read1(BLOCK_BYTES):
+            read = gzip.GzipFile(fileobj=raw).read1
+        elif magic == b"\x28\xb5\x2f\xfd":
+            import pyarrow
+
+            kind = "Zstandard"
+            read = stack.enter_context(pyarrow.CompressedInputStream(raw, "zstd")).read
+        try:
+            while block := read(BLOCK_BYTES):
                 yield block
         except EOFError:
             yield RowError("file", "an early end", "the rest of the gzip data", "truncated file")
-        except (zlib.error, gzip.BadGzipFile) as error:
-            yield RowError("file", str(error)[:60], "gzip data", "damaged file")
+        except (zlib.error, OSError) as error:  # a gzip.BadGzipFile is an OSError, too
+            if "Truncated" in str(error):
+                expected = f"the rest of the {kind} data"
+                yield RowError("file", "an early end", expected, "truncated file")
+                return
+            yield RowError("file", str(error)[:60], f"{kind} data", "damaged file")
 
 
-def _parquet_rows(path: Path) -> Iterator[tuple[int, Any]]:
-    import pyarrow
+# ---- columns
+
+
+def _parquet_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
     import pyarrow.parquet
 
-    number, batches = 0, None
+    yield from pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS)
+
+
+def _arrow_batches(path: Path, indexed: bool) -> Iterator[pyarrow.RecordBatch]:
+    import pyarrow
+
+    with pyarrow.memory_map(str(path)) as file:
+        if indexed:
+            reader = pyarrow.ipc.open_file(file)
+            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
+        else:
+            batches = pyarrow.ipc.open_stream(file)
+        yield from batches
+
+
+def _column_rows(
+    open_batches: Callable[[], Iterator[pyarrow.RecordBatch]], expected: str
+) -> Iterator[tuple[int, Any]]:
+    import pyarrow
+
+    number, batches = 0, open_batches()
     while True:
         # Opening is inside, too: a damaged footer is a row of the stream like all other damage.
         try:
-            if batches is None:
-                file = pyarrow.parquet.ParquetFile(path)
-                batches = file.iter_batches(batch_size=PARQUET_BATCH_ROWS)
             batch = next(batches, None)
         except (pyarrow.ArrowException, OSError) as error:
-            yield number + 1, RowError("file", str(error)[:80], "parquet data", "damaged file")
+            yield number + 1, RowError("file", str(error)[:80], expected, "damaged file")
             return
         if batch is None:
             return
         for index in range(batch.num_rows):
             number += 1
-            # Row by row, although a whole batch is faster: text that is not UTF-8 costs its row
-            # alone.
+            # Row by row, although a whole batch is faster: a value that Python has no form for
+            # costs itself alone. A ValueError is text that is not UTF-8, too.
             try:
-                yield number, batch.slice(index, 1).to_pylist()[0]
-            except UnicodeDecodeError:
-                yield number, RowError("row", "bytes that do not decode", "UTF-8", "not UTF-8")
+                row = batch.slice(index, 1).to_pylist()[0]
+            except (ValueError, OverflowError, pyarrow.ArrowException):
+                row = {name: _value(batch.column(name)[index]) for name in batch.schema.names}
+            yield number, row
+
+
+def _value(scalar: pyarrow.Scalar) -> Any:
+    """A value of a column; a RowError stands for what cannot be read, also within it."""
+    import pyarrow
+
+    if scalar.is_valid and isinstance(scalar, pyarrow.StructScalar):
+        return {name: _value(inner) for name, inner in scalar.items()}
+    if scalar.is_valid and isinstance(scalar, pyarrow.ListScalar | pyarrow.LargeListScalar):
+        return [_value(inner) for inner in scalar.values]
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        return RowError("value", "bytes that do not decode", "UTF-8", "not UTF-8")
+    except (ValueError, OverflowError, pyarrow.ArrowException) as error:
+        return RowError("value", str(error)[:60], f"a {scalar.type}", "value that no reader has")

@@ -12,23 +12,28 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayward.data.formats.containers import data_files
 from rayward.data.formats.outputs import Output, open_output
+from rayward.data.formats.overwriting import refuse_overwriting
 from rayward.data.formats.registry import Rejected, outcomes
 from rayward.data.formats.token_rows import NAME as TOKENS
 from rayward.data.formats.token_rows import Encode, TokenRow, open_token_rows, text_path
 from rayward.data.formats.writers import WRITERS
 from rayward.data.records import RowError
 
+MAX_SHOWN = 5  # rows that an error shows
+
 
 @dataclass(slots=True)
 class Account:
-    """What became of the rows. `repaired`: converted rows by repair made or thing left out."""
+    """What became of the rows. `repaired`: converted rows by repair made or thing left out.
+
+    `first`: the first rejected rows for people, FILE:LINE and why.
+    """
 
     read: int = 0
     converted: int = 0
@@ -36,10 +41,33 @@ class Account:
     expanded: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
+    first: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """The account as JSON."""
-        return asdict(self) | {"rejected": dict(self.rejected), "repaired": dict(self.repaired)}
+        """The account as JSON, without `first`: all rejected rows are in a file of their own."""
+        values = asdict(self) | {"rejected": dict(self.rejected), "repaired": dict(self.repaired)}
+        del values["first"]
+        return values
+
+    def nothing(self) -> str:
+        """What to say where no row was written."""
+        reasons = [f"{reason} ({count})" for reason, count in self.rejected.items()]
+        told = f"no usable row of {self.read} read; no file is written or changed"
+        return "\n".join([": ".join([told, *filter(None, [", ".join(reasons)])]), *self.first])
+
+
+class _NoUsableRowError(Exception):
+    """Leaves the files that are being written as they were."""
+
+
+def rejected_path(out: Path) -> Path:
+    """Where the rows go that cannot be used."""
+    return out.with_name(out.name + ".rejected.jsonl")
+
+
+def outputs(out: Path, target_format: str) -> list[Path]:
+    """All files that a conversion to `out` may write."""
+    return [out, rejected_path(out), *([text_path(out)] if target_format == TOKENS else [])]
 
 
 def convert(
@@ -54,10 +82,11 @@ def convert(
     """Write the rows of `path` (file, folder or "hf:NAME") to `out` in another format.
 
     Memory does not grow with the file. Rejected rows go to OUT.rejected.jsonl, which is not there
-    if there are none. `out` is put in place at the end; an exception leaves it as it was. `encode`
-    makes the token rows of OpenChat v1 from text. ValueError: an unknown format, a name of `out`
-    that tells no container, `out` among the files that are read, or with `strict` the first
-    unusable row (file:line).
+    if there are none. `out` is put in place at the end; an exception leaves it as it was, and so
+    does an input without a usable row: `written` is 0 then, and no file is written. `encode` makes
+    the token rows of OpenChat v1 from text. ValueError: an unknown format, a name of `out` that
+    tells no container, `out` among the files that are read, or with `strict` the first unusable row
+    (file:line).
     """
     if target_format not in (TOKENS, *WRITERS):
         raise ValueError(
@@ -67,11 +96,11 @@ def convert(
         raise ValueError(
             f"a chat template makes rows of {TOKENS}, not of {target_format}; choose --to {TOKENS}"
         )
-    rejected = out.with_name(out.name + ".rejected.jsonl")
-    beside = [text_path(out)] if target_format == TOKENS else []
     # An output with the name of an input would take its place. The caller's mistakes are told
     # before anything is written.
-    refuse_to_write([out, rejected, *beside], path, questions)
+    refuse_overwriting(outputs(out, target_format), [path, questions])
+    rejected = rejected_path(out)
+    beside = [text_path(out)] if target_format == TOKENS else []
     if beside and beside[0].exists() and not out.exists():
         raise ValueError(
             f"{beside[0]} is there, and would be replaced by the texts of {out}; choose another "
@@ -81,7 +110,7 @@ def convert(
     stream = outcomes(path, source_format, questions)
     # The writer is opened last, so that it is put in place first: rejected rows never lie beside an
     # output of an earlier run.
-    with ExitStack() as stack:
+    with suppress(_NoUsableRowError), ExitStack() as stack:
         reject = stack.enter_context(_rejected_file(rejected))
         write = stack.enter_context(_writer(out, target_format, encode))
         for outcome in stream:
@@ -96,26 +125,17 @@ def convert(
                 if strict:
                     raise ValueError(f"{outcome.file}:{outcome.line}: {error}") from None
                 account.rejected[error.reason] += 1
+                if len(account.first) < MAX_SHOWN:
+                    account.first.append(f"{outcome.file}:{outcome.line}: {error}")
                 reject(Rejected(outcome.file, outcome.line, **error.as_dict()))
                 continue
             account.converted += 1
             account.written += num_rows
             account.repaired.update(set(repairs))  # a set: rows are counted, not repairs
+        if not account.written:
+            raise _NoUsableRowError
     account.expanded = account.written - account.converted
     return account
-
-
-def refuse_to_write(targets: list[Path], path: str | Path, questions: Path | None = None) -> None:
-    """ValueError if a file to write is one of those that are read, or the texts beside one."""
-    source = str(path)
-    if source.startswith("hf:"):  # NAME may be a local file or folder
-        source = source.removeprefix("hf:").split(":")[0]
-    files = data_files(Path(source)) if Path(source).exists() else []
-    inputs = [*files, *map(text_path, files), *([questions] if questions else [])]
-    resolved = {file.resolve() for file in inputs}  # other spellings and links are the same file
-    for target in targets:
-        if target.resolve() in resolved:
-            raise ValueError(f"{target} is among the files to read; choose another name or folder")
 
 
 Write = Callable[[tuple[Any, ...], list[str]], int]

@@ -12,6 +12,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from rayward.data.records import RowError, describe, surrogate_in
@@ -23,6 +24,7 @@ STRUCTURE = re.compile(r'"(?:[^"\\]|\\.)*+"|["{}\[\]]', re.DOTALL)
 # An item that does not end within this many is given up. An open quote or bracket would otherwise
 # draw the rest of the file into memory.
 MAX_ITEM_CHARACTERS = 1 << 26
+MAX_LINE_BYTES = 1 << 28  # as much in bytes, whatever the characters: four of one at most
 # Longer than all that is an error while it is incomplete: "-Infinity", or two escapes of a pair.
 MAX_TOKEN_CHARACTERS = 16
 # More digits than any float has (309 before the point). int() takes time in the square of their
@@ -52,8 +54,8 @@ def _json_decoder() -> tuple[json.JSONDecoder, list[str]]:
 
 
 def line_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
-    """(line, value) of JSON lines."""
-    number, parts = 1, list[bytes]()
+    """(line, value) of JSON lines, or of one object after another over several lines."""
+    number, parts, held_bytes = 1, list[bytes](), 0
     for block in blocks:
         if isinstance(block, RowError):
             yield number, block  # the line that it cuts off is part of the damage
@@ -61,22 +63,41 @@ def line_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
         # Bytes are cut before they are decoded: no byte of a character in UTF-8 is a line end, so a
         # line that does not decode costs itself alone.
         *ends, rest = block.split(b"\n")
-        for end in ends:
+        for index, end in enumerate(ends):
             line = b"".join((*parts, end))
-            parts = []
-            # A pretty-printed object would give an error for each of its lines.
-            if line.strip() == b"{" and number == 1:
-                expected = "an array of rows, or a row a line"
-                found = "one object over several lines"
-                yield number, RowError("file", found, expected, "not a file of rows")
+            if number == 1 and line.strip() == b"{":
+                start = b"\n".join((line, *ends[index + 1 :], rest))
+                yield from object_rows(chain([start], blocks))
                 return
-            if line.strip():
+            if held_bytes > MAX_LINE_BYTES:
+                yield number, _too_long()
+            elif line.strip():
                 yield number, _parse_line(line)
+            parts, held_bytes = [], 0
             number += 1
-        parts.append(rest)
+        held_bytes += len(rest)
+        # What is too long is told at its end, and not held: a file may have no line end at all.
+        parts = [] if held_bytes > MAX_LINE_BYTES else [*parts, rest]
+    if held_bytes > MAX_LINE_BYTES:
+        yield number, _too_long()
     line = b"".join(parts)  # the last line may have no end
     if line.strip():
         yield number, _parse_line(line)
+
+
+def _too_long() -> RowError:
+    found = f"more than {MAX_LINE_BYTES} bytes"
+    return RowError("line", found, "a line that ends before", "line too long")
+
+
+def object_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
+    """(number, value) of objects that follow each other without commas, over several lines each."""
+    reader, number = _ArrayReader(blocks), 0
+    while reader.next_character() and not reader.broken:
+        number += 1
+        yield number, reader.item()
+    if reader.damage and not reader.broken:
+        yield number + 1, reader.damage
 
 
 def _parse_line(line: bytes) -> Any:

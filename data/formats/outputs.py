@@ -1,7 +1,8 @@
 """Rows into a file, streamed: JSON lines, a JSON array (each plain or gzipped) or parquet.
 
 The file's name says which.
-The file appears under its name only when it is complete; until then it has ".partial" after it.
+The file appears under its name only when it is complete. Until then it has a name of its own, which
+ends in ".partial": two that write one file do not write into each other's, and the last one stays.
 Gzip data has no time stamp, so equal rows are equal bytes.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -46,10 +48,10 @@ def open_output(path: Path, columns: Mapping[str, Column] | None = None) -> Iter
     if not path.name.endswith(SUFFIXES):
         raise ValueError(f"{path}: the name must end in one of {', '.join(SUFFIXES)}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
+    partial = unfinished_name(path)
     try:
         with ExitStack() as stack:
-            raw = stack.enter_context(open(partial, "wb"))
+            raw = stack.enter_context(open(partial, "xb"))
             if path.name.endswith(".parquet"):
                 if columns is None:
                     raise ValueError(
@@ -71,6 +73,11 @@ def open_output(path: Path, columns: Mapping[str, Column] | None = None) -> Iter
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)  # not there any more where it was put in place
+
+
+def unfinished_name(path: Path) -> Path:
+    """A name beside `path`, for its file while it is written; another one at each call."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 
 def _encode(row: Any) -> bytes:

@@ -14,6 +14,7 @@ repairs made. Where a format has a label of its own, such as MT-Bench's category
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,10 @@ def label_of(row: Row, name: str) -> str:
     """Text or an integer of a field as text; "" if it is absent. RowError for anything else."""
     value = row.get(name)
     if value is None or isinstance(value, str):
-        return value or ""
+        return "" if value is None or not value.strip() else value
+    # pandas makes floats of ids where some are missing: 1.0, and NaN for those.
+    if isinstance(value, float) and (math.isnan(value) or value.is_integer()):
+        return "" if math.isnan(value) else str(int(value))
     # Ids are often whole numbers; true and false are ints in Python, but no ids.
     if isinstance(value, bool) or not isinstance(value, int):
         raise RowError(name, describe(value), "text or an integer", "wrong type")

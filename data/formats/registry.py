@@ -94,8 +94,16 @@ def read(
     "auto" for a file whose rows fit none; FileNotFoundError for no such path, or a folder without
     data. Raises while reading, with `strict`: ValueError (file:line) for the first unusable row.
     """
+    rows = located(path, format, report, strict)
+    return (record for record, _ in rows)
+
+
+def located(
+    path: str | Path, format: str = "auto", report: Report | None = None, strict: bool = False
+) -> Iterator[tuple[Record, Outcome]]:
+    """`read`, with what became of the row that each record is from, which says file and line."""
     stream = outcomes(path, format, token_files=False)
-    return _read(stream, Report() if report is None else report, strict)
+    return _located(stream, Report() if report is None else report, strict)
 
 
 def outcomes(
@@ -137,14 +145,17 @@ def outcomes(
     )
 
 
-def _read(stream: Iterator[Outcome], report: Report, strict: bool) -> Iterator[Record]:
+def _located(
+    stream: Iterator[Outcome], report: Report, strict: bool
+) -> Iterator[tuple[Record, Outcome]]:
     for outcome in stream:
         report.count(outcome)
         if outcome.error is not None:
             if strict:
                 raise ValueError(f"{outcome.file}:{outcome.line}: {outcome.error}")
             report.rejected_rows.append(outcome.rejected())
-        yield from outcome.records
+        for record in outcome.records:
+            yield record, outcome
 
 
 def _outcomes(source: RowSource, form: Format | None) -> Iterator[Outcome]:

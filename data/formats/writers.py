@@ -3,7 +3,8 @@
 The inverse of the readers (readers_chat.py and so on), with the same field names. What a format
 cannot express is never changed in silence. Texts, roles, order, ties and loss weights are kept, or
 the record is refused with a RowError. What a reader of the format would not see again (white space
-around framed turns, a margin, an id or label without a field) is left out and named in `repairs`;
+around framed turns, a margin, a reference, an id or label without a field) is left out and named in
+`repairs`;
 only `source`, which every reader gives anew, is left out unnamed where there is no field for it.
 
 A ranking becomes pairs in the formats of pairs: one row for every two answers of different rank,
@@ -22,6 +23,9 @@ from rayward.data.formats import writers_ranked as ranked
 from rayward.data.formats.outputs import Column
 from rayward.data.records import Conversation, Preference, Prompt, Ranking, Record, RowError
 
+LABELS = ("id", "quality", "margin", "reference")
+"""What a record may say beside its texts."""
+
 # Each takes the kinds of its entry in WRITERS only, which `Writer.rows` checks.
 Write = Callable[[Any, list[str]], list[dict[str, Any]]]
 
@@ -30,7 +34,7 @@ Write = Callable[[Any, list[str]], list[dict[str, Any]]]
 class Writer:
     """How records of some kinds are written.
 
-    `labels`: those of id, quality and margin that have a field. `columns`: the fields of a row,
+    `labels`: those of LABELS that have a field. `columns`: the fields of a row,
     which are the columns of a parquet file.
     """
 
@@ -53,7 +57,7 @@ class Writer:
             raise RowError("follow_ups", texts, "none", "follow-up questions")
         rows = self.write(record, repairs)
         # After the writer, so that a record which is refused names nothing.
-        for label in ("id", "quality", "margin"):
+        for label in LABELS:
             if getattr(record, label, None) not in (None, "") and label not in self.labels:
                 repairs.append(f"left out {label}")
         return rows
@@ -77,13 +81,14 @@ WRITERS: dict[str, Writer] = {
         _writer(
             chat.rayward,
             (Conversation, Prompt, Ranking, Preference),
-            "id quality margin",
+            "id quality margin reference",
             kind="text",
             turns=MESSAGES,
             source="text",
             id="text",
             quality="text",
             follow_ups=["text"],
+            reference="text",
             answers=["text"],
             ranks=["number"],
             chosen="text",

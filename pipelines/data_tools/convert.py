@@ -61,7 +61,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
         metavar="IN",
-        help="file, folder, or hf:NAME[:CONFIG][:SPLIT] for a data set's name",
+        help="file, folder, - (standard input), or hf:NAME[:CONFIG][:SPLIT] of a data set",
     )
     parser.add_argument(
         "--from",
@@ -76,14 +76,16 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from rayward.data.formats.convert import convert, refuse_to_write
+    from rayward.data.formats.convert import convert, outputs
+    from rayward.data.formats.overwriting import refuse_overwriting
     from rayward.pipelines.run.files import write_json
     from rayward.pipelines.run.metrics import table
 
-    if options.report:  # before the work: the report would take the place of its own input
-        refuse_to_write([options.report], options.input, options.questions)
+    # Before the work: the report would take the place of its own input.
+    targets = [*outputs(options.out, options.to), options.report]
+    refuse_overwriting(targets, [options.input, options.questions])
     encode = _encoder(options.template, options.tokenizer, options.context)
-    account = convert(
+    converted = convert(
         options.input,
         options.out,
         options.source,
@@ -91,9 +93,12 @@ def _convert(options: argparse.Namespace) -> int:
         options.questions,
         options.strict,
         encode,
-    ).as_dict()
+    )
+    account = converted.as_dict()
     if options.report:
         write_json(options.report, account)
+    if not converted.written:
+        raise ValueError(f"{options.input}: {converted.nothing()}")
     print(f"{options.input} -> {options.out}")
     table("", _account_rows(account))
     if account["rejected"]:
@@ -132,15 +137,14 @@ def _account_rows(account: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    from rayward.data.formats.convert import refuse_to_write
+    from rayward.data.formats.overwriting import refuse_overwriting
     from rayward.data.templates.tokenizer import load_tokenizer
     from rayward.pipelines.data_tools.stats import PERCENTILES, stats
     from rayward.pipelines.run.files import write_json
     from rayward.pipelines.run.metrics import table
 
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
-    if options.report:
-        refuse_to_write([options.report], options.input, options.questions)
+    refuse_overwriting([options.report], [options.input, options.questions])
     numbers = stats(options.input, options.source, tokenizer, options.questions)
     if options.report:
         write_json(options.report, numbers)
@@ -170,12 +174,14 @@ def _stats(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from rayward.data.cleaning.markup import HtmlAnswers
     from rayward.data.formats.registry import Report, outcomes
     from rayward.pipelines.run.metrics import table
 
-    report, lines = Report(), list[str]()
+    report, lines, html = Report(), list[str](), HtmlAnswers()
     for outcome in outcomes(options.input, options.source, options.questions):
         report.count(outcome)
+        html.count(outcome.records)
         if outcome.error is not None and len(lines) < MAX_PRINTED:
             lines.append(f"{outcome.file}:{outcome.line}: {outcome.error}")
     print(options.input)
@@ -184,4 +190,6 @@ def _check(options: argparse.Namespace) -> int:
         print(line)
     if (more := report.rejected.total() - len(lines)) > 0:
         print(f"... and {more} more")
+    if told := html.told(options.input):
+        print(told)
     return 1 if report.rejected else 0

@@ -102,6 +102,18 @@ def add_options(parser: argparse.ArgumentParser, **requests: dict[str, Any]) -> 
     add("--vllm", default="", metavar="ARGS", help='more arguments of "vllm serve" for a folder')
 
 
+def outputs(options: argparse.Namespace) -> list[Path | None]:
+    """The files that a run writes; None for one that is not asked for."""
+    from rayward.data.formats.convert import rejected_path
+
+    out = options.out
+    return [out, rejected_path(out), _partial_path(out), options.report]
+
+
+def _partial_path(out: Path) -> Path:
+    return out.with_name(out.name.removesuffix(".jsonl") + ".partial.jsonl")
+
+
 @dataclass(frozen=True, slots=True)
 class FeedbackItem:
     """A piece of the input: where it is from, and a task, or a RowError if there is none.
@@ -130,7 +142,7 @@ class Feedback:
         settings |= {f"{role}-request": values[f"{role}_request"] for role in roles}
         if not options.out.name.endswith(SUFFIXES):
             raise ValueError(f"{options.out}: the name must end in one of {', '.join(SUFFIXES)}")
-        partial = options.out.with_name(options.out.name.removesuffix(".jsonl") + ".partial.jsonl")
+        partial = _partial_path(options.out)
         # Both are there after a run that got no reply to some requests: it goes on.
         if options.out.exists() and not partial.exists():
             raise ValueError(f"{options.out} is there already; delete it, or give another --out")
@@ -222,12 +234,13 @@ class Feedback:
 
         An item whose task, result or `make` is a RowError goes to OUT.rejected.jsonl.
         """
+        from rayward.data.formats.convert import rejected_path
         from rayward.data.formats.outputs import open_output
 
         out = self.options.out
         with (
             open_output(out, columns) as kept,
-            open_output(out.with_name(f"{out.name}.rejected.jsonl")) as rejected,
+            open_output(rejected_path(out)) as rejected,
         ):
             for item in items:
                 self.read += 1

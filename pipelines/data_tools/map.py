@@ -115,9 +115,11 @@ def _clusters(text: str) -> int | None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from rayward.data.formats.overwriting import refuse_overwriting
     from rayward.pipelines.run.files import write_json
     from rayward.pipelines.run.metrics import table
 
+    refuse_overwriting([options.out, options.report], [*options.files, options.questions])
     settings = MapSettings(
         **{name: getattr(options, name) for name in MapSettings.__dataclass_fields__}
     )

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from rayward.data.formats.outputs import unfinished_name
 from rayward.data.formats.registry import Outcome
 from rayward.data.mapping import length_bins
 from rayward.data.records import Preference, Prompt, Ranking, Record
@@ -79,7 +80,7 @@ def write_page(
     template = Path(__file__).with_suffix(".html").read_text(encoding="utf-8")
     before, between, after = re.split(r"/\* (?:plotly|data) \*/", template)
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.writing")
+    unfinished = unfinished_name(out)
     try:
         page = "".join((before, get_plotlyjs(), between, text, after))
         unfinished.write_text(page, encoding="utf-8")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.data_tools.feedback import Feedback, FeedbackItem, add_options
+from rayward.pipelines.data_tools.feedback import Feedback, FeedbackItem, add_options, outputs
 
 if TYPE_CHECKING:
     from rayward.data.feedback.prompt_files import Prompts
@@ -59,11 +59,13 @@ def add(actions: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.feedback.prompt_files import digest, load_prompts
     from rayward.data.feedback.ranking import agreement
+    from rayward.data.formats.overwriting import refuse_overwriting
     from rayward.data.formats.writers import WRITERS
     from rayward.pipelines.data_tools.endpoint import models
 
     if not 0 <= options.repeat <= 1:
         raise ValueError(f"--repeat is {options.repeat}: a share, from 0 to 1")
+    refuse_overwriting(outputs(options), [options.input, options.prompts])
     prompts, writer = load_prompts(options.prompts), WRITERS["nectar"]
     # The input is read three times, to count, to rank and to write, and never held.
     total = sum(1 for _ in _items(options))

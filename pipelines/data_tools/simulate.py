@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.data_tools.feedback import Feedback, FeedbackItem, add_options
+from rayward.pipelines.data_tools.feedback import Feedback, FeedbackItem, add_options, outputs
 
 if TYPE_CHECKING:
     from rayward.data.feedback.prompt_files import Prompts
@@ -40,9 +40,12 @@ def add(actions: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.feedback.prompt_files import digest, load_prompts
     from rayward.data.feedback.simulation import read_seeds
+    from rayward.data.formats.overwriting import refuse_overwriting
     from rayward.data.records import RowError
     from rayward.pipelines.data_tools.endpoint import models
 
+    targets = [*outputs(options), _provenance_path(options.out)]
+    refuse_overwriting(targets, [options.seeds, options.prompts])
     prompts = load_prompts(options.prompts)
     items = []
     for line, task in read_seeds(options.seeds):
@@ -117,6 +120,10 @@ async def _converse(
     return {"turns": texts, "rounds_drawn": rounds, "ended": ended, "cut_answers": cut_answers}
 
 
+def _provenance_path(out: Path) -> Path:
+    return out.with_name(f"{out.name}.provenance.jsonl")
+
+
 def _write(
     items: list[FeedbackItem], user: ChatModel, assistant: ChatModel, feedback: Feedback
 ) -> None:
@@ -132,7 +139,7 @@ def _write(
     options, writer = feedback.options, WRITERS["rayward"]
     openings: set[str] = set()
     names = {"user": user.name, "assistant": assistant.name, "sampling_seed": options.seed}
-    with open_output(options.out.with_name(f"{options.out.name}.provenance.jsonl")) as origins:
+    with open_output(_provenance_path(options.out)) as origins:
 
         def rows(seed: ConversationSeed, result: dict[str, Any]) -> list[dict[str, Any]]:
             first = folded(result["turns"][0])

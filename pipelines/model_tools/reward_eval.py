@@ -71,11 +71,15 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from rayward.data.formats.overwriting import refuse_overwriting
     from rayward.data.model_files.hub_models import fetched
     from rayward.pipelines.report.reward_page import write_page
     from rayward.pipelines.run.files import write_json
     from rayward.pipelines.run.metrics import table
 
+    if options.out:
+        written = [options.out / "report.json", options.out / "report.html"]
+        refuse_overwriting(written, options.data)
     options.model = fetched(options.model)
     options.second = options.second and fetched(options.second)
     report = evaluate(options)

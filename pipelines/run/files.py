@@ -13,8 +13,9 @@ def write_json(path: Path, value: Any) -> None:
     """Write JSON so that a reader sees the old file or the new one, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder: a rename is atomic within one file system only. The name ends otherwise
-    # than in .json, so what a killed process leaves is taken for no file of the run.
-    temporary = path.with_name(f".{path.name}.writing")
+    # than in .json, so what a killed process leaves is taken for no file of the run. It has the
+    # number of the process: two that write one report do not write into each other's file.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.writing")
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, ensure_ascii=False)
         file.write("\n")

@@ -19,13 +19,16 @@ from rayward.data.cleaning.clean import (
     BLOCKED,
     EMPTY,
     NO_CONTENT,
+    NO_HTML,
     PARSER,
     TOO_SHORT,
     WRONG_FORMAT,
     clean_page,
+    clean_row,
     markdown,
 )
 from rayward.data.cleaning.language import language
+from rayward.data.cleaning.markup import is_html
 from rayward.data.cleaning.near_duplicates import (
     PERMUTATIONS,
     NearDuplicates,
@@ -33,7 +36,7 @@ from rayward.data.cleaning.near_duplicates import (
     content_hash,
     signature,
 )
-from rayward.data.cleaning.sieve import Sieve, SieveRules, clean_file
+from rayward.data.cleaning.sieve import Sieve, SieveRules, clean_file, clean_raw
 from rayward.data.records import RowError
 
 KATEX = (
@@ -418,3 +421,63 @@ def test_generated_pages_are_clean_markdown() -> None:
     for number in range(20):
         for _, text in clean_page(generated(number).encode()).items:
             assert not re.search(r"Copy code|</?(p|div|span|pre|li|td)\b|\n\n\n", text), text
+
+
+# ---- raw JSON
+
+
+def raw(*turns: tuple[str, str], **more: Any) -> dict[str, Any]:
+    return {"conversations": [{"from": who, "value": text} for who, text in turns], **more}
+
+
+def test_a_raw_row_is_cleaned_as_its_page() -> None:
+    turns = ("Hi?", "<p>Use <code>x</code></p>", "And?", "<ol><li>One</li></ol>")
+    by_page = clean_page(page(said(*turns)).encode())
+    speakers = ("human", "gpt", "user", "chatgpt")
+    row = raw(*zip(speakers, turns, strict=True), id="a1", model="GPT-4", views=7)
+    by_row = clean_row(row)
+    assert by_row.items == by_page.items and by_row.items[1] == ("gpt", "Use `x`")
+    assert (by_row.id, by_row.model, by_row.views) == ("a1", "GPT-4", 7)
+    renamed = {"items": row["conversations"]}
+    assert clean_row(renamed).items == by_page.items
+
+
+@pytest.mark.parametrize(
+    "row, reason",
+    [
+        ([1], NO_CONTENT),
+        ({"id": "x"}, NO_CONTENT),
+        (RowError("line", "x", "JSON", "broken JSON"), "broken JSON"),
+        (raw(("human", "a")), TOO_SHORT),
+        (raw(("system", "Be brief."), ("human", "a"), ("gpt", "<p>b</p>")), WRONG_FORMAT),
+        (raw(("human", "a"), ("human", "b"), ("gpt", "<p>c</p>")), WRONG_FORMAT),
+        (raw(("human", "a"), ("gpt", "As `<p>b</p>` has it, *no* markup.")), NO_HTML),
+        (raw(("human", "a"), ("gpt", "<p>OpenAI</p>")), BLOCKED),
+        (raw(("human", "a"), ("gpt", "<p>b</p>"), ("human", "c"), ("gpt", " ")), EMPTY),
+    ],
+)
+def test_a_raw_row_is_put_aside_with_its_reason(row: object, reason: str) -> None:
+    with pytest.raises(RowError) as caught:
+        clean_row(row)
+    assert caught.value.reason == reason
+
+
+def test_a_raw_row_without_an_id_is_named_by_its_place() -> None:
+    made = clean_raw("raw.json:3", raw(("human", "a"), ("gpt", "<p>b</p>")), SieveRules())
+    assert json.loads(str(made["row"]))["id"] == "raw.json:3"
+
+
+@pytest.mark.parametrize(
+    "text, answer",
+    [
+        ("<p>Hello</p>", True),
+        (' <div class="markdown prose"><p>Hello</p></div>', True),
+        ("<ol>\n<li>One</li></ol>", True),
+        ("Use <p> for a paragraph: <p>x</p>", False),
+        ("```html\n<p>x</p>\n```", False),
+        ("<p> opens a paragraph", False),
+        ("<think>So.</think> Yes.", False),
+    ],
+)
+def test_what_is_html(text: str, answer: bool) -> None:
+    assert is_html(text) is answer

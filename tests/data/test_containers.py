@@ -7,10 +7,13 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import subprocess
+import sys
 
 import pytest
 
-from rayward.data.formats import containers
+from rayward.data.formats import containers, json_rows
+from rayward.data.records import RowError
 from tests.data.examples import RECORDS, ROWS, detect, run, write_array, write_lines
 
 
@@ -145,10 +148,17 @@ def test_broken_syntax_costs_a_row_or_where_no_end_shows_the_rest_of_an_array(
         assert report.rejected_rows[0].reason in ("broken JSON", "truncated file")
 
 
-def test_an_object_over_several_lines_is_no_file_of_rows(tmp_path):
-    (tmp_path / "one.json").write_text('{\n  "instruction": "x"\n}\n')
-    report = run(tmp_path / "one.json", "alpaca")[1]
-    assert report.rejected == {"not a file of rows": 1}
+def test_objects_over_several_lines_are_rows(tmp_path):
+    whole = json.dumps(ROWS["alpaca"], indent=2)
+    for text, count, rejected in (
+        (whole, 1, {}),
+        (f"{whole}\n{whole}\n\n", 2, {}),
+        (f"{whole}\n{whole[:-3]}", 1, {"truncated file": 1}),
+        (f"{whole}\n{whole.replace(',', '')}\n{whole}", 1, {"broken JSON": 1}),
+    ):
+        (tmp_path / "one.json").write_text(text)
+        records, report = run(tmp_path / "one.json", "alpaca")
+        assert records == [RECORDS["alpaca"]] * count and report.rejected == rejected, text
 
 
 def test_files_that_our_commands_write_beside_data_are_no_data(tmp_path):
@@ -238,3 +248,126 @@ def test_damaged_parquet(tmp_path):
         and report.rejected == {"not UTF-8": 1}
         and report.rejected_rows[0].line == 2
     )
+
+
+def table_rows() -> list[dict]:
+    return [
+        {"instruction": 'Say "a,b"', "input": "two\nlines", "output": "é\tx"},
+        {"instruction": "Count.", "input": None, "output": "1, 2"},
+    ]
+
+
+def test_every_other_container_gives_the_same_rows(tmp_path, monkeypatch):
+    import csv
+
+    import pyarrow
+    import pyarrow.ipc
+
+    made = table_rows()
+    lines = "".join(json.dumps(row) + "\n" for row in made).encode()
+    with pyarrow.CompressedOutputStream(str(tmp_path / "a.jsonl.zst"), "zstd") as file:
+        file.write(lines)
+    (tmp_path / "b.ndjson").write_bytes(lines)
+    (tmp_path / "c.JSONL").write_bytes(lines)
+    for name, delimiter in (("d.csv", ","), ("e.tsv", "\t")):
+        with open(tmp_path / name, "w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, list(made[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(made)
+    (tmp_path / "f.csv.gz").write_bytes(gzip.compress((tmp_path / "d.csv").read_bytes()))
+    columns = pyarrow.Table.from_pylist(made)
+    for name, new in (("g.arrow", pyarrow.ipc.new_stream), ("h.arrow", pyarrow.ipc.new_file)):
+        with new(str(tmp_path / name), columns.schema) as writer:
+            writer.write_table(columns, max_chunksize=1)
+    (tmp_path / "i.json").write_text("\n\n".join(json.dumps(row, indent=2) for row in made))
+    expected, _ = run(tmp_path / "b.ndjson")
+    assert len(expected) == 2
+    for block_bytes in (1 << 18, 3):
+        monkeypatch.setattr(containers, "BLOCK_BYTES", block_bytes)
+        for path in sorted(tmp_path.iterdir()):
+            records, report = run(path)
+            assert records == expected and not report.rejected, path
+
+
+@pytest.mark.parametrize(
+    "text, line, reason",
+    [
+        ("a,b\n1,2\n3\n4,5\n", 3, "cells do not match the header"),
+        ("a,b\n1,2\n3,4,5\n6,7\n", 3, "cells do not match the header"),
+        ('a,b\n1,"two\nlines"\n"3"x,4\n', 4, "broken table"),
+        ('a,b\n1,2\n3,"open', 3, "broken table"),
+        (b"a,b\n1,2\n\xff,4\n5,6\n", 3, "not UTF-8"),
+        ("a,a\n1,2\n", 1, "header with one twice"),
+    ],
+)
+def test_a_bad_row_of_a_table_costs_itself(text, line, reason, tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    found = list(containers.rows(path))
+    bad = [(number, row.reason) for number, row in found if isinstance(row, RowError)]
+    assert bad == [(line, reason)]
+
+
+def test_a_line_without_an_end_is_not_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_rows, "MAX_LINE_BYTES", 1000)
+    monkeypatch.setattr(containers, "BLOCK_BYTES", 100)
+    path = tmp_path / "x.jsonl"
+    path.write_bytes(GOOD + b'\n{"a": "' + b"x" * 5000 + b'"}\n' + GOOD + b"\n" + b"y" * 5000)
+    found = list(containers.rows(path))
+    assert [number for number, _ in found] == [1, 2, 3, 4]
+    assert [getattr(row, "reason", "") for _, row in found] == ["", "line too long"] * 2
+
+
+def test_a_folder_below_and_what_is_no_data(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    made = [{"instruction": f"q{number}", "output": "a"} for number in range(4)]
+    parts = {name: Dataset.from_list(made[:2]) for name in ("test", "train")}
+    DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    assert len(run(tmp_path / "saved")[0]) == 4
+    assert len(run(tmp_path / "saved" / "train")[0]) == 2
+    (tmp_path / "plain" / "deep").mkdir(parents=True)
+    write_lines(tmp_path / "plain" / "deep" / "a.jsonl", made)
+    for name in ("dataset_info.json", ".hidden.json", "a.jsonl.rejected.jsonl"):
+        (tmp_path / "plain" / name).write_text('{"no": "row"}')
+    (tmp_path / "plain" / ".git").mkdir()
+    (tmp_path / "plain" / ".git" / "b.json").write_text('{"no": "row"}')
+    records, report = run(tmp_path / "plain")
+    assert len(records) == 4 and report.read == 4
+
+
+def test_a_value_that_cannot_be_read_costs_the_row_only_where_it_is_asked_for(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    far = pyarrow.array([0, 1 << 60], pyarrow.timestamp("ms"))  # a year that Python does not know
+    made = {"at": far, "meta": pyarrow.StructArray.from_arrays([far], ["at"])}
+    texts = {"instruction": ["a", "b"], "output": ["x", "y"]}
+    pyarrow.parquet.write_table(pyarrow.table(made | texts), tmp_path / "a.parquet")
+    records, report = run(tmp_path / "a.parquet")
+    assert [record.turns[0].content for record in records] == ["a", "b"] and not report.rejected
+    pyarrow.parquet.write_table(
+        pyarrow.table({"instruction": ["a", "b"], "output": far}), tmp_path / "b.parquet"
+    )
+    _, report = run(tmp_path / "b.parquet", "alpaca")
+    assert [(row.line, row.field) for row in report.rejected_rows] == [(1, "output"), (2, "output")]
+
+
+def test_ids_that_a_table_has_made_numbers_or_left_out(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = {"id": [1.0, float("nan"), None], "instruction": ["a"] * 3, "output": ["x"] * 3}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "a.parquet")
+    assert [record.id for record in run(tmp_path / "a.parquet")[0]] == ["1", "", ""]
+    blank = {"id": " ", "instruction": "a", "output": "x"}
+    assert [record.id for record in run(write_lines(tmp_path / "b.jsonl", [blank]))[0]] == [""]
+
+
+def test_standard_input_is_read_as_a_file_would_be(tmp_path):
+    packed = gzip.compress(b"\n".join([GOOD] * 3))
+    command = [sys.executable, "-m", "rayward.pipelines.cli", "data", "convert", "-", "--out"]
+    out = tmp_path / "out.jsonl"
+    done = subprocess.run([*command, str(out)], input=packed, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert len(out.read_text().splitlines()) == 3

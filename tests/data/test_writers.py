@@ -8,7 +8,7 @@ import gzip
 import json
 import random
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,16 @@ from rayward.data.formats.format_table import FORMATS
 from rayward.data.formats.outputs import open_output
 from rayward.data.formats.registry import read
 from rayward.data.formats.writers import WRITERS
-from rayward.data.records import Conversation, Preference, Prompt, Ranking, Record, RowError, Turn
+from rayward.data.records import (
+    KINDS,
+    Conversation,
+    Preference,
+    Prompt,
+    Ranking,
+    Record,
+    RowError,
+    Turn,
+)
 
 USER, ANSWER = Turn("user", "q 日本"), Turn("assistant", "a\nb")
 MORE = (Turn("user", "r"), Turn("assistant", "c"))
@@ -65,6 +74,10 @@ ROUND_TRIPS: list[tuple[Record, dict[str, Record]]] = [
         {"alpaca_eval": Prompt((USER,), "x", "7"), "mt_bench_questions": Prompt((USER,), "x", "7")},
     ),
     (QUESTION, {"rayward": QUESTION, "mt_bench_questions": QUESTION}),
+    (
+        Prompt((USER,), "x", "7", reference="Paris."),
+        {"rayward": Prompt((USER,), "x", "7", reference="Paris.")},
+    ),
     (
         PAIR,
         {
@@ -113,6 +126,11 @@ def test_round_trip(record: Record, name: str, back: Record, suffix: str, tmp_pa
         assert found.source == back.source
     (told,) = read(path)  # its format can be told
     assert replace(told, source="") == replace(found, source="")
+
+
+def test_our_own_columns_are_all_that_a_record_has() -> None:
+    names = {"kind", *(field.name for kind in KINDS.values() for field in fields(kind))}
+    assert set(WRITERS["rayward"].columns) == names
 
 
 def test_every_record_of_a_readable_format_can_be_written_or_says_why_not() -> None:
@@ -187,6 +205,15 @@ def test_what_a_format_cannot_express_is_refused(name: str, record: Record, reas
         ("hh_rlhf", PAIR, {"left out margin"}),
         ("openai", PAIR, set()),
         ("mt_bench_questions", QUESTION, set()),
+        *(
+            (name, Prompt((USER,), id="7", reference="Paris."), left)
+            for name, left in (
+                ("rayward", set()),
+                ("openai", {"left out reference"}),
+                ("alpaca_eval", {"left out reference"}),
+                ("mt_bench_questions", {"left out reference"}),
+            )
+        ),
         (
             "hh_rlhf",
             replace(PAIR, chosen=" yes\n", margin=None),

@@ -161,6 +161,35 @@ def test_neither_order_nor_cpus_change_a_byte(local_ray: None, tmp_path: Path) -
     assert report["rejected"]["duplicate"] == 22 + 7  # the copies, and every 20th generated page
 
 
+def test_raw_json_beside_pages_and_alone(local_ray: None, tmp_path: Path) -> None:
+    """Rows follow the pages, and repeat them."""
+    folder = write(tmp_path / "pages", {name: GOOD[name] for name in ("15-last.html",)})
+    made = [
+        {
+            "id": "same",
+            "conversations": ask("What is the capital of France?", "<p>It is <b>Paris</b>.</p>"),
+        },
+        {"id": "r1", "conversations": ask("Who?", "<p>Nobody.</p>")},
+        {"id": "r2", "conversations": ask("Who?", "Plain *text*.")},
+        *({"conversations": ask(f"{i}?", f"<p>{i}!</p>")} for i in range(150)),
+    ]
+    (folder / "raw.json").write_text(json.dumps(made))
+    out = tmp_path / "clean.jsonl"
+    report = clean(folder, out, SieveRules())
+    assert report == {
+        "read": 1 + 153,
+        "written": 1 + 151,
+        "rejected": {"duplicate": 1, "answers are not HTML": 1},
+    }
+    ids = [row["id"] for row in rows(out)]
+    assert ids[:3] == ["last", "r1", "raw.json:4"] and ids[-1] == "raw.json:153"
+    places = [row["file"] for row in rows(out.with_name("clean.jsonl.rejected.jsonl"))]
+    assert places == ["raw.json:1", "raw.json:3"]
+    alone = tmp_path / "alone.jsonl"
+    assert clean(folder / "raw.json", alone, SieveRules(), cpus=1)["written"] == 152
+    assert rows(alone)[1:] == rows(out)[1:]
+
+
 def test_mistakes_are_told_and_leave_the_old_output_alone(
     local_ray: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ import pytest
 from rayward.algorithms.diversity import mtld
 from rayward.data.formats.registry import read
 from rayward.data.templates.tokenizer import train_tokenizer
+from rayward.pipelines.cli import main
 from rayward.pipelines.data_tools.stats import stats
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,6 +96,18 @@ def test_check(alpaca: Path, tmp_path: Path) -> None:
     assert done.returncode == 0 and "usable   3" in done.stdout
     done = rayward("check", "absent", cwd=tmp_path)
     assert done.returncode == 1 and done.stderr.strip() == "rayward: absent: no such file or folder"
+
+
+def test_check_tells_answers_in_html(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "<p>Hello</p>"}]
+    path = tmp_path / "raw.json"
+    path.write_text(json.dumps([{"conversations": said}] * 2))
+    assert main(["data", "check", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "2 of 2 answers are HTML" in told and f"rayward data clean {path}" in told
+    said[1]["value"] = "Write <p>Hello</p>"
+    path.write_text(json.dumps([{"conversations": said}] * 2))
+    assert main(["data", "check", str(path)]) == 0 and "HTML" not in capsys.readouterr().out
 
 
 def test_stats_with_a_tokenizer(alpaca: Path, tmp_path: Path) -> None:
