@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rayward.configs.schema import Config
+from rayward.configs.sections.training import Dpo, Supervised
 from rayward.configs.stages import (
     MODELS,
     STAGES,
@@ -16,9 +17,13 @@ from rayward.configs.stages import (
     models,
     own_reward,
     takes_samples,
+    trains_judge,
 )
 
 REWARD = "`scoring: {sources: [{kind: model, paths: [DIR]}]}`"
+
+FEW_PROMPTS = 16
+"""Of so many the 95 % interval of a win rate may be 2 x 1.96 x 0.5 / sqrt(16) = 0.49 wide."""
 
 
 def lists_read(config: Config) -> dict[str, list[str]]:
@@ -36,6 +41,56 @@ def lists_read(config: Config) -> dict[str, list[str]]:
         for name in names if has(config, stage) else ():
             readers.setdefault(name, []).append(stage)
     return readers
+
+
+def least_rows(config: Config) -> dict[str, int]:
+    """The fewest rows of each file of the prepare stage with which the stages of a config can work.
+
+    More may be wanted: see `few_rows`.
+    """
+    read = lists_read(config)
+    least = {
+        "conversations": int("conversations" in read),
+        "rankings": int("preferences" in read),
+        "prompts": int("prompts" in read),
+        "evaluation_prompts": int("evaluation_prompts" in read),
+        # Its rows come of the rankings too, but are needed only where a judge is trained.
+        "judge": int(trains_judge(config)),
+        "sft_heldout": int(
+            (has(config, "sft") and _looks(config.sft))
+            or (has(config, "sample") and _looks(config.sample.training))
+        ),
+        # A reward model whose accuracy nobody knows is of no use.
+        "heldout": int(has(config, "reward") or (has(config, "dpo") and _looks(config.dpo))),
+    }
+    # A number that the config gives is meant; the default is as many as there are.
+    if has(config, "evaluate") and "prompts" in config.evaluate.model_fields_set:
+        least["evaluation_prompts"] = config.evaluate.prompts
+    return least
+
+
+def _looks(training: Supervised | Dpo) -> bool:
+    """Whether training looks at held-out rows before its end; it does where it keeps the best."""
+    return training.validate_every > 0
+
+
+def few_rows(config: Config, rows: Mapping[str, int]) -> Iterator[str]:
+    """What to know of a run whose files of the prepare stage have so few `rows`."""
+    read = lists_read(config)
+    for name, source in (("sft_heldout", "conversations"), ("heldout", "preferences")):
+        if source in read and not rows[name]:
+            yield (
+                f"data.{source}: no row is held out, so {' and '.join(read[source])} will not say "
+                "how well it does on rows that it was not trained on"
+            )
+    answered = min(rows["evaluation_prompts"], config.evaluate.prompts)
+    if has(config, "evaluate") and answered < config.evaluate.prompts:
+        yield (
+            f"evaluate answers the {answered} prompts of data.evaluation_prompts that are left; "
+            f"evaluate.prompts is {config.evaluate.prompts}"
+        )
+    if has(config, "evaluate") and answered < FEW_PROMPTS:
+        yield f"evaluate: a win rate on {answered} prompts says little; look at its interval"
 
 
 def needs(config: Config) -> None:

@@ -99,8 +99,8 @@ class Evaluate(StageSection):
     """Model that the others are compared with, by name; null is sft, or start (model.path) where no
     sft is made.
     """
-    prompts: Annotated[int, Field(ge=16)] = 256
-    """Held-out prompts to answer."""
+    prompts: Count = 256
+    """Held-out prompts to answer; of fewer than 16 a win rate says little."""
     temperature: Positive = 1.0
     """Sampling temperature of the answers."""
     bootstrap_samples: Annotated[int, Field(ge=100)] = 10000

@@ -76,9 +76,10 @@ def encode(
 ) -> Encoded:
     """Token ids and weights of a conversation; BOS comes first as `needs_bos` says.
 
-    ValueError: invalid turns (see `pieces`), a special token that the
-    tokenizer lacks or finds in plain text, or a conversation (not a prompt) in which no token has
-    weight. RowError: turns that the tokenizer's own template cannot render as they are trained.
+    ValueError: a special token that the tokenizer lacks. RowError, which is one: invalid turns (see
+    `pieces`), turns that the tokenizer's own template cannot render as they are trained, a special
+    token that is read out of plain text, or a conversation (not a prompt) in which no token has
+    weight.
     """
     if template.is_tokenizers:
         check_turns(turns, last="user" if add_generation_prompt else None)
@@ -124,15 +125,18 @@ def encode_all(
             row = parts or next(published_rows)
             encoded.append(row if isinstance(row, RowError) else Encoded(*row))
         if isinstance(encoded[-1], Encoded):
-            _check_weight(encoded[-1])
+            try:
+                _check_weight(encoded[-1])
+            except RowError as error:
+                encoded[-1] = error
     return encoded
 
 
 def _check_weight(encoded: Encoded) -> None:
     if not any(encoded.weights):
-        raise ValueError(
-            "no token of the conversation has weight: it needs an assistant turn with weight"
-        )
+        # Also where a turn has weight, but a template has no place for it.
+        found, expected = "no token of the conversation has weight", "an answer with weight"
+        raise RowError("turns", found, expected, "nothing to learn")
 
 
 def _plain(parts: Sequence[Piece], tokenizer: PreTrainedTokenizerBase) -> list[str]:

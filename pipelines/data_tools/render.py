@@ -71,19 +71,21 @@ def _render(options: argparse.Namespace) -> int:
     if tokenizer:
         assert_known_ids(template, tokenizer)
     console, report = Terminal(soft_wrap=True, highlight=False), Report()
-    for record in islice(_records(options, report), options.limit):
+    for record, place in islice(_records(options, report), options.limit):
         for title, turns, wants_answer in _texts(record):
             console.print(f"--- {visible(title)}", style="bold", markup=False)
             worded = template_for(template, record)
+            row = None
             try:
-                row = encode(worded, turns, tokenizer, wants_answer) if tokenizer else None
+                if tokenizer:
+                    row = encode(worded, turns, tokenizer, wants_answer)
+                    stretches = runs(row, tokenizer)
+                else:
+                    stretches = runs_of_pieces(pieces(worded, turns, wants_answer))
             except RowError as error:
-                console.print(visible(f"left out: {error.reason}: {error}"), markup=False)
+                told = f"left out: {place}: {error.reason}: {error}"
+                console.print(visible(told), markup=False)
                 continue
-            if row:
-                stretches = runs(row, tokenizer)
-            else:
-                stretches = runs_of_pieces(pieces(worded, turns, wants_answer))
             # No markup: "[bold]" in a text is text.
             console.print(plain(stretches) if options.plain else coloured(stretches), markup=False)
             if row and options.ids:
@@ -96,13 +98,14 @@ def _render(options: argparse.Namespace) -> int:
     return 0
 
 
-def _records(options: argparse.Namespace, report: Report) -> Iterator[Record]:
-    """The records of the file; rows are counted in `report` as they are read."""
+def _records(options: argparse.Namespace, report: Report) -> Iterator[tuple[Record, str]]:
+    """The records of the file, each with FILE:LINE; rows are counted in `report` as read."""
     from rayward.data.formats.registry import outcomes
 
     for outcome in outcomes(options.file, options.source, options.questions, token_files=False):
         report.count(outcome)
-        yield from outcome.records
+        for record in outcome.records:
+            yield record, f"{outcome.file}:{outcome.line}"
 
 
 def _texts(record: Record) -> Iterator[tuple[str, tuple[Turn, ...], bool]]:

@@ -49,7 +49,8 @@ def fit_rankings(
                 expected = (
                     f"two answers of different rank, each at most {limit} tokens with its prompt"
                 )
-                dropped.add(record.id or record.source or "a ranking", rule, found, expected)
+                where = record.id or record.source or "a ranking"
+                dropped.add(where, rule, found, expected, **dropped.places.of(record))
             else:
                 dropped[rule] += 1
             continue

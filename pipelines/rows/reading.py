@@ -12,9 +12,11 @@ from typing import Any
 
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS, Data, DataSource
-from rayward.data.formats.registry import Report, read
+from rayward.data.formats.containers import data_files
+from rayward.data.formats.registry import Outcome, Report, located
 from rayward.data.records import Conversation, Preference, Prompt, Ranking, Record, Turn
 from rayward.data.toy import toyworld
+from rayward.pipelines.rows.left_out import Places
 from rayward.pipelines.run.errors import StageError
 
 
@@ -33,15 +35,19 @@ def generate(config: Config) -> tuple[dict[str, list], float]:
     }, noise
 
 
-def read_all(data: Data, name: str, report: dict[str, Any]) -> Iterator[Any]:
-    """The records of a list of sources, brought to the kind that the list needs."""
+def read_all(data: Data, name: str, report: dict[str, Any], places: Places) -> Iterator[Any]:
+    """The records of a list of sources, brought to the kind that the list needs.
+
+    `places` is told where each is from.
+    """
     for source in getattr(data, name):
         rows = Report()
         outcomes: Counter[str] = Counter()
-        for record in itertools.islice(_open(data, name, source, rows), source.limit):
+        for record, row in itertools.islice(_open(data, name, source, rows), source.limit):
             converted = _as_kind(record, name)
             if converted:
                 outcomes["records"] += 1
+                places.add(converted, row.file, row.line)
                 yield converted
             else:
                 kind = type(record).__name__.lower()
@@ -70,7 +76,7 @@ def contents(data: Data) -> dict[str, str]:
     local = [Path(data.root) / source for source in sources if not source.startswith("hf:")]
     digests: dict[str, str] = {}
     for path in sorted(local):
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        for file in _files(path) if path.is_dir() else [path]:
             if file.is_file():
                 with file.open("rb") as opened:
                     digest = hashlib.file_digest(opened, "sha256").hexdigest()[:16]
@@ -78,12 +84,23 @@ def contents(data: Data) -> dict[str, str]:
     return digests
 
 
-def _open(data: Data, name: str, source: DataSource, rows: Report) -> Iterator[Record]:
+def _files(folder: Path) -> list[Path]:
+    """What decides on the rows of a folder: all that lies in it, and data in folders below."""
+    try:
+        below = data_files(folder)
+    except FileNotFoundError:
+        below = []  # told where it is read
+    return sorted({*folder.iterdir(), *below})
+
+
+def _open(
+    data: Data, name: str, source: DataSource, rows: Report
+) -> Iterator[tuple[Record, Outcome]]:
     path: str | Path = source.path
     if not source.path.startswith("hf:"):
         path = Path(data.root) / source.path
     try:
-        return iter(read(path, source.format, rows))
+        return located(path, source.format, rows)
     except (FileNotFoundError, ValueError) as error:
         raise StageError(
             f"data.{name}: {error}; data.root is {Path(data.root).resolve()}"

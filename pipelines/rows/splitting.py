@@ -20,6 +20,7 @@ from rayward.pipelines.rows.prompts import prompt_key
 from rayward.pipelines.rows.reading import to_first_answer
 
 R = TypeVar("R", Conversation, Ranking, Prompt)
+A = TypeVar("A", Conversation, Ranking)
 
 FILES = {
     "conversations": "conversations",
@@ -42,18 +43,43 @@ def divide(
     # not depend on the context.
     evaluation = Questions.of(records["evaluation_prompts"])
     for record in _without(records["conversations"], evaluation, dropped["conversations"]):
-        # By the first question: conversations that begin alike are held out together.
-        share = _share(prompt_key(to_first_answer(record.turns)))
+        share = _share(_question(record))
         heldout = share < config.data.sft_heldout_fraction
         split["sft_heldout" if heldout else "conversations"].append(record)
     for record in _without(records["preferences"], evaluation, dropped["rankings"]):
         split[_preference_split(record, config)].append(record)
-    if records["conversations"] and not split["sft_heldout"] and len(split["conversations"]) > 1:
-        # Few rows: one of them is measured on.
-        split["sft_heldout"].append(split["conversations"].pop())
+    # Few rows: those of one question are measured on.
+    for trained, measured in (("conversations", "sft_heldout"), ("rankings", "heldout")):
+        if not split[measured]:
+            split[trained], split[measured] = _one_question_out(split[trained])
     split["prompts"] = list(_without(records["prompts"], evaluation, dropped["prompts"]))
     split["evaluation_prompts"] = records["evaluation_prompts"]
     return split
+
+
+def _question(record: Conversation | Ranking) -> str:
+    """What makes two records ask the same.
+
+    Of a conversation the first question: those that begin alike are held out together.
+    """
+    is_chat = isinstance(record, Conversation)
+    return prompt_key(to_first_answer(record.turns) if is_chat else record.turns)
+
+
+def _one_question_out(records: list[A]) -> tuple[list[A], list[A]]:
+    """The records without those of one question, and those; none of these if all ask the same.
+
+    The question with the fewest records, and the last of such: mostly that of the last record.
+    """
+    counts = Counter(map(_question, records))
+    if len(counts) < 2:
+        return records, []
+    fewest = min(counts.values())
+    chosen = next(key for key in map(_question, reversed(records)) if counts[key] == fewest)
+    return (
+        [record for record in records if _question(record) != chosen],
+        [record for record in records if _question(record) == chosen],
+    )
 
 
 @dataclass(frozen=True)

@@ -14,16 +14,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rayward.configs.needs import lists_read
+from rayward.configs.needs import few_rows, least_rows
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS
-from rayward.configs.stages import has, trains_judge
 from rayward.data.record_json import to_json
 from rayward.data.records import Ranking
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows import quality
 from rayward.pipelines.rows.conversations import fit_conversations
-from rayward.pipelines.rows.left_out import FURTHER, LeftOut
+from rayward.pipelines.rows.left_out import FURTHER, LeftOut, Places
 from rayward.pipelines.rows.prompts import fit_prompts
 from rayward.pipelines.rows.rankings import fit_rankings
 from rayward.pipelines.rows.reading import contents, generate, read_all
@@ -45,10 +44,11 @@ def prepare(run: Run) -> dict[str, Any] | None:
         return None
     report: dict[str, Any] = {}
     metrics: dict[str, Any] = {}
+    places = Places()
     if config.data.toyworld:
         records, metrics["label_noise"] = generate(config)
     else:
-        records = {name: list(read_all(config.data, name, report)) for name in LISTS}
+        records = {name: list(read_all(config.data, name, report, places)) for name in LISTS}
     conversations = records["conversations"]
     renderer, report["template"] = make_renderer(
         config, stage.folder, conversations, records["preferences"]
@@ -58,7 +58,7 @@ def prepare(run: Run) -> dict[str, Any] | None:
 
     # Divided before rows are fitted: what fits depends on the context, and a record must not move
     # from training to measurement, or back, with it.
-    dropped = {name: LeftOut() for name in FILES}
+    dropped = {name: LeftOut(places) for name in FILES}
     split = divide(records, config, dropped)
     # By the kind of the source; only the records are kept here. The stages make the rows again.
     prompts = partial(fit_prompts, max_new_tokens=config.rollout.max_new_tokens)
@@ -84,9 +84,12 @@ def prepare(run: Run) -> dict[str, Any] | None:
         _check_account(records, report)
     else:
         metrics["noise_ceiling"] = _noise_ceiling(split["heldout"])
+    report["warnings"] = list(few_rows(config, report["kept"]))
     # Before the check: where too few rows are left, the report says why.
     write_json(stage.folder / "report.json", report)
     _require(split, config, report["rules"])
+    for line in report["warnings"]:
+        print(f"   {line}", flush=True)
     if config.model.scratch:
         _base_model(config, renderer, stage.folder / "base")
     for name in FILES:
@@ -159,14 +162,7 @@ def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
 
 def _require(split: dict[str, list], config: Config, rules: dict[str, dict[str, int]]) -> None:
     """StageError where a later stage of this config would have too few rows."""
-    least_of = dict.fromkeys(
-        (name for name, source in FILES.items() if source in lists_read(config)), 1
-    )
-    # Its rows come of the rankings too, but are needed only where a judge is trained.
-    least_of |= {"judge": int(trains_judge(config))}
-    if has(config, "evaluate"):
-        least_of["evaluation_prompts"] = config.evaluate.prompts
-    for name, least in least_of.items():
+    for name, least in least_rows(config).items():
         if len(split[name]) < least:
             lost = [
                 f"{count} x {rule}"

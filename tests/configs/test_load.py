@@ -298,7 +298,7 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
         ("sample.samples_per_prompt", "1", "2"),
         ("rollout.gpu_memory_fraction", "1", "0.99"),
         ("rollout.weight_transfer", "ssh", "object_store"),
-        ("evaluate.prompts", "15", "16"),
+        ("evaluate.prompts", "0", "1"),
         ("publish.port", "65536", "65535"),
         ("publish.port", "-1", "0"),
         ("resources.policy.gpus", "-1", "1"),

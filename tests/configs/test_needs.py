@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from rayward.configs.load import ConfigError, dump, load
+from rayward.configs.needs import few_rows, least_rows
 from rayward.configs.plan import critic_start, inputs, roles
 from rayward.configs.schema import STAGE_SECTIONS
 from rayward.configs.stages import compared, first_model, has, models, parts
@@ -170,3 +171,29 @@ def test_who_starts_where(tmp_path: Path) -> None:
     assert inputs(sft, "rl/rloo") == ("prepare", "sft") and list(models(sft)) == ["sft", "rloo"]
     own = {"judge": "/judge", "models": {"own": "/own"}, "against": "own"}
     assert compared(config(tmp_path, "evaluation_prompts", evaluate=own)) == ("own", "start")
+
+
+def test_the_fewest_rows_are_those_that_a_stage_needs(tmp_path: Path) -> None:
+    judge = {"judge": "/judge", "models": {"own": "/own"}}
+    least = least_rows(config(tmp_path, "conversations", sft={}))
+    assert {name for name, rows in least.items() if rows} == {"conversations"}
+    looks = config(tmp_path, "conversations", sft={"validate_every": 5})
+    assert least_rows(looks)["sft_heldout"] == 1
+    assert least_rows(config(tmp_path, "preferences", dpo={}))["heldout"] == 0
+    assert least_rows(config(tmp_path, "preferences", reward={}))["heldout"] == 1
+    # A number that is given is meant; the default is as many as there are.
+    for section, rows in ((judge, 1), (judge | {"prompts": 3}, 3)):
+        given = config(tmp_path, "evaluation_prompts", evaluate=section)
+        assert least_rows(given)["evaluation_prompts"] == rows
+
+
+def test_few_rows_are_told(tmp_path: Path) -> None:
+    rows = dict.fromkeys(("conversations", "sft_heldout", "heldout", "evaluation_prompts"), 40)
+    made = config(tmp_path, "conversations", sft={})
+    assert not list(few_rows(made, rows))
+    (told,) = few_rows(made, rows | {"sft_heldout": 0})
+    assert told.startswith("data.conversations: no row is held out, so sft will not say")
+    judge = {"judge": "/judge", "models": {"own": "/own"}}
+    made = config(tmp_path, "evaluation_prompts", evaluate=judge)
+    fewer, little = few_rows(made, rows | {"evaluation_prompts": 9})
+    assert fewer.startswith("evaluate answers the 9 prompts") and "on 9 prompts" in little

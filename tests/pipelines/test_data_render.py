@@ -126,8 +126,8 @@ def test_rows_that_a_template_cannot_render_are_left_out_with_the_turn(
     assert main(["data", "render", "--template", "tokenizer", str(file), *options]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1] == (
-        "left out: the chat template raises: turns[2] (user): found TemplateError: no more than "
-        "one, expected a turn that the chat template renders"
+        f"left out: {file}:1: the chat template raises: turns[2] (user): found TemplateError: no "
+        "more than one, expected a turn that the chat template renders"
     )
     assert lines[3] == f"<s>GPT4 Correct User: Only asked?{EOT}GPT4 Correct Assistant:"
     out = tmp_path / "tokens.json"

@@ -711,6 +711,12 @@ def test_rows_that_the_template_cannot_render_are_left_out_and_what_it_does_is_t
     left = [row for row in report["left_out"] if row["reason"] == "the chat template raises"]
     assert {row["where"] for row in left} == {f"openai 'Briefly {i}?'" for i in range(5)}
     assert left[0]["found"] == "turns[0] (system): TemplateError: System role not supported"
+    first = min(left, key=lambda row: row["line"])
+    assert (first["file"], first["line"], first["field"]) == (
+        source["path"],
+        151,
+        "turns[0] (system)",
+    )
     assert report["template"]["name"] == "tokenizer" and report["template"]["ends"] == "<|im_end|>"
     printed = capsys.readouterr().out
     for line in report["template"]["told"]:
