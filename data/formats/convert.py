@@ -19,7 +19,7 @@ from typing import Any
 
 from rayward.data.formats.outputs import Output, open_output
 from rayward.data.formats.overwriting import refuse_overwriting
-from rayward.data.formats.registry import Rejected, outcomes
+from rayward.data.formats.registry import Outcome, Rejected, outcomes
 from rayward.data.formats.token_rows import NAME as TOKENS
 from rayward.data.formats.token_rows import Encode, TokenRow, open_token_rows, text_path
 from rayward.data.formats.writers import WRITERS
@@ -52,7 +52,7 @@ class Account:
     def nothing(self) -> str:
         """What to say where no row was written."""
         reasons = [f"{reason} ({count})" for reason, count in self.rejected.items()]
-        told = f"no usable row of {self.read} read; no file is written or changed"
+        told = f"no usable row of {self.read} read; nothing is written"
         return "\n".join([": ".join([told, *filter(None, [", ".join(reasons)])]), *self.first])
 
 
@@ -83,9 +83,10 @@ def convert(
 
     Memory does not grow with the file. Rejected rows go to OUT.rejected.jsonl, which is not there
     if there are none. `out` is put in place at the end; an exception leaves it as it was, and so
-    does an input without a usable row: `written` is 0 then, and no file is written. `encode` makes
-    the token rows of OpenChat v1 from text. ValueError: an unknown format, a name of `out` that
-    tells no container, `out` among the files that are read, or with `strict` the first unusable row
+    does an input without a usable row: `written` is 0 then, and rejected rows are listed only where
+    no output of an earlier run is there, beside which they would lie. `encode` makes the token rows
+    of OpenChat v1 from text. ValueError: an unknown format, a name of `out` that tells no
+    container, `out` among the files that are read, or with `strict` the first unusable row
     (file:line).
     """
     if target_format not in (TOKENS, *WRITERS):
@@ -108,37 +109,48 @@ def convert(
         )
     account = Account()
     stream = outcomes(path, source_format, questions)
-    # The writer is opened last, so that it is put in place first: rejected rows never lie beside an
-    # output of an earlier run.
-    with suppress(_NoUsableRowError), ExitStack() as stack:
-        reject = stack.enter_context(_rejected_file(rejected))
-        write = stack.enter_context(_writer(out, target_format, encode))
-        for outcome in stream:
-            account.read += 1
-            repairs = list(outcome.repairs)
-            # What the reader and the writer refuse is one account.
-            try:
-                if outcome.error is not None:
-                    raise outcome.error
-                num_rows = write(outcome.records, repairs)
-            except RowError as error:
-                if strict:
-                    raise ValueError(f"{outcome.file}:{outcome.line}: {error}") from None
-                account.rejected[error.reason] += 1
-                if len(account.first) < MAX_SHOWN:
-                    account.first.append(f"{outcome.file}:{outcome.line}: {error}")
-                reject(Rejected(outcome.file, outcome.line, **error.as_dict()))
-                continue
-            account.converted += 1
-            account.written += num_rows
-            account.repaired.update(set(repairs))  # a set: rows are counted, not repairs
-        if not account.written:
+    # The writer's file is put in place before that of the rejected rows, which thereby never lie
+    # beside an output of an earlier run.
+    with suppress(_NoUsableRowError), _rejected_file(rejected) as reject:
+        with suppress(_NoUsableRowError), _writer(out, target_format, encode) as write:
+            for outcome in stream:
+                _convert_row(outcome, account, write, reject, strict)
+            if not account.written:
+                raise _NoUsableRowError
+        if not account.written and out.exists():
             raise _NoUsableRowError
     account.expanded = account.written - account.converted
     return account
 
 
 Write = Callable[[tuple[Any, ...], list[str]], int]
+
+
+def _convert_row(
+    outcome: Outcome,
+    account: Account,
+    write: Write,
+    reject: Callable[[Rejected], None],
+    strict: bool,
+) -> None:
+    account.read += 1
+    repairs = list(outcome.repairs)
+    # What the reader and the writer refuse is one account.
+    try:
+        if outcome.error is not None:
+            raise outcome.error
+        num_rows = write(outcome.records, repairs)
+    except RowError as error:
+        if strict:
+            raise ValueError(f"{outcome.file}:{outcome.line}: {error}") from None
+        account.rejected[error.reason] += 1
+        if len(account.first) < MAX_SHOWN:
+            account.first.append(f"{outcome.file}:{outcome.line}: {error}")
+        reject(Rejected(outcome.file, outcome.line, **error.as_dict()))
+        return
+    account.converted += 1
+    account.written += num_rows
+    account.repaired.update(set(repairs))  # a set: rows are counted, not repairs
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from rayward.data.formats.containers import data_files, is_data_file
+from rayward.data.formats.containers import STANDARD_INPUT, data_files, is_data_file
 from rayward.data.formats.token_rows import text_path
 
 
@@ -19,9 +19,8 @@ def refuse_overwriting(outputs: Iterable[Path | None], inputs: Iterable[str | Pa
     files, folders = set[Path](), list[Path]()
     for given in inputs:
         name = str(given or "")
-        # What is no file here (a data set's name, standard input) cannot be written over.
         path = Path(name.removeprefix("hf:").split(":")[0] if name.startswith("hf:") else name)
-        if not name or not path.exists():
+        if name in ("", STANDARD_INPUT) or (name.startswith("hf:") and not path.exists()):
             continue
         found = [path]
         if path.is_dir():
