@@ -34,7 +34,7 @@ def test_every_setting_stands_once_below_its_section() -> None:
         ("rl.ppo.dual_clip", "number above 1 | null", "null"),
         (
             "rl.algorithms",
-            "list of ppo | rloo | grpo | reinforce | apa | awr, not empty",
+            "list of ppo | rloo | grpo | reinforce | apa | awr | gspo | cispo | dr_grpo, not empty",
             "[ppo, apa]",
         ),
         ("rl.lora.targets", "text | list of text", "all-linear"),
