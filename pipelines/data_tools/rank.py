@@ -65,7 +65,9 @@ def _run(options: argparse.Namespace) -> int:
 
     if not 0 <= options.repeat <= 1:
         raise ValueError(f"--repeat is {options.repeat}: a share, from 0 to 1")
-    refuse_overwriting(outputs(options), [options.input, options.prompts])
+    # Of its folder only the texts are read, so data may lie beside them.
+    texts = options.prompts.glob("*.txt") if options.prompts else ()
+    refuse_overwriting(outputs(options), [options.input, *texts])
     prompts, writer = load_prompts(options.prompts), WRITERS["nectar"]
     # The input is read three times, to count, to rank and to write, and never held.
     total = sum(1 for _ in _items(options))

@@ -45,7 +45,9 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.pipelines.data_tools.endpoint import models
 
     targets = [*outputs(options), _provenance_path(options.out)]
-    refuse_overwriting(targets, [options.seeds, options.prompts])
+    # Of its folder only the texts are read, so data may lie beside them.
+    texts = options.prompts.glob("*.txt") if options.prompts else ()
+    refuse_overwriting(targets, [options.seeds, *texts])
     prompts = load_prompts(options.prompts)
     items = []
     for line, task in read_seeds(options.seeds):

@@ -343,7 +343,9 @@ def test_an_endpoint_that_only_fails_ends_the_run_which_keeps_its_work(
     assert "20 requests in a row failed" in capsys.readouterr().err and not out.exists()
     assert len(rows(tmp_path / "out.partial.jsonl")) == 1 + 10
     well["n"] = 1000
-    assert main(command) == 0 and len(rows(out)) == 60 and well["n"] == 950
+    assert main(command) == 0 and len(rows(out)) == 60
+    # One request that the failed run had out beside its last may still be answered now.
+    assert well["n"] in (949, 950)
 
 
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
