@@ -152,7 +152,7 @@ def test_parts_are_whole_prompts_and_hold_what_all_answers_hold(
 def test_prompts_beside_others_get_the_answers_that_they_get_alone(rollout_group, prompts, stops):
     """As a part of their own, the last; and the others theirs. With filled caches, as above.
 
-    The same tokens. The log-probs up to two roundings: with AVX512 vLLM's attention gives the
+    The same tokens. The log-probs up to two roundings: with AVX512 vLLM's engine gives the
     tokens of a prompt other last bits where another prompt is prefilled along with it.
     """
     fixed, size = prompts.take([0, 3, 7]), 4
