@@ -43,7 +43,7 @@ def converted(path: Path, out: Path, *arguments, **options) -> Account:
     account = convert(path, out, *arguments, **options)
     assert account.read == account.converted + account.rejected.total()
     assert account.written == account.converted + account.expanded
-    assert len(list(rows(out))) == account.written
+    assert (len(list(rows(out))) if out.exists() else 0) == account.written
     bad = rejected_file(out)
     assert len(bad) == account.rejected.total()
     assert all(
@@ -281,6 +281,9 @@ def test_every_real_file_converts_with_every_row_accounted_for_or_holds_no_recor
 )
 def test_real_records_survive_every_format_that_takes_them(name: str, tmp_path: Path) -> None:
     for target in WRITERS:
-        account = converted(REAL / name, tmp_path / "out.jsonl", target_format=target)
+        # A file of its own for each: without a usable row, convert leaves the earlier one there.
+        out = tmp_path / target / "out.jsonl"
+        out.parent.mkdir()
+        account = converted(REAL / name, out, target_format=target)
         if account.written and target != "mt_bench_answers":
-            assert len(list(read(tmp_path / "out.jsonl", target, strict=True))) == account.written
+            assert len(list(read(out, target, strict=True))) == account.written
