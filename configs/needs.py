@@ -57,11 +57,11 @@ def least_rows(config: Config) -> dict[str, int]:
         # Its rows come of the rankings too, but are needed only where a judge is trained.
         "judge": int(trains_judge(config)),
         "sft_heldout": int(
-            (has(config, "sft") and _looks(config.sft))
-            or (has(config, "sample") and _looks(config.sample.training))
+            (has(config, "sft") and _validates(config.sft))
+            or (has(config, "sample") and _validates(config.sample.training))
         ),
         # A reward model whose accuracy nobody knows is of no use.
-        "heldout": int(has(config, "reward") or (has(config, "dpo") and _looks(config.dpo))),
+        "heldout": int(has(config, "reward") or (has(config, "dpo") and _validates(config.dpo))),
     }
     # A number that the config gives is meant; the default is as many as there are.
     if has(config, "evaluate") and "prompts" in config.evaluate.model_fields_set:
@@ -69,7 +69,7 @@ def least_rows(config: Config) -> dict[str, int]:
     return least
 
 
-def _looks(training: Supervised | Dpo) -> bool:
+def _validates(training: Supervised | Dpo) -> bool:
     """Whether training looks at held-out rows before its end; it does where it keeps the best."""
     return training.validate_every > 0
 

@@ -57,8 +57,10 @@ def from_json(row: object) -> Record:
         values["ranks"] = tuple(
             number_of(rank, f"ranks[{index}]") for index, rank in enumerate(ranks)
         )
-    for name in known & {"chosen", "rejected"}:
+    for name in sorted(known & {"chosen", "rejected", "answer"}):
         values[name] = text_of(values.get(name), name)
+    if "good" in known:
+        values.setdefault("good", None)  # `validate` names it
     if "margin" in values:
         values["margin"] = number_of(values["margin"], "margin")
     record = KINDS[kind](**values)

@@ -1,8 +1,8 @@
-"""The four records that every reader yields and every stage eats, and what makes them valid.
+"""The five records that every reader yields and every stage eats, and what makes them valid.
 
 A conversation is an optional system turn, then user and assistant in turn, the user first.
 `Conversation` is text to imitate, `Prompt` text to answer, `Ranking` K answers to a prompt, best
-first, `Preference` two.
+first, `Preference` two; `Labelled` is one answer with a verdict, good or bad.
 
 Records are plain frozen data: building one checks nothing, `validate` checks everything. What is
 wrong is a `RowError`: where (`field`), what was there (`found`), what belongs there (`expected`),
@@ -113,12 +113,27 @@ class Preference:
         return Ranking(self.turns, (self.chosen, self.rejected), self.source, self.id, ranks)
 
 
-Record = Conversation | Prompt | Ranking | Preference
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """An answer to `turns` (which end with the user) and whether it is a good one, as KTO has it.
+
+    A bad answer is no text to imitate: nothing makes a `Conversation` of it.
+    """
+
+    turns: tuple[Turn, ...]
+    answer: str
+    good: bool
+    source: str = ""
+    id: str = ""
+
+
+Record = Conversation | Prompt | Ranking | Preference | Labelled
 KINDS: dict[str, type[Record]] = {
     "conversation": Conversation,
     "prompt": Prompt,
     "ranking": Ranking,
     "preference": Preference,
+    "labelled": Labelled,
 }
 
 
@@ -244,6 +259,10 @@ def validate(record: Record) -> None:
             text_of(text, f"follow_ups[{index}]")
         if record.reference is not None:
             text_of(record.reference, "reference")
+    elif isinstance(record, Labelled):
+        text_of(record.answer, "answer")
+        if not isinstance(record.good, bool):
+            raise RowError("good", describe(record.good), "true or false", "wrong type")
     elif isinstance(record, Ranking):
         _check_ranking(record)
 

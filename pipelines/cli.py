@@ -183,8 +183,8 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _align(options: argparse.Namespace) -> int:
     from rayward.configs.load import load
     from rayward.data.model_files.hub_models import trust
-    from rayward.pipelines.align import parse_redo, parse_stages, plan_text
-    from rayward.pipelines.interface import run, run_folder
+    from rayward.pipelines.align import align, parse_redo, parse_stages, plan_text
+    from rayward.pipelines.interface import run_folder
 
     config = load(options.config, options.set)
     trust(config.model.trust_remote_code)
@@ -212,8 +212,7 @@ def _align(options: argparse.Namespace) -> int:
         fetch(Run(folder, config))
         print(f"{rollouts}: {rollout_only(on_machine(Run(folder, config), 'rl'), rollouts)}")
         return 0
-    replay = getattr(options, "replay", None)
-    run(config, folder, stages, redo, keep=options.keep, replay=replay)
+    align(config, folder, stages, redo, options.keep, getattr(options, "replay", None))
     return 0
 
 

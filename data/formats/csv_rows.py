@@ -19,7 +19,7 @@ def csv_rows(blocks: Iterator[bytes | RowError], delimiter: str) -> Iterator[tup
     # An open quote would otherwise draw the rest of the file into memory. It is the process's only
     # limit, and there is no other reader of tables here.
     csv.field_size_limit(MAX_ITEM_CHARACTERS)
-    lines = _Lines(blocks)
+    lines = _TableLines(blocks)
     # Strict, so that a quote which is left open is told, and not taken for a cell.
     table = csv.reader(lines, delimiter=delimiter, strict=True)
     names: list[str] = []
@@ -53,7 +53,7 @@ def csv_rows(blocks: Iterator[bytes | RowError], delimiter: str) -> Iterator[tup
         yield lines.number + 1, lines.damage
 
 
-class _Lines:
+class _TableLines:
     """The lines of a file with their ends, of which csv makes rows; `number` is that of the last.
 
     Bytes that are not UTF-8 become surrogates, which mark their row.
@@ -64,7 +64,7 @@ class _Lines:
         self.damage: RowError | None = None  # where the file's bytes break off
         self.lines = self._cut(blocks)
 
-    def __iter__(self) -> _Lines:
+    def __iter__(self) -> _TableLines:
         return self
 
     def __next__(self) -> str:

@@ -25,7 +25,7 @@ PARQUET_BATCH_ROWS = 1024  # rows held in memory, and those of a row group
 
 BinaryFile: TypeAlias = IO[bytes] | gzip.GzipFile
 Column: TypeAlias = "str | Sequence[Column] | Mapping[str, Column]"
-"""A column's type: "text", "number", "integer", [the type of a list's items] or {name: type}."""
+"""A column's type: "text", "number", "integer", "boolean", [type of the items] or {name: type}."""
 
 
 class Output(Protocol):
@@ -147,6 +147,7 @@ def _arrow_type(column: Column) -> pyarrow.DataType:
             "text": pyarrow.string(),
             "number": pyarrow.float64(),
             "integer": pyarrow.int64(),
+            "boolean": pyarrow.bool_(),
         }
         return types[column]
     if isinstance(column, Mapping):

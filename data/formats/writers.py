@@ -21,7 +21,15 @@ from typing import Any
 from rayward.data.formats import writers_chat as chat
 from rayward.data.formats import writers_ranked as ranked
 from rayward.data.formats.outputs import Column
-from rayward.data.records import Conversation, Preference, Prompt, Ranking, Record, RowError
+from rayward.data.records import (
+    Conversation,
+    Labelled,
+    Preference,
+    Prompt,
+    Ranking,
+    Record,
+    RowError,
+)
 
 LABELS = ("id", "quality", "margin", "reference")
 """What a record may say beside its texts."""
@@ -80,7 +88,7 @@ WRITERS: dict[str, Writer] = {
     for writer in (
         _writer(
             chat.rayward,
-            (Conversation, Prompt, Ranking, Preference),
+            (Conversation, Prompt, Ranking, Preference, Labelled),
             "id quality margin reference",
             kind="text",
             turns=MESSAGES,
@@ -94,6 +102,8 @@ WRITERS: dict[str, Writer] = {
             chosen="text",
             rejected="text",
             margin="number",
+            answer="text",
+            good="boolean",
         ),
         _writer(
             chat.sharegpt,

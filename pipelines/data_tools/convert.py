@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayward.pipelines.data_tools.options import add_format, add_questions
+
 if TYPE_CHECKING:
     from rayward.data.formats.token_rows import Encode
 
@@ -63,16 +65,8 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         metavar="IN",
         help="file, folder, - (standard input), or hf:NAME[:CONFIG][:SPLIT] of a data set",
     )
-    parser.add_argument(
-        "--from",
-        dest="source",
-        default="auto",
-        metavar="FORMAT",
-        help="its format (default: told from the rows)",
-    )
-    parser.add_argument(
-        "--questions", type=Path, metavar="FILE", help="MT-Bench: the questions of model answers"
-    )
+    add_format(parser)
+    add_questions(parser)
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -19,6 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayward.pipelines.data_tools.options import add_format, add_questions
+
 if TYPE_CHECKING:
     from rayward.data.mapping import Vectors
     from rayward.pipelines.data_tools.map_page import Point
@@ -71,12 +73,8 @@ def add(actions: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--report", type=Path, metavar="R.json", help="write counts, clusters and times as JSON"
     )
-    parser.add_argument(
-        "--from", dest="source", default="auto", metavar="FORMAT", help="format (default: detected)"
-    )
-    parser.add_argument(
-        "--questions", type=Path, metavar="FILE", help="MT-Bench: the questions of model answers"
-    )
+    add_format(parser)
+    add_questions(parser)
     parser.add_argument(
         "--dimensions", type=int, choices=(2, 3), default=2, help="of the map (default 2)"
     )

@@ -16,7 +16,7 @@ from typing import Any
 from rayward.data.formats.outputs import unfinished_name
 from rayward.data.formats.registry import Outcome
 from rayward.data.mapping import length_bins
-from rayward.data.records import Preference, Prompt, Ranking, Record
+from rayward.data.records import Labelled, Preference, Prompt, Ranking, Record
 
 SHOWN_CHARACTERS = 4000  # of each text; the page says how many more there are
 MAX_COLOURS = 30  # names with a colour of their own; the others share one
@@ -38,6 +38,8 @@ def parts(record: Record) -> list[tuple[str, str]]:
             ranks = [f", rank {rank:g}" for rank in record.ranks]
         for place, (answer, rank) in enumerate(zip(record.answers, ranks, strict=True), start=1):
             texts.append((f"answer {place} of {len(record.answers)}{rank}", answer))
+    elif isinstance(record, Labelled):
+        texts.append((f"answer, {'good' if record.good else 'bad'}", record.answer))
     elif isinstance(record, Prompt):
         texts += [("user, after the answer", text) for text in record.follow_ups]
     return texts

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rayward.pipelines.data_tools.feedback import Feedback, FeedbackItem, add_options, outputs
+from rayward.pipelines.data_tools.options import add_format
 
 if TYPE_CHECKING:
     from rayward.data.feedback.prompt_files import Prompts
@@ -26,13 +27,7 @@ def add(actions: argparse._SubParsersAction) -> None:
         metavar="IN",
         help="rankings or preferences in any format; their ranks are not used",
     )
-    parser.add_argument(
-        "--from",
-        dest="source",
-        default="auto",
-        metavar="FORMAT",
-        help="their format (default: told)",
-    )
+    add_format(parser)
     parser.add_argument(
         "--repeat",
         type=float,

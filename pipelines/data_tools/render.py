@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rayward.pipelines.data_tools.options import add_format, add_questions
 
 if TYPE_CHECKING:
     from rayward.data.formats.registry import Report
@@ -24,16 +25,8 @@ def add(actions: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--template", required=True, metavar="T", help="chat template; tokenizer is the model's own"
     )
-    parser.add_argument(
-        "--from",
-        dest="source",
-        default="auto",
-        metavar="FORMAT",
-        help="their format (default: told)",
-    )
-    parser.add_argument(
-        "--questions", type=Path, metavar="FILE", help="MT-Bench: the questions of model answers"
-    )
+    add_format(parser)
+    add_questions(parser)
     parser.add_argument(
         "--tokenizer", metavar="DIR", help="show what is left after this model's tokenizer"
     )
@@ -110,11 +103,15 @@ def _records(options: argparse.Namespace, report: Report) -> Iterator[tuple[Reco
 
 def _texts(record: Record) -> Iterator[tuple[str, tuple[Turn, ...], bool]]:
     """(title, turns, whether an answer is asked for) of all that a record is rendered as."""
-    from rayward.data.records import Conversation, Preference, Prompt, Turn
+    from rayward.data.records import Conversation, Labelled, Preference, Prompt, Turn
 
     name = f"{type(record).__name__.lower()} {record.id}".rstrip()
     if isinstance(record, Conversation | Prompt):
         yield name, record.turns, isinstance(record, Prompt)
+        return
+    if isinstance(record, Labelled):
+        verdict = "good" if record.good else "bad"
+        yield f"{name}, {verdict} answer", (*record.turns, Turn("assistant", record.answer)), False
         return
     ranking = record.as_ranking() if isinstance(record, Preference) else record
     for place, answer in enumerate(ranking.answers, start=1):

@@ -20,7 +20,7 @@ from rayward.algorithms.diversity import mtld
 from rayward.data.cleaning.language import language
 from rayward.data.formats.registry import Report, outcomes
 from rayward.data.formats.token_rows import TokenRow
-from rayward.data.records import Conversation, Preference, Ranking, Record
+from rayward.data.records import Conversation, Labelled, Preference, Ranking, Record
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,6 +91,8 @@ def _answers(record: Record) -> list[str]:
         return [turn.content for turn in record.turns if turn.role == "assistant"]
     if isinstance(record, Preference):
         return [record.chosen, record.rejected]
+    if isinstance(record, Labelled):
+        return [record.answer]
     return list(record.answers) if isinstance(record, Ranking) else []
 
 
