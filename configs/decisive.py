@@ -30,6 +30,7 @@ LATER_SETTINGS = {
     "trust_remote_code": False,
     "validate_every": 0,
     "keep": "last",
+    "extra_prompts": 0,
 }
 """Settings that runs of earlier versions lack, with the value that those runs had. At this value
 they are left out, so that an earlier run is still taken as complete."""

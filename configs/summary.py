@@ -19,7 +19,8 @@ def arithmetic_lines(config: Config) -> list[str]:
         policy = " or ".join(f"{count} ({name})" for name, count in steps.items())
     return [
         f"prompts per iteration {rl.prompts_per_iteration} x samples per prompt "
-        f"{rl.samples_per_prompt} = {numbers.answers_per_iteration} answers per iteration",
+        f"{rl.samples_per_prompt} = {numbers.answers_per_iteration} answers per iteration"
+        + (f", and up to {rl.extra_prompts} prompts more" if rl.extra_prompts else ""),
         f"{numbers.answers_per_iteration} answers / {rl.samples_per_step} samples per optimizer "
         f"step = {numbers.steps_per_epoch} steps per epoch x {rl.epochs} epochs = "
         f"{numbers.steps_per_iteration} a round",

@@ -127,6 +127,10 @@ class Rl(StageSection):
     """Prompts answered per iteration."""
     samples_per_prompt: Count = 4
     """Answers drawn per prompt."""
+    extra_prompts: Annotated[int, Field(ge=0)] = 0
+    """Further prompts that an iteration may draw in place of those whose answers all have one
+    reward (DAPO); 0 none.
+    """
     samples_per_step: Count = 128
     """Answers of one optimizer step; divides prompts_per_iteration x samples_per_prompt."""
     epochs: Count = 2
@@ -244,6 +248,13 @@ class Rl(StageSection):
                 raise ValueError(
                     f"rl.{name} has no effect on {', '.join(self.algorithms)}, which have no critic"
                 )
+        if self.extra_prompts and set(self.algorithms) - set(IN_GROUPS):
+            other = next(name for name in self.algorithms if name not in IN_GROUPS)
+            raise ValueError(
+                f"rl.extra_prompts {self.extra_prompts} replaces prompts whose answers, compared "
+                f"with each other, teach nothing, and {other} does not compare them; set it to 0, "
+                f"or take only of {', '.join(IN_GROUPS)}"
+            )
         alone = [name for name in self.algorithms if name in IN_GROUPS]
         if alone and self.samples_per_prompt < 2:
             raise ValueError(

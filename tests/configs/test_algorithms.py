@@ -77,6 +77,12 @@ def test_the_reference_is_asked_only_where_something_needs_it(name: str) -> None
             "rl.algorithms cispo compares the answers of a prompt, and rl.samples_per_prompt is 1",
         ),
         (
+            ["rl.algorithms=[grpo, ppo]", "rl.extra_prompts=8"],
+            "rl.extra_prompts 8 replaces prompts whose answers, compared with each other, teach "
+            "nothing, and ppo does not compare them; set it to 0",
+        ),
+        (["rl.algorithms=[grpo]", "rl.extra_prompts=-1"], "rl.extra_prompts is -1"),
+        (
             ["rl.algorithms=[gspo]", "rl.critic_warm_gate=1"],
             "critic_warm_gate has no effect on gspo, which have no critic",
         ),
