@@ -18,6 +18,10 @@ class DataSource(Section):
     """Format name from data/formats/registry.py, or auto to detect it from the first row."""
     limit: Count | None = None
     """Records to take at most; null takes all."""
+    ignore: tuple[str, ...] = ()
+    """Fields to do without, such as tools, that would otherwise set their rows aside."""
+    imitate_good: bool = False
+    """Take good answers of labelled rows (KTO) as conversations; bad ones are set aside."""
 
 
 class ToyWorld(Section):

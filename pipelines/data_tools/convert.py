@@ -6,7 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.data_tools.options import add_format, add_questions
+from rayward.pipelines.data_tools.options import (
+    add_format,
+    add_questions,
+    add_reading,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from rayward.data.formats.token_rows import Encode
@@ -67,6 +72,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
     )
     add_format(parser)
     add_questions(parser)
+    add_reading(parser)
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -87,6 +93,7 @@ def _convert(options: argparse.Namespace) -> int:
         options.questions,
         options.strict,
         encode,
+        read_options(options),
     )
     account = converted.as_dict()
     if options.report:
@@ -125,8 +132,9 @@ def _account_rows(account: dict[str, Any]) -> list[tuple[str, int]]:
     # Without it, "written" could be more than "usable" without a reason.
     if account.get("expanded"):
         rows.append(("written beyond one a row", account["expanded"]))
-    for name in ("rejected", "repaired"):
-        rows += [(f"{name}: {reason}", count) for reason, count in sorted(account[name].items())]
+    for name in ("rejected", "repaired", "passed_over"):
+        told = name.replace("_", " ")
+        rows += [(f"{told}: {reason}", count) for reason, count in sorted(account[name].items())]
     return rows
 
 
@@ -139,7 +147,9 @@ def _stats(options: argparse.Namespace) -> int:
 
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     refuse_overwriting([options.report], [options.input, options.questions])
-    numbers = stats(options.input, options.source, tokenizer, options.questions)
+    numbers = stats(
+        options.input, options.source, tokenizer, options.questions, read_options(options)
+    )
     if options.report:
         write_json(options.report, numbers)
     rows = _account_rows(numbers)
@@ -173,7 +183,8 @@ def _check(options: argparse.Namespace) -> int:
     from rayward.pipelines.run.metrics import table
 
     report, lines, html = Report(), list[str](), HtmlAnswers()
-    for outcome in outcomes(options.input, options.source, options.questions):
+    asked = read_options(options)
+    for outcome in outcomes(options.input, options.source, options.questions, options=asked):
         report.count(outcome)
         html.count(outcome.records)
         if outcome.error is not None and len(lines) < MAX_PRINTED:

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from rayward.pipelines.data_tools.options import add_format, add_questions
+from rayward.pipelines.data_tools.options import (
+    add_format,
+    add_questions,
+    add_reading,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from rayward.data.formats.registry import Report
@@ -27,6 +32,7 @@ def add(actions: argparse._SubParsersAction) -> None:
     )
     add_format(parser)
     add_questions(parser)
+    add_reading(parser)
     parser.add_argument(
         "--tokenizer", metavar="DIR", help="show what is left after this model's tokenizer"
     )
@@ -95,7 +101,8 @@ def _records(options: argparse.Namespace, report: Report) -> Iterator[tuple[Reco
     """The records of the file, each with FILE:LINE; rows are counted in `report` as read."""
     from rayward.data.formats.registry import outcomes
 
-    for outcome in outcomes(options.file, options.source, options.questions, token_files=False):
+    asked = read_options(options)
+    for outcome in outcomes(options.file, options.source, options.questions, False, asked):
         report.count(outcome)
         for record in outcome.records:
             yield record, f"{outcome.file}:{outcome.line}"

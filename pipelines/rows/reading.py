@@ -13,6 +13,7 @@ from typing import Any
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS, Data, DataSource
 from rayward.data.formats.containers import data_files
+from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.registry import Outcome, Report, located
 from rayward.data.records import Conversation, Preference, Prompt, Ranking, Record, Turn
 from rayward.data.toy import toyworld
@@ -100,7 +101,8 @@ def _open(
     if not source.path.startswith("hf:"):
         path = Path(data.root) / source.path
     try:
-        return located(path, source.format, rows)
+        asked = ReadOptions(frozenset(source.ignore), source.imitate_good)
+        return located(path, source.format, rows, options=asked)
     except (FileNotFoundError, ValueError) as error:
         raise StageError(
             f"data.{name}: {error}; data.root is {Path(data.root).resolve()}"
