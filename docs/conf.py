@@ -28,12 +28,13 @@ extensions = [
     "sphinx_copybutton",
     "commands",
     "docstrings",
-    "mathml",
+    "formulas",
     "outside",
     "settings",
 ]
 exclude_patterns = ["extensions"]
-nitpicky = False
+# --run stays --run.
+smartquotes = False
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -48,7 +49,7 @@ html_theme = "furo"
 html_title = f"Rayward {version}"
 html_static_path = ["static"]
 html_css_files = ["rayward.css"]
-html_math_renderer = "mathml"
+html_math_renderer = "formulas"
 html_show_sphinx = False
 html_copy_source = False
 copybutton_exclude = ".gp, .go"

@@ -17,6 +17,9 @@ def as_rest(line: str) -> str:
     >>> as_rest("`lam` times |gap|")
     '``lam`` times \\\\|gap\\\\|'
     """
+    # A list stays one.
+    if line.startswith("* "):
+        return "* " + as_rest(line[2:])
     pieces = NAMES.split(line)
     # Every second piece is a name.
     texts = [MARKUP.sub(r"\\\1", piece) for piece in pieces[::2]]

@@ -35,7 +35,7 @@ class Settings(SphinxDirective):
     def _section(self, group: SettingGroup) -> nodes.section:
         title = nodes.title("", "", nodes.literal(text=group.name or TOP))
         given = f" ({group.given})" if group.given else ""
-        section = nodes.section("", title, nodes.paragraph(text=group.sentence + given))
+        section = nodes.section("", title, _paragraph(group.sentence + given))
         section["ids"], section["names"] = [_anchor(group.name)], [_anchor(group.name)]
         self.state.document.note_explicit_target(section)
         if group.settings:
@@ -48,8 +48,17 @@ def _described(setting: Setting) -> nodes.definition_list_item:
     name = nodes.literal(text=setting.name)
     term = nodes.term("", "", name, ids=[_anchor(setting.name)])
     takes = nodes.paragraph("", "", nodes.emphasis(text=f"{setting.takes}; {default}"))
-    meaning = nodes.definition("", takes, nodes.paragraph(text=setting.sentence))
+    meaning = nodes.definition("", takes, _paragraph(setting.sentence))
     return nodes.definition_list_item("", term, meaning)
+
+
+def _paragraph(text: str) -> nodes.paragraph:
+    """A sentence whose names stand between backticks."""
+    parts = [
+        nodes.literal(text=part) if index % 2 else nodes.Text(part)
+        for index, part in enumerate(text.split("`"))
+    ]
+    return nodes.paragraph("", "", *parts)
 
 
 def _anchor(name: str) -> str:
