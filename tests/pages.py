@@ -13,6 +13,7 @@ import doctest
 import io
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -127,17 +128,24 @@ class Reader:
                 assert same, f"{block}: $ {command}\nprinted\n{got}\nand the page has\n{printed}"
 
     def _shell(self, block: Block, text: str) -> str:
-        done = subprocess.run(
+        with subprocess.Popen(
             ["bash", "-euo", "pipefail", "-c", text],
             cwd=self.folder,
             env=self.environment,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=500,
-        )
-        assert done.returncode == 0, f"{block}: status {done.returncode}\n{done.stdout[-3000:]}"
-        return done.stdout
+            start_new_session=True,
+        ) as shell:
+            try:
+                printed, _ = shell.communicate(timeout=300)
+            except BaseException:
+                # With what it started.
+                os.killpg(shell.pid, signal.SIGKILL)
+                raise
+        assert shell.returncode == 0, f"{block}: status {shell.returncode}\n{printed[-3000:]}"
+        return printed
 
     def _python(self, block: Block) -> None:
         """In this process, from the folder: what a test session has imported already is not read
