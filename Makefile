@@ -125,6 +125,15 @@ lint: $(ENVIRONMENT) ## check style (ruff), types (mypy) and who imports whom (i
 	(cd $(TREE); $(abspath $(VENV))/bin/lint-imports --config $(CURDIR)/pyproject.toml) || failed+=(import-linter)
 	if (($${#failed[@]})); then (IFS=,; echo "lint: $${failed[*]} found something") >&2; exit 1; fi
 
+.PHONY: docs
+docs: $(ENVIRONMENT) ## build the documentation into build/docs (a warning is an error)
+	@if ! $(PY) -c 'import sphinx' 2>/dev/null; then
+		echo "rayward: the documentation is built with the CPU set of packages: make install" >&2
+		exit 1
+	fi
+	$(PY) -m sphinx -W --keep-going -q -d build/doctrees docs build/docs
+	echo "Built: build/docs/index.html"
+
 .PHONY: lock
 lock: ## resolve requirements/*.in into the locks again (needs uv; UPGRADE=--upgrade moves every version)
 	@resolve() {

@@ -1,10 +1,9 @@
-"""The RL algorithms by name: each has its numbers, its recipe and its place in the README, and what
-does not go together is refused.
+"""The RL algorithms by name: each has its numbers and its recipe, and what does not go together is
+refused.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -20,8 +19,6 @@ from rayward.configs.sections.algorithms import (
 )
 from rayward.configs.sections.rl import Rl
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-
 
 def test_names_numbers_and_recipes_are_the_same_ones() -> None:
     assert tuple(RECIPES) == get_args(AlgorithmName)
@@ -29,13 +26,6 @@ def test_names_numbers_and_recipes_are_the_same_ones() -> None:
     assert sections == set(RECIPES)
     for name in RECIPES:
         assert load("quickstart", [f"rl.algorithms=[{name}]"]).rl.algorithms == (name,)
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_the_readme_knows_every_algorithm(name: str) -> None:
-    (row,) = [line for line in README.splitlines() if line.startswith("| `rl.algorithms: [")]
-    listed = row.split("[", 1)[1].split("]", 1)[0].split(", ")
-    assert name in listed and len(listed) == len(RECIPES)
 
 
 def test_who_has_a_critic_and_who_compares() -> None:
