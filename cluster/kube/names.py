@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import rayward
+from rayward.cluster.kube import versions
 from rayward.configs.schema import Config
 
 Object = dict[str, Any]
@@ -44,7 +44,7 @@ def metadata(config: Config, name: str, more: Mapping[str, Any] | None = None) -
 
 def image(config: Config, gpus: bool) -> str:
     """The image of this version, as the Dockerfiles in cluster/docker/ make it."""
-    return f"{config.kube.image}-{'gpu' if gpus else 'cpu'}:{rayward.__version__}"
+    return f"{config.kube.image}-{'gpu' if gpus else 'cpu'}:{versions.RAYWARD}"
 
 
 def run_folder(config: Config) -> str:
