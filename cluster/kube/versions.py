@@ -4,6 +4,5 @@ from __future__ import annotations
 
 RAYWARD = "0.1.0"
 RAY = "2.60.0"
-KUBERAYWARD = "0.1.0"
-RAY = "1.7.0"
+KUBERAY = "1.7.0"
 """The operator whose fields are used: GCS fault tolerance with RocksDB came with it."""

@@ -76,7 +76,12 @@ class Kube(Section):
 
     @model_validator(mode="after")
     def _each_setting_has_an_effect(self) -> Kube:
-        given = self.model_fields_set
+        # By value: a config that spells out every default is fine.
+        given = {
+            name
+            for name, field in type(self).model_fields.items()
+            if getattr(self, name) != field.default
+        }
         if self.claim and self.bucket:
             raise ValueError("kube.claim and kube.bucket both say where runs lie; give one")
         for place in ("claim", "bucket"):

@@ -26,12 +26,11 @@ KEPT = ("type", "enum", "pattern", "minimum", "maximum", "required", "minItems",
 def mistakes(item: dict[str, Any]) -> list[str]:
     """What is wrong with an object, as a server would have it; unknown fields are wrong too."""
     if item["kind"] in RAY_KINDS:
-        schema = definition(item["kind"])
         told = [
             f"{'.'.join(map(str, error.absolute_path))}: {error.message}"
-            for error in Draft7Validator(plain(schema)).iter_errors(item)
+            for error in validator(item["kind"]).iter_errors(item)
         ]
-        return told + list(broken_rules(schema, item))
+        return told + list(broken_rules(definition(item["kind"]), item))
     try:
         kubernetes_validate.validate(item, KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as error:
@@ -50,6 +49,11 @@ def definition(kind: str) -> dict[str, Any]:
     versions = yaml.load(text, Loader=loader)["spec"]["versions"]
     (v1,) = [version for version in versions if version["name"] == "v1"]
     return v1["schema"]["openAPIV3Schema"]
+
+
+@functools.cache
+def validator(kind: str) -> Draft7Validator:
+    return Draft7Validator(plain(definition(kind)))
 
 
 def plain(schema: dict[str, Any]) -> dict[str, Any]:
@@ -71,15 +75,19 @@ def plain(schema: dict[str, Any]) -> dict[str, Any]:
     return told
 
 
+@functools.cache
+def compiled(rule: str) -> celpy.Runner:
+    environment = celpy.Environment()
+    return environment.program(environment.compile(rule))
+
+
 def broken_rules(schema: dict[str, Any], value: Any, path: str = "") -> Iterator[str]:
     """The CEL rules (x-kubernetes-validations) that a value breaks."""
     for rule in schema.get("x-kubernetes-validations", []):
         # Those of changes compare with what was there before; here all is new.
         if "oldSelf" in rule["rule"]:
             continue
-        environment = celpy.Environment()
-        program = environment.program(environment.compile(rule["rule"]))
-        if not program.evaluate({"self": json_to_cel(value)}):
+        if not compiled(rule["rule"]).evaluate({"self": json_to_cel(value)}):
             yield f"{path}: {rule.get('message', rule['rule'])}"
     if isinstance(value, dict):
         for name, inner in value.items():

@@ -61,9 +61,7 @@ def test_gpus_that_do_not_divide_leave_a_smaller_pod(tiny_config: Callable[..., 
 
 def test_engines_of_several_gpus_stay_in_a_pod(tiny_config: Callable[..., Config]) -> None:
     engines = {"workers": 5, "gpus": 3, "cpus": 1}
-    config = tiny_config(
-        resources={"rollout": engines, "reference": {"gpus": 0.25}}, rl=None, sample=None
-    )
+    config = tiny_config(resources={"rollout": engines, "reference": {"gpus": 0.25}})
     groups = worker_groups(config, ["evaluate"])
     # Two engines a pod of 8: the fifth needs three GPUs of a third pod.
     assert sum(group.pods for group in groups) == 3
