@@ -81,7 +81,9 @@ def rows_of(sizes: list[int], seed: int) -> RankedRows:
             said = rng.integers(3, 60, rng.integers(1, 14)).tolist()
             ids.append([*prompt, *said, 2])
             answers.append([0] * len(prompt) + [1] * (len(said) + 1))
-    ranks = [rank for size in sizes for rank in ([1, 2, 2, 3, 4][:size] if size > 2 else [1, 2][:size])]
+    ranks = [
+        rank for size in sizes for rank in ([1, 2, 2, 3, 4][:size] if size > 2 else [1, 2][:size])
+    ]
     return RankedRows(
         Ragged.of(ids), np.array(sizes), np.array(ranks, np.float32), Ragged.of(answers, np.uint8)
     )
