@@ -33,6 +33,11 @@ LATER_SETTINGS = {
     "extra_prompts": 0,
     "ignore": [],
     "imitate_good": False,
+    "objective": "dpo",
+    "ipo": {"length_average": False},
+    "kto": {"desirable_weight": 1.0, "undesirable_weight": 1.0},
+    "simpo": {"beta": 2.0, "gamma": 1.0},
+    "orpo": {"lam": 0.1},
 }
 """Settings that runs of earlier versions lack, with the value that those runs had. At this value
 they are left out, so that an earlier run is still taken as complete."""

@@ -38,6 +38,7 @@ def _named(config: Config) -> Iterator[NamedModel]:
     rl, evaluate = config.rl, config.evaluate
     if config.model.path:
         starts = ("reward", "sample", "dpo", "rl") if first_model(config) == START else ()
+        starts += ("dpo",) if config.dpo.start == "base" and "dpo" not in starts else ()
         judged = ("evaluate",) if has(config, "evaluate") and START in compared(config) else ()
         for stage in ("prepare", "sft", *starts, *judged):
             yield NamedModel(stage, "model.path", config.model.path, False)

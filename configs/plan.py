@@ -213,8 +213,10 @@ def inputs(config: Config, part: str) -> tuple[str, ...]:
     from_reward = part.removeprefix("rl/") in WITH_CRITIC and critic_start(config) == "reward"
     if (part in RL_PARTS or part == "sample") and not (own_reward(config) or from_reward):
         unused = {"reward"}
-    if part == "dpo" and not takes_samples(config):
-        unused = {"sample"}
+    if part == "dpo":
+        unused = set() if takes_samples(config) else {"sample"}
+        if config.dpo.start == "base" and config.dpo.data == "preferences":
+            unused.add("sft")
     return tuple(name for name in INPUTS[part] if name in all_parts(config) - unused)
 
 

@@ -15,7 +15,7 @@ from rayward.configs.sections.data import LISTS, Data, DataSource
 from rayward.data.formats.containers import data_files
 from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.registry import Outcome, Report, located
-from rayward.data.records import Conversation, Preference, Prompt, Ranking, Record, Turn
+from rayward.data.records import Conversation, Labelled, Preference, Prompt, Ranking, Record, Turn
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows.left_out import Places
 from rayward.pipelines.run.errors import StageError
@@ -116,7 +116,7 @@ def _as_kind(record: Record, name: str) -> Record | None:
     if name == "preferences":
         if isinstance(record, Preference):
             return record.as_ranking()
-        return record if isinstance(record, Ranking) else None
+        return record if isinstance(record, Ranking | Labelled) else None
     # A prompt can be had from every kind. The first answer of a conversation is its reference, for
     # sources of reward that compare with one.
     if isinstance(record, Conversation):

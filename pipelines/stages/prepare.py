@@ -1,8 +1,8 @@
 """Stage prepare: read or generate the data, train or load the tokenizer, and account for every row.
 
-Writes normalised records (conversations, rankings, held-out rankings, judge rankings, prompts,
-evaluation prompts), the tokenizer with its chat template, a base model with random weights where
-the config asks for one, and report.json.
+Writes normalised records (conversations, rankings, held-out rankings, judge rankings, labelled
+answers, prompts, evaluation prompts), the tokenizer with its chat template, a base model with
+random weights where the config asks for one, and report.json.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rayward.configs.labels import no_preferences
 from rayward.configs.needs import few_rows, least_rows
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS
@@ -22,6 +23,7 @@ from rayward.data.records import Ranking
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows import quality
 from rayward.pipelines.rows.conversations import fit_conversations
+from rayward.pipelines.rows.labelled import fit_labelled
 from rayward.pipelines.rows.left_out import FURTHER, LeftOut, Places
 from rayward.pipelines.rows.prompts import fit_prompts
 from rayward.pipelines.rows.rankings import fit_rankings
@@ -68,10 +70,13 @@ def prepare(run: Run) -> dict[str, Any] | None:
         "prompts": prompts,
         "evaluation_prompts": prompts,
     }
+    # One source, two kinds of records.
+    fit |= {"labelled": fit_labelled, "labelled_heldout": fit_labelled}
     with Metrics(stage.folder, "prepare", len(FILES), "set") as progress:
         for number, (name, source) in enumerate(FILES.items()):
             given = len(split[name])
-            split[name] = fit[source](split[name], renderer, dropped=dropped[name])[0]
+            fitted = fit.get(name, fit[source])(split[name], renderer, dropped=dropped[name])
+            split[name] = fitted[0]
             progress.log(number, {"set": name, "rows": given, "kept": len(split[name])}, ("kept",))
 
     for name in FILES:
@@ -162,6 +167,8 @@ def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
 
 def _require(split: dict[str, list], config: Config, rules: dict[str, dict[str, int]]) -> None:
     """StageError where a later stage of this config would have too few rows."""
+    for line in no_preferences(config, {name: len(rows) for name, rows in split.items()}):
+        raise StageError(line)
     for name, least in least_rows(config).items():
         if len(split[name]) < least:
             lost = [

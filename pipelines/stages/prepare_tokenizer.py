@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rayward.configs.schema import Config
 from rayward.configs.sections.model import Model
 from rayward.data.model_files.hub_models import config_of, local
-from rayward.data.records import Conversation, Ranking, Turn
+from rayward.data.records import Conversation, Labelled, Ranking, Turn
 from rayward.data.templates.behaviour import SYSTEM, behaviour, unlike_own
 from rayward.data.templates.jinja import jinja
 from rayward.data.templates.pieces import text
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 
 
 def make_renderer(
-    config: Config, folder: Path, conversations: list[Conversation], rankings: list[Ranking]
+    config: Config,
+    folder: Path,
+    conversations: list[Conversation],
+    preferences: list[Ranking | Labelled],
 ) -> tuple[Renderer, dict[str, Any]]:
     """Train or load the tokenizer, give it the chat template and its end token, and save it.
 
@@ -49,7 +52,11 @@ def make_renderer(
         # With the template's own text around: it is in every row, and worth tokens of its own.
         texts = itertools.chain(
             (text(template, c.turns) for c in conversations),
-            (text(template, (*r.turns, Turn("assistant", a))) for r in rankings for a in r.answers),
+            (
+                text(template, (*record.turns, Turn("assistant", answer)))
+                for record in preferences
+                for answer in ((record.answer,) if isinstance(record, Labelled) else record.answers)
+            ),
         )
         tokenizer = train_tokenizer(
             texts,
