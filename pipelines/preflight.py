@@ -95,22 +95,32 @@ def check_functions(config: Config) -> None:
 
 
 def check_names(config: Config) -> None:
-    """ConfigError with the nearest name for each chat template or data format that is unknown."""
+    """ConfigError with the nearest name for each chat template or data format that is unknown.
+
+    Fields of a source that make no record are told, too.
+    """
     from rayward.data.formats.format_table import FORMATS
     from rayward.data.templates.template import TEMPLATES
+    from rayward.pipelines.rows.reading import field_map_of
 
     # (setting, its value, the values that there are)
     names = [("model.template", config.model.template, tuple(TEMPLATES))]
+    unmapped = []
     for name in LISTS:
         for number, source in enumerate(getattr(config.data, name)):
             names.append((f"data.{name}.{number}.format", source.format, ("auto", *FORMATS)))
+            try:
+                if field_map_of(source) and source.format != "auto":
+                    raise ValueError(f"fields are mapped: format {source.format} reads nothing")
+            except ValueError as error:
+                unmapped.append(f"data.{name}.{number}: {error}")
     wrong = [
         f"{setting} is {name!r}, which is unknown; {_near(name, known)}"
         for setting, name, known in names
         if name not in known
     ]
-    if wrong:
-        raise ConfigError("\n".join(wrong))
+    if wrong or unmapped:
+        raise ConfigError("\n".join([*wrong, *unmapped]))
 
 
 def check_models(run: Run, made: set[str], fetched: bool = True) -> None:

@@ -16,6 +16,13 @@ class DataSource(Section):
     """File or folder, relative to data.root, or hf:NAME[:CONFIG][:SPLIT]."""
     format: str = "auto"
     """Format name from data/formats/registry.py, or auto to detect it from the first row."""
+    fields: dict[str, str] = Field({})
+    """Rows in no known format: the field of each target, as in {prompt: question, response: answer,
+    message.role: speaker}, where a field may be a path, choices[0].message.content, and ends in "?"
+    if not every row has it.
+    """
+    roles: dict[str, str] = Field({})
+    """With fields: user, assistant or system for names of speakers, as in {customer: user}."""
     limit: Count | None = None
     """Records to take at most; null takes all."""
 

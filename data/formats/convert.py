@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rayward.data.formats.mapped import FieldMap
 from rayward.data.formats.outputs import Output, open_output
 from rayward.data.formats.overwriting import refuse_overwriting
 from rayward.data.formats.registry import Outcome, Rejected, outcomes
@@ -78,6 +79,7 @@ def convert(
     questions: Path | None = None,
     strict: bool = False,
     encode: Encode | None = None,
+    fields: FieldMap | None = None,
 ) -> Account:
     """Write the rows of `path` (file, folder or "hf:NAME") to `out` in another format.
 
@@ -108,7 +110,7 @@ def convert(
             "name"
         )
     account = Account()
-    stream = outcomes(path, source_format, questions)
+    stream = outcomes(path, source_format, questions, fields=fields)
     # The writer's file is put in place before that of the rejected rows, which thereby never lie
     # beside an output of an earlier run.
     with suppress(_NoUsableRowError), _rejected_file(rejected) as reject:

@@ -23,6 +23,7 @@ from rayward.data.formats import readers_ranked as ranked
 from rayward.data.formats import token_rows
 from rayward.data.formats.containers import RowSource, sources
 from rayward.data.formats.format_table import FORMATS, TOKENS, Format
+from rayward.data.formats.mapped import FieldMap
 from rayward.data.formats.readers_chat import Questions
 from rayward.data.records import Record, RowError, object_of, validate
 
@@ -99,31 +100,45 @@ def read(
 
 
 def located(
-    path: str | Path, format: str = "auto", report: Report | None = None, strict: bool = False
+    path: str | Path,
+    format: str = "auto",
+    report: Report | None = None,
+    strict: bool = False,
+    fields: FieldMap | None = None,
 ) -> Iterator[tuple[Record, Outcome]]:
     """`read`, with what became of the row that each record is from, which says file and line."""
-    stream = outcomes(path, format, token_files=False)
+    stream = outcomes(path, format, token_files=False, fields=fields)
     return _located(stream, Report() if report is None else report, strict)
 
 
 def outcomes(
-    path: str | Path, format: str = "auto", questions: Path | None = None, token_files: bool = True
+    path: str | Path,
+    format: str = "auto",
+    questions: Path | None = None,
+    token_files: bool = True,
+    fields: FieldMap | None = None,
 ) -> Iterator[Outcome]:
     """What becomes of each row of `path`, in order and in constant memory. Raises as `read` does.
 
     MT-Bench answers need their questions: `questions`, or question.jsonl(.gz) in the folder of the
     answers or the one above it, as FastChat has it; ValueError if there is neither. The records of
     an "openchat_v1" file are `TokenRow`s; without `token_files` such a file is a ValueError.
+    `fields`: where what is wanted stands in a row, instead of a format.
     """
     if format not in ("auto", token_rows.NAME, *FORMATS):
         raise ValueError(
             f"unknown format {format!r}; known: auto, {', '.join(FORMATS)}, {token_rows.NAME}"
         )
+    if fields is not None and format != "auto":
+        raise ValueError(f"the fields are mapped, so that the format {format!r} reads nothing")
     # The formats of all files are settled here, before the first row: this is no generator, so that
     # a caller's mistake is raised by the call and not in the middle of a run.
     opened = []
     for source in sources(path):
-        form = _detect(source) if format == "auto" else FORMATS.get(format, TOKENS)
+        if fields is not None:
+            form: Format | None = fields.format
+        else:
+            form = _detect(source) if format == "auto" else FORMATS.get(format, TOKENS)
         if form is TOKENS and not token_files:
             raise ValueError(
                 f"{source.name}: rows of token ids and masks hold no text to read records from"

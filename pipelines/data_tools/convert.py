@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.data_tools.options import add_format, add_questions
+from rayward.pipelines.data_tools.options import add_fields, add_format, add_questions, fields_of
 
 if TYPE_CHECKING:
     from rayward.data.formats.token_rows import Encode
@@ -66,6 +66,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         help="file, folder, - (standard input), or hf:NAME[:CONFIG][:SPLIT] of a data set",
     )
     add_format(parser)
+    add_fields(parser)
     add_questions(parser)
 
 
@@ -87,6 +88,7 @@ def _convert(options: argparse.Namespace) -> int:
         options.questions,
         options.strict,
         encode,
+        fields_of(options),
     )
     account = converted.as_dict()
     if options.report:
@@ -139,7 +141,7 @@ def _stats(options: argparse.Namespace) -> int:
 
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     refuse_overwriting([options.report], [options.input, options.questions])
-    numbers = stats(options.input, options.source, tokenizer, options.questions)
+    numbers = stats(options.input, options.source, tokenizer, options.questions, fields_of(options))
     if options.report:
         write_json(options.report, numbers)
     rows = _account_rows(numbers)
@@ -173,7 +175,9 @@ def _check(options: argparse.Namespace) -> int:
     from rayward.pipelines.run.metrics import table
 
     report, lines, html = Report(), list[str](), HtmlAnswers()
-    for outcome in outcomes(options.input, options.source, options.questions):
+    for outcome in outcomes(
+        options.input, options.source, options.questions, fields=fields_of(options)
+    ):
         report.count(outcome)
         html.count(outcome.records)
         if outcome.error is not None and len(lines) < MAX_PRINTED:

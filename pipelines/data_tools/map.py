@@ -19,9 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.data_tools.options import add_format, add_questions
+from rayward.pipelines.data_tools.options import add_fields, add_format, add_questions, fields_of
 
 if TYPE_CHECKING:
+    from rayward.data.formats.mapped import FieldMap
     from rayward.data.mapping import Vectors
     from rayward.pipelines.data_tools.map_page import Point
 
@@ -74,6 +75,7 @@ def add(actions: argparse._SubParsersAction) -> None:
         "--report", type=Path, metavar="R.json", help="write counts, clusters and times as JSON"
     )
     add_format(parser)
+    add_fields(parser)
     add_questions(parser)
     parser.add_argument(
         "--dimensions", type=int, choices=(2, 3), default=2, help="of the map (default 2)"
@@ -121,7 +123,14 @@ def _run(options: argparse.Namespace) -> int:
     settings = MapSettings(
         **{name: getattr(options, name) for name in MapSettings.__dataclass_fields__}
     )
-    report = draw(options.files, options.out, settings, options.source, options.questions)
+    report = draw(
+        options.files,
+        options.out,
+        settings,
+        options.source,
+        options.questions,
+        fields_of(options),
+    )
     if options.report:
         write_json(options.report, report)
     account = {name: report[name] for name in ("read", "records", "drawn", "left_out")}
@@ -141,6 +150,7 @@ def draw(
     settings: MapSettings,
     source: str = "auto",
     questions: Path | None = None,
+    fields: FieldMap | None = None,
 ) -> dict[str, Any]:
     """Write the page of the records in `files` to `out`; the report.
 
@@ -153,7 +163,7 @@ def draw(
 
     seconds: dict[str, float] = {}
     with _timed(seconds, "read"):
-        points, counts = sample(files, settings, source, questions)
+        points, counts = sample(files, settings, source, questions, fields)
         whole_texts = ("\n".join(text for _, text in parts(record)) for *_, record in points)
         texts = [text[: settings.embedded_characters] for text in whole_texts]
     with _timed(seconds, "embed"):
@@ -202,7 +212,11 @@ def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def sample(
-    files: Sequence[str], settings: MapSettings, source: str = "auto", questions: Path | None = None
+    files: Sequence[str],
+    settings: MapSettings,
+    source: str = "auto",
+    questions: Path | None = None,
+    fields: FieldMap | None = None,
 ) -> tuple[list[Point], dict[str, Any]]:
     """At most `limit` records, each as likely as any other, in order; counts of all rows.
 
@@ -215,7 +229,7 @@ def sample(
     kept: list[Point] = []
     number = 0
     for file in files:
-        for row in outcomes(file, source, questions, token_files=False):
+        for row in outcomes(file, source, questions, False, fields):
             report.count(row)
             for record in row.records:
                 spot = len(kept) if len(kept) < settings.limit else rng.randrange(number + 1)
