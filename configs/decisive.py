@@ -31,11 +31,17 @@ LATER_SETTINGS = {
     "trust_remote_code": False,
     "validate_every": 0,
     "keep": "last",
+    "temperature": None,
 }
 """Settings that runs of earlier versions lack, with the value that those runs had. At this value
 they are left out, so that an earlier run is still taken as complete."""
 
-LATER_SOURCE_SETTINGS: dict[str, Any] = {"fields": {}, "roles": {}}
+LATER_SOURCE_SETTINGS: dict[str, Any] = {
+    "fields": {},
+    "roles": {},
+    "weight": None,
+    "epochs": None,
+}
 """The same of a source of data."""
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
-from rayward.configs.sections.base import Count, Section
+from rayward.configs.sections.base import Count, Positive, Section
 
 
 class DataSource(Section):
@@ -24,7 +24,16 @@ class DataSource(Section):
     roles: dict[str, str] = Field({})
     """With fields: user, assistant or system for names of speakers, as in {customer: user}."""
     limit: Count | None = None
-    """Records to take at most; null takes all."""
+    """Records to take at most, the first ones; null takes all."""
+    weight: Positive | None = None
+    """Share of this source in the rows that are trained, relative to the weights of the other
+    sources of its list: rows are drawn by the seed, or repeated, while the list keeps its number of
+    rows.
+    """
+    epochs: Positive | None = None
+    """How often a pass over the list has each row of this source that is trained: 2 has all twice,
+    0.5 a half of them, drawn by the seed, and null each once.
+    """
 
 
 class ToyWorld(Section):
@@ -66,6 +75,10 @@ class Data(Section):
     """Held-out prompts for evaluation; a training row that also asks one of them is dropped and
     counted.
     """
+    temperature: Positive | None = None
+    """Draws the sources of each list in shares of rows^(1/temperature), as weights would: 1 is as
+    they are, more makes the shares more equal.
+    """
     sft_heldout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.02
     """Share of the conversations kept for measuring SFT, chosen by a hash of the prompt."""
     heldout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
@@ -80,4 +93,42 @@ class Data(Section):
             raise ValueError(
                 f"data.toyworld makes all data; remove data.{given[0]} or data.toyworld"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Data:
+        """How much of a source is drawn is said once."""
+        for name in LISTS:
+            sources = getattr(self, name)
+            weights = [source for source in sources if source.weight is not None]
+            epochs = [source for source in sources if source.epochs is not None]
+            if name == "evaluation_prompts" and (weights or epochs):
+                raise ValueError(
+                    "data.evaluation_prompts is measured with, each row once; remove "
+                    f"{'weight' if weights else 'epochs'}"
+                )
+            if weights and epochs:
+                raise ValueError(
+                    f"data.{name} has weight ({weights[0].path}) and epochs ({epochs[0].path}), "
+                    "which both say how many rows are drawn; remove one of them"
+                )
+            if weights and len(weights) < len(sources):
+                without = next(source.path for source in sources if source.weight is None)
+                raise ValueError(
+                    f"data.{name}: {weights[0].path} has a weight, and {without} has none; weights "
+                    "are relative to each other, so give it to all sources of the list"
+                )
+            if len(weights) == 1:
+                raise ValueError(
+                    f"data.{name} has one source, whose weight is relative to nothing; remove it, "
+                    "or give epochs or limit"
+                )
+            if self.temperature is not None and (weights or epochs):
+                raise ValueError(
+                    f"data.temperature and data.{name}.{'weight' if weights else 'epochs'} both "
+                    "say how many rows are drawn; remove one of them"
+                )
+        trained = (self.conversations, self.preferences, self.prompts)
+        if self.temperature is not None and all(len(sources) < 2 for sources in trained):
+            raise ValueError("data.temperature: no list that is trained has several sources to mix")
         return self

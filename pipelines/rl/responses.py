@@ -34,7 +34,9 @@ class PromptStream:
 
     def __init__(self, run: Run, renderer: Renderer):
         longest = run.config.rollout.max_new_tokens
-        self.prompts, self.ids = fit_prompts(prepared(run, "prompts"), renderer, longest, Counter())
+        self.prompts, self.ids = fit_prompts(
+            prepared(run, "prompts"), renderer, longest, Counter(), repeated=True
+        )
         self.seed, self.size = run.config.seed, run.config.rl.prompts_per_iteration
 
     def take(self, iteration: int) -> tuple[list[Prompt], Ragged]:

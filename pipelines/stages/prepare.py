@@ -20,7 +20,7 @@ from rayward.configs.sections.data import LISTS
 from rayward.data.record_json import to_json
 from rayward.data.records import Ranking
 from rayward.data.toy import toyworld
-from rayward.pipelines.rows import quality
+from rayward.pipelines.rows import mixture, quality
 from rayward.pipelines.rows.conversations import fit_conversations
 from rayward.pipelines.rows.left_out import FURTHER, LeftOut, Places
 from rayward.pipelines.rows.prompts import fit_prompts
@@ -65,26 +65,33 @@ def prepare(run: Run) -> dict[str, Any] | None:
     fit: dict[str, Callable[..., Any]] = {
         "conversations": partial(fit_conversations, sft=config.sft),
         "preferences": fit_rankings,
-        "prompts": prompts,
-        "evaluation_prompts": prompts,
+        "prompts": partial(prompts, seen=set()),
+        "evaluation_prompts": partial(prompts, seen=set()),
     }
+    sources = mixture.Sources(records, report)
     with Metrics(stage.folder, "prepare", len(FILES), "set") as progress:
         for number, (name, source) in enumerate(FILES.items()):
             given = len(split[name])
-            split[name] = fit[source](split[name], renderer, dropped=dropped[name])[0]
-            progress.log(number, {"set": name, "rows": given, "kept": len(split[name])}, ("kept",))
+            parts = sources.parts(source, split[name])
+            one = partial(fit[source], renderer=renderer, dropped=dropped[name])
+            kept, split[name], account = mixture.mixed(
+                config.data, name, source, parts, one, config.seed
+            )
+            report.setdefault("kept", {})[name] = len(kept)
+            if account:
+                report.setdefault("mixture", {})[name] = [part.as_dict() for part in account]
+            progress.log(number, {"set": name, "rows": given, "kept": len(kept)}, ("kept",))
 
     for name in FILES:
         split[name] = with_ids(split[name])
         write_jsonl(stage.folder / f"{name}.jsonl", [to_json(record) for record in split[name]])
-    report["kept"] = {name: len(split[name]) for name in FILES}
     report["rules"] = {name: dict(counts) for name, counts in dropped.items() if counts}
     report["left_out"] = [row for counts in dropped.values() for row in counts.rows]
     if not config.data.toyworld:
         _check_account(records, report)
     else:
         metrics["noise_ceiling"] = _noise_ceiling(split["heldout"])
-    report["warnings"] = list(few_rows(config, report["kept"]))
+    report["warnings"] = list(few_rows(config, {name: len(split[name]) for name in FILES}))
     # Before the check: where too few rows are left, the report says why.
     write_json(stage.folder / "report.json", report)
     _require(split, config, report["rules"])
@@ -95,6 +102,7 @@ def prepare(run: Run) -> dict[str, Any] | None:
     for name in FILES:
         metrics[name] = len(split[name])
     metrics["vocabulary"] = len(renderer.tokenizer)
+    mixture.show(report.get("mixture", {}))
     table("prepare", {name.replace("_", " "): value for name, value in metrics.items()})
     return stage.finish(metrics)
 
