@@ -32,6 +32,7 @@ LATER_SETTINGS = {
     "validate_every": 0,
     "keep": "last",
     "temperature": None,
+    "decontaminate": None,
 }
 """Settings that runs of earlier versions lack, with the value that those runs had. At this value
 they are left out, so that an earlier run is still taken as complete."""

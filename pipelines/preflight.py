@@ -17,7 +17,7 @@ from rayward.configs.needs import lists_read
 from rayward.configs.plan import critic_start, followers
 from rayward.configs.schema import Config
 from rayward.configs.sections.algorithms import WITH_CRITIC
-from rayward.configs.sections.data import LISTS
+from rayward.configs.sections.data import LISTS, OWN_EVALUATION
 from rayward.configs.stages import parts
 from rayward.data.model_files.folder import faults
 from rayward.data.model_files.hub_models import FORM, is_hub_name, local
@@ -81,6 +81,10 @@ def check_files(run: Run, made: set[str]) -> None:
             path = Path(data.root) / source.path
             if not source.path.startswith("hf:") and not path.exists():
                 missing.append(f"data.{name}.{number}.path: {path}: no such file or folder")
+    for name in data.decontaminate.against if data.decontaminate else ():
+        path = Path(data.root) / name
+        if name != OWN_EVALUATION and not name.startswith("hf:") and not path.exists():
+            missing.append(f"data.decontaminate.against: {path}: no such file or folder")
     if missing:
         raise StageError("\n".join([*missing, f"data.root is {Path(data.root).resolve()}"]))
 

@@ -53,6 +53,22 @@ class ToyWorld(Section):
     """Held-out prompts for evaluation, disjoint from every other set."""
 
 
+OWN_EVALUATION = "evaluation_prompts"
+
+
+class Decontaminate(Section):
+    """Leaves training rows out that share long n-grams with evaluation sets, as GPT-3 did."""
+
+    ngram: Annotated[int, Field(ge=2)] = 13
+    """Words in a row, in lower case and without punctuation, that no training row shares with an
+    evaluation set.
+    """
+    against: Annotated[tuple[str, ...], Field(min_length=1)] = (OWN_EVALUATION,)
+    """Evaluation sets: files or folders, relative to data.root, in any known format, hf:NAME, or
+    evaluation_prompts for those of this config.
+    """
+
+
 LISTS = ("conversations", "preferences", "prompts", "evaluation_prompts")
 
 
@@ -79,6 +95,8 @@ class Data(Section):
     """Draws the sources of each list in shares of rows^(1/temperature), as weights would: 1 is as
     they are, more makes the shares more equal.
     """
+    decontaminate: Decontaminate | None = None
+    """What training rows are compared with; null compares whole questions only."""
     sft_heldout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.02
     """Share of the conversations kept for measuring SFT, chosen by a hash of the prompt."""
     heldout_fraction: Annotated[float, Field(gt=0, le=0.5)] = 0.1
@@ -92,6 +110,16 @@ class Data(Section):
         if self.toyworld and given:
             raise ValueError(
                 f"data.toyworld makes all data; remove data.{given[0]} or data.toyworld"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _own_prompts(self) -> Data:
+        own = self.decontaminate and OWN_EVALUATION in self.decontaminate.against
+        if own and not self.toyworld and not self.evaluation_prompts:
+            raise ValueError(
+                "data.decontaminate.against has evaluation_prompts, and data.evaluation_prompts "
+                "lists no source; name files, or add the list"
             )
         return self
 

@@ -21,6 +21,7 @@ from rayward.data.record_json import to_json
 from rayward.data.records import Ranking
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows import mixture, quality
+from rayward.pipelines.rows.contamination import evaluation_texts, without_shared
 from rayward.pipelines.rows.conversations import fit_conversations
 from rayward.pipelines.rows.left_out import FURTHER, LeftOut, Places
 from rayward.pipelines.rows.prompts import fit_prompts
@@ -59,7 +60,8 @@ def prepare(run: Run) -> dict[str, Any] | None:
     # Divided before rows are fitted: what fits depends on the context, and a record must not move
     # from training to measurement, or back, with it.
     dropped = {name: LeftOut(places) for name in FILES}
-    split = divide(records, config, dropped)
+    evaluated = evaluation_texts(config.data, records["evaluation_prompts"], places, report)
+    split = divide(without_shared(records, evaluated, dropped), config, dropped)
     # By the kind of the source; only the records are kept here. The stages make the rows again.
     prompts = partial(fit_prompts, max_new_tokens=config.rollout.max_new_tokens)
     fit: dict[str, Callable[..., Any]] = {
