@@ -33,6 +33,8 @@ LATER_SETTINGS = {
     "keep": "last",
     "temperature": None,
     "decontaminate": None,
+    "ignore": [],
+    "imitate_good": False,
 }
 """Settings that runs of earlier versions lack, with the value that those runs had. At this value
 they are left out, so that an earlier run is still taken as complete."""
@@ -130,6 +132,8 @@ def _divides_for(config: Config) -> str:
 def _deciding(value: Any) -> Any:
     """Settings as plain values without SPEED_SETTINGS, and LATER_SETTINGS at their old value."""
     plain = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    if isinstance(plain, list):  # of sources, for one
+        return [_deciding(inner) for inner in plain]
     if not isinstance(plain, dict):
         return plain
     # With keep: last, looking at held-out rows decides nothing.

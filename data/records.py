@@ -139,6 +139,12 @@ KINDS: dict[str, type[Record]] = {
 
 # ---- values of unknown type
 
+# White space, and what has no width: joiners, marks of direction, the soft hyphen, the BOM. `strip`
+# without an argument keeps the latter.
+BLANK = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + (
+    "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"
+)
+
 
 def describe(value: object) -> str:
     """`value` in a few words for an error message, however large it is."""
@@ -169,7 +175,7 @@ def text_of(value: object, field: str) -> str:
         raise RowError(
             field, describe(value), "text", "missing text" if value is None else "wrong type"
         )
-    if not value.strip():
+    if not value.strip(BLANK):
         raise RowError(field, describe(value), "text that is not blank", "empty text")
     if found := surrogate_in(value):
         raise RowError(field, f"\\u{ord(found):04x}", "valid Unicode", "invalid Unicode")

@@ -104,8 +104,8 @@ def check_names(config: Config) -> None:
     Fields of a source that make no record are told, too.
     """
     from rayward.data.formats.format_table import FORMATS
+    from rayward.data.formats.mapped import FieldMap
     from rayward.data.templates.template import TEMPLATES
-    from rayward.pipelines.rows.reading import field_map_of
 
     # (setting, its value, the values that there are)
     names = [("model.template", config.model.template, tuple(TEMPLATES))]
@@ -114,7 +114,10 @@ def check_names(config: Config) -> None:
         for number, source in enumerate(getattr(config.data, name)):
             names.append((f"data.{name}.{number}.format", source.format, ("auto", *FORMATS)))
             try:
-                if field_map_of(source) and source.format != "auto":
+                if not source.fields and not source.roles:
+                    continue
+                FieldMap(source.fields, source.roles)
+                if source.format != "auto":
                     raise ValueError(f"fields are mapped: format {source.format} reads nothing")
             except ValueError as error:
                 unmapped.append(f"data.{name}.{number}: {error}")

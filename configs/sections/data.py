@@ -34,6 +34,10 @@ class DataSource(Section):
     """How often a pass over the list has each row of this source that is trained: 2 has all twice,
     0.5 a half of them, drawn by the seed, and null each once.
     """
+    ignore: tuple[str, ...] = ()
+    """Fields to do without, such as tools, that would otherwise set their rows aside."""
+    imitate_good: bool = False
+    """Take good answers of labelled rows (KTO) as conversations; bad ones are set aside."""
 
 
 class ToyWorld(Section):

@@ -23,14 +23,12 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
+from rayward.data.formats.column_rows import column_rows, is_column_file, unopened
 from rayward.data.formats.csv_rows import csv_rows
 from rayward.data.formats.json_rows import array_rows, line_rows
 from rayward.data.records import RowError
-
-if TYPE_CHECKING:
-    import pyarrow
 
 SUFFIXES = (".json", ".jsonl", ".json.gz", ".jsonl.gz", ".parquet")
 """Ends of the names that are written. More are read:"""
@@ -44,15 +42,20 @@ SIDE_FILES = (".rejected.jsonl", ".provenance.jsonl")
 ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 STANDARD_INPUT = "-"
 BLOCK_BYTES = 1 << 18
-BATCH_ROWS = 256  # of parquet and Arrow files
 
 
 @dataclass(frozen=True, slots=True)
 class RowSource:
-    """A file or data set: its name, and a function that starts reading its rows at each call."""
+    """A file or data set.
+
+    `rows(columns)` starts reading its rows at each call: of a file of columns only those of these
+    names, where they are given. `unopened(columns)` says of the others how many rows they hold
+    something in.
+    """
 
     name: str
-    rows: Callable[[], Iterator[tuple[int, Any]]]
+    rows: Callable[..., Iterator[tuple[int, Any]]]
+    unopened: Callable[[frozenset[str]], dict[str, int]] = lambda columns: {}
 
 
 def sources(path: str | Path) -> list[RowSource]:
@@ -64,8 +67,12 @@ def sources(path: str | Path) -> list[RowSource]:
 
         return [RowSource(path, partial(hub_rows, path))]
     if str(path) == STANDARD_INPUT or Path(path).is_fifo():
-        return [RowSource(str(path), lambda: rows(Path(_spooled(str(path)).name)))]
-    return [RowSource(str(file), partial(rows, file)) for file in data_files(Path(path))]
+        spooled = Path(_spooled(str(path)).name)
+        return [RowSource(str(path), partial(rows, spooled), partial(unopened, spooled))]
+    return [
+        RowSource(str(file), partial(rows, file), partial(unopened, file))
+        for file in data_files(Path(path))
+    ]
 
 
 @cache
@@ -116,20 +123,14 @@ def is_data_file(path: Path, folder: Path) -> bool:
     return not (path.name.startswith("cache-") and path.suffix == ".arrow")
 
 
-def rows(path: Path) -> Iterator[tuple[int, Any]]:
+def rows(path: Path, columns: frozenset[str] | None = None) -> Iterator[tuple[int, Any]]:
     """(line, value) of each row of a file, with a RowError as the value of what cannot be read.
 
     Lines count from 1. In arrays and parquet files, which have no lines, the row's number takes
-    their place.
+    their place. `columns`: those to read of a file that has columns, where it has one of them.
     """
-    with open(path, "rb") as file:
-        start = file.read(6)
-    if start[:4] == b"PAR1":
-        yield from _column_rows(partial(_parquet_batches, path), "parquet data")
-        return
-    # A file with an index at its end, or a stream, as `datasets` saves.
-    if start == b"ARROW1" or start[:4] == b"\xff\xff\xff\xff":
-        yield from _column_rows(partial(_arrow_batches, path, start == b"ARROW1"), "Arrow data")
+    if is_column_file(path):
+        yield from column_rows(path, columns)
         return
     if CSV_NAME.fullmatch(path.name):
         tabs = ".tsv" in path.name.lower()
@@ -180,66 +181,3 @@ def _blocks(path: Path) -> Iterator[bytes | RowError]:
                 yield RowError("file", "an early end", expected, "truncated file")
                 return
             yield RowError("file", str(error)[:60], f"{kind} data", "damaged file")
-
-
-# ---- columns
-
-
-def _parquet_batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
-    import pyarrow.parquet
-
-    yield from pyarrow.parquet.ParquetFile(path).iter_batches(batch_size=BATCH_ROWS)
-
-
-def _arrow_batches(path: Path, indexed: bool) -> Iterator[pyarrow.RecordBatch]:
-    import pyarrow
-
-    with pyarrow.memory_map(str(path)) as file:
-        if indexed:
-            reader = pyarrow.ipc.open_file(file)
-            batches = (reader.get_batch(number) for number in range(reader.num_record_batches))
-        else:
-            batches = pyarrow.ipc.open_stream(file)
-        yield from batches
-
-
-def _column_rows(
-    open_batches: Callable[[], Iterator[pyarrow.RecordBatch]], expected: str
-) -> Iterator[tuple[int, Any]]:
-    import pyarrow
-
-    number, batches = 0, open_batches()
-    while True:
-        # Opening is inside, too: a damaged footer is a row of the stream like all other damage.
-        try:
-            batch = next(batches, None)
-        except (pyarrow.ArrowException, OSError) as error:
-            yield number + 1, RowError("file", str(error)[:80], expected, "damaged file")
-            return
-        if batch is None:
-            return
-        for index in range(batch.num_rows):
-            number += 1
-            # Row by row, although a whole batch is faster: a value that Python has no form for
-            # costs itself alone. A ValueError is text that is not UTF-8, too.
-            try:
-                row = batch.slice(index, 1).to_pylist()[0]
-            except (ValueError, OverflowError, pyarrow.ArrowException):
-                row = {name: _value(batch.column(name)[index]) for name in batch.schema.names}
-            yield number, row
-
-
-def _value(scalar: pyarrow.Scalar) -> Any:
-    """A value of a column; a RowError stands for what cannot be read, also within it."""
-    import pyarrow
-
-    if scalar.is_valid and isinstance(scalar, pyarrow.StructScalar):
-        return {name: _value(inner) for name, inner in scalar.items()}
-    if scalar.is_valid and isinstance(scalar, pyarrow.ListScalar | pyarrow.LargeListScalar):
-        return [_value(inner) for inner in scalar.values]
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        return RowError("value", "bytes that do not decode", "UTF-8", "not UTF-8")
-    except (ValueError, OverflowError, pyarrow.ArrowException) as error:
-        return RowError("value", str(error)[:60], f"a {scalar.type}", "value that no reader has")

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayward.data.formats.mapped import FieldMap
+from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.outputs import Output, open_output
 from rayward.data.formats.overwriting import refuse_overwriting
-from rayward.data.formats.registry import Outcome, Rejected, outcomes
+from rayward.data.formats.registry import ACCOUNTS, AS_IT_IS, Outcome, Rejected, outcomes
 from rayward.data.formats.token_rows import NAME as TOKENS
 from rayward.data.formats.token_rows import Encode, TokenRow, open_token_rows, text_path
 from rayward.data.formats.writers import WRITERS
@@ -33,6 +33,7 @@ MAX_SHOWN = 5  # rows that an error shows
 class Account:
     """What became of the rows. `repaired`: converted rows by repair made or thing left out.
 
+    `passed_over`: rows by field that the reader has no use for, as in `Report`.
     `first`: the first rejected rows for people, FILE:LINE and why.
     """
 
@@ -42,11 +43,12 @@ class Account:
     expanded: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
+    passed_over: Counter[str] = field(default_factory=Counter)
     first: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """The account as JSON, without `first`: all rejected rows are in a file of their own."""
-        values = asdict(self) | {"rejected": dict(self.rejected), "repaired": dict(self.repaired)}
+        values = asdict(self) | {name: dict(getattr(self, name)) for name in ACCOUNTS}
         del values["first"]
         return values
 
@@ -79,7 +81,7 @@ def convert(
     questions: Path | None = None,
     strict: bool = False,
     encode: Encode | None = None,
-    fields: FieldMap | None = None,
+    options: ReadOptions = AS_IT_IS,
 ) -> Account:
     """Write the rows of `path` (file, folder or "hf:NAME") to `out` in another format.
 
@@ -87,9 +89,9 @@ def convert(
     if there are none. `out` is put in place at the end; an exception leaves it as it was, and so
     does an input without a usable row: `written` is 0 then, and rejected rows are listed only where
     no output of an earlier run is there, beside which they would lie. `encode` makes the token rows
-    of OpenChat v1 from text. ValueError: an unknown format, a name of `out` that tells no
-    container, `out` among the files that are read, or with `strict` the first unusable row
-    (file:line).
+    of OpenChat v1 from text. `options`: what the user asks of the reader. ValueError: an unknown
+    format, a name of `out` that tells no container, `out` among the files that are read, or with
+    `strict` the first unusable row (file:line).
     """
     if target_format not in (TOKENS, *WRITERS):
         raise ValueError(
@@ -110,7 +112,7 @@ def convert(
             "name"
         )
     account = Account()
-    stream = outcomes(path, source_format, questions, fields=fields)
+    stream = outcomes(path, source_format, questions, options=options)
     # The writer's file is put in place before that of the rejected rows, which thereby never lie
     # beside an output of an earlier run.
     with suppress(_NoUsableRowError), _rejected_file(rejected) as reject:
@@ -136,6 +138,7 @@ def _convert_row(
     strict: bool,
 ) -> None:
     account.read += 1
+    account.passed_over.update(outcome.passed_over)
     repairs = list(outcome.repairs)
     # What the reader and the writer refuse is one account.
     try:

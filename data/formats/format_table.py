@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from rayward.data.formats import readers_chat as chat
+from rayward.data.formats import readers_labelled as labels
 from rayward.data.formats import readers_pairs as pairs
+from rayward.data.formats import readers_questions as questions
 from rayward.data.formats import readers_ranked as ranked
 from rayward.data.formats import token_rows
+from rayward.data.formats.fields import EVERYTHING, Tree, paths, tree
 from rayward.data.formats.readers_chat import Row
 from rayward.data.records import Record
 
@@ -23,21 +26,32 @@ class Format:
     `convert(row, repairs)` gives the row's records or raises RowError, and appends the names of
     repairs made. Of several formats that fit, the one with the most keys is meant. One without keys
     is used where it is named.
+
+    `reads`: the fields that `convert` uses, as dotted paths (see data/formats/fields.py). What
+    becomes of the others is for data/formats/beside.py to say. `tree` is the same by names.
     """
 
     name: str
     keys: tuple[frozenset[str], ...]
     never: frozenset[str]
     convert: Read
+    reads: frozenset[str]
+    tree: Tree = field(repr=False, compare=False)
 
 
-def _format(name: str, convert: Read, *keys: str, never: str = "") -> Format:
+def _format(name: str, convert: Read, *keys: str, never: str = "", reads: str) -> Format:
+    """`reads`: names or dotted paths with spaces between them; "@name" for turns, or one turn."""
     key_sets = tuple(frozenset(names.split()) for names in keys)
-    return Format(name, key_sets, frozenset(never.split()), convert)
+    read = paths(reads)
+    return Format(name, key_sets, frozenset(never.split()), convert, read, tree(read))
 
 
 # Not in FORMATS, whose rows are objects and whose records are text.
-TOKENS = _format(token_rows.NAME, lambda row, repairs: [])
+TOKENS = _format(token_rows.NAME, lambda row, repairs: [], reads=EVERYTHING)
+STARLING = "question_id prompt response_a response_b"
+VOTES = " ".join(pairs.ANNOTATORS)
+# Of answers that are measured, not recommended: one with a low score is nothing to imitate.
+SCORES = "score scores rating helpfulness"
 
 # `never` names fields of other formats, known here or not, that have the same keys in another
 # sense: such a row would be read wrongly. Of two entries that fit with equally many keys, the first
@@ -45,36 +59,116 @@ TOKENS = _format(token_rows.NAME, lambda row, repairs: [])
 FORMATS: dict[str, Format] = {
     form.name: form
     for form in (
-        _format("rayward", chat.rayward, "kind turns"),
-        _format("sharegpt", chat.sharegpt, "conversations", "items", never="chosen rejected label"),
+        # Which refuses a field that it does not know.
+        _format("rayward", chat.rayward, "kind turns", reads=EVERYTHING),
+        _format(
+            "sharegpt",
+            chat.sharegpt,
+            "conversations",
+            "items",
+            never="chosen rejected",
+            reads="id model @conversations @items",
+        ),
         _format(
             "alpaca",
             chat.alpaca,
             "instruction output",
             "instruction response",
-            never="generator dataset instances completions",
+            never="generator dataset instances completions chosen rejected",
+            reads="id instruction input context output response",
         ),
-        _format("self_instruct", chat.self_instruct, "instruction instances"),
         _format(
-            "gsm8k", chat.gsm8k, "question answer", never="ground_truth choices options context"
+            "self_instruct",
+            chat.self_instruct,
+            "instruction instances",
+            reads="id instruction instances.input instances.output",
         ),
-        _format("gsm8k_solutions", ranked.gsm8k_solutions, "question ground_truth"),
-        _format("kto", chat.kto, "messages label", never="chosen rejected"),
-        _format("sharegpt_pairs", pairs.sharegpt_pairs, "conversations chosen rejected"),
-        _format("pandalm", pairs.pandalm, "instruction response1 response2 annotator1"),
+        _format(
+            "gsm8k",
+            chat.gsm8k,
+            "question answer",
+            never="ground_truth choices options context",
+            reads="id question answer",
+        ),
+        _format(
+            "gsm8k_solutions",
+            ranked.gsm8k_solutions,
+            "question ground_truth",
+            reads="id question ground_truth *.is_correct *.solution",
+        ),
+        _format(
+            "kto",
+            labels.kto,
+            "messages label",
+            "prompt completion label",
+            never="chosen rejected",
+            reads="id @messages @prompt @completion label",
+        ),
+        _format(
+            "prompt_completion",
+            questions.prompt_completion,
+            "prompt completion",
+            "prompt response",
+            never=f"{SCORES} messages chosen rejected",
+            reads="id @prompt @completion @response",
+        ),
+        _format(
+            "prompts",
+            questions.prompts,
+            "prompt",
+            "prompt data_source reward_model",
+            never=(
+                f"{SCORES} messages conversations conversation chosen rejected completion "
+                "completions response responses output answers response_a response_b text "
+                "ranking_order model_ranking"
+            ),
+            reads="id @prompt data_source",
+        ),
+        _format(
+            "orca",
+            questions.orca,
+            "question response",
+            never=f"{SCORES} choices options context chosen rejected",
+            reads="id question response",
+        ),
+        _format(
+            "conversation",
+            questions.conversation,
+            "conversation",
+            never="chosen rejected",
+            reads="id source @conversation conversation.input conversation.output",
+        ),
+        _format(
+            "sharegpt_pairs",
+            pairs.sharegpt_pairs,
+            "conversations chosen rejected",
+            reads="id @conversations @chosen @rejected margin",
+        ),
+        _format(
+            "pandalm",
+            pairs.pandalm,
+            "instruction response1 response2 annotator1",
+            reads=f"id idx question_id instruction input response1 response2 {VOTES}",
+        ),
         _format(
             "arena",
             pairs.arena,
             "prompt response_a response_b winner",
             "prompt response_a response_b",
+            reads=f"id idx {STARLING} winner",
         ),
         # Two data sets with the same fields, which differ in the place of the better answers.
-        _format("starling_truthful", partial(ranked.starling, "truthful", "ac", "b")),
-        _format("starling_verbose", partial(ranked.starling, "verbose", "b", "a")),
+        _format(
+            "starling_truthful",
+            partial(ranked.starling, "truthful", "ac", "b"),
+            reads=f"{STARLING} response_c",
+        ),
+        _format("starling_verbose", partial(ranked.starling, "verbose", "b", "a"), reads=STARLING),
         _format(
             "alpaca_eval_annotations",
             pairs.alpaca_eval_annotation,
             "instruction output_1 output_2 preference",
+            reads="id idx question_id instruction output_1 output_2 preference",
         ),
         _format(
             "alpaca_eval",
@@ -82,40 +176,77 @@ FORMATS: dict[str, Format] = {
             "instruction output generator",
             "instruction dataset",
             "instruction",
-            never="input instances completions response response1 output_1",
+            never="input instances completions response response1 output_1 chosen rejected",
+            reads="id instruction output generator",
         ),
         _format(
             "hh_rlhf",
-            ranked.hh_rlhf,
+            pairs.chosen_rejected,
             "chosen rejected",
             never="prompt messages conversations instruction question",
+            reads="id @chosen @rejected margin",
         ),
-        _format("nectar", ranked.nectar, "prompt answers", never="ranking_order model_ranking"),
+        _format(
+            "question_pairs",
+            pairs.question_pairs,
+            "question chosen rejected",
+            "instruction chosen rejected",
+            never="prompt messages conversations",
+            reads="id question instruction input @chosen @rejected margin",
+        ),
+        _format(
+            "nectar",
+            ranked.nectar,
+            "prompt answers",
+            never="ranking_order model_ranking",
+            reads="id prompt source answers.answer answers.rank num_responses num_response",
+        ),
         _format(
             "openai",
             pairs.openai,
             "messages",
             "prompt chosen rejected",
             "messages chosen rejected",
-            never="label",
+            reads="id @messages @prompt @chosen @rejected margin",
         ),
-        _format("ultrachat", chat.ultrachat, "data", "id data", never="class"),
-        _format("ultra_eval", chat.ultra_eval, "class data"),
-        _format("crlft", chat.crlft, "items condition", "items system"),
-        _format("ultrafeedback", ranked.ultrafeedback, "instruction completions"),
-        _format("mt_bench_questions", chat.mt_bench_question, "question_id turns"),
+        _format("ultrachat", chat.ultrachat, "data", "id data", never="class", reads="id data"),
+        _format("ultra_eval", chat.ultra_eval, "class data", reads="id class data"),
+        _format(
+            "crlft",
+            chat.crlft,
+            "items condition",
+            "items system",
+            reads="id @items condition system",
+        ),
+        _format(
+            "ultrafeedback",
+            ranked.ultrafeedback,
+            "instruction completions",
+            reads=(
+                "id source instruction completions.response completions.annotations.*.Rating "
+                "completions.fine-grained_score completions.overall_score"
+            ),
+        ),
+        _format(
+            "mt_bench_questions",
+            chat.mt_bench_question,
+            "question_id turns",
+            reads="question_id category turns reference",
+        ),
         # Their rows do not hold the questions; `outcomes` puts in those of the question file.
         _format(
             "mt_bench_answers",
             partial(chat.mt_bench_answer, {}),
             "question_id choices",
             "question_id model_id text",
+            reads="question_id model_id choices.turns text",
         ),
         _format(
             "rewardbench",
             pairs.rewardbench,
             "prompt chosen rejected subset",
-            never="messages label",
+            never="messages",
+            reads="id @prompt @chosen @rejected margin subset",
         ),
     )
 }

@@ -16,8 +16,10 @@ from rayward.data.records import RowError
 BUILDERS = {".json": "json", ".jsonl": "json", ".gz": "json", ".parquet": "parquet", ".csv": "csv"}
 
 
-def hub_rows(name: str) -> Iterator[tuple[int, Any]]:
+def hub_rows(name: str, columns: frozenset[str] | None = None) -> Iterator[tuple[int, Any]]:
     """(number, row) of a data set; what breaks while reading is a RowError, and the last row.
+
+    All its columns are read, whichever are asked for.
 
     ValueError: a name with too many parts, or no such split. Errors of `datasets` before the first
     row, such as an unknown name, are raised as they come.

@@ -118,20 +118,28 @@ def _parse_line(line: bytes) -> Any:
 
 
 def array_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
-    """(number, value) of the items of a JSON array."""
+    """(number, value) of the items of a JSON array.
+
+    An item without a comma before it is set aside, and so is each one that follows the array.
+    """
     array, number = _ArrayReader(blocks), 0
     array.next_character()
     array.position += 1  # the bracket
     while (character := array.next_character()) not in ("]", ""):
         number += 1
-        if number > 1 and character != ",":
-            # What follows is no item of this array, so there is no place to go on from.
+        missing = number > 1 and character != ","
+        if missing and character not in ("{", "["):
+            # No item begins here, so there is no place to go on from.
             yield number, RowError("file", describe(character), "a comma", "broken JSON")
             return
-        if number > 1:
+        if number > 1 and not missing:
             array.position += 1
             array.next_character()
-        yield number, array.item()
+        item = array.item()
+        yield (
+            number,
+            RowError("item", "no comma before it", "one", "broken JSON") if missing else item,
+        )
         if array.broken:
             return
     if character == "":
@@ -141,9 +149,21 @@ def array_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
         )
         return
     array.position += 1
-    if array.next_character() != "":
-        yield number + 1, RowError("file", "text after the closing ]", "the end", "broken JSON")
-    elif array.damage:
+    yield from _after_the_end(array, number)
+
+
+def _after_the_end(array: _ArrayReader, number: int) -> Iterator[tuple[int, Any]]:
+    """What follows an array, each item of it as a row that is set aside: a second array, mostly."""
+    while (character := array.next_character()) != "":
+        if character in "[],":
+            array.position += 1
+            continue
+        number += 1
+        array.item()
+        yield number, RowError("file", "text after the closing ]", "the end", "broken JSON")
+        if array.broken:
+            return
+    if array.damage:
         yield number + 1, array.damage
 
 

@@ -17,9 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rayward.data.formats.field_paths import look_up
+from rayward.data.formats.beside import reference_of
+from rayward.data.formats.field_paths import look_up, steps
+from rayward.data.formats.fields import Tree, verdict_of
 from rayward.data.formats.format_table import Format
-from rayward.data.formats.readers_chat import SPEAKERS, Row, label_of, role_of
+from rayward.data.formats.meaning import WEIGHTS
+from rayward.data.formats.readers_chat import Row, label_of
+from rayward.data.formats.turns import content_of, prompt_turns, role_of, weight_of
 from rayward.data.records import (
     Conversation,
     Labelled,
@@ -68,7 +72,8 @@ KINDS: tuple[tuple[str, frozenset[str], frozenset[str]], ...] = (
     ("prompt", frozenset({"prompt"}), frozenset({"reference"})),
     ("messages", frozenset({"messages"}), frozenset({"reference"})),
 )
-VERDICTS = {"true": True, "false": False, "1": True, "0": False}
+WHOLE = {"system", "label", "reference", "weight", "id", "source"}
+"""Targets whose field is one value; the others may hold messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +99,26 @@ class FieldMap:
     @property
     def format(self) -> Format:
         """The format whose rows are read so."""
-        return Format(NAME, (), frozenset(), self.records)
+        return Format(NAME, (), frozenset(), self.records, frozenset(self.fields), self._tree())
+
+    def _tree(self) -> Tree:
+        """What is read of a row, as data/formats/fields.py has it."""
+        root: Tree = {}
+        for target in self.fields.keys() - IN_MESSAGES:
+            path = self._path(target)
+            root.setdefault(path, {})  # a name that has dots itself
+            node = root
+            for name in (step for step in steps(path) if isinstance(step, str)):
+                node = node.setdefault(name, {})
+            if target in WHOLE:
+                continue
+            weights = (self._inner("weight"),) if "message.weight" in self.fields else WEIGHTS
+            for path in (self._inner("role"), self._inner("content"), *weights):
+                inner = node
+                for name in steps(path):
+                    if isinstance(name, str):
+                        inner = inner.setdefault(name, {})
+        return root
 
     def records(self, row: Row, repairs: list[str]) -> list[Record]:
         """The record of a row. RowError where the row does not have what is named."""
@@ -127,10 +151,8 @@ class FieldMap:
                     self._path("messages"), "assistant last", expected, "reference of no prompt"
                 )
             return [Conversation(turns, source, name)]
-        if isinstance(reference, int | float) and not isinstance(reference, bool):
-            reference = json.dumps(reference)  # 42 is an answer as good as "42"
         if reference is not None:
-            reference = text_of(reference, self._path("reference"))
+            reference = reference_of(reference, self._path("reference"))
         return [Prompt(turns, source, name, reference=reference)]
 
     # ---- parts of a row
@@ -155,7 +177,7 @@ class FieldMap:
 
     def _good(self, row: Row) -> tuple[bool]:
         value = self._value(row, "label")
-        verdict = VERDICTS.get(str(value).strip().lower().removesuffix(".0"))
+        verdict = verdict_of(value)
         if verdict is None:
             expected = "true or false, 1 or 0"
             raise RowError(self._path("label"), describe(value), expected, "no verdict")
@@ -165,7 +187,7 @@ class FieldMap:
         target = "prompt" if "prompt" in self.fields else "messages"
         value, path = self._value(row, target), self._path(target)
         if target == "prompt" and not isinstance(value, list | tuple | dict):
-            turns: tuple[Turn, ...] = (Turn("user", text_of(value, path)),)
+            turns = prompt_turns(value, path)
         else:
             turns = self._messages(value, path)
         system = self._value(row, "system")
@@ -207,23 +229,30 @@ class FieldMap:
             )
         return tuple(self._turn(entry, f"{path}[{i}]") for i, entry in enumerate(entries))
 
+    def _inner(self, part: str) -> str:
+        """Where a part of a message stands in it."""
+        return self.fields.get(f"message.{part}", part).removesuffix("?")
+
     def _turn(self, entry: Any, where: str) -> Turn:
         entry = object_of(entry, where)
         parts = {}
-        for part in ("role", "content", "weight"):
-            path = self.fields.get(f"message.{part}", part).removesuffix("?")
-            found, value = look_up(entry, path)
-            if not found and part != "weight":
+        for part in ("role", "content"):
+            found, value = look_up(entry, self._inner(part))
+            field = f"{where}.{self._inner(part)}"
+            if not found:
                 target = f"the field of message.{part}"
-                raise RowError(f"{where}.{path}", "no such field", target, f"no message.{part}")
-            parts[part] = (value, f"{where}.{path}")
+                raise RowError(field, "no such field", target, f"no message.{part}")
+            parts[part] = (value, field)
         name, place = parts["role"]
-        known = {**SPEAKERS, **self.roles}
-        # Names of the data as they are, those in common use in any case.
-        if isinstance(name, str) and name not in known:
-            name = name.strip().lower()
-        weight = None if parts["weight"][0] is None else number_of(*parts["weight"])
-        return Turn(role_of(name, known, place), text_of(*parts["content"]), weight)
+        named = isinstance(name, str) and name in self.roles
+        if "message.weight" in self.fields:
+            weight = look_up(entry, self._inner("weight"))[1]
+            if weight is not None:
+                weight = number_of(weight, f"{where}.{self._inner('weight')}")
+        else:
+            weight = weight_of(entry, where)
+        role = self.roles[name] if named else role_of(name, place)
+        return Turn(role, content_of(*parts["content"]), weight)
 
 
 def field_map(fields: str, roles: str = "") -> FieldMap:

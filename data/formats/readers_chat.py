@@ -18,8 +18,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rayward.data.formats.turns import EMPTY_SYSTEM, content_of, role_of, weight_of
 from rayward.data.record_json import from_json
 from rayward.data.records import (
+    BLANK,
     Conversation,
     Prompt,
     Record,
@@ -29,7 +31,6 @@ from rayward.data.records import (
     check_turns,
     describe,
     list_of,
-    number_of,
     objects_of,
     text_of,
 )
@@ -37,14 +38,6 @@ from rayward.data.templates.table import INPUT
 
 Row = Mapping[str, Any]
 Questions = Mapping[str, tuple[str, ...]]
-
-SPEAKERS: dict[str, Role] = {
-    "human": "user", "user": "user", "system": "system", "assistant": "assistant",
-    "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
-}  # fmt: skip
-ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-# Turns of these are counted as "tool turn" and not as an unknown role: no template here has them.
-TOOLS = ("function", "function_call", "observation", "tool", "tool_call", "tool_response")
 
 
 def label_of(row: Row, name: str) -> str:
@@ -66,27 +59,51 @@ def source_of(name: str, label: str) -> str:
     return f"{name}/{label}" if label else name
 
 
-def role_of(value: object, roles: Mapping[str, Role], where: str) -> Role:
-    """The role that a name stands for. RowError for one that is none of `roles`, or of a tool."""
-    if isinstance(value, str) and value in roles:
-        return roles[value]
-    reason = "tool turn" if value in TOOLS else "unknown role"
-    raise RowError(where, describe(value), "one of " + ", ".join(roles), reason)
+def messages_of(value: object, name: str, repairs: list[str] | None = None) -> tuple[Turn, ...]:
+    """Turns of a list of {"role" or "from", "content" or "value", and a loss weight if any}.
 
-
-def messages_of(value: object, name: str) -> tuple[Turn, ...]:
-    """Turns of a list of {"role", "content", "weight"?}."""
+    An empty system turn is none, and counted in `repairs`.
+    """
     turns = []
     for where, entry in objects_of(value, name):
-        weight = entry.get("weight")
-        turns.append(
-            Turn(
-                role_of(entry.get("role"), ROLES, f"{where}.role"),
-                text_of(entry.get("content"), f"{where}.content"),
-                None if weight is None else number_of(weight, f"{where}.weight"),
-            )
-        )
+        if is_empty_system(entry, where):
+            if repairs is not None:
+                repairs.append(EMPTY_SYSTEM)
+            continue
+        turns.append(turn_of(entry, where))
     return tuple(turns)
+
+
+def turn_of(entry: Row, where: str) -> Turn:
+    """One turn of `messages_of`."""
+    content = turn_fields(entry)[1]
+    text = content_of(entry.get(content), f"{where}.{content}")
+    return Turn(turn_role(entry, where), text, weight_of(entry, where))
+
+
+def turn_role(entry: Row, where: str) -> Role:
+    """The role of a turn."""
+    speaker = turn_fields(entry)[0]
+    return role_of(entry.get(speaker), f"{where}.{speaker}")
+
+
+def is_empty_system(entry: Row, where: str) -> bool:
+    """Whether a turn is the system's and says nothing."""
+    text = entry.get(turn_fields(entry)[1])
+    return is_blank(text) and turn_role(entry, where) == "system"
+
+
+def turn_fields(entry: Row) -> tuple[str, str]:
+    """The names under which a turn says its role and its text: OpenAI's, or ShareGPT's."""
+    names = ("role", "content"), ("from", "value")
+    # By the role first; where there is none, the error names the one that goes with the text.
+    is_sharegpt = entry.get("role") is None and not {"from", "value"}.isdisjoint(entry)
+    return names[is_sharegpt]
+
+
+def is_blank(value: object) -> bool:
+    """Whether a text is there and says nothing."""
+    return isinstance(value, str) and not value.strip(BLANK)
 
 
 def rayward(row: Row, repairs: list[str]) -> list[Record]:
@@ -95,13 +112,18 @@ def rayward(row: Row, repairs: list[str]) -> list[Record]:
 
 
 def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
-    """{"id", "model", "conversations" or "items": [{"from", "value"}]}, without tool turns."""
+    """{"id", "model", "conversations" or "items": [{"from", "value"}]}, without tool turns.
+
+    "role" and "content" are as good.
+    """
     # Which of the names a row has: null is as good as absent, as in a parquet file of both.
     name = "conversations" if row.get("conversations") is not None else "items"
-    entries: list[tuple[Role, object, str]] = []
+    entries: list[tuple[Role, Row, str]] = []
     for where, entry in objects_of(row.get(name), name):
-        role = role_of(entry.get("from"), SPEAKERS, f"{where}.from")
-        entries.append((role, entry.get("value"), f"{where}.value"))
+        if is_empty_system(entry, where):
+            repairs.append(EMPTY_SYSTEM)
+            continue
+        entries.append((turn_role(entry, where), entry, where))
     # Pieces of longer chats are trimmed before their texts are checked: a dropped turn that is
     # blank or broken must not cost the row.
     start = 1 if entries and entries[0][0] == "system" else 0
@@ -113,12 +135,14 @@ def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
         repairs.append("dropped trailing user turn")
     if len(entries) == start:
         raise RowError(name, "no user turn with an answer", "at least one", "no answered turn")
-    turns = tuple(Turn(role, text_of(value, where)) for role, value, where in entries)
+    turns = tuple(turn_of(entry, where) for _, entry, where in entries)
     return [Conversation(turns, "sharegpt", label_of(row, "id"), label_of(row, "model") or None)]
 
 
 def instruction_with_input(instruction: object, context: object) -> str:
-    """An instruction with its input, if it has one, after INPUT."""
+    """An instruction with its input, if it has one, after INPUT; an input alone is the question."""
+    if (instruction is None or is_blank(instruction)) and isinstance(context, str):
+        instruction, context = (context, None) if context.strip() else (instruction, None)
     question = text_of(instruction, "instruction")
     if context is not None and not isinstance(context, str):
         raise RowError("input", describe(context), "text", "wrong type")
@@ -157,15 +181,6 @@ def gsm8k(row: Row, repairs: list[str]) -> list[Record]:
     return [Conversation(turns, "gsm8k", label_of(row, "id"))]
 
 
-def kto(row: Row, repairs: list[str]) -> list[Record]:
-    """{"messages", "label"}: a conversation where the label is true; one to unlearn is refused."""
-    if row.get("label") is not True:
-        raise RowError("label", describe(row.get("label")), "true", "answer to be unlearned")
-    turns = messages_of(row.get("messages"), "messages")
-    check_turns(turns, "assistant", "messages")
-    return [Conversation(turns, "kto", label_of(row, "id"))]
-
-
 def alpaca_eval(row: Row, repairs: list[str]) -> list[Record]:
     """{"instruction", "output", "generator"}; without output, a prompt."""
     user = Turn("user", text_of(row.get("instruction"), "instruction"))
@@ -196,7 +211,7 @@ def ultra_eval(row: Row, repairs: list[str]) -> list[Record]:
 
 def crlft(row: Row, repairs: list[str]) -> list[Record]:
     """{"items": [{"role", "content", "weight"}], "condition" (our `quality`), "system"}."""
-    turns, system = messages_of(row.get("items"), "items"), label_of(row, "system")
+    turns, system = messages_of(row.get("items"), "items", repairs), label_of(row, "system")
     check_turns(turns, "assistant", "items")
     if system:
         if turns[0].role == "system":
@@ -211,15 +226,17 @@ def crlft(row: Row, repairs: list[str]) -> list[Record]:
 def mt_bench_question(row: Row, repairs: list[str]) -> list[Record]:
     """{"question_id", "category", "turns": [question, follow-up, ...], "reference"?}: a prompt.
 
-    The reference answers, which are not a part of a prompt, are left out and counted.
+    One reference answer to one question is the prompt's; several are left out and counted.
     """
     questions = _texts(row.get("turns"), "turns")
     source = source_of("mt_bench", label_of(row, "category"))
-    if row.get("reference") is not None:
+    label, references = label_of(row, "question_id"), row.get("reference")
+    reference = None
+    if isinstance(references, list) and len(references) == len(questions) == 1:
+        reference = text_of(references[0], "reference[0]")
+    elif references is not None:
         repairs.append("left out reference answers")
-    return [
-        Prompt((Turn("user", questions[0]),), source, label_of(row, "question_id"), questions[1:])
-    ]
+    return [Prompt((Turn("user", questions[0]),), source, label, questions[1:], reference)]
 
 
 def mt_bench_answer(questions: Questions, row: Row, repairs: list[str]) -> list[Record]:

@@ -11,28 +11,31 @@ data/formats/readers_ranked.py comes after each of them.
 from __future__ import annotations
 
 from rayward.data.formats.readers_chat import (
-    SPEAKERS,
     Row,
     instruction_with_input,
     label_of,
     messages_of,
-    role_of,
     source_of,
+    turn_of,
 )
+from rayward.data.formats.readers_questions import prompt_of
+from rayward.data.formats.readers_ranked import hh_rlhf
+from rayward.data.formats.turns import is_framed
 from rayward.data.records import (
     Conversation,
     Preference,
     Prompt,
+    Ranking,
     Record,
     RowError,
     Turn,
     check_turns,
     describe,
     number_of,
-    object_of,
-    objects_of,
     text_of,
 )
+
+ANNOTATORS = tuple(f"annotator{number}" for number in range(1, 10))
 
 
 def sharegpt_pairs(row: Row, repairs: list[str]) -> list[Record]:
@@ -41,21 +44,9 @@ def sharegpt_pairs(row: Row, repairs: list[str]) -> list[Record]:
     As LLaMA-Factory has it.
     """
 
-    def turn(where: str, entry: Row) -> Turn:
-        role = role_of(entry.get("from"), SPEAKERS, f"{where}.from")
-        return Turn(role, text_of(entry.get("value"), f"{where}.value"))
-
-    turns = tuple(turn(*item) for item in objects_of(row.get("conversations"), "conversations"))
+    turns = messages_of(row.get("conversations"), "conversations", repairs)
     check_turns(turns, "user", "conversations")
-    sides = [turn(side, object_of(row.get(side), side)) for side in ("chosen", "rejected")]
-    for side, answer in zip(("chosen", "rejected"), sides, strict=True):
-        if answer.role != "assistant":
-            raise RowError(
-                f"{side}.from", answer.role, "assistant", "answer does not follow the prompt"
-            )
-    chosen, rejected = (answer.content for answer in sides)
-    label = label_of(row, "id")
-    return [Preference(turns, chosen, rejected, source="sharegpt_pairs", id=label)]
+    return _answered(row, turns, False, "sharegpt_pairs")
 
 
 def _preferred(
@@ -82,9 +73,7 @@ def pandalm(row: Row, repairs: list[str]) -> list[Record]:
 
     An annotator says 1 or 2, or 0 for a tie.
     """
-    labels = tuple(
-        name for name in sorted(row) if name.startswith("annotator") and row[name] is not None
-    )
+    labels = tuple(name for name in ANNOTATORS if row.get(name) is not None)
     votes = [number_of(row[name], name) for name in labels]
     # More than half of all votes: a tie that is voted counts against both.
     majority = [choice for choice in (1, 2) if 2 * votes.count(choice) > len(votes)]
@@ -128,55 +117,109 @@ def alpaca_eval_annotation(row: Row, repairs: list[str]) -> list[Record]:
 def openai(row: Row, repairs: list[str]) -> list[Record]:
     """{"messages": [{"role", "content", "weight"?}]}: a conversation, or a prompt if the user ends.
 
-    With "chosen" and "rejected" (text or messages) and perhaps "margin", a preference, whose prompt
-    is "prompt" or "messages". Chat rows that give their first question again as "prompt" are read
-    by their messages.
+    With "chosen" and "rejected", the pairs of `pairs`. Chat rows that give their first question
+    again as "prompt" are read by their messages.
     """
-    # KTO's rows have the same messages, and half of their answers are there to be unlearned.
-    if isinstance(row.get("label"), bool):
-        raise RowError(
-            "label", str(row["label"]), "no verdict on the answer", "answer with a verdict"
-        )
     # One of the two is enough, so that the error of half a pair names the other half. Pairs have
     # their prompt in "prompt" first, while chat rows may repeat the first question there.
     pair = row.get("chosen") is not None or row.get("rejected") is not None
     first, second = ("prompt", "messages") if pair else ("messages", "prompt")
     name = first if row.get(first) is not None else second
-    turns = _prompt(row.get(name), name)
-    if not pair:
-        check_turns(turns, field=name)
-        kind = Conversation if turns[-1].role == "assistant" else Prompt
-        return [kind(turns, "openai", label_of(row, "id"))]
-    answers = [_answer(row.get(side), side, turns) for side in ("chosen", "rejected")]
-    margin = None if row.get("margin") is None else number_of(row["margin"], "margin")
-    return [Preference(turns, answers[0], answers[1], margin, "openai", label_of(row, "id"))]
+    turns = prompt_of(row.get(name), name, repairs)
+    if pair:
+        return _answered(row, turns, is_framed(row.get(name)), "openai")
+    check_turns(turns, field=name)
+    kind = Conversation if turns[-1].role == "assistant" else Prompt
+    return [kind(turns, "openai", label_of(row, "id"))]
+
+
+def question_pairs(row: Row, repairs: list[str]) -> list[Record]:
+    """{"question" or "instruction" with "input", "chosen", "rejected"}: Orca's, argilla's pairs."""
+    if row.get("question") is not None:
+        name, text = "question", row["question"]
+    else:
+        name, text = "instruction", instruction_with_input(row.get("instruction"), row.get("input"))
+    return _answered(row, prompt_of(text, name, repairs), is_framed(text), "question_pairs")
 
 
 def rewardbench(row: Row, repairs: list[str]) -> list[Record]:
-    """{"prompt", "chosen", "rejected", "subset"?, "id"?}, all text; or a prompt of messages."""
-    turns = _prompt(row.get("prompt"), "prompt")
+    """{"prompt", "chosen", "rejected", "subset"?, "id"?}, text or messages.
+
+    RewardBench 2 has lists of answers, of which the chosen ones are alike, and so are the others.
+    """
+    turns = prompt_of(row.get("prompt"), "prompt", repairs)
     source = source_of("rewardbench", label_of(row, "subset"))
     check_turns(turns, "user", "prompt")
-    chosen, rejected = (text_of(row.get(side), side) for side in ("chosen", "rejected"))
-    return [Preference(turns, chosen, rejected, source=source, id=label_of(row, "id"))]
+    return _answered(row, turns, is_framed(row.get("prompt")), source)
 
 
-def _prompt(value: object, name: str) -> tuple[Turn, ...]:
-    if isinstance(value, str):
-        return (Turn("user", text_of(value, name)),)
-    return messages_of(value, name)
+def chosen_rejected(row: Row, repairs: list[str]) -> list[Record]:
+    """{"chosen", "rejected"}: hh-rlhf's framed texts, or conversations that begin alike.
+
+    What the two conversations have in common is the prompt, as TRL takes it.
+    """
+    if isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
+        return hh_rlhf(row, repairs)
+    sides = [messages_of(row.get(side), side) for side in ("chosen", "rejected")]
+    common = 0
+    for one, other in zip(*sides, strict=False):
+        # An answer is never a part of the prompt where nothing follows it.
+        if one != other or min(map(len, sides)) == common + 1:
+            break
+        common += 1
+    turns = sides[0][:common]
+    check_turns(turns, "user", "chosen")
+    answers = [
+        _only_answer(side[common:], name)
+        for side, name in zip(sides, ("chosen", "rejected"), strict=True)
+    ]
+    label = label_of(row, "id")
+    return [Preference(turns, answers[0], answers[1], _margin(row), "chosen_rejected", label)]
+
+
+def _answered(row: Row, turns: tuple[Turn, ...], framed: bool, source: str) -> list[Record]:
+    """The record of "chosen" and "rejected": one answer each, or lists of them.
+
+    Where the prompt is `framed`, white space around the answers belongs to the frame.
+    """
+    given, label = [row.get(side) for side in ("chosen", "rejected")], label_of(row, "id")
+    if all(_are_texts(side) for side in given):
+        better, worse = (tuple(side) for side in given)
+        ranks = (1.0,) * len(better) + (1.0 + len(better),) * len(worse)
+        return [Ranking(turns, better + worse, source, label, ranks)]
+    answers = [_answer(row.get(side), side, turns) for side in ("chosen", "rejected")]
+    if framed:
+        answers = [answer.strip() for answer in answers]
+    return [Preference(turns, answers[0], answers[1], _margin(row), source, label)]
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+
+
+def _margin(row: Row) -> float | None:
+    return None if row.get("margin") is None else number_of(row["margin"], "margin")
 
 
 def _answer(value: object, name: str, prompt: tuple[Turn, ...]) -> str:
-    """An answer's text, given as text, as one assistant message, or as the whole conversation."""
+    """An answer's text: text, one assistant message, alone or in a list, or the conversation."""
     if value is None or isinstance(value, str):
         return text_of(value, name)
-    turns = messages_of(value, name)
+    turns = (turn_of(value, name),) if isinstance(value, dict) else messages_of(value, name)
     # A whole conversation repeats the prompt. Another one would pair an answer with a question that
     # it does not answer.
-    if not turns or turns[-1].role != "assistant" or turns[:-1] not in ((), prompt):
+    if turns[:-1] == prompt:
+        turns = turns[-1:]
+    return _only_answer(turns, name)
+
+
+def _only_answer(turns: tuple[Turn, ...], name: str) -> str:
+    if len(turns) != 1 or turns[0].role != "assistant":
         expected = "an assistant message, alone or after the prompt"
         raise RowError(
             name, f"{len(turns)} messages", expected, "answer does not follow the prompt"
         )
-    return turns[-1].content
+    if turns[0].loss_weight != 1:
+        found = str(turns[0].weight)
+        raise RowError(f"{name}.weight", found, "1, or none", "loss weight of a compared answer")
+    return turns[0].content

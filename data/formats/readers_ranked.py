@@ -9,15 +9,10 @@ made. `distinct` comes after each of them, and after those of data/formats/reade
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
-from rayward.data.formats.readers_chat import (
-    SPEAKERS,
-    Row,
-    label_of,
-    source_of,
-)
+from rayward.data.formats.readers_chat import Row, label_of, source_of
+from rayward.data.formats.turns import framed
 from rayward.data.records import (
     Preference,
     Ranking,
@@ -56,17 +51,6 @@ def distinct(record: Record, repairs: list[str]) -> Record:
     )
 
 
-def _framed(text: str, name: str) -> list[Turn]:
-    """Turns of "\\n\\nHuman: ...\\n\\nAssistant: ..." text; the assistant's last may be blank."""
-    # The group keeps the speakers: before, speaker, content, speaker, content, ...
-    before, *pieces = re.split(r"\n\n(Human|Assistant):", text)
-    if before.strip() or not pieces:
-        expected = 'text that starts with "\\n\\nHuman:"'
-        raise RowError(name, describe(text), expected, "no Human/Assistant frame")
-    spoken = zip(pieces[::2], pieces[1::2], strict=True)
-    return [Turn(SPEAKERS[speaker.lower()], content.strip()) for speaker, content in spoken]
-
-
 def hh_rlhf(row: Row, repairs: list[str]) -> list[Record]:
     """{"chosen", "rejected"}: two framed texts of one prompt, split at the last assistant turn."""
     prompts, answers = [], []
@@ -81,13 +65,13 @@ def hh_rlhf(row: Row, repairs: list[str]) -> list[Record]:
         answers.append(text_of(answer, f"{name}, last turn").strip())
     if prompts[0] != prompts[1]:
         raise RowError("rejected", describe(prompts[1]), "the prompt of chosen", "prompts differ")
-    turns = tuple(_framed(prompts[0], "chosen"))
+    turns = tuple(framed(prompts[0], "chosen"))
     return [Preference(turns, answers[0], answers[1], source="hh_rlhf", id=label_of(row, "id"))]
 
 
 def nectar(row: Row, repairs: list[str]) -> list[Record]:
     """{"prompt": framed text, "answers": [{"answer", "rank"}]}, K >= 2; rank 1 is best."""
-    turns = _framed(text_of(row.get("prompt"), "prompt"), "prompt")
+    turns = framed(text_of(row.get("prompt"), "prompt"), "prompt")
     if turns[-1] == Turn("assistant", ""):  # the frame of the answer that follows the prompt
         turns.pop()
     ranked: list[tuple[float, str]] = []

@@ -11,7 +11,7 @@ was found there and what was expected.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -21,14 +21,27 @@ from typing import Any
 from rayward.data.formats import readers_chat as chat
 from rayward.data.formats import readers_ranked as ranked
 from rayward.data.formats import token_rows
+from rayward.data.formats.beside import read_row
 from rayward.data.formats.containers import RowSource, sources
+from rayward.data.formats.fields import ReadOptions, columns
 from rayward.data.formats.format_table import FORMATS, TOKENS, Format
 from rayward.data.formats.mapped import FieldMap
 from rayward.data.formats.readers_chat import Questions
 from rayward.data.records import Record, RowError, object_of, validate
 
+AS_IT_IS = ReadOptions()
 DETECT_ROWS = 20  # usable rows to try: bad ones at the start of a file must not hide its format
+ACCOUNTS = ("rejected", "repaired", "passed_over")
+"""The counts of a report by what was wrong, mended, or not read."""
 QUESTION_FILES = ("question.jsonl", "question.jsonl.gz")
+
+
+class NoFormatError(ValueError):
+    """Rows that fit no known format, and the `source` that they are of."""
+
+    def __init__(self, message: str, source: RowSource) -> None:
+        super().__init__(message)
+        self.source = source
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +58,18 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of a row: its records and the names of the repairs, or an `error` and none."""
+    """What became of a row: its records and the names of the repairs, or an `error` and none.
+
+    `passed_over`: the fields that say something and are not read, each 1, by their dotted paths.
+    Columns of a file that are not even opened stand with their number of rows in its first outcome.
+    """
 
     file: str
     line: int
     records: tuple[Any, ...] = ()
     repairs: tuple[str, ...] = ()
     error: RowError | None = None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     def rejected(self) -> Rejected:
         """The error with its place. Only for an outcome that has one."""
@@ -63,18 +81,21 @@ class Outcome:
 class Report:
     """What became of the rows: `read` == `kept` + sum of `rejected`.
 
-    `repaired`: kept rows by repair made.
+    `repaired`: kept rows by repair made. `passed_over`: rows by field that no reader uses; kept
+    rows, or all those of a column that is not opened.
     """
 
     read: int = 0
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
+    passed_over: Counter[str] = field(default_factory=Counter)
     rejected_rows: list[Rejected] = field(default_factory=list)
 
     def count(self, outcome: Outcome) -> None:
         """Add a row. `rejected_rows` gets none, as it would grow with the file."""
         self.read += 1
+        self.passed_over.update(outcome.passed_over)
         if outcome.error is not None:
             self.rejected[outcome.error.reason] += 1
             return
@@ -83,11 +104,16 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON."""
-        return asdict(self) | {"rejected": dict(self.rejected), "repaired": dict(self.repaired)}
+        counts = {name: dict(getattr(self, name)) for name in ACCOUNTS}
+        return asdict(self) | counts
 
 
 def read(
-    path: str | Path, format: str = "auto", report: Report | None = None, strict: bool = False
+    path: str | Path,
+    format: str = "auto",
+    report: Report | None = None,
+    strict: bool = False,
+    options: ReadOptions = AS_IT_IS,
 ) -> Iterator[Record]:
     """Validated records of a file, of a folder's data files by name, or of "hf:NAME".
 
@@ -95,7 +121,7 @@ def read(
     "auto" for a file whose rows fit none; FileNotFoundError for no such path, or a folder without
     data. Raises while reading, with `strict`: ValueError (file:line) for the first unusable row.
     """
-    rows = located(path, format, report, strict)
+    rows = located(path, format, report, strict, options)
     return (record for record, _ in rows)
 
 
@@ -104,10 +130,10 @@ def located(
     format: str = "auto",
     report: Report | None = None,
     strict: bool = False,
-    fields: FieldMap | None = None,
+    options: ReadOptions = AS_IT_IS,
 ) -> Iterator[tuple[Record, Outcome]]:
     """`read`, with what became of the row that each record is from, which says file and line."""
-    stream = outcomes(path, format, token_files=False, fields=fields)
+    stream = outcomes(path, format, token_files=False, options=options)
     return _located(stream, Report() if report is None else report, strict)
 
 
@@ -116,29 +142,27 @@ def outcomes(
     format: str = "auto",
     questions: Path | None = None,
     token_files: bool = True,
-    fields: FieldMap | None = None,
+    options: ReadOptions = AS_IT_IS,
 ) -> Iterator[Outcome]:
     """What becomes of each row of `path`, in order and in constant memory. Raises as `read` does.
 
     MT-Bench answers need their questions: `questions`, or question.jsonl(.gz) in the folder of the
     answers or the one above it, as FastChat has it; ValueError if there is neither. The records of
     an "openchat_v1" file are `TokenRow`s; without `token_files` such a file is a ValueError.
-    `fields`: where what is wanted stands in a row, instead of a format.
+    `options`: what the user asks for.
     """
     if format not in ("auto", token_rows.NAME, *FORMATS):
         raise ValueError(
             f"unknown format {format!r}; known: auto, {', '.join(FORMATS)}, {token_rows.NAME}"
         )
-    if fields is not None and format != "auto":
+    mapped = FieldMap(options.fields, options.roles) if options.fields or options.roles else None
+    if mapped and format != "auto":
         raise ValueError(f"the fields are mapped, so that the format {format!r} reads nothing")
     # The formats of all files are settled here, before the first row: this is no generator, so that
     # a caller's mistake is raised by the call and not in the middle of a run.
     opened = []
     for source in sources(path):
-        if fields is not None:
-            form: Format | None = fields.format
-        else:
-            form = _detect(source) if format == "auto" else FORMATS.get(format, TOKENS)
+        form = mapped.format if mapped else _format_of(source, format)
         if form is TOKENS and not token_files:
             raise ValueError(
                 f"{source.name}: rows of token ids and masks hold no text to read records from"
@@ -156,7 +180,7 @@ def outcomes(
         outcome
         for source, form in opened
         if source.name not in texts
-        for outcome in _outcomes(source, form)
+        for outcome in _outcomes(source, form, options)
     )
 
 
@@ -173,28 +197,37 @@ def _located(
             yield record, outcome
 
 
-def _outcomes(source: RowSource, form: Format | None) -> Iterator[Outcome]:
+def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> Iterator[Outcome]:
     if form is TOKENS:
         for line, tokens in token_rows.read_token_rows(source):
             error = tokens if isinstance(tokens, RowError) else None
             yield Outcome(source.name, line, () if error else (tokens,), error=error)
         return
-    for line, value in source.rows():
+    needed = None if form is None else columns(form.tree)
+    unopened = {} if needed is None else source.unopened(needed)
+    for line, value in source.rows(needed):
         repairs: list[str] = []
+        passed_over = Counter(unopened)
+        unopened = {}  # told with the first row
         try:
             if isinstance(value, RowError):
                 raise value
             row = object_of(value, "row")
             assert form is not None  # a file with an object among its rows has a format
-            records = form.convert(row, repairs)
+            records, fields = read_row(form, row, repairs, options)
             # Readers check what they need to read; the rules of records are checked here for all.
             for record in records:
                 validate(record)
             records = [ranked.distinct(record, repairs) for record in records]
         except RowError as error:
-            yield Outcome(source.name, line, error=error)
+            yield Outcome(source.name, line, error=error, passed_over=passed_over)
             continue
-        yield Outcome(source.name, line, tuple(records), tuple(repairs))
+        passed_over.update(fields)
+        yield Outcome(source.name, line, tuple(records), tuple(repairs), passed_over=passed_over)
+
+
+def _format_of(source: RowSource, name: str) -> Format | None:
+    return _detect(source) if name == "auto" else FORMATS.get(name, TOKENS)
 
 
 def _detect(source: RowSource) -> Format | None:
@@ -224,9 +257,11 @@ def _detect(source: RowSource) -> Format | None:
         seen = (seen or set()) | keys
     if seen is None:
         return None
-    raise ValueError(
+    raise NoFormatError(
         f"{source.name}: rows with the fields {', '.join(sorted(seen))[:500] or '(none)'} fit no "
-        f"known format ({', '.join(FORMATS)}); name the format, or rename the fields"
+        f"known format ({', '.join(FORMATS)}); name the format, or say where what is wanted stands "
+        "(fields; rayward data check proposes them)",
+        source,
     )
 
 

@@ -1,11 +1,11 @@
 """Records as rows of the formats people use, and the table of what each format can hold.
 
 The inverse of the readers (readers_chat.py and so on), with the same field names. What a format
-cannot express is never changed in silence. Texts, roles, order, ties and loss weights are kept, or
-the record is refused with a RowError. What a reader of the format would not see again (white space
-around framed turns, a margin, a reference, an id or label without a field) is left out and named in
-`repairs`;
-only `source`, which every reader gives anew, is left out unnamed where there is no field for it.
+cannot express is never changed in silence. Texts, roles, order, ties, loss weights, margins,
+verdicts, references and follow-up questions are kept, or the record is refused with a RowError.
+What a reader of the format would not see again (white space around framed turns, an id or label
+without a field) is left out and named in `repairs`; only `source`, which every reader gives anew,
+is left out unnamed where there is no field for it.
 
 A ranking becomes pairs in the formats of pairs: one row for every two answers of different rank,
 best first. All other records become one row. UltraFeedback has no writer: its rows are made of
@@ -29,10 +29,13 @@ from rayward.data.records import (
     Ranking,
     Record,
     RowError,
+    describe,
 )
 
-LABELS = ("id", "quality", "margin", "reference")
-"""What a record may say beside its texts."""
+LABELS = ("id", "quality")
+"""What a record may say of where it comes from; left out and named where there is no field."""
+MEANT = ("margin", "reference", "follow_ups")
+"""What a record may say beside its turns for training and measuring; refused without a field."""
 
 # Each takes the kinds of its entry in WRITERS only, which `Writer.rows` checks.
 Write = Callable[[Any, list[str]], list[dict[str, Any]]]
@@ -42,7 +45,7 @@ Write = Callable[[Any, list[str]], list[dict[str, Any]]]
 class Writer:
     """How records of some kinds are written.
 
-    `labels`: those of LABELS that have a field. `columns`: the fields of a row,
+    `labels`: those of LABELS and MEANT that have a field. `columns`: the fields of a row,
     which are the columns of a parquet file.
     """
 
@@ -58,11 +61,11 @@ class Writer:
             expected = " or ".join(kind.__name__.lower() for kind in self.kinds)
             kind = type(record).__name__.lower()
             raise RowError("record", kind, expected, f"{self.name} has no place for its kind")
-        # Here and not in each writer: questions that are lost would make another prompt of it.
-        holds_follow_ups = self.name in ("rayward", "mt_bench_questions")
-        if isinstance(record, Prompt) and record.follow_ups and not holds_follow_ups:
-            texts = f"{len(record.follow_ups)} texts"
-            raise RowError("follow_ups", texts, "none", "follow-up questions")
+        for field in MEANT:
+            value = getattr(record, field, None)
+            if value not in (None, ()) and field not in self.labels:
+                reason = f"{self.name} has no place for its {field.replace('_', '-')}"
+                raise RowError(field, describe(value), f"no {field}", reason)
         rows = self.write(record, repairs)
         # After the writer, so that a record which is refused names nothing.
         for label in LABELS:
@@ -89,7 +92,7 @@ WRITERS: dict[str, Writer] = {
         _writer(
             chat.rayward,
             (Conversation, Prompt, Ranking, Preference, Labelled),
-            "id quality margin reference",
+            "id quality margin reference follow_ups",
             kind="text",
             turns=MESSAGES,
             source="text",
@@ -144,13 +147,23 @@ WRITERS: dict[str, Writer] = {
         _writer(
             ranked.openai,
             (Conversation, Prompt, Preference, Ranking),
-            "id margin",
+            "id margin reference",
             id="text",
             messages=MESSAGES,
+            ground_truth="text",
             margin="number",
             prompt=MESSAGES,
             chosen=ANSWER,
             rejected=ANSWER,
+        ),
+        _writer(
+            chat.kto,
+            (Labelled,),
+            "id",
+            id="text",
+            prompt=MESSAGES,
+            completion=ANSWER,
+            label="boolean",
         ),
         _writer(
             ranked.hh_rlhf, (Preference, Ranking), "id", id="text", chosen="text", rejected="text"
@@ -158,7 +171,7 @@ WRITERS: dict[str, Writer] = {
         _writer(
             ranked.nectar,
             (Preference, Ranking),
-            "id",
+            "id margin",  # as the distance of ranks
             id="text",
             source=["text"],
             prompt="text",
@@ -179,10 +192,11 @@ WRITERS: dict[str, Writer] = {
         _writer(
             chat.mt_bench_questions,
             (Prompt,),
-            "id",
+            "id reference follow_ups",
             question_id="integer",
             category="text",
             turns=["text"],
+            reference=["text"],
         ),
         _writer(
             chat.mt_bench_answers,

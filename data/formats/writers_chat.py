@@ -9,7 +9,7 @@ import hashlib
 from typing import Any
 
 from rayward.data.record_json import to_json
-from rayward.data.records import Conversation, Prompt, Record, RowError, Turn, describe
+from rayward.data.records import Conversation, Labelled, Prompt, Record, RowError, Turn, describe
 from rayward.data.templates.table import INPUT
 
 
@@ -111,6 +111,13 @@ def alpaca_eval(record: Conversation | Prompt, repairs: list[str]) -> list[dict[
     return [kept(id=record.id, instruction=question, output=answer, generator=record.quality)]
 
 
+def kto(record: Labelled, repairs: list[str]) -> list[dict[str, Any]]:
+    """As TRL's KTO trainer takes it."""
+    answer = as_messages((Turn("assistant", record.answer),))
+    prompt = as_messages(record.turns)
+    return [kept(id=record.id) | {"prompt": prompt, "completion": answer, "label": record.good}]
+
+
 def _question_id(record: Record) -> int:
     # "007" would come back as "7". An int64, which parquet has, holds every number of 18 digits.
     if not record.id.isdecimal() or len(record.id) > 18 or str(int(record.id)) != record.id:
@@ -121,6 +128,9 @@ def _question_id(record: Record) -> int:
 def mt_bench_questions(record: Prompt, repairs: list[str]) -> list[dict[str, Any]]:
     """`source` "mt_bench/CATEGORY" gives the category; another source is its own."""
     question = one_question(record.turns)
+    if record.reference is not None and record.follow_ups:
+        found, expected = "one of several questions", "one question, or no reference"
+        raise RowError("reference", found, expected, "reference to one of several questions")
     category = label_in_source(record, "mt_bench") or "general"
     return [
         {
@@ -128,6 +138,7 @@ def mt_bench_questions(record: Prompt, repairs: list[str]) -> list[dict[str, Any
             "category": category,
             "turns": [question, *record.follow_ups],
         }
+        | ({} if record.reference is None else {"reference": [record.reference]})
     ]
 
 

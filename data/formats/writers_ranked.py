@@ -98,7 +98,8 @@ def openai(
 ) -> list[dict[str, Any]]:
     messages = as_messages(record.turns)
     if isinstance(record, Conversation | Prompt):
-        return [kept(id=record.id) | {"messages": messages}]
+        reference = record.reference if isinstance(record, Prompt) else None
+        return [kept(id=record.id, ground_truth=reference) | {"messages": messages}]
 
     def answer(text: str) -> list[dict[str, Any]]:
         return as_messages((Turn("assistant", text),))

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from rayward.pipelines.data_tools.options import add_fields, add_format, add_questions, fields_of
+from rayward.pipelines.data_tools.options import (
+    add_format,
+    add_questions,
+    add_reading,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from rayward.data.decontaminate import EvaluationTexts
@@ -26,8 +31,8 @@ def add(actions: argparse._SubParsersAction) -> None:
         help="file, folder, - (standard input), or hf:NAME[:CONFIG][:SPLIT] of a data set",
     )
     add_format(parser)
-    add_fields(parser)
     add_questions(parser)
+    add_reading(parser)
     parser.add_argument(
         "--against",
         action="append",
@@ -50,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
     texts = _evaluation_texts(options)
     report, lines, html = Report(), list[str](), HtmlAnswers()
     for outcome in outcomes(
-        options.input, options.source, options.questions, fields=fields_of(options)
+        options.input, options.source, options.questions, options=read_options(options)
     ):
         outcome = _compared(outcome, texts)
         report.count(outcome)

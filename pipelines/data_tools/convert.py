@@ -6,7 +6,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.data_tools.options import add_fields, add_format, add_questions, fields_of
+from rayward.pipelines.data_tools.options import (
+    add_format,
+    add_questions,
+    add_reading,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from rayward.data.formats.token_rows import Encode
@@ -61,8 +66,8 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
         help="file, folder, - (standard input), or hf:NAME[:CONFIG][:SPLIT] of a data set",
     )
     add_format(parser)
-    add_fields(parser)
     add_questions(parser)
+    add_reading(parser)
 
 
 def _convert(options: argparse.Namespace) -> int:
@@ -83,7 +88,7 @@ def _convert(options: argparse.Namespace) -> int:
         options.questions,
         options.strict,
         encode,
-        fields_of(options),
+        read_options(options),
     )
     account = converted.as_dict()
     if options.report:
@@ -123,8 +128,9 @@ def account_rows(account: dict[str, Any]) -> list[tuple[str, int]]:
     # Without it, "written" could be more than "usable" without a reason.
     if account.get("expanded"):
         rows.append(("written beyond one a row", account["expanded"]))
-    for name in ("rejected", "repaired"):
-        rows += [(f"{name}: {reason}", count) for reason, count in sorted(account[name].items())]
+    for name in ("rejected", "repaired", "passed_over"):
+        told = name.replace("_", " ")
+        rows += [(f"{told}: {reason}", count) for reason, count in sorted(account[name].items())]
     return rows
 
 
@@ -137,7 +143,9 @@ def _stats(options: argparse.Namespace) -> int:
 
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     refuse_overwriting([options.report], [options.input, options.questions])
-    numbers = stats(options.input, options.source, tokenizer, options.questions, fields_of(options))
+    numbers = stats(
+        options.input, options.source, tokenizer, options.questions, read_options(options)
+    )
     if options.report:
         write_json(options.report, numbers)
     rows = account_rows(numbers)

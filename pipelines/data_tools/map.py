@@ -19,10 +19,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.data_tools.options import add_fields, add_format, add_questions, fields_of
+from rayward.pipelines.data_tools.options import (
+    add_format,
+    add_questions,
+    add_reading,
+    read_options,
+)
 
 if TYPE_CHECKING:
-    from rayward.data.formats.mapped import FieldMap
+    from rayward.data.formats.fields import ReadOptions
     from rayward.data.mapping import Vectors
     from rayward.pipelines.data_tools.map_page import Point
 
@@ -75,8 +80,8 @@ def add(actions: argparse._SubParsersAction) -> None:
         "--report", type=Path, metavar="R.json", help="write counts, clusters and times as JSON"
     )
     add_format(parser)
-    add_fields(parser)
     add_questions(parser)
+    add_reading(parser)
     parser.add_argument(
         "--dimensions", type=int, choices=(2, 3), default=2, help="of the map (default 2)"
     )
@@ -123,19 +128,14 @@ def _run(options: argparse.Namespace) -> int:
     settings = MapSettings(
         **{name: getattr(options, name) for name in MapSettings.__dataclass_fields__}
     )
-    report = draw(
-        options.files,
-        options.out,
-        settings,
-        options.source,
-        options.questions,
-        fields_of(options),
-    )
+    asked = read_options(options)
+    report = draw(options.files, options.out, settings, options.source, options.questions, asked)
     if options.report:
         write_json(options.report, report)
     account = {name: report[name] for name in ("read", "records", "drawn", "left_out")}
-    for what in ("rejected", "repaired"):
-        account |= {f"{what}: {reason}": count for reason, count in sorted(report[what].items())}
+    for what in ("rejected", "repaired", "passed_over"):
+        told = what.replace("_", " ")
+        account |= {f"{told}: {reason}": count for reason, count in sorted(report[what].items())}
     silhouette = "-" if report["silhouette"] is None else report["silhouette"]
     table("", {**account, "silhouette": silhouette})
     clusters = [(cluster["name"], cluster["size"]) for cluster in report["clusters"]]
@@ -150,7 +150,7 @@ def draw(
     settings: MapSettings,
     source: str = "auto",
     questions: Path | None = None,
-    fields: FieldMap | None = None,
+    asked: ReadOptions | None = None,
 ) -> dict[str, Any]:
     """Write the page of the records in `files` to `out`; the report.
 
@@ -163,7 +163,7 @@ def draw(
 
     seconds: dict[str, float] = {}
     with _timed(seconds, "read"):
-        points, counts = sample(files, settings, source, questions, fields)
+        points, counts = sample(files, settings, source, questions, asked)
         whole_texts = ("\n".join(text for _, text in parts(record)) for *_, record in points)
         texts = [text[: settings.embedded_characters] for text in whole_texts]
     with _timed(seconds, "embed"):
@@ -216,20 +216,20 @@ def sample(
     settings: MapSettings,
     source: str = "auto",
     questions: Path | None = None,
-    fields: FieldMap | None = None,
+    asked: ReadOptions | None = None,
 ) -> tuple[list[Point], dict[str, Any]]:
     """At most `limit` records, each as likely as any other, in order; counts of all rows.
 
     Algorithm R (Vitter 1985): record n (from 0) takes a kept one's place with probability
     limit / (n + 1), so that one pass is enough and no more than the sample is held.
     """
-    from rayward.data.formats.registry import Report, outcomes
+    from rayward.data.formats.registry import ACCOUNTS, AS_IT_IS, Report, outcomes
 
     rng, report = random.Random(settings.seed), Report()
     kept: list[Point] = []
     number = 0
     for file in files:
-        for row in outcomes(file, source, questions, False, fields):
+        for row in outcomes(file, source, questions, False, asked or AS_IT_IS):
             report.count(row)
             for record in row.records:
                 spot = len(kept) if len(kept) < settings.limit else rng.randrange(number + 1)
@@ -245,7 +245,7 @@ def sample(
         )
     # A replaced place holds a later record: back in the order of the files.
     kept.sort(key=lambda point: point[0])
-    counts = {"rejected": dict(report.rejected), "repaired": dict(report.repaired)}
+    counts = {name: dict(getattr(report, name)) for name in ACCOUNTS}
     return kept, {"read": report.read, "records": number, **counts}
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rayward.data.formats.mapped import FieldMap
+    from rayward.data.formats.fields import ReadOptions
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -28,8 +29,8 @@ def add_questions(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_fields(parser: argparse.ArgumentParser) -> None:
-    """--fields and --roles: rows that no reader knows."""
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """--fields, --roles, --ignore and --imitate-good: what `read_options` makes of them."""
     parser.add_argument(
         "--fields",
         default="",
@@ -44,12 +45,29 @@ def add_fields(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=ROLE,...",
         help="with --fields: what names of speakers stand for, as in customer=user,agent=assistant",
     )
+    parser.add_argument(
+        "--ignore",
+        action="append",
+        default=[],
+        metavar="FIELD",
+        help="do without a field, such as tools, that would set its row aside; may be repeated, "
+        "or several with commas",
+    )
+    parser.add_argument(
+        "--imitate-good",
+        action="store_true",
+        help="take good answers of labelled rows (KTO) as conversations; bad ones are set aside",
+    )
 
 
-def fields_of(options: argparse.Namespace) -> FieldMap | None:
-    """The map that --fields and --roles give, if any. ValueError for one that makes no record."""
+def read_options(options: argparse.Namespace) -> ReadOptions:
+    """What the user asks of the reader. ValueError for fields that make no record."""
+    from rayward.data.formats.fields import ReadOptions
     from rayward.data.formats.mapped import field_map
 
+    names = {name.strip() for given in options.ignore for name in given.split(",")}
+    asked = ReadOptions(frozenset(names - {""}), options.imitate_good)
     if not options.fields and not options.roles:
-        return None
-    return field_map(options.fields, options.roles)
+        return asked
+    mapped = field_map(options.fields, options.roles)
+    return replace(asked, fields=mapped.fields, roles=mapped.roles)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from rayward.pipelines.data_tools.feedback import Feedback, FeedbackItem, add_options, outputs
-from rayward.pipelines.data_tools.options import add_format
+from rayward.pipelines.data_tools.options import add_format, add_reading, read_options
 
 if TYPE_CHECKING:
     from rayward.data.feedback.prompt_files import Prompts
@@ -28,6 +28,7 @@ def add(actions: argparse._SubParsersAction) -> None:
         help="rankings or preferences in any format; their ranks are not used",
     )
     add_format(parser)
+    add_reading(parser)
     parser.add_argument(
         "--repeat",
         type=float,
@@ -95,7 +96,8 @@ def _items(options: argparse.Namespace) -> Iterator[FeedbackItem]:
     from rayward.data.records import Preference, Ranking, RowError
 
     number = 0
-    for outcome in outcomes(options.input, options.source, token_files=False):
+    asked = read_options(options)
+    for outcome in outcomes(options.input, options.source, token_files=False, options=asked):
         for record in outcome.records or [outcome.error]:
             number += 1
             where = {"id": getattr(record, "id", ""), "file": outcome.file, "line": outcome.line}

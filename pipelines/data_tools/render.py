@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from rayward.pipelines.data_tools.options import add_fields, add_format, add_questions, fields_of
+from rayward.pipelines.data_tools.options import (
+    add_format,
+    add_questions,
+    add_reading,
+    read_options,
+)
 
 if TYPE_CHECKING:
     from rayward.data.formats.registry import Report
@@ -26,8 +31,8 @@ def add(actions: argparse._SubParsersAction) -> None:
         "--template", required=True, metavar="T", help="chat template; tokenizer is the model's own"
     )
     add_format(parser)
-    add_fields(parser)
     add_questions(parser)
+    add_reading(parser)
     parser.add_argument(
         "--tokenizer", metavar="DIR", help="show what is left after this model's tokenizer"
     )
@@ -96,8 +101,8 @@ def _records(options: argparse.Namespace, report: Report) -> Iterator[tuple[Reco
     """The records of the file, each with FILE:LINE; rows are counted in `report` as read."""
     from rayward.data.formats.registry import outcomes
 
-    fields = fields_of(options)
-    for outcome in outcomes(options.file, options.source, options.questions, False, fields):
+    asked = read_options(options)
+    for outcome in outcomes(options.file, options.source, options.questions, False, asked):
         report.count(outcome)
         for record in outcome.records:
             yield record, f"{outcome.file}:{outcome.line}"

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from rayward.algorithms.diversity import mtld
 from rayward.data.cleaning.language import language
-from rayward.data.formats.mapped import FieldMap
-from rayward.data.formats.registry import Report, outcomes
+from rayward.data.formats.fields import ReadOptions
+from rayward.data.formats.registry import AS_IT_IS, Report, outcomes
 from rayward.data.formats.token_rows import TokenRow
 from rayward.data.records import Conversation, Labelled, Preference, Ranking, Record
 
@@ -34,7 +34,7 @@ def stats(
     source_format: str = "auto",
     tokenizer: PreTrainedTokenizerBase | None = None,
     questions: Path | None = None,
-    fields: FieldMap | None = None,
+    options: ReadOptions = AS_IT_IS,
 ) -> dict[str, Any]:
     """Counts over all records of `path`. Lengths in characters, and in tokens with a `tokenizer`.
 
@@ -47,7 +47,7 @@ def stats(
     turns, characters, tokens, answer_characters = (Counter[int]() for _ in range(4))
     seen: set[int] = set()
     duplicates, num_answers, mtld_sum = 0, 0, 0.0
-    for outcome in outcomes(path, source_format, questions, fields=fields):
+    for outcome in outcomes(path, source_format, questions, options=options):
         report.count(outcome)
         for record in outcome.records:
             kinds[type(record).__name__.lower()] += 1
@@ -76,6 +76,7 @@ def stats(
         "read": report.read,
         "rejected": dict(report.rejected),
         "repaired": dict(report.repaired),
+        "passed_over": dict(report.passed_over),
         "records": dict(kinds),
         "duplicates": duplicates,
         "turns": _summary(turns),

@@ -13,7 +13,7 @@ from typing import Any
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS, OWN_EVALUATION, Data, DataSource
 from rayward.data.formats.containers import data_files
-from rayward.data.formats.mapped import FieldMap
+from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.registry import Outcome, Report, located
 from rayward.data.records import Conversation, Preference, Prompt, Ranking, Record, Turn
 from rayward.data.toy import toyworld
@@ -103,18 +103,14 @@ def _open(
     if not source.path.startswith("hf:"):
         path = Path(data.root) / source.path
     try:
-        return located(path, source.format, rows, fields=field_map_of(source))
+        asked = ReadOptions(
+            frozenset(source.ignore), source.imitate_good, source.fields, source.roles
+        )
+        return located(path, source.format, rows, options=asked)
     except (FileNotFoundError, ValueError) as error:
         raise StageError(
             f"data.{name}: {error}; data.root is {Path(data.root).resolve()}"
         ) from error
-
-
-def field_map_of(source: DataSource) -> FieldMap | None:
-    """The map of a source that has one. ValueError for fields that make no record."""
-    if not source.fields and not source.roles:
-        return None
-    return FieldMap(source.fields, source.roles)  # type: ignore[arg-type]
 
 
 def _as_kind(record: Record, name: str) -> Record | None:

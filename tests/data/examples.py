@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rayward.data.formats.containers import sources
 from rayward.data.formats.registry import Report, _detect, read
-from rayward.data.records import Conversation, Preference, Prompt, Ranking, Turn
+from rayward.data.records import Conversation, Labelled, Preference, Prompt, Ranking, Turn
 
 ROWS = {
     "sharegpt": {
@@ -101,6 +101,20 @@ ROWS = {
         "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}],
         "label": True,
     },
+    "prompt_completion": {"prompt": "q", "completion": "a", "id": "p"},
+    "prompts": {
+        "data_source": "gsm8k",
+        "prompt": [{"role": "user", "content": "1+1?"}],
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": "2"},
+        "extra_info": {"index": 0},
+    },
+    "orca": {"id": "n", "system_prompt": "Be brief.", "question": "q", "response": "a"},
+    "conversation": {
+        "source": "x",
+        "conversation": [{"input": "q", "output": "a"}, {"input": "r", "output": "b"}],
+    },
+    "question_pairs": {"system": "Be brief.", "question": "q", "chosen": "a", "rejected": "b"},
     "sharegpt_pairs": {
         "conversations": [{"from": "human", "value": "q"}],
         "chosen": {"from": "gpt", "value": "a"},
@@ -159,7 +173,18 @@ RECORDS = {
         (Turn("user", "Add.\n\n### Input:\n1 2"), Turn("assistant", "3")), "self_instruct", "t"
     ),
     "gsm8k": Conversation((Turn("user", "1 + 1?"), Turn("assistant", "#### 2")), "gsm8k"),
-    "kto": Conversation((Turn("user", "q"), Turn("assistant", "a")), "kto"),
+    "kto": Labelled((Turn("user", "q"),), "a", True, "kto"),
+    "prompt_completion": Conversation(
+        (Turn("user", "q"), Turn("assistant", "a")), "prompt_completion", "p"
+    ),
+    "prompts": Prompt((Turn("user", "1+1?"),), "prompts/gsm8k", reference="2"),
+    "orca": Conversation(
+        (Turn("system", "Be brief."), Turn("user", "q"), Turn("assistant", "a")), "orca", "n"
+    ),
+    "conversation": Conversation(FOUR, "conversation/x"),
+    "question_pairs": Preference(
+        (Turn("system", "Be brief."), Turn("user", "q")), "a", "b", None, "question_pairs"
+    ),
     "sharegpt_pairs": Preference((Turn("user", "q"),), "a", "b", None, "sharegpt_pairs"),
     "pandalm": Preference(
         (Turn("user", "Add.\n\n### Input:\n1 2"),), "3", "4", None, "pandalm", "5"

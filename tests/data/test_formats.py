@@ -356,13 +356,6 @@ def test_real_identical_answers():
         )
 
 
-def test_answers_to_be_unlearned_are_set_aside(tmp_path):
-    rows = [{"messages": [ASKED, SAID], "label": label} for label in (True, False)]
-    records, report = run(write_lines(tmp_path / "rows.jsonl", rows))
-    assert len(records) == 1 and report.rejected == {"answer to be unlearned": 1}
-    assert run(tmp_path / "rows.jsonl", "openai")[1].rejected == {"answer with a verdict": 2}
-
-
 @pytest.mark.parametrize(
     "name, change, reason",
     [
@@ -498,6 +491,16 @@ def test_mt_bench_answers_and_their_questions(tmp_path):
         ("prompt prompt_id messages", "openai"),
         ("conversations chosen rejected", "sharegpt_pairs"),
         ("messages label", "kto"),
+        ("prompt completion label", "kto"),
+        ("prompt completion", "prompt_completion"),
+        ("prompt response", "prompt_completion"),
+        ("prompt response score", None),
+        ("prompt", "prompts"),
+        ("data_source prompt reward_model", "prompts"),
+        ("question response system_prompt", "orca"),
+        ("question chosen rejected", "question_pairs"),
+        ("instruction input chosen rejected", "question_pairs"),
+        ("conversation source", "conversation"),
         ("instruction input response", "alpaca"),
         ("question answer", "gsm8k"),
         ("instruction instances", "self_instruct"),
@@ -632,7 +635,7 @@ REAL_FILES = {
     # 8 without an answered turn, 4 with an empty.
     "sharegpt/sharegpt_train.json.gz": ("sharegpt", 767, 755),
     "sharegpt/sharegpt_test.json.gz": ("sharegpt", 95, 95),
-    "sharegpt/glaive_toolcall_en_demo.json.gz": ("sharegpt", 300, 147),  # 153 with tool calls
+    "sharegpt/glaive_toolcall_en_demo.json.gz": ("sharegpt", 300, 109),  # 191 with tools
     # 3 prompts differ, 4 empty, 1 answered twice.
     "hh_rlhf/train.jsonl.gz": ("hh_rlhf", 1291, 1283),
     "hh_rlhf/test.jsonl.gz": ("hh_rlhf", 500, 498),  # 1 prompts differ, 1 answered twice
@@ -656,7 +659,7 @@ REAL_FILES = {
     "gpteacher/codegen_instruct.json.gz": ("alpaca", 1000, 1000),
     "self_instruct/seed_tasks.jsonl.gz": ("self_instruct", 175, 175),
     "preference/dpo_en_demo.json.gz": ("sharegpt_pairs", 300, 300),
-    "preference/kto_en_demo.json.gz": ("kto", 300, 150),  # 150 to be unlearned
+    "preference/kto_en_demo.json.gz": ("kto", 300, 300),  # 150 are bad answers
     "preference/pandalm_testset.json.gz": ("pandalm", 500, 433),  # 46 empty, 21 ties
     "preference/starling_preference_benchmark.json.gz": ("arena", 500, 499),  # 1 empty
     # Without a winner: prompts.

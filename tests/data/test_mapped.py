@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from rayward.configs.load import ConfigError, load
 from rayward.data.formats.field_paths import look_up
+from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.mapped import FieldMap, field_map
 from rayward.data.formats.registry import Report, located, outcomes
 from rayward.data.records import (
@@ -27,7 +29,7 @@ from rayward.pipelines.preflight import check_names
 
 USER = Turn("user", "Why?")
 ANSWER = Turn("assistant", "Because.")
-TALK = [{"who": "Customer", "says": "Why?"}, {"who": "bot", "says": "Because."}]
+TALK = [{"who": "Customer", "says": "Why?"}, {"who": "robot", "says": "Because."}]
 IN_TALK = "messages=log,message.role=who,message.content=says"
 
 
@@ -117,13 +119,13 @@ def test_what_the_targets_make(fields: str, row: dict[str, Any], record: Record)
 
 def test_names_of_speakers() -> None:
     roles = "Customer=user"
-    with pytest.raises(RowError, match=r"log\[1\].who: found 'bot'"):
+    with pytest.raises(RowError, match=r"log\[1\].who: found 'robot'"):
         one(IN_TALK, {"log": TALK}, roles)
-    assert one(IN_TALK, {"log": TALK}, f"{roles},bot=assistant") == Conversation(
+    assert one(IN_TALK, {"log": TALK}, f"{roles},robot=assistant") == Conversation(
         (USER, ANSWER), "mapped"
     )
     weighed = [TALK[0], TALK[1] | {"w": 0.25}]
-    record = one(f"{IN_TALK},message.weight=w", {"log": weighed}, f"{roles},bot=assistant")
+    record = one(f"{IN_TALK},message.weight=w", {"log": weighed}, f"{roles},robot=assistant")
     assert [turn.weight for turn in record.turns] == [None, 0.25]
 
 
@@ -200,19 +202,32 @@ def test_files_account_for_every_row(tmp_path: Path) -> None:
     rows = [{"q": "Why?", "a": "Because."}, {"q": "Why?"}, ["no object"], {"q": "How?", "a": "So."}]
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    fields, report = field_map("prompt=q,response=a"), Report()
-    read = [(record, row.line) for record, row in located(path, report=report, fields=fields)]
+    asked, report = ReadOptions(fields={"prompt": "q", "response": "a"}), Report()
+    read = [(record, row.line) for record, row in located(path, report=report, options=asked)]
     assert [line for _, line in read] == [1, 4] and read[0][0].turns == (USER, ANSWER)
     assert (report.read, report.kept) == (4, 2)
     assert [(row.line, row.field) for row in report.rejected_rows] == [(2, "a"), (3, "row")]
     with pytest.raises(ValueError, match="the format 'alpaca' reads nothing"):
-        outcomes(path, "alpaca", fields=fields)
+        outcomes(path, "alpaca", options=asked)
+
+
+def test_other_fields_are_refused_passed_over_or_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    row = {"log": [{**turn, "mood": "calm"} for turn in TALK], "data": {"n": 1, "by": "x"}}
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"tools": [{"name": "f"}]}) + "\n")
+    fields = dict(pair.split("=") for pair in f"{IN_TALK},id=data.n".split(","))
+    asked = ReadOptions(fields=fields, roles={"Customer": "user", "robot": "assistant"})
+    first, second = outcomes(path, options=asked)
+    assert dict(first.passed_over) == {"log.mood": 1, "data.by": 1} and first.records[0].id == "1"
+    assert second.error is not None and second.error.field == "tools"
+    _, second = outcomes(path, options=replace(asked, ignore=frozenset({"tools"})))
+    assert second.records and second.repairs == ("ignored tools",)
 
 
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     path.write_text(json.dumps({"log": TALK, "id": "a"}) + "\n")
-    options = ["--fields", IN_TALK, "--roles", "Customer=user,bot=assistant"]
+    options = ["--fields", IN_TALK, "--roles", "Customer=user,robot=assistant"]
     assert main(["data", "convert", str(path), "--out", str(out), *options]) == 0
     (row,) = map(json.loads, out.read_text().splitlines())
     assert row["turns"] == [

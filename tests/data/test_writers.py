@@ -22,6 +22,7 @@ from rayward.data.formats.writers import WRITERS
 from rayward.data.records import (
     KINDS,
     Conversation,
+    Labelled,
     Preference,
     Prompt,
     Ranking,
@@ -38,6 +39,8 @@ LONG = Conversation((USER, ANSWER, *MORE), "x", "7", "gold")
 PROMPT = Prompt((USER, ANSWER, MORE[0]), "x", "7")
 QUESTION = Prompt((USER,), "mt_bench/math", "81", ("r",))
 PAIR = Preference((USER, ANSWER, MORE[0]), "yes", "no", 0.5, "x", "7")
+REFERRED = Prompt((USER,), "x", "7", reference="Paris.")
+LABELLED = Labelled((USER, ANSWER, MORE[0]), "c", False, "x", "7")
 RANKING = Ranking((USER,), ("one", "two", "three"), "x", "7", (1.0, 2.0, 2.0))
 # Names of writers that can express the record, and what their readers give back but for the source.
 ROUND_TRIPS: list[tuple[Record, dict[str, Record]]] = [
@@ -75,21 +78,28 @@ ROUND_TRIPS: list[tuple[Record, dict[str, Record]]] = [
     ),
     (QUESTION, {"rayward": QUESTION, "mt_bench_questions": QUESTION}),
     (
-        Prompt((USER,), "x", "7", reference="Paris."),
-        {"rayward": Prompt((USER,), "x", "7", reference="Paris.")},
+        REFERRED,
+        dict.fromkeys(("rayward", "openai", "mt_bench_questions"), REFERRED),
     ),
     (
         PAIR,
         {
             "rayward": PAIR,
             "openai": PAIR,
-            "hh_rlhf": replace(PAIR, margin=None),
             "nectar": Ranking(PAIR.turns, ("yes", "no"), "x", "7", (1.0, 1.5)),
         },
     ),
     (
-        replace(PAIR, turns=(USER,), source="rewardbench/math"),
+        replace(PAIR, turns=(USER,), margin=None, source="rewardbench/math"),
         {"rewardbench": Preference((USER,), "yes", "no", None, "rewardbench/math", "7")},
+    ),
+    (
+        replace(PAIR, margin=None),
+        {"hh_rlhf": replace(PAIR, margin=None), "openai": replace(PAIR, margin=None)},
+    ),
+    (
+        LABELLED,
+        dict.fromkeys(("rayward", "kto"), LABELLED),
     ),
     (RANKING, {"rayward": RANKING, "nectar": RANKING}),
 ]
@@ -106,7 +116,9 @@ def within(value: Any, column: Any) -> bool:
         return isinstance(value, Mapping) and all(
             key in column and within(value[key], column[key]) for key in value
         )
-    return isinstance(value, {"text": str, "number": float, "integer": int}[column])
+    return isinstance(
+        value, {"text": str, "number": float, "integer": int, "boolean": bool}[column]
+    )
 
 
 @pytest.mark.parametrize(
@@ -135,8 +147,8 @@ def test_our_own_columns_are_all_that_a_record_has() -> None:
 
 def test_every_record_of_a_readable_format_can_be_written_or_says_why_not() -> None:
     only_read = (
-        "ultrafeedback ultra_eval self_instruct gsm8k gsm8k_solutions kto sharegpt_pairs pandalm "
-        "arena"
+        "ultrafeedback ultra_eval self_instruct gsm8k gsm8k_solutions sharegpt_pairs pandalm arena "
+        "prompt_completion prompts orca conversation question_pairs"
     )
     benchmarks = "starling_truthful starling_verbose alpaca_eval_annotations"
     assert {*FORMATS} - {*WRITERS} == {*only_read.split(), *benchmarks.split()}
@@ -153,7 +165,7 @@ def test_every_record_of_a_readable_format_can_be_written_or_says_why_not() -> N
         "several turns",
         "system turn",
         "loss weight of a turn",
-        "follow-up questions",
+        "openai has no place for its follow-ups",
     } <= reasons
 
 
@@ -174,16 +186,25 @@ def test_every_record_of_a_readable_format_can_be_written_or_says_why_not() -> N
             replace(SHORT, turns=(replace(USER, weight=1.0), ANSWER)),
             "loss weight of a turn",
         ),
-        ("hh_rlhf", replace(PAIR, chosen="a\n\nHuman: b"), "text contains the frame"),
+        ("hh_rlhf", replace(PAIR, margin=None, chosen="a\n\nHuman: b"), "text contains the frame"),
         (
             "nectar",
             replace(RANKING, turns=(Turn("user", "q\n\nAssistant: a"),)),
             "text contains the frame",
         ),
-        ("hh_rlhf", replace(PAIR, turns=(SYSTEM, USER)), "system turn"),
+        ("hh_rlhf", replace(PAIR, margin=None, turns=(SYSTEM, USER)), "system turn"),
         ("hh_rlhf", replace(RANKING, ranks=(1.0, 1.0, 1.0)), "all answers are tied"),
-        ("rewardbench", PAIR, "several turns"),
-        ("openai", QUESTION, "follow-up questions"),
+        ("rewardbench", replace(PAIR, margin=None), "several turns"),
+        ("rewardbench", PAIR, "rewardbench has no place for its margin"),
+        ("hh_rlhf", PAIR, "hh_rlhf has no place for its margin"),
+        ("alpaca_eval", REFERRED, "alpaca_eval has no place for its reference"),
+        (
+            "mt_bench_questions",
+            replace(QUESTION, reference="Paris."),
+            "reference to one of several questions",
+        ),
+        ("openai", LABELLED, "openai has no place for its kind"),
+        ("openai", QUESTION, "openai has no place for its follow-ups"),
         ("mt_bench_questions", replace(QUESTION, id=""), "id is not a whole number"),
         ("mt_bench_questions", replace(QUESTION, id="081"), "id is not a whole number"),
         ("mt_bench_questions", replace(QUESTION, id="9" * 5000), "id is not a whole number"),
@@ -202,18 +223,9 @@ def test_what_a_format_cannot_express_is_refused(name: str, record: Record, reas
         ("alpaca", SHORT, {"left out quality"}),
         ("openai", SHORT, {"left out quality"}),
         ("sharegpt", SHORT, set()),
-        ("hh_rlhf", PAIR, {"left out margin"}),
         ("openai", PAIR, set()),
         ("mt_bench_questions", QUESTION, set()),
-        *(
-            (name, Prompt((USER,), id="7", reference="Paris."), left)
-            for name, left in (
-                ("rayward", set()),
-                ("openai", {"left out reference"}),
-                ("alpaca_eval", {"left out reference"}),
-                ("mt_bench_questions", {"left out reference"}),
-            )
-        ),
+        *((name, REFERRED, set()) for name in ("rayward", "openai", "mt_bench_questions")),
         (
             "hh_rlhf",
             replace(PAIR, chosen=" yes\n", margin=None),

@@ -1,0 +1,184 @@
+"""A row as records: what its format's reader makes of it, with what stands beside the turns.
+
+A system text, earlier turns, a verdict and a reference answer are read here for all formats, where
+the format's own reader has no use for the field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from rayward.data.formats.fields import ReadOptions, decoded, json_value, left, without
+from rayward.data.formats.format_table import Format
+from rayward.data.formats.meaning import (
+    HISTORY,
+    MEANINGS,
+    NAMES,
+    REFERENCE,
+    SYSTEM,
+    VERDICT,
+    Meaning,
+    refuse,
+)
+from rayward.data.formats.readers_chat import is_blank, messages_of
+from rayward.data.formats.readers_labelled import labelled
+from rayward.data.formats.turns import EMPTY_SYSTEM
+from rayward.data.records import (
+    Conversation,
+    Labelled,
+    Prompt,
+    Record,
+    RowError,
+    Turn,
+    check_turns,
+    describe,
+    list_of,
+    text_of,
+)
+
+Fields = dict[str, Any]
+
+
+def read_row(
+    form: Format, row: Mapping[str, Any], repairs: list[str], options: ReadOptions
+) -> tuple[list[Record], list[str]]:
+    """The records of a row, and the paths of the fields that are passed over.
+
+    RowError for a row that cannot be used, or that says what no record can. Repairs made, and what
+    is ignored, are added to `repairs`.
+    """
+    row = decoded(row, form.tree)
+    if options.ignore:
+        gone: set[str] = set()
+        row = without(row, form.tree, options.ignore, gone)
+        repairs += [f"ignored {name}" for name in sorted(gone)]
+    beside: dict[Meaning, Fields] = {}
+    passed_over = []
+    for place, path, name, value in left(row, form.tree):
+        meaning = MEANINGS.get(name)
+        if meaning is None or (meaning.beside and path != name):
+            passed_over.append(path)
+        elif meaning.beside:
+            beside.setdefault(meaning, {})[name] = value
+        else:
+            refuse(place, name, value)
+    records = form.convert(row, repairs)
+    if beside:
+        references = beside.get(REFERENCE, {})
+        records = [_with(record, beside, repairs) for record in records]
+        passed_over += _unused(references, records)
+    if options.imitate_good:
+        records = [_imitated(record) for record in records]
+    return records, list(dict.fromkeys(passed_over))
+
+
+def _with(record: Record, beside: dict[Meaning, Fields], repairs: list[str]) -> Record:
+    for name, value in beside.get(HISTORY, {}).items():
+        record = _put(record, _history(value, name))
+    record = _with_system(record, beside.get(SYSTEM, {}), repairs)
+    if REFERENCE in beside and isinstance(record, Prompt):
+        name = _first_reference(beside[REFERENCE])
+        record = replace(record, reference=reference_of(beside[REFERENCE][name], name))
+    for name, value in beside.get(VERDICT, {}).items():
+        if getattr(record, "quality", None):
+            repairs.append("left out quality")
+        record = labelled(record, value, name)
+    return record
+
+
+def _put(record: Record, turns: tuple[Turn, ...]) -> Record:
+    """The record with turns before its first one, behind a system turn."""
+    first = 1 if record.turns and record.turns[0].role == "system" else 0
+    return replace(record, turns=(*record.turns[:first], *turns, *record.turns[first:]))
+
+
+# ---- system texts, earlier turns
+
+
+def _with_system(record: Record, fields: Fields, repairs: list[str]) -> Record:
+    for name, value in fields.items():
+        if is_blank(value):
+            repairs.append(EMPTY_SYSTEM)
+            continue
+        text = text_of(value, name)
+        if record.turns and record.turns[0].role == "system":
+            if record.turns[0].content != text:
+                expected = "one system text only"
+                raise RowError(name, describe(text), expected, "two system texts")
+            continue
+        record = replace(record, turns=(Turn("system", text), *record.turns))
+    return record
+
+
+def _history(value: object, name: str) -> tuple[Turn, ...]:
+    """Earlier turns: [[question, answer], ...] as in ChatGLM's and LLaMA-Factory's files, or turns.
+
+    Also where they are JSON text.
+    """
+    items = list_of(json_value(value) if isinstance(value, str) else value, name)
+    if any(isinstance(item, dict) for item in items):
+        turns = messages_of(items, name)
+    else:
+        turns = ()
+        for index, pair in enumerate(items):
+            texts = list_of(pair, f"{name}[{index}]")
+            if len(texts) != 2:
+                expected = "two, a question and its answer"
+                found = f"{len(texts)} texts"
+                raise RowError(f"{name}[{index}]", found, expected, "history is not in pairs")
+            asked, said = (text_of(text, f"{name}[{index}]") for text in texts)
+            turns += (Turn("user", asked), Turn("assistant", said))
+    check_turns(turns, "assistant", name)
+    return turns
+
+
+# ---- reference answers
+
+
+def _first_reference(fields: Fields) -> str:
+    return next(name for name in NAMES[REFERENCE].split() if name in fields)
+
+
+def reference_of(value: object, name: str) -> str:
+    """A reference answer: text, a number, the only one of a list, or verl's reward_model's.
+
+    RowError for several, of which a prompt holds one.
+    """
+    if name == "reward_model" and isinstance(value, dict):
+        name, value = "reward_model.ground_truth", value.get("ground_truth")
+    if isinstance(value, list | tuple):
+        if len(value) != 1:
+            found = f"{len(value)} answers"
+            raise RowError(name, found, "one reference answer", "several reference answers")
+        value = value[0]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return text_of(value, name)
+
+
+def _unused(references: Fields, records: list[Record]) -> list[str]:
+    """Paths of reference answers that are of no record: beside an answer, or a second one."""
+    if not references:
+        return []
+    if not any(isinstance(record, Prompt) for record in records):
+        return list(references)
+    used = _first_reference(references)
+    unused = [name for name in references if name != used]
+    if used == "reward_model" and isinstance(references[used], dict):
+        unused += [f"{used}.{name}" for name in references[used] if name != "ground_truth"]
+    return unused
+
+
+# ---- verdicts
+
+
+def _imitated(record: Record) -> Record:
+    """A good answer as a conversation. RowError for a bad one."""
+    if not isinstance(record, Labelled):
+        return record
+    if not record.good:
+        raise RowError("good", "false", "true, for an answer to imitate", "bad answer")
+    turns = (*record.turns, Turn("assistant", record.answer))
+    return Conversation(turns, record.source, record.id)

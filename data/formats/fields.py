@@ -1,0 +1,171 @@
+"""The fields of a row: which its reader uses, which are left, and which the user has ignored.
+
+A format declares what its reader uses as dotted paths, "conversations.from". Lists have no part in
+a path: it holds for each of their items. A path without longer ones below it stands for all that
+is in the field; "*" for every object among the fields, and EVERYTHING for whatever there is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from rayward.data.formats.meaning import MEANINGS, VERDICT, WEIGHTS
+
+Tree: TypeAlias = "dict[str, Tree]"
+"""The next names below a field; none, if it is read whole."""
+
+EVERYTHING = "**"
+TURN = ("role", "content", "from", "value", *WEIGHTS)
+"""Fields of a turn, as `messages_of` reads them."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """What a user asks of a reader.
+
+    `ignore`: fields to do without, by their names or dotted paths. `imitate_good`: good answers of
+    labelled rows as conversations; bad ones are set aside. `fields` and `roles`: where what is
+    wanted stands in rows of no known format, see data/formats/mapped.py.
+    """
+
+    ignore: frozenset[str] = frozenset()
+    imitate_good: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
+
+
+def paths(reads: str) -> frozenset[str]:
+    """The paths of a declaration, which are separated by spaces; "@name": turns, or one turn."""
+    found: set[str] = set()
+    for path in reads.split():
+        name = path.removeprefix("@")
+        found |= {path} if name == path else {f"{name}.{field}" for field in TURN}
+    return frozenset(found)
+
+
+def tree(reads: Iterable[str]) -> Tree:
+    """The paths of a declaration by their names."""
+    root: Tree = {}
+    for path in reads:
+        node = root
+        for name in path.split("."):
+            node = node.setdefault(name, {})
+    return root
+
+
+def columns(root: Tree) -> frozenset[str] | None:
+    """The names of the columns that a format's rows are made of; None for all that there are."""
+    if EVERYTHING in root or "*" in root:
+        return None
+    return frozenset({*root, *MEANINGS})
+
+
+def is_empty(value: object) -> bool:
+    """Whether a value says nothing: null, NaN, "", an empty list or object, or those in each other.
+
+    Tools are often JSON text: that of an empty list says nothing either.
+    """
+    if value is None or value in ("", "[]", "{}", "null"):
+        return True
+    if isinstance(value, float):
+        return value != value
+    if isinstance(value, list | tuple):
+        return all(map(is_empty, value))
+    return isinstance(value, dict) and all(map(is_empty, value.values()))
+
+
+def left(value: object, node: Tree, path: str = "", where: str = "") -> Iterator[tuple]:
+    """(place, path, name, value) of every field that no reader uses and that says something.
+
+    `place` has the numbers of list items, `path` has not.
+    """
+    if isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from left(item, node, path, f"{where}[{index}]")
+        return
+    if not isinstance(value, dict) or EVERYTHING in node:
+        return
+    dot = "." if path else ""
+    for name, inner in value.items():
+        below = _below(node, name, inner)
+        if below is None:
+            if not is_empty(inner):
+                yield f"{where}{dot}{name}", f"{path}{dot}{name}", name, inner
+        elif below:
+            yield from left(inner, below, f"{path}{dot}{name}", f"{where}{dot}{name}")
+
+
+def _below(node: Tree, name: str, value: object) -> Tree | None:
+    """What is read below a field; None if the field is not read."""
+    if (below := node.get(name)) is not None:
+        return below
+    return node.get("*") if isinstance(value, dict) else None
+
+
+def without(value: Any, node: Tree, ignore: frozenset[str], gone: set[str], path: str = "") -> Any:
+    """`value` without the fields that the user ignores; those that said something are in `gone`.
+
+    A verdict stays, whatever the user says: without it, a bad answer would be one to imitate.
+    """
+    if isinstance(value, list | tuple):
+        return [without(item, node, ignore, gone, path) for item in value]
+    if not isinstance(value, dict):
+        return value
+    kept = {}
+    for name, inner in value.items():
+        full = f"{path}.{name}" if path else name
+        named = name if name in ignore else full if full in ignore else ""
+        if named and _may_go(name, inner):
+            if not is_empty(inner):
+                gone.add(named)
+            continue
+        below = _below(node, name, inner)
+        kept[name] = without(inner, below, ignore, gone, full) if below else inner
+    return kept
+
+
+def _may_go(name: str, value: object) -> bool:
+    meaning = MEANINGS.get(name)
+    if meaning is VERDICT:
+        return verdict_of(value) is None
+    return meaning is None or meaning.may_be_ignored
+
+
+VERDICTS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+
+
+def verdict_of(value: object) -> bool | None:
+    """true and false, also as 1 and 0 and as text; None for anything else."""
+    if not isinstance(value, str | int | float):
+        return None
+    return VERDICTS.get(str(value).strip().lower())
+
+
+def decoded(row: Mapping[str, Any], root: Tree) -> Mapping[str, Any]:
+    """The row, with lists of turns in place of those that are JSON text."""
+    changed = {}
+    for name, value in row.items():
+        if isinstance(value, str) and root.get(name) and value.lstrip()[:1] in ("[", "{"):
+            turns = json_turns(value)
+            if turns is not None:
+                changed[name] = turns
+    return {**row, **changed} if changed else row
+
+
+def json_value(text: str) -> Any:
+    """What JSON text holds; None for any other text."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def json_turns(text: str) -> Any:
+    """What JSON text holds if that is turns, or one; None for any other text."""
+    value = json_value(text)
+    items = value if isinstance(value, list) else [value]
+    are_turns = all(isinstance(item, dict) and {"role", "from"} & {*item} for item in items)
+    return value if items and are_turns else None

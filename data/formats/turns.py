@@ -1,0 +1,117 @@
+"""What is in a turn: its role by any of its names, its text in parts or in one, its loss weight.
+
+A prompt's text may have the frame of Anthropic's hh-rlhf, "\\n\\nHuman: ...\\n\\nAssistant: ...".
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from rayward.data.formats.meaning import MEANINGS, MEDIA, PART, WEIGHTS, no_place, refuse_part
+from rayward.data.records import Role, RowError, Turn, describe, number_of, object_of, text_of
+
+EMPTY_SYSTEM = "left out empty system turn"
+TEXT_PARTS = ("text", "input_text", "output_text")
+SPEAKERS: dict[str, Role] = {
+    "human": "user", "user": "user", "prompter": "user",
+    "system": "system", "developer": "system",
+    "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
+    "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+}  # fmt: skip
+# Turns of these are counted as "tool turn" and not as an unknown role: no template here has them.
+TOOLS = "function function_call observation tool tool_call tool_response ipython".split()
+
+
+def role_of(value: object, where: str) -> Role:
+    """The role that a name stands for, in any case. RowError for another one, or that of a tool."""
+    name = value.strip().lower() if isinstance(value, str) else ""
+    if name in SPEAKERS:
+        return SPEAKERS[name]
+    reason = "tool turn" if name in TOOLS else "unknown role"
+    raise RowError(where, describe(value), "one of " + ", ".join(SPEAKERS), reason)
+
+
+def content_of(value: object, where: str) -> str:
+    """A turn's text, or its parts [{"type": "text", "text"}, ...] in one.
+
+    RowError for a part that is no text, such as an image.
+    """
+    if not isinstance(value, list | tuple):
+        return text_of(value, where)
+    return text_of("".join(_part(part, f"{where}[{i}]") for i, part in enumerate(value)), where)
+
+
+def _part(value: object, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    part = object_of(value, where)
+    kind, text = part.get("type"), part.get("text")
+    if (kind in TEXT_PARTS or kind is None) and isinstance(text, str):
+        return text
+    meaning = MEANINGS.get(kind) if isinstance(kind, str) else None
+    if meaning is PART:
+        refuse_part(f"{where}.type", str(kind), kind)
+    if meaning is MEDIA or str(kind).startswith(("image", "audio", "video", "input_")):
+        raise no_place(f"{where}.type", "media", kind, MEDIA)
+    raise RowError(f"{where}.type", describe(kind), "text", "part that is not text")
+
+
+def weight_of(entry: Mapping[str, Any], where: str) -> float | None:
+    """The loss weight that a turn has under one of WEIGHTS: a number, or true and false (1 and 0).
+
+    RowError for two that differ.
+    """
+    found: float | None = None
+    for name in WEIGHTS:
+        value = entry.get(name)
+        if value is None:
+            continue
+        field = f"{where}.{name}"
+        weight = float(value) if isinstance(value, bool) else number_of(value, field)
+        if found is not None and weight != found:
+            raise RowError(field, str(weight), f"{found}, as above", "two loss weights in a turn")
+        found = weight
+    return found
+
+
+# ---- Human: and Assistant:
+
+
+def framed(text: str, name: str) -> list[Turn]:
+    """Turns of "\\n\\nHuman: ...\\n\\nAssistant: ..." text; the assistant's last may be blank."""
+    return _split(text, name, r"\n\n(Human|Assistant):")
+
+
+def prompt_turns(value: object, name: str) -> tuple[Turn, ...]:
+    """A prompt's text as turns: one question, or what its frame divides it into."""
+    text = text_of(value, name)
+    if not is_framed(text):
+        return (Turn("user", text),)
+    line = "\n\n" if "\n\nAssistant:" in text else "\n"
+    turns = _split(line + text.lstrip(), name, line + "(Human|Assistant):")
+    if turns[-1] == Turn("assistant", ""):  # the frame of the answer that follows the prompt
+        turns.pop()
+    return tuple(turns)
+
+
+def is_framed(text: object) -> bool:
+    """Whether a prompt starts with a Human's turn in this frame and ends where an answer begins.
+
+    Two line ends before the first turn are enough to tell it, too. Other texts may speak of humans.
+    """
+    if not isinstance(text, str):
+        return False
+    begins = text.lstrip().startswith("Human:")
+    return begins and (text.startswith("\n\nHuman:") or text.rstrip().endswith("\nAssistant:"))
+
+
+def _split(text: str, name: str, speaker_pattern: str) -> list[Turn]:
+    # The group keeps the speakers: before, speaker, content, speaker, content, ...
+    before, *pieces = re.split(speaker_pattern, text)
+    if before.strip() or not pieces:
+        expected = 'text that starts with "\\n\\nHuman:"'
+        raise RowError(name, describe(text), expected, "no Human/Assistant frame")
+    spoken = zip(pieces[::2], pieces[1::2], strict=True)
+    return [Turn(SPEAKERS[speaker.lower()], content.strip()) for speaker, content in spoken]
