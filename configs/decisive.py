@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rayward.configs.schema import Config
+from rayward.configs.sections.data import LISTS, Data
 from rayward.configs.stages import ALGORITHMS, has, trains_judge
 
 SPEED_SETTINGS = (
@@ -31,6 +32,8 @@ LATER_SETTINGS = {
     "validate_every": 0,
     "keep": "last",
     "extra_prompts": 0,
+    "temperature": None,
+    "decontaminate": None,
     "ignore": [],
     "imitate_good": False,
     "objective": "dpo",
@@ -41,6 +44,14 @@ LATER_SETTINGS = {
 }
 """Settings that runs of earlier versions lack, with the value that those runs had. At this value
 they are left out, so that an earlier run is still taken as complete."""
+
+LATER_SOURCE_SETTINGS: dict[str, Any] = {
+    "fields": {},
+    "roles": {},
+    "weight": None,
+    "epochs": None,
+}
+"""The same of a source of data."""
 
 
 def decisive(config: Config, part: str) -> dict[str, Any]:
@@ -68,7 +79,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     table: dict[str, dict[str, Any]] = {
         "prepare": {
             "model": config.model,
-            "data": config.data,
+            "data": _data(config.data),
             "judge": _divides_for(config),
             **({"max_new_tokens": rollout.max_new_tokens} if asks else {}),
             "long_conversations": config.sft.long_conversations,
@@ -102,6 +113,21 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     }
     settings = table[part] | ({"seed": config.seed} if part != "publish" else {})
     return {name: _deciding(value) for name, value in settings.items()}
+
+
+def _data(data: Data) -> dict[str, Any]:
+    """The settings of the data, whose sources have no LATER_SOURCE_SETTINGS at their old value."""
+    plain = data.model_dump(mode="json")
+    for name in LISTS:
+        plain[name] = [
+            {
+                key: value
+                for key, value in source.items()
+                if value != LATER_SOURCE_SETTINGS.get(key, ...)
+            }
+            for source in plain[name]
+        ]
+    return plain
 
 
 def _divides_for(config: Config) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rayward.configs.stages import STAGES
 from rayward.pipelines.cluster_tools import kube
-from rayward.pipelines.data_tools import clean, convert, rank, render, simulate
+from rayward.pipelines.data_tools import check, clean, convert, rank, render, simulate
 from rayward.pipelines.data_tools import map as map_command
 from rayward.pipelines.model_tools import doctor, extend, init, reward_eval, reward_serve
 
@@ -36,7 +36,7 @@ COMMANDS = {
 # Each has an `add(actions)` that declares its parsers; none imports anything heavy before it runs.
 MODEL_COMMANDS = (init, doctor, extend, reward_eval, reward_serve)
 CLUSTER_COMMANDS = (kube,)
-DATA_COMMANDS = (convert, render, clean, map_command, simulate, rank)
+DATA_COMMANDS = (convert, check, render, clean, map_command, simulate, rank)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,7 +11,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from rayward.data.formats.meaning import MEANINGS, VERDICT, WEIGHTS
@@ -30,11 +30,14 @@ class ReadOptions:
     """What a user asks of a reader.
 
     `ignore`: fields to do without, by their names or dotted paths. `imitate_good`: good answers of
-    labelled rows as conversations; bad ones are set aside.
+    labelled rows as conversations; bad ones are set aside. `fields` and `roles`: where what is
+    wanted stands in rows of no known format, see data/formats/mapped.py.
     """
 
     ignore: frozenset[str] = frozenset()
     imitate_good: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 def paths(reads: str) -> frozenset[str]:

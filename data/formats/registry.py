@@ -25,6 +25,7 @@ from rayward.data.formats.beside import read_row
 from rayward.data.formats.containers import RowSource, sources
 from rayward.data.formats.fields import ReadOptions, columns
 from rayward.data.formats.format_table import FORMATS, TOKENS, Format
+from rayward.data.formats.mapped import FieldMap
 from rayward.data.formats.readers_chat import Questions
 from rayward.data.records import Record, RowError, object_of, validate
 
@@ -33,6 +34,14 @@ DETECT_ROWS = 20  # usable rows to try: bad ones at the start of a file must not
 ACCOUNTS = ("rejected", "repaired", "passed_over")
 """The counts of a report by what was wrong, mended, or not read."""
 QUESTION_FILES = ("question.jsonl", "question.jsonl.gz")
+
+
+class NoFormatError(ValueError):
+    """Rows that fit no known format, and the `source` that they are of."""
+
+    def __init__(self, message: str, source: RowSource) -> None:
+        super().__init__(message)
+        self.source = source
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +155,14 @@ def outcomes(
         raise ValueError(
             f"unknown format {format!r}; known: auto, {', '.join(FORMATS)}, {token_rows.NAME}"
         )
+    mapped = FieldMap(options.fields, options.roles) if options.fields or options.roles else None
+    if mapped and format != "auto":
+        raise ValueError(f"the fields are mapped, so that the format {format!r} reads nothing")
     # The formats of all files are settled here, before the first row: this is no generator, so that
     # a caller's mistake is raised by the call and not in the middle of a run.
     opened = []
     for source in sources(path):
-        form = _detect(source) if format == "auto" else FORMATS.get(format, TOKENS)
+        form = mapped.format if mapped else _format_of(source, format)
         if form is TOKENS and not token_files:
             raise ValueError(
                 f"{source.name}: rows of token ids and masks hold no text to read records from"
@@ -224,6 +236,10 @@ TELLING = frozenset(
 """The fields by which formats are told."""
 
 
+def _format_of(source: RowSource, name: str) -> Format | None:
+    return _detect(source) if name == "auto" else FORMATS.get(name, TOKENS)
+
+
 def _detect(source: RowSource) -> Format | None:
     """Format of the first row that fits one; None if no row is an object. ValueError if none fits.
 
@@ -253,9 +269,11 @@ def _detect(source: RowSource) -> Format | None:
         return None
     # Of a file of columns, the others are not known yet.
     seen |= next((value.keys() for _, value in source.rows() if isinstance(value, dict)), set())
-    raise ValueError(
+    raise NoFormatError(
         f"{source.name}: rows with the fields {', '.join(sorted(seen))[:500] or '(none)'} fit no "
-        f"known format ({', '.join(FORMATS)}); name the format, or rename the fields"
+        f"known format ({', '.join(FORMATS)}); name the format, or say where what is wanted stands "
+        "(fields; rayward data check proposes them)",
+        source,
     )
 
 

@@ -37,7 +37,9 @@ class PromptStream:
 
     def __init__(self, run: Run, renderer: Renderer):
         longest = run.config.rollout.max_new_tokens
-        self.prompts, self.ids = fit_prompts(prepared(run, "prompts"), renderer, longest, Counter())
+        self.prompts, self.ids = fit_prompts(
+            prepared(run, "prompts"), renderer, longest, Counter(), repeated=True
+        )
         self.seed = run.config.seed
         self.taken = 0  # prompts so far, over all passes
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rayward.configs.schema import Config
-from rayward.configs.sections.data import LISTS, Data, DataSource
+from rayward.configs.sections.data import LISTS, OWN_EVALUATION, Data, DataSource
 from rayward.data.formats.containers import data_files
 from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.registry import Outcome, Report, located
@@ -74,6 +74,8 @@ def contents(data: Data) -> dict[str, str]:
     They are among the settings of prepare, so a changed file is not taken for the old one.
     """
     sources = {source.path for name in LISTS for source in getattr(data, name)}
+    if data.decontaminate:
+        sources |= {*data.decontaminate.against} - {OWN_EVALUATION}
     local = [Path(data.root) / source for source in sources if not source.startswith("hf:")]
     digests: dict[str, str] = {}
     for path in sorted(local):
@@ -101,7 +103,9 @@ def _open(
     if not source.path.startswith("hf:"):
         path = Path(data.root) / source.path
     try:
-        asked = ReadOptions(frozenset(source.ignore), source.imitate_good)
+        asked = ReadOptions(
+            frozenset(source.ignore), source.imitate_good, source.fields, source.roles
+        )
         return located(path, source.format, rows, options=asked)
     except (FileNotFoundError, ValueError) as error:
         raise StageError(

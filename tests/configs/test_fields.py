@@ -66,7 +66,12 @@ def test_the_default_shown_is_the_one_that_holds() -> None:
     lists = ("conversations", "preferences", "prompts", "evaluation_prompts")
     sources = (*(f"data.{name}." for name in lists), "scoring.sources.")
     bare = Config.model_validate(
-        {"model": {"scratch": {}}, "data": {"toyworld": {}}, "dpo": {}, "rl": {"lora": {}}}
+        {
+            "model": {"scratch": {}},
+            "data": {"toyworld": {}, "decontaminate": {}},
+            "dpo": {},
+            "rl": {"lora": {}},
+        }
     )
     wrong = {}
     for setting in SETTINGS:
