@@ -11,17 +11,9 @@ from rayward.configs.sections.algorithms import (
     RECIPES,
     WITH_CRITIC,
     AlgorithmName,
-    Apa,
-    Awr,
-    Cispo,
-    DrGrpo,
-    Grpo,
-    Gspo,
-    Ppo,
-    Reinforce,
-    Rloo,
+    AlgorithmSections,
 )
-from rayward.configs.sections.base import Count, Fraction, Positive, Section, StageSection
+from rayward.configs.sections.base import Count, Fraction, Positive, Section
 from rayward.configs.sections.training import Updates
 
 
@@ -111,7 +103,7 @@ class MonitorSection(Section):
         return self
 
 
-class Rl(StageSection):
+class Rl(AlgorithmSections):
     """Online RL: what the algorithms share, and each one's own numbers."""
 
     algorithms: Annotated[tuple[AlgorithmName, ...], Field(min_length=1)] = ("ppo", "apa")
@@ -195,24 +187,6 @@ class Rl(StageSection):
     """Keep each iteration's answers with all that was measured of them as parquet; rayward rl
     --replay reads them.
     """
-    ppo: Ppo = Ppo()
-    """PPO's own numbers."""
-    rloo: Rloo = Rloo()
-    """RLOO's own numbers."""
-    grpo: Grpo = Grpo()
-    """GRPO's own numbers."""
-    reinforce: Reinforce = Reinforce()
-    """REINFORCE++'s own numbers."""
-    apa: Apa = Apa()
-    """APA's own numbers."""
-    awr: Awr = Awr()
-    """AWR's own numbers."""
-    gspo: Gspo = Gspo()
-    """GSPO's own numbers."""
-    cispo: Cispo = Cispo()
-    """CISPO's own numbers."""
-    dr_grpo: DrGrpo = DrGrpo()
-    """Dr. GRPO's own numbers."""
     monitor: MonitorSection = MonitorSection()
     """Signs of reward hacking."""
     optimizer: Updates = Updates(schedule="constant", warmup_fraction=0.0)

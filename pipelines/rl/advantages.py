@@ -41,6 +41,7 @@ from rayward.configs.sections.algorithms import (
     EstimatorName,
     Grpo,
     Gspo,
+    Whitened,
 )
 from rayward.configs.sections.rl import Rl
 from rayward.data.rollouts import Rollouts
@@ -147,8 +148,7 @@ def estimate_advantages(
         "advantage_min": float(advantages_N.min()),
         "advantage_max": float(advantages_N.max()),
     }
-    # The group baselines have no such setting: they are scaled, or not, by their group.
-    if not in_groups and settings.whiten:
+    if isinstance(settings, Whitened) and settings.whiten:
         advantages_N = whiten(advantages_N)
     columns = {"advantages": advantages_N.float().numpy()}
     if returns_N is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
@@ -54,7 +54,7 @@ class IterationWriter:
                 {"role": "driver", "rank": 0, "name": name, "start": started_at, "end": time.time()}
             )
 
-    def note(self, figures: dict[str, Any]) -> None:
+    def note(self, figures: Mapping[str, Any]) -> None:
         """Figures for this iteration's line of metrics."""
         # What "time" holds so far stays: transfer, update and phases each add to it.
         self.figures = {

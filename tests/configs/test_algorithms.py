@@ -16,6 +16,7 @@ from rayward.configs.sections.algorithms import (
     WITH_CRITIC,
     Algorithm,
     AlgorithmName,
+    Whitened,
 )
 from rayward.configs.sections.rl import Rl
 
@@ -31,6 +32,11 @@ def test_names_numbers_and_recipes_are_the_same_ones() -> None:
 def test_who_has_a_critic_and_who_compares() -> None:
     assert WITH_CRITIC == ("ppo", "apa", "awr")
     assert IN_GROUPS == ("rloo", "grpo", "gspo", "cispo", "dr_grpo")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_who_compares_is_scaled_by_its_group_alone(name: str) -> None:
+    assert not (name in IN_GROUPS and isinstance(getattr(Rl(), name), Whitened))
 
 
 def test_defaults_are_the_papers() -> None:

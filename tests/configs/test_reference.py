@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from rayward.configs.load import ConfigError, load
 from rayward.configs.reference import explain_settings, groups
 from rayward.configs.schema import Config
+from rayward.configs.sections.algorithms import RECIPES
 
 GROUPS = {group.name: group for group in groups()}
 SETTINGS = {setting.name: setting for group in GROUPS.values() for setting in group.settings}
@@ -34,7 +35,7 @@ def test_every_setting_stands_once_below_its_section() -> None:
         ("rl.ppo.dual_clip", "number above 1 | null", "null"),
         (
             "rl.algorithms",
-            "list of ppo | rloo | grpo | reinforce | apa | awr | gspo | cispo | dr_grpo, not empty",
+            f"list of {' | '.join(RECIPES)}, not empty",
             "[ppo, apa]",
         ),
         ("rl.lora.targets", "text | list of text", "all-linear"),
