@@ -149,4 +149,4 @@ lock: ## resolve requirements/*.in into the locks again (needs uv; UPGRADE=--upg
 .PHONY: clean
 clean: ## remove caches and build outputs (leaves .venv and runs/)
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache
-	find actors algorithms benchmarks cluster configs data pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find actors algorithms benchmarks cluster configs data docs pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
