@@ -23,6 +23,7 @@ from rayward.cluster.kube.render import render
 from rayward.cluster.kube.sizes import sized
 from rayward.configs.load import ConfigError, load
 from rayward.configs.schema import Config
+from rayward.pipelines.cli import main
 from tests.cluster.kube_schemas import RAY_KINDS, mistakes
 
 ROOT = Path(__file__).parents[2]
@@ -349,3 +350,22 @@ def test_mistakes_of_the_section_are_told(given: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load("quickstart", [given])
     assert told in str(caught.value)
+
+
+def test_the_command_says_what_it_wrote_and_what_pods_will_not_find(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "kube")
+    command = ["kube", "render", "rloo_rule_smollm2", "--out", out, "--size", "1x8"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "workers cpu: 1 x " in said and f"kubectl apply -k {out}/train" in said
+    assert "note: data.root is ., which pods do not have" in said and "/serve" not in said
+    assert "model.path" not in said, "a hub name is fetched"
+    assert "scoring.functions" not in said, "rayward.data.rules is installed"
+    assert main([*command, "--set", "data.root=/shared/data"]) == 0
+    assert "note" not in capsys.readouterr().out
+    assert main(["kube", "render", "quickstart", "--out", out, "--size", "1x4"]) == 1
+    assert "4 GPUs are too few" in capsys.readouterr().err
+    assert (tmp_path / "kube" / "train" / "rayjob.yaml").is_file(), "nothing was removed"
+    assert main(["kube", "render", "quickstart", "--out", out, "--set", "kube.image=a:b"]) == 2
