@@ -78,7 +78,7 @@ def start(allocation: dict[str, str], run: Path, stages: str) -> subprocess.Pope
 
 
 def left_of(token: str) -> list[str]:
-    """Processes of the job that are there still after a while; its token is in their environment."""
+    """Processes of the job that stay for 30 s; its token is in their environment."""
     for _ in range(60):
         found = []
         for process in psutil.process_iter():
