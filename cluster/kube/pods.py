@@ -77,10 +77,10 @@ def worker(config: Config, group: Group, gpus: bool) -> Object:
     return pod
 
 
-def submitter(config: Config) -> Object:
+def submitter(config: Config, gpus: bool) -> Object:
     """The pod that hands a job to the head and follows its log; KubeRay fills in the command."""
     container = _container(
-        config, "ray-job-submitter", False, _resources(SUBMITTER_CPUS, SUBMITTER_GIB), SUBMITTER_GIB
+        config, "ray-job-submitter", gpus, _resources(SUBMITTER_CPUS, SUBMITTER_GIB), SUBMITTER_GIB
     )
     del container["lifecycle"]
     # It needs neither keys nor runs.

@@ -53,7 +53,8 @@ def runtime_env(config: Config) -> Object:
 
 def ray_job(config: Config) -> Object:
     """All stages as a job on a cluster of its own, which ends with it."""
-    kube = config.kube
+    kube, groups = config.kube, worker_groups(config)
+    gpus = any(group.gpus for group in groups)
     spec: Object = {
         "entrypoint": entrypoint(config),
         "runtimeEnvYAML": yaml.safe_dump(runtime_env(config)),
@@ -61,9 +62,9 @@ def ray_job(config: Config) -> Object:
         # A new cluster and the same run folder: stages that are done are not made again.
         "backoffLimit": kube.retries,
         "submitterConfig": {"backoffLimit": 2},
-        "submitterPodTemplate": submitter(config),
+        "submitterPodTemplate": submitter(config, gpus),
         **_deletion(config),
-        "rayClusterSpec": _cluster(config, worker_groups(config), driver=True),
+        "rayClusterSpec": _cluster(config, groups, driver=True),
     }
     return _object(config, "RayJob", run_name(config), spec)
 

@@ -33,7 +33,7 @@ def sized(config: Config, machines: int, gpus: int) -> Config:
     """The config on `machines` with `gpus` each. ValueError where its stages do not fit them."""
     total = machines * gpus
     shares = _taking_turns(config, total) if config.rl.mode == "colocate" else _apart(config, total)
-    shares["train"] = (min(total, *_rows_per_step(config)), 1.0)
+    shares["train"] = (min([total, *_rows_per_step(config)]), 1.0)
     resources = {
         name: _role(getattr(config.resources, name), *share) for name, share in shares.items()
     }

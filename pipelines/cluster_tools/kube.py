@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rayward.configs.schema import Config
 
 SIZES = ("1x8", "8x8")
 
@@ -45,8 +50,35 @@ def _render(options: argparse.Namespace) -> int:
             f"  workers {group.name}: {group.pods} x {group.cpus} CPU, {group.gpus} GPU, "
             f"{group.memory_gib} GiB"
         )
+    for note in outside(config):
+        print(f"note: {note}")
     print(f"what runs share: kubectl apply -k {options.out}/base")
     print(f"train:           kubectl apply -k {options.out}/train")
     if (options.out / "serve").is_dir():
         print(f"serve:           kubectl apply -k {options.out}/serve")
     return 0
+
+
+def outside(config: Config) -> Iterator[str]:
+    """The paths of a config that are on this machine and not on the volume of the pods."""
+    from rayward.configs.sections.data import LISTS
+    from rayward.data.model_files.hub_models import is_hub_name
+
+    mount = config.kube.mount
+    models = [("model.path", config.model.path), ("reward.path", config.reward.path)]
+    models += [("scoring.sources", path) for s in config.scoring.sources for path in s.paths]
+    named = [(name, path) for name, path in models if path and not is_hub_name(path)]
+    if any(getattr(config.data, name) for name in LISTS):
+        named.append(("data.root", config.data.root))
+    if any(source.kind == "function" for source in config.scoring.sources):
+        # Modules that are installed are found wherever that folder is.
+        ours = ("rayward.", "data.")
+        targets = [s.target or "" for s in config.scoring.sources if s.kind == "function"]
+        if not all(target.startswith(ours) for target in targets):
+            named.append(("scoring.functions", config.scoring.functions))
+    for name, path in named:
+        if not path.startswith(f"{mount}/"):
+            yield (
+                f"{name} is {path}, which pods do not have: copy it to the volume and give the "
+                f"path there, as --set {name}={mount}/..."
+            )

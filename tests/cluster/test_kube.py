@@ -23,6 +23,8 @@ from rayward.cluster.kube.render import render
 from rayward.cluster.kube.sizes import sized
 from rayward.configs.load import ConfigError, load
 from rayward.configs.schema import Config
+from rayward.configs.sections.kube import Kube
+from rayward.pipelines.cli import main
 from tests.cluster.kube_schemas import RAY_KINDS, mistakes
 
 ROOT = Path(__file__).parents[2]
@@ -349,3 +351,36 @@ def test_mistakes_of_the_section_are_told(given: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load("quickstart", [given])
     assert told in str(caught.value)
+
+
+def test_the_command_says_what_it_wrote_and_what_pods_will_not_find(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "kube")
+    command = ["kube", "render", "rloo_rule_smollm2", "--out", out, "--size", "1x8"]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert "workers cpu: 1 x " in said and f"kubectl apply -k {out}/train" in said
+    assert "note: data.root is ., which pods do not have" in said and "/serve" not in said
+    assert "model.path" not in said, "a hub name is fetched"
+    assert "scoring.functions" not in said, "rayward.data.rules is installed"
+    assert main([*command, "--set", "data.root=/shared/data"]) == 0
+    assert "note" not in capsys.readouterr().out
+    assert main(["kube", "render", "quickstart", "--out", out, "--size", "1x4"]) == 1
+    assert "4 GPUs are too few" in capsys.readouterr().err
+    assert (tmp_path / "kube" / "train" / "rayjob.yaml").is_file(), "nothing was removed"
+    assert main(["kube", "render", "quickstart", "--out", out, "--set", "kube.image=a:b"]) == 2
+
+
+def test_the_page_names_settings_versions_and_folders_that_are_there(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    settings = set(re.findall(r"\bkube\.([a-z_]+)\b", page))
+    assert settings and settings <= set(Kube.model_fields)
+    assert re.findall(r"--version (\S+)", page) == [versions.KUBERAY]
+    assert set(re.findall(r"rayward-gpu:([\d.]+\d)", page)) == {versions.RAYWARD}
+    render(load("quickstart"), tmp_path, SIZES)
+    folders = re.findall(r"^\| `([^`]+)/`", page, re.MULTILINE)
+    assert {folder.split("/")[0] for folder in folders} == {p.name for p in tmp_path.iterdir()}
+    names = {item["metadata"]["name"] for item in ray_objects(tmp_path)}
+    assert {"quickstart", "quickstart-chat", "quickstart-work"} == names
+    assert "rayservice/NAME-chat " in page and "rayjob/NAME " in page

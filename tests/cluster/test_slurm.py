@@ -4,6 +4,7 @@ Rayward: two nodes on this host.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -76,15 +77,17 @@ def start(allocation: dict[str, str], run: Path, stages: str) -> subprocess.Pope
         )
 
 
-def of_the_cluster(token: str) -> list[psutil.Process]:
-    """Processes of the job that are left; they have its token in their environment."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get("RAY_AUTH_TOKEN") == token:
-                found.append(process)
-        except psutil.Error:
-            continue
+def left_of(token: str) -> list[str]:
+    """Processes of the job that stay for 30 s; its token is in their environment."""
+    for _ in range(60):
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get("RAY_AUTH_TOKEN") == token:
+                    found.append(f"{process.name()} {process.pid}")
+        if not found:
+            break
+        time.sleep(0.5)
     return found
 
 
@@ -105,13 +108,13 @@ def test_a_job_near_its_end_is_requeued_and_goes_on(
     assert job.wait(120) == 0, log.read_text()[-3000:]
     assert f"requeue {allocation['SLURM_JOB_ID']}" in (tmp_path / "scontrol.log").read_text()
     assert "requeued; the run goes on" in log.read_text()
-    assert of_the_cluster(token) == []
+    assert left_of(token) == []
 
     again = start(allocation, run, "prepare,sft")
     assert again.wait(600) == 0, log.read_text()[-3000:]
     assert "done before, nothing to do" in log.read_text(), "prepare"
     assert (run / "sft" / "manifest.json").is_file()
-    assert of_the_cluster(token) == []
+    assert left_of(token) == []
     steps = (tmp_path / "srun.log").read_text()
     assert steps.count("ray start --head") == steps.count("--exclude=node1 ray start --addr") == 2
     assert (tmp_path / "scontrol.log").read_text().count("requeue") == 1
