@@ -149,7 +149,7 @@ CASES = [
     pytest.param("reward", {"loss": "pairs", "margin": 0.5}, marks=pytest.mark.slow),
     pytest.param("dpo", {"loss": "pairs"}, marks=pytest.mark.slow),
     pytest.param("dpo", {"loss": "plackett_luce", "ties": "average"}, marks=pytest.mark.slow),
-    ("dpo", {"objective": "kto", "kto": {"desirable_weight": 1.3}}),
+    pytest.param("dpo", {"objective": "kto", "kto": {"desirable_weight": 1.3}}, id="kto"),
     pytest.param("dpo", {"objective": "ipo", "ties": "average"}, marks=pytest.mark.slow),
     pytest.param(
         "dpo", {"objective": "ipo", "ipo": {"length_average": True}}, marks=pytest.mark.slow
