@@ -149,7 +149,8 @@ def test_kto_learns_from_labelled_answers_and_rankings(
     looks = {"validate_every": 3, "keep": "best"}
     run, summary = trained("labels pairs", dpo=QUICK | kto | looks)
     counts, prepared = summary["dpo"], summary["prepare"]
-    assert prepared["labelled"] + prepared["labelled_heldout"] == 40
+    # Some are too long for the context.
+    assert 20 < prepared["labelled"] + prepared["labelled_heldout"] <= 40
     assert counts["from_rankings"] == prepared["rankings"] == counts["middle_answers_left_out"]
     assert counts["labelled"] == prepared["labelled"] + 2 * counts["from_rankings"]
     assert counts["good"] == counts["bad"] == counts["labelled"] / 2
@@ -161,7 +162,8 @@ def test_kto_learns_from_labelled_answers_and_rankings(
     assert steps[-1]["reward_good"] > steps[-1]["reward_bad"]
     looked = {row["step"]: row["heldout_auc"] for row in steps if "heldout_auc" in row}
     best = max(looked, key=lambda step: looked[step])
-    assert len(looked) > 1 and (counts["kept_step"], counts["auc"]) == (best, looked[best])
+    assert len(looked) > 1 and counts["kept_step"] == best
+    assert counts["auc"] == pytest.approx(looked[best])
     told = capsys.readouterr().out
     assert "rankings gave their best as good and their worst as bad" in told
     assert "all good answers weigh 1.5 times as much as all bad ones" in told
