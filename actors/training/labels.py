@@ -56,7 +56,7 @@ def mismatched(rows: RankedRows, steps: list[list[int]]) -> RankedRows:
         answer = rows.ids[other[row]][starts[other[row]] :]
         mixed = np.concatenate([rows.ids[row][:start], answer])[:longest]
         ids.append(mixed)
-        answers.append(np.arange(len(mixed)) >= start)
+        answers.append([int(token >= start) for token in range(len(mixed))])
     return replace(rows, ids=Ragged.of(ids), answers=Ragged.of(answers, np.uint8), reference=None)
 
 

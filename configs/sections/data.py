@@ -88,7 +88,7 @@ class Data(Section):
     conversations: tuple[DataSource, ...] = ()
     """Chats for SFT."""
     preferences: tuple[DataSource, ...] = ()
-    """Rankings or pairs for the reward model."""
+    """Rankings or pairs for the reward model and DPO; KTO takes answers labelled good or bad."""
     prompts: tuple[DataSource, ...] = ()
     """Prompts for rejection sampling and RL; conversations and rankings give theirs."""
     evaluation_prompts: tuple[DataSource, ...] = ()

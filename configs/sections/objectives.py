@@ -28,11 +28,11 @@ class Kto(Section):
     """
 
     desirable_weight: Positive = 1.0
-    """Weight of good answers; times their number, 1 to 4/3 of the bad ones' is advised (paper, eq.
-    8).
+    """Weight of a good answer; that of all of them is advised to be 1 to 4/3 times that of all bad
+    ones (paper, eq. 8).
     """
     undesirable_weight: Positive = 1.0
-    """Weight of bad answers."""
+    """Weight of a bad answer."""
 
 
 class Simpo(Section):

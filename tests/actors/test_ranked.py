@@ -149,7 +149,7 @@ CASES = [
     pytest.param("reward", {"loss": "pairs", "margin": 0.5}, marks=pytest.mark.slow),
     pytest.param("dpo", {"loss": "pairs"}, marks=pytest.mark.slow),
     pytest.param("dpo", {"loss": "plackett_luce", "ties": "average"}, marks=pytest.mark.slow),
-    ("dpo", {"objective": "kto", "kto": {"desirable_weight": 1.3}}),
+    pytest.param("dpo", {"objective": "kto", "kto": {"desirable_weight": 1.3}}, id="kto"),
     pytest.param("dpo", {"objective": "ipo", "ties": "average"}, marks=pytest.mark.slow),
     pytest.param(
         "dpo", {"objective": "ipo", "ipo": {"length_average": True}}, marks=pytest.mark.slow
@@ -357,8 +357,10 @@ def test_kin_of_dpo_are_their_papers_losses_in_plain_torch(ranks, tiny_models, t
         adam.zero_grad()
         loss.backward()
         adam.step()
+    # IPO's gradient is linear in a log-ratio, the difference of two sums, with their rounding.
+    atol = 2e-5 if objective == "ipo" else 2e-6
     for key, value in lm.named_parameters():
-        torch.testing.assert_close(weights[key], value.detach(), atol=2e-6, rtol=0)
+        torch.testing.assert_close(weights[key], value.detach(), atol=atol, rtol=0)
     factor = BETA if objective == "ipo" else 1
     found = [factor * float(terms(HELDOUT, row)[0]) for row in range(len(HELDOUT.ids))]
     np.testing.assert_allclose(scores, found, atol=1e-4)

@@ -30,6 +30,8 @@ def test_every_setting_stands_once_below_its_section() -> None:
     [
         ("seed", "integer at least 0 and below 2147483648", "0"),
         ("rl.apa.lam", "number above 0", "0.1"),
+        ("dpo.objective", "dpo | ipo | kto | simpo | orpo", "dpo"),
+        ("dpo.simpo.gamma", "number at least 0", "1.0"),
         ("rl.gamma", "number at least 0 and at most 1", "1.0"),
         ("rl.mode", "sync | one_step_off | colocate", "sync"),
         ("rl.ppo.dual_clip", "number above 1 | null", "null"),
