@@ -155,14 +155,11 @@ def outcomes(
         raise ValueError(
             f"unknown format {format!r}; known: auto, {', '.join(FORMATS)}, {token_rows.NAME}"
         )
-    mapped = FieldMap(options.fields, options.roles) if options.fields or options.roles else None
-    if mapped and format != "auto":
-        raise ValueError(f"the fields are mapped, so that the format {format!r} reads nothing")
     # The formats of all files are settled here, before the first row: this is no generator, so that
     # a caller's mistake is raised by the call and not in the middle of a run.
     opened = []
     for source in sources(path):
-        form = mapped.format if mapped else _format_of(source, format)
+        form = format_of(source, format, options)
         if form is TOKENS and not token_files:
             raise ValueError(
                 f"{source.name}: rows of token ids and masks hold no text to read records from"
@@ -226,7 +223,16 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
         yield Outcome(source.name, line, tuple(records), tuple(repairs), passed_over=passed_over)
 
 
-def _format_of(source: RowSource, name: str) -> Format | None:
+def format_of(source: RowSource, name: str, options: ReadOptions = AS_IT_IS) -> Format | None:
+    """The format of a file's rows: by its name, by its rows, or the one that `options` map.
+
+    None if no row is an object. NoFormatError if the rows fit none; ValueError for two ways at
+    once.
+    """
+    if options.fields or options.roles:
+        if name != "auto":
+            raise ValueError(f"the fields are mapped, so that the format {name!r} reads nothing")
+        return FieldMap(options.fields, options.roles).format
     return _detect(source) if name == "auto" else FORMATS.get(name, TOKENS)
 
 
