@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from rayward.data.formats.meaning import MEANINGS, VERDICT, WEIGHTS
+from rayward.data.formats.meaning import MEANING_OF, VERDICT, WEIGHTS
 from rayward.data.records import RowError, describe
 
 Tree: TypeAlias = "dict[str, Tree]"
@@ -60,7 +60,7 @@ def columns(root: Tree) -> frozenset[str] | None:
     """The names of the columns that a format's rows are made of; None for all that there are."""
     if EVERYTHING in root or "*" in root:
         return None
-    return frozenset({*root, *MEANINGS})
+    return frozenset({*root, *MEANING_OF})
 
 
 def is_empty(value: object) -> bool:
@@ -130,7 +130,7 @@ def without(value: Any, node: Tree, ignore: frozenset[str], gone: set[str], path
 
 
 def _may_go(name: str, value: object) -> bool:
-    meaning = MEANINGS.get(name)
+    meaning = MEANING_OF.get(name)
     if meaning is VERDICT:
         return verdict_of(value) is None
     return meaning is None or meaning.may_be_ignored
