@@ -13,7 +13,7 @@ from typing import Any
 
 from rayward.data.formats.fields import EVERYTHING, is_empty, verdict_of
 from rayward.data.formats.format_table import Format
-from rayward.data.formats.meaning import MEANINGS
+from rayward.data.formats.meaning import MEANING_OF
 from rayward.data.records import (
     Conversation,
     Labelled,
@@ -54,7 +54,7 @@ def is_read(form: Format, name: str, value: Any) -> bool:
     """Whether a field of a row is used: by its format's reader, or in every format."""
     if name in form.tree or EVERYTHING in form.tree:
         return True
-    meaning = MEANINGS.get(name)
+    meaning = MEANING_OF.get(name)
     return (meaning is not None and meaning.beside) or (
         "*" in form.tree and isinstance(value, dict)
     )

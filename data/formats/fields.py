@@ -7,12 +7,15 @@ is in the field; "*" for every object among the fields, and EVERYTHING for whate
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from rayward.data.formats.meaning import MEANINGS, VERDICT, WEIGHTS
+from rayward.data.formats.meaning import MEANING_OF, VERDICT, WEIGHTS
+from rayward.data.records import RowError, describe
 
 Tree: TypeAlias = "dict[str, Tree]"
 """The next names below a field; none, if it is read whole."""
@@ -60,7 +63,7 @@ def columns(root: Tree) -> frozenset[str] | None:
     """The names of the columns that a format's rows are made of; None for all that there are."""
     if EVERYTHING in root or "*" in root:
         return None
-    return frozenset({*root, *MEANINGS})
+    return frozenset({*root, *MEANING_OF})
 
 
 def is_empty(value: object) -> bool:
@@ -68,8 +71,10 @@ def is_empty(value: object) -> bool:
 
     Tools are often JSON text: that of an empty list says nothing either.
     """
-    if value is None or value in ("", "[]", "{}", "null"):
+    if value is None:
         return True
+    if isinstance(value, str):
+        return value in ("", "[]", "{}", "null")
     if isinstance(value, float):
         return value != value
     if isinstance(value, list | tuple):
@@ -128,7 +133,7 @@ def without(value: Any, node: Tree, ignore: frozenset[str], gone: set[str], path
 
 
 def _may_go(name: str, value: object) -> bool:
-    meaning = MEANINGS.get(name)
+    meaning = MEANING_OF.get(name)
     if meaning is VERDICT:
         return verdict_of(value) is None
     return meaning is None or meaning.may_be_ignored
@@ -145,27 +150,48 @@ def verdict_of(value: object) -> bool | None:
 
 
 def decoded(row: Mapping[str, Any], root: Tree) -> Mapping[str, Any]:
-    """The row, with lists of turns in place of those that are JSON text."""
+    """The row, with lists of turns in place of those that are JSON text, or Python's.
+
+    RowError for text that begins as they do and cannot be decoded: it is no question.
+    """
     changed = {}
     for name, value in row.items():
         if isinstance(value, str) and root.get(name) and value.lstrip()[:1] in ("[", "{"):
             turns = json_turns(value)
             if turns is not None:
                 changed[name] = turns
+            elif TURNS_IN_TEXT.match(value):
+                expected = "turns, or JSON text of turns"
+                raise RowError(name, describe(value), expected, "conversation that does not decode")
     return {**row, **changed} if changed else row
 
 
+TURNS_IN_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
+
+
 def json_value(text: str) -> Any:
-    """What JSON text holds; None for any other text."""
+    """What JSON text holds; None for any other text. Tables hold Python's spelling of it, too."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
+        pass
+    if not PYTHONS.match(text):
         return None
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return None
+
+
+PYTHONS = re.compile(r"\s*\[\s*[\[{]\s*'")
 
 
 def json_turns(text: str) -> Any:
     """What JSON text holds if that is turns, or one; None for any other text."""
     value = json_value(text)
     items = value if isinstance(value, list) else [value]
-    are_turns = all(isinstance(item, dict) and {"role", "from"} & {*item} for item in items)
+    are_turns = all(
+        isinstance(item, dict) and ("role" in item or {"from", "value"} <= {*item})
+        for item in items
+    )
     return value if items and are_turns else None

@@ -154,15 +154,22 @@ def array_rows(blocks: Iterator[bytes | RowError]) -> Iterator[tuple[int, Any]]:
 
 def _after_the_end(array: _ArrayReader, number: int) -> Iterator[tuple[int, Any]]:
     """What follows an array, each item of it as a row that is set aside: a second array, mostly."""
+    error = RowError("file", "text after the closing ]", "the end", "broken JSON")
+    before = number
+    is_text = False
     while (character := array.next_character()) != "":
+        is_text = True
         if character in "[],":
             array.position += 1
             continue
         number += 1
         array.item()
-        yield number, RowError("file", "text after the closing ]", "the end", "broken JSON")
+        yield number, error
         if array.broken:
             return
+    if is_text and number == before:
+        number += 1
+        yield number, error
     if array.damage:
         yield number + 1, array.damage
 

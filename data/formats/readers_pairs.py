@@ -125,7 +125,8 @@ def openai(row: Row, repairs: list[str]) -> list[Record]:
     pair = row.get("chosen") is not None or row.get("rejected") is not None
     first, second = ("prompt", "messages") if pair else ("messages", "prompt")
     name = first if row.get(first) is not None else second
-    turns = prompt_of(row.get(name), name, repairs)
+    # Text in "messages" is no question, but a conversation that nothing has decoded.
+    turns = (messages_of if name == "messages" else prompt_of)(row.get(name), name, repairs)
     if pair:
         return _answered(row, turns, is_framed(row.get(name)), "openai")
     check_turns(turns, field=name)

@@ -219,6 +219,10 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
         except RowError as error:
             yield Outcome(source.name, line, error=error, passed_over=passed_over)
             continue
+        except RecursionError:  # brackets within brackets, a thousand times
+            error = RowError("row", "values nested too deeply", "a row", "nested too deeply")
+            yield Outcome(source.name, line, error=error, passed_over=passed_over)
+            continue
         passed_over.update(fields)
         yield Outcome(source.name, line, tuple(records), tuple(repairs), passed_over=passed_over)
 
@@ -236,6 +240,12 @@ def format_of(source: RowSource, name: str, options: ReadOptions = AS_IT_IS) -> 
     return _detect(source) if name == "auto" else FORMATS.get(name, TOKENS)
 
 
+TELLING = frozenset(
+    name for form in FORMATS.values() for names in (form.never, *form.keys) for name in names
+)
+"""The fields by which formats are told."""
+
+
 def _detect(source: RowSource) -> Format | None:
     """Format of the first row that fits one; None if no row is an object. ValueError if none fits.
 
@@ -244,7 +254,7 @@ def _detect(source: RowSource) -> Format | None:
     seen: set[str] | None = None
     usable = (
         value
-        for _, value in source.rows()
+        for _, value in source.rows(TELLING)
         if isinstance(value, dict) or token_rows.is_token_row(value)
     )
     for row in islice(usable, DETECT_ROWS):
@@ -263,6 +273,8 @@ def _detect(source: RowSource) -> Format | None:
         seen = (seen or set()) | keys
     if seen is None:
         return None
+    # Of a file of columns, the others are not known yet.
+    seen |= next((value.keys() for _, value in source.rows() if isinstance(value, dict)), set())
     raise NoFormatError(
         f"{source.name}: rows with the fields {', '.join(sorted(seen))[:500] or '(none)'} fit no "
         f"known format ({', '.join(FORMATS)}); name the format, or say where what is wanted stands "

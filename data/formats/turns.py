@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rayward.data.formats.meaning import MEANINGS, MEDIA, PART, WEIGHTS, no_place, refuse_part
+from rayward.data.formats.meaning import MEANING_OF, MEDIA, PART, WEIGHTS, no_place, refuse_part
 from rayward.data.records import Role, RowError, Turn, describe, number_of, object_of, text_of
 
 EMPTY_SYSTEM = "left out empty system turn"
@@ -50,7 +50,7 @@ def _part(value: object, where: str) -> str:
     kind, text = part.get("type"), part.get("text")
     if (kind in TEXT_PARTS or kind is None) and isinstance(text, str):
         return text
-    meaning = MEANINGS.get(kind) if isinstance(kind, str) else None
+    meaning = MEANING_OF.get(kind) if isinstance(kind, str) else None
     if meaning is PART:
         refuse_part(f"{where}.type", str(kind), kind)
     if meaning is MEDIA or str(kind).startswith(("image", "audio", "video", "input_")):

@@ -30,8 +30,6 @@ def read_attributes() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 names.add(node.attr)
-            elif path.name != "alarms.py":
-                continue
             elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MEANINGS":
                 # Pipelines/rl/alarms.py reads the limits by these names.
                 names |= set(ast.literal_eval(node.value))

@@ -151,6 +151,7 @@ def test_rankings_as_pairs_are_accounted_for(tmp_path: Path) -> None:
         "expanded": 6,
         "rejected": {"all answers are tied": 1, "too few answers": 1},
         "repaired": {},
+        "passed_over": {},
     }
 
 

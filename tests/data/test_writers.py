@@ -116,9 +116,8 @@ def within(value: Any, column: Any) -> bool:
         return isinstance(value, Mapping) and all(
             key in column and within(value[key], column[key]) for key in value
         )
-    return isinstance(
-        value, {"text": str, "number": float, "integer": int, "boolean": bool}[column]
-    )
+    types = {"text": str, "number": float, "integer": int, "boolean": bool}
+    return isinstance(value, types[column])
 
 
 @pytest.mark.parametrize(

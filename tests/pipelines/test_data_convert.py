@@ -66,6 +66,7 @@ def test_convert(alpaca: Path, tmp_path: Path) -> None:
         "expanded": 0,
         "rejected": {"empty text": 1},
         "repaired": {},
+        "passed_over": {},
     }
     assert "rejected: empty text   1" in done.stdout and "out.json.gz.rejected.jsonl" in done.stdout
     assert len(list(read(tmp_path / "out.json.gz", "sharegpt"))) == 3
