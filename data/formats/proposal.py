@@ -15,7 +15,7 @@ from rayward.data.formats.field_paths import look_up, steps
 from rayward.data.formats.fields import verdict_of
 from rayward.data.formats.mapped import FieldMap
 from rayward.data.formats.turns import SPEAKERS
-from rayward.data.records import Role, RowError, validate
+from rayward.data.records import RowError, validate
 
 # What people call such fields, the likeliest first.
 NAMES = {
@@ -76,12 +76,12 @@ def _reads(mapped: FieldMap, row: Mapping[str, Any]) -> bool:
     return True
 
 
-def _guesses(rows: Rows) -> Iterator[tuple[dict[str, str], dict[str, Role]]]:
+def _guesses(rows: Rows) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
     """Fields and roles to try, the fullest first: of two that read as much the first is taken."""
     paths = list(dict.fromkeys(path for row in rows for path in _paths(row)))
     values = {path: [look_up(row, path)[1] for row in rows] for path in paths}
     texts = [path for path in paths if _are(str, values[path])]
-    beside = {
+    beside: dict[str, str] = {
         target: _optional(path, values[path])
         for target in ("system", "id")
         if (path := _named(target, paths if target == "id" else texts))
@@ -91,7 +91,7 @@ def _guesses(rows: Rows) -> Iterator[tuple[dict[str, str], dict[str, Role]]]:
     label = _named("label", labels) or (labels[0] if labels else "")
     taken = {*beside.values(), *(path for target, path in named.items() if target in beside)}
     free = [path for path in texts if path not in taken]
-    pair = {side: named[side] for side in ("chosen", "rejected") if side in named}
+    pair: dict[str, str] = {side: named[side] for side in ("chosen", "rejected") if side in named}
     for path in paths:
         if messages := _messages(path, values[path]):
             fields, roles = messages
@@ -158,7 +158,7 @@ def _are_verdicts(values: Sequence[Any]) -> bool:
     return all(verdict_of(value) is not None for value in values)
 
 
-def _messages(path: str, values: Sequence[Any]) -> tuple[dict[str, str], dict[str, Role]] | None:
+def _messages(path: str, values: Sequence[Any]) -> tuple[dict[str, str], dict[str, str]] | None:
     """Targets of a field that holds messages, and what its speakers' names stand for."""
     lists = [value for value in values if isinstance(value, list) and value]
     if 2 * len(lists) < len(values):
@@ -188,7 +188,7 @@ def _messages(path: str, values: Sequence[Any]) -> tuple[dict[str, str], dict[st
     return fields, _roles([[entry.get(speaker) for entry in value] for value in lists])
 
 
-def _roles(speakers: Sequence[Sequence[Any]]) -> dict[str, Role]:
+def _roles(speakers: Sequence[Sequence[Any]]) -> dict[str, str]:
     """Roles of names that are unknown: who begins is the user, who else speaks the assistant."""
     unknown = Counter(
         (name, index == 0)
