@@ -88,8 +88,11 @@ def left(value: object, node: Tree, path: str = "", where: str = "") -> Iterator
     `place` has the numbers of list items, `path` has not.
     """
     if isinstance(value, list | tuple):
+        flat = not any(node.values())
         for index, item in enumerate(value):
-            yield from left(item, node, path, f"{where}[{index}]")
+            # Turns, mostly, whose fields are all read: told at once, since every turn comes here.
+            if not (flat and isinstance(item, dict) and item.keys() <= node.keys()):
+                yield from left(item, node, path, f"{where}[{index}]")
         return
     if not isinstance(value, dict) or EVERYTHING in node:
         return

@@ -204,8 +204,7 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
     unopened = {} if needed is None else source.unopened(needed)
     for line, value in source.rows(needed):
         repairs: list[str] = []
-        passed_over = Counter(unopened)
-        unopened = {}  # told with the first row
+        passed_over, unopened = unopened, {}  # told with the first row
         try:
             if isinstance(value, RowError):
                 raise value
@@ -220,10 +219,10 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
             yield Outcome(source.name, line, error=error, passed_over=passed_over)
             continue
         except RecursionError:  # brackets within brackets, a thousand times
-            error = RowError("row", "values nested too deeply", "a row", "nested too deeply")
-            yield Outcome(source.name, line, error=error, passed_over=passed_over)
+            deep = RowError("row", "values nested too deeply", "a row", "nested too deeply")
+            yield Outcome(source.name, line, error=deep, passed_over=passed_over)
             continue
-        passed_over.update(fields)
+        passed_over |= dict.fromkeys(fields, 1)
         yield Outcome(source.name, line, tuple(records), tuple(repairs), passed_over=passed_over)
 
 
