@@ -160,8 +160,7 @@ def _print(account: dict[str, Any]) -> None:
     from rayward.pipelines.rows.show import visible
     from rayward.pipelines.run.metrics import table
 
-    print(account["input"])
-    if account["format"] is None and "error" in account:
+    if "error" in account:
         print(account["error"])
         if account["command"]:
             print(f"perhaps:\n{account['command']}")
@@ -171,6 +170,7 @@ def _print(account: dict[str, Any]) -> None:
                 "--fields prompt=FIELD,response=FIELD"
             )
         return
+    print(account["input"])
     print(f"format: {account['format'] or 'none'}")
     for name, what in account["fields"].items():
         print(f"  {name} -> {what}")
