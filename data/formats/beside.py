@@ -14,7 +14,7 @@ from rayward.data.formats.fields import ReadOptions, decoded, json_value, left, 
 from rayward.data.formats.format_table import Format
 from rayward.data.formats.meaning import (
     HISTORY,
-    MEANINGS,
+    MEANING_OF,
     NAMES,
     REFERENCE,
     SYSTEM,
@@ -57,7 +57,7 @@ def read_row(
     beside: dict[Meaning, Fields] = {}
     passed_over = []
     for place, path, name, value in left(row, form.tree):
-        meaning = MEANINGS.get(name)
+        meaning = MEANING_OF.get(name)
         if meaning is None or (meaning.beside and path != name):
             passed_over.append(path)
         elif meaning.beside:

@@ -23,7 +23,7 @@ def look_up(row: Mapping[str, Any], path: str) -> tuple[bool, Any]:
                 # A place in a text, or a name in a list, is none.
                 if not isinstance(value, dict if isinstance(step, str) else list | tuple):
                     return False, None
-                value = value[step]
+                value = value[step]  # type: ignore[index]
             except (KeyError, IndexError):
                 return False, None
     if isinstance(value, RowError):

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from rayward.data.formats.meaning import MEANINGS, VERDICT, WEIGHTS
+from rayward.data.formats.meaning import MEANING_OF, VERDICT, WEIGHTS
 from rayward.data.records import RowError, describe
 
 Tree: TypeAlias = "dict[str, Tree]"
@@ -63,7 +63,7 @@ def columns(root: Tree) -> frozenset[str] | None:
     """The names of the columns that a format's rows are made of; None for all that there are."""
     if EVERYTHING in root or "*" in root:
         return None
-    return frozenset({*root, *MEANINGS})
+    return frozenset({*root, *MEANING_OF})
 
 
 def is_empty(value: object) -> bool:
@@ -88,8 +88,11 @@ def left(value: object, node: Tree, path: str = "", where: str = "") -> Iterator
     `place` has the numbers of list items, `path` has not.
     """
     if isinstance(value, list | tuple):
+        flat = not any(node.values())
         for index, item in enumerate(value):
-            yield from left(item, node, path, f"{where}[{index}]")
+            # Turns, mostly, whose fields are all read: told at once, since every turn comes here.
+            if not (flat and isinstance(item, dict) and item.keys() <= node.keys()):
+                yield from left(item, node, path, f"{where}[{index}]")
         return
     if not isinstance(value, dict) or EVERYTHING in node:
         return
@@ -133,7 +136,7 @@ def without(value: Any, node: Tree, ignore: frozenset[str], gone: set[str], path
 
 
 def _may_go(name: str, value: object) -> bool:
-    meaning = MEANINGS.get(name)
+    meaning = MEANING_OF.get(name)
     if meaning is VERDICT:
         return verdict_of(value) is None
     return meaning is None or meaning.may_be_ignored

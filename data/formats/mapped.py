@@ -81,7 +81,7 @@ class FieldMap:
     """`fields`: path by target. `roles`: role by the name that the data have for it."""
 
     fields: Mapping[str, str]
-    roles: Mapping[str, Role] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.fields:
@@ -115,9 +115,8 @@ class FieldMap:
             weights = (self._inner("weight"),) if "message.weight" in self.fields else WEIGHTS
             for path in (self._inner("role"), self._inner("content"), *weights):
                 inner = node
-                for name in steps(path):
-                    if isinstance(name, str):
-                        inner = inner.setdefault(name, {})
+                for name in (step for step in steps(path) if isinstance(step, str)):
+                    inner = inner.setdefault(name, {})
         return root
 
     def records(self, row: Row, repairs: list[str]) -> list[Record]:
@@ -244,20 +243,20 @@ class FieldMap:
                 raise RowError(field, "no such field", target, f"no message.{part}")
             parts[part] = (value, field)
         name, place = parts["role"]
-        named = isinstance(name, str) and name in self.roles
+        if isinstance(name, str):
+            name = self.roles.get(name, name)
         if "message.weight" in self.fields:
             weight = look_up(entry, self._inner("weight"))[1]
             if weight is not None:
                 weight = number_of(weight, f"{where}.{self._inner('weight')}")
         else:
             weight = weight_of(entry, where)
-        role = self.roles[name] if named else role_of(name, place)
-        return Turn(role, content_of(*parts["content"]), weight)
+        return Turn(role_of(name, place), content_of(*parts["content"]), weight)
 
 
 def field_map(fields: str, roles: str = "") -> FieldMap:
     """The map of "TARGET=FIELD,TARGET=FIELD" and "NAME=ROLE,..."; ValueError for anything else."""
-    return FieldMap(_pairs(fields, "TARGET=FIELD"), _pairs(roles, "NAME=ROLE"))  # type: ignore[arg-type]
+    return FieldMap(_pairs(fields, "TARGET=FIELD"), _pairs(roles, "NAME=ROLE"))
 
 
 def _pairs(text: str, form: str) -> dict[str, str]:

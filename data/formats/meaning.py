@@ -48,13 +48,13 @@ NAMES = {
     PART: "tools functions tool_calls function_call reasoning_content reasoning thinking",
     MEDIA: "image images image_url image_urls audio audios video videos",
 }
-MEANINGS = {name: meaning for meaning, names in NAMES.items() for name in names.split()}
+MEANING_OF = {name: meaning for meaning, names in NAMES.items() for name in names.split()}
 WEIGHTS = tuple(NAMES[WEIGHT].split())
 
 
 def refuse(field: str, name: str, value: object) -> None:
     """RowError: what the field `name` says has no place in a record."""
-    meaning = MEANINGS[name]
+    meaning = MEANING_OF[name]
     if meaning is PART:
         refuse_part(field, name, value)
     raise no_place(field, name, value, meaning)

@@ -66,39 +66,30 @@ def messages_of(value: object, name: str, repairs: list[str] | None = None) -> t
     """
     turns = []
     for where, entry in objects_of(value, name):
-        if is_empty_system(entry, where):
-            if repairs is not None:
-                repairs.append(EMPTY_SYSTEM)
-            continue
-        turns.append(turn_of(entry, where))
+        turn = turn_of(entry, where)
+        if turn is not None:
+            turns.append(turn)
+        elif repairs is not None:
+            repairs.append(EMPTY_SYSTEM)
     return tuple(turns)
 
 
-def turn_of(entry: Row, where: str) -> Turn:
-    """One turn of `messages_of`."""
-    content = turn_fields(entry)[1]
-    text = content_of(entry.get(content), f"{where}.{content}")
-    return Turn(turn_role(entry, where), text, weight_of(entry, where))
-
-
-def turn_role(entry: Row, where: str) -> Role:
-    """The role of a turn."""
-    speaker = turn_fields(entry)[0]
-    return role_of(entry.get(speaker), f"{where}.{speaker}")
-
-
-def is_empty_system(entry: Row, where: str) -> bool:
-    """Whether a turn is the system's and says nothing."""
-    text = entry.get(turn_fields(entry)[1])
-    return is_blank(text) and turn_role(entry, where) == "system"
+def turn_of(entry: Row, where: str) -> Turn | None:
+    """One turn of `messages_of`; None for an empty one of the system."""
+    speaker, content = turn_fields(entry)
+    role = role_of(entry.get(speaker), f"{where}.{speaker}")
+    text = entry.get(content)
+    if role == "system" and is_blank(text):
+        return None
+    return Turn(role, content_of(text, f"{where}.{content}"), weight_of(entry, where))
 
 
 def turn_fields(entry: Row) -> tuple[str, str]:
     """The names under which a turn says its role and its text: OpenAI's, or ShareGPT's."""
-    names = ("role", "content"), ("from", "value")
-    # By the role first; where there is none, the error names the one that goes with the text.
-    is_sharegpt = entry.get("role") is None and not {"from", "value"}.isdisjoint(entry)
-    return names[is_sharegpt]
+    if entry.get("role") is not None:
+        return "role", "content"
+    # Where there is no role, the error names the one that goes with the text.
+    return ("from", "value") if "from" in entry or "value" in entry else ("role", "content")
 
 
 def is_blank(value: object) -> bool:
@@ -120,10 +111,12 @@ def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
     name = "conversations" if row.get("conversations") is not None else "items"
     entries: list[tuple[Role, Row, str]] = []
     for where, entry in objects_of(row.get(name), name):
-        if is_empty_system(entry, where):
+        speaker, content = turn_fields(entry)
+        role = role_of(entry.get(speaker), f"{where}.{speaker}")
+        if role == "system" and is_blank(entry.get(content)):
             repairs.append(EMPTY_SYSTEM)
             continue
-        entries.append((turn_role(entry, where), entry, where))
+        entries.append((role, entry, where))
     # Pieces of longer chats are trimmed before their texts are checked: a dropped turn that is
     # blank or broken must not cost the row.
     start = 1 if entries and entries[0][0] == "system" else 0
@@ -135,7 +128,7 @@ def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
         repairs.append("dropped trailing user turn")
     if len(entries) == start:
         raise RowError(name, "no user turn with an answer", "at least one", "no answered turn")
-    turns = tuple(turn_of(entry, where) for _, entry, where in entries)
+    turns = tuple(turn for _, entry, where in entries if (turn := turn_of(entry, where)))
     return [Conversation(turns, "sharegpt", label_of(row, "id"), label_of(row, "model") or None)]
 
 

@@ -16,7 +16,6 @@ from rayward.data.formats.readers_chat import (
     label_of,
     messages_of,
     source_of,
-    turn_of,
 )
 from rayward.data.formats.readers_questions import prompt_of
 from rayward.data.formats.readers_ranked import hh_rlhf
@@ -183,9 +182,11 @@ def _answered(row: Row, turns: tuple[Turn, ...], framed: bool, source: str) -> l
 
     Where the prompt is `framed`, white space around the answers belongs to the frame.
     """
-    given, label = [row.get(side) for side in ("chosen", "rejected")], label_of(row, "id")
-    if all(_are_texts(side) for side in given):
-        better, worse = (tuple(side) for side in given)
+    label = label_of(row, "id")
+    better, worse = (_texts(row.get(side)) for side in ("chosen", "rejected"))
+    if better and worse:
+        if _margin(row) is not None:
+            raise RowError("margin", describe(row["margin"]), "none", "margin of several answers")
         ranks = (1.0,) * len(better) + (1.0 + len(better),) * len(worse)
         return [Ranking(turns, better + worse, source, label, ranks)]
     answers = [_answer(row.get(side), side, turns) for side in ("chosen", "rejected")]
@@ -194,8 +195,10 @@ def _answered(row: Row, turns: tuple[Turn, ...], framed: bool, source: str) -> l
     return [Preference(turns, answers[0], answers[1], _margin(row), source, label)]
 
 
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(v, str) for v in value)
+def _texts(value: object) -> tuple[str, ...]:
+    """The answers of a list of texts; none of anything else."""
+    is_texts = isinstance(value, list) and all(isinstance(text, str) for text in value)
+    return tuple(value) if isinstance(value, list) and is_texts else ()
 
 
 def _margin(row: Row) -> float | None:
@@ -206,7 +209,7 @@ def _answer(value: object, name: str, prompt: tuple[Turn, ...]) -> str:
     """An answer's text: text, one assistant message, alone or in a list, or the conversation."""
     if value is None or isinstance(value, str):
         return text_of(value, name)
-    turns = (turn_of(value, name),) if isinstance(value, dict) else messages_of(value, name)
+    turns = messages_of([value] if isinstance(value, dict) else value, name)
     # A whole conversation repeats the prompt. Another one would pair an answer with a question that
     # it does not answer.
     if turns[:-1] == prompt:

@@ -155,14 +155,11 @@ def outcomes(
         raise ValueError(
             f"unknown format {format!r}; known: auto, {', '.join(FORMATS)}, {token_rows.NAME}"
         )
-    mapped = FieldMap(options.fields, options.roles) if options.fields or options.roles else None
-    if mapped and format != "auto":
-        raise ValueError(f"the fields are mapped, so that the format {format!r} reads nothing")
     # The formats of all files are settled here, before the first row: this is no generator, so that
     # a caller's mistake is raised by the call and not in the middle of a run.
     opened = []
     for source in sources(path):
-        form = mapped.format if mapped else _format_of(source, format)
+        form = format_of(source, format, options)
         if form is TOKENS and not token_files:
             raise ValueError(
                 f"{source.name}: rows of token ids and masks hold no text to read records from"
@@ -207,8 +204,7 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
     unopened = {} if needed is None else source.unopened(needed)
     for line, value in source.rows(needed):
         repairs: list[str] = []
-        passed_over = Counter(unopened)
-        unopened = {}  # told with the first row
+        passed_over, unopened = unopened, {}  # told with the first row
         try:
             if isinstance(value, RowError):
                 raise value
@@ -223,21 +219,30 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
             yield Outcome(source.name, line, error=error, passed_over=passed_over)
             continue
         except RecursionError:  # brackets within brackets, a thousand times
-            error = RowError("row", "values nested too deeply", "a row", "nested too deeply")
-            yield Outcome(source.name, line, error=error, passed_over=passed_over)
+            deep = RowError("row", "values nested too deeply", "a row", "nested too deeply")
+            yield Outcome(source.name, line, error=deep, passed_over=passed_over)
             continue
-        passed_over.update(fields)
+        passed_over |= dict.fromkeys(fields, 1)
         yield Outcome(source.name, line, tuple(records), tuple(repairs), passed_over=passed_over)
+
+
+def format_of(source: RowSource, name: str, options: ReadOptions = AS_IT_IS) -> Format | None:
+    """The format of a file's rows: by its name, by its rows, or the one that `options` map.
+
+    None if no row is an object. NoFormatError if the rows fit none; ValueError for two ways at
+    once.
+    """
+    if options.fields or options.roles:
+        if name != "auto":
+            raise ValueError(f"the fields are mapped, so that the format {name!r} reads nothing")
+        return FieldMap(options.fields, options.roles).format
+    return _detect(source) if name == "auto" else FORMATS.get(name, TOKENS)
 
 
 TELLING = frozenset(
     name for form in FORMATS.values() for names in (form.never, *form.keys) for name in names
 )
 """The fields by which formats are told."""
-
-
-def _format_of(source: RowSource, name: str) -> Format | None:
-    return _detect(source) if name == "auto" else FORMATS.get(name, TOKENS)
 
 
 def _detect(source: RowSource) -> Format | None:

@@ -9,10 +9,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rayward.data.formats.meaning import MEANINGS, MEDIA, PART, WEIGHTS, no_place, refuse_part
+from rayward.data.formats.meaning import MEANING_OF, MEDIA, PART, WEIGHTS, no_place, refuse_part
 from rayward.data.records import Role, RowError, Turn, describe, number_of, object_of, text_of
 
 EMPTY_SYSTEM = "left out empty system turn"
+WEIGHT_NAMES = frozenset(WEIGHTS)
 TEXT_PARTS = ("text", "input_text", "output_text")
 SPEAKERS: dict[str, Role] = {
     "human": "user", "user": "user", "prompter": "user",
@@ -26,6 +27,8 @@ TOOLS = "function function_call observation tool tool_call tool_response ipython
 
 def role_of(value: object, where: str) -> Role:
     """The role that a name stands for, in any case. RowError for another one, or that of a tool."""
+    if isinstance(value, str) and value in SPEAKERS:
+        return SPEAKERS[value]
     name = value.strip().lower() if isinstance(value, str) else ""
     if name in SPEAKERS:
         return SPEAKERS[name]
@@ -50,7 +53,7 @@ def _part(value: object, where: str) -> str:
     kind, text = part.get("type"), part.get("text")
     if (kind in TEXT_PARTS or kind is None) and isinstance(text, str):
         return text
-    meaning = MEANINGS.get(kind) if isinstance(kind, str) else None
+    meaning = MEANING_OF.get(kind) if isinstance(kind, str) else None
     if meaning is PART:
         refuse_part(f"{where}.type", str(kind), kind)
     if meaning is MEDIA or str(kind).startswith(("image", "audio", "video", "input_")):
@@ -64,6 +67,8 @@ def weight_of(entry: Mapping[str, Any], where: str) -> float | None:
     RowError for two that differ.
     """
     found: float | None = None
+    if WEIGHT_NAMES.isdisjoint(entry):
+        return None
     for name in WEIGHTS:
         value = entry.get(name)
         if value is None:

@@ -14,6 +14,7 @@ from rayward.data.formats.writers_chat import (
     label_in_source,
     one_question,
     plain_pairs,
+    plain_text,
 )
 from rayward.data.records import Conversation, Preference, Prompt, Ranking, RowError, Turn
 
@@ -85,10 +86,16 @@ def nectar(record: Preference | Ranking, repairs: list[str]) -> list[dict[str, A
 
 
 def rewardbench(record: Preference | Ranking, repairs: list[str]) -> list[dict[str, Any]]:
-    question, subset = one_question(record.turns), label_in_source(record, "rewardbench")
+    subset = label_in_source(record, "rewardbench")
+    question = plain_text(one_question(record.turns), "turns[0].content")
     return [
         kept(id=record.id)
-        | {"prompt": question, "chosen": chosen, "rejected": rejected, "subset": subset}
+        | {
+            "prompt": question,
+            "chosen": plain_text(chosen, "chosen"),
+            "rejected": plain_text(rejected, "rejected"),
+            "subset": subset,
+        }
         for chosen, rejected in _pairs(record)
     ]
 

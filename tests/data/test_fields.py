@@ -16,7 +16,7 @@ from rayward.data.formats.column_rows import unopened
 from rayward.data.formats.convert import convert
 from rayward.data.formats.fields import EVERYTHING, TURN, ReadOptions, is_empty, left, paths, tree
 from rayward.data.formats.format_table import FORMATS
-from rayward.data.formats.meaning import MEANINGS
+from rayward.data.formats.meaning import MEANING_OF
 from rayward.data.formats.registry import Report, outcomes, read
 from rayward.data.records import Conversation, Labelled, RowError
 from tests.data.examples import RECORDS, ROWS, write_lines
@@ -145,7 +145,7 @@ def test_a_field_of_any_name_is_never_passed_over_in_silence(
 def test_a_field_that_carries_meaning_is_read_or_named(name: str) -> None:
     values = {"history": [["q", "a"]], "label": True, "reward_model": {"ground_truth": "t"}}
     form, plain = FORMATS[name], RECORDS[name]
-    for field, meaning in MEANINGS.items():
+    for field, meaning in MEANING_OF.items():
         if field in ROWS[name] or field in form.tree or "*" in form.tree:  # an object of any name
             continue
         row = ROWS[name] | {field: values.get(field, "t")}

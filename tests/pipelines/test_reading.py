@@ -77,7 +77,8 @@ def test_the_commands_ignore_what_they_are_told_to(
     told = capsys.readouterr()
     assert "tools cannot be kept" in told.out + told.err
     assert main([*arguments, "--ignore", "tools,system", "--ignore", "thinking"]) == 0
-    lines = [line.rsplit(None, 1) for line in capsys.readouterr().out.splitlines()]
+    lines = [line.strip().rsplit(None, 1) for line in capsys.readouterr().out.splitlines()]
+    lines = [[name.strip(), *count] for name, *count in filter(None, lines)]
     assert ["repaired: ignored tools", "3"] in lines and ["passed over: annotator", "3"] in lines
     assert ["repaired: ignored thinking", "1"] in lines
 
