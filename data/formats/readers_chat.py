@@ -18,6 +18,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rayward.data.formats.message_parts import (
+    TOOL_SPEAKERS,
+    content_of,
+    message_parts,
+    spoken_turn,
+)
+from rayward.data.parts import tools_of
 from rayward.data.record_json import from_json
 from rayward.data.records import (
     Conversation,
@@ -42,8 +49,12 @@ SPEAKERS: dict[str, Role] = {
     "human": "user", "user": "user", "system": "system", "assistant": "assistant",
     "gpt": "assistant", "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
 }  # fmt: skip
-ROLES: dict[str, Role] = {"system": "system", "user": "user", "assistant": "assistant"}
-# Turns of these are counted as "tool turn" and not as an unknown role: no template here has them.
+ALL_SPEAKERS = SPEAKERS | TOOL_SPEAKERS
+ROLES: dict[str, Role] = {
+    "system": "system", "user": "user", "assistant": "assistant",
+    "tool": "tool", "function": "tool",
+}  # fmt: skip
+# Turns of these are counted as "tool turn", not as an unknown role, where a format has none.
 TOOLS = ("function", "function_call", "observation", "tool", "tool_call", "tool_response")
 
 
@@ -75,15 +86,16 @@ def role_of(value: object, roles: Mapping[str, Role], where: str) -> Role:
 
 
 def messages_of(value: object, name: str) -> tuple[Turn, ...]:
-    """Turns of a list of {"role", "content", "weight"?}."""
+    """Turns of a list of {"role", "content", "weight"?}, with their calls and reasoning."""
     turns = []
     for where, entry in objects_of(value, name):
-        weight = entry.get("weight")
+        weight, parts = entry.get("weight"), message_parts(entry, where)
         turns.append(
             Turn(
                 role_of(entry.get("role"), ROLES, f"{where}.role"),
-                text_of(entry.get("content"), f"{where}.content"),
+                content_of(entry, where, "tool_calls" in parts),
                 None if weight is None else number_of(weight, f"{where}.weight"),
+                **parts,
             )
         )
     return tuple(turns)
@@ -95,13 +107,14 @@ def rayward(row: Row, repairs: list[str]) -> list[Record]:
 
 
 def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
-    """{"id", "model", "conversations" or "items": [{"from", "value"}]}, without tool turns."""
+    """{"id", "model", "conversations" or "items": [{"from", "value"}], "tools"}."""
     # Which of the names a row has: null is as good as absent, as in a parquet file of both.
     name = "conversations" if row.get("conversations") is not None else "items"
-    entries: list[tuple[Role, object, str]] = []
+    entries: list[tuple[Role, object, object, str]] = []
     for where, entry in objects_of(row.get(name), name):
-        role = role_of(entry.get("from"), SPEAKERS, f"{where}.from")
-        entries.append((role, entry.get("value"), f"{where}.value"))
+        speaker = entry.get("from")
+        role = role_of(speaker, ALL_SPEAKERS, f"{where}.from")
+        entries.append((role, speaker, entry.get("value"), f"{where}.value"))
     # Pieces of longer chats are trimmed before their texts are checked: a dropped turn that is
     # blank or broken must not cost the row.
     start = 1 if entries and entries[0][0] == "system" else 0
@@ -113,8 +126,9 @@ def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
         repairs.append("dropped trailing user turn")
     if len(entries) == start:
         raise RowError(name, "no user turn with an answer", "at least one", "no answered turn")
-    turns = tuple(Turn(role, text_of(value, where)) for role, value, where in entries)
-    return [Conversation(turns, "sharegpt", label_of(row, "id"), label_of(row, "model") or None)]
+    turns = tuple(spoken_turn(who, role, value, where) for role, who, value, where in entries)
+    tools, quality = tools_of(row.get("tools")), label_of(row, "model") or None
+    return [Conversation(turns, "sharegpt", label_of(row, "id"), quality, tools)]
 
 
 def instruction_with_input(instruction: object, context: object) -> str:

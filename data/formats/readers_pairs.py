@@ -19,6 +19,7 @@ from rayward.data.formats.readers_chat import (
     role_of,
     source_of,
 )
+from rayward.data.parts import tools_of
 from rayward.data.records import (
     Conversation,
     Preference,
@@ -31,6 +32,7 @@ from rayward.data.records import (
     number_of,
     object_of,
     objects_of,
+    parts_of,
     text_of,
 )
 
@@ -142,14 +144,15 @@ def openai(row: Row, repairs: list[str]) -> list[Record]:
     pair = row.get("chosen") is not None or row.get("rejected") is not None
     first, second = ("prompt", "messages") if pair else ("messages", "prompt")
     name = first if row.get(first) is not None else second
-    turns = _prompt(row.get(name), name)
+    turns, tools = _prompt(row.get(name), name), tools_of(row.get("tools") or row.get("functions"))
     if not pair:
         check_turns(turns, field=name)
         kind = Conversation if turns[-1].role == "assistant" else Prompt
-        return [kind(turns, "openai", label_of(row, "id"))]
+        return [kind(turns, "openai", label_of(row, "id"), tools=tools)]
     answers = [_answer(row.get(side), side, turns) for side in ("chosen", "rejected")]
     margin = None if row.get("margin") is None else number_of(row["margin"], "margin")
-    return [Preference(turns, answers[0], answers[1], margin, "openai", label_of(row, "id"))]
+    label = label_of(row, "id")
+    return [Preference(turns, answers[0], answers[1], margin, "openai", label, tools)]
 
 
 def rewardbench(row: Row, repairs: list[str]) -> list[Record]:
@@ -179,4 +182,6 @@ def _answer(value: object, name: str, prompt: tuple[Turn, ...]) -> str:
         raise RowError(
             name, f"{len(turns)} messages", expected, "answer does not follow the prompt"
         )
+    for field, found, what in parts_of(turns[-1:]):
+        raise RowError(field.replace("turns[0]", name), found, "text alone", f"answer with {what}")
     return turns[-1].content

@@ -1,11 +1,11 @@
 """Records as rows of the formats people use, and the table of what each format can hold.
 
 The inverse of the readers (readers_chat.py and so on), with the same field names. What a format
-cannot express is never changed in silence. Texts, roles, order, ties and loss weights are kept, or
-the record is refused with a RowError. What a reader of the format would not see again (white space
-around framed turns, a margin, a reference, an id or label without a field) is left out and named in
-`repairs`;
-only `source`, which every reader gives anew, is left out unnamed where there is no field for it.
+cannot express is never changed in silence. Texts, roles, order, ties, loss weights, tools, their
+calls and results and reasoning are kept, or the record is refused with a RowError. What a reader of
+the format would not see again (white space around framed turns, a margin, a reference, an id or
+label without a field) is left out and named in `repairs`; only `source`, which every reader gives
+anew, is left out unnamed where there is no field for it.
 
 A ranking becomes pairs in the formats of pairs: one row for every two answers of different rank,
 best first. All other records become one row. UltraFeedback has no writer: its rows are made of
@@ -29,6 +29,7 @@ from rayward.data.records import (
     Ranking,
     Record,
     RowError,
+    parts_of,
 )
 
 LABELS = ("id", "quality", "margin", "reference")
@@ -63,6 +64,9 @@ class Writer:
         if isinstance(record, Prompt) and record.follow_ups and not holds_follow_ups:
             texts = f"{len(record.follow_ups)} texts"
             raise RowError("follow_ups", texts, "none", "follow-up questions")
+        if self.name not in ("rayward", "openai"):
+            for field, found, what in parts_of(record.turns, record.tools):
+                raise RowError(field, found, "none", f"{self.name} has no place for {what}")
         rows = self.write(record, repairs)
         # After the writer, so that a record which is refused names nothing.
         for label in LABELS:
@@ -73,7 +77,16 @@ class Writer:
 
 # A parquet file has the columns of an entry and no others: a field that a writer gives and the
 # entry lacks is lost there without an error.
-MESSAGES: Column = [{"role": "text", "content": "text", "weight": "number"}]
+TEXTS = {"role": "text", "content": "text", "weight": "number"}
+RESULT = {"tool_call_id": "text", "name": "text"}
+MESSAGES: Column = [TEXTS]
+TURNS: Column = [
+    TEXTS
+    | {"reasoning": "text", "tool_calls": [{"name": "text", "arguments": "text", "id": "text"}]}
+    | RESULT
+]
+CALL: Column = {"id": "text", "type": "text", "function": {"name": "text", "arguments": "text"}}
+OPENAI_MESSAGES: Column = [TEXTS | {"reasoning_content": "text", "tool_calls": [CALL]} | RESULT]
 ANSWER: Column = [{"role": "text", "content": "text"}]
 
 
@@ -91,7 +104,7 @@ WRITERS: dict[str, Writer] = {
             (Conversation, Prompt, Ranking, Preference, Labelled),
             "id quality margin reference",
             kind="text",
-            turns=MESSAGES,
+            turns=TURNS,
             source="text",
             id="text",
             quality="text",
@@ -104,6 +117,7 @@ WRITERS: dict[str, Writer] = {
             margin="number",
             answer="text",
             good="boolean",
+            tools="text",
         ),
         _writer(
             chat.sharegpt,
@@ -146,11 +160,12 @@ WRITERS: dict[str, Writer] = {
             (Conversation, Prompt, Preference, Ranking),
             "id margin",
             id="text",
-            messages=MESSAGES,
+            messages=OPENAI_MESSAGES,
             margin="number",
-            prompt=MESSAGES,
+            prompt=OPENAI_MESSAGES,
             chosen=ANSWER,
             rejected=ANSWER,
+            tools="json",
         ),
         _writer(
             ranked.hh_rlhf, (Preference, Ranking), "id", id="text", chosen="text", rejected="text"

@@ -42,15 +42,6 @@ def one_question(turns: tuple[Turn, ...]) -> str:
     return turns[0].content
 
 
-def as_messages(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
-    """Turns as messages; a weight where they have one of their own."""
-    return [
-        {"role": turn.role, "content": turn.content}
-        | ({} if turn.weight is None else {"weight": turn.weight})
-        for turn in turns
-    ]
-
-
 def label_in_source(record: Record, name: str) -> str:
     """What the reader of a format put after its name in `source`; another source as it is."""
     return "" if record.source == name else record.source.removeprefix(f"{name}/")

@@ -5,11 +5,12 @@ One function a format, `(record, repairs) -> rows`; see data/formats/writers.py.
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from typing import Any
 
+from rayward.data.formats.message_parts import message
 from rayward.data.formats.writers_chat import (
-    as_messages,
     kept,
     label_in_source,
     one_question,
@@ -96,15 +97,16 @@ def rewardbench(record: Preference | Ranking, repairs: list[str]) -> list[dict[s
 def openai(
     record: Conversation | Prompt | Preference | Ranking, repairs: list[str]
 ) -> list[dict[str, Any]]:
-    messages = as_messages(record.turns)
+    messages = [message(turn) for turn in record.turns]
+    tools = {"tools": json.loads(record.tools)} if record.tools else {}
     if isinstance(record, Conversation | Prompt):
-        return [kept(id=record.id) | {"messages": messages}]
+        return [kept(id=record.id) | {"messages": messages} | tools]
 
     def answer(text: str) -> list[dict[str, Any]]:
-        return as_messages((Turn("assistant", text),))
+        return [message(Turn("assistant", text))]
 
     margin = record.margin if isinstance(record, Preference) else None
-    row = kept(id=record.id, margin=margin) | {"prompt": messages}
+    row = kept(id=record.id, margin=margin) | {"prompt": messages} | tools
     return [
         row | {"chosen": answer(chosen), "rejected": answer(rejected)}
         for chosen, rejected in _pairs(record)
