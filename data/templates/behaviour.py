@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rayward.data.records import RowError, Turn, describe
 from rayward.data.templates.pieces import text
 from rayward.data.templates.published.program import MARKS, state_of
-from rayward.data.templates.published.rendering import marked, plain_shape, render
+from rayward.data.templates.published.rendering import marked, plain_shape, render, voices
 from rayward.data.templates.published.template import PROBE, own_end_tokens, own_form, own_opening
 from rayward.data.templates.special_tokens import own_special_tokens, specials
 from rayward.data.templates.table import Template
@@ -131,6 +131,6 @@ def _open_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def _trims(tokenizer: PreTrainedTokenizerBase) -> bool:
     turns = (Turn("user", " \n Why? \n "), Turn("assistant", " \n Yes. \n "))
     try:
-        return own_form(tokenizer, turns, prompt=False)[1] != [turn.content for turn in turns]
+        return own_form(tokenizer, turns, prompt=False)[1] != voices(turns)
     except RowError:
         return True
