@@ -96,7 +96,8 @@ def test_what_is_wrong_with_a_part_is_named(
 
 @pytest.mark.parametrize("tools, field", [
     ("x", "tools"), ("{}", "tools"), ("[]", "tools"), ("[1]", "tools[0]"),
-    ('[{"type": "function"}]', "tools[0].function.name"), ('[{"function": 1}]', "tools[0].function"),
+    ('[{"type": "function"}]', "tools[0].function.name"),
+    ('[{"function": 1}]', "tools[0].function"),
 ])  # fmt: skip
 def test_tools_that_are_none_are_named(tools: str, field: str) -> None:
     with pytest.raises(RowError) as caught:
@@ -147,7 +148,7 @@ def test_openai_s_messages_are_read_with_their_parts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("bad, field", [
-    ({"tool_calls": [{"function": {"arguments": "{}"}}]}, "messages[1].tool_calls[0].function.name"),
+    ({"tool_calls": [{"function": {}}]}, "messages[1].tool_calls[0].function.name"),
     ({"tool_calls": [{"type": "custom"}]}, "messages[1].tool_calls[0].type"),
     ({"tool_calls": "x"}, "messages[1].tool_calls"),
     ({"content": "x", "reasoning": 3}, "messages[1].reasoning"),
