@@ -77,16 +77,13 @@ class Writer:
 
 # A parquet file has the columns of an entry and no others: a field that a writer gives and the
 # entry lacks is lost there without an error.
-TEXTS = {"role": "text", "content": "text", "weight": "number"}
-RESULT = {"tool_call_id": "text", "name": "text"}
+TEXTS: dict[str, Column] = {"role": "text", "content": "text", "weight": "number"}
+RESULT: dict[str, Column] = {"tool_call_id": "text", "name": "text"}
 MESSAGES: Column = [TEXTS]
-TURNS: Column = [
-    TEXTS
-    | {"reasoning": "text", "tool_calls": [{"name": "text", "arguments": "text", "id": "text"}]}
-    | RESULT
-]
+OUR_CALL: Column = {"name": "text", "arguments": "text", "id": "text"}
+TURNS: Column = [{**TEXTS, "reasoning": "text", "tool_calls": [OUR_CALL], **RESULT}]
 CALL: Column = {"id": "text", "type": "text", "function": {"name": "text", "arguments": "text"}}
-OPENAI_MESSAGES: Column = [TEXTS | {"reasoning_content": "text", "tool_calls": [CALL]} | RESULT]
+OPENAI_MESSAGES: Column = [{**TEXTS, "reasoning_content": "text", "tool_calls": [CALL], **RESULT}]
 ANSWER: Column = [{"role": "text", "content": "text"}]
 
 
