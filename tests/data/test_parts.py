@@ -125,6 +125,11 @@ def test_records_without_parts_are_written_as_ever() -> None:
     )
 
 
+def test_a_turn_without_parts_is_shown_as_ever() -> None:
+    assert repr(ASK) == "Turn(role='user', content='How warm is it?', weight=None)"
+    assert repr(RESULT).endswith(", tool_call_id='c1', name='weather')")
+
+
 def test_openai_s_messages_are_read_with_their_parts(tmp_path: Path) -> None:
     rows = [
         {"messages": MESSAGES, "tools": [SCHEMA], "id": 7},
