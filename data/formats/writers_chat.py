@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from rayward.data.formats.message_parts import message, tools_row
 from rayward.data.record_json import to_json
 from rayward.data.records import Conversation, Labelled, Prompt, Record, RowError, Turn, describe
 from rayward.data.templates.table import INPUT
@@ -40,15 +41,6 @@ def one_question(turns: tuple[Turn, ...]) -> str:
     if len([turn for turn in turns if turn.role == "user"]) > 1:
         raise RowError("turns", f"{len(turns)} turns", "one question", "several turns")
     return turns[0].content
-
-
-def as_messages(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
-    """Turns as messages; a weight where they have one of their own."""
-    return [
-        {"role": turn.role, "content": turn.content}
-        | ({} if turn.weight is None else {"weight": turn.weight})
-        for turn in turns
-    ]
 
 
 def label_in_source(record: Record, name: str) -> str:
@@ -113,9 +105,9 @@ def alpaca_eval(record: Conversation | Prompt, repairs: list[str]) -> list[dict[
 
 def kto(record: Labelled, repairs: list[str]) -> list[dict[str, Any]]:
     """As TRL's KTO trainer takes it."""
-    answer = as_messages((Turn("assistant", record.answer),))
-    prompt = as_messages(record.turns)
-    return [kept(id=record.id) | {"prompt": prompt, "completion": answer, "label": record.good}]
+    answer = [message(Turn("assistant", record.answer))]
+    row = {"prompt": [message(turn) for turn in record.turns], "completion": answer}
+    return [kept(id=record.id) | row | {"label": record.good} | tools_row(record.tools)]
 
 
 def _question_id(record: Record) -> int:
