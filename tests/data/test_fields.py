@@ -262,7 +262,7 @@ def test_the_account_of_a_conversion(tmp_path: Path) -> None:
     account = convert(path, out, options=ReadOptions(frozenset({"tools"})))
     assert (account.written, account.repaired) == (4, {"ignored tools": 1})
     (bad,) = outcomes(write_lines(tmp_path / "b.jsonl", rows[3:]))
-    assert bad.error.as_dict()["field"] == "tools" and "ignore tools" in bad.error.expected
+    assert bad.error.as_dict()["field"] == "tools"
     json.dumps(account.as_dict())
 
 
