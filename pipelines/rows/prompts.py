@@ -16,7 +16,7 @@ def fit_prompts(
     renderer: Renderer,
     max_new_tokens: int,
     dropped: Counter[str],
-    seen: set[str] | None = None,
+    seen: set[tuple[str, str | None]] | None = None,
     repeated: bool = False,
 ) -> tuple[list[Prompt], Ragged]:
     """Distinct prompts that leave room for an answer, with their rows.
@@ -29,9 +29,9 @@ def fit_prompts(
     rows: list[list[int]] = []
     seen = set() if seen is None else seen
     for record in records:
-        key = prompt_key(record.turns)
+        key = prompt_key(record.turns), record.tools
         try:
-            row = renderer.prompt_row(record.turns)
+            row = renderer.prompt_row(record.turns, record.tools)
         except RowError as error:
             set_aside(dropped, record, error)
             continue
@@ -52,4 +52,9 @@ def fit_prompts(
 def prompt_key(turns: Sequence[Turn]) -> str:
     """The text that makes two prompts the same."""
     # Control characters between role, content and turns: text with line breaks cannot imitate them.
-    return "\x00".join(f"{turn.role}\x01{turn.content.strip()}" for turn in turns)
+    return "\x00".join(f"{turn.role}\x01{_said(turn)}" for turn in turns)
+
+
+def _said(turn: Turn) -> str:
+    calls = (f"\x02{call.name}\x02{call.arguments}" for call in turn.tool_calls)
+    return turn.content.strip() + "".join(calls)

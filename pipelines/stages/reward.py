@@ -124,7 +124,7 @@ def _sft_answers(run: Run, renderer: Renderer) -> Ragged:
     """Token rows of held-out SFT conversations, whose mean score becomes 0; prints if of none."""
     heldout = prepared(run, "sft_heldout")
     trained = [record for record in heldout if record.turns[-1].loss_weight]
-    rows = [renderer.scored(record.turns).ids for record in trained]
+    rows = [renderer.scored(record.turns, tools=record.tools).ids for record in trained]
     # Whole ones only: the score is that of the end, which a cut row lacks.
     whole = [row for row in rows if len(row) <= renderer.context_tokens][:CENTRE_ROWS]
     if not whole:
