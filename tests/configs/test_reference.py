@@ -111,7 +111,8 @@ def test_a_section_is_told_with_those_in_it() -> None:
         ("max_length_ratio", "did you mean rl.monitor.max_length_ratio?"),
         (
             "temprature",
-            "did you mean rollout.temperature, sample.temperature, evaluate.temperature?",
+            "did you mean data.temperature, rollout.temperature, sample.temperature, "
+            "evaluate.temperature?",
         ),
         ("?", "sections: model, data, cluster"),
     ],
