@@ -159,7 +159,7 @@ def decoded(row: Mapping[str, Any], root: Tree) -> Mapping[str, Any]:
     """
     changed = {}
     for name, value in row.items():
-        if isinstance(value, str) and root.get(name) and value.lstrip()[:1] in ("[", "{"):
+        if isinstance(value, str) and root.get(name) and value.lstrip()[:1] == "[":
             turns = json_turns(value)
             if turns is not None:
                 changed[name] = turns
@@ -190,11 +190,15 @@ PYTHONS = re.compile(r"\s*\[\s*[\[{]\s*'")
 
 
 def json_turns(text: str) -> Any:
-    """What JSON text holds if that is turns, or one; None for any other text."""
+    """What JSON text holds if that is a list of turns; None for any other text."""
     value = json_value(text)
-    items = value if isinstance(value, list) else [value]
-    are_turns = all(
+    are_turns = isinstance(value, list) and all(
         isinstance(item, dict) and ("role" in item or {"from", "value"} <= {*item})
-        for item in items
+        for item in value
     )
-    return value if items and are_turns else None
+    return value if value and are_turns else None
+
+
+def is_turns_in_text(text: str) -> bool:
+    """Whether text is a list of turns, or begins as one does."""
+    return TURNS_IN_TEXT.match(text) is not None or json_turns(text) is not None
