@@ -205,8 +205,3 @@ def json_turns(text: str) -> Any:
         for item in value
     )
     return value if value and are_turns else None
-
-
-def is_turns_in_text(text: str) -> bool:
-    """Whether text is a list of turns, or begins as one does."""
-    return TURNS_IN_TEXT.match(text) is not None or json_turns(text) is not None

@@ -49,7 +49,7 @@ def plain_text(text: str, field: str) -> str:
     """Text where a reader also takes turns. RowError: text that it would take for such."""
     # Read as a field of turns: JSON is decoded, and what only begins so is refused there.
     if is_framed(text) or decoded({field: text}, {field: {"role": {}}})[field] != text:
-        raise RowError(field, describe(text), "text without the form of turns", "text is turns")
+        raise RowError(field, describe(text), "text that is not turns", "text contains the frame")
     return text
 
 

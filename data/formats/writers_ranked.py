@@ -16,14 +16,7 @@ from rayward.data.formats.writers_chat import (
     plain_pairs,
     plain_text,
 )
-from rayward.data.records import (
-    Conversation,
-    Preference,
-    Prompt,
-    Ranking,
-    RowError,
-    Turn,
-)
+from rayward.data.records import Conversation, Preference, Prompt, Ranking, RowError, Turn
 
 
 def _pairs(record: Preference | Ranking) -> list[tuple[str, str]]:
