@@ -85,6 +85,7 @@ RAY_FILES = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in two processes (make test), those with Ray are for one of them alone.
 
