@@ -1,0 +1,131 @@
+"""The passes of the prepare stage over its data, each a stream: the driver holds a few bytes a row.
+
+First all sources are read into spools, and the file of each record is decided; then each list's
+chunks are fitted, here or in processes of this machine, and written in their order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rayward.configs.schema import Config
+from rayward.configs.sections.data import LISTS
+from rayward.data.records import Conversation
+from rayward.pipelines.rows.fitting import Fitted, Fitter
+from rayward.pipelines.rows.left_out import Listing
+from rayward.pipelines.rows.prepared_file import PreparedFile
+from rayward.pipelines.rows.processes import Processes
+from rayward.pipelines.rows.renderer import Renderer
+from rayward.pipelines.rows.splitting import FILES, Division, Questions
+from rayward.pipelines.rows.spool import Entry, Spool
+from rayward.pipelines.run.machine import own_cores
+
+PARALLEL_BYTES = 32 << 20
+"""Text of a list from which on processes of their own pay: each takes seconds to start."""
+
+
+@dataclass
+class Records:
+    """All that was read: by list, with the file of each record.
+
+    `labels`: conversations of each label of quality.
+    """
+
+    spools: dict[str, Spool] = field(default_factory=dict)
+    divisions: dict[str, Division] = field(default_factory=dict)
+    labels: Counter[str | None] = field(default_factory=Counter)
+
+    @classmethod
+    def read(
+        cls,
+        entries: Mapping[str, Iterable[Entry]],
+        config: Config,
+        dropped: Mapping[str, Counter[str]],
+        folder: Path,
+    ) -> Records:
+        """Read the lists of `entries`. What is in no file is counted in `dropped`."""
+        records = cls()
+        # First what no other list may ask.
+        evaluation = Questions.of(())
+        for name in ("evaluation_prompts", *LISTS[:-1]):
+            spool, division = Spool(folder), Division(name, config, evaluation, dropped)
+            for entry in entries[name]:
+                spool.add(entry)
+                division.add(entry.record)
+                if isinstance(entry.record, Conversation):
+                    records.labels[entry.record.quality] += 1
+            spool.close()
+            division.end()
+            records.spools[name], records.divisions[name] = spool, division
+            if name == "evaluation_prompts":
+                evaluation = Questions.of(spool.records())
+        return records
+
+    def rows(self, file: str) -> int:
+        """Records of a file before they are fitted."""
+        return self.divisions[FILES[file]].rows_of(file)
+
+
+def write_files(
+    records: Records,
+    renderer: Renderer,
+    config: Config,
+    folder: Path,
+    dropped: Mapping[str, Counter[str]],
+    left_out: Mapping[str, Listing],
+) -> Iterator[dict[str, Any]]:
+    """Fit the records and write all files into `folder`; yields of each what a progress bar shows.
+
+    Records are gone when they are written.
+    """
+    room = renderer.context_tokens - config.rollout.max_new_tokens
+    with ExitStack() as stack:
+        pool = _processes(records, renderer, config, folder, stack)
+        for name in LISTS:
+            files = [file for file, source in FILES.items() if source == name]
+            with ExitStack() as opened:
+                written = {
+                    file: opened.enter_context(
+                        PreparedFile(folder, file, room, dropped[file], left_out[file])
+                    )
+                    for file in files
+                }
+                for chunk in _fitted(records, name, renderer, config, pool):
+                    for fitted in chunk:
+                        written[fitted.file].add(fitted)
+            records.spools[name].drop()
+            for file in files:
+                yield {"set": file, "rows": records.rows(file), "kept": written[file].rows}
+
+
+def _processes(
+    records: Records, renderer: Renderer, config: Config, folder: Path, stack: ExitStack
+) -> Processes | None:
+    """Processes that fit chunks, where there is enough to do for them."""
+    count = config.data.processes or own_cores()
+    largest_bytes = max(spool.size_bytes for spool in records.spools.values())
+    if count < 2 or largest_bytes < PARALLEL_BYTES:
+        return None
+    arguments = (config.model, folder / "tokenizer", config.sft)
+    return stack.enter_context(Processes(count, Fitter.of, arguments))
+
+
+def _fitted(
+    records: Records, name: str, renderer: Renderer, config: Config, pool: Processes | None
+) -> Iterator[list[Fitted]]:
+    """What each chunk of a list gives, in order."""
+    spool, files = records.spools[name], bytes(records.divisions[name].files)
+    calls = (
+        (chunk, files[start : start + count]) for chunk, start, count in spool.numbered_chunks()
+    )
+    if pool is not None and spool.size_bytes >= PARALLEL_BYTES:
+        yield from pool.map(calls)
+        return
+    fit = Fitter(renderer, config.sft)
+    for chunk, chunk_files in calls:
+        yield fit(chunk, chunk_files)
