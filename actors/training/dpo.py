@@ -30,7 +30,7 @@ from rayward.actors.training.worker import announce, make_engine, start
 from rayward.algorithms.preference import implicit_rewards
 from rayward.algorithms.sequence import segment_sum
 from rayward.configs.sections.training import Dpo
-from rayward.data.ragged import Shard
+from rayward.data.ragged import Ragged, Shard
 from rayward.data.templates.tokenizer import load_tokenizer
 
 
@@ -55,6 +55,8 @@ def dpo_loop(job: Job, context: RankContext | None = None) -> None:
         if share and sizes:
             logprobs_T, _ = module(**shared_answers(ids, sizes, answers, device))
         else:
+            # Those of a micro-batch are in memory.
+            assert isinstance(ids, Ragged) and isinstance(answers, Ragged)
             logprobs_T, _ = module(*weighted_inputs(ids, answers, device)[0])
         # An answer never holds the first token of its row, so each marked token has a log-prob.
         return segment_sum(logprobs_T, [int(answers[row].sum()) for row in range(len(ids))])

@@ -18,6 +18,7 @@ from rayward.cluster.connect import connect
 from rayward.configs.plan import inputs, optimizer_steps
 from rayward.data.ragged import merge
 from rayward.data.records import Prompt, Ranking
+from rayward.pipelines.rows.prepared_rows import ranked
 from rayward.pipelines.rows.ranked import ranked_rows
 from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
@@ -40,7 +41,7 @@ def train_dpo(run: Run) -> dict[str, Any] | None:
     renderer = Renderer.of_run(run)
     model = run.first if dpo.start == "sft" else run.model("sample")
     check_vocabulary(renderer.tokenizer, model)
-    rankings = prepared(run, "rankings")
+    rankings: list[Ranking] | None = None
     if dpo.data == "samples":
         samples = list(read_jsonl(run.folder / "sample" / "samples.jsonl"))
         rankings = list(sampled_rankings(prepared(run, "prompts"), samples, dpo.answers_per_prompt))
@@ -50,14 +51,18 @@ def train_dpo(run: Run) -> dict[str, Any] | None:
                 "earlier version, which does not say which of their answers were cut; rayward "
                 "align CONFIG --redo sample takes them in"
             )
-    kept, rows = ranked_rows(rankings, renderer, config.seed)
-    if not kept:
+    if rankings is None:
+        rows = ranked(run, "rankings", renderer, config.seed)
+    else:
+        rows = ranked_rows(rankings, renderer, config.seed)[1]
+    count = len(rows.sizes)
+    if not count:
         raise StageError(
-            f"dpo.data {dpo.data}: none of {len(rankings)} rankings has two answers that fit the "
-            "context"
+            f"dpo.data {dpo.data}: none of {len(rankings or [])} rankings has two answers that fit "
+            "the context"
         )
     heldout, heldout_rows = ranked_rows(prepared(run, "heldout"), renderer, config.seed)
-    steps = optimizer_steps(len(kept), dpo.rankings_per_step, dpo.epochs)
+    steps = optimizer_steps(count, dpo.rankings_per_step, dpo.epochs)
     work = job(stage, model, rows, heldout_rows, dpo)
     reports = train(stage, "dpo", dpo_loop, work, steps, RANKED_SHOWN)
     last = {name: reports["last"][name] for name in ("loss", "best_moved", "worst_moved")}
@@ -66,7 +71,7 @@ def train_dpo(run: Run) -> dict[str, Any] | None:
     if heldout:
         scores = merge(reports["heldout_scores"], len(heldout_rows.ids))
         measures = measure(scores, heldout, heldout_rows)
-    metrics = {"rankings": len(kept), "optimizer_steps": steps} | last | measures
+    metrics = {"rankings": count, "optimizer_steps": steps} | last | measures
     table("dpo", metrics)
     return stage.finish(metrics)
 
