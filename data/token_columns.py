@@ -163,11 +163,6 @@ class MappedRows:
         for start in range(0, len(self), BATCH_ROWS):
             yield self.take(range(start, min(start + BATCH_ROWS, len(self))))
 
-    def select(self, rows: np.ndarray) -> MappedRows:
-        """The given rows, still in the file."""
-        places = rows if self.chosen is None else self.chosen[rows]
-        return MappedRows(self.path, self.column, places)
-
 
 class MappedWeights:
     """The weights of a file's rows, one a token, as `Ragged` without `values`."""
@@ -191,6 +186,11 @@ class MappedWeights:
         sums = [int(self._run_lengths[row].sum()) for row in range(len(self))]
         return np.array(sums, dtype=np.int64)
 
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """[rows + 1] as those of `Ragged`."""
+        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+
     def __getitem__(self, row: int) -> np.ndarray:
         weights = np.repeat(self._run_weights[row], self._run_lengths[row])
         return weights.astype(self.dtype, copy=False)
@@ -211,11 +211,6 @@ def column(path: str | Path, name: str) -> pyarrow.Array:
 
     pieces = [batch.column(name) for batch in _batches(Path(path))]
     return pyarrow.chunked_array(pieces).combine_chunks() if pieces else pyarrow.array([])
-
-
-def row_count(path: str | Path) -> int:
-    """Rows of a file."""
-    return sum(batch.num_rows for batch in _batches(Path(path)))
 
 
 def _batches(path: Path) -> Iterator[pyarrow.RecordBatch]:
