@@ -8,6 +8,7 @@ the config asks for one, and report.json.
 from __future__ import annotations
 
 import itertools
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -27,6 +28,7 @@ from rayward.pipelines.rows.records import load_records
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.rows.splitting import FILES
 from rayward.pipelines.rows.spool import Entry
+from rayward.pipelines.run import kept as kept_stages
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import write_json
 from rayward.pipelines.run.folder import Run
@@ -41,8 +43,15 @@ def prepare(run: Run) -> dict[str, Any] | None:
     stage = begin(run, "prepare", more={"files": contents(config.data)})
     if stage is None:
         return None
+    # What a data set on the hub holds is not known without reading it.
+    on_hub = any(
+        source.path.startswith("hf:") for name in LISTS for source in getattr(config.data, name)
+    )
+    if not on_hub and (metrics := kept_stages.take(stage)) is not None:
+        print(f"   prepare: taken from {os.environ[kept_stages.VARIABLE]}", flush=True)
+        return stage.finish(metrics)
     report: dict[str, Any] = {}
-    metrics: dict[str, Any] = {}
+    metrics = {}
     dropped: dict[str, Counter[str]] = {name: Counter() for name in FILES}
     with ExitStack() as opened:
         rejected, left_out = (
@@ -95,6 +104,8 @@ def prepare(run: Run) -> dict[str, Any] | None:
         metrics[name] = kept[name]
     metrics["vocabulary"] = len(renderer.tokenizer)
     table("prepare", {name.replace("_", " "): value for name, value in metrics.items()})
+    if not on_hub:
+        kept_stages.keep(stage, metrics)
     return stage.finish(metrics)
 
 

@@ -218,3 +218,44 @@ def test_a_spool_gives_back_what_came_in_chunks_of_few_rows_and_little_text(tmp_
     chunks = [(start, count) for _, start, count in spool.numbered_chunks()]
     assert chunks == [(0, 256), (256, 256), (512, 90), (602, 2), (604, 1)]
     assert spool.size_bytes > 5 << 20 and not list(tmp_path.iterdir())
+
+
+def test_a_run_elsewhere_takes_what_was_kept_of_the_same(
+    done: Run,
+    config: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("RAYWARD_CACHE", str(tmp_path / "cache"))
+    first, second = Run(tmp_path / "a", config()), Run(tmp_path / "b", config())
+    manifest = prepare.prepare(first)
+    assert "taken from" not in capsys.readouterr().out
+    again = prepare.prepare(second)
+    assert "taken from" in capsys.readouterr().out
+    assert manifest is not None and again is not None
+    assert (
+        manifest["metrics"] == again["metrics"] and again["fingerprint"] == manifest["fingerprint"]
+    )
+    names = {path.relative_to(first.folder) for path in first.folder.rglob("*") if path.is_file()}
+    assert names == {
+        path.relative_to(second.folder) for path in second.folder.rglob("*") if path.is_file()
+    }
+    rows = Path("prepare/conversations.arrow")
+    assert (first.folder / rows).samefile(second.folder / rows)
+    # Made again it does not write into the files of the other run.
+    before = (second.folder / rows).read_bytes()
+    stage = second.folder / "prepare" / "manifest.json"
+    stage.unlink()
+    monkeypatch.delenv("RAYWARD_CACHE")
+    assert prepare.prepare(Run(second.folder, config(heldout_fraction=0.2))) is not None
+    assert (first.folder / rows).read_bytes() == before
+    # Other data is other rows.
+    root = tmp_path / "other"
+    lists = sources(root)
+    (root / "prompts.jsonl").write_text(
+        json.dumps({"messages": [{"role": "user", "content": "?"}]})
+    )
+    monkeypatch.setenv("RAYWARD_CACHE", str(tmp_path / "cache"))
+    assert prepare.prepare(Run(tmp_path / "c", config(root=str(root), **lists))) is not None
+    assert "taken from" not in capsys.readouterr().out
