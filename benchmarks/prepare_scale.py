@@ -100,7 +100,8 @@ def measure(options: argparse.Namespace, folder: Path, model: Path) -> None:
 
 def told(rows: int, what: str, figures: dict[str, Any]) -> None:
     print(
-        f"{rows} rows, {what}: {figures['tokens']} tokens in {figures['seconds']:.1f} s, "
+        f"{rows} rows, {what}: {figures['tokens']} tokens in {figures['seconds']:.1f} s "
+        f"({figures['cpu_s']:.1f} of cores), "
         f"{figures['tokens_per_s']:,.0f} a second, "
         f"peak {figures['peak_memory_bytes'] / 2**20:,.0f} MiB",
         flush=True,
@@ -155,14 +156,25 @@ def prepare_part(options: argparse.Namespace) -> dict[str, Any]:
     path.write_text(text, encoding="utf-8")
     run = Run(options.work / "run", load(str(path)))
     with PeakMemory() as memory:
-        started_at = time.perf_counter()
+        started_at, cpu_before_s = time.perf_counter(), cpu_s()
         prepare(run)
         seconds = time.perf_counter() - started_at
     tokens = sum(
         int(MappedRows(run.folder / "prepare" / f"{name}.arrow", "ids").lengths.sum())
         for name in ("conversations", "sft_heldout")
     )
-    return {"tokens": tokens, "seconds": seconds, "peak_memory_bytes": memory.peak_bytes}
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "cpu_s": cpu_s() - cpu_before_s,
+        "peak_memory_bytes": memory.peak_bytes,
+    }
+
+
+def cpu_s() -> float:
+    """Seconds of all cores, of this process and those below it that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
 
 
 def map_part(options: argparse.Namespace, processes: int | None) -> dict[str, Any]:
@@ -180,12 +192,17 @@ def map_part(options: argparse.Namespace, processes: int | None) -> dict[str, An
         return {"input_ids": ids, "length": [len(row) for row in ids]}
 
     with PeakMemory() as memory:
-        started_at = time.perf_counter()
+        started_at, cpu_before_s = time.perf_counter(), cpu_s()
         rows = load_dataset("json", data_files=str(options.data), split="train")
         rows = rows.map(encode, batched=True, num_proc=processes, remove_columns=["messages"])
         seconds = time.perf_counter() - started_at
     tokens = int(np.sum(rows["length"][:]))
-    return {"tokens": tokens, "seconds": seconds, "peak_memory_bytes": memory.peak_bytes}
+    return {
+        "tokens": tokens,
+        "seconds": seconds,
+        "cpu_s": cpu_s() - cpu_before_s,
+        "peak_memory_bytes": memory.peak_bytes,
+    }
 
 
 PARTS = {

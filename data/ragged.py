@@ -61,7 +61,7 @@ class Ragged:
         object.__setattr__(self, "offsets", offsets)  # the dataclass is frozen
 
     @classmethod
-    def of(cls, rows: Iterable[Sequence], dtype: type = np.int32) -> Ragged:
+    def of(cls, rows: Iterable[Sequence | np.ndarray], dtype: type = np.int32) -> Ragged:
         """Rows of any sequences; int32 holds every token id at half the size of int64."""
         arrays: list[np.ndarray] = [np.asarray(row, dtype=dtype) for row in rows]
         values = np.concatenate(arrays) if arrays else np.zeros(0, dtype)

@@ -158,7 +158,7 @@ def shared_inputs(
 
 
 def shared_answers(
-    ids: Rows, sizes: Sequence[int] | np.ndarray, answers: Rows, device: torch.device
+    ids: Ragged, sizes: Sequence[int] | np.ndarray, answers: Ragged, device: torch.device
 ) -> dict[str, Any]:
     """What a policy takes to give the log-probs of the tokens that `answers` marks, rows in order.
 

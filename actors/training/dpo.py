@@ -51,12 +51,12 @@ def dpo_loop(job: Job, context: RankContext | None = None) -> None:
     def logprobs(module: nn.Module, rankings: RankedRows) -> Tensor:
         """[N] log-prob of each answer."""
         ids, answers, sizes = rankings.ids, rankings.answers, rankings.sizes.tolist()
+        # Those of a micro-batch are in memory.
+        assert isinstance(ids, Ragged) and isinstance(answers, Ragged)
         # No rankings: `weighted_inputs` makes a dummy row, with which the rank still takes part.
         if share and sizes:
             logprobs_T, _ = module(**shared_answers(ids, sizes, answers, device))
         else:
-            # Those of a micro-batch are in memory.
-            assert isinstance(ids, Ragged) and isinstance(answers, Ragged)
             logprobs_T, _ = module(*weighted_inputs(ids, answers, device)[0])
         # An answer never holds the first token of its row, so each marked token has a log-prob.
         return segment_sum(logprobs_T, [int(answers[row].sum()) for row in range(len(ids))])

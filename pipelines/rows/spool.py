@@ -32,7 +32,7 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         # Without a name: it goes with the process, however that ends.
         self._file: IO[bytes] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
-            IN_MEMORY_BYTES, dir=folder
+            IN_MEMORY_BYTES, dir=str(folder)
         )
         self._ends = [0]  # of the chunks, in bytes
         self._rows = [0]  # before each chunk, and at the end

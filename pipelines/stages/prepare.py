@@ -58,6 +58,7 @@ def prepare(run: Run) -> dict[str, Any] | None:
             _listings(opened, stage.folder / f"{file}.jsonl", names)
             for file, names in (("rejected_rows", LISTS), ("left_out", tuple(FILES)))
         )
+        entries: dict[str, Iterator[Entry]]
         if config.data.toyworld:
             generated, metrics["label_noise"] = generate(config)
             entries = {name: map(Entry, generated[name]) for name in LISTS}
