@@ -5,7 +5,6 @@ from files.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from rayward.data.ragged import Ragged
 from rayward.data.records import Prompt
 from rayward.data.rollouts import Rollouts
 from rayward.pipelines.rl.rl_actors import CHUNKS, RlActors
-from rayward.pipelines.rows.prompts import fit_prompts
+from rayward.pipelines.rows.prepared_rows import prompt_rows
 from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.run.errors import StageError
@@ -33,8 +32,7 @@ class PromptStream:
     """
 
     def __init__(self, run: Run, renderer: Renderer):
-        longest = run.config.rollout.max_new_tokens
-        self.prompts, self.ids = fit_prompts(prepared(run, "prompts"), renderer, longest, Counter())
+        self.prompts, self.ids = prompt_rows(run, "prompts", renderer)
         self.seed, self.size = run.config.seed, run.config.rl.prompts_per_iteration
 
     def take(self, iteration: int) -> tuple[list[Prompt], Ragged]:

@@ -14,9 +14,12 @@ import torch
 from rayward.actors.training.rankings import RankedRows
 from rayward.actors.training.supervised import WeightedRows
 from rayward.algorithms.preference import break_ties
+from rayward.data.ragged import Rows
+from rayward.data.records import Prompt
 from rayward.data.token_columns import MappedRows, MappedWeights, column
 from rayward.pipelines.rows.conversations import fit_conversations, sft_rows
 from rayward.pipelines.rows.prepared_file import token_path
+from rayward.pipelines.rows.prompts import fit_prompts
 from rayward.pipelines.rows.ranked import ranked_rows
 from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer
@@ -31,6 +34,14 @@ def weighted_rows(run: Run, name: str, renderer: Renderer) -> WeightedRows:
     records = prepared(run, name)
     encoded = fit_conversations(records, renderer, Counter(), run.config.sft)[1]
     return WeightedRows(*sft_rows(encoded))
+
+
+def prompt_rows(run: Run, name: str, renderer: Renderer) -> tuple[list[Prompt], Rows]:
+    """Prompts of `name` and their rows, as `fit_prompts` gives them of rollout.max_new_tokens."""
+    records, path = prepared(run, name), token_path(run.folder / "prepare", name)
+    if path.is_file():
+        return records, MappedRows(path, "ids")
+    return fit_prompts(records, renderer, run.config.rollout.max_new_tokens, Counter())
 
 
 def ranked(run: Run, name: str, renderer: Renderer, seed: int) -> RankedRows:

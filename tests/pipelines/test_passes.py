@@ -19,8 +19,7 @@ from rayward.data.records import Conversation, Turn
 from rayward.data.token_columns import MappedRows
 from rayward.pipelines.rows import left_out, passes, processes
 from rayward.pipelines.rows.conversations import fit_conversations, sft_rows
-from rayward.pipelines.rows.prepared_file import token_path
-from rayward.pipelines.rows.prepared_rows import ranked, weighted_rows
+from rayward.pipelines.rows.prepared_rows import prompt_rows, ranked, weighted_rows
 from rayward.pipelines.rows.processes import Processes
 from rayward.pipelines.rows.prompts import fit_prompts
 from rayward.pipelines.rows.ranked import ranked_rows
@@ -126,9 +125,11 @@ def test_token_rows_in_files_are_those_of_the_records(done: Run) -> None:
             assert mapped.ranks.dtype == memory.ranks.dtype
     room = done.config.rollout.max_new_tokens
     for name in ("prompts", "evaluation_prompts"):
-        kept, rows_of_prompts = fit_prompts(prepared(done, name), renderer, room, Counter())
-        same(MappedRows(token_path(done.folder / "prepare", name), "ids"), rows_of_prompts)
-        assert len(kept) == len(prepared(done, name))
+        records, rows_of_prompts = prompt_rows(done, name, renderer)
+        assert isinstance(rows_of_prompts, MappedRows)
+        kept, memory_of_prompts = fit_prompts(records, renderer, room, Counter())
+        same(rows_of_prompts, memory_of_prompts)
+        assert kept == records == prepared(done, name)
 
 
 def test_rows_of_an_earlier_version_s_run_are_made_of_its_records(
