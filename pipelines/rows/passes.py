@@ -27,18 +27,22 @@ from rayward.pipelines.run.machine import own_cores
 
 PARALLEL_BYTES = 32 << 20
 """Text of a list from which on processes of their own pay: each takes seconds to start."""
+IMPORTED = ("rayward.pipelines.rows.fitting", "transformers.models.auto.tokenization_auto")
+"""What such a process needs, and takes longest to import."""
 
 
 @dataclass
 class Records:
     """All that was read: by list, with the file of each record.
 
-    `labels`: conversations of each label of quality.
+    `labels`: conversations of each label of quality. `pool`: processes to fit them, started as soon
+    as there is enough to do for some.
     """
 
     spools: dict[str, Spool] = field(default_factory=dict)
     divisions: dict[str, Division] = field(default_factory=dict)
     labels: Counter[str | None] = field(default_factory=Counter)
+    pool: Processes | None = None
 
     @classmethod
     def read(
@@ -47,9 +51,14 @@ class Records:
         config: Config,
         dropped: Mapping[str, Counter[str]],
         folder: Path,
+        opened: ExitStack,
     ) -> Records:
-        """Read the lists of `entries`. What is in no file is counted in `dropped`."""
+        """Read the lists of `entries`. What is in no file is counted in `dropped`.
+
+        `opened` ends the processes.
+        """
         records = cls()
+        processes = config.data.processes or own_cores()
         # First what no other list may ask.
         evaluation = Questions.of(())
         for name in ("evaluation_prompts", *LISTS[:-1]):
@@ -59,6 +68,8 @@ class Records:
                 division.add(entry.record)
                 if isinstance(entry.record, Conversation):
                     records.labels[entry.record.quality] += 1
+                if spool.size_bytes > PARALLEL_BYTES and processes > 1 and not records.pool:
+                    records.pool = opened.enter_context(Processes(processes, IMPORTED))
             spool.close()
             division.end()
             records.spools[name], records.divisions[name] = spool, division
@@ -84,47 +95,35 @@ def write_files(
     Records are gone when they are written.
     """
     room = renderer.context_tokens - config.rollout.max_new_tokens
-    with ExitStack() as stack:
-        pool = _processes(records, renderer, config, folder, stack)
-        for name in LISTS:
-            files = [file for file, source in FILES.items() if source == name]
-            with ExitStack() as opened:
-                written = {
-                    file: opened.enter_context(
-                        PreparedFile(folder, file, room, dropped[file], left_out[file])
-                    )
-                    for file in files
-                }
-                for chunk in _fitted(records, name, renderer, config, pool):
-                    for fitted in chunk:
-                        written[fitted.file].add(fitted)
-            records.spools[name].drop()
-            for file in files:
-                yield {"set": file, "rows": records.rows(file), "kept": written[file].rows}
-
-
-def _processes(
-    records: Records, renderer: Renderer, config: Config, folder: Path, stack: ExitStack
-) -> Processes | None:
-    """Processes that fit chunks, where there is enough to do for them."""
-    count = config.data.processes or own_cores()
-    largest_bytes = max(spool.size_bytes for spool in records.spools.values())
-    if count < 2 or largest_bytes < PARALLEL_BYTES:
-        return None
-    arguments = (config.model, folder / "tokenizer", config.sft)
-    return stack.enter_context(Processes(count, Fitter.of, arguments))
+    if records.pool:
+        records.pool.make(Fitter.of, config.model, folder / "tokenizer", config.sft)
+    for name in LISTS:
+        files = [file for file, source in FILES.items() if source == name]
+        with ExitStack() as opened:
+            written = {
+                file: opened.enter_context(
+                    PreparedFile(folder, file, room, dropped[file], left_out[file])
+                )
+                for file in files
+            }
+            for chunk in _fitted(records, name, renderer, config):
+                for fitted in chunk:
+                    written[fitted.file].add(fitted)
+        records.spools[name].drop()
+        for file in files:
+            yield {"set": file, "rows": records.rows(file), "kept": written[file].rows}
 
 
 def _fitted(
-    records: Records, name: str, renderer: Renderer, config: Config, pool: Processes | None
+    records: Records, name: str, renderer: Renderer, config: Config
 ) -> Iterator[list[Fitted]]:
     """What each chunk of a list gives, in order."""
     spool, files = records.spools[name], bytes(records.divisions[name].files)
     calls = (
         (chunk, files[start : start + count]) for chunk, start, count in spool.numbered_chunks()
     )
-    if pool is not None and spool.size_bytes >= PARALLEL_BYTES:
-        yield from pool.map(calls)
+    if records.pool and spool.size_bytes > PARALLEL_BYTES:
+        yield from records.pool.map(calls)
         return
     fit = Fitter(renderer, config.sft)
     for chunk, chunk_files in calls:

@@ -7,12 +7,13 @@ standard input and writes results to its standard output, pickled.
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -24,9 +25,13 @@ from rayward.pipelines.run.errors import StageError
 
 
 class Processes:
-    """`count` processes that each make a function once, `make(*arguments)`, and call it often."""
+    """`count` processes that import `modules`, make a function once and call it often.
 
-    def __init__(self, count: int, make: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    They start at once, so that the imports, which take seconds, run beside what is done before
+    `make`.
+    """
+
+    def __init__(self, count: int, modules: Sequence[str] = ()) -> None:
         environment = os.environ | {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
         # Before anything else, where modules are found: as here.
@@ -41,7 +46,7 @@ class Processes:
         # A thread for each: it waits for the pipes.
         self._threads = ThreadPoolExecutor(count)
         for process in self._all:
-            _send(process, (make, arguments))
+            _send(process, list(modules))
             self._free.put(process)
 
     def __enter__(self) -> Processes:
@@ -62,6 +67,11 @@ class Processes:
             process.wait()
             assert process.stdout
             process.stdout.close()
+
+    def make(self, make: Callable[..., Any], *arguments: Any) -> None:
+        """Say how each process makes its function: `make(*arguments)`. Once, before `map`."""
+        for process in self._all:
+            _send(process, (make, arguments))
 
     def map(self, calls: Iterable[tuple[Any, ...]]) -> Iterator[Any]:
         """The function's results, in the order of the calls, of which few are read ahead."""
@@ -104,7 +114,12 @@ def serve() -> None:
     # Whatever prints goes to the terminal, not among the results.
     results = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    make, arguments = pickle.load(calls)
+    for module in pickle.load(calls):
+        importlib.import_module(module)
+    try:
+        make, arguments = pickle.load(calls)
+    except EOFError:
+        return
     function: Callable[..., Any] | None = None
     while True:
         try:

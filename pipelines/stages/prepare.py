@@ -66,7 +66,7 @@ def prepare(run: Run) -> dict[str, Any] | None:
             entries = {name: read_all(config.data, name, report, rejected[name]) for name in LISTS}
         # Divided before rows are fitted: what fits depends on the context, and a record must not
         # move from training to measurement, or back, with it.
-        records = Records.read(entries, config, dropped, stage.folder)
+        records = Records.read(entries, config, dropped, stage.folder, opened)
         spools = records.spools
         renderer, report["template"] = make_renderer(
             config,

@@ -198,12 +198,17 @@ def leave(status: int) -> Callable[[], None]:
 
 
 def test_results_come_in_order_and_errors_as_they_are() -> None:
-    with Processes(2, make_divider, (2,)) as pool:
+    with Processes(2, ["json"]) as pool:
+        pool.make(make_divider, 2)
         assert list(pool.map((number,) for number in range(50))) == [n / 2 for n in range(50)]
-    with pytest.raises(ZeroDivisionError), Processes(2, make_divider, (0,)) as pool:
+    with pytest.raises(ZeroDivisionError), Processes(2) as pool:
+        pool.make(make_divider, 0)
         list(pool.map((number,) for number in range(50)))
-    with pytest.raises(StageError, match="status 7"), Processes(1, leave, (7,)) as pool:
+    with pytest.raises(StageError, match="status 7"), Processes(1) as pool:
+        pool.make(leave, 7)
         list(pool.map([()]))
+    with Processes(1):
+        pass  # ends without having been told what to do
 
 
 def test_a_spool_gives_back_what_came_in_chunks_of_few_rows_and_little_text(tmp_path: Path) -> None:
