@@ -4,7 +4,11 @@ process and in several, and a report does not grow with the rows.
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -135,8 +139,6 @@ def test_token_rows_in_files_are_those_of_the_records(done: Run) -> None:
 def test_rows_of_an_earlier_version_s_run_are_made_of_its_records(
     done: Run, tmp_path: Path
 ) -> None:
-    import shutil
-
     older = Run(tmp_path / "run", done.config)
     shutil.copytree(done.folder, older.folder)
     for path in (older.folder / "prepare").glob("*.arrow"):
@@ -187,25 +189,17 @@ def test_a_report_lists_few_rows_and_a_file_all(
     assert "the first of 5 rows only; rejected_rows.jsonl" in " ".join(report["warnings"])
 
 
-def make_divider(by: int) -> Callable[[int], float]:
-    return lambda number: number / by
-
-
-def leave(status: int) -> Callable[[], None]:
-    import os
-
-    return lambda: os._exit(status)
-
-
 def test_results_come_in_order_and_errors_as_they_are() -> None:
+    divided = (functools.partial, operator.truediv, 60)
     with Processes(2, ["json"]) as pool:
-        pool.make(make_divider, 2)
-        assert list(pool.map((number,) for number in range(50))) == [n / 2 for n in range(50)]
+        pool.make(*divided)
+        found = list(pool.map((number,) for number in range(1, 50)))
+        assert found == [60 / number for number in range(1, 50)]
     with pytest.raises(ZeroDivisionError), Processes(2) as pool:
-        pool.make(make_divider, 0)
+        pool.make(*divided)
         list(pool.map((number,) for number in range(50)))
     with pytest.raises(StageError, match="status 7"), Processes(1) as pool:
-        pool.make(leave, 7)
+        pool.make(functools.partial, os._exit, 7)
         list(pool.map([()]))
     with Processes(1):
         pass  # ends without having been told what to do
