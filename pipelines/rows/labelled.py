@@ -11,6 +11,7 @@ from rayward.data.templates.template import Encoded
 from rayward.pipelines.rows.left_out import IN_PIECES, LeftOut, set_aside
 from rayward.pipelines.rows.records import load_records
 from rayward.pipelines.rows.renderer import Renderer
+from rayward.pipelines.run.files import read_jsonl
 from rayward.pipelines.run.folder import Run
 
 
@@ -52,6 +53,12 @@ def prepared_labels(run: Run, name: str) -> list[Labelled]:
     """The labelled answers in `name`.jsonl of the prepare stage; earlier versions left none."""
     path = run.folder / "prepare" / f"{name}.jsonl"
     return load_records(path) if path.is_file() else []
+
+
+def label_count(run: Run, name: str) -> int:
+    """How many those are."""
+    path = run.folder / "prepare" / f"{name}.jsonl"
+    return sum(1 for _ in read_jsonl(path)) if path.is_file() else 0
 
 
 def labels_of(ranking: Ranking) -> tuple[Labelled, Labelled]:
