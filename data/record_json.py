@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
+from rayward.data.parts import calls_of, tools_of
 from rayward.data.records import (
     KINDS,
     Record,
@@ -20,14 +21,14 @@ from rayward.data.records import (
     validate,
 )
 
+TURN = frozenset(field.name for field in fields(Turn))
+
 
 def to_json(record: Record) -> dict[str, Any]:
     """`record` as a JSON object with its "kind"; empty fields are left out."""
-    values = asdict(record)
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
     row = {name: value for name, value in values.items() if value not in (None, "", ())}
-    row["turns"] = [
-        {key: value for key, value in turn.items() if value is not None} for turn in values["turns"]
-    ]
+    row["turns"] = [_turn_to_json(turn) for turn in record.turns]
     return {"kind": type(record).__name__.lower(), **row}
 
 
@@ -61,6 +62,8 @@ def from_json(row: object) -> Record:
         values[name] = text_of(values.get(name), name)
     if "good" in known:
         values.setdefault("good", None)  # `validate` names it
+    if "tools" in values:
+        values["tools"] = tools_of(values["tools"])
     if "margin" in values:
         values["margin"] = number_of(values["margin"], "margin")
     record = KINDS[kind](**values)
@@ -68,11 +71,37 @@ def from_json(row: object) -> Record:
     return record
 
 
-def _turn_from_json(values: Mapping[str, Any], field: str) -> Turn:
-    if unknown := sorted(set(values) - {"role", "content", "weight"}):
-        raise RowError(field, describe(unknown[0]), "role, content or weight", "unknown field")
+def _turn_to_json(turn: Turn) -> dict[str, Any]:
+    """Empty fields are left out; the content may be empty and stays."""
+    row: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.weight is not None:
+        row["weight"] = turn.weight
+    if turn.reasoning is not None:
+        row["reasoning"] = turn.reasoning
+    if turn.tool_calls:
+        row["tool_calls"] = [
+            {"name": call.name, "arguments": call.arguments} | ({"id": call.id} if call.id else {})
+            for call in turn.tool_calls
+        ]
+    labels = {"tool_call_id": turn.tool_call_id, "name": turn.name}
+    return row | {name: label for name, label in labels.items() if label}
+
+
+def _turn_from_json(row: Mapping[str, Any], field: str) -> Turn:
+    if unknown := sorted(set(row) - TURN):
+        expected = f"one of {', '.join(sorted(TURN))}"
+        raise RowError(field, describe(unknown[0]), expected, "unknown field")
+    values = {name: value for name, value in row.items() if value is not None}
     weight = values.get("weight")
     if weight is not None:
         weight = number_of(weight, f"{field}.weight")
     # `validate` refuses a role or a content that is none.
-    return Turn(values.get("role"), values.get("content"), weight)  # type: ignore[arg-type]
+    return Turn(
+        values.get("role"),  # type: ignore[arg-type]
+        values.get("content"),  # type: ignore[arg-type]
+        weight,
+        values.get("reasoning"),
+        calls_of(values.get("tool_calls"), f"{field}.tool_calls"),
+        values.get("tool_call_id", ""),
+        values.get("name", ""),
+    )

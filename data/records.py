@@ -1,76 +1,114 @@
 """The five records that every reader yields and every stage eats, and what makes them valid.
 
-A conversation is an optional system turn, then user and assistant in turn, the user first.
+A conversation is an optional system turn, then user and assistant in turn, the user first. After
+an answer that calls tools may come their results, turns of the role "tool", and the next answer.
 `Conversation` is text to imitate, `Prompt` text to answer, `Ranking` K answers to a prompt, best
 first, `Preference` two; `Labelled` is one answer with a verdict, good or bad.
 
 Records are plain frozen data: building one checks nothing, `validate` checks everything. What is
 wrong is a `RowError`: where (`field`), what was there (`found`), what belongs there (`expected`),
 and the short `reason` under which a report counts it. Their form on disk: data/record_json.py.
+
+What most records lack are parts: tools, calls of tools with their results, and reasoning. Not every
+format or template has a place for them: `parts_of` names them, `without` takes one out.
 """
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Literal, TypeVar
 
-Role = Literal["system", "user", "assistant"]
+from rayward.data.parts import ToolCall, check_calls, check_tools, tool_names
+from rayward.data.values import (
+    BLANK,
+    RowError,
+    describe,
+    list_of,
+    number_of,
+    object_of,
+    objects_of,
+    surrogate_in,
+    text_of,
+)
 
+__all__ = [
+    "BLANK",
+    "KINDS",
+    "PARTS",
+    "Conversation",
+    "Labelled",
+    "Preference",
+    "Prompt",
+    "Ranking",
+    "Record",
+    "Role",
+    "RowError",
+    "ToolCall",
+    "Turn",
+    "check_turns",
+    "describe",
+    "list_of",
+    "number_of",
+    "object_of",
+    "objects_of",
+    "parts_of",
+    "surrogate_in",
+    "text_of",
+    "validate",
+    "without",
+]
 
-class RowError(ValueError):
-    """A row, or a part of one, that is not what it should be. `reason` quotes nothing of it."""
-
-    def __init__(self, field: str, found: str, expected: str, reason: str = "") -> None:
-        self.field = field
-        self.found = found
-        self.expected = expected
-        # Reports count rows by reason. An index in it would make a reason of its own of every row.
-        self.reason = reason or f"{re.sub('[0-9]+', '', field)} is not {expected}"
-        super().__init__(f"{self.field}: found {self.found}, expected {self.expected}")
-
-    def as_dict(self) -> dict[str, str]:
-        """The error as JSON."""
-        return {
-            "field": self.field,
-            "found": self.found,
-            "expected": self.expected,
-            "reason": self.reason,
-        }
+Role = Literal["system", "user", "assistant", "tool"]
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What one side said. `weight`: its share in the SFT loss, where None stands for the role's.
 
-    The assistant's is 1, that of the others 0.
+    The assistant's is 1, that of the others 0. The assistant alone has `reasoning`, which it
+    thought before it said `content`, and `tool_calls`, with which `content` may be blank. A turn of
+    the role "tool" is the result of a call: `tool_call_id` and `name` may say of which.
     """
 
     role: Role
     content: str
     weight: float | None = None
+    reasoning: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
 
     @property
     def loss_weight(self) -> float:
         """`weight`, or what None stands for."""
         return float(self.role == "assistant") if self.weight is None else self.weight
 
+    def __repr__(self) -> str:
+        """Without parts that are absent: half-done files of `data rank` know their rows by it."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        always = ("role", "content", "weight")
+        shown = (f"{name}={value!r}" for name, value in given.items() if value or name in always)
+        return f"Turn({', '.join(shown)})"
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Turns that end with the assistant. `quality`: the source's label, such as a model's name."""
+    """Turns that end with the assistant. `quality`: the source's label, such as a model's name.
+
+    `tools`, here and below: the schemas of the tools on offer, as JSON text (`parts.tools_of`).
+    """
 
     turns: tuple[Turn, ...]
     source: str = ""
     id: str = ""
     quality: str | None = None
+    tools: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Turns that end with the user.
+    """Turns that end with the user, or with results of tools.
 
     `follow_ups`: what the user says after each answer, as in MT-Bench. `reference`: an answer known
     to be right, for sources of reward that compare.
@@ -81,22 +119,24 @@ class Prompt:
     id: str = ""
     follow_ups: tuple[str, ...] = ()
     reference: str | None = None
+    tools: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """K >= 2 answers to `turns` (which end with the user), best first; equal `ranks` are ties."""
+    """K >= 2 answers to `turns` (which end as a prompt's), best first; equal `ranks` are ties."""
 
     turns: tuple[Turn, ...]
     answers: tuple[str, ...]
     source: str = ""
     id: str = ""
     ranks: tuple[float, ...] | None = None
+    tools: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """Two answers to `turns` (which end with the user). `margin`: how much better `chosen` is."""
+    """Two answers to `turns` (which end as a prompt's). `margin`: how much better `chosen` is."""
 
     turns: tuple[Turn, ...]
     chosen: str
@@ -104,18 +144,20 @@ class Preference:
     margin: float | None = None
     source: str = ""
     id: str = ""
+    tools: str | None = None
 
     def as_ranking(self) -> Ranking:
         """The same as a ranking of K = 2. The margin is the distance of its ranks, 1 if unknown."""
         # A margin of 0 is next to a tie, not one: `chosen` is better still, and equal ranks would
         # make no pair to learn from.
         ranks = None if self.margin is None else (1.0, 1.0 + max(self.margin, 1e-6))
-        return Ranking(self.turns, (self.chosen, self.rejected), self.source, self.id, ranks)
+        answers = (self.chosen, self.rejected)
+        return Ranking(self.turns, answers, self.source, self.id, ranks, self.tools)
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """An answer to `turns` (which end with the user) and whether it is a good one, as KTO has it.
+    """An answer to `turns` (which end as a prompt's) and whether it is a good one, as KTO has it.
 
     A bad answer is no text to imitate: nothing makes a `Conversation` of it.
     """
@@ -125,6 +167,7 @@ class Labelled:
     good: bool
     source: str = ""
     id: str = ""
+    tools: str | None = None
 
 
 Record = Conversation | Prompt | Ranking | Preference | Labelled
@@ -137,115 +180,125 @@ KINDS: dict[str, type[Record]] = {
 }
 
 
-# ---- values of unknown type
+# ---- parts
 
-# White space, and what has no width: joiners, marks of direction, the soft hyphen, the BOM. `strip`
-# without an argument keeps the latter.
-BLANK = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + (
-    "\u00ad\u200b\u200c\u200d\u200e\u200f\u2060\u2061\u2062\u2063\u2064\ufeff"
-)
+R = TypeVar("R", bound=Record)
+PARTS = ("tools", "tool_calls", "reasoning")
+"""What `without` takes out."""
 
 
-def describe(value: object) -> str:
-    """`value` in a few words for an error message, however large it is."""
-    if isinstance(value, str):
-        return repr(value) if len(value) <= 60 else f"{value[:60]!r}... ({len(value)} characters)"
-    if isinstance(value, list | tuple | dict):
-        return f"{type(value).__name__} of {len(value)}"
-    return str(value) if value is None or isinstance(value, bool | float) else type(value).__name__
+def parts_of(turns: Sequence[Turn], tools: str | None = None) -> Iterator[tuple[str, str, str]]:
+    """(field, what was found there, what it is) of each part of a record."""
+    if tools:
+        yield "tools", _few(tool_names(tools)), "tools"
+    for index, turn in enumerate(turns):
+        if turn.role == "tool":
+            yield f"turns[{index}].role", "tool", "results of tools"
+        if turn.reasoning is not None:
+            yield f"turns[{index}].reasoning", describe(turn.reasoning), "reasoning"
+        if turn.tool_calls:
+            names = [call.name for call in turn.tool_calls]
+            yield f"turns[{index}].tool_calls", _few(names), "tool calls"
 
 
-def surrogate_in(text: str) -> str:
-    """The first character that UTF-8 cannot encode, half of a surrogate pair; "" if there is none.
+def without(record: R, part: str) -> R:
+    """`record` without one of PARTS; itself where it has none. Nothing is checked.
 
-    JSON can hold one as an escape, `\\ud800`. Writing it to a file would raise much later.
+    With the calls go the results, and turns that only call. What is left may be no valid record:
+    two answers in a row where one was given before a call and one after.
     """
-    try:
-        text.encode()  # runs over every text of every row: ten times as fast as a pattern
-    except UnicodeEncodeError as error:
-        return text[error.start]
-    return ""
-
-
-def text_of(value: object, field: str) -> str:
-    """`value` if it is text that says something and can be written as UTF-8. RowError otherwise."""
-    if not isinstance(value, str):
-        if isinstance(value, RowError):  # in its place in the row: see data/formats/containers.py
-            raise RowError(field, value.found, value.expected, value.reason)
-        raise RowError(
-            field, describe(value), "text", "missing text" if value is None else "wrong type"
+    if part == "tools":
+        return record if record.tools is None else replace(record, tools=None)
+    if part == "reasoning":
+        turns = tuple(
+            turn if turn.reasoning is None else replace(turn, reasoning=None)
+            for turn in record.turns
         )
-    stripped = value.strip()
-    # In two steps, as this runs over every text of every row: few begin with what has no width.
-    if not stripped or (stripped[0] in BLANK and not stripped.strip(BLANK)):
-        raise RowError(field, describe(value), "text that is not blank", "empty text")
-    if found := surrogate_in(value):
-        raise RowError(field, f"\\u{ord(found):04x}", "valid Unicode", "invalid Unicode")
-    return value
-
-
-def number_of(value: object, field: str) -> float:
-    """`value` as a float if it is a finite number (a bool is not). RowError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int | float):  # bool is an int in Python
-        raise RowError(field, describe(value), "a number", "wrong type")
-    if not abs(value) <= sys.float_info.max:  # NaN compares false; an int may be beyond all floats
-        raise RowError(field, describe(value), "a finite number", "number not finite")
-    return float(value)
-
-
-def list_of(value: object, field: str) -> Sequence[Any]:
-    """`value` if it is a list. RowError otherwise."""
-    if not isinstance(value, list | tuple):
-        raise RowError(
-            field, describe(value), "a list", "missing list" if value is None else "wrong type"
+    elif part == "tool_calls":
+        turns = tuple(
+            replace(turn, tool_calls=()) if turn.tool_calls else turn
+            for turn in record.turns
+            if turn.role != "tool" and (turn.content.strip() or not turn.tool_calls)
         )
-    return value
+    else:
+        raise ValueError(f"{part!r} is no part of a record; parts are {', '.join(PARTS)}")
+    return record if turns == record.turns else replace(record, turns=turns)
 
 
-def object_of(value: object, field: str) -> Mapping[str, Any]:
-    """`value` if it is an object with fields. RowError otherwise."""
-    if not isinstance(value, dict):
-        raise RowError(field, describe(value), "an object", "wrong type")
-    return value
-
-
-def objects_of(value: object, field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """("field[0]", object), ... of a list of objects. RowError if it is none or an item is none."""
-    for index, item in enumerate(list_of(value, field)):
-        yield f"{field}[{index}]", object_of(item, f"{field}[{index}]")
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + f" and {len(names) - 3} more" * (len(names) > 3)
 
 
 # ---- validity
 
 
 def check_turns(turns: Sequence[Turn], last: Role | None = None, field: str = "turns") -> None:
-    """RowError unless `turns` are system (optional), then user and assistant in turn, to `last`."""
+    """RowError unless `turns` are system (optional), then user and assistant in turn, to `last`.
+
+    Results of tools stand between an answer that calls and the next one, and where the user may be
+    last, they may be.
+    """
     # Values first, order second: the order is read from roles that are known to be roles.
     for index, turn in enumerate(turns):
-        where = f"{field}[{index}]"
-        if not isinstance(turn.role, str) or turn.role not in ("system", "user", "assistant"):
-            raise RowError(
-                f"{where}.role", describe(turn.role), "system, user or assistant", "unknown role"
-            )
-        text_of(turn.content, f"{where}.content")
-        if turn.weight is not None and number_of(turn.weight, f"{where}.weight") < 0:
-            raise RowError(
-                f"{where}.weight", str(turn.weight), "a weight of at least 0", "negative weight"
-            )
+        _check_turn(turn, f"{field}[{index}]")
     roles = [turn.role for turn in turns]
     first = 1 if roles[:1] == ["system"] else 0
     if len(roles) == first:
         raise RowError(field, f"{first} turns", "at least one turn of the user", "no turns")
-    for index, role in enumerate(roles[first:]):
-        expected = ("user", "assistant")[index % 2]
-        if role != expected:
-            leading = index == 0 and role == "assistant"
-            reason = "assistant first" if leading else "roles do not alternate"
-            raise RowError(f"{field}[{first + index}].role", role, expected, reason)
-    if last and roles[-1] != last:
+    for index, turn in enumerate(turns[first:], start=first):
+        expected = _next_roles(turns[index - 1] if index > first else None)
+        if turn.role not in expected:
+            reason = "roles do not alternate"
+            if turn.role == "tool":
+                reason = "a tool's result without a call"
+            elif index == first and turn.role == "assistant":
+                reason = "assistant first"
+            raise RowError(f"{field}[{index}].role", turn.role, " or ".join(expected), reason)
+    asks = last == "user" and roles[-1] == "tool"
+    if last and roles[-1] != last and not asks:
         raise RowError(
             f"{field}[{len(turns) - 1}].role", roles[-1], last, f"does not end with the {last}"
         )
+
+
+def _next_roles(before: Turn | None) -> tuple[Role, ...]:
+    """The roles of a turn after `before`, None being the beginning or the system turn."""
+    if before is None:
+        return ("user",)
+    if before.role == "assistant":
+        return ("user", "tool") if before.tool_calls else ("user",)
+    return ("assistant", "tool") if before.role == "tool" else ("assistant",)
+
+
+def _check_turn(turn: Turn, where: str) -> None:
+    roles = ("system", "user", "assistant", "tool")
+    if not isinstance(turn.role, str) or turn.role not in roles:
+        expected = "system, user, assistant or tool"
+        raise RowError(f"{where}.role", describe(turn.role), expected, "unknown role")
+    if turn.weight is not None and number_of(turn.weight, f"{where}.weight") < 0:
+        raise RowError(
+            f"{where}.weight", str(turn.weight), "a weight of at least 0", "negative weight"
+        )
+    if turn.role != "assistant":
+        for name, value in (("reasoning", turn.reasoning), ("tool_calls", turn.tool_calls)):
+            if value:
+                found = f"{turn.role} with {name}"
+                raise RowError(f"{where}.{name}", found, "it at the assistant", "wrong role")
+    elif turn.reasoning is not None:
+        text_of(turn.reasoning, f"{where}.reasoning")
+    if turn.role != "tool":
+        for name, label in (("tool_call_id", turn.tool_call_id), ("name", turn.name)):
+            if label:
+                found = f"{turn.role} with {name}"
+                raise RowError(f"{where}.{name}", found, "it at a tool's result", "wrong role")
+    else:
+        _check_label(turn.tool_call_id, f"{where}.tool_call_id")
+        _check_label(turn.name, f"{where}.name")
+    check_calls(turn.tool_calls, f"{where}.tool_calls")
+    # Who only calls a tool says nothing.
+    silent = bool(turn.tool_calls) and isinstance(turn.content, str) and not turn.content.strip()
+    if not silent:
+        text_of(turn.content, f"{where}.content")
 
 
 def validate(record: Record) -> None:
@@ -253,6 +306,8 @@ def validate(record: Record) -> None:
     check_turns(record.turns, last="assistant" if isinstance(record, Conversation) else "user")
     _check_label(record.source, "source")
     _check_label(record.id, "id")
+    if record.tools is not None:
+        check_tools(record.tools)
     if isinstance(record, Conversation) and record.quality is not None:
         text_of(record.quality, "quality")
     elif isinstance(record, Preference):

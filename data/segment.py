@@ -4,7 +4,8 @@ Greedy, as UltraChat's `data/split_long.py`: a segment takes pairs until the nex
 Departures: the last pair is never lost, which happens there where it opens a segment; a pair too
 long for any segment is a segment alone, to be cut by whoever encodes it, and leaves no empty one
 before it; lengths are exact, not estimated. A system message stands before every segment, so that
-each is answered as the whole was.
+each is answered as the whole was. Where an answer calls tools, a pair is all from one turn of the
+user to the next.
 """
 
 from __future__ import annotations
@@ -48,9 +49,13 @@ def segments(
     first = 1 if turns[0].role == "system" else 0
     system, dialogue = tuple(turns[:first]), tuple(turns[first:])
 
-    def segment(start: int, end: int) -> tuple[Turn, ...]:
-        return (*system, *dialogue[2 * start : 2 * end])
+    # Where each pair begins, and where the last ends.
+    edges = [place for place, turn in enumerate(dialogue) if turn.role == "user"]
+    edges.append(len(dialogue))
 
-    ranges = bounds(len(dialogue) // 2, lambda start, end: fits(segment(start, end)))
+    def segment(start: int, end: int) -> tuple[Turn, ...]:
+        return (*system, *dialogue[edges[start] : edges[end]])
+
+    ranges = bounds(len(edges) - 1, lambda start, end: fits(segment(start, end)))
     # The first segment begins at turn 0, even where that is the system turn, which all repeat.
-    return [(first + 2 * start if start else 0, segment(start, end)) for start, end in ranges]
+    return [(first + edges[start] if start else 0, segment(start, end)) for start, end in ranges]

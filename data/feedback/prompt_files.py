@@ -30,7 +30,12 @@ def digest(*parts: object) -> str:
 
 def transcript(turns: Sequence[Turn]) -> str:
     """A conversation as a prompt quotes it."""
-    return "\n\n".join(f"{turn.role.upper()}: {turn.content}" for turn in turns)
+    return "\n\n".join(f"{turn.role.upper()}: {_quoted(turn)}" for turn in turns)
+
+
+def _quoted(turn: Turn) -> str:
+    calls = [f"(calls {call.name} with {call.arguments})" for call in turn.tool_calls]
+    return "\n".join([turn.content, *calls] if turn.content.strip() or not calls else calls)
 
 
 def fill(prompts: Prompts, name: str, key: object = "", **fields: object) -> str:

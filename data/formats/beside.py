@@ -13,18 +13,23 @@ from typing import Any
 from rayward.data.formats.fields import ReadOptions, decoded, json_value, left, without
 from rayward.data.formats.format_table import Format
 from rayward.data.formats.meaning import (
+    CALLS,
     HISTORY,
     MEANING_OF,
     NAMES,
+    REASONING,
     REFERENCE,
     SYSTEM,
+    TOOLS,
     VERDICT,
     Meaning,
-    refuse,
+    no_place,
 )
+from rayward.data.formats.message_parts import reasoning_of
 from rayward.data.formats.readers_chat import is_blank, messages_of
 from rayward.data.formats.readers_labelled import labelled
 from rayward.data.formats.turns import EMPTY_SYSTEM
+from rayward.data.parts import tools_of
 from rayward.data.records import (
     Conversation,
     Labelled,
@@ -37,6 +42,7 @@ from rayward.data.records import (
     list_of,
     text_of,
 )
+from rayward.data.records import without as without_part
 
 Fields = dict[str, Any]
 
@@ -58,17 +64,19 @@ def read_row(
     passed_over = []
     for place, path, name, value in left(row, form.tree):
         meaning = MEANING_OF.get(name)
-        if meaning is None or (meaning.beside and path != name):
-            passed_over.append(path)
-        elif meaning.beside:
+        if meaning is not None and meaning.beside and path == name:
             beside.setdefault(meaning, {})[name] = value
+        elif meaning is not None and meaning.elsewhere:
+            raise no_place(place, name, value, meaning)
         else:
-            refuse(place, name, value)
+            passed_over.append(path)
     records = form.convert(row, repairs)
     if beside:
         references = beside.get(REFERENCE, {})
         records = [_with(record, beside, repairs) for record in records]
         passed_over += _unused(references, records)
+    if options.ignore:
+        records = [_without_parts(record, options.ignore, repairs) for record in records]
     if options.imitate_good:
         records = [_imitated(record) for record in records]
     return records, list(dict.fromkeys(passed_over))
@@ -81,6 +89,13 @@ def _with(record: Record, beside: dict[Meaning, Fields], repairs: list[str]) -> 
     if REFERENCE in beside and isinstance(record, Prompt):
         name = _first_reference(beside[REFERENCE])
         record = replace(record, reference=reference_of(beside[REFERENCE][name], name))
+    for name, value in beside.get(TOOLS, {}).items():
+        tools = tools_of(value, name)
+        if record.tools is not None and tools not in (None, record.tools):
+            raise RowError(name, describe(value), "one list of tools", "two lists of tools")
+        record = replace(record, tools=tools or record.tools)
+    if REASONING in beside:
+        record = _with_reasoning(record, beside[REASONING])
     for name, value in beside.get(VERDICT, {}).items():
         if getattr(record, "quality", None):
             repairs.append("left out quality")
@@ -92,6 +107,36 @@ def _put(record: Record, turns: tuple[Turn, ...]) -> Record:
     """The record with turns before its first one, behind a system turn."""
     first = 1 if record.turns and record.turns[0].role == "system" else 0
     return replace(record, turns=(*record.turns[:first], *turns, *record.turns[first:]))
+
+
+# ---- tools, reasoning
+
+IGNORED_PARTS = {TOOLS: "tools", CALLS: "tool_calls", REASONING: "reasoning"}
+
+
+def _with_reasoning(record: Record, fields: Fields) -> Record:
+    """The record with what was thought before its one answer. RowError where that is not told."""
+    text = reasoning_of(fields)
+    name = next(iter(fields))
+    answers = [turn for turn in record.turns if turn.role == "assistant"]
+    if text is None:
+        return record
+    if not isinstance(record, Conversation) or len(answers) != 1 or answers[0].reasoning:
+        raise no_place(name, name, text, REASONING)
+    return replace(record, turns=(*record.turns[:-1], replace(record.turns[-1], reasoning=text)))
+
+
+def _without_parts(record: Record, ignore: frozenset[str], repairs: list[str]) -> Record:
+    """The record without the parts that the user ignores, under whatever name they came."""
+    for name in sorted(ignore):
+        meaning = MEANING_OF.get(name)
+        if meaning not in IGNORED_PARTS:
+            continue
+        rest = without_part(record, IGNORED_PARTS[meaning])
+        if rest != record:
+            repairs.append(f"ignored {name}")
+        record = rest
+    return record
 
 
 # ---- system texts, earlier turns

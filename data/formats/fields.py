@@ -14,15 +14,21 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from rayward.data.formats.meaning import MEANING_OF, VERDICT, WEIGHTS
+from rayward.data.formats.meaning import CALLS, MEANING_OF, NAMES, REASONING, VERDICT, WEIGHTS
+from rayward.data.formats.message_parts import RESULT, is_result
 from rayward.data.records import RowError, describe
 
 Tree: TypeAlias = "dict[str, Tree]"
 """The next names below a field; none, if it is read whole."""
 
 EVERYTHING = "**"
-TURN = ("role", "content", "from", "value", *WEIGHTS)
-"""Fields of a turn, as `messages_of` reads them."""
+TURN = (
+    *("role", "content", "from", "value"),
+    *WEIGHTS,
+    *NAMES[CALLS].split(),
+    *NAMES[REASONING].split(),
+)
+"""Fields of a turn, as `messages_of` reads them; of a tool's result also RESULT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +106,8 @@ def left(value: object, node: Tree, path: str = "", where: str = "") -> Iterator
     for name, inner in value.items():
         below = _below(node, name, inner)
         if below is None:
-            if not is_empty(inner):
+            read = name in RESULT and is_result(value)
+            if not read and not is_empty(inner):
                 yield f"{where}{dot}{name}", f"{path}{dot}{name}", name, inner
         elif below:
             yield from left(inner, below, f"{path}{dot}{name}", f"{where}{dot}{name}")
@@ -126,7 +133,8 @@ def without(value: Any, node: Tree, ignore: frozenset[str], gone: set[str], path
     for name, inner in value.items():
         full = f"{path}.{name}" if path else name
         named = name if name in ignore else full if full in ignore else ""
-        if named and _may_go(name, inner):
+        # Calls of a turn go with their results, after the row has been read.
+        if named and _may_go(name, inner) and not (path and MEANING_OF.get(name) is CALLS):
             if not is_empty(inner):
                 gone.add(named)
             continue
@@ -159,7 +167,7 @@ def decoded(row: Mapping[str, Any], root: Tree) -> Mapping[str, Any]:
     """
     changed = {}
     for name, value in row.items():
-        if isinstance(value, str) and root.get(name) and value.lstrip()[:1] in ("[", "{"):
+        if isinstance(value, str) and root.get(name) and value.lstrip()[:1] == "[":
             turns = json_turns(value)
             if turns is not None:
                 changed[name] = turns
@@ -190,11 +198,10 @@ PYTHONS = re.compile(r"\s*\[\s*[\[{]\s*'")
 
 
 def json_turns(text: str) -> Any:
-    """What JSON text holds if that is turns, or one; None for any other text."""
+    """What JSON text holds if that is a list of turns; None for any other text."""
     value = json_value(text)
-    items = value if isinstance(value, list) else [value]
-    are_turns = all(
+    are_turns = isinstance(value, list) and all(
         isinstance(item, dict) and ("role" in item or {"from", "value"} <= {*item})
-        for item in items
+        for item in value
     )
-    return value if items and are_turns else None
+    return value if value and are_turns else None

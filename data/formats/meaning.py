@@ -1,9 +1,9 @@
 """Fields that carry meaning for training, by the names that people give them.
 
 A reader need not know them. Those that stand beside the turns (system text, earlier turns, a
-verdict, a reference answer) are read in every format, by data/formats/beside.py. A row with one
-that nothing reads is set aside by the field's name, unless the user has it ignored. Every other
-field that is not read is passed over and counted.
+verdict, a reference answer, tools, reasoning) are read in every format, by data/formats/beside.py.
+A row with one that nothing reads is set aside by the field's name, unless the user has it ignored.
+Every other field that is not read is passed over and counted.
 """
 
 from __future__ import annotations
@@ -17,21 +17,25 @@ from rayward.data.records import RowError, describe
 class Meaning:
     """What fields of some names say.
 
-    `beside`: it is read where it stands beside the turns. `may_be_ignored`: the rest of a row is
-    of use without it.
+    `beside`: it is read where it stands beside the turns. `elsewhere`: where it stands in other
+    places that nobody reads, the row is set aside. `may_be_ignored`: the rest of a row is of use
+    without it.
     """
 
     says: str
     beside: bool = False
+    elsewhere: bool = True
     may_be_ignored: bool = True
 
 
-SYSTEM = Meaning("a system text", beside=True)
-HISTORY = Meaning("earlier turns", beside=True)
-VERDICT = Meaning("a verdict on the answer", beside=True)
-REFERENCE = Meaning("a reference answer", beside=True)
+SYSTEM = Meaning("a system text", beside=True, elsewhere=False)
+HISTORY = Meaning("earlier turns", beside=True, elsewhere=False)
+VERDICT = Meaning("a verdict on the answer", beside=True, elsewhere=False)
+REFERENCE = Meaning("a reference answer", beside=True, elsewhere=False)
 WEIGHT = Meaning("a loss weight or mask")
-PART = Meaning("tools or reasoning")
+TOOLS = Meaning("tools", beside=True)
+REASONING = Meaning("reasoning", beside=True)
+CALLS = Meaning("calls of tools")
 # Of a text about a picture, words without the picture are left, and often a bare marker.
 MEDIA = Meaning("images, audio or video", may_be_ignored=False)
 
@@ -45,27 +49,13 @@ NAMES = {
         "gold_answer answer solution"
     ),
     WEIGHT: "weight loss train loss_weight loss_mask mask",
-    PART: "tools functions tool_calls function_call reasoning_content reasoning thinking",
+    TOOLS: "tools functions",
+    REASONING: "reasoning_content reasoning thinking",
+    CALLS: "tool_calls function_call",
     MEDIA: "image images image_url image_urls audio audios video videos",
 }
 MEANING_OF = {name: meaning for meaning, names in NAMES.items() for name in names.split()}
 WEIGHTS = tuple(NAMES[WEIGHT].split())
-
-
-def refuse(field: str, name: str, value: object) -> None:
-    """RowError: what the field `name` says has no place in a record."""
-    meaning = MEANING_OF[name]
-    if meaning is PART:
-        refuse_part(field, name, value)
-    raise no_place(field, name, value, meaning)
-
-
-def refuse_part(field: str, name: str, value: object) -> None:
-    """RowError: tools, calls of tools and reasoning, beside the turns or in one.
-
-    All of them come through here.
-    """
-    raise no_place(field, name, value, PART)
 
 
 def no_place(field: str, name: str, value: object, meaning: Meaning) -> RowError:

@@ -25,7 +25,10 @@ PARQUET_BATCH_ROWS = 1024  # rows held in memory, and those of a row group
 
 BinaryFile: TypeAlias = IO[bytes] | gzip.GzipFile
 Column: TypeAlias = "str | Sequence[Column] | Mapping[str, Column]"
-"""A column's type: "text", "number", "integer", "boolean", [type of the items] or {name: type}."""
+"""A column's type: "text", "number", "integer", "boolean", [type of the items] or {name: type}.
+
+At the top also "json": any value, which parquet holds as JSON text.
+"""
 
 
 class Output(Protocol):
@@ -122,9 +125,12 @@ class _Parquet:
         )
         self.writer = pyarrow.parquet.ParquetWriter(file, self.schema, compression="zstd")
         self.rows: list[Any] = []
+        self.json_columns = [name for name, column in columns.items() if column == "json"]
 
     def write(self, row: Any) -> None:
-        self.rows.append(row)
+        # Schemas of tools have any fields at all, and parquet those that are known before.
+        texts = {name: _encode(row[name]).decode() for name in self.json_columns if name in row}
+        self.rows.append(row | texts if texts else row)
         if len(self.rows) >= PARQUET_BATCH_ROWS:
             self._flush()
 
@@ -145,6 +151,7 @@ def _arrow_type(column: Column) -> pyarrow.DataType:
     if isinstance(column, str):
         types = {
             "text": pyarrow.string(),
+            "json": pyarrow.string(),
             "number": pyarrow.float64(),
             "integer": pyarrow.int64(),
             "boolean": pyarrow.bool_(),

@@ -18,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rayward.data.formats.message_parts import calls_in_text, is_caller, message_parts
 from rayward.data.formats.turns import EMPTY_SYSTEM, content_of, role_of, weight_of
 from rayward.data.record_json import from_json
 from rayward.data.records import (
@@ -60,7 +61,7 @@ def source_of(name: str, label: str) -> str:
 
 
 def messages_of(value: object, name: str, repairs: list[str] | None = None) -> tuple[Turn, ...]:
-    """Turns of a list of {"role" or "from", "content" or "value", and a loss weight if any}.
+    """Turns of a list of {"role" or "from", "content" or "value"}, with weights and parts if any.
 
     An empty system turn is none, and counted in `repairs`.
     """
@@ -81,7 +82,14 @@ def turn_of(entry: Row, where: str) -> Turn | None:
     text = entry.get(content)
     if role == "system" and is_blank(text):
         return None
-    return Turn(role, content_of(text, f"{where}.{content}"), weight_of(entry, where))
+    weight = weight_of(entry, where)
+    if is_caller(entry.get(speaker)):
+        calls = calls_in_text(text, f"{where}.{content}")
+        return Turn(role, "", weight, tool_calls=calls)
+    parts = message_parts(entry, role, where)
+    if "tool_calls" in parts and (not text or is_blank(text)):
+        return Turn(role, text if isinstance(text, str) else "", weight, **parts)
+    return Turn(role, content_of(text, f"{where}.{content}"), weight, **parts)
 
 
 def turn_fields(entry: Row) -> tuple[str, str]:
@@ -103,7 +111,7 @@ def rayward(row: Row, repairs: list[str]) -> list[Record]:
 
 
 def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
-    """{"id", "model", "conversations" or "items": [{"from", "value"}]}, without tool turns.
+    """{"id", "model", "conversations" or "items": [{"from", "value"}]}.
 
     "role" and "content" are as good.
     """
@@ -128,7 +136,8 @@ def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
         repairs.append("dropped trailing user turn")
     if len(entries) == start:
         raise RowError(name, "no user turn with an answer", "at least one", "no answered turn")
-    turns = tuple(turn for _, entry, where in entries if (turn := turn_of(entry, where)))
+    read = [turn_of(entry, where) for _, entry, where in entries]
+    turns = tuple(turn for turn in read if turn is not None)
     return [Conversation(turns, "sharegpt", label_of(row, "id"), label_of(row, "model") or None)]
 
 

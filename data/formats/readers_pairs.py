@@ -31,6 +31,7 @@ from rayward.data.records import (
     check_turns,
     describe,
     number_of,
+    parts_of,
     text_of,
 )
 
@@ -226,4 +227,6 @@ def _only_answer(turns: tuple[Turn, ...], name: str) -> str:
     if turns[0].loss_weight != 1:
         found = str(turns[0].weight)
         raise RowError(f"{name}.weight", found, "1, or none", "loss weight of a compared answer")
+    for field, found, what in parts_of(turns):
+        raise RowError(field.replace("turns[0]", name), found, "text alone", f"answer with {what}")
     return turns[0].content

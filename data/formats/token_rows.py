@@ -127,7 +127,8 @@ def encoder(template: Template, tokenizer: PreTrainedTokenizerBase, context_toke
                 "turns", "no loss weight above 0", "an answer to learn", "nothing to learn"
             )
         try:
-            whole = encode(template_for(template, record), record.turns, tokenizer)
+            worded = template_for(template, record)
+            whole = encode(worded, record.turns, tokenizer, tools=record.tools)
         except ValueError as error:
             if isinstance(error, RowError):  # a RowError is a ValueError, and has its field
                 raise

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rayward.data.formats.meaning import MEANING_OF, MEDIA, PART, WEIGHTS, no_place, refuse_part
+from rayward.data.formats.meaning import MEANING_OF, MEDIA, WEIGHTS, no_place
 from rayward.data.records import Role, RowError, Turn, describe, number_of, object_of, text_of
 
 EMPTY_SYSTEM = "left out empty system turn"
@@ -20,20 +20,20 @@ SPEAKERS: dict[str, Role] = {
     "system": "system", "developer": "system",
     "assistant": "assistant", "gpt": "assistant", "model": "assistant", "bot": "assistant",
     "chatgpt": "assistant", "bing": "assistant", "bard": "assistant",
+    "function_call": "assistant", "tool_call": "assistant",
+    "tool": "tool", "function": "tool", "observation": "tool", "tool_response": "tool",
+    "ipython": "tool",
 }  # fmt: skip
-# Turns of these are counted as "tool turn" and not as an unknown role: no template here has them.
-TOOLS = "function function_call observation tool tool_call tool_response ipython".split()
 
 
 def role_of(value: object, where: str) -> Role:
-    """The role that a name stands for, in any case. RowError for another one, or that of a tool."""
+    """The role that a name stands for, in any case. RowError for another one."""
     if isinstance(value, str) and value in SPEAKERS:
         return SPEAKERS[value]
     name = value.strip().lower() if isinstance(value, str) else ""
     if name in SPEAKERS:
         return SPEAKERS[name]
-    reason = "tool turn" if name in TOOLS else "unknown role"
-    raise RowError(where, describe(value), "one of " + ", ".join(SPEAKERS), reason)
+    raise RowError(where, describe(value), "one of " + ", ".join(SPEAKERS), "unknown role")
 
 
 def content_of(value: object, where: str) -> str:
@@ -54,8 +54,8 @@ def _part(value: object, where: str) -> str:
     if (kind in TEXT_PARTS or kind is None) and isinstance(text, str):
         return text
     meaning = MEANING_OF.get(kind) if isinstance(kind, str) else None
-    if meaning is PART:
-        refuse_part(f"{where}.type", str(kind), kind)
+    if meaning is not None and meaning is not MEDIA:
+        raise no_place(f"{where}.type", str(kind), kind, meaning)
     if meaning is MEDIA or str(kind).startswith(("image", "audio", "video", "input_")):
         raise no_place(f"{where}.type", "media", kind, MEDIA)
     raise RowError(f"{where}.type", describe(kind), "text", "part that is not text")

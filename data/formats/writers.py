@@ -2,10 +2,10 @@
 
 The inverse of the readers (readers_chat.py and so on), with the same field names. What a format
 cannot express is never changed in silence. Texts, roles, order, ties, loss weights, margins,
-verdicts, references and follow-up questions are kept, or the record is refused with a RowError.
-What a reader of the format would not see again (white space around framed turns, an id or label
-without a field) is left out and named in `repairs`; only `source`, which every reader gives anew,
-is left out unnamed where there is no field for it.
+verdicts, references, follow-up questions, tools, their calls and results and reasoning are kept, or
+the record is refused with a RowError. What a reader of the format would not see again (white space
+around framed turns, an id or label without a field) is left out and named in `repairs`; only
+`source`, which every reader gives anew, is left out unnamed where there is no field for it.
 
 A ranking becomes pairs in the formats of pairs: one row for every two answers of different rank,
 best first. All other records become one row. UltraFeedback has no writer: its rows are made of
@@ -30,12 +30,16 @@ from rayward.data.records import (
     Record,
     RowError,
     describe,
+    parts_of,
 )
 
 LABELS = ("id", "quality")
 """What a record may say of where it comes from; left out and named where there is no field."""
 MEANT = ("margin", "reference", "follow_ups")
 """What a record may say beside its turns for training and measuring; refused without a field."""
+
+WITH_PARTS = ("rayward", "openai", "kto")
+"""Formats whose turns hold calls of tools, results and reasoning, and whose rows hold tools."""
 
 # Each takes the kinds of its entry in WRITERS only, which `Writer.rows` checks.
 Write = Callable[[Any, list[str]], list[dict[str, Any]]]
@@ -66,6 +70,9 @@ class Writer:
             if value not in (None, ()) and field not in self.labels:
                 reason = f"{self.name} has no place for its {field.replace('_', '-')}"
                 raise RowError(field, describe(value), f"no {field}", reason)
+        if self.name not in WITH_PARTS:
+            for field, found, what in parts_of(record.turns, record.tools):
+                raise RowError(field, found, "none", f"{self.name} has no place for {what}")
         rows = self.write(record, repairs)
         # After the writer, so that a record which is refused names nothing.
         for label in LABELS:
@@ -76,7 +83,13 @@ class Writer:
 
 # A parquet file has the columns of an entry and no others: a field that a writer gives and the
 # entry lacks is lost there without an error.
-MESSAGES: Column = [{"role": "text", "content": "text", "weight": "number"}]
+TEXTS: dict[str, Column] = {"role": "text", "content": "text", "weight": "number"}
+RESULT: dict[str, Column] = {"tool_call_id": "text", "name": "text"}
+MESSAGES: Column = [TEXTS]
+OUR_CALL: Column = {"name": "text", "arguments": "text", "id": "text"}
+TURNS: Column = [{**TEXTS, "reasoning": "text", "tool_calls": [OUR_CALL], **RESULT}]
+CALL: Column = {"id": "text", "type": "text", "function": {"name": "text", "arguments": "text"}}
+OPENAI_MESSAGES: Column = [{**TEXTS, "reasoning_content": "text", "tool_calls": [CALL], **RESULT}]
 ANSWER: Column = [{"role": "text", "content": "text"}]
 
 
@@ -94,7 +107,7 @@ WRITERS: dict[str, Writer] = {
             (Conversation, Prompt, Ranking, Preference, Labelled),
             "id quality margin reference follow_ups",
             kind="text",
-            turns=MESSAGES,
+            turns=TURNS,
             source="text",
             id="text",
             quality="text",
@@ -107,6 +120,7 @@ WRITERS: dict[str, Writer] = {
             margin="number",
             answer="text",
             good="boolean",
+            tools="text",
         ),
         _writer(
             chat.sharegpt,
@@ -149,21 +163,23 @@ WRITERS: dict[str, Writer] = {
             (Conversation, Prompt, Preference, Ranking),
             "id margin reference",
             id="text",
-            messages=MESSAGES,
+            messages=OPENAI_MESSAGES,
             ground_truth="text",
             margin="number",
-            prompt=MESSAGES,
+            prompt=OPENAI_MESSAGES,
             chosen=ANSWER,
             rejected=ANSWER,
+            tools="json",
         ),
         _writer(
             chat.kto,
             (Labelled,),
             "id",
             id="text",
-            prompt=MESSAGES,
+            prompt=OPENAI_MESSAGES,
             completion=ANSWER,
             label="boolean",
+            tools="json",
         ),
         _writer(
             ranked.hh_rlhf, (Preference, Ranking), "id", id="text", chosen="text", rejected="text"

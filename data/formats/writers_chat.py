@@ -9,6 +9,7 @@ import hashlib
 from typing import Any
 
 from rayward.data.formats.fields import decoded
+from rayward.data.formats.message_parts import message, tools_row
 from rayward.data.formats.turns import is_framed
 from rayward.data.record_json import to_json
 from rayward.data.records import Conversation, Labelled, Prompt, Record, RowError, Turn, describe
@@ -48,17 +49,8 @@ def plain_text(text: str, field: str) -> str:
     """Text where a reader also takes turns. RowError: text that it would take for such."""
     # Read as a field of turns: JSON is decoded, and what only begins so is refused there.
     if is_framed(text) or decoded({field: text}, {field: {"role": {}}})[field] != text:
-        raise RowError(field, describe(text), "text without the form of turns", "text is turns")
+        raise RowError(field, describe(text), "text that is not turns", "text contains the frame")
     return text
-
-
-def as_messages(turns: tuple[Turn, ...]) -> list[dict[str, Any]]:
-    """Turns as messages; a weight where they have one of their own."""
-    return [
-        {"role": turn.role, "content": turn.content}
-        | ({} if turn.weight is None else {"weight": turn.weight})
-        for turn in turns
-    ]
 
 
 def label_in_source(record: Record, name: str) -> str:
@@ -123,9 +115,9 @@ def alpaca_eval(record: Conversation | Prompt, repairs: list[str]) -> list[dict[
 
 def kto(record: Labelled, repairs: list[str]) -> list[dict[str, Any]]:
     """As TRL's KTO trainer takes it."""
-    answer = as_messages((Turn("assistant", record.answer),))
-    prompt = as_messages(record.turns)
-    return [kept(id=record.id) | {"prompt": prompt, "completion": answer, "label": record.good}]
+    answer = [message(Turn("assistant", record.answer))]
+    row = {"prompt": [message(turn) for turn in record.turns], "completion": answer}
+    return [kept(id=record.id) | row | {"label": record.good} | tools_row(record.tools)]
 
 
 def _question_id(record: Record) -> int:

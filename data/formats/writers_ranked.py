@@ -8,8 +8,8 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
+from rayward.data.formats.message_parts import message, tools_row
 from rayward.data.formats.writers_chat import (
-    as_messages,
     kept,
     label_in_source,
     one_question,
@@ -103,16 +103,17 @@ def rewardbench(record: Preference | Ranking, repairs: list[str]) -> list[dict[s
 def openai(
     record: Conversation | Prompt | Preference | Ranking, repairs: list[str]
 ) -> list[dict[str, Any]]:
-    messages = as_messages(record.turns)
+    messages = [message(turn) for turn in record.turns]
+    tools = tools_row(record.tools)
     if isinstance(record, Conversation | Prompt):
         reference = record.reference if isinstance(record, Prompt) else None
-        return [kept(id=record.id, ground_truth=reference) | {"messages": messages}]
+        return [kept(id=record.id, ground_truth=reference) | {"messages": messages} | tools]
 
     def answer(text: str) -> list[dict[str, Any]]:
-        return as_messages((Turn("assistant", text),))
+        return [message(Turn("assistant", text))]
 
     margin = record.margin if isinstance(record, Preference) else None
-    row = kept(id=record.id, margin=margin) | {"prompt": messages}
+    row = kept(id=record.id, margin=margin) | {"prompt": messages} | tools
     return [
         row | {"chosen": answer(chosen), "rejected": answer(rejected)}
         for chosen, rejected in _pairs(record)

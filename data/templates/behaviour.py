@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rayward.data.records import RowError, Turn, describe
 from rayward.data.templates.pieces import text
-from rayward.data.templates.published.rendering import MARKS, marked, render, state_of
+from rayward.data.templates.published.program import MARKS, state_of
+from rayward.data.templates.published.rendering import marked, plain_shape, render, voices
 from rayward.data.templates.published.template import PROBE, own_end_tokens, own_form, own_opening
 from rayward.data.templates.special_tokens import own_special_tokens, specials
 from rayward.data.templates.table import Template
@@ -90,7 +91,7 @@ def _unless(
 
 def _own_system(tokenizer: PreTrainedTokenizerBase) -> str:
     """The first line of what stands before the first question only; "" if it says nothing."""
-    whole = marked(tokenizer, state_of(tokenizer), ("user", "assistant", "user"), True)
+    whole = marked(tokenizer, state_of(tokenizer), plain_shape("user", "assistant", "user"), True)
     if isinstance(whole, RowError):
         return ""
     # Text and numbers of marks in turn: before turn 0, and between turns 1 and 2.
@@ -111,7 +112,7 @@ def _own_system(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _after(end: str, tokenizer: PreTrainedTokenizerBase) -> str:
     """What a finished conversation has after the token that ends its answer."""
-    whole = marked(tokenizer, state_of(tokenizer), ("user", "assistant"), False)
+    whole = marked(tokenizer, state_of(tokenizer), plain_shape("user", "assistant"), False)
     return "" if isinstance(whole, RowError) else MARKS.split(whole)[-1].partition(end)[2]
 
 
@@ -120,7 +121,7 @@ def _open_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
     A user's text that says one is read as it.
     """
-    frame = marked(tokenizer, state_of(tokenizer), ("user",), True)
+    frame = marked(tokenizer, state_of(tokenizer), plain_shape("user"), True)
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if not token.special]
     if isinstance(frame, RowError):
         return []
@@ -130,6 +131,6 @@ def _open_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 def _trims(tokenizer: PreTrainedTokenizerBase) -> bool:
     turns = (Turn("user", " \n Why? \n "), Turn("assistant", " \n Yes. \n "))
     try:
-        return own_form(tokenizer, turns, prompt=False)[1] != [turn.content for turn in turns]
+        return own_form(tokenizer, turns, prompt=False)[1] != voices(turns)
     except RowError:
         return True

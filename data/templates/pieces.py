@@ -9,7 +9,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rayward.data.records import Turn, check_turns
+from rayward.data.records import Turn, check_turns, parts_of
+from rayward.data.templates.published.places import no_place
 from rayward.data.templates.table import INPUT, TEMPLATES, Piece, Template
 
 
@@ -38,16 +39,22 @@ def with_condition(template: Template, words: str) -> Template:
 
 
 def pieces(
-    template: Template, turns: Sequence[Turn], add_generation_prompt: bool = False
+    template: Template,
+    turns: Sequence[Turn],
+    add_generation_prompt: bool = False,
+    tools: str | None = None,
 ) -> list[Piece]:
     """The conversation in pieces, without BOS.
 
     With `add_generation_prompt` up to where the answer starts. The assistant's content and end
     token weigh 1 and all else 0, unless a turn has a weight of its own: then its content and end
-    token weigh that. RowError (a ValueError) if the turns are not valid, or if an answer is asked
-    for where the user does not have the last word.
+    token weigh that. RowError (a ValueError) if the turns are not valid, if there are tools, calls
+    or reasoning, for which no template of the table has a place, or if an answer is asked for where
+    the user does not have the last word.
     """
     check_turns(turns, last="user" if add_generation_prompt else None)
+    for field, found, what in parts_of(turns, tools):
+        raise no_place(field, found, what)
     if template.is_tokenizers:
         raise ValueError("the tokenizer's own chat template needs the tokenizer: name its folder")
     turns = _with_system(template, turns)

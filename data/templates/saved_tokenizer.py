@@ -17,7 +17,7 @@ from rayward.data.model_files.hub_models import read_tokenizer
 from rayward.data.records import Role, RowError, Turn
 from rayward.data.templates.jinja import jinja
 from rayward.data.templates.plain_text import TEXTS, encode_plain
-from rayward.data.templates.published.rendering import clock
+from rayward.data.templates.published.program import clock
 from rayward.data.templates.table import Template
 from rayward.data.templates.template import encode
 

@@ -73,6 +73,7 @@ def encode(
     turns: Sequence[Turn],
     tokenizer: PreTrainedTokenizerBase,
     add_generation_prompt: bool = False,
+    tools: str | None = None,
 ) -> Encoded:
     """Token ids and weights of a conversation; BOS comes first as `needs_bos` says.
 
@@ -83,9 +84,9 @@ def encode(
     """
     if template.is_tokenizers:
         check_turns(turns, last="user" if add_generation_prompt else None)
-        encoded = Encoded(*own_row(tokenizer, turns, add_generation_prompt))
+        encoded = Encoded(*own_row(tokenizer, turns, add_generation_prompt, tools))
     else:
-        parts = pieces(template, turns, add_generation_prompt)
+        parts = pieces(template, turns, add_generation_prompt, tools)
         plain_ids = encode_plain(tokenizer, _plain(parts, tokenizer))
         encoded = _joined(template, parts, plain_ids, tokenizer)
     if not add_generation_prompt:
@@ -94,18 +95,22 @@ def encode(
 
 
 def encode_all(
-    rows: Sequence[tuple[Template, Sequence[Turn]]], tokenizer: PreTrainedTokenizerBase
+    rows: Sequence[tuple[Template, Sequence[Turn]]],
+    tokenizer: PreTrainedTokenizerBase,
+    tools: Sequence[str | None] | None = None,
 ) -> list[Encoded | RowError]:
-    """`encode` of conversations, each in its template.
+    """`encode` of conversations, each in its template; `tools` of each, if any have some.
 
     One call of the tokenizer, which spreads them over the processor's cores. What is wrong with a
     row stands in its place; else raises as `encode`.
     """
     pieces_of: list[list[Piece] | RowError | None] = []  # None: in the tokenizer's own template
-    for template, turns in rows:
+    tools = tools or [None] * len(rows)
+    for (template, turns), offered in zip(rows, tools, strict=True):
         try:
             check_turns(turns)
-            pieces_of.append(None if template.is_tokenizers else pieces(template, turns))
+            own = template.is_tokenizers
+            pieces_of.append(None if own else pieces(template, turns, False, offered))
         except RowError as error:
             pieces_of.append(error)
     # All texts of all rows in one list; each row takes as many ids as it gave texts.
@@ -115,7 +120,11 @@ def encode_all(
     once = list(dict.fromkeys(every))
     ids_of = dict(zip(once, encode_plain(tokenizer, once), strict=True))
     plain = (ids_of[text] for text in every)
-    published = [turns for (_, turns), parts in zip(rows, pieces_of, strict=True) if parts is None]
+    published = [
+        (turns, offered)
+        for (_, turns), offered, parts in zip(rows, tools, pieces_of, strict=True)
+        if parts is None
+    ]
     published_rows = iter(own_rows(tokenizer, published))
     encoded: list[Encoded | RowError] = []
     for (template, _), parts, row_texts in zip(rows, pieces_of, texts, strict=True):

@@ -26,7 +26,13 @@ Point = tuple[int, Outcome, Record]  # a record, its number among all, and the r
 
 def parts(record: Record) -> list[tuple[str, str]]:
     """(heading, text) of all in a record: turns, answers best first, what the user asks later."""
-    texts: list[tuple[str, str]] = [(turn.role, turn.content) for turn in record.turns]
+    texts: list[tuple[str, str]] = [("tools", record.tools)] if record.tools else []
+    for turn in record.turns:
+        if turn.reasoning is not None:
+            texts.append((f"{turn.role}, reasoning", turn.reasoning))
+        if turn.content.strip():
+            texts.append((turn.role, turn.content))
+        texts += [(f"{turn.role}, calls {call.name}", call.arguments) for call in turn.tool_calls]
     if isinstance(record, Preference):
         texts += [
             ("answer 1 of 2: chosen", record.chosen),

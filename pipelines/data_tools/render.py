@@ -77,10 +77,11 @@ def _render(options: argparse.Namespace) -> int:
             row = None
             try:
                 if tokenizer:
-                    row = encode(worded, turns, tokenizer, wants_answer)
+                    row = encode(worded, turns, tokenizer, wants_answer, record.tools)
                     stretches = runs(row, tokenizer)
                 else:
-                    stretches = runs_of_pieces(pieces(worded, turns, wants_answer))
+                    parts = pieces(worded, turns, wants_answer, record.tools)
+                    stretches = runs_of_pieces(parts)
             except RowError as error:
                 told = f"left out: {place}: {error.reason}: {error}"
                 console.print(visible(told), markup=False)

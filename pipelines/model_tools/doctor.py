@@ -232,7 +232,7 @@ def questions(
         turns = record.turns
         if isinstance(record, Conversation):
             turns = tuple(takewhile(lambda turn: turn.role != "assistant", turns))
-        return Prompt(turns, record.source, record.id)
+        return Prompt(turns, record.source, record.id, tools=record.tools)
 
     dropped: Counter[str] = Counter()
     records = islice(map(as_prompt, read(options.prompts)), options.count)

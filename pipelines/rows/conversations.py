@@ -90,7 +90,8 @@ def _encoded(
             for part, part_turns, trained in zip(parts, turns, is_trained, strict=True)
             if trained
         ]
-        encoded = iter(encode_all(rendered, renderer.tokenizer))
+        tools = [part.tools for part, trained in zip(parts, is_trained, strict=True) if trained]
+        encoded = iter(encode_all(rendered, renderer.tokenizer, tools))
         # In the order of `parts` again, each with its row or None.
         rows = iter([next(encoded) if trained else None for trained in is_trained])
         for record, pieces in zip(chunk, divided, strict=True):
@@ -124,7 +125,7 @@ def _divided(
 
 def _segments(record: Conversation, renderer: Renderer) -> list[Conversation]:
     def fits(turns: Sequence[Turn]) -> bool:
-        return len(renderer.conversation(turns).ids) <= renderer.context_tokens
+        return len(renderer.conversation(turns, record.tools).ids) <= renderer.context_tokens
 
     # To be measured only: a stretch of turns of weight 0 could not be encoded.
     weightless = tuple(replace(turn, weight=None) for turn in record.turns)

@@ -134,8 +134,7 @@ class Fitter:
             pairs = list(rendered_prompts(records, self.renderer, dropped))
             kept, rows = [record for record, _ in pairs], [row for _, row in pairs]
             prompts = [
-                PromptRow(prompt_digest(record.turns), len(row.ids), row.apart)
-                for record, row in pairs
+                PromptRow(prompt_digest(record), len(row.ids), row.apart) for record, row in pairs
             ]
         tokens = token_batch([row.ids for row in rows], [row.weights for row in rows], more)
         lines = [_line(record) for record in kept]

@@ -25,7 +25,7 @@ def fit_labelled(
         # Earlier answers of the conversation are part of the prompt: only the last has a label.
         turns = [replace(turn, weight=0.0) for turn in record.turns]
         try:
-            row = renderer.scored((*turns, Turn("assistant", record.answer)))
+            row = renderer.scored((*turns, Turn("assistant", record.answer)), tools=record.tools)
         except RowError as error:
             set_aside(dropped, record, error)
             continue
@@ -65,6 +65,6 @@ def labels_of(ranking: Ranking) -> tuple[Labelled, Labelled]:
     """The best answer as a good one and the worst as a bad one; those between say neither."""
     best, worst = ranking.answers[0], ranking.answers[-1]
     return (
-        Labelled(ranking.turns, best, True, ranking.source, ranking.id),
-        Labelled(ranking.turns, worst, False, ranking.source, ranking.id),
+        Labelled(ranking.turns, best, True, ranking.source, ranking.id, ranking.tools),
+        Labelled(ranking.turns, worst, False, ranking.source, ranking.id, ranking.tools),
     )

@@ -55,7 +55,7 @@ def fit_prompts(
     fitting = [
         (record, row.ids)
         for record, row in rendered_prompts(records, renderer, dropped)
-        if rules.keeps(prompt_digest(record.turns), len(row.ids), row.apart)
+        if rules.keeps(prompt_digest(record), len(row.ids), row.apart)
     ]
     return [record for record, _ in fitting], Ragged.of([ids for _, ids in fitting])
 
@@ -66,17 +66,23 @@ def rendered_prompts(
     """Prompts and their rows, without those that the template refuses."""
     for record in records:
         try:
-            yield record, renderer.prompt_row(record.turns)
+            yield record, renderer.prompt_row(record.turns, record.tools)
         except RowError as error:
             set_aside(dropped, record, error)
 
 
-def prompt_digest(turns: Sequence[Turn]) -> bytes:
-    """16 bytes that two prompts have in common where they are the same."""
-    return hashlib.sha256(prompt_key(turns).encode()).digest()[:16]
+def prompt_digest(prompt: Prompt) -> bytes:
+    """16 bytes that two prompts have in common where they say the same and offer the same tools."""
+    offered = f"\x03{prompt.tools}" if prompt.tools else ""
+    return hashlib.sha256((prompt_key(prompt.turns) + offered).encode()).digest()[:16]
 
 
 def prompt_key(turns: Sequence[Turn]) -> str:
     """The text that makes two prompts the same."""
     # Control characters between role, content and turns: text with line breaks cannot imitate them.
-    return "\x00".join(f"{turn.role}\x01{turn.content.strip()}" for turn in turns)
+    return "\x00".join(f"{turn.role}\x01{_said(turn)}" for turn in turns)
+
+
+def _said(turn: Turn) -> str:
+    calls = (f"\x02{call.name}\x02{call.arguments}" for call in turn.tool_calls)
+    return turn.content.strip() + "".join(calls)

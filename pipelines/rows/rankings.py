@@ -27,7 +27,8 @@ def fit_rankings(
         turns = [replace(turn, weight=0.0) for turn in record.turns]
         try:
             encoded = [
-                renderer.scored((*turns, Turn("assistant", answer))) for answer in record.answers
+                renderer.scored((*turns, Turn("assistant", answer)), tools=record.tools)
+                for answer in record.answers
             ]
         except RowError as error:
             set_aside(dropped, record, error)

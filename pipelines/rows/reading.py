@@ -142,10 +142,12 @@ def _as_kind(record: Record, name: str) -> Record | None:
     # sources of reward that compare with one.
     if isinstance(record, Conversation):
         question = to_first_answer(record.turns)
-        answer = record.turns[len(question)].content
-        return Prompt(question, record.source, record.id, reference=answer)
+        answer = record.turns[len(question)]
+        # What calls a tool is no text to compare with.
+        reference = None if answer.tool_calls else answer.content
+        return Prompt(question, record.source, record.id, reference=reference, tools=record.tools)
     reference = record.reference if isinstance(record, Prompt) else None
-    return Prompt(record.turns, record.source, record.id, reference=reference)
+    return Prompt(record.turns, record.source, record.id, reference=reference, tools=record.tools)
 
 
 def to_first_answer(turns: tuple[Turn, ...]) -> tuple[Turn, ...]:

@@ -65,25 +65,27 @@ class Renderer:
             return self
         return replace(self, template=quality.conditioned(sft.quality, self.template, record))
 
-    def conversation(self, turns: Sequence[Turn]) -> Encoded:
+    def conversation(self, turns: Sequence[Turn], tools: str | None = None) -> Encoded:
         """As it is trained: ids, and the loss weight of each."""
-        return encode(self.template, turns, self.tokenizer)
+        return encode(self.template, turns, self.tokenizer, tools=tools)
 
-    def scored(self, turns: Sequence[Turn], finished: bool = True) -> Encoded:
+    def scored(
+        self, turns: Sequence[Turn], finished: bool = True, tools: str | None = None
+    ) -> Encoded:
         """As a reward model reads it: to the end token of the last answer, if it was not cut."""
-        return scored(self.template, turns, self.tokenizer, finished)
+        return scored(self.template, turns, self.tokenizer, finished, tools)
 
-    def prompt(self, turns: Sequence[Turn]) -> list[int]:
+    def prompt(self, turns: Sequence[Turn], tools: str | None = None) -> list[int]:
         """Ids up to where an answer begins."""
-        return encode(self.template, turns, self.tokenizer, add_generation_prompt=True).ids
+        return encode(self.template, turns, self.tokenizer, True, tools).ids
 
-    def prompt_row(self, turns: Sequence[Turn]) -> Encoded:
+    def prompt_row(self, turns: Sequence[Turn], tools: str | None = None) -> Encoded:
         """A prompt's row. RowError also where its own template cannot render an answer to it."""
         # Such a template is a program: it may take the prompt and refuse what has an answer to it.
         # Better now, where the prompt is counted, than when its sampled answers are scored.
         if self.template.is_tokenizers:
-            self.scored((*turns, Turn("assistant", "Yes.")))
-        return encode(self.template, turns, self.tokenizer, add_generation_prompt=True)
+            self.scored((*turns, Turn("assistant", "Yes.")), tools=tools)
+        return encode(self.template, turns, self.tokenizer, True, tools)
 
     def answer(self, ids: Sequence[int] | np.ndarray) -> str:
         """Text of a response's ids, without special tokens and what the template writes first."""
@@ -102,11 +104,13 @@ def scored_ids(renderer: Renderer, prompt: Prompt, answer: str, finished: bool) 
     One that the model's own chat template would rewrite stands there as it was said.
     """
     try:
-        ids = renderer.scored((*prompt.turns, Turn("assistant", answer)), finished).ids
+        turns = (*prompt.turns, Turn("assistant", answer))
+        ids = renderer.scored(turns, finished, prompt.tools).ids
     except RowError:
         # The first stop token is the template's end of an answer; a cut answer has none.
         answer_ids = encode_plain(renderer.tokenizer, [answer])[0]
-        ids = renderer.prompt(prompt.turns) + answer_ids + renderer.stop_token_ids[: int(finished)]
+        prompt_ids = renderer.prompt(prompt.turns, prompt.tools)
+        ids = prompt_ids + answer_ids + renderer.stop_token_ids[: int(finished)]
     return ids[: renderer.context_tokens]
 
 

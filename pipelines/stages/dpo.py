@@ -151,7 +151,7 @@ def sampled_rankings(
             # Rank 0 is the best; equal scores share a rank, so no pair of them is learned from.
             levels = sorted({-scored[text] for text in answers})
             ranks = tuple(float(levels.index(-scored[text])) for text in answers)
-            yield Ranking(prompt.turns, tuple(answers), "samples", prompt.id, ranks)
+            yield Ranking(prompt.turns, tuple(answers), "samples", prompt.id, ranks, prompt.tools)
 
 
 def _ends_known(row: dict[str, Any]) -> bool:

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 from rayward.configs.schema import Config
 from rayward.configs.sections.model import Model
 from rayward.data.model_files.hub_models import config_of, local
-from rayward.data.records import Conversation, Labelled, Ranking, Turn
+from rayward.data.records import Conversation, Labelled, Ranking, Turn, parts_of
 from rayward.data.templates.behaviour import SYSTEM, behaviour, unlike_own
 from rayward.data.templates.jinja import jinja
 from rayward.data.templates.pieces import text
-from rayward.data.templates.published.rendering import DATE, TODAY, render
+from rayward.data.templates.published.program import DATE, TODAY
+from rayward.data.templates.published.rendering import render
 from rayward.data.templates.published.template import PROBE
 from rayward.data.templates.saved_tokenizer import (
     assert_keeps_text,
@@ -52,10 +53,11 @@ def make_renderer(
     if config.model.scratch:
         # With the template's own text around: it is in every row, and worth tokens of its own.
         texts = itertools.chain(
-            (text(template, c.turns) for c in conversations),
+            (text(template, c.turns) for c in conversations if _is_text(c)),
             (
                 text(template, (*record.turns, Turn("assistant", answer)))
                 for record in preferences
+                if _is_text(record)
                 for answer in ((record.answer,) if isinstance(record, Labelled) else record.answers)
             ),
         )
@@ -92,6 +94,11 @@ def make_renderer(
     except ValueError as error:
         raise StageError(f"model.path {path}: {error}" if path else str(error)) from error
     return renderer, {"name": template.name, "ends": end_token(template, tokenizer), "told": notes}
+
+
+def _is_text(record: Conversation | Ranking | Labelled) -> bool:
+    """Whether templates of the table have a place for all of it; else no row is made of it."""
+    return not any(parts_of(record.turns, record.tools))
 
 
 def _make_special(template: Template, tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -134,7 +134,7 @@ def _sft_answers(run: Run, renderer: Renderer) -> Ragged:
         if not record.turns[-1].loss_weight:
             continue
         trained += 1
-        ids = renderer.scored(record.turns).ids
+        ids = renderer.scored(record.turns, tools=record.tools).ids
         # Whole ones only: the score is that of the end, which a cut row lacks.
         if len(ids) <= renderer.context_tokens:
             whole.append(ids)

@@ -191,9 +191,8 @@ def best_conversations(prompts: list[Prompt], kept: list[dict[str, Any]]) -> Ite
     by_id = {prompt.id: prompt for prompt in prompts}
     for row in kept:
         prompt = by_id[row["prompt_id"]]
-        yield Conversation(
-            (*prompt.turns, Turn("assistant", row["response"])), "rejection", prompt.id
-        )
+        turns = (*prompt.turns, Turn("assistant", row["response"]))
+        yield Conversation(turns, "rejection", prompt.id, tools=prompt.tools)
 
 
 def summary(rows: list[dict[str, Any]], kept: list[dict[str, Any]]) -> dict[str, Any]:

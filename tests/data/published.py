@@ -109,6 +109,47 @@ ENDLESS = _form(r"""
     {{ 'assistant: ' if add_generation_prompt }}""")
 """One whose earlier answers end with nothing."""
 
+_CALL = "{{ '<call>' + c.function | tojson + '</call>' }}"
+_RESULT = "'<result>' + m.content + '</result>'"
+
+TOOLED = _form(r"""
+    {% if tools %}{{ '<|im_start|>system\nTools:' }}
+    {% for t in tools %}{{ '\n' + t | tojson }}{% endfor %}{{ '<|im_end|>\n' }}{% endif %}
+    {% for m in messages %}
+    {% if m.role == 'tool' %}{{ '<|im_start|>user\n' + RESULT + '<|im_end|>\n' }}{% else %}
+    {{ '<|im_start|>' + m.role + '\n' }}
+    {% if m.reasoning_content %}{{ '<think>' + m.reasoning_content + '</think>' }}{% endif %}
+    {{ m.content }}
+    {% for c in m.tool_calls or [] %}CALL{% endfor %}
+    {{ '<|im_end|>' }}{{ '\n' }}{% endif %}{% endfor %}
+    {% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}""")
+"""Qwen 2.5 and 3, in short: tools, calls, results, and the reasoning of all turns."""
+
+
+def tooled(call: str = _CALL, result: str = _RESULT, end: str = "'<|im_end|>'") -> str:
+    """TOOLED with another way of writing a call, a result, or the end of an answer."""
+    form = TOOLED.replace("{{ '<|im_end|>' }}{{ '\\n' }}", "{{ " + end + " }}{{ '\\n' }}")
+    return form.replace("CALL", call).replace("RESULT", result)
+
+
+WITH_TOOLS = {
+    "plain": tooled(),
+    # Llama 3 writes results as JSON text.
+    "quoted": tooled(result="m.content | tojson"),
+    # DeepSeek V3: arguments must be text, and special tokens stand around calls.
+    "text": tooled(
+        "{{ '<|start_header_id|>' + c.function.name + ' ' + c.function.arguments "
+        "+ '<|end_header_id|>' }}"
+    ),
+    # Qwen3-Coder: an element for each argument.
+    "elements": tooled(
+        "{{ '<call ' + c.function.name + '>' }}{% for k, v in c.function.arguments.items() %}"
+        "{{ '<' + k + '>' ~ v ~ '</' + k + '>' }}{% endfor %}"
+    ),
+    # gpt-oss: what calls a tool ends otherwise than what is said to the user.
+    "handed": tooled(end="'<|eot_id|>' if m.tool_calls else '<|im_end|>'"),
+}
+
 PUBLISHED = {
     "chatml": CHATML,
     "early": EARLY,

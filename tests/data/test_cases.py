@@ -18,6 +18,7 @@ from rayward.data.records import (
     Prompt,
     Ranking,
     Record,
+    ToolCall,
     Turn,
 )
 from tests.data.examples import write_lines
@@ -59,6 +60,14 @@ def refused(*fields: str) -> list[str]:
 HI = [ask("Hi"), say("Hello")]
 HI_TURNS = (user("Hi"), answer("Hello"))
 HI_CHAT = Conversation(HI_TURNS)
+THOUGHT = Conversation((HI_TURNS[0], replace(HI_TURNS[1], reasoning="A greeting.")))
+
+
+def tools_of_name(name: str) -> str:
+    """The tools of a record with one that has nothing but a name."""
+    return json.dumps([{"type": "function", "function": {"name": name}}])
+
+
 PAIR = {"chosen": [*HI[:1], say("Yes")], "rejected": [*HI[:1], say("No")]}
 YES_NO = Preference((user("Hi"),), "Yes", "No")
 IMAGE_PART = [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": "x"}}]
@@ -148,16 +157,22 @@ ROWS: dict[str, tuple[list[dict], list, dict[str, int], dict[str, int]]] = {
             sharegpt(("human", "Hi"), ("gpt", "Hello"), tools='[{"name": "tide"}]'),
             sharegpt(("human", "Hi"), ("gpt", "Hello"), tools="[]"),
             {"messages": [ask("Hi"), say("Hello", tool_calls=[{"id": "1"}])]},
+            {"messages": [ask("Hi"), say("Hello", tool_calls=[{"name": "f", "arguments": {}}])]},
             {"messages": [ask("Hi"), say("Hello", tool_calls=None)]},
             {"messages": HI, "functions": [{"name": "f"}]},
+            {"instruction": "Hi", "output": "Hello", "tools": [{"name": "f"}]},
+            {"messages": HI, "functions": [{"f": "name"}]},
             {"messages": [ask("Hi"), {"role": "tool", "content": "1"}, say("Hello")]},
         ],
         [
-            *refused("tools"),
+            replace(HI_CHAT, tools=tools_of_name("tide")),
             HI_CHAT,
-            *refused("messages[1].tool_calls"),
+            *refused("messages[1].tool_calls[0].name"),
+            Conversation((user("Hi"), replace(answer("Hello"), tool_calls=(ToolCall("f", "{}"),)))),
             HI_CHAT,
-            *refused("functions", "messages[1].role"),
+            replace(HI_CHAT, tools=tools_of_name("f")),
+            replace(HI_CHAT, tools=tools_of_name("f")),
+            *refused("functions[0].function.name", "messages[1].role"),
         ],
         {},
         {},
@@ -167,8 +182,19 @@ ROWS: dict[str, tuple[list[dict], list, dict[str, int], dict[str, int]]] = {
             {"messages": [ask("Hi"), say("Hello", reasoning_content="A greeting.")]},
             {"messages": [ask("Hi"), say("Hello", thinking="A greeting.")]},
             {"messages": [ask("Hi"), say("Hello", reasoning="")]},
+            {"messages": [ask("Hi"), say("Hello", reasoning="A greeting.", thinking="No.")]},
+            {"instruction": "Hi", "output": "Hello", "reasoning": "A greeting."},
+            # Of which answer?
+            {"prompt": "Hi", "chosen": "Hello", "rejected": "No", "reasoning": "A greeting."},
         ],
-        [*refused("messages[1].reasoning_content", "messages[1].thinking"), HI_CHAT],
+        [
+            THOUGHT,
+            THOUGHT,
+            HI_CHAT,
+            *refused("messages[1].thinking"),
+            THOUGHT,
+            *refused("reasoning"),
+        ],
         {},
         {},
     ),
@@ -494,7 +520,9 @@ FILES: dict[str, list[Record | str]] = {
     "pq_ts_bad": [Conversation((user(q), answer(a))) for q, a in ("ax", "by")],
     "pref_implicit_lists": [FIG_BRICK],
     "pref_orca_dpo": [Preference((system("Be terse."), *FRUIT), "Fig.", "Brick.")],
-    "reasoning_content": ["messages[1].reasoning_content"],
+    "reasoning_content": [
+        Conversation((user("2+2?"), replace(answer("4"), reasoning="Two and two make four.")))
+    ],
     "rewardbench2": [
         Ranking(FRUIT, ("Fig.", "Brick.", "Tile.", "Sand."), "", "1", (1.0, 2.0, 2.0, 2.0))
     ],
@@ -508,7 +536,11 @@ FILES: dict[str, list[Record | str]] = {
             (system("Answer like a pirate."), user("Where is port?"), answer("Arr, left."))
         )
     ],
-    "tools_column_sharegpt": ["tools"],
+    "tools_column_sharegpt": [
+        Conversation(
+            (user("Is it high tide?"), answer("I cannot know.")), tools=tools_of_name("tide")
+        )
+    ],
     "verl_rl": [Prompt(FRUIT, reference="fig")],
 }
 

@@ -62,7 +62,10 @@ NASTY = [
     (b'{"conversations": [], "score": NaN}', "number not finite"),
     (b'{"conversations": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "broken JSON"),
     (json.dumps(chat("human", "alien")).encode(), "unknown role"),
-    (json.dumps(chat("human", "function_call", "observation", "gpt")).encode(), "tool turn"),
+    (
+        json.dumps(chat("human", "function_call", "observation", "gpt")).encode(),
+        "text that is no JSON",
+    ),
     (json.dumps(chat("human", "human", "gpt")).encode(), "roles do not alternate"),
     (
         b'{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": " "}]}',

@@ -184,16 +184,16 @@ def test_crlft_system_text_and_condition():
     assert caught.value.reason == "two system texts"
 
 
-def test_sharegpt_with_tool_turns_is_refused(tmp_path):
+def test_sharegpt_with_tool_turns_that_are_none_is_refused(tmp_path):
     def row(speaker):
         turns = [("human", "q"), (speaker, "{}"), ("observation", "{}"), ("gpt", "a")]
         return {"conversations": [{"from": who, "value": text} for who, text in turns]}
 
     _, report = run(write_lines(tmp_path / "rows.jsonl", [row("function_call"), row("gpt")]))
-    assert report.rejected == {"tool turn": 2}
+    assert report.rejected == {"missing text": 1, "a tool's result without a call": 1}
     assert [rejected.field for rejected in report.rejected_rows] == [
-        "conversations[1].from",
-        "conversations[2].from",
+        "conversations[1].value.name",
+        "turns[2].role",
     ]
 
 
@@ -635,7 +635,7 @@ REAL_FILES = {
     # 8 without an answered turn, 4 with an empty one, 10 with one of zero-width spaces.
     "sharegpt/sharegpt_train.json.gz": ("sharegpt", 767, 745),
     "sharegpt/sharegpt_test.json.gz": ("sharegpt", 95, 95),
-    "sharegpt/glaive_toolcall_en_demo.json.gz": ("sharegpt", 300, 109),  # 191 with tools
+    "sharegpt/glaive_toolcall_en_demo.json.gz": ("sharegpt", 300, 300),  # 153 with tool calls
     # 3 prompts differ, 4 empty, 1 answered twice.
     "hh_rlhf/train.jsonl.gz": ("hh_rlhf", 1291, 1283),
     "hh_rlhf/test.jsonl.gz": ("hh_rlhf", 500, 498),  # 1 prompts differ, 1 answered twice

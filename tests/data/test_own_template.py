@@ -15,7 +15,7 @@ from rayward.data.records import RowError, Turn
 from rayward.data.templates.behaviour import behaviour, unlike_own
 from rayward.data.templates.jinja import jinja
 from rayward.data.templates.pieces import pieces
-from rayward.data.templates.published.rendering import DATE
+from rayward.data.templates.published.program import DATE
 from rayward.data.templates.template import (
     TEMPLATES,
     encode,

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from rayward.data.records import Turn
 from rayward.data.templates.jinja import jinja
-from rayward.data.templates.published.rendering import DATE
+from rayward.data.templates.published.program import DATE
 from rayward.data.templates.saved_tokenizer import (
     AWKWARD,
     PLAIN,

@@ -15,6 +15,7 @@ from rayward.data.templates.template import encode, find
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.pipelines.cli import main
 from rayward.pipelines.rows.show import coloured, plain, runs, runs_of_pieces, show_batch
+from tests.data.published import WITH_TOOLS
 
 EOT = "<|end_of_turn|>"
 CHAT = (
@@ -47,6 +48,32 @@ def file(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
     return path
+
+
+def test_calls_and_results_are_shown_as_they_are_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = train_tokenizer(["warm"], 300, ("<|im_end|>", "<|im_start|>"), 512)
+    tokenizer.chat_template = WITH_TOOLS["plain"]
+    tokenizer.save_pretrained(tmp_path / "model")
+    call = {"type": "function", "function": {"name": "warm", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "Warm?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "12"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": messages, "tools": [{"name": "warm"}]}))
+    options = [str(path), "--plain", "--template"]
+    assert main(["data", "render", *options, "tokenizer", "--tokenizer", f"{tmp_path}/model"]) == 0
+    shown = capsys.readouterr().out
+    assert '[[<call>{"name": "warm", "arguments": {}}</call><|im_end|>]]' in shown
+    assert "<result>12</result><|im_end|>" in shown and "[[Yes.<|im_end|>]]" in shown
+    assert main(["data", "render", *options, "chatml"]) == 0
+    assert (
+        f"left out: {path}:1: the chat template has no place for tools" in capsys.readouterr().out
+    )
 
 
 def test_marks_from_pieces_and_from_tokens_agree(tokenizer: Any) -> None:

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from rayward.configs.load import PRESETS, load
 from rayward.configs.schema import STAGE_SECTIONS, Config
 from rayward.configs.sections.data import ToyWorld
-from rayward.data.records import Conversation, Prompt, Ranking, Turn, validate
+from rayward.data.records import Conversation, Prompt, Ranking, Turn, parts_of, validate
 from rayward.data.templates.tokenizer import load_tokenizer
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows.prepared_file import Ids
@@ -30,7 +30,7 @@ from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import read_json
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.stages import prepare
-from tests.data.published import CHATML, ENDLESS, PREFILLED, STRICT
+from tests.data.published import CHATML, ENDLESS, PREFILLED, STRICT, WITH_TOOLS
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 LISTS = {
@@ -796,6 +796,54 @@ def test_rows_that_the_template_cannot_render_are_left_out_and_what_it_does_is_t
         line.startswith("has no system role: such rows are left out")
         for line in report["template"]["told"]
     )
+
+
+TOOL_MESSAGES = [
+    {"role": "user", "content": "How warm is it?"},
+    {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "I must look.",
+        "tool_calls": [{"type": "function", "function": {"name": "warm", "arguments": "{}"}}],
+    },
+    {"role": "tool", "content": "It is 12."},
+    {"role": "assistant", "content": "12 degrees."},
+]
+
+
+@pytest.mark.parametrize("place", [True, False])
+def test_rows_with_tools_are_rendered_or_named(
+    place: bool, tmp_path: Path, own: Callable[..., Config], tiny_models: Any
+) -> None:
+    """With a place for them they are rows like others; a template of the table has none."""
+    rows: list[dict[str, Any]] = [asked(f"Plain {i}?", "Yes.") for i in range(150)]
+    tool = {"type": "function", "function": {"name": "warm", "parameters": {}}}
+    rows += [asked("Offered?", "Yes.") | {"tools": [tool]}]
+    rows += [{"messages": TOOL_MESSAGES}, {"messages": TOOL_MESSAGES, "tools": [tool]}]
+    rows += [{"messages": [*TOOL_MESSAGES[:1], {"role": "assistant", "content": "12.",
+                                                "reasoning": "It is warm."}]}]  # fmt: skip
+    write(tmp_path, {"conversations": {"mixed.jsonl": rows}})
+    path = str(tmp_path / "conversations" / "mixed.jsonl")
+    settings: dict[str, Any] = {"data": {"conversations": [{"path": path, "format": "openai"}]}}
+    if place:
+        form = WITH_TOOLS["plain"]
+        settings["model"] = with_own_template(tmp_path / "model", form, tiny_models)
+    run = Run(tmp_path / "run", own(**settings))
+    assert prepare.prepare(run) is not None
+    report = check_account(run)
+    left = [row for row in report["left_out"] if row.get("file") == path]
+    files = [*records(run, "conversations"), *records(run, "sft_heldout")]
+    kept = [record for record in files if any(parts_of(record.turns, record.tools))]
+    if place:
+        assert not left and len(kept) == 4
+        return
+    assert not kept
+    assert sorted((row["line"], row["field"], row["expected"]) for row in left) == [
+        (151, "tools", "a template with a place for tools"),
+        (152, "turns[1].reasoning", "a template with a place for reasoning"),
+        (153, "tools", "a template with a place for tools"),
+        (154, "turns[1].reasoning", "a template with a place for reasoning"),
+    ]
 
 
 def test_a_template_for_which_no_row_works_stops_with_the_counts(

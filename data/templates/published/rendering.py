@@ -1,94 +1,95 @@
-"""The tokenizer's own chat template, applied: to what is said, and to marks in place of it.
-
-A template that writes the day's date (Llama 3.2, gpt-oss) gets that of the tokenizer's folder,
-where prepare puts it, so that a run's rows are the same on every day; else that of the process.
-"""
+"""The tokenizer's own chat template, applied: to what is said, and to marks in place of it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from datetime import date, datetime
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rayward.data.records import Role, RowError, Turn
+from rayward.data.templates.published.places import NOWHERE, message_of, places_of
+from rayward.data.templates.published.program import MARK, State, apply, state_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# Of the private use area, so that no template treats it as text of a language. A conversation that
-# holds a mark itself is not mistaken: its own rendering must be the marked one with contents put
-# in.
-MARK = "\ue000{}\ue001"
-MARKS = re.compile("\ue000([0-9]+)\ue001")
-DATE = "template_date"
-"""Of tokenizer_config.json: the day of every row, as 2025-12-31."""
-# Of the process: a shape is rendered once, and the clock must not part it from a row.
-TODAY = date.today().isoformat()
 
+class Shape(NamedTuple):
+    """A conversation with marks in place of what is said and thought; all else as it is.
 
-class State(NamedTuple):
-    """What the rendering of a shape depends on; a tokenizer can be given another template.
-
-    It is part of the cache's key: the tokenizer is hashed by identity, and stays the same object.
+    Marks are numbered as `voices`: of n turns, what turn i says is i, and what it thinks n + i.
     """
 
-    template: str
-    named: tuple[tuple[str, Any], ...]  # special_tokens_map: eos_token and so on
-    day: str
+    turns: tuple[Turn, ...]
+    tools: str | None = None
+
+    def to(self, end: int) -> Shape:
+        """Its first turns."""
+        return self._replace(turns=self.turns[:end])
 
 
-def state_of(tokenizer: PreTrainedTokenizerBase) -> State:
-    """ValueError: no chat template."""
-    if not tokenizer.chat_template:
-        raise ValueError("the tokenizer has no chat template of its own; choose a template by name")
-    return State(
-        tokenizer.get_chat_template(), tuple(tokenizer.special_tokens_map.items()), _day(tokenizer)
+def shape_of(turns: Sequence[Turn], tools: str | None = None) -> Shape:
+    """The shape of turns. A turn that only calls tools says nothing, and has no mark."""
+    count = len(turns)
+    return Shape(
+        tuple(
+            Turn(
+                turn.role,
+                MARK.format(index) if turn.content.strip() else "",
+                None,
+                None if turn.reasoning is None else MARK.format(count + index),
+                turn.tool_calls,
+                turn.tool_call_id,
+                turn.name,
+            )
+            for index, turn in enumerate(turns)
+        ),
+        tools,
     )
 
 
-def _day(tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.init_kwargs.get(DATE) or TODAY)
+@lru_cache(maxsize=1024)
+def plain_shape(*roles: Role) -> Shape:
+    """The shape of turns of these roles that have no parts."""
+    return shape_of([Turn(role, "said") for role in roles])
 
 
-def clock(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], str]:
-    """What writes the date for a template, given its form."""
-    return datetime.fromisoformat(_day(tokenizer)).strftime
+def voices(turns: Sequence[Turn]) -> list[str]:
+    """What each turn says, and then what each thinks."""
+    return [*(turn.content for turn in turns), *(turn.reasoning or "" for turn in turns)]
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], contents: Sequence[str], prompt: bool
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Turn],
+    contents: Sequence[str],
+    prompt: bool,
+    tools: str | None = None,
 ) -> str:
     """The turns with `contents` as their contents. Raises what the template raises."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    messages = [
-        {"role": turn.role, "content": text} for turn, text in zip(turns, contents, strict=True)
-    ]
-    rendered, _ = render_jinja_template(
-        conversations=[messages],
-        chat_template=tokenizer.get_chat_template(),
-        add_generation_prompt=prompt,
-        strftime_now=clock(tokenizer),
-        **tokenizer.special_tokens_map,
-    )
-    return rendered[0]
+    has_parts = any(turn.reasoning is not None or turn.tool_calls for turn in turns)
+    places = places_of(tokenizer, state_of(tokenizer)) if has_parts else NOWHERE
+    messages = [message_of(places, turn, text) for turn, text in zip(turns, contents, strict=True)]
+    return apply(tokenizer, messages, prompt, tools)
 
 
 def rendered(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], contents: Sequence[str], prompt: bool
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Turn],
+    contents: Sequence[str],
+    prompt: bool,
+    tools: str | None = None,
 ) -> str:
     """RowError where the template raises: of the first turn after all that it renders."""
     try:
-        return render(tokenizer, turns, contents, prompt)
+        return render(tokenizer, turns, contents, prompt, tools)
     except Exception as error:  # a template is a foreign program: it raises what it likes
         # The longest beginning that it renders: what it cannot take is the turn after that. All are
         # tried, since some beginnings end where no template ends.
         last = 0
         for end in range(1, len(turns)):
             try:
-                render(tokenizer, turns[:end], contents[:end], False)
+                render(tokenizer, turns[:end], contents[:end], False, tools)
                 last = end
             except Exception:
                 continue
@@ -102,16 +103,18 @@ def rendered(
 
 @lru_cache(maxsize=1024)
 def marked(
-    tokenizer: PreTrainedTokenizerBase, state: State, roles: tuple[Role, ...], prompt: bool
+    tokenizer: PreTrainedTokenizerBase, state: State, shape: Shape, prompt: bool
 ) -> str | RowError:
-    """The rendering of these roles with marks, or why there is none: cached, so it is returned."""
-    turns = [Turn(role, MARK.format(index)) for index, role in enumerate(roles)]
+    """The rendering of a shape, or why there is none: cached, so it is returned."""
+    contents = [turn.content for turn in shape.turns]
     try:
-        return rendered(tokenizer, turns, [turn.content for turn in turns], prompt)
+        return rendered(tokenizer, shape.turns, contents, prompt, shape.tools)
     except RowError as error:
         return error
 
 
-def where(turns: Sequence[Turn], index: int) -> str:
-    """A turn, for people."""
-    return f"turns[{index}] ({turns[index].role})"
+def where(turns: Sequence[Turn], number: int) -> str:
+    """A turn, or what it thinks, for people."""
+    if number >= len(turns):
+        return f"turns[{number - len(turns)}].reasoning"
+    return f"turns[{number}] ({turns[number].role})"

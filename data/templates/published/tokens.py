@@ -38,24 +38,30 @@ class Row(NamedTuple):
     apart: bool
 
 
-def own_row(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], prompt: bool = False) -> Row:
+def own_row(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Turn],
+    prompt: bool = False,
+    tools: str | None = None,
+) -> Row:
     """The row of a conversation; of a prompt up to where its answer starts. Raises as `own_form`.
 
-    An assistant turn's weight (1 if it has none) holds for its answer, another turn's for what it
-    says.
+    An assistant turn's weight (1 if it has none) holds for its answer with its reasoning and calls,
+    another turn's for what it says.
     """
-    form, contents = own_form(tokenizer, turns, prompt)
+    form, contents = own_form(tokenizer, turns, prompt, tools)
     return _rows(tokenizer, [_Whole(tokenizer, turns, form.stretches, contents)])[0]
 
 
 def own_rows(
-    tokenizer: PreTrainedTokenizerBase, conversations: Sequence[Sequence[Turn]]
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[tuple[Sequence[Turn], str | None]],
 ) -> list[Row | RowError]:
-    """The row of each conversation, or why there is none."""
+    """The row of each conversation with its tools, or why there is none."""
     wholes: list[_Whole | RowError] = []
-    for turns in conversations:
+    for turns, tools in conversations:
         try:
-            form, contents = own_form(tokenizer, turns, prompt=False)
+            form, contents = own_form(tokenizer, turns, False, tools)
             wholes.append(_Whole(tokenizer, turns, form.stretches, contents))
         except RowError as error:
             wholes.append(error)
@@ -64,13 +70,16 @@ def own_rows(
 
 
 def own_scored_row(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Turn], finished: bool
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Turn],
+    finished: bool,
+    tools: str | None = None,
 ) -> Row:
     """The row of a conversation up to and with the token that ends its last answer.
 
     Not `finished`: up to what it says there. Raises as `own_form`.
     """
-    form, contents = own_form(tokenizer, turns, prompt=False)
+    form, contents = own_form(tokenizer, turns, False, tools)
     stretches = until_end(form, len(turns) - 1, finished)
     return _rows(tokenizer, [_Whole(tokenizer, turns, stretches, contents)])[0]
 
@@ -134,7 +143,8 @@ class _Whole:
             # With a tail the head belongs to the prompt of the answer that begins there.
             head_weights = [answer if stretch.tail is None else 0.0] * len(head_ids)
             for place, part in enumerate(stretch.head):
-                turn = self.turns[part] if isinstance(part, int) else None
+                # Of reasoning, whose numbers come after those of all turns, the assistant's.
+                turn = self.turns[part % len(self.turns)] if isinstance(part, int) else None
                 if turn and turn.role != "assistant" and turn.loss_weight:
                     first = self.reach(number, place, head_ids)
                     last = self.reach(number, place + 1, head_ids)
