@@ -20,16 +20,18 @@ import pytest
 from rayward.configs.schema import Config
 from rayward.data.ragged import Ragged, Rows
 from rayward.data.records import Conversation, Turn
-from rayward.data.token_columns import MappedRows
+from rayward.data.token_columns import MappedRows, MappedWeights
 from rayward.pipelines.rows import left_out, passes, processes
 from rayward.pipelines.rows.conversations import fit_conversations, sft_rows
+from rayward.pipelines.rows.mixture import TRAINED
+from rayward.pipelines.rows.prepared_file import token_path
 from rayward.pipelines.rows.prepared_rows import prompt_rows, ranked, weighted_rows
 from rayward.pipelines.rows.processes import Processes
 from rayward.pipelines.rows.prompts import fit_prompts
-from rayward.pipelines.rows.ranked import ranked_rows
+from rayward.pipelines.rows.ranked import labelled_rows, ranked_rows
 from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.rows.spool import Entry, Spool
+from rayward.pipelines.rows.spool import CHUNK_ROWS, Entry, Spool
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import read_json
 from rayward.pipelines.run.folder import Run
@@ -65,11 +67,19 @@ def sources(root: Path) -> dict[str, list[dict[str, str]]]:
             "messages": [{"role": "user", "content": f"Prompt {number // 2}?" * (number % 9 + 1)}]
         }
 
+    def label(number: int) -> dict[str, Any]:
+        turns = [{"role": "user", "content": f"Labelled {number}?"}]
+        answer = "word " * (1 + number % 90)
+        return {"kind": "labelled", "turns": turns, "answer": answer, "good": number % 3 == 0}
+
     files: dict[str, list[dict[str, Any]]] = {
         "conversations": [chat(number) for number in range(700)],
         "preferences": [ranking(number) for number in range(300)],
         "prompts": [prompt(number) for number in range(300)],
         "evaluation_prompts": [prompt(1000 + 2 * number) for number in range(20)],
+        # The second source of a list.
+        "labels": [label(number) for number in range(200)],
+        "more": [{**chat(number), "id": f"more-{number}"} for number in range(2000, 2040)],
     }
     root.mkdir()
     for name, rows in files.items():
@@ -77,7 +87,9 @@ def sources(root: Path) -> dict[str, list[dict[str, str]]]:
         if name == "conversations":
             lines[10:10] = [BAD] * 5
         (root / f"{name}.jsonl").write_text("\n".join(lines), encoding="utf-8")
-    return {name: [{"path": f"{name}.jsonl"}] for name in files}
+    lists = {"conversations": ["conversations", "more"], "preferences": ["preferences", "labels"]}
+    lists |= {name: [name] for name in ("prompts", "evaluation_prompts")}
+    return {name: [{"path": f"{file}.jsonl"} for file in of] for name, of in lists.items()}
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +121,11 @@ def same(mapped: Rows, memory: Ragged) -> None:
 
 
 def test_token_rows_in_files_are_those_of_the_records(done: Run) -> None:
+    check_token_rows(done)
+
+
+def check_token_rows(done: Run) -> None:
+    """Token rows are those that the records of the same file give, in its order."""
     renderer = Renderer.of_run(done)
     for name in ("conversations", "sft_heldout"):
         records = prepared(done, name)
@@ -127,13 +144,57 @@ def test_token_rows_in_files_are_those_of_the_records(done: Run) -> None:
             assert np.array_equal(mapped.sizes, memory.sizes) and len(memory.sizes) > 20
             assert np.array_equal(mapped.ranks, memory.ranks)
             assert mapped.ranks.dtype == memory.ranks.dtype
+    for name in ("labelled", "labelled_heldout"):
+        memory = labelled_rows(prepared(done, name), renderer)[1]
+        path = token_path(done.folder / "prepare", name)
+        assert isinstance(memory.ids, Ragged) and isinstance(memory.answers, Ragged)
+        same(MappedRows(path, "ids"), memory.ids)
+        same(MappedWeights(path, np.uint8), memory.answers)
+        assert len(memory.ids) > 20
     room = done.config.rollout.max_new_tokens
     for name in ("prompts", "evaluation_prompts"):
         records, rows_of_prompts = prompt_rows(done, name, renderer)
         assert isinstance(rows_of_prompts, MappedRows)
-        kept, memory_of_prompts = fit_prompts(records, renderer, room, Counter())
+        kept, memory_of_prompts = fit_prompts(records, renderer, room, Counter(), repeated=True)
         same(rows_of_prompts, memory_of_prompts)
         assert kept == records == prepared(done, name)
+
+
+def test_what_is_drawn_has_its_token_rows(
+    done: Run, config: Callable[..., Config], tmp_path: Path
+) -> None:
+    """Sources of several chunks, and one of few rows with very many copies."""
+    data = {
+        "conversations": [
+            {"path": "conversations.jsonl", "epochs": 0.7},
+            {"path": "more.jsonl", "epochs": 30},
+        ],
+        "preferences": [
+            {"path": "preferences.jsonl", "epochs": 2.5},
+            {"path": "labels.jsonl", "epochs": 0.5},
+        ],
+        "prompts": [{"path": "prompts.jsonl", "epochs": 1.5}],
+    }
+    run = Run(tmp_path / "run", config(**data))
+    assert prepare.prepare(run) is not None
+    check_token_rows(run)
+    reports = [read_json(made.folder / "prepare" / "report.json") for made in (done, run)]
+    for name, parts in reports[1]["mixture"].items():
+        trained = name in TRAINED
+        for part, plain in zip(parts, reports[0]["mixture"][name], strict=True):
+            epochs = next(
+                (s["epochs"] for of in data.values() for s in of if s["path"] == part["source"]), 1
+            )
+            assert part["rows"] == plain["rows"] == plain["drawn"]
+            assert part["drawn"] == (round(part["rows"] * epochs) if trained else part["rows"])
+        path = token_path(run.folder / "prepare", name)
+        assert sum(part["tokens"] for part in parts) == MappedRows(path, "ids").lengths.sum()
+        rows = prepared(run, name)
+        assert len(rows) == len({row.id for row in rows}) == sum(part["drawn"] for part in parts)
+    more = [row for row in prepared(run, "conversations") if row.id.startswith("more")]
+    times = Counter(row.turns[0].content for row in more)
+    assert len(times) > 20 and set(times.values()) == {30}
+    assert len(more) > 2 * CHUNK_ROWS
 
 
 def test_rows_of_an_earlier_version_s_run_are_made_of_its_records(
