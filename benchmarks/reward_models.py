@@ -26,7 +26,9 @@ from rayward.configs.load import load
 from rayward.data.toy.toyworld import rankings
 from rayward.pipelines.model_tools.reward_eval import rankings_of
 from rayward.pipelines.rows.left_out import LeftOut
+from rayward.pipelines.rows.ranked import ranked_rows
 from rayward.pipelines.rows.records import load_records
+from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.metrics import table
 from rayward.pipelines.run.stage import Stage
@@ -99,7 +101,9 @@ def one(options: argparse.Namespace, task: Any, loss: str, seed: int) -> list[di
     begun = time.perf_counter()
     stage = Stage(run, f"bench/{task}-{loss}-{seed}", "", {})
     stage.open()
-    fitted = fit(stage, train, heldout, "model", seed)
+    renderer = Renderer.of_run(run)
+    rows = ranked_rows(train, renderer, seed)[1]
+    fitted = fit(stage, rows, *ranked_rows(heldout, renderer, seed), "model", seed)
     seconds = time.perf_counter() - begun
     made = []
     for source, of in by_source(fitted.scores, fitted.heldout, fitted.rows, seed).items():

@@ -246,6 +246,8 @@ def rayward_half(run_folder: Path, config: Any, pairs: list[Any], folder: Path) 
     import ray
 
     from rayward.cluster.connect import connect
+    from rayward.pipelines.rows.ranked import ranked_rows
+    from rayward.pipelines.rows.renderer import Renderer
     from rayward.pipelines.run.files import read_jsonl
     from rayward.pipelines.run.folder import Run
     from rayward.pipelines.run.stage import Stage
@@ -255,7 +257,10 @@ def rayward_half(run_folder: Path, config: Any, pairs: list[Any], folder: Path) 
     stage = Stage(Run(run_folder, config), str(folder / "stage"), "", {})
     stage.open()
     connect(config.cluster)
-    reward.fit(stage, pairs, pairs[:4], "model", config.seed)
+    renderer = Renderer.of_run(stage.run)
+    rows = ranked_rows(pairs, renderer, config.seed)[1]
+    heldout = ranked_rows(pairs[:4], renderer, config.seed)
+    reward.fit(stage, rows, *heldout, "model", config.seed)
     ray.shutdown()  # its processes would take time from the other half
     lines = list(read_jsonl(stage.folder / "metrics.jsonl"))
     return {

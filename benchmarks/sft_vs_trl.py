@@ -284,17 +284,19 @@ def rayward_half(run_folder: Path, config: Any, chats: list[Any], folder: Path) 
     import ray
 
     from rayward.cluster.connect import connect
+    from rayward.pipelines.rows.renderer import Renderer
     from rayward.pipelines.run.files import read_jsonl
     from rayward.pipelines.run.folder import Run
     from rayward.pipelines.run.stage import Stage
-    from rayward.pipelines.stages import sft
+    from rayward.pipelines.training import fine_tuning
 
-    sft.sft_loop = timed_loop
-    sft.show_batch = lambda *_: None
+    fine_tuning.sft_loop = timed_loop
+    fine_tuning.show_batch = lambda *_: None
     stage = Stage(Run(run_folder, config), str(folder / "stage"), "", {})
     stage.open()
     connect(config.cluster)
-    sft.fine_tune(stage, str(folder / "base"), chats, config.sft, "sft", config.sft)
+    rows, _ = fine_tuning.rows_of(chats, Renderer.of_run(stage.run))
+    fine_tuning.fine_tune(stage, str(folder / "base"), rows, config.sft, "sft")
     ray.shutdown()  # its processes would take time from the other half
     lines = list(read_jsonl(stage.folder / "metrics.jsonl"))
     return {

@@ -21,8 +21,9 @@ SPEED_SETTINGS = (
     "packing",
     "shared_prompts",
     "sequence_parallel",
+    "processes",
 )
-"""Settings of training that change speed and memory, never the result."""
+"""Settings that change speed and memory, never the result."""
 LATER_SETTINGS = {
     "sft_heldout_fraction": 0.02,
     "models": {},

@@ -5,11 +5,38 @@ Legend: B = rows, N = items of all rows, T = longest row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Rows(Protocol):
+    """Rows in memory (`Ragged`) or in a file (data/token_columns.py), of which some are taken."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[B] items of each row."""
+        ...
+
+    @property
+    def offsets(self) -> NDArray[np.int64]:
+        """[B + 1] where rows that stand back to back begin, and the last one ends."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> np.ndarray: ...
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Ragged:
+        """The given rows in memory, in the given order; a row may come several times."""
+        ...
+
+    def parts(self) -> Iterator[Ragged]:
+        """All rows in order, as many at a time as fit the memory."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +61,7 @@ class Ragged:
         object.__setattr__(self, "offsets", offsets)  # the dataclass is frozen
 
     @classmethod
-    def of(cls, rows: Iterable[Sequence], dtype: type = np.int32) -> Ragged:
+    def of(cls, rows: Iterable[Sequence | np.ndarray], dtype: type = np.int32) -> Ragged:
         """Rows of any sequences; int32 holds every token id at half the size of int64."""
         arrays: list[np.ndarray] = [np.asarray(row, dtype=dtype) for row in rows]
         values = np.concatenate(arrays) if arrays else np.zeros(0, dtype)
@@ -52,6 +79,10 @@ class Ragged:
         if len(rows) == 0:  # np.concatenate refuses an empty list
             return Ragged(self.values[:0], self.lengths[:0])
         return Ragged(np.concatenate([self[row] for row in rows]), self.lengths[np.asarray(rows)])
+
+    def parts(self) -> Iterator[Ragged]:
+        """All rows at once: they are in memory already."""
+        yield self
 
     def like(self, values: np.ndarray) -> Ragged:
         """Other values, one for each item, in the same rows."""

@@ -25,14 +25,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from rayward.data.ragged import Ragged
+from rayward.data.ragged import Ragged, Rows
 from rayward.data.rollouts import Rollouts
 
 # Where a second call of attention, causal and without a mask, is faster than a larger mask.
 CAUSAL_FROM = 64
 
 
-def prefix_lengths(ids: Ragged, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
+def prefix_lengths(ids: Rows, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
     """[groups] tokens that all answers of each group begin with. `sizes`: answers a group."""
     lengths = []
     row = 0
@@ -48,14 +48,14 @@ def prefix_lengths(ids: Ragged, sizes: Sequence[int] | np.ndarray) -> np.ndarray
     return np.array(lengths, dtype=np.int64)
 
 
-def shared_lengths(ids: Ragged, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
+def shared_lengths(ids: Rows, sizes: Sequence[int] | np.ndarray) -> np.ndarray:
     """[groups] tokens of each group as one row: of all its answers, the beginning counted once."""
     ends = np.cumsum(sizes)
     totals = np.diff(np.concatenate([[0], ids.offsets[ends]]))
     return totals - prefix_lengths(ids, sizes) * (np.asarray(sizes) - 1)
 
 
-def pays(ids: Ragged, sizes: np.ndarray, hidden_size: int) -> bool:
+def pays(ids: Rows, sizes: np.ndarray, hidden_size: int) -> bool:
     """Whether rows that share their prompts take fewer operations than separate ones."""
     return operations(shared_lengths(ids, sizes), hidden_size) < operations(
         ids.lengths, hidden_size
@@ -85,7 +85,7 @@ class SharedRows:
 
 
 def shared_rows(
-    ids: Ragged, sizes: Sequence[int] | np.ndarray, prefixes: Sequence[int]
+    ids: Rows, sizes: Sequence[int] | np.ndarray, prefixes: Sequence[int]
 ) -> SharedRows:
     """Groups of `sizes` consecutive rows, each of which begins as its group's first row does.
 
@@ -148,7 +148,7 @@ def on_device(rows: SharedRows, device: torch.device) -> dict[str, Any]:
 
 
 def shared_inputs(
-    ids: Ragged, sizes: Sequence[int] | np.ndarray, device: torch.device
+    ids: Rows, sizes: Sequence[int] | np.ndarray, device: torch.device
 ) -> dict[str, Any]:
     """What a scalar model takes to read the last token of every row, rows in their order."""
     rows = shared_rows(ids, sizes, prefix_lengths(ids, sizes).tolist())

@@ -30,7 +30,7 @@ from rayward.actors.training.rankings import RankedRows
 from rayward.actors.training.worker import announce, make_engine, start
 from rayward.algorithms.sequence import segment_sum
 from rayward.configs.sections.training import Dpo
-from rayward.data.ragged import Shard
+from rayward.data.ragged import Ragged, Shard
 from rayward.data.templates.tokenizer import load_tokenizer
 
 
@@ -51,6 +51,8 @@ def dpo_loop(job: Job, context: RankContext | None = None) -> None:
     def logprobs(module: nn.Module, rankings: RankedRows) -> Tensor:
         """[N] log-prob of each answer."""
         ids, answers, sizes = rankings.ids, rankings.answers, rankings.sizes.tolist()
+        # Those of a micro-batch are in memory.
+        assert isinstance(ids, Ragged) and isinstance(answers, Ragged)
         # No rankings: `weighted_inputs` makes a dummy row, with which the rank still takes part.
         if share and sizes:
             logprobs_T, _ = module(**shared_answers(ids, sizes, answers, device))

@@ -26,7 +26,7 @@ from rayward.actors.training.worker import Reporter, add_over_ranks, sum_over_ra
 from rayward.algorithms.preference import pair_accuracy
 from rayward.configs.sections.training import Dpo, Preferences
 from rayward.data.packing import epoch_order, step_batches
-from rayward.data.ragged import Ragged, Shard
+from rayward.data.ragged import Rows, Shard
 
 
 def shares_prompts(
@@ -184,7 +184,7 @@ def over_rows(
     job: Job,
     context: RankContext,
     engine: TrainEngine,
-    ids: Ragged,
+    ids: Rows,
     score: Callable[[Any, list[int]], Tensor],
 ) -> Shard:
     """One number for each of this rank's rows, without gradients; `score` gives a micro-batch's."""

@@ -11,19 +11,19 @@ from torch import Tensor
 from rayward.actors.training.engine import MetricSums
 from rayward.algorithms.preference import pair_accuracy, pair_split, plackett_luce
 from rayward.configs.sections.training import Preferences
-from rayward.data.ragged import Ragged
+from rayward.data.ragged import Rows
 
 
 @dataclass(frozen=True)
 class RankedRows:
     """Token rows of every answer's conversation, a ranking's answers side by side, best first."""
 
-    ids: Ragged
+    ids: Rows
     sizes: np.ndarray
     """[rankings] answers of each."""
     ranks: np.ndarray
     """[answers] rising in a ranking; equal ones are ties."""
-    answers: Ragged
+    answers: Rows
     """1 at the tokens of the answer itself, 0 before."""
     reference: np.ndarray | None = None
     """[answers] log-prob of the whole answer by the reference model of DPO, in nats."""

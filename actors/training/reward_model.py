@@ -42,6 +42,7 @@ def reward_loop(job: Job, context: RankContext | None = None) -> None:
         # No rankings: `sequence_inputs` makes a dummy row, with which the rank still takes part.
         if share and sizes:
             return module(**shared_inputs(rankings.ids, sizes, device))
+        assert isinstance(rankings.ids, Ragged)  # those of a micro-batch are in memory
         return module(*sequence_inputs(rankings.ids, device))
 
     def loss(module: nn.Module, rankings: RankedRows) -> tuple[Tensor, MetricSums]:

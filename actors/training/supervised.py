@@ -25,7 +25,7 @@ from rayward.actors.training.validation import Validation
 from rayward.actors.training.worker import Reporter, announce, make_engine, start, sum_over_ranks
 from rayward.algorithms.sequence import weighted_nll
 from rayward.data.packing import epoch_order, step_batches
-from rayward.data.ragged import Ragged
+from rayward.data.ragged import Ragged, Rows
 from rayward.data.templates.tokenizer import load_tokenizer
 
 
@@ -33,8 +33,8 @@ from rayward.data.templates.tokenizer import load_tokenizer
 class WeightedRows:
     """Token rows of SFT: ids and the loss weight of each token."""
 
-    ids: Ragged
-    weights: Ragged
+    ids: Rows
+    weights: Rows
 
 
 def sft_loop(job: Job) -> None:
@@ -64,6 +64,9 @@ def sft_loop(job: Job) -> None:
         inputs, weights_N = make_inputs(ids, weights, context.device)
         return weighted_nll(module(*inputs)[0], weights_N), {}
 
+    # In one sum, as of rows in memory: its last bits depend on the order.
+    heldout_weight = float(heldout.weights.take(range(len(heldout.ids))).values.sum())
+
     def heldout_loss() -> float:
         if not len(heldout.ids):
             return math.nan
@@ -76,7 +79,7 @@ def sft_loop(job: Job) -> None:
 
         # Each rank has the sum of its own micro-batches; the weights are those of all rows.
         total = sum_over_ranks({"loss": engine.infer(over_micro_batches)})["loss"]
-        return total / float(heldout.weights.values.sum())
+        return total / heldout_weight
 
     def write() -> None:
         engine.save(

@@ -107,6 +107,8 @@ class Data(Section):
     """Share of the preference rows kept for measuring what learns from them, chosen by a hash of
     the prompt.
     """
+    processes: Count | None = None
+    """Processes that tokenise large data in prepare; null takes one a core of the machine."""
 
     @model_validator(mode="after")
     def _one_world(self) -> Data:

@@ -115,7 +115,11 @@ def encode_all(
             pieces_of.append(error)
     # All texts of all rows in one list; each row takes as many ids as it gave texts.
     texts = [_plain(parts, tokenizer) if isinstance(parts, list) else [] for parts in pieces_of]
-    plain = iter(encode_plain(tokenizer, [text for row in texts for text in row]))
+    every = [text for row in texts for text in row]
+    # Each text once: those of the template's own come in every turn.
+    once = list(dict.fromkeys(every))
+    ids_of = dict(zip(once, encode_plain(tokenizer, once), strict=True))
+    plain = (ids_of[text] for text in every)
     published = [
         (turns, offered)
         for (_, turns), offered, parts in zip(rows, tools, pieces_of, strict=True)

@@ -165,8 +165,11 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
                 f"{left_out.rows[:1]}"
             )
     connect(Cluster())
-    scores = score(options, options.model, rows.ids)
-    second = score(options, options.second, second_rows.ids) if second_rows else None
+    scores = score(options, options.model, rows.ids.take(range(len(rows.ids))))
+    second = None
+    if second_rows:
+        second_ids = second_rows.ids.take(range(len(second_rows.ids)))
+        second = score(options, options.second, second_ids)
     sources = by_source(scores, kept, rows, options.seed, second)
     return {
         "model": str(options.model),

@@ -5,7 +5,6 @@ from files.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from rayward.data.rollouts import Rollouts
 from rayward.pipelines.rl.advantages import RewardShaper
 from rayward.pipelines.rl.extra_prompts import DrawnGroups
 from rayward.pipelines.rl.rl_actors import CHUNKS, RlActors
-from rayward.pipelines.rows.prompts import fit_prompts
+from rayward.pipelines.rows.prepared_rows import prompt_rows
 from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.run.errors import StageError
@@ -36,10 +35,7 @@ class PromptStream:
     """
 
     def __init__(self, run: Run, renderer: Renderer):
-        longest = run.config.rollout.max_new_tokens
-        self.prompts, self.ids = fit_prompts(
-            prepared(run, "prompts"), renderer, longest, Counter(), repeated=True
-        )
+        self.prompts, self.ids = prompt_rows(run, "prompts", renderer)
         self.seed = run.config.seed
         self.taken = 0  # prompts so far, over all passes
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rayward.configs.sections.data import OWN_EVALUATION, Data
 from rayward.data.decontaminate import EvaluationTexts, Shared
 from rayward.data.formats.registry import Report, located
-from rayward.pipelines.rows.left_out import LeftOut, Places
+from rayward.pipelines.rows.spool import Entry
 from rayward.pipelines.run.errors import StageError
-
-TRAINED = {"conversations": "conversations", "preferences": "rankings", "prompts": "prompts"}
-"""The lists that are trained on, and the file of records that what they leave out is counted at."""
 
 
 def add_file(texts: EvaluationTexts, path: str | Path) -> Report:
@@ -25,11 +22,10 @@ def add_file(texts: EvaluationTexts, path: str | Path) -> Report:
 
 
 def evaluation_texts(
-    data: Data, evaluation_prompts: Sequence[Any], places: Places, report: dict[str, Any]
-) -> EvaluationTexts | None:
-    """The texts that no training row may share n-grams with; None if the config asks for nothing.
-
-    `report` gets their account. StageError for a set that cannot be read.
+    data: Data, evaluation_prompts: Iterable[Entry]
+) -> tuple[EvaluationTexts, dict[str, Any]] | None:
+    """The texts that no training row may share n-grams with, and their account for the report;
+    None if the config asks for nothing. StageError for a set that cannot be read.
     """
     settings = data.decontaminate
     if settings is None:
@@ -38,46 +34,38 @@ def evaluation_texts(
     sets: dict[str, Any] = {}
     for name in settings.against:
         if name == OWN_EVALUATION:
-            for record in evaluation_prompts:
-                place = places.of(record)
-                texts.add(record, f"{place['file']}:{place['line']}" if place else name)
-            sets[name] = {"read": len(evaluation_prompts), "rejected": {}}
+            before = len(texts.places)
+            for entry in evaluation_prompts:
+                texts.add(entry.record, f"{entry.file}:{entry.line}" if entry.file else name)
+            sets[name] = {"read": len(texts.places) - before, "rejected": {}}
             continue
         try:
             rows = add_file(texts, name if name.startswith("hf:") else Path(data.root) / name)
         except (FileNotFoundError, ValueError) as error:
             raise StageError(f"data.decontaminate.against: {error}") from error
         sets[name] = {"read": rows.read, "rejected": dict(rows.rejected)}
-    report["decontaminate"] = {
+    return texts, {
         "ngram": settings.ngram,
         "against": sets,
         "texts": texts.texts,
         "too_short": texts.too_short,
     }
-    return texts
 
 
-def without_shared(
-    records: Mapping[str, list[Any]], texts: EvaluationTexts | None, dropped: Mapping[str, LeftOut]
-) -> dict[str, list[Any]]:
-    """The records of each list; those that are trained without what shares n-grams with `texts`."""
-    if texts is None:
-        return dict(records)
+def left_out_row(entry: Entry, texts: EvaluationTexts) -> dict[str, Any] | None:
+    """What the report says of a record that shares n-grams with `texts`; None of another one."""
+    shared = texts.shared_with(entry.record)
+    if shared is None:
+        return None
+    why = told(shared, texts.n)
+    place = {"file": entry.file, "line": entry.line} if entry.file else {}
     return {
-        name: list(_clean(rows, texts, dropped[TRAINED[name]])) if name in TRAINED else rows
-        for name, rows in records.items()
-    }
-
-
-def _clean(records: list[Any], texts: EvaluationTexts, dropped: LeftOut) -> Iterator[Any]:
-    for record in records:
-        shared = texts.shared_with(record)
-        if shared is None:
-            yield record
-            continue
-        where = record.id or record.source or "a row"
-        place = dropped.places.of(record)
-        dropped.add(where, **told(shared, texts.n), evaluation=shared.place, **place)
+        "where": entry.record.id or entry.record.source or "a row",
+        "reason": why["rule"],
+        "found": why["found"],
+        "expected": why["expected"],
+        "evaluation": shared.place,
+    } | place
 
 
 def told(shared: Shared, n: int) -> dict[str, str]:

@@ -11,6 +11,7 @@ from rayward.data.templates.template import Encoded
 from rayward.pipelines.rows.left_out import IN_PIECES, LeftOut, set_aside
 from rayward.pipelines.rows.records import load_records
 from rayward.pipelines.rows.renderer import Renderer
+from rayward.pipelines.run.files import read_jsonl
 from rayward.pipelines.run.folder import Run
 
 
@@ -24,7 +25,7 @@ def fit_labelled(
         # Earlier answers of the conversation are part of the prompt: only the last has a label.
         turns = [replace(turn, weight=0.0) for turn in record.turns]
         try:
-            row = renderer.scored((*turns, Turn("assistant", record.answer)))
+            row = renderer.scored((*turns, Turn("assistant", record.answer)), tools=record.tools)
         except RowError as error:
             set_aside(dropped, record, error)
             continue
@@ -54,10 +55,16 @@ def prepared_labels(run: Run, name: str) -> list[Labelled]:
     return load_records(path) if path.is_file() else []
 
 
+def label_count(run: Run, name: str) -> int:
+    """How many those are."""
+    path = run.folder / "prepare" / f"{name}.jsonl"
+    return sum(1 for _ in read_jsonl(path)) if path.is_file() else 0
+
+
 def labels_of(ranking: Ranking) -> tuple[Labelled, Labelled]:
     """The best answer as a good one and the worst as a bad one; those between say neither."""
     best, worst = ranking.answers[0], ranking.answers[-1]
     return (
-        Labelled(ranking.turns, best, True, ranking.source, ranking.id),
-        Labelled(ranking.turns, worst, False, ranking.source, ranking.id),
+        Labelled(ranking.turns, best, True, ranking.source, ranking.id, ranking.tools),
+        Labelled(ranking.turns, worst, False, ranking.source, ranking.id, ranking.tools),
     )

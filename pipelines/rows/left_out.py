@@ -7,12 +7,13 @@ shrinks without a word is how a wrong template or a short context goes unseen. R
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
+import json
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable
+from typing import IO, Any
 
 from rayward.data.records import Conversation, Labelled, Prompt, Ranking, Record, RowError, describe
+from rayward.pipelines.rows.spool import Entry
 
 NO_ANSWER = "no answer token within the context"
 FURTHER = "kept, further segments"
@@ -20,33 +21,43 @@ IN_PIECES = (
     "kept, encoded in pieces: a token would lie across the end of a prompt, or a text has "
     "special tokens"
 )
+LISTED = 1000
+"""Rows of one kind that a report lists."""
 
 
 class Places:
-    """The file and line of every record, in 8 bytes a record beside the record itself."""
+    """The file and line of some records; those that are generated have none."""
 
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.lines = array("q")
-        self.files: list[tuple[int, str]] = []  # (number of its first record, name)
-        self.number_of: dict[int, int] = {}  # made when it is asked for: mostly nobody does
-
-    def add(self, record: Record, file: str, line: int) -> None:
-        if not self.files or self.files[-1][1] != file:
-            self.files.append((len(self.lines), file))
-        self.records.append(record)
-        self.lines.append(line)
+    def __init__(self, entries: Iterable[Entry] = ()) -> None:
+        # By identity: equal rows stand in several lines. The entries keep their records alive, so
+        # none of these numbers is given to another one meanwhile.
+        self._entries = list(entries)
+        self._known = {id(entry.record): entry for entry in self._entries if entry.file}
 
     def of(self, record: Record) -> dict[str, Any]:
         """{"file", "line"} of a record that was read; {} of one that was not, or was made anew."""
-        # By identity: equal rows stand in several lines.
-        if len(self.number_of) < len(self.records):
-            self.number_of = {id(known): number for number, known in enumerate(self.records)}
-        number = self.number_of.get(id(record))
-        if number is None:
-            return {}
-        last = bisect_right(self.files, number, key=lambda file: file[0]) - 1
-        return {"file": self.files[last][1], "line": self.lines[number]}
+        entry = self._known.get(id(record))
+        return {"file": entry.file, "line": entry.line} if entry else {}
+
+
+class Listing:
+    """Rows for a report: the first of them here, and all of them in a file where there is one.
+
+    A set in which a million rows are wrong shall not fill the memory with them.
+    """
+
+    def __init__(self, file: IO[str] | None = None) -> None:
+        self.first: list[dict[str, Any]] = []
+        self.count = 0
+        self._file = file
+
+    def add(self, row: dict[str, Any]) -> None:
+        """One more row."""
+        self.count += 1
+        if self.count <= LISTED:
+            self.first.append(row)
+        if self._file is not None:
+            self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 class LeftOut(Counter[str]):

@@ -16,22 +16,19 @@ gets to the other side, and what is measured has every row once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rayward.configs.sections.data import LISTS, Data, DataSource
-from rayward.data.ragged import Ragged
-from rayward.data.templates.template import Encoded
+from rayward.configs.sections.data import Data, DataSource
 from rayward.pipelines.run.metrics import table
 
 TRAINED = ("conversations", "rankings", "judge", "labelled", "prompts")
 """Files of records that are trained on; the others are measured with."""
-
-Rows = Ragged | Sequence[Encoded] | Sequence[Sequence[Encoded]]
 
 
 @dataclass(frozen=True)
@@ -115,63 +112,41 @@ def order(
     return np.concatenate(passes) if passes else np.zeros(0, np.int64)
 
 
-class Sources:
-    """Which source each record is from."""
+class Mixture:
+    """The account of a file: how many rows of each source fit, and what a pass has of them.
 
-    def __init__(self, records: Mapping[str, Sequence[Any]], report: Mapping[str, Any]) -> None:
-        """`report`: that of `read_all`, with the number of records of each source, in order."""
-        self._of: dict[int, int] = {}  # by identity: equal rows stand in several sources
-        self._numbers: dict[str, int] = {}
-        for name in LISTS:
-            read = report.get("sources", {}).get(name, {})
-            numbers = [entry.get("records", 0) for entry in read.values()]
-            self._numbers[name] = len(numbers)
-            if len(numbers) > 1:
-                sources = np.repeat(np.arange(len(numbers)), numbers).tolist()
-                self._of |= dict(zip(map(id, records[name]), sources, strict=True))
+    Rows are told source after source, in the order of the list.
+    """
 
-    def parts(self, list_name: str, records: list[Any]) -> list[list[Any]]:
-        """The records of each source, in order; all in one where there is one, or none."""
-        if self._numbers[list_name] < 2:
-            return [records]
-        parts: list[list[Any]] = [[] for _ in range(self._numbers[list_name])]
-        for record in records:
-            parts[self._of[id(record)]].append(record)
-        return parts
+    def __init__(self, data: Data, name: str, list_name: str, seed: int) -> None:
+        self.sources: Sequence[DataSource] = getattr(data, list_name)
+        self._order = partial(order, data, name, list_name, seed=seed)
+        count = max(1, len(self.sources))  # the generated world lists none
+        self._rows, self._drawn, self._tokens = [0] * count, [0] * count, [0] * count
+        measures = (*(source.weight or source.epochs for source in self.sources), data.temperature)
+        self.draws = name in TRAINED and any(measures)
+        """Whether the config asks for other rows than each one once."""
 
+    def add(self, source: int, rows: int) -> None:
+        """Rows that fit."""
+        self._rows[source] += rows
 
-def mixed(
-    data: Data,
-    name: str,
-    list_name: str,
-    parts: Sequence[list[Any]],
-    fit: Callable[[list[Any]], tuple[list[Any], Rows]],
-    seed: int,
-) -> tuple[list[Any], list[Any], list[Part]]:
-    """(what fits, what a pass has of it, the account) of the file `name`, source by source."""
-    kept: list[Any] = []
-    rows: list[int] = []
-    lengths: list[int] = []
-    for part in parts:
-        fitting, encoded = fit(part)
-        kept += fitting
-        rows.append(len(fitting))
-        lengths += _lengths(encoded)
-    pass_rows = order(data, name, list_name, rows, seed)
-    ends = np.cumsum(rows)
-    source_of = np.searchsorted(ends, pass_rows, side="right")
-    tokens = np.array(lengths, np.int64)[pass_rows] if len(pass_rows) else np.zeros(0, np.int64)
-    sources: Sequence[DataSource] = getattr(data, list_name)
-    account = [
-        Part(
-            source.path,
-            rows[index],
-            int((source_of == index).sum()),
-            int(tokens[source_of == index].sum()),
-        )
-        for index, source in enumerate(sources)
-    ]
-    return kept, [kept[row] for row in pass_rows], account
+    def take(self, source: int, rows: int, tokens: int) -> None:
+        """Rows of the pass."""
+        self._drawn[source] += rows
+        self._tokens[source] += tokens
+
+    def order(self) -> NDArray[np.int64]:
+        """The numbers of the rows of a pass, when all have been added."""
+        return self._order(rows=self._rows)
+
+    def parts(self) -> list[Part]:
+        """The account by source."""
+        figures = zip(self._rows, self._drawn, self._tokens, strict=True)
+        return [
+            Part(source.path, *counted)
+            for source, counted in zip(self.sources, figures, strict=False)
+        ]
 
 
 def show(account: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -184,13 +159,3 @@ def show(account: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     ]
     if rows:
         table("sources", rows, ("", *columns))
-
-
-def _lengths(encoded: Rows) -> list[int]:
-    """Tokens of each row; of a ranking, those of all its answers' rows."""
-    if isinstance(encoded, Ragged):
-        return [int(length) for length in encoded.lengths]
-    return [
-        len(row.ids) if isinstance(row, Encoded) else sum(len(answer.ids) for answer in row)
-        for row in encoded
-    ]

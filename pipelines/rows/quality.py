@@ -10,7 +10,7 @@ words are those of the expert.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import replace
 
 from rayward.configs.sections.training import Quality
@@ -53,13 +53,16 @@ def weighed(quality: Quality, conversation: Conversation) -> tuple[Turn, ...]:
 
 
 def check(
-    quality: Quality, template: Template, conversations: Iterable[Conversation]
+    quality: Quality, template: Template, labelled: Mapping[str | None, int]
 ) -> dict[str, Counter[str]]:
-    """Conversations by class and label. StageError where conditions or weights cannot work."""
+    """Conversations by class and label. StageError where conditions or weights cannot work.
+
+    `labelled`: the conversations of each label.
+    """
     counts: dict[str, Counter[str]] = {}
-    for conversation in conversations:
-        labels = counts.setdefault(class_of(quality, conversation), Counter())
-        labels[conversation.quality or "(no label)"] += 1
+    for label, count in labelled.items():
+        labels = counts.setdefault(quality.classes.get(label or "", quality.other), Counter())
+        labels[label or "(no label)"] += count
     if quality.conditioning:
         try:
             for words in quality.conditions.values():

@@ -6,7 +6,8 @@ import hashlib
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS, OWN_EVALUATION, Data, DataSource
 from rayward.data.formats.containers import data_files
 from rayward.data.formats.fields import ReadOptions
-from rayward.data.formats.registry import Outcome, Report, located
+from rayward.data.formats.registry import Outcome, Rejected, Report, located
 from rayward.data.records import Conversation, Labelled, Preference, Prompt, Ranking, Record, Turn
 from rayward.data.toy import toyworld
-from rayward.pipelines.rows.left_out import Places
+from rayward.pipelines.rows.left_out import Listing
+from rayward.pipelines.rows.spool import Entry
 from rayward.pipelines.run.errors import StageError
 
 
@@ -36,36 +38,54 @@ def generate(config: Config) -> tuple[dict[str, list], float]:
     }, noise
 
 
-def read_all(data: Data, name: str, report: dict[str, Any], places: Places) -> Iterator[Any]:
+def read_all(data: Data, name: str, report: dict[str, Any], rejected: Listing) -> Iterator[Entry]:
     """The records of a list of sources, brought to the kind that the list needs.
 
-    `places` is told where each is from.
+    `rejected` is told the rows that cannot be used.
     """
-    for source in getattr(data, name):
-        rows = Report()
+    for number, source in enumerate(getattr(data, name)):
+        rows = Report(rejected_rows=_HandedOn(rejected=rejected))
         outcomes: Counter[str] = Counter()
         for record, row in itertools.islice(_open(data, name, source, rows), source.limit):
             converted = _as_kind(record, name)
             if converted:
                 outcomes["records"] += 1
-                places.add(converted, row.file, row.line)
-                yield converted
+                yield Entry(converted, row.file, row.line, number)
             else:
                 kind = type(record).__name__.lower()
                 outcomes[f"a {kind} is no use for data.{name}"] += 1
         # After the last record: the reader fills `rows` as it goes.
         entry = {**rows.as_dict(), **outcomes}
-        rejected = entry.pop("rejected_rows")
+        del entry["rejected_rows"]
         files = report.setdefault("sources", {}).setdefault(name, {})
         # The same file may stand in a list twice, with other limits or formats.
         key = source.path
         if key in files:
             key = f"{source.path} ({len(files) + 1})"
         files[key] = entry
-        columns = ("file", "line", "field", "found", "expected")
-        report.setdefault("rejected_rows", []).extend(
-            {column: row[column] for column in columns} for row in rejected
-        )
+
+
+class _HandedOn(list[Rejected]):
+    """In place of a report's list of the rows that a reader could not use: it does not grow with
+    the file.
+    """
+
+    def __init__(self, rows: Iterable[Rejected] = (), rejected: Listing | None = None) -> None:
+        super().__init__(rows)
+        self.rejected = rejected or Listing()
+
+    def append(self, row: Rejected) -> None:
+        values = asdict(row)
+        del values["reason"]
+        self.rejected.add(values)
+
+
+def paths(data: Data) -> set[str]:
+    """Whatever prepare reads: the sources, and sets that their rows are compared with."""
+    read = {source.path for name in LISTS for source in getattr(data, name)}
+    if data.decontaminate:
+        read |= {*data.decontaminate.against} - {OWN_EVALUATION}
+    return read
 
 
 def contents(data: Data) -> dict[str, str]:
@@ -73,10 +93,7 @@ def contents(data: Data) -> dict[str, str]:
 
     They are among the settings of prepare, so a changed file is not taken for the old one.
     """
-    sources = {source.path for name in LISTS for source in getattr(data, name)}
-    if data.decontaminate:
-        sources |= {*data.decontaminate.against} - {OWN_EVALUATION}
-    local = [Path(data.root) / source for source in sources if not source.startswith("hf:")]
+    local = [Path(data.root) / path for path in paths(data) if not path.startswith("hf:")]
     digests: dict[str, str] = {}
     for path in sorted(local):
         for file in _files(path) if path.is_dir() else [path]:

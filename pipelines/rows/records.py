@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,11 @@ R = TypeVar("R")
 def load_records(path: Path) -> list[Any]:
     """Records of a file that the prepare stage wrote."""
     return [from_json(row) for row in read_jsonl(path)]
+
+
+def stream(run: Run, name: str) -> Iterator[Any]:
+    """The records of `prepared`, one after another."""
+    return map(from_json, read_jsonl(run.folder / "prepare" / f"{name}.jsonl"))
 
 
 def prepared(run: Run, name: str) -> list[Any]:

@@ -47,7 +47,7 @@ def planned(run: Run) -> dict[str, dict[str, int]]:
         kept = read_json(path)
     else:
         # Those of this machine, also where a cluster is to be joined: asking it needs Ray.
-        kept = {"cores": _own_cores(), "threads": {}}
+        kept = {"cores": own_cores(), "threads": {}}
     nodes = int(kept.get("nodes", 1))
     return {
         stage: shared_out(run.config, stage, int(kept["cores"]), nodes)
@@ -62,7 +62,7 @@ def cores(config: Config) -> dict[str, int]:
     from rayward.cluster.connect import connect, joined_address
 
     if not joined_address(config.cluster):
-        return {"cores": _own_cores(), "nodes": 1}
+        return {"cores": own_cores(), "nodes": 1}
     import ray
 
     connect(config.cluster)
@@ -73,7 +73,7 @@ def cores(config: Config) -> dict[str, int]:
     return {"cores": min(counts), "nodes": len(counts)}
 
 
-def _own_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+def own_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
     """Cores that this process may use: a container's share, where it has one."""
     allowed = len(os.sched_getaffinity(0))
     # "QUOTA PERIOD" in microseconds, or "max PERIOD". A container sees all cores of its host, and

@@ -19,7 +19,8 @@ from rayward.configs.plan import inputs, optimizer_steps
 from rayward.configs.stages import learns_labels
 from rayward.data.ragged import merge
 from rayward.data.records import Prompt, Ranking
-from rayward.pipelines.rows.labelled import prepared_labels
+from rayward.pipelines.rows.labelled import label_count
+from rayward.pipelines.rows.prepared_rows import ranked
 from rayward.pipelines.rows.ranked import ranked_rows
 from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
@@ -61,10 +62,10 @@ def train_dpo(run: Run) -> dict[str, Any] | None:
         case "sample":
             model = run.model("sample")
     check_vocabulary(renderer.tokenizer, model)
-    rankings = prepared(run, "rankings")
+    sampled: list[Ranking] | None = None
     if dpo.data == "samples":
         samples = list(read_jsonl(run.folder / "sample" / "samples.jsonl"))
-        rankings = list(sampled_rankings(prepared(run, "prompts"), samples, dpo.answers_per_prompt))
+        sampled = list(sampled_rankings(prepared(run, "prompts"), samples, dpo.answers_per_prompt))
         if unknown := sum(row["kept"] and not _ends_known(row) for row in samples):
             print(
                 f"dpo: {unknown} of {len(samples)} prompts are left out: sample was made by an "
@@ -72,24 +73,31 @@ def train_dpo(run: Run) -> dict[str, Any] | None:
                 "align CONFIG --redo sample takes them in"
             )
     learn = learn_labels if learns_labels(config) else learn_rankings
-    metrics = learn(stage, model, rankings, renderer)
+    metrics = learn(stage, model, sampled, renderer)
     table("dpo", metrics)
     return stage.finish(metrics)
 
 
 def learn_rankings(
-    stage: Stage, model: str, rankings: list[Ranking], renderer: Renderer
+    stage: Stage, model: str, sampled: list[Ranking] | None, renderer: Renderer
 ) -> dict[str, Any]:
-    """Train on rankings; figures of the last step and of the held-out rankings."""
+    """Train on rankings; figures of the last step and of the held-out rankings.
+
+    `sampled`: rankings of samples; None takes those that prepare left.
+    """
     run, config, dpo = stage.run, stage.run.config, stage.run.config.dpo
-    kept, rows = ranked_rows(rankings, renderer, config.seed)
-    if not kept:
+    if sampled is None:
+        rows = ranked(run, "rankings", renderer, config.seed)
+    else:
+        rows = ranked_rows(sampled, renderer, config.seed)[1]
+    count = len(rows.sizes)
+    if not count:
         raise StageError(
-            f"dpo.data {dpo.data}: none of {len(rankings)} rankings has two answers that fit the "
-            "context"
+            f"dpo.data {dpo.data}: none of {len(sampled or [])} rankings has two answers that fit "
+            "the context"
         )
-    counts = {"rankings": len(kept)}
-    labels = len(prepared_labels(run, "labelled")) if dpo.data == "preferences" else 0
+    counts = {"rankings": count}
+    labels = label_count(run, "labelled") if dpo.data == "preferences" else 0
     if labels:
         counts["labelled_left_out"] = labels
         print(
@@ -98,7 +106,7 @@ def learn_rankings(
             flush=True,
         )
     heldout, heldout_rows = ranked_rows(prepared(run, "heldout"), renderer, config.seed)
-    steps = optimizer_steps(len(kept), dpo.rankings_per_step, dpo.epochs)
+    steps = optimizer_steps(count, dpo.rankings_per_step, dpo.epochs)
     work = job(stage, model, rows, heldout_rows, dpo)
     reports = train(stage, "dpo", dpo_loop, work, steps, RANKED_SHOWN)
     last = {name: reports["last"][name] for name in LAST if name in reports["last"]}

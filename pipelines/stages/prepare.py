@@ -8,9 +8,10 @@ random weights where the config asks for one, and report.json.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import replace
-from functools import partial
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,19 @@ from rayward.configs.labels import no_preferences
 from rayward.configs.needs import few_rows, least_rows
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS
-from rayward.data.record_json import to_json
 from rayward.data.records import Ranking
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows import mixture, quality
-from rayward.pipelines.rows.contamination import evaluation_texts, without_shared
-from rayward.pipelines.rows.conversations import fit_conversations
-from rayward.pipelines.rows.labelled import fit_labelled
-from rayward.pipelines.rows.left_out import FURTHER, LeftOut, Places
-from rayward.pipelines.rows.prompts import fit_prompts
-from rayward.pipelines.rows.rankings import fit_rankings
-from rayward.pipelines.rows.reading import contents, generate, read_all
+from rayward.pipelines.rows.left_out import FURTHER, Listing
+from rayward.pipelines.rows.passes import Records, write_files
+from rayward.pipelines.rows.reading import contents, generate, paths, read_all
+from rayward.pipelines.rows.records import load_records
 from rayward.pipelines.rows.renderer import Renderer
-from rayward.pipelines.rows.splitting import FILES, divide
+from rayward.pipelines.rows.splitting import FILES
+from rayward.pipelines.rows.spool import Entry
+from rayward.pipelines.run import kept as kept_stages
 from rayward.pipelines.run.errors import StageError
-from rayward.pipelines.run.files import write_json, write_jsonl
+from rayward.pipelines.run.files import write_json
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.metrics import Metrics, table
 from rayward.pipelines.run.stage import begin
@@ -45,91 +44,96 @@ def prepare(run: Run) -> dict[str, Any] | None:
     stage = begin(run, "prepare", more={"files": contents(config.data)})
     if stage is None:
         return None
+    # What a data set on the hub holds is not known without reading it.
+    on_hub = any(path.startswith("hf:") for path in paths(config.data))
+    if not on_hub and (metrics := kept_stages.take(stage)) is not None:
+        print(f"   prepare: taken from {os.environ[kept_stages.VARIABLE]}", flush=True)
+        return stage.finish(metrics)
     report: dict[str, Any] = {}
-    metrics: dict[str, Any] = {}
-    places = Places()
-    if config.data.toyworld:
-        records, metrics["label_noise"] = generate(config)
-    else:
-        records = {name: list(read_all(config.data, name, report, places)) for name in LISTS}
-    conversations = records["conversations"]
-    renderer, report["template"] = make_renderer(
-        config, stage.folder, conversations, records["preferences"]
-    )
-    if config.sft.quality.conditioning or config.sft.quality.weighting:
-        report["classes"] = quality.check(config.sft.quality, renderer.template, conversations)
+    metrics = {}
+    dropped: dict[str, Counter[str]] = {name: Counter() for name in FILES}
+    with ExitStack() as opened:
+        rejected, left_out = (
+            _listings(opened, stage.folder / f"{file}.jsonl", names)
+            for file, names in (("rejected_rows", LISTS), ("left_out", tuple(FILES)))
+        )
+        entries: dict[str, Iterator[Entry]]
+        if config.data.toyworld:
+            generated, metrics["label_noise"] = generate(config)
+            entries = {name: map(Entry, generated[name]) for name in LISTS}
+        else:
+            entries = {name: read_all(config.data, name, report, rejected[name]) for name in LISTS}
+        # Divided before rows are fitted: what fits depends on the context, and a record must not
+        # move from training to measurement, or back, with it.
+        records = Records.read(entries, config, dropped, left_out, stage.folder, opened)
+        spools = records.spools
+        renderer, report["template"] = make_renderer(
+            config,
+            stage.folder,
+            spools["conversations"].records(),
+            spools["preferences"].records(),
+        )
+        if config.sft.quality.conditioning or config.sft.quality.weighting:
+            report["classes"] = quality.check(config.sft.quality, renderer.template, records.labels)
+        if records.decontaminated:
+            report["decontaminate"] = records.decontaminated
+        report["kept"] = {}
+        drawn: dict[str, int] = {}
+        written = write_files(records, renderer, config, stage.folder, dropped, left_out)
+        with Metrics(stage.folder, "prepare", len(FILES), "set") as progress:
+            for number, file in enumerate(written):
+                name, given = file.name, records.rows(file.name)
+                progress.log(number, {"set": name, "rows": given, "kept": file.kept}, ("kept",))
+                report["kept"][name], drawn[name] = file.kept, file.rows
+                if parts := file.mixture.parts():
+                    account = [part.as_dict() for part in parts]
+                    report.setdefault("mixture", {})[name] = account
 
-    # Divided before rows are fitted: what fits depends on the context, and a record must not move
-    # from training to measurement, or back, with it.
-    dropped = {name: LeftOut(places) for name in FILES}
-    evaluated = evaluation_texts(config.data, records["evaluation_prompts"], places, report)
-    split = divide(without_shared(records, evaluated, dropped), config, dropped)
-    # By the kind of the source; only the records are kept here. The stages make the rows again.
-    prompts = partial(fit_prompts, max_new_tokens=config.rollout.max_new_tokens)
-    fit: dict[str, Callable[..., Any]] = {
-        "conversations": partial(fit_conversations, sft=config.sft),
-        "preferences": fit_rankings,
-        "prompts": partial(prompts, seen=set()),
-        "evaluation_prompts": partial(prompts, seen=set()),
-    }
-    # One source, two kinds of records.
-    fit |= {"labelled": fit_labelled, "labelled_heldout": fit_labelled}
-    sources = mixture.Sources(records, report)
-    with Metrics(stage.folder, "prepare", len(FILES), "set") as progress:
-        for number, (name, source) in enumerate(FILES.items()):
-            given = len(split[name])
-            parts = sources.parts(source, split[name])
-            one = partial(fit.get(name, fit[source]), renderer=renderer, dropped=dropped[name])
-            kept, split[name], account = mixture.mixed(
-                config.data, name, source, parts, one, config.seed
-            )
-            report.setdefault("kept", {})[name] = len(kept)
-            if account:
-                report.setdefault("mixture", {})[name] = [part.as_dict() for part in account]
-            progress.log(number, {"set": name, "rows": given, "kept": len(kept)}, ("kept",))
-
-    for name in FILES:
-        split[name] = with_ids(split[name])
-        write_jsonl(stage.folder / f"{name}.jsonl", [to_json(record) for record in split[name]])
     report["rules"] = {name: dict(counts) for name, counts in dropped.items() if counts}
-    report["left_out"] = [row for counts in dropped.values() for row in counts.rows]
+    report["left_out"] = [row for listing in left_out.values() for row in listing.first]
     if not config.data.toyworld:
-        _check_account(records, report)
+        if "sources" in report:
+            report["rejected_rows"] = [row for name in LISTS for row in rejected[name].first]
+        _check_account({name: spools[name].rows for name in LISTS}, report)
     else:
-        metrics["noise_ceiling"] = _noise_ceiling(split["heldout"])
-    report["warnings"] = list(few_rows(config, {name: len(split[name]) for name in FILES}))
+        heldout = load_records(stage.folder / "heldout.jsonl")
+        metrics["noise_ceiling"] = _noise_ceiling(heldout)
+    report["warnings"] = [*few_rows(config, drawn), *_not_listed(rejected, left_out)]
     # Before the check: where too few rows are left, the report says why.
     write_json(stage.folder / "report.json", report)
-    _require(split, config, report["rules"])
+    _require(drawn, config, report["rules"])
     for line in report["warnings"]:
         print(f"   {line}", flush=True)
     if config.model.scratch:
         _base_model(config, renderer, stage.folder / "base")
     for name in FILES:
-        metrics[name] = len(split[name])
+        metrics[name] = drawn[name]
     metrics["vocabulary"] = len(renderer.tokenizer)
     mixture.show(report.get("mixture", {}))
     table("prepare", {name.replace("_", " "): value for name, value in metrics.items()})
+    if not on_hub:
+        kept_stages.keep(stage, metrics)
     return stage.finish(metrics)
 
 
-def with_ids(records: Iterable[Any]) -> list[Any]:
-    """The records, each with an id of its own.
+def _listings(opened: ExitStack, path: Path, names: tuple[str, ...]) -> dict[str, Listing]:
+    """A listing for each name, which all write into one file."""
 
-    Rows that came without one, or with one seen before, get a number. Later stages find the prompt
-    of an answer by its id.
-    """
-    seen: set[str] = set()
-    labelled = []
-    for number, record in enumerate(records):
-        label = record.id
-        if not label or label in seen:
-            label = f"{record.id or record.source or 'row'}#{number}"
-            while label in seen:  # somebody's own ids look like that
-                label += "#"
-        seen.add(label)
-        labelled.append(replace(record, id=label))
-    return labelled
+    def drop_empty() -> None:
+        if not path.stat().st_size:
+            path.unlink()
+
+    opened.callback(drop_empty)  # after the file is closed
+    file = opened.enter_context(path.open("w", encoding="utf-8"))
+    return {name: Listing(file) for name in names}
+
+
+def _not_listed(*listings: Mapping[str, Listing]) -> Iterator[str]:
+    """Where report.json has the first rows only."""
+    for name, all_rows in zip(("rejected_rows", "left_out"), listings, strict=True):
+        if any(listing.count > len(listing.first) for listing in all_rows.values()):
+            count = sum(listing.count for listing in all_rows.values())
+            yield f"report.json lists the first of {count} rows only; {name}.jsonl has all of them"
 
 
 def _base_model(config: Config, renderer: Renderer, folder: Path) -> None:
@@ -156,7 +160,7 @@ def _noise_ceiling(heldout: list[Ranking]) -> float:
     return right / max(pairs, 1)
 
 
-def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
+def _check_account(records: dict[str, int], report: dict[str, Any]) -> None:
     """Every row read is kept or dropped by a named rule; else it is a programming error."""
     kept, rules = report["kept"], report["rules"]
     for name in LISTS:
@@ -168,18 +172,18 @@ def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
             for file, source in FILES.items()
             if source == name
         )
-        if counted != len(records[name]):
+        if counted != records[name]:
             raise AssertionError(
-                f"data.{name}: {len(records[name])} records came in, {counted} are accounted for"
+                f"data.{name}: {records[name]} records came in, {counted} are accounted for"
             )
 
 
-def _require(split: dict[str, list], config: Config, rules: dict[str, dict[str, int]]) -> None:
+def _require(rows: dict[str, int], config: Config, rules: dict[str, dict[str, int]]) -> None:
     """StageError where a later stage of this config would have too few rows."""
-    for line in no_preferences(config, {name: len(rows) for name, rows in split.items()}):
+    for line in no_preferences(config, rows):
         raise StageError(line)
     for name, least in least_rows(config).items():
-        if len(split[name]) < least:
+        if rows[name] < least:
             lost = [
                 f"{count} x {rule}"
                 for rule, count in rules.get(name, {}).items()
@@ -187,7 +191,7 @@ def _require(split: dict[str, list], config: Config, rules: dict[str, dict[str, 
             ]
             left_out = f"left out: {'; '.join(lost)}; " if lost else ""
             raise StageError(
-                f"{name.replace('_', ' ')}: {len(split[name])} rows are left, at least {least} "
+                f"{name.replace('_', ' ')}: {rows[name]} rows are left, at least {least} "
                 f"{'are needed' if least > 1 else 'is needed'}"
                 f"{' (evaluate.prompts)' if name == 'evaluation_prompts' else ''}; "
                 f"{left_out}report.json in the stage's folder says what became of the others"

@@ -7,6 +7,7 @@ template gets the ids that the run trained on, and stops where an answer ended t
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 def make_renderer(
     config: Config,
     folder: Path,
-    conversations: list[Conversation],
-    preferences: list[Ranking | Labelled],
+    conversations: Iterable[Conversation],
+    preferences: Iterable[Ranking | Labelled],
 ) -> tuple[Renderer, dict[str, Any]]:
     """Train or load the tokenizer, give it the chat template and its end token, and save it.
 

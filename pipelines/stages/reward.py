@@ -21,9 +21,10 @@ from rayward.configs.stages import trains_judge
 from rayward.data.model_files.hub_models import local
 from rayward.data.ragged import Ragged, merge
 from rayward.data.records import Ranking
-from rayward.pipelines.rows.labelled import prepared_labels
+from rayward.pipelines.rows.labelled import label_count
+from rayward.pipelines.rows.prepared_rows import ranked
 from rayward.pipelines.rows.ranked import ranked_rows
-from rayward.pipelines.rows.records import prepared
+from rayward.pipelines.rows.records import prepared, stream
 from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.metrics import table
@@ -43,7 +44,7 @@ def train_reward_models(run: Run) -> dict[str, Any] | None:
         return None
     connect(config.cluster)
     metrics = _train(stage, "rankings", "model", config.seed)
-    if labels := len(prepared_labels(run, "labelled")):
+    if labels := label_count(run, "labelled"):
         metrics["labelled_left_out"] = labels
         print(f"reward: {labels} labelled answers are left out: {LABELS_ALONE}", flush=True)
     noise_ceiling = run.manifest("prepare")["metrics"].get("noise_ceiling")
@@ -61,9 +62,10 @@ def train_reward_models(run: Run) -> dict[str, Any] | None:
 
 def _train(stage: Stage, rankings_name: str, folder: str, seed: int) -> dict[str, Any]:
     """Train one reward model into the stage's `folder`; its measures on the held-out rankings."""
-    fitted = fit(
-        stage, prepared(stage.run, rankings_name), prepared(stage.run, "heldout"), folder, seed
-    )
+    renderer = Renderer.of_run(stage.run)
+    rows = ranked(stage.run, rankings_name, renderer, seed)
+    heldout = ranked_rows(prepared(stage.run, "heldout"), renderer, seed)
+    fitted = fit(stage, rows, *heldout, folder, seed)
     figures = {
         "rankings": fitted.trained,
         "optimizer_steps": fitted.steps,
@@ -94,15 +96,18 @@ class Fitted:
 
 
 def fit(
-    stage: Stage, rankings: list[Ranking], heldout: list[Ranking], folder: str, seed: int
+    stage: Stage,
+    rows: RankedRows,
+    heldout: list[Ranking],
+    heldout_rows: RankedRows,
+    folder: str,
+    seed: int,
 ) -> Fitted:
     """Train a reward model, from the run's SFT model or reward.path, into the stage's `folder`."""
     run, config = stage.run, stage.run.config
     renderer = Renderer.of_run(run)
     start = local(config.reward.path) if config.reward.path else run.first
     check_vocabulary(renderer.tokenizer, start)
-    rows = ranked_rows(rankings, renderer, seed)[1]
-    heldout, heldout_rows = ranked_rows(heldout, renderer, seed)
     # Rankings fix the scores up to a constant only. It is chosen so that SFT's answers score 0 on
     # the average, and a reward above 0 is better than those.
     answers = _sft_answers(run, renderer)
@@ -122,15 +127,23 @@ def fit(
 
 def _sft_answers(run: Run, renderer: Renderer) -> Ragged:
     """Token rows of held-out SFT conversations, whose mean score becomes 0; prints if of none."""
-    heldout = prepared(run, "sft_heldout")
-    trained = [record for record in heldout if record.turns[-1].loss_weight]
-    rows = [renderer.scored(record.turns, tools=record.tools).ids for record in trained]
-    # Whole ones only: the score is that of the end, which a cut row lacks.
-    whole = [row for row in rows if len(row) <= renderer.context_tokens][:CENTRE_ROWS]
+    heldout = trained = 0
+    whole: list[list[int]] = []
+    for record in stream(run, "sft_heldout"):
+        heldout += 1
+        if not record.turns[-1].loss_weight:
+            continue
+        trained += 1
+        ids = renderer.scored(record.turns, tools=record.tools).ids
+        # Whole ones only: the score is that of the end, which a cut row lacks.
+        if len(ids) <= renderer.context_tokens:
+            whole.append(ids)
+        if len(whole) == CENTRE_ROWS:
+            break
     if not whole:
         print(
-            f"reward: the scores are NOT centred, their mean is arbitrary. {len(heldout)} SFT "
-            f"answers are held out: {len(trained)} end with an answer that is trained, none of "
+            f"reward: the scores are NOT centred, their mean is arbitrary. {heldout} SFT "
+            f"answers are held out: {trained} end with an answer that is trained, none of "
             f"these within model.context_tokens ({renderer.context_tokens})"
         )
     return Ragged.of(whole)

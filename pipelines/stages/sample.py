@@ -30,7 +30,7 @@ from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.metrics import Metrics, table
 from rayward.pipelines.run.stage import Stage, begin
 from rayward.pipelines.scoring.scorer import Scorer
-from rayward.pipelines.training.fine_tuning import fine_tune
+from rayward.pipelines.training.fine_tuning import fine_tune, rows_of
 
 PROMPTS_PER_BATCH = 64
 FEW_FINISHED = 0.5
@@ -59,9 +59,8 @@ def rejection_sample(run: Run) -> dict[str, Any] | None:
             "sample.temperature"
         )
     metrics = summary(rows, kept)
-    metrics |= fine_tune(
-        stage, run.first, list(best_conversations(prompts, kept)), config.sample.training, "sample"
-    )
+    best, left_out = rows_of(best_conversations(prompts, kept), renderer)
+    metrics |= fine_tune(stage, run.first, best, config.sample.training, "sample", left_out)
     table("rejection sampling", metrics)
     return stage.finish(metrics)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from rayward.cluster.connect import connect
 from rayward.configs.plan import inputs
-from rayward.pipelines.rows.records import prepared
+from rayward.pipelines.rows.prepared_rows import weighted_rows
+from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.metrics import table
 from rayward.pipelines.run.stage import begin
@@ -20,8 +21,7 @@ def train_sft(run: Run) -> dict[str, Any] | None:
     if stage is None:
         return None
     connect(config.cluster)
-    metrics = fine_tune(
-        stage, run.base, prepared(run, "conversations"), config.sft, "sft", config.sft
-    )
+    rows = weighted_rows(run, "conversations", Renderer.of_run(run))
+    metrics = fine_tune(stage, run.base, rows, config.sft, "sft")
     table("sft", metrics)
     return stage.finish(metrics)

@@ -28,13 +28,16 @@ ADVISED = (1.0, 4 / 3)
 
 
 def learn_labels(
-    stage: Stage, model: str, rankings: list[Ranking], renderer: Renderer
+    stage: Stage, model: str, sampled: list[Ranking] | None, renderer: Renderer
 ) -> dict[str, Any]:
-    """Train by KTO on labelled answers and `rankings`; figures of the last step and of the held-out
+    """Train by KTO on labelled answers and rankings; figures of the last step and of the held-out
     answers.
+
+    `sampled`: rankings of samples; None takes those that prepare left, and its labelled answers.
     """
     run, dpo, seed = stage.run, stage.run.config.dpo, stage.run.config.seed
-    labelled = prepared_labels(run, "labelled") if dpo.data == "preferences" else []
+    labelled = prepared_labels(run, "labelled") if sampled is None else []
+    rankings = prepared(run, "rankings") if sampled is None else sampled
     kept, rows = labelled_rows([*labelled, *_from_rankings(rankings, seed)], renderer)
     counts = _account(kept, rankings, dpo)
     measured = _from_rankings(prepared(run, "heldout"), seed)

@@ -20,6 +20,7 @@ from rayward.configs.sections.data import ToyWorld
 from rayward.data.records import Conversation, Prompt, Ranking, Turn, parts_of, validate
 from rayward.data.templates.tokenizer import load_tokenizer
 from rayward.data.toy import toyworld
+from rayward.pipelines.rows.prepared_file import Ids
 from rayward.pipelines.rows.prompts import prompt_key
 from rayward.pipelines.rows.reading import contents
 from rayward.pipelines.rows.records import load_records
@@ -632,8 +633,8 @@ def test_every_row_has_an_id_of_its_own(done: Run) -> None:
     for name in FILES:
         ids = [record.id for record in records(done, name)]
         assert all(ids) and len(set(ids)) == len(ids), name
-    rows = [Prompt((), "a", label) for label in ("", "x", "x", "")]
-    assert [row.id for row in prepare.with_ids(rows)] == ["a#0", "x", "x#2", "a#3"]
+    ids = Ids()
+    assert [ids.of(label, "a") for label in ("", "x", "x", "")] == ["a#0", "x", "x#2", "a#3"]
 
 
 def test_a_question_of_the_evaluation_is_found_wherever_it_is_asked() -> None:
@@ -837,10 +838,7 @@ def test_rows_with_tools_are_rendered_or_named(
         assert not left and len(kept) == 4
         return
     assert not kept
-    expected = [
-        (row["line"], row["field"], row["expected"].partition(" (ignore ")[0]) for row in left
-    ]
-    assert sorted(expected) == [
+    assert sorted((row["line"], row["field"], row["expected"].split(" (")[0]) for row in left) == [
         (151, "tools", "a template with a place for tools"),
         (152, "turns[1].reasoning", "a template with a place for reasoning"),
         (153, "tools", "a template with a place for tools"),

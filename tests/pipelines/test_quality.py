@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,12 @@ from rayward.pipelines.run.errors import StageError
 
 TOPICS = ("cats", "rain", "tea", "chess", "boats", "glass")
 EXPERT_SAYS, OTHER_SAYS = "yes", "no"
+
+
+def labels_of(chats: Iterable[Conversation]) -> Counter[str | None]:
+    return Counter(chat.quality for chat in chats)
+
+
 PAIRS = [
     Conversation((Turn("user", f"Good {topic}?"), Turn("assistant", said)), "test", topic, label)
     for topic in TOPICS
@@ -168,7 +174,7 @@ def test_more_classes_than_two(renderer: Renderer) -> None:
         "sub_optimal",
         "sub_optimal",
     ]
-    counts = check(quality, renderer.template, found)
+    counts = check(quality, renderer.template, labels_of(found))
     assert {name: sum(of.values()) for name, of in counts.items()} == {
         "expert": 1,
         "human": 1,
@@ -201,13 +207,15 @@ def test_settings_that_contradict_each_other_are_refused(given: dict[str, Any], 
 
 def test_data_and_templates_for_which_it_has_no_meaning_are_refused(renderer: Renderer) -> None:
     with pytest.raises(StageError, match="no conversation is of the class expert; list the labels"):
-        check(Quality(weighting=True), renderer.template, PAIRS[1::2])
+        check(Quality(weighting=True), renderer.template, labels_of(PAIRS[1::2]))
     with pytest.raises(
         StageError, match="conditioning: chat template vicuna_v1.1 cannot say 'GPT3'"
     ):
-        check(Quality(conditioning=True), TEMPLATES["vicuna_v1.1"], PAIRS)
+        check(Quality(conditioning=True), TEMPLATES["vicuna_v1.1"], labels_of(PAIRS))
     with pytest.raises(StageError, match="has the words 'GPT3' of the expert"):
-        check(Quality(conditioning=True), with_condition(renderer.template, "GPT3"), PAIRS)
+        check(
+            Quality(conditioning=True), with_condition(renderer.template, "GPT3"), labels_of(PAIRS)
+        )
 
 
 def test_what_decides_the_rows_is_in_the_plan(tiny_config: Callable[..., Config]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from rayward.configs.schema import Config
 from rayward.data.records import Conversation, Labelled, Prompt, Ranking, Turn
-from rayward.pipelines.rows.splitting import FILES, divide
+from rayward.pipelines.rows.splitting import FILES, NAMES, Division, Questions
 
 
 def chat(question: str, answer: str = "Yes.") -> Conversation:
@@ -27,7 +27,16 @@ def divided(
 ) -> dict[str, list]:
     records: dict[str, list] = {"conversations": chats, "preferences": rankings}
     records |= {"prompts": [Prompt((Turn("user", "Why?"),))], "evaluation_prompts": []}
-    return divide(records, config, {name: Counter() for name in FILES})
+    dropped: dict[str, Counter[str]] = {name: Counter() for name in FILES}
+    split: dict[str, list] = {name: [] for name in FILES}
+    for name, rows in records.items():
+        division = Division(name, config, Questions.of(()), dropped)
+        for row in rows:
+            division.add(row)
+        division.end()
+        for row, number in zip(rows, division.files, strict=True):
+            split[NAMES[number]].append(row)
+    return split
 
 
 def test_copies_of_what_is_held_out_are_not_trained_on(tiny_config: Callable[..., Config]) -> None:
