@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import json
 import re
 import shutil
 import sys
@@ -27,6 +28,7 @@ from typing import IO, Any
 
 from rayward.data.formats.column_rows import column_rows, is_column_file, unopened
 from rayward.data.formats.csv_rows import csv_rows
+from rayward.data.formats.fields import are_turns
 from rayward.data.formats.json_rows import array_rows, line_rows
 from rayward.data.records import RowError
 
@@ -42,6 +44,8 @@ SIDE_FILES = (".rejected.jsonl", ".provenance.jsonl")
 ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 STANDARD_INPUT = "-"
 BLOCK_BYTES = 1 << 18
+MAX_BARE_BYTES = 1 << 22
+"""How long the first line may be that is looked at for a conversation without a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +151,25 @@ def rows(path: Path, columns: frozenset[str] | None = None) -> Iterator[tuple[in
         if len(start) > len(codecs.BOM_UTF8) and start.strip():
             break
     start = start.removeprefix(codecs.BOM_UTF8)
-    container_rows = array_rows if start.lstrip()[:1] == b"[" else line_rows
+    is_array = start.lstrip()[:1] == b"["
+    if is_array:
+        while b"\n" not in start.lstrip() and len(start) < MAX_BARE_BYTES:
+            block = next(blocks, None)
+            if not isinstance(block, bytes):
+                blocks = iter([] if block is None else [block])
+                break
+            start += block
+        is_array = not _is_bare_conversation(start)
+    container_rows = array_rows if is_array else line_rows
     yield from container_rows(chain([start], blocks))
+
+
+def _is_bare_conversation(start: bytes) -> bool:
+    """Whether the first line that is not blank is a conversation, a list of turns: so are all."""
+    try:
+        return are_turns(json.loads(start.lstrip().partition(b"\n")[0]))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _blocks(path: Path) -> Iterator[bytes | RowError]:

@@ -23,8 +23,10 @@ from rayward.data.formats import readers_ranked as ranked
 from rayward.data.formats import token_rows
 from rayward.data.formats.beside import read_row
 from rayward.data.formats.containers import RowSource, sources
-from rayward.data.formats.fields import ReadOptions, columns
-from rayward.data.formats.format_table import FORMATS, TOKENS, Format
+from rayward.data.formats.fields import ReadOptions, as_object, columns
+from rayward.data.formats.format import Format
+from rayward.data.formats.format_table import FORMATS, TOKENS
+from rayward.data.formats.format_table_plain import NO_FORMAT
 from rayward.data.formats.readers_chat import Questions
 from rayward.data.records import Record, RowError, object_of, validate
 
@@ -199,7 +201,7 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
         try:
             if isinstance(value, RowError):
                 raise value
-            row = object_of(value, "row")
+            row = object_of(as_object(value), "row")
             assert form is not None  # a file with an object among its rows has a format
             records, fields = read_row(form, row, repairs, options)
             # Readers check what they need to read; the rules of records are checked here for all.
@@ -229,11 +231,8 @@ def _detect(source: RowSource) -> Format | None:
     Reads the start of the source; `rows` starts anew for the reader.
     """
     seen: set[str] | None = None
-    usable = (
-        value
-        for _, value in source.rows(TELLING)
-        if isinstance(value, dict) or token_rows.is_token_row(value)
-    )
+    found = (as_object(value) for _, value in source.rows(TELLING))
+    usable = (value for value in found if isinstance(value, dict) or token_rows.is_token_row(value))
     for row in islice(usable, DETECT_ROWS):
         if not isinstance(row, dict):
             return TOKENS
@@ -252,9 +251,10 @@ def _detect(source: RowSource) -> Format | None:
         return None
     # Of a file of columns, the others are not known yet.
     seen |= next((value.keys() for _, value in source.rows() if isinstance(value, dict)), set())
+    why = next((f": {why}" for keys, why in NO_FORMAT if keys <= seen), "")
     raise ValueError(
         f"{source.name}: rows with the fields {', '.join(sorted(seen))[:500] or '(none)'} fit no "
-        f"known format ({', '.join(FORMATS)}); name the format, or rename the fields"
+        f"known format{why} ({', '.join(FORMATS)}); name the format, or rename the fields"
     )
 
 
