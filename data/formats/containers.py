@@ -154,11 +154,11 @@ def rows(path: Path, columns: frozenset[str] | None = None) -> Iterator[tuple[in
     is_array = start.lstrip()[:1] == b"["
     if is_array:
         while b"\n" not in start.lstrip() and len(start) < MAX_BARE_BYTES:
-            block = next(blocks, None)
-            if not isinstance(block, bytes):
-                blocks = iter([] if block is None else [block])
+            more = next(blocks, None)
+            if not isinstance(more, bytes):
+                blocks = iter([] if more is None else [more])
                 break
-            start += block
+            start += more
         is_array = not _is_bare_conversation(start)
     container_rows = array_rows if is_array else line_rows
     yield from container_rows(chain([start], blocks))

@@ -116,7 +116,8 @@ def webgpt(row: Row, repairs: list[str]) -> list[Record]:
     """
     question, label = row.get("question"), label_of(row, "id")
     if isinstance(question, dict):
-        question, label = question.get("full_text"), label_of(question, "id")
+        label = label_of(question, "id")
+        question = question.get("full_text")
     scores = [number_of(row.get(name), name) for name in ("score_0", "score_1")]
     if scores[0] == scores[1]:
         raise RowError("score_0/score_1", f"{scores[0]:g} twice", "that one is better", "a tie")

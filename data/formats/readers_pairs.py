@@ -167,8 +167,8 @@ def chosen_rejected(row: Row, repairs: list[str]) -> list[Record]:
     if isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
         margin = margin_of(row)
         return [replace(pair, margin=margin) for pair in hh_rlhf(row, repairs)]
-    sides = tuple(messages_of(row.get(side), side) for side in SIDES)
-    turns, better, worse = prompt_and_answers(sides, SIDES)
+    chosen, rejected = (messages_of(row.get(side), side) for side in SIDES)
+    turns, better, worse = prompt_and_answers((chosen, rejected), SIDES)
     label = label_of(row, "id")
     return [Preference(turns, better, worse, margin_of(row), "chosen_rejected", label)]
 
