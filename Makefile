@@ -102,7 +102,7 @@ quickstart: $(ENVIRONMENT) ## align a small model from nothing to a report in ru
 
 .PHONY: test
 test: $(ENVIRONMENT) ## run the tests (the real Ray, DeepSpeed and vLLM; not those marked slow)
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: $(ENVIRONMENT) ## run the tests marked slow
@@ -125,6 +125,15 @@ lint: $(ENVIRONMENT) ## check style (ruff), types (mypy) and who imports whom (i
 	(cd $(TREE); $(abspath $(VENV))/bin/lint-imports --config $(CURDIR)/pyproject.toml) || failed+=(import-linter)
 	if (($${#failed[@]})); then (IFS=,; echo "lint: $${failed[*]} found something") >&2; exit 1; fi
 
+.PHONY: docs
+docs: $(ENVIRONMENT) ## build the documentation into build/docs (a warning is an error)
+	@if ! $(PY) -c 'import sphinx' 2>/dev/null; then
+		echo "rayward: the documentation is built with the CPU set of packages: make install" >&2
+		exit 1
+	fi
+	$(PY) -m sphinx -W --keep-going -q -d build/doctrees docs build/docs
+	echo "Built: build/docs/index.html"
+
 .PHONY: lock
 lock: ## resolve requirements/*.in into the locks again (needs uv; UPGRADE=--upgrade moves every version)
 	@resolve() {
@@ -140,4 +149,4 @@ lock: ## resolve requirements/*.in into the locks again (needs uv; UPGRADE=--upg
 .PHONY: clean
 clean: ## remove caches and build outputs (leaves .venv and runs/)
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .grimp_cache
-	find actors algorithms benchmarks cluster configs data pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+	find actors algorithms benchmarks cluster configs data docs pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

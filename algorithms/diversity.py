@@ -2,25 +2,19 @@
 
 Distinct-n is Li et al., arXiv:1510.03055; the repetition rate is seq-rep-n of Welleck et al.,
 arXiv:1908.04319; MTLD, the measure that UltraChat reports, is McCarthy and Jarvis (2010). MTLD has
-two families of implementations with different numbers; this is that of the LexicalRichness package:
-a factor ends at a type-token ratio <= 0.72, with no minimum segment, and words are split as in
-`words`. Its results are not comparable with those of implementations that test < 0.72 with a
-minimum segment of 10 words.
+two families of implementations with different numbers; this is that of the LexicalRichness package,
+which is called: a factor ends at a type-token ratio <= 0.72, with no minimum segment, and words are
+lower case, without digits and dashes, and end at punctuation. Its results are not comparable with
+those of implementations that test < 0.72 with a minimum segment of 10 words.
 
 Shapes: none; texts are str, tokens are any hashable.
 """
 
 from __future__ import annotations
 
-import string
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 THRESHOLD = 0.72
-_DELETED = string.digits + "\u2013\u2014-"  # en dash, em dash, hyphen
-_TO_WORDS: dict[int, str | None] = {
-    **dict.fromkeys(map(ord, string.punctuation), " "),
-    **dict.fromkeys(map(ord, _DELETED), None),
-}
 
 
 def distinct_n(token_lists: Iterable[Sequence[Hashable]], n: int) -> float:
@@ -56,36 +50,16 @@ def repetition_rate(tokens: Sequence[Hashable], n: int) -> float:
     return 1.0 - len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-def words(text: str) -> list[str]:
-    """The words that MTLD counts: lower case, no digits, no dashes, punctuation as a space."""
-    return text.lower().translate(_TO_WORDS).split()
-
-
 def mtld(text: str) -> float:
     """Measure of textual lexical diversity, about 10 to 200, the mean of both reading directions.
 
     0 for no words. The mean number of words in which the type-token ratio falls to THRESHOLD.
     """
-    tokens = words(text)
-    if not tokens:
-        return 0.0
-    return (_mtld_one_way(tokens) + _mtld_one_way(tokens[::-1])) / 2
+    # Here, because it loads pandas and matplotlib: seconds, which only who asks for it should wait.
+    from lexicalrichness import LexicalRichness
 
-
-def _mtld_one_way(tokens: list[str]) -> float:
-    factors = 0.0
-    types: set[str] = set()
-    length = 0
-    for token in tokens:
-        types.add(token)
-        length += 1
-        if len(types) / length <= THRESHOLD:
-            factors += 1
-            types, length = set(), 0
-    if length:  # The open segment counts as the part of the way to the threshold that it has gone.
-        factors += (1 - len(types) / length) / (1 - THRESHOLD)
-    # No factor at all means that no word repeats: by convention the text is one factor long.
-    return len(tokens) / (factors or 1.0)
+    measured = LexicalRichness(text)
+    return float(measured.mtld(threshold=THRESHOLD)) if measured.words else 0.0
 
 
 def _first_tokens(

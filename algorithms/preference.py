@@ -21,7 +21,7 @@ Shapes: N = answers of all rankings, B = rankings or pairs, K = answers of the l
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -119,6 +119,29 @@ def pair_split(
         # A tie: the mean of the losses of both directions, least where both scores are equal.
         both_BKK = (F.softplus(-better_minus_worse_BKK) + F.softplus(better_minus_worse_BKK)) / 2
         loss_BKK = torch.where(gap_BKK == 0, both_BKK, F.softplus(-above_BKK))
+    loss_BKK = loss_BKK.masked_fill(~_pair_mask(scores_BK, sizes_B), 0.0)
+    return (loss_BKK.sum((1, 2)) / (sizes_B * (sizes_B - 1) / 2)).sum()
+
+
+def mean_over_pairs(
+    scores_N: Tensor,
+    sizes: Sequence[int],
+    loss: Callable[[Tensor], Tensor],
+    ranks_N: Tensor | None = None,
+) -> Tensor:
+    """Sum over rankings of the mean of loss(better - worse) over all pairs of a ranking.
+
+    `loss` is of each difference by itself. `ranks_N` as in `pair_split`: a tied pair has the mean
+    of the losses of both directions. ValueError as `plackett_luce`.
+    """
+    scores_BK, sizes_B = _pad_rankings(scores_N, sizes)
+    better_minus_worse_BKK = scores_BK[:, :, None] - scores_BK[:, None, :]
+    loss_BKK = loss(better_minus_worse_BKK)
+    if ranks_N is not None:
+        check_same_length(scores_N=scores_N, ranks_N=ranks_N)
+        ranks_BK = pad_segments(ranks_N.to(scores_BK.dtype), sizes)
+        both_BKK = (loss_BKK + loss(-better_minus_worse_BKK)) / 2
+        loss_BKK = torch.where(ranks_BK[:, :, None] == ranks_BK[:, None, :], both_BKK, loss_BKK)
     loss_BKK = loss_BKK.masked_fill(~_pair_mask(scores_BK, sizes_B), 0.0)
     return (loss_BKK.sum((1, 2)) / (sizes_B * (sizes_B - 1) / 2)).sum()
 

@@ -46,7 +46,8 @@ def connect(cluster: Cluster) -> None:
         local["include_dashboard"] = False
     on_term = signal.getsignal(signal.SIGTERM)
     ray.init(
-        address=address,
+        # Without "local" Ray would join whatever cluster was last started on this machine.
+        address=address or "local",
         runtime_env={"env_vars": environment},
         logging_level=logging.ERROR,
         log_to_driver=bool(os.environ.get("RAYWARD_WORKER_LOGS")),

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rayward.configs.schema import Config
+from rayward.configs.sections.data import LISTS, Data
 from rayward.configs.stages import ALGORITHMS, has, trains_judge
 
 SPEED_SETTINGS = (
@@ -30,11 +31,27 @@ LATER_SETTINGS = {
     "trust_remote_code": False,
     "validate_every": 0,
     "keep": "last",
+    "extra_prompts": 0,
+    "temperature": None,
+    "decontaminate": None,
     "ignore": [],
     "imitate_good": False,
+    "objective": "dpo",
+    "ipo": {"length_average": False},
+    "kto": {"desirable_weight": 1.0, "undesirable_weight": 1.0},
+    "simpo": {"beta": 2.0, "gamma": 1.0},
+    "orpo": {"lam": 0.1},
 }
 """Settings that runs of earlier versions lack, with the value that those runs had. At this value
 they are left out, so that an earlier run is still taken as complete."""
+
+LATER_SOURCE_SETTINGS: dict[str, Any] = {
+    "fields": {},
+    "roles": {},
+    "weight": None,
+    "epochs": None,
+}
+"""The same of a source of data."""
 
 
 def decisive(config: Config, part: str) -> dict[str, Any]:
@@ -62,7 +79,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     table: dict[str, dict[str, Any]] = {
         "prepare": {
             "model": config.model,
-            "data": config.data,
+            "data": _data(config.data),
             "judge": _divides_for(config),
             **({"max_new_tokens": rollout.max_new_tokens} if asks else {}),
             "long_conversations": config.sft.long_conversations,
@@ -96,6 +113,21 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     }
     settings = table[part] | ({"seed": config.seed} if part != "publish" else {})
     return {name: _deciding(value) for name, value in settings.items()}
+
+
+def _data(data: Data) -> dict[str, Any]:
+    """The settings of the data, whose sources have no LATER_SOURCE_SETTINGS at their old value."""
+    plain = data.model_dump(mode="json")
+    for name in LISTS:
+        plain[name] = [
+            {
+                key: value
+                for key, value in source.items()
+                if value != LATER_SOURCE_SETTINGS.get(key, ...)
+            }
+            for source in plain[name]
+        ]
+    return plain
 
 
 def _divides_for(config: Config) -> str:

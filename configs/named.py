@@ -37,7 +37,9 @@ def named_models(config: Config) -> list[NamedModel]:
 def _named(config: Config) -> Iterator[NamedModel]:
     rl, evaluate = config.rl, config.evaluate
     if config.model.path:
-        starts = ("reward", "sample", "dpo", "rl") if first_model(config) == START else ()
+        starts: tuple[str, ...] = ("dpo",) if config.dpo.start == "base" else ()
+        if first_model(config) == START:
+            starts = ("reward", "sample", "dpo", "rl")
         judged = ("evaluate",) if has(config, "evaluate") and START in compared(config) else ()
         for stage in ("prepare", "sft", *starts, *judged):
             yield NamedModel(stage, "model.path", config.model.path, False)

@@ -14,6 +14,7 @@ from rayward.configs.stages import (
     baseline,
     compared,
     has,
+    learns_labels,
     models,
     own_reward,
     takes_samples,
@@ -49,9 +50,11 @@ def least_rows(config: Config) -> dict[str, int]:
     More may be wanted: see `few_rows`.
     """
     read = lists_read(config)
+    # KTO takes rankings as well as labelled answers, and can do without either: configs/labels.py.
+    by_label = learns_labels(config)
     least = {
         "conversations": int("conversations" in read),
-        "rankings": int("preferences" in read),
+        "rankings": int("preferences" in read and (has(config, "reward") or not by_label)),
         "prompts": int("prompts" in read),
         "evaluation_prompts": int("evaluation_prompts" in read),
         # Its rows come of the rankings too, but are needed only where a judge is trained.
@@ -61,7 +64,10 @@ def least_rows(config: Config) -> dict[str, int]:
             or (has(config, "sample") and _validates(config.sample.training))
         ),
         # A reward model whose accuracy nobody knows is of no use.
-        "heldout": int(has(config, "reward") or (has(config, "dpo") and _validates(config.dpo))),
+        "heldout": int(
+            has(config, "reward")
+            or (has(config, "dpo") and _validates(config.dpo) and not by_label)
+        ),
     }
     # A number that the config gives is meant; the default is as many as there are.
     if has(config, "evaluate") and "prompts" in config.evaluate.model_fields_set:
@@ -78,9 +84,13 @@ def few_rows(config: Config, rows: Mapping[str, int]) -> Iterator[str]:
     """What to know of a run whose files of the prepare stage have so few `rows`."""
     read = lists_read(config)
     for name, source in (("sft_heldout", "conversations"), ("heldout", "preferences")):
-        if source in read and not rows[name]:
+        readers = read.get(source, [])
+        # Labelled answers are held out too, for who learns from them.
+        if name == "heldout" and learns_labels(config) and rows.get("labelled_heldout"):
+            readers = [stage for stage in readers if stage != "dpo"]
+        if readers and not rows[name]:
             yield (
-                f"data.{source}: no row is held out, so {' and '.join(read[source])} will not say "
+                f"data.{source}: no row is held out, so {' and '.join(readers)} will not say "
                 "how well it does on rows that it was not trained on"
             )
     answered = min(rows["evaluation_prompts"], config.evaluate.prompts)

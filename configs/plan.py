@@ -85,7 +85,7 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
         evaluate_roles |= scorers
     if config.evaluate.judge not in JUDGES_WITHOUT_ACTORS:
         evaluate_roles["judge"] = resources.reward
-    serve = resources.rollout.model_copy(update={"workers": config.publish.replicas, "cpus": 1.0})
+    serve = serving(config)
     return {
         "prepare": {},
         "sft": {"train": resources.train},
@@ -96,6 +96,17 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
         "evaluate": evaluate_roles,
         "publish": {"serve": serve},
     }[stage]
+
+
+def serving(config: Config) -> Role:
+    """The replicas of the endpoint: an engine has whole GPUs and a CPU for each of them, and what
+    stands before it takes a part of one more (cluster/serve/deploy.py).
+    """
+    rollout = config.resources.rollout
+    gpus = max(1, int(rollout.gpus)) if rollout.gpus else 0
+    return rollout.model_copy(
+        update={"workers": config.publish.replicas, "cpus": 1.0 + gpus, "gpus": float(gpus)}
+    )
 
 
 MAX_MISMATCH = {"float32": 1e-4, "bfloat16": 0.05}
@@ -202,8 +213,10 @@ def inputs(config: Config, part: str) -> tuple[str, ...]:
     from_reward = part.removeprefix("rl/") in WITH_CRITIC and critic_start(config) == "reward"
     if (part in RL_PARTS or part == "sample") and not (own_reward(config) or from_reward):
         unused = {"reward"}
-    if part == "dpo" and not takes_samples(config):
-        unused = {"sample"}
+    if part == "dpo":
+        unused = set() if takes_samples(config) else {"sample"}
+        if config.dpo.start == "base" and config.dpo.data == "preferences":
+            unused.add("sft")
     return tuple(name for name in INPUTS[part] if name in all_parts(config) - unused)
 
 

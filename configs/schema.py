@@ -22,6 +22,7 @@ from pydantic import (
 
 from rayward.configs.sections.base import Count, Positive, Section, StageSection
 from rayward.configs.sections.data import Data
+from rayward.configs.sections.kube import Kube
 from rayward.configs.sections.machines import Cluster, Resources
 from rayward.configs.sections.model import Model
 from rayward.configs.sections.rl import Rl
@@ -144,6 +145,8 @@ class Config(Section):
     """The Ray cluster and waiting times."""
     resources: Resources = Resources()
     """Processes and what each gets."""
+    kube: Kube = Kube()
+    """Pods on Kubernetes (`rayward kube render`)."""
     sft: Sft = Sft()
     """Supervised fine-tuning."""
     reward: Reward = Reward()

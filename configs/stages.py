@@ -76,6 +76,11 @@ def takes_samples(config: Config) -> bool:
     return config.dpo.data == "samples" or config.dpo.start == "sample"
 
 
+def learns_labels(config: Config) -> bool:
+    """Whether a stage learns from answers that are each good or bad."""
+    return has(config, "dpo") and config.dpo.objective == "kto"
+
+
 def own_reward(config: Config) -> bool:
     """Whether a source of reward is the run's own reward model."""
     return any(source.kind == "model" and not source.paths for source in config.scoring.sources)

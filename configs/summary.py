@@ -19,7 +19,8 @@ def arithmetic_lines(config: Config) -> list[str]:
         policy = " or ".join(f"{count} ({name})" for name, count in steps.items())
     return [
         f"prompts per iteration {rl.prompts_per_iteration} x samples per prompt "
-        f"{rl.samples_per_prompt} = {numbers.answers_per_iteration} answers per iteration",
+        f"{rl.samples_per_prompt} = {numbers.answers_per_iteration} answers per iteration"
+        + (f", and up to {rl.extra_prompts} prompts more" if rl.extra_prompts else ""),
         f"{numbers.answers_per_iteration} answers / {rl.samples_per_step} samples per optimizer "
         f"step = {numbers.steps_per_epoch} steps per epoch x {rl.epochs} epochs = "
         f"{numbers.steps_per_iteration} a round",
@@ -34,7 +35,7 @@ def stage_summary(config: Config, stage: str) -> str:
     """One line on what a stage does under this config, from which model and with which reward."""
     if not has(config, stage):
         return f"left out: {stage} is null"
-    sft, reward, sample, dpo = config.sft, config.reward, config.sample, config.dpo
+    sft, reward, sample = config.sft, config.reward, config.sample
     start = _first(config)
     return {
         "prepare": _prepare(config),
@@ -44,8 +45,7 @@ def stage_summary(config: Config, stage: str) -> str:
         f"rankings a step: {reward.rankings_per_step}",
         "sample": f"from {start}: {sample.prompts} prompts x {sample.samples_per_prompt} answers, "
         f"best kept, then {sample.training.epochs} epochs of SFT; reward: {reward_text(config)}",
-        "dpo": f"from {start if dpo.start == 'sft' else dpo.start}: {dpo.loss}, "
-        f"beta {dpo.beta:g}, on the {dpo.data}",
+        "dpo": _dpo(config),
         "rl": f"from {start}: {', '.join(config.rl.algorithms)}: "
         f"{config.rl.iterations} iterations, {config.rl.mode}; "
         f"reward: {reward_text(config)}{_critic(config)}{_second(config)}",
@@ -75,6 +75,19 @@ def _base(config: Config) -> str:
 
 def _first(config: Config) -> str:
     return _base(config) if first_model(config) == START else first_model(config)
+
+
+def _dpo(config: Config) -> str:
+    dpo = config.dpo
+    start = {"sft": _first(config), "base": _base(config)}.get(dpo.start, dpo.start)
+    numbers = {
+        "dpo": f"{dpo.loss}, beta {dpo.beta:g}",
+        "ipo": f"ipo, beta {dpo.beta:g}",
+        "kto": f"kto, beta {dpo.beta:g}",
+        "simpo": f"simpo, beta {dpo.simpo.beta:g}, gamma {dpo.simpo.gamma:g}",
+        "orpo": f"orpo, lambda {dpo.orpo.lam:g}",
+    }
+    return f"from {start}: {numbers[dpo.objective]}, on the {dpo.data}"
 
 
 def _critic(config: Config) -> str:

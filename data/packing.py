@@ -127,6 +127,20 @@ def epoch_order(num_rows: int, seed: int, epoch: int) -> list[int]:
     return order
 
 
+def mixed_order(is_first: np.ndarray, seed: int, epoch: int) -> list[int]:
+    """As `epoch_order`, with rows of two kinds spread evenly: any stretch of the order holds both
+    in about their share of all rows, where there are enough of each.
+    """
+    rows = np.array(epoch_order(len(is_first), seed, epoch), dtype=np.int64)
+    first = np.asarray(is_first, dtype=bool)[rows]
+    # The k-th of n rows of a kind stands at (k - 1/2) / n of the way.
+    place = np.zeros(len(rows))
+    for kind in (first, ~first):
+        place[kind] = (np.arange(kind.sum()) + 0.5) / max(1, kind.sum())
+    mixed: list[int] = rows[np.argsort(place, kind="stable")].tolist()
+    return mixed
+
+
 def step_batches(order: Sequence[int], batch_size: int) -> list[list[int]]:
     """Cuts an order into the rows of each optimizer step. The last one may be smaller.
 

@@ -182,7 +182,7 @@ KINDS: dict[str, type[Record]] = {
 
 # ---- parts
 
-R = TypeVar("R", Conversation, Prompt, Ranking, Preference, Labelled)
+R = TypeVar("R", bound=Record)
 PARTS = ("tools", "tool_calls", "reasoning")
 """What `without` takes out."""
 

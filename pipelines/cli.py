@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 from rayward.configs.stages import STAGES
-from rayward.pipelines.data_tools import clean, convert, rank, render, simulate
+from rayward.pipelines.cluster_tools import kube
+from rayward.pipelines.data_tools import check, clean, convert, rank, render, simulate
 from rayward.pipelines.data_tools import map as map_command
 from rayward.pipelines.model_tools import doctor, extend, init, reward_eval, reward_serve
 
@@ -34,7 +35,8 @@ COMMANDS = {
 
 # Each has an `add(actions)` that declares its parsers; none imports anything heavy before it runs.
 MODEL_COMMANDS = (init, doctor, extend, reward_eval, reward_serve)
-DATA_COMMANDS = (convert, render, clean, map_command, simulate, rank)
+CLUSTER_COMMANDS = (kube,)
+DATA_COMMANDS = (convert, check, render, clean, map_command, simulate, rank)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -147,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html from what a run has so far")
     report.add_argument("run", type=Path, help="run folder")
     report.set_defaults(run_command=_report)
-    for module in MODEL_COMMANDS:
+    for module in (*MODEL_COMMANDS, *CLUSTER_COMMANDS):
         module.add(commands)
     data = commands.add_parser("data", help="work on data files: see rayward data --help")
     actions = data.add_subparsers(title="actions", required=True, metavar="ACTION")

@@ -17,7 +17,7 @@ from rayward.configs.needs import lists_read
 from rayward.configs.plan import critic_start, followers
 from rayward.configs.schema import Config
 from rayward.configs.sections.algorithms import WITH_CRITIC
-from rayward.configs.sections.data import LISTS
+from rayward.configs.sections.data import LISTS, OWN_EVALUATION
 from rayward.configs.stages import parts
 from rayward.data.model_files.folder import faults
 from rayward.data.model_files.hub_models import FORM, is_hub_name, local
@@ -81,6 +81,10 @@ def check_files(run: Run, made: set[str]) -> None:
             path = Path(data.root) / source.path
             if not source.path.startswith("hf:") and not path.exists():
                 missing.append(f"data.{name}.{number}.path: {path}: no such file or folder")
+    for name in data.decontaminate.against if data.decontaminate else ():
+        path = Path(data.root) / name
+        if name != OWN_EVALUATION and not name.startswith("hf:") and not path.exists():
+            missing.append(f"data.decontaminate.against: {path}: no such file or folder")
     if missing:
         raise StageError("\n".join([*missing, f"data.root is {Path(data.root).resolve()}"]))
 
@@ -95,22 +99,35 @@ def check_functions(config: Config) -> None:
 
 
 def check_names(config: Config) -> None:
-    """ConfigError with the nearest name for each chat template or data format that is unknown."""
+    """ConfigError with the nearest name for each chat template or data format that is unknown.
+
+    Fields of a source that make no record are told, too.
+    """
     from rayward.data.formats.format_table import FORMATS
+    from rayward.data.formats.mapped import FieldMap
     from rayward.data.templates.template import TEMPLATES
 
     # (setting, its value, the values that there are)
     names = [("model.template", config.model.template, tuple(TEMPLATES))]
+    unmapped = []
     for name in LISTS:
         for number, source in enumerate(getattr(config.data, name)):
             names.append((f"data.{name}.{number}.format", source.format, ("auto", *FORMATS)))
+            try:
+                if not source.fields and not source.roles:
+                    continue
+                FieldMap(source.fields, source.roles)
+                if source.format != "auto":
+                    raise ValueError(f"fields are mapped: format {source.format} reads nothing")
+            except ValueError as error:
+                unmapped.append(f"data.{name}.{number}: {error}")
     wrong = [
         f"{setting} is {name!r}, which is unknown; {_near(name, known)}"
         for setting, name, known in names
         if name not in known
     ]
-    if wrong:
-        raise ConfigError("\n".join(wrong))
+    if wrong or unmapped:
+        raise ConfigError("\n".join([*wrong, *unmapped]))
 
 
 def check_models(run: Run, made: set[str], fetched: bool = True) -> None:

@@ -69,6 +69,39 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+# Fixtures and files whose tests start Ray or vLLM, in this process or in a command's.
+RAY_FIXTURES = {"local_ray", "rayward", "road"}
+RAY_FILES = {
+    "test_docs.py",
+    "test_feedback_vllm.py",
+    "test_house.py",
+    "test_interface.py",
+    "test_kube_job.py",
+    "test_notebook.py",
+    "test_road.py",
+    "test_serve_app.py",
+    "test_slots.py",
+    "test_slurm.py",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in two processes (make test), those with Ray are for one of them alone.
+
+    So one Ray runs at a time, and files that need none run beside it. They come first: they take
+    longest.
+    """
+    with_ray = {
+        item.path
+        for item in items
+        if item.path.name in RAY_FILES or RAY_FIXTURES & {*getattr(item, "fixturenames", ())}
+    }
+    for item in items:
+        group = "ray" if item.path in with_ray else f"{item.path.parent.name}/{item.path.name}"
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: item.path not in with_ray)
+
+
 @pytest.fixture(scope="session")
 def tiny_config() -> Callable[..., Config]:
     """`tiny_config(rl={"epochs": 2})`: a whole run of toy size in fp32; sections given are merged

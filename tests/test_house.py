@@ -48,12 +48,12 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_lint_finds_an_upward_import_and_a_type_error_on_each_floor(checkout: Path) -> None:
-    for room, module in UPWARD.items():
-        text = f"import {module}\n\nplanted: int = 'text'\n__all__ = ['{module.split('.')[0]}']\n"
-        (checkout / room / "planted.py").write_text(text)
     environment = ROOT / ".venv"
     if not environment.is_dir():
         pytest.skip("make lint works in .venv, and these tests run in another environment")
+    for room, module in UPWARD.items():
+        text = f"import {module}\n\nplanted: int = 'text'\n__all__ = ['{module.split('.')[0]}']\n"
+        (checkout / room / "planted.py").write_text(text)
     stamps = [
         word for kind in ("cpu", "gpu") for word in ("-o", environment / f".installed-{kind}")
     ]
@@ -129,7 +129,7 @@ def test_a_ray_task_finds_ours_and_theirs(installed: Path, neighbours: Path) -> 
         """
 import ray
 
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=10**8,
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=10**8,
          runtime_env={"working_dir": "."})
 
 

@@ -160,7 +160,7 @@ def probe(module: TokenPolicy | TokenScalar, vocab_size: int) -> Tensor:
     """
     row = torch.arange(1, 17).remainder(vocab_size)[None, :].to(next(module.parameters()).device)
     chosen = torch.ones_like(row, dtype=torch.bool)
-    # By position: the hook of actors/models/cpu/lean.py reads `chosen` there.
+    # By position: the hook of actors/models/lean.py reads `chosen` there.
     out = module(row, chosen)
     return (out[0] if isinstance(out, tuple) else out).float().cpu()
 

@@ -14,7 +14,6 @@ import math
 import re
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -145,6 +144,7 @@ def http_source(source: RewardSource, key: str | None) -> Ask:
     `finished` beside the conversations says of each whether its answer ended by itself.
     """
     import httpx
+    import tenacity
 
     who = f"scoring source {source.title}: {source.target}"
     client = httpx.Client(
@@ -153,6 +153,13 @@ def http_source(source: RewardSource, key: str | None) -> Ask:
 
     class RetryableError(Exception):
         """A try that failed and may be repeated."""
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(RetryableError),
+        stop=tenacity.stop_after_attempt(source.retries + 1),
+        wait=tenacity.wait_exponential(multiplier=0.25, max=LONGEST_PAUSE_S),
+        reraise=True,
+    )
 
     def post(body: dict[str, Any]) -> Any:
         try:
@@ -180,18 +187,12 @@ def http_source(source: RewardSource, key: str | None) -> Ask:
         conversations = [
             [*item.messages, {"role": "assistant", "content": item.answer}] for item in batch
         ]
-        for attempt in range(source.retries + 1):
-            try:
-                reply = post(
-                    {"conversations": conversations, "finished": [item.finished for item in batch]}
-                )
-                break
-            except RetryableError as error:
-                if attempt == source.retries:
-                    raise SourceUnavailable(
-                        f"{who} did not answer in {attempt + 1} tries: {error}"
-                    ) from None
-                time.sleep(min(LONGEST_PAUSE_S, 0.25 * 2**attempt))
+        finished = [item.finished for item in batch]
+        try:
+            reply = retrying(post, {"conversations": conversations, "finished": finished})
+        except RetryableError as error:
+            tries = source.retries + 1
+            raise SourceUnavailable(f"{who} did not answer in {tries} tries: {error}") from None
         if not isinstance(reply, dict) or "scores" not in reply:
             raise SourceDataError(
                 f"{who} answered {str(reply)[:80]!r}, expected an object with a list named scores"

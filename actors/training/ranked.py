@@ -72,6 +72,28 @@ def accuracy_validation(
     return Validation("heldout_accuracy", True, job, steps, accuracy, write)
 
 
+class Steps:
+    """In which order rankings are learned from, what comes before a step, what is told of it."""
+
+    def __init__(self, job: Job, rankings: int):
+        self.job, self.rankings = job, rankings
+
+    def order(self, epoch: int) -> list[int]:
+        """The rankings of an epoch."""
+        return epoch_order(self.rankings, self.job.seed, epoch)
+
+    def before(self, rankings: list[int]) -> dict[str, float]:
+        """Figures of the step to come, of these rankings. A collective."""
+        return {}
+
+    def figures(self, totals: MetricSums, rankings: int) -> dict[str, float]:
+        """Of the sums over all ranks of a step."""
+        # A share of pairs; all others are means over rankings, as the loss is.
+        correct, pairs = totals.pop("correct_sum"), totals.pop("pairs_sum")
+        means = {name.removesuffix("_sum"): value / rankings for name, value in totals.items()}
+        return means | {"pair_accuracy": correct / max(pairs, 1)}
+
+
 def learn(
     job: Job,
     context: RankContext,
@@ -80,18 +102,20 @@ def learn(
     loss: Callable[[nn.Module, RankedRows], tuple[Tensor, MetricSums]],
     share: bool,
     validation: Validation,
+    steps: Steps | None = None,
 ) -> None:
     """All optimizer steps, then the model into its folder and its held-out scores to the driver.
 
     With `share`, the answers of a ranking are one row.
     """
+    steps = steps or Steps(job, len(train.sizes))
     reporter, budget = Reporter(job, context), job.optimizer.micro_batch_tokens
     # Tokens of each ranking as one row, by which rankings are packed.
     costs = shared_lengths(train.ids, train.sizes) if share else None
     for epoch in range(job.epochs):
-        order = epoch_order(len(train.sizes), job.seed, epoch)
-        for rankings in step_batches(order, job.rows_per_step):
+        for rankings in step_batches(steps.order(epoch), job.rows_per_step):
             started_at = time.perf_counter()
+            told = steps.before(rankings)
             step = train.take(rankings)
             # A ranking stays in one micro-batch: its loss compares its answers with each other.
             if costs is not None:
@@ -104,17 +128,12 @@ def learn(
             totals = sum_over_ranks(
                 {name: value for name, value in sums.items() if name.endswith("_sum")}
             )
-            # A share of pairs; all others are means over rankings, as the loss is.
-            correct, pairs = totals.pop("correct_sum"), totals.pop("pairs_sum")
-            means = {
-                name.removesuffix("_sum"): value / len(rankings) for name, value in totals.items()
-            }
             seconds = time.perf_counter() - started_at
             metrics: dict[str, Any] = {
                 "step": engine.steps_done,
                 "epoch": epoch,
-                **means,
-                "pair_accuracy": correct / max(pairs, 1),
+                **steps.figures(totals, len(rankings)),
+                **told,
                 "grad_norm": sums["grad_norm"],
                 "learning_rate": sums["learning_rate"],
                 "time": {"tokens_per_s": int(step.ids.lengths.sum()) / seconds},

@@ -27,6 +27,8 @@ class RankedRows:
     """1 at the tokens of the answer itself, 0 before."""
     reference: np.ndarray | None = None
     """[answers] log-prob of the whole answer by the reference model of DPO, in nats."""
+    good: np.ndarray | None = None
+    """[answers] of KTO, whose rankings have one answer each: whether it is a good one."""
 
     def rows_of(self, rankings: list[int]) -> list[int]:
         """The rows of the given rankings, one ranking after the other."""
@@ -43,6 +45,7 @@ class RankedRows:
             self.ranks[rows],
             self.answers.take(rows),
             None if self.reference is None else self.reference[rows],
+            None if self.good is None else self.good[rows],
         )
 
 

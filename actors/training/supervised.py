@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from rayward.actors.models.attention import attend_to_packs
-from rayward.actors.models.cpu.lean import skip_unread
 from rayward.actors.models.forward import packed_inputs, weighted_inputs
+from rayward.actors.models.lean import skip_unread
 from rayward.actors.models.load import load_policy
 from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.actors.training.job import Job

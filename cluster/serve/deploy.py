@@ -13,48 +13,45 @@ from ray.serve.llm import LLMConfig, build_openai_app
 
 from rayward.cluster.connect import joined_address
 from rayward.cluster.ports import free_port
+from rayward.cluster.serve.endpoint import Endpoint
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Cluster
 
 APP = "rayward"
 
 
-def llm_config(folder: str, config: Config) -> LLMConfig:
-    """The Serve configuration of a model folder under the run's config."""
-    role, publish = config.resources.rollout, config.publish
-    engine: dict[str, Any] = {
-        "dtype": config.model.dtype,
-        "max_model_len": config.model.context_tokens,
-    }
-    if config.model.trust_remote_code:
+def llm_config(endpoint: Endpoint) -> LLMConfig:
+    """The Serve configuration of a model."""
+    engine: dict[str, Any] = {"dtype": endpoint.dtype, "max_model_len": endpoint.context_tokens}
+    if endpoint.trust_remote_code:
         engine["trust_remote_code"] = True
     environment = {"VLLM_LOGGING_LEVEL": "ERROR"}
-    if role.gpus:
+    if endpoint.gpus:
         engine |= {
-            "gpu_memory_utilization": config.rollout.gpu_memory_fraction,
-            "tensor_parallel_size": max(1, int(role.gpus)),
+            "gpu_memory_utilization": endpoint.gpu_memory_fraction,
+            "tensor_parallel_size": endpoint.gpus,
         }
         # One bundle for each GPU that the model is split over.
         placement: dict[str, Any] = {
-            "placement_group_config": {"bundles": [{"GPU": 1, "CPU": 1}] * max(1, int(role.gpus))}
+            "placement_group_config": {"bundles": [{"GPU": 1, "CPU": 1}] * endpoint.gpus}
         }
     else:
         engine |= {"enforce_eager": True, "max_num_seqs": 16}
         environment |= {
-            "VLLM_CPU_KVCACHE_SPACE": str(config.rollout.kv_cache_gib),
+            "VLLM_CPU_KVCACHE_SPACE": str(endpoint.kv_cache_gib),
             # Replicas that bind by themselves would all take the same cores.
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-            "OMP_NUM_THREADS": str(role.compute_threads),
+            "OMP_NUM_THREADS": str(endpoint.threads),
         }
         placement = {
             "accelerator_config": {"kind": "cpu"},
             "placement_group_config": {"bundles": [{"CPU": 0.5}]},
         }
     return LLMConfig(
-        model_loading_config={"model_id": publish.model_id, "model_source": folder},
+        model_loading_config={"model_id": endpoint.model_id, "model_source": endpoint.folder},
         engine_kwargs=engine,
         deployment_config={
-            "num_replicas": publish.replicas,
+            "num_replicas": endpoint.replicas,
             "ray_actor_options": {"num_cpus": 0.1},
         },
         runtime_env={"env_vars": environment},
@@ -63,18 +60,24 @@ def llm_config(folder: str, config: Config) -> LLMConfig:
     )
 
 
+def application(endpoint: Endpoint) -> serve.Application:
+    """The OpenAI-compatible application; ValueError where there is no model."""
+    return build_openai_app(
+        {
+            "llm_configs": [llm_config(endpoint)],
+            "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}},
+        }
+    )
+
+
 def start(folder: str, config: Config) -> str:
     """Start the endpoint on this host and wait until every replica is up; its base URL (…/v1).
 
     Raises TimeoutError where that takes longer than publish.start_timeout_s.
     """
-    llm = {
-        "llm_configs": [llm_config(folder, config)],
-        "ingress_deployment_config": {"ray_actor_options": {"num_cpus": 0.1}},
-    }
     publish = config.publish
     url = publish_app(
-        lambda: build_openai_app(llm),
+        lambda: application(Endpoint.of(config, folder)),
         APP,
         publish.host,
         publish.port,

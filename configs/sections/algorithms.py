@@ -1,4 +1,5 @@
-"""The RL algorithms: what each consists of, and its own numbers under the names of its paper.
+"""The RL algorithms, each whole in this file: what it consists of (RECIPES), its own numbers under
+the names of its paper, and their place in a config (AlgorithmSections).
 
 Which loss and which estimator a name means stands in two tables of functions, LOSSES of
 actors/losses.py and ESTIMATORS of pipelines/rl/advantages.py; here they are words only.
@@ -12,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 from pydantic.alias_generators import to_snake
 
-from rayward.configs.sections.base import Count, Positive, Section
+from rayward.configs.sections.base import Count, Positive, Section, StageSection
 
 AlgorithmName = Literal[
     "ppo", "rloo", "grpo", "reinforce", "apa", "awr", "gspo", "cispo", "dr_grpo"
@@ -55,9 +56,7 @@ RECIPES: dict[str, Recipe] = {
 """Every algorithm there is, in the order of the names that people read."""
 WITH_CRITIC = tuple(name for name, recipe in RECIPES.items() if recipe.with_critic)
 GROUP_ESTIMATORS: tuple[EstimatorName, ...] = ("rloo", "grpo", "dr_grpo")
-"""Those that compare the answers to one prompt; they are scaled, or not, by their group, and have
-no `whiten`.
-"""
+"""Those that compare the answers to one prompt."""
 IN_GROUPS = tuple(name for name, recipe in RECIPES.items() if recipe.estimator in GROUP_ESTIMATORS)
 """The algorithms with such an estimator."""
 
@@ -112,11 +111,15 @@ class Clipped(Algorithm):
     """
 
 
-class Ppo(Clipped):
-    """Proximal policy optimization with a per-token KL penalty in the reward."""
+class Whitened(Algorithm):
+    """Advantages may be whitened; those over the group of a prompt are scaled, or not, by that."""
 
     whiten: bool = True
     """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
+
+
+class Ppo(Clipped, Whitened):
+    """Proximal policy optimization with a per-token KL penalty in the reward."""
 
 
 class Rloo(Clipped):
@@ -138,16 +141,13 @@ class Grpo(Clipped):
     """Divide by the deviation of the group's rewards; false does not, as in arXiv:2503.20783."""
 
 
-class Reinforce(Clipped):
+class Reinforce(Clipped, Whitened):
     """REINFORCE++ (arXiv:2501.03262): the reward to come, whitened over the iteration's tokens,
     without a critic.
     """
 
-    whiten: bool = True
-    """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
 
-
-class Apa(Algorithm):
+class Apa(Whitened):
     """Advantage-induced policy alignment: squared error to log pi_ref + advantage / lambda
     (arXiv:2306.02231).
     """
@@ -160,15 +160,13 @@ class Apa(Algorithm):
     """
     kl_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of a KL penalty in the reward, in units of reward; the paper has none."""
-    whiten: bool = True
-    """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
 
     @property
     def needs_reference(self) -> bool:
         return self.anchor == "ref" or super().needs_reference
 
 
-class Awr(Algorithm):
+class Awr(Whitened):
     """Advantage-weighted regression (arXiv:1910.00177): log-likelihood weighted by exp(coef x
     advantage).
     """
@@ -179,8 +177,6 @@ class Awr(Algorithm):
     """Bound of a token's weight."""
     kl_coef: Annotated[float, Field(ge=0)] = 0.0
     """Weight of a KL penalty in the reward, in units of reward."""
-    whiten: bool = True
-    """Scale advantages to mean 0 and variance 1 over the iteration's tokens."""
 
 
 class Gspo(Algorithm):
@@ -224,3 +220,26 @@ class DrGrpo(Clipped):
     """Tokens by which the sum over an answer's tokens is divided, whatever its length; null is
     rollout.max_new_tokens.
     """
+
+
+class AlgorithmSections(StageSection):
+    """What rl inherits: the numbers of each algorithm under its name."""
+
+    ppo: Ppo = Ppo()
+    """PPO's own numbers."""
+    rloo: Rloo = Rloo()
+    """RLOO's own numbers."""
+    grpo: Grpo = Grpo()
+    """GRPO's own numbers."""
+    reinforce: Reinforce = Reinforce()
+    """REINFORCE++'s own numbers."""
+    apa: Apa = Apa()
+    """APA's own numbers."""
+    awr: Awr = Awr()
+    """AWR's own numbers."""
+    gspo: Gspo = Gspo()
+    """GSPO's own numbers."""
+    cispo: Cispo = Cispo()
+    """CISPO's own numbers."""
+    dr_grpo: DrGrpo = DrGrpo()
+    """Dr. GRPO's own numbers."""

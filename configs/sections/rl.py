@@ -11,17 +11,9 @@ from rayward.configs.sections.algorithms import (
     RECIPES,
     WITH_CRITIC,
     AlgorithmName,
-    Apa,
-    Awr,
-    Cispo,
-    DrGrpo,
-    Grpo,
-    Gspo,
-    Ppo,
-    Reinforce,
-    Rloo,
+    AlgorithmSections,
 )
-from rayward.configs.sections.base import Count, Fraction, Positive, Section, StageSection
+from rayward.configs.sections.base import Count, Fraction, Positive, Section
 from rayward.configs.sections.training import Updates
 
 
@@ -111,7 +103,7 @@ class MonitorSection(Section):
         return self
 
 
-class Rl(StageSection):
+class Rl(AlgorithmSections):
     """Online RL: what the algorithms share, and each one's own numbers."""
 
     algorithms: Annotated[tuple[AlgorithmName, ...], Field(min_length=1)] = ("ppo", "apa")
@@ -127,6 +119,10 @@ class Rl(StageSection):
     """Prompts answered per iteration."""
     samples_per_prompt: Count = 4
     """Answers drawn per prompt."""
+    extra_prompts: Annotated[int, Field(ge=0)] = 0
+    """Further prompts that an iteration may draw in place of those whose answers all have one
+    reward (DAPO); 0 none.
+    """
     samples_per_step: Count = 128
     """Answers of one optimizer step; divides prompts_per_iteration x samples_per_prompt."""
     epochs: Count = 2
@@ -191,24 +187,6 @@ class Rl(StageSection):
     """Keep each iteration's answers with all that was measured of them as parquet; rayward rl
     --replay reads them.
     """
-    ppo: Ppo = Ppo()
-    """PPO's own numbers."""
-    rloo: Rloo = Rloo()
-    """RLOO's own numbers."""
-    grpo: Grpo = Grpo()
-    """GRPO's own numbers."""
-    reinforce: Reinforce = Reinforce()
-    """REINFORCE++'s own numbers."""
-    apa: Apa = Apa()
-    """APA's own numbers."""
-    awr: Awr = Awr()
-    """AWR's own numbers."""
-    gspo: Gspo = Gspo()
-    """GSPO's own numbers."""
-    cispo: Cispo = Cispo()
-    """CISPO's own numbers."""
-    dr_grpo: DrGrpo = DrGrpo()
-    """Dr. GRPO's own numbers."""
     monitor: MonitorSection = MonitorSection()
     """Signs of reward hacking."""
     optimizer: Updates = Updates(schedule="constant", warmup_fraction=0.0)
@@ -244,6 +222,13 @@ class Rl(StageSection):
                 raise ValueError(
                     f"rl.{name} has no effect on {', '.join(self.algorithms)}, which have no critic"
                 )
+        if self.extra_prompts and set(self.algorithms) - set(IN_GROUPS):
+            other = next(name for name in self.algorithms if name not in IN_GROUPS)
+            raise ValueError(
+                f"rl.extra_prompts {self.extra_prompts} replaces prompts whose answers, compared "
+                f"with each other, teach nothing, and {other} does not compare them; set it to 0, "
+                f"or take only of {', '.join(IN_GROUPS)}"
+            )
         alone = [name for name in self.algorithms if name in IN_GROUPS]
         if alone and self.samples_per_prompt < 2:
             raise ValueError(

@@ -7,6 +7,14 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from rayward.configs.sections.base import Count, Fraction, Positive, Section, StageSection
+from rayward.configs.sections.objectives import (
+    WITHOUT_REFERENCE,
+    Ipo,
+    Kto,
+    ObjectiveName,
+    Orpo,
+    Simpo,
+)
 
 
 class Updates(Section):
@@ -201,25 +209,69 @@ class Reward(Preferences, StageSection):
 
 
 class Dpo(Preferences, StageSection):
-    """Direct preference optimization: a policy straight from rankings, without a reward model in
-    between.
+    """Direct preference optimization and its kin: a policy straight from rankings or labelled
+    answers, without a reward model in between.
     """
 
+    objective: ObjectiveName = "dpo"
+    """What is learned: dpo, ipo, simpo, orpo from rankings; kto from answers, each good or bad."""
     data: Literal["preferences", "samples"] = "preferences"
     """Rankings of data.preferences, or those that the reward model gave the answers of rejection
     sampling.
     """
     answers_per_prompt: Annotated[int, Field(ge=2)] = 2
     """Answers of a prompt with data samples, evenly from the best to the worst."""
-    start: Literal["sft", "sample"] = "sft"
-    """Model to start from, which is the reference too: SFT's, or that of rejection sampling."""
+    start: Literal["sft", "sample", "base"] = "sft"
+    """Model to start from, which is the reference too: SFT's, that of rejection sampling, or the
+    base model.
+    """
+    rankings_per_step: Count = 32
+    """Rankings of one optimizer step; with kto, labelled answers."""
     beta: Positive = 0.1
-    """Implicit reward of a nat that the policy prefers an answer more than the reference does;
-    larger stays closer.
+    """With dpo, ipo, kto: implicit reward of a nat that the policy prefers an answer more than the
+    reference does; larger stays closer.
     """
     loss: Literal["plackett_luce", "pairs"] = "pairs"
-    """Likelihood of the whole ranking, or the mean Bradley-Terry loss of its pairs; equal for two
-    answers.
+    """With objective dpo: likelihood of the whole ranking, or the mean Bradley-Terry loss of its
+    pairs; equal for two answers.
     """
+    ipo: Ipo = Ipo()
+    """IPO's own numbers."""
+    kto: Kto = Kto()
+    """KTO's own numbers."""
+    simpo: Simpo = Simpo()
+    """SimPO's own numbers."""
+    orpo: Orpo = Orpo()
+    """ORPO's own numbers."""
     optimizer: Optimizer = Optimizer(learning_rate=5e-7, warmup_fraction=0.1)
     """How the weights are updated."""
+
+    @model_validator(mode="after")
+    def _settings_are_of_the_objective(self) -> Dpo:
+        chosen = self.objective
+        # A setting, and the objectives that read it.
+        read: dict[str, tuple[str, ...]] = {
+            "loss": ("dpo",),
+            "margin": ("dpo",),
+            "ties": ("dpo", "ipo", "simpo", "orpo"),
+            "shared_prompts": ("dpo", "ipo", "simpo", "orpo"),
+            "beta": ("dpo", "ipo", "kto"),
+            **{name: (name,) for name in ("ipo", "kto", "simpo", "orpo")},
+        }
+        instead = {"simpo": "dpo.simpo.beta", "orpo": "dpo.orpo.lam"}
+        for name, objectives in read.items():
+            value = getattr(self, name)
+            # A default is no choice: a config that is written out names every setting.
+            if chosen in objectives or value == Dpo.model_fields[name].default or value is False:
+                continue
+            fix = f"only {', '.join(objectives)} read{'s' * (len(objectives) == 1)} it"
+            if name == "beta":
+                fix = f"its own number is {instead[chosen]}"
+            shown = f" {value}" if not isinstance(value, Section) else ""
+            raise ValueError(f"dpo.{name}{shown} has no effect on dpo.objective {chosen}; {fix}")
+        return self
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether log-probs of the model it starts from are learned against."""
+        return self.objective not in WITHOUT_REFERENCE

@@ -11,7 +11,7 @@ import ast
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from rayward.data.formats.meaning import CALLS, MEANING_OF, NAMES, REASONING, VERDICT, WEIGHTS
@@ -36,11 +36,14 @@ class ReadOptions:
     """What a user asks of a reader.
 
     `ignore`: fields to do without, by their names or dotted paths. `imitate_good`: good answers of
-    labelled rows as conversations; bad ones are set aside.
+    labelled rows as conversations; bad ones are set aside. `fields` and `roles`: where what is
+    wanted stands in rows of no known format, see data/formats/mapped.py.
     """
 
     ignore: frozenset[str] = frozenset()
     imitate_good: bool = False
+    fields: Mapping[str, str] = field(default_factory=dict)
+    roles: Mapping[str, str] = field(default_factory=dict)
 
 
 def paths(reads: str) -> frozenset[str]:
@@ -217,8 +220,3 @@ def are_turns(value: object) -> bool:
 def as_object(value: Any) -> Any:
     """A row that is a bare list of turns as the row that has them as "messages"; others as is."""
     return {"messages": value} if are_turns(value) else value
-
-
-def is_turns_in_text(text: str) -> bool:
-    """Whether text is a list of turns, or begins as one does."""
-    return TURNS_IN_TEXT.match(text) is not None or json_turns(text) is not None

@@ -27,6 +27,7 @@ from rayward.data.formats.fields import ReadOptions, as_object, columns
 from rayward.data.formats.format import Format
 from rayward.data.formats.format_table import FORMATS, TOKENS
 from rayward.data.formats.format_table_plain import NO_FORMAT
+from rayward.data.formats.mapped import FieldMap
 from rayward.data.formats.readers_chat import Questions
 from rayward.data.records import Record, RowError, object_of, validate
 
@@ -35,6 +36,14 @@ DETECT_ROWS = 20  # usable rows to try: bad ones at the start of a file must not
 ACCOUNTS = ("rejected", "repaired", "passed_over")
 """The counts of a report by what was wrong, mended, or not read."""
 QUESTION_FILES = ("question.jsonl", "question.jsonl.gz")
+
+
+class NoFormatError(ValueError):
+    """Rows that fit no known format, and the `source` that they are of."""
+
+    def __init__(self, message: str, source: RowSource) -> None:
+        super().__init__(message)
+        self.source = source
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +161,7 @@ def outcomes(
     # a caller's mistake is raised by the call and not in the middle of a run.
     opened = []
     for source in sources(path):
-        form = _detect(source) if format == "auto" else FORMATS.get(format, TOKENS)
+        form = format_of(source, format, options)
         if form is TOKENS and not token_files:
             raise ValueError(
                 f"{source.name}: rows of token ids and masks hold no text to read records from"
@@ -219,6 +228,19 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
         yield Outcome(source.name, line, tuple(records), tuple(repairs), passed_over=passed_over)
 
 
+def format_of(source: RowSource, name: str, options: ReadOptions = AS_IT_IS) -> Format | None:
+    """The format of a file's rows: by its name, by its rows, or the one that `options` map.
+
+    None if no row is an object. NoFormatError if the rows fit none; ValueError for two ways at
+    once.
+    """
+    if options.fields or options.roles:
+        if name != "auto":
+            raise ValueError(f"the fields are mapped, so that the format {name!r} reads nothing")
+        return FieldMap(options.fields, options.roles).format
+    return _detect(source) if name == "auto" else FORMATS.get(name, TOKENS)
+
+
 TELLING = frozenset(
     name for form in FORMATS.values() for names in (form.never, *form.keys) for name in names
 )
@@ -252,9 +274,11 @@ def _detect(source: RowSource) -> Format | None:
     # Of a file of columns, the others are not known yet.
     seen |= next((value.keys() for _, value in source.rows() if isinstance(value, dict)), set())
     why = next((f": {why}" for keys, why in NO_FORMAT if keys <= seen), "")
-    raise ValueError(
+    raise NoFormatError(
         f"{source.name}: rows with the fields {', '.join(sorted(seen))[:500] or '(none)'} fit no "
-        f"known format{why} ({', '.join(FORMATS)}); name the format, or rename the fields"
+        f"known format{why} ({', '.join(FORMATS)}); name the format, or say where what is wanted "
+        "stands (fields; rayward data check proposes them)",
+        source,
     )
 
 

@@ -8,24 +8,15 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Any
 
-from rayward.data.formats.fields import is_turns_in_text
 from rayward.data.formats.message_parts import message, tools_row
-from rayward.data.formats.turns import is_framed
 from rayward.data.formats.writers_chat import (
     kept,
     label_in_source,
     one_question,
     plain_pairs,
+    plain_text,
 )
-from rayward.data.records import (
-    Conversation,
-    Preference,
-    Prompt,
-    Ranking,
-    RowError,
-    Turn,
-    describe,
-)
+from rayward.data.records import Conversation, Preference, Prompt, Ranking, RowError, Turn
 
 
 def _pairs(record: Preference | Ranking) -> list[tuple[str, str]]:
@@ -95,14 +86,16 @@ def nectar(record: Preference | Ranking, repairs: list[str]) -> list[dict[str, A
 
 
 def rewardbench(record: Preference | Ranking, repairs: list[str]) -> list[dict[str, Any]]:
-    question, subset = one_question(record.turns), label_in_source(record, "rewardbench")
-    # The reader would make turns of it.
-    if is_framed(question) or is_turns_in_text(question):
-        found, expected = describe(question), "text that is one question"
-        raise RowError("turns[0].content", found, expected, "text contains the frame")
+    subset = label_in_source(record, "rewardbench")
+    question = plain_text(one_question(record.turns), "turns[0].content")
     return [
         kept(id=record.id)
-        | {"prompt": question, "chosen": chosen, "rejected": rejected, "subset": subset}
+        | {
+            "prompt": question,
+            "chosen": plain_text(chosen, "chosen"),
+            "rejected": plain_text(rejected, "rejected"),
+            "subset": subset,
+        }
         for chosen, rejected in _pairs(record)
     ]
 

@@ -1,4 +1,4 @@
-"""`rayward data` convert, stats, check: what is in data files, and from one format to another."""
+"""`rayward data` convert and stats: what is in data files, and from one format to another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rayward.pipelines.data_tools.options import (
 if TYPE_CHECKING:
     from rayward.data.formats.token_rows import Encode
 
-MAX_PRINTED = 10  # errors, languages
+MAX_PRINTED = 10  # languages
 
 
 def add(actions: argparse._SubParsersAction) -> None:
@@ -57,11 +57,6 @@ def add(actions: argparse._SubParsersAction) -> None:
     stats.add_argument("--tokenizer", metavar="DIR", help="count tokens with this tokenizer")
     stats.add_argument("--report", type=Path, metavar="FILE", help="write the numbers as JSON")
     stats.set_defaults(run_command=_stats)
-    check = actions.add_parser(
-        "check", help="say which rows cannot be used, and why; status 1 if there are any"
-    )
-    _add_input(check)
-    check.set_defaults(run_command=_check)
 
 
 def _add_input(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +96,7 @@ def _convert(options: argparse.Namespace) -> int:
     if not converted.written:
         raise ValueError(f"{options.input}: {converted.nothing()}")
     print(f"{options.input} -> {options.out}")
-    table("", _account_rows(account))
+    table("", account_rows(account))
     if account["rejected"]:
         print(f"rejected rows: {options.out}.rejected.jsonl")
     return 0
@@ -126,7 +121,8 @@ def _encoder(template: str | None, tokenizer: str | None, context: int | None) -
     return encoder(chat_template, loaded, context or 2048)
 
 
-def _account_rows(account: dict[str, Any]) -> list[tuple[str, int]]:
+def account_rows(account: dict[str, Any]) -> list[tuple[str, int]]:
+    """An account as lines of a table."""
     rows: list[tuple[str, int]] = []
     rows += [(name, account[name]) for name in ("read", "usable", "written") if name in account]
     # Without it, "written" could be more than "usable" without a reason.
@@ -152,7 +148,7 @@ def _stats(options: argparse.Namespace) -> int:
     )
     if options.report:
         write_json(options.report, numbers)
-    rows = _account_rows(numbers)
+    rows = account_rows(numbers)
     rows += [(f"records: {kind}", count) for kind, count in numbers["records"].items()]
     rows += [
         (name, numbers[name])
@@ -175,26 +171,3 @@ def _stats(options: argparse.Namespace) -> int:
     if isinstance(numbers["tokens"], str):
         print(f"tokens: {numbers['tokens']}")
     return 0
-
-
-def _check(options: argparse.Namespace) -> int:
-    from rayward.data.cleaning.markup import HtmlAnswers
-    from rayward.data.formats.registry import Report, outcomes
-    from rayward.pipelines.run.metrics import table
-
-    report, lines, html = Report(), list[str](), HtmlAnswers()
-    asked = read_options(options)
-    for outcome in outcomes(options.input, options.source, options.questions, options=asked):
-        report.count(outcome)
-        html.count(outcome.records)
-        if outcome.error is not None and len(lines) < MAX_PRINTED:
-            lines.append(f"{outcome.file}:{outcome.line}: {outcome.error}")
-    print(options.input)
-    table("", _account_rows({"usable": report.kept, **report.as_dict()}))
-    for line in lines:
-        print(line)
-    if (more := report.rejected.total() - len(lines)) > 0:
-        print(f"... and {more} more")
-    if told := html.told(options.input):
-        print(told)
-    return 1 if report.rejected else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,21 @@ def add_questions(parser: argparse.ArgumentParser) -> None:
 
 
 def add_reading(parser: argparse.ArgumentParser) -> None:
-    """--ignore and --imitate-good: what `read_options` makes of them."""
+    """--fields, --roles, --ignore and --imitate-good: what `read_options` makes of them."""
+    parser.add_argument(
+        "--fields",
+        default="",
+        metavar="TARGET=FIELD,...",
+        help="rows in no known format: where what is wanted stands, as in prompt=question,"
+        "response=answer,system=sys? (with ?: not in every row) or messages=chat,"
+        "message.role=speaker,message.content=text; a field may be a path, choices[0].message",
+    )
+    parser.add_argument(
+        "--roles",
+        default="",
+        metavar="NAME=ROLE,...",
+        help="with --fields: what names of speakers stand for, as in customer=user,agent=assistant",
+    )
     parser.add_argument(
         "--ignore",
         action="append",
@@ -46,8 +61,13 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 
 def read_options(options: argparse.Namespace) -> ReadOptions:
-    """What the user asks of the reader."""
+    """What the user asks of the reader. ValueError for fields that make no record."""
     from rayward.data.formats.fields import ReadOptions
+    from rayward.data.formats.mapped import field_map
 
     names = {name.strip() for given in options.ignore for name in given.split(",")}
-    return ReadOptions(frozenset(names - {""}), options.imitate_good)
+    asked = ReadOptions(frozenset(names - {""}), options.imitate_good)
+    if not options.fields and not options.roles:
+        return asked
+    mapped = field_map(options.fields, options.roles)
+    return replace(asked, fields=mapped.fields, roles=mapped.roles)

@@ -24,6 +24,9 @@ TRAINING: tuple[tuple[str, dict[str, str]], ...] = (
         "share of pairs in their order",
         {"pair_accuracy": "training", "heldout_accuracy": "held out"},
     ),
+    ("parts of ORPO's loss", {"sft_loss": "SFT", "odds_loss": "odds ratio"}),
+    ("reward of labelled answers", {"reward_good": "good", "reward_bad": "bad"}),
+    ("area under the ROC curve, good against bad", {"heldout_auc": "held out"}),
 )
 """Titles of the curves of training stages, each with its figures in metrics.jsonl, labelled."""
 

@@ -39,7 +39,10 @@ PANELS: tuple[tuple[str, dict[str, str]], ...] = (
             "advantage_min": "lowest",
         },
     ),
-    ("share of prompts with one reward for all answers", {"equal_groups": ""}),
+    (
+        "share of prompts with one reward for all answers",
+        {"equal_groups": "trained", "equal_groups_before": "before extra prompts"},
+    ),
     ("tokens of an answer", {"length": "mean", "length_max": "longest"}),
     ("share of answers that end (EOS)", {"finished": ""}),
     (

@@ -4,7 +4,7 @@ the RL panel.
 All of it sees the whole iteration at once, in the driver: moments, whitening and group baselines
 would change with the number of ranks or the micro-batch if ranks took them alone.
 
-Shapes: N = response tokens of all rows, B = responses.
+Shapes: N = response tokens of all rows, B = responses, G = prompts, each with its group of them.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from rayward.configs.sections.algorithms import (
     EstimatorName,
     Grpo,
     Gspo,
+    Whitened,
 )
 from rayward.configs.sections.rl import Rl
 from rayward.data.rollouts import Rollouts
@@ -133,7 +134,8 @@ def estimate_advantages(
         **kl_figures,
     }
     if in_groups:
-        measures["equal_groups"] = equal_groups(shaped_B.numpy(), rollouts.prompt_index)
+        equal_G = equal_groups(shaped_B.numpy(), rollouts.prompt_index)
+        measures["equal_groups"] = float(equal_G.mean())
     if rl.whiten_rewards:
         rewards_N = whiten(rewards_N, shift_mean=False)
     advantages_N, returns_N = ESTIMATORS[estimator](rewards_N, rollouts, rl, settings)
@@ -146,8 +148,7 @@ def estimate_advantages(
         "advantage_min": float(advantages_N.min()),
         "advantage_max": float(advantages_N.max()),
     }
-    # The group baselines have no such setting: they are scaled, or not, by their group.
-    if not in_groups and settings.whiten:
+    if isinstance(settings, Whitened) and settings.whiten:
         advantages_N = whiten(advantages_N)
     columns = {"advantages": advantages_N.float().numpy()}
     if returns_N is not None:
@@ -228,13 +229,15 @@ def _over_the_group(
     return advantages_B.repeat_interleave(torch.tensor(lengths))
 
 
-def equal_groups(rewards_B: NDArray[np.floating], prompt_index: NDArray[np.int64]) -> float:
-    """Share of the prompts whose responses all have the same reward: compared with each other they
-    teach nothing (DAPO, arXiv:2503.14476, samples others in their place).
+def equal_groups(
+    rewards_B: NDArray[np.floating], prompt_index: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """[G] of each prompt, in the order of their index, whether its responses all have the same
+    reward: compared with each other they teach nothing (see extra_prompts.py).
     """
     firsts = np.unique(prompt_index, return_index=True)[1]
     lowest, highest = (of.reduceat(rewards_B, firsts) for of in (np.minimum, np.maximum))
-    return float((lowest == highest).mean())
+    return lowest == highest
 
 
 def trains_policy(rl: Rl, with_critic: bool, iteration: int, measures: Mapping[str, float]) -> bool:

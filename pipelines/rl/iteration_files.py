@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
@@ -54,7 +54,7 @@ class IterationWriter:
                 {"role": "driver", "rank": 0, "name": name, "start": started_at, "end": time.time()}
             )
 
-    def note(self, figures: dict[str, Any]) -> None:
+    def note(self, figures: Mapping[str, Any]) -> None:
         """Figures for this iteration's line of metrics."""
         # What "time" holds so far stays: transfer, update and phases each add to it.
         self.figures = {
@@ -76,12 +76,12 @@ class IterationWriter:
         write_json(folder / "reward_state.json", shaper.state_dict())
 
     def end(
-        self, rollouts: Rollouts, generation_s: float = 0.0, in_flight: Generation | None = None
+        self, rollouts: Rollouts, tokens_per_s: float = 0.0, in_flight: Generation | None = None
     ) -> dict[str, Any]:
         """The iteration's line of metrics; all that the clock decides stands under "time".
 
-        `generation_s`: seconds that the engines took for these responses; `in_flight`: the next
-        ones, on their way.
+        `tokens_per_s`: how fast the engines made these responses, 0 of a replay; `in_flight`: the
+        next ones, on their way.
         """
         self.actors.take_spans(in_flight=in_flight)
         spans, self.actors.spans = self.driver_spans + self.actors.spans, []
@@ -103,10 +103,8 @@ class IterationWriter:
         # Material of a rate, no figure of its own.
         computed = self.figures["time"].pop("computed_tokens", 0.0)
         times = speeds(line, rollouts, self.stage.run.config, self.actors.machine, computed)
-        # The generation may lie in the iteration before, so its own seconds count.
-        if generation_s:
-            rate = len(rollouts.responses.values) / generation_s
-            times["generated_tokens_per_s"] = round(rate, 4)
+        if tokens_per_s:
+            times["generated_tokens_per_s"] = round(tokens_per_s, 4)
         self.note({"time": times})
         self.history.append(self.figures)
         return self.figures

@@ -155,7 +155,7 @@ class OnlineTraining:
             record.note(record.timed("transfer", self.actors.send_weights, iteration + 1))
         record.note(measures | {"staleness": staleness})
         record.timed("save", record.save, rollouts, prompts, self.shaper)
-        return record.end(rollouts, self.sampler.seconds, self.sampler.in_flight)
+        return record.end(rollouts, self.sampler.tokens_per_s, self.sampler.in_flight)
 
     def _sample(self, iteration: int) -> tuple[list[Prompt], Rollouts | None]:
         """Sample the iteration's responses and hand them to the scorers; its prompts, and responses
@@ -169,7 +169,8 @@ class OnlineTraining:
             iteration, None if self.samples_ahead else self.monitor.fixed_prompts(iteration)
         )
         # Each part of the responses goes to the scorers in here, as soon as it is complete.
-        prompts = record.timed("generate", sampler.finish, iteration)
+        prompts = record.timed("generate", sampler.finish, iteration, self.shaper)
+        record.note(sampler.figures)
         # Between two generations the engines are idle: they cannot take weights while requests
         # run. The policy was asked for its log-probs before, and sends after them. Iteration 0
         # finds w0 there already (`RlActors.learning`).

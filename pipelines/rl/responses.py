@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from rayward.data.packing import epoch_order
 from rayward.data.ragged import Ragged
 from rayward.data.records import Prompt
 from rayward.data.rollouts import Rollouts
+from rayward.pipelines.rl.advantages import RewardShaper
+from rayward.pipelines.rl.extra_prompts import DrawnGroups
 from rayward.pipelines.rl.rl_actors import CHUNKS, RlActors
 from rayward.pipelines.rows.prompts import fit_prompts
 from rayward.pipelines.rows.records import prepared
@@ -34,57 +37,88 @@ class PromptStream:
 
     def __init__(self, run: Run, renderer: Renderer):
         longest = run.config.rollout.max_new_tokens
-        self.prompts, self.ids = fit_prompts(prepared(run, "prompts"), renderer, longest, Counter())
-        self.seed, self.size = run.config.seed, run.config.rl.prompts_per_iteration
+        self.prompts, self.ids = fit_prompts(
+            prepared(run, "prompts"), renderer, longest, Counter(), repeated=True
+        )
+        self.seed = run.config.seed
+        self.taken = 0  # prompts so far, over all passes
 
-    def take(self, iteration: int) -> tuple[list[Prompt], Ragged]:
-        """The prompts of an iteration, and their token ids."""
+    def take(self, count: int) -> tuple[list[Prompt], Ragged]:
+        """The next prompts, and their token ids."""
         rows = []
         orders: dict[int, list[int]] = {}  # a shuffle of all prompts for each pass over them
-        # From the iteration alone, without a place that is remembered: one_step_off takes ahead.
-        for position in range(iteration * self.size, (iteration + 1) * self.size):
+        for position in range(self.taken, self.taken + count):
             pass_number, place = divmod(position, len(self.ids))
             if pass_number not in orders:
                 orders[pass_number] = epoch_order(len(self.ids), self.seed, pass_number)
             rows.append(orders[pass_number][place])
+        self.taken += count
         return [self.prompts[row] for row in rows], self.ids.take(rows)
 
 
 class Sampler:
     """New responses, each part of which goes to be scored as soon as it is complete.
 
-    The order of calls for an iteration: `begin`, `finish`, `hand_over`. The next `begin` may come
-    any time before its `finish`; with one_step_off it comes an iteration early.
+    The order of calls for an iteration: `begin`, `finish`, `hand_over`. The next `begin` comes
+    after this `finish`, which may still draw prompts; with one_step_off it comes right then.
     """
 
     def __init__(self, actors: RlActors):
         self.actors, self.stream = actors, PromptStream(actors.run, actors.renderer)
+        self.rl = actors.config.rl
         # By iteration, from `begin` to `finish`.
         self.running: dict[int, tuple[list[Prompt], Generation]] = {}
         # Parts that wait for `hand_over`.
         self.waiting: list[Rollouts] = []
         # Responses to the extra prompts of the last `finish`.
         self.fixed_responses: Rollouts | None = None
-        self.seconds = 0.0  # that the engines took for the responses of the last `finish`
+        # What the engines took for the responses of the last `finish`, and made in that time; both
+        # may lie in the iteration before.
+        self.seconds, self.tokens = 0.0, 0
+        # Of the last `finish`, where it may draw further prompts.
+        self.figures: dict[str, float] = {}
 
     def begin(self, iteration: int, extra: ExtraPrompts | None = None) -> None:
         """Start to sample the responses of an iteration, and those to the `extra` prompts,
         unless that has begun.
         """
         if iteration not in self.running:
-            prompts, ids = self.stream.take(iteration)
+            prompts, ids = self.stream.take(self.rl.prompts_per_iteration)
             self.running[iteration] = (prompts, self.actors.generate(ids, iteration, extra))
 
-    def finish(self, iteration: int) -> list[Prompt]:
+    def finish(self, iteration: int, shaper: RewardShaper) -> list[Prompt]:
         """Wait for the responses, which go to the scorers on the way; the iteration's prompts.
 
-        Raises RuntimeError where they were sampled by other weights than the mode says.
+        With rl.extra_prompts the rewards, as `shaper` makes them, come first: they decide which
+        responses the other scorers see. RuntimeError where they were sampled by other weights than
+        the mode says.
         """
         prompts, generation = self.running.pop(iteration)
+        self.fixed_responses, self.figures = None, {}
+        self.seconds, self.tokens = 0.0, 0
+        parts = self._parts(generation, len(prompts), iteration)
+        if self.rl.extra_prompts:
+            drawn = DrawnGroups(self.actors.reward, shaper, self.rl)
+            drawn.add(prompts, parts)
+            while missing := drawn.missing():
+                further, ids = self.stream.take(missing)
+                generation = self.actors.generate(ids, iteration, round_number=drawn.rounds)
+                drawn.add(further, self._parts(generation, missing, iteration))
+            prompts, rollouts, self.figures = drawn.batch()
+            parts = in_parts(rollouts, len(prompts))
+        for part in parts:
+            # Learners cannot work before the engines have left the GPUs.
+            if self.actors.colocation.on:
+                self.waiting.append(part)
+            else:
+                self.actors.scoring.ask(part, prompts, iteration)
+        return prompts
+
+    def _parts(self, generation: Generation, prompts: int, iteration: int) -> Iterator[Rollouts]:
+        """The responses to so many prompts, part by part; those to extra ones go aside."""
         # One update old, but in iteration 0, which has no older ones than w0.
-        one_step_off = self.actors.config.rl.mode == "one_step_off"
+        one_step_off = self.rl.mode == "one_step_off"
         expected = max(0, iteration - 1) if one_step_off else iteration
-        self.fixed_responses = None
         for _, part in generation.parts():
             if part.weight_version != expected:
                 raise RuntimeError(
@@ -92,16 +126,18 @@ class Sampler:
                     f"{part.weight_version}, not {expected}"
                 )
             # The engines number extra prompts after the others; see RolloutGroup.stream.
-            if part.prompt_index[0] >= len(prompts):
-                self.fixed_responses = replace(part, prompt_index=part.prompt_index - len(prompts))
-            # Learners cannot work before the engines have left the GPUs.
-            elif self.actors.colocation.on:
-                self.waiting.append(part)
+            if part.prompt_index[0] >= prompts:
+                self.fixed_responses = replace(part, prompt_index=part.prompt_index - prompts)
             else:
-                self.actors.scoring.ask(part, prompts, iteration)
+                self.tokens += len(part.responses.values)
+                yield part
         # Known only now, after the last part.
-        self.seconds = generation.seconds
-        return prompts
+        self.seconds += generation.seconds
+
+    @property
+    def tokens_per_s(self) -> float:
+        """What the engines made for the last `finish`, also of responses that were replaced."""
+        return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
     def in_flight(self) -> Generation | None:
@@ -116,6 +152,15 @@ class Sampler:
         for part in self.waiting:
             self.actors.scoring.ask(part, prompts, iteration)
         self.waiting = []
+
+
+def in_parts(rollouts: Rollouts, prompts: int) -> Iterator[Rollouts]:
+    """The responses to all prompts in the parts in which new ones would come: batches of the same
+    rows give the same bits.
+    """
+    part_of = rollouts.prompt_index // -(-prompts // CHUNKS)
+    for part in np.unique(part_of):
+        yield rollouts.take(np.flatnonzero(part_of == part))
 
 
 def replay_files(folder: Path, config: Config) -> list[Path]:
@@ -141,7 +186,8 @@ class Replay:
     """The responses of an earlier stage, or of rayward rl --rollout-only, in place of new ones."""
 
     # What a Sampler has, and files have not.
-    seconds = 0.0
+    tokens_per_s = 0.0
+    figures: Mapping[str, float] = {}
     in_flight: Generation | None = None
     fixed_responses: Rollouts | None = None
 
@@ -152,7 +198,7 @@ class Replay:
     def begin(self, iteration: int, extra: ExtraPrompts | None = None) -> None:
         """Nothing to sample."""
 
-    def finish(self, iteration: int) -> list[Prompt]:
+    def finish(self, iteration: int, shaper: RewardShaper) -> list[Prompt]:
         """Read the responses of a file; their prompts.
 
         Raises StageError where they are not as many as the config says, or of other prompts.
@@ -179,11 +225,7 @@ class Replay:
         return prompts
 
     def hand_over(self, prompts: list[Prompt], iteration: int) -> None:
-        """Ask the scorers, in the parts in which new responses would come: batches of the same
-        rows give the same bits.
-        """
+        """Ask the scorers now."""
         self.actors.colocation.to_learners()
-        chunk_of = self.read.prompt_index // -(-len(prompts) // CHUNKS)
-        for part in np.unique(chunk_of):
-            rows = np.flatnonzero(chunk_of == part)
-            self.actors.scoring.ask(self.read.take(rows), prompts, iteration)
+        for part in in_parts(self.read, len(prompts)):
+            self.actors.scoring.ask(part, prompts, iteration)

@@ -13,7 +13,7 @@ import ray
 
 from rayward.actors.group import Group, TrainingGroup, critic_group, frozen_group, policy_group
 from rayward.actors.rollout.generation import Generation
-from rayward.actors.rollout_group import ExtraPrompts, RolloutGroup
+from rayward.actors.rollout_group import ExtraPrompts, RolloutGroup, SeedParts
 from rayward.actors.training.updates import mean_over_steps
 from rayward.cluster.connect import check_fits
 from rayward.configs.plan import critic_start, has_reference, roles
@@ -151,18 +151,25 @@ class RlActors:
         return {"policy": self.policy} | ({"critic": self.critic} if self.critic else {})
 
     def generate(
-        self, prompts: Ragged, iteration: int, extra: ExtraPrompts | None = None
+        self,
+        prompts: Ragged,
+        iteration: int,
+        extra: ExtraPrompts | None = None,
+        round_number: int = 0,
     ) -> Generation:
         """Start to sample responses to the prompts, and to `extra` ones, with the weights
-        that the engines hold.
+        that the engines hold. Rounds above 0 are of rl.extra_prompts.
         """
         rollout = self.config.rollout
         prompts_per_chunk = -(-len(prompts) // CHUNKS)  # rounded up
+        # What a request's seed is made of: the same response whatever engine samples it.
+        seed_parts: SeedParts = (self.config.seed, "rl", iteration)
+        if round_number:
+            seed_parts += ("extra", round_number)
         return self.rollout.stream(
             prompts,
             self.config.rl.samples_per_prompt,
-            # What a request's seed is made of: the same response whatever engine samples it.
-            (self.config.seed, "rl", iteration),
+            seed_parts,
             self.renderer.stop_token_ids,
             rollout.temperature,
             rollout.max_new_tokens,

@@ -19,9 +19,14 @@ from rayward.pipelines.run.metrics import Metrics
 def rollout_only(run: Run, folder: Path) -> dict[str, float]:
     """Sample responses to the prompts of every iteration, score them and write them to `folder`.
 
-    Raises StageError where the folder holds rollouts already.
+    Raises StageError where the folder holds rollouts already, or the config asks for extra prompts.
     """
     config = run.config
+    if config.rl.extra_prompts:
+        raise StageError(
+            f"rl.extra_prompts {config.rl.extra_prompts} has no effect with --rollout-only, which "
+            "replaces no answers; set it to 0"
+        )
     if has(config, "sft"):
         run.require("sft")
     if any(folder.glob("*.parquet")):
@@ -37,7 +42,7 @@ def rollout_only(run: Run, folder: Path) -> dict[str, float]:
         # Prompts and request seeds are those of the RL stage, so its iteration 0 samples the same.
         stream = PromptStream(run, actors.renderer)
         for iteration in range(config.rl.iterations):
-            prompts, ids = stream.take(iteration)
+            prompts, ids = stream.take(config.rl.prompts_per_iteration)
             rollouts = actors.generate(ids, iteration).all()
             rollouts = rollouts.with_columns(scores=actors.reward.score(rollouts, prompts))
             rollout_file.write(

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import Counter
 from typing import Any
 
-from rayward.data.records import Conversation, Prompt, Ranking, Record, RowError, describe
+from rayward.data.records import Conversation, Labelled, Prompt, Ranking, Record, RowError, describe
 
 NO_ANSWER = "no answer token within the context"
 FURTHER = "kept, further segments"
@@ -64,7 +64,7 @@ class LeftOut(Counter[str]):
 
 
 def set_aside(
-    dropped: Counter[str], record: Conversation | Prompt | Ranking, error: RowError
+    dropped: Counter[str], record: Conversation | Prompt | Ranking | Labelled, error: RowError
 ) -> None:
     """Count a row that the chat template cannot render; a LeftOut lists it too."""
     if not isinstance(dropped, LeftOut):

@@ -12,15 +12,22 @@ from rayward.pipelines.rows.renderer import Renderer
 
 
 def fit_prompts(
-    records: Iterable[Prompt], renderer: Renderer, max_new_tokens: int, dropped: Counter[str]
+    records: Iterable[Prompt],
+    renderer: Renderer,
+    max_new_tokens: int,
+    dropped: Counter[str],
+    seen: set[tuple[str, str | None]] | None = None,
+    repeated: bool = False,
 ) -> tuple[list[Prompt], Ragged]:
     """Distinct prompts that leave room for an answer, with their rows.
 
     One is left out where the template would refuse the conversation that an answer makes of it.
+    `seen`: the keys of prompts that came before, to which these are added. `repeated`: copies are
+    meant, as in what prepare has drawn.
     """
     kept: list[Prompt] = []
     rows: list[list[int]] = []
-    seen: set[tuple[str, str | None]] = set()
+    seen = set() if seen is None else seen
     for record in records:
         key = prompt_key(record.turns), record.tools
         try:
@@ -28,7 +35,7 @@ def fit_prompts(
         except RowError as error:
             set_aside(dropped, record, error)
             continue
-        if key in seen:
+        if key in seen and not repeated:
             dropped["duplicate prompt"] += 1
         elif len(row.ids) + max_new_tokens > renderer.context_tokens:
             # A cut prompt would ask something else, and less room would cut the answer.

@@ -11,7 +11,8 @@ import torch
 from rayward.actors.training.rankings import RankedRows
 from rayward.algorithms.preference import break_ties
 from rayward.data.ragged import Ragged
-from rayward.data.records import Ranking
+from rayward.data.records import Labelled, Ranking
+from rayward.pipelines.rows.labelled import fit_labelled
 from rayward.pipelines.rows.rankings import fit_rankings
 from rayward.pipelines.rows.renderer import Renderer
 
@@ -27,9 +28,7 @@ def ranked_rows(
     What does not fit is counted in `dropped`.
     """
     if seed is not None:
-        # One generator for all: the order of the rankings decides which tie gets which draw.
-        generator = torch.Generator().manual_seed(seed)
-        rankings = [_without_ties(ranking, generator) for ranking in rankings]
+        rankings = without_ties(rankings, seed)
     kept, encoded = fit_rankings(rankings, renderer, Counter() if dropped is None else dropped)
     # All answers of all rankings, one after another; `sizes` says how many are of each.
     ids = Ragged.of([row.ids for ranking in encoded for row in ranking])
@@ -37,6 +36,23 @@ def ranked_rows(
     ranks = [rank for ranking in kept for rank in (ranking.ranks or range(len(ranking.answers)))]
     sizes = np.array([len(ranking) for ranking in encoded], dtype=np.int64)
     return kept, RankedRows(ids, sizes, np.array(ranks, dtype=np.float32), answers)
+
+
+def labelled_rows(records: list[Labelled], renderer: Renderer) -> tuple[list[Labelled], RankedRows]:
+    """Labelled answers that fit, and their token rows: rankings of one answer each, good or not."""
+    kept, encoded = fit_labelled(records, renderer, Counter())
+    ids = Ragged.of([row.ids for row in encoded])
+    answers = Ragged.of([row.weights for row in encoded], np.uint8)
+    good = np.array([record.good for record in kept], dtype=bool)
+    ones = np.ones(len(kept), np.int64)
+    return kept, RankedRows(ids, ones, ones.astype(np.float32), answers, good=good)
+
+
+def without_ties(rankings: list[Ranking], seed: int) -> list[Ranking]:
+    """Rankings with their ties in an order drawn by the seed."""
+    # One generator for all: the order of the rankings decides which tie gets which draw.
+    generator = torch.Generator().manual_seed(seed)
+    return [_without_ties(ranking, generator) for ranking in rankings]
 
 
 def _without_ties(ranking: Ranking, generator: torch.Generator) -> Ranking:

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from rayward.configs.schema import Config
-from rayward.configs.sections.data import LISTS, Data, DataSource
+from rayward.configs.sections.data import LISTS, OWN_EVALUATION, Data, DataSource
 from rayward.data.formats.containers import data_files
 from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.registry import Outcome, Report, located
-from rayward.data.records import Conversation, Preference, Prompt, Ranking, Record, Turn
+from rayward.data.records import Conversation, Labelled, Preference, Prompt, Ranking, Record, Turn
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows.left_out import Places
 from rayward.pipelines.run.errors import StageError
@@ -74,6 +74,8 @@ def contents(data: Data) -> dict[str, str]:
     They are among the settings of prepare, so a changed file is not taken for the old one.
     """
     sources = {source.path for name in LISTS for source in getattr(data, name)}
+    if data.decontaminate:
+        sources |= {*data.decontaminate.against} - {OWN_EVALUATION}
     local = [Path(data.root) / source for source in sources if not source.startswith("hf:")]
     digests: dict[str, str] = {}
     for path in sorted(local):
@@ -101,7 +103,9 @@ def _open(
     if not source.path.startswith("hf:"):
         path = Path(data.root) / source.path
     try:
-        asked = ReadOptions(frozenset(source.ignore), source.imitate_good)
+        asked = ReadOptions(
+            frozenset(source.ignore), source.imitate_good, source.fields, source.roles
+        )
         return located(path, source.format, rows, options=asked)
     except (FileNotFoundError, ValueError) as error:
         raise StageError(
@@ -116,7 +120,7 @@ def _as_kind(record: Record, name: str) -> Record | None:
     if name == "preferences":
         if isinstance(record, Preference):
             return record.as_ranking()
-        return record if isinstance(record, Ranking) else None
+        return record if isinstance(record, Ranking | Labelled) else None
     # A prompt can be had from every kind. The first answer of a conversation is its reference, for
     # sources of reward that compare with one.
     if isinstance(record, Conversation):

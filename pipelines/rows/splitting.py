@@ -15,12 +15,12 @@ from typing import TypeVar
 
 from rayward.configs.schema import Config
 from rayward.configs.stages import trains_judge
-from rayward.data.records import Conversation, Prompt, Ranking, Turn
+from rayward.data.records import Conversation, Labelled, Prompt, Ranking, Turn
 from rayward.pipelines.rows.prompts import prompt_key
 from rayward.pipelines.rows.reading import to_first_answer
 
-R = TypeVar("R", Conversation, Ranking, Prompt)
-A = TypeVar("A", Conversation, Ranking)
+R = TypeVar("R", Conversation, Ranking, Prompt, Labelled)
+A = TypeVar("A", Conversation, Ranking, Labelled)
 
 FILES = {
     "conversations": "conversations",
@@ -28,6 +28,8 @@ FILES = {
     "rankings": "preferences",
     "heldout": "preferences",
     "judge": "preferences",
+    "labelled": "preferences",
+    "labelled_heldout": "preferences",
     "prompts": "prompts",
     "evaluation_prompts": "evaluation_prompts",
 }
@@ -46,18 +48,38 @@ def divide(
         share = _share(_question(record))
         heldout = share < config.data.sft_heldout_fraction
         split["sft_heldout" if heldout else "conversations"].append(record)
-    for record in _without(records["preferences"], evaluation, dropped["rankings"]):
+    rankings = [record for record in records["preferences"] if not isinstance(record, Labelled)]
+    for record in _without(rankings, evaluation, dropped["rankings"]):
         split[_preference_split(record, config)].append(record)
     # Few rows: those of one question are measured on.
     for trained, measured in (("conversations", "sft_heldout"), ("rankings", "heldout")):
         if not split[measured]:
             split[trained], split[measured] = _one_question_out(split[trained])
+    labelled = [record for record in records["preferences"] if isinstance(record, Labelled)]
+    _divide_labelled(_without(labelled, evaluation, dropped["labelled"]), split, config)
     split["prompts"] = list(_without(records["prompts"], evaluation, dropped["prompts"]))
     split["evaluation_prompts"] = records["evaluation_prompts"]
     return split
 
 
-def _question(record: Conversation | Ranking) -> str:
+def _divide_labelled(records: Iterable[Labelled], split: dict[str, list], config: Config) -> None:
+    """Labelled answers, held out where rankings of the same prompt are."""
+    measured = {_question(record) for record in split["heldout"]}
+    for record in records:
+        key = _question(record)
+        heldout = key in measured or _share(key) < config.data.heldout_fraction
+        split["labelled_heldout" if heldout else "labelled"].append(record)
+    if measured or split["labelled_heldout"]:
+        return
+    # Few rows: of a question that no ranking asks, since all of those are trained on.
+    trained = {_question(record) for record in (*split["rankings"], *split["judge"])}
+    others = [record for record in split["labelled"] if _question(record) not in trained]
+    split["labelled_heldout"] = _one_question_out(others)[1]
+    chosen = {_question(record) for record in split["labelled_heldout"]}
+    split["labelled"] = [row for row in split["labelled"] if _question(row) not in chosen]
+
+
+def _question(record: Conversation | Ranking | Labelled) -> str:
     """What makes two records ask the same.
 
     Of a conversation the first question: those that begin alike are held out together.

@@ -1,7 +1,7 @@
-"""Stage dpo: direct preference optimization, the policy itself learns from rankings.
+"""Stage dpo: direct preference optimization and its kin, the policy itself learns from rankings.
 
 It needs no reward model, critic or rollouts. The last stage of Xwin-LM's 2024 paper
-(arXiv:2405.20335). Rankings are those that people brought,
+(arXiv:2405.20335). Rankings are those that people brought, with KTO also labelled answers;
 or of the policy's own answers, as that paper advises for what is dispreferred: those of rejection
 sampling, ranked by the reward model.
 """
@@ -16,8 +16,10 @@ import numpy as np
 from rayward.actors.training.dpo import dpo_loop
 from rayward.cluster.connect import connect
 from rayward.configs.plan import inputs, optimizer_steps
+from rayward.configs.stages import learns_labels
 from rayward.data.ragged import merge
 from rayward.data.records import Prompt, Ranking
+from rayward.pipelines.rows.labelled import prepared_labels
 from rayward.pipelines.rows.ranked import ranked_rows
 from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
@@ -25,9 +27,21 @@ from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import read_jsonl
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.metrics import table
-from rayward.pipelines.run.stage import begin
+from rayward.pipelines.run.stage import Stage, begin
 from rayward.pipelines.scoring.reward_measures import measure
+from rayward.pipelines.training.labels import learn_labels
 from rayward.pipelines.training.ray_train import RANKED_SHOWN, job, train
+
+LAST = (
+    "loss",
+    "sft_loss",
+    "odds_loss",
+    "best_moved",
+    "worst_moved",
+    "best_logprob",
+    "worst_logprob",
+)
+"""Figures of the last step, those that the objective has, among the stage's."""
 
 
 def train_dpo(run: Run) -> dict[str, Any] | None:
@@ -38,7 +52,14 @@ def train_dpo(run: Run) -> dict[str, Any] | None:
         return None
     connect(config.cluster)
     renderer = Renderer.of_run(run)
-    model = run.first if dpo.start == "sft" else run.model("sample")
+    # Only the one that is meant: the others may be none of this run's.
+    match dpo.start:
+        case "sft":
+            model = run.first
+        case "base":
+            model = run.base
+        case "sample":
+            model = run.model("sample")
     check_vocabulary(renderer.tokenizer, model)
     rankings = prepared(run, "rankings")
     if dpo.data == "samples":
@@ -50,25 +71,43 @@ def train_dpo(run: Run) -> dict[str, Any] | None:
                 "earlier version, which does not say which of their answers were cut; rayward "
                 "align CONFIG --redo sample takes them in"
             )
+    learn = learn_labels if learns_labels(config) else learn_rankings
+    metrics = learn(stage, model, rankings, renderer)
+    table("dpo", metrics)
+    return stage.finish(metrics)
+
+
+def learn_rankings(
+    stage: Stage, model: str, rankings: list[Ranking], renderer: Renderer
+) -> dict[str, Any]:
+    """Train on rankings; figures of the last step and of the held-out rankings."""
+    run, config, dpo = stage.run, stage.run.config, stage.run.config.dpo
     kept, rows = ranked_rows(rankings, renderer, config.seed)
     if not kept:
         raise StageError(
             f"dpo.data {dpo.data}: none of {len(rankings)} rankings has two answers that fit the "
             "context"
         )
+    counts = {"rankings": len(kept)}
+    labels = len(prepared_labels(run, "labelled")) if dpo.data == "preferences" else 0
+    if labels:
+        counts["labelled_left_out"] = labels
+        print(
+            f"dpo: {labels} labelled answers are left out: dpo.objective {dpo.objective} learns "
+            "from rankings; kto learns from both",
+            flush=True,
+        )
     heldout, heldout_rows = ranked_rows(prepared(run, "heldout"), renderer, config.seed)
     steps = optimizer_steps(len(kept), dpo.rankings_per_step, dpo.epochs)
     work = job(stage, model, rows, heldout_rows, dpo)
     reports = train(stage, "dpo", dpo_loop, work, steps, RANKED_SHOWN)
-    last = {name: reports["last"][name] for name in ("loss", "best_moved", "worst_moved")}
+    last = {name: reports["last"][name] for name in LAST if name in reports["last"]}
     last |= {"kept_step": reports["kept"][0]["kept_step"]} if dpo.keep == "best" else {}
     measures: dict[str, Any] = {"heldout_rankings": 0}
     if heldout:
         scores = merge(reports["heldout_scores"], len(heldout_rows.ids))
         measures = measure(scores, heldout, heldout_rows)
-    metrics = {"rankings": len(kept), "optimizer_steps": steps} | last | measures
-    table("dpo", metrics)
-    return stage.finish(metrics)
+    return counts | {"optimizer_steps": steps} | last | measures
 
 
 def sampled_rankings(

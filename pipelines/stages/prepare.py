@@ -1,8 +1,8 @@
 """Stage prepare: read or generate the data, train or load the tokenizer, and account for every row.
 
-Writes normalised records (conversations, rankings, held-out rankings, judge rankings, prompts,
-evaluation prompts), the tokenizer with its chat template, a base model with random weights where
-the config asks for one, and report.json.
+Writes normalised records (conversations, rankings, held-out rankings, judge rankings, labelled
+answers, prompts, evaluation prompts), the tokenizer with its chat template, a base model with
+random weights where the config asks for one, and report.json.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rayward.configs.labels import no_preferences
 from rayward.configs.needs import few_rows, least_rows
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS
 from rayward.data.record_json import to_json
 from rayward.data.records import Ranking
 from rayward.data.toy import toyworld
-from rayward.pipelines.rows import quality
+from rayward.pipelines.rows import mixture, quality
+from rayward.pipelines.rows.contamination import evaluation_texts, without_shared
 from rayward.pipelines.rows.conversations import fit_conversations
+from rayward.pipelines.rows.labelled import fit_labelled
 from rayward.pipelines.rows.left_out import FURTHER, LeftOut, Places
 from rayward.pipelines.rows.prompts import fit_prompts
 from rayward.pipelines.rows.rankings import fit_rankings
@@ -59,32 +62,42 @@ def prepare(run: Run) -> dict[str, Any] | None:
     # Divided before rows are fitted: what fits depends on the context, and a record must not move
     # from training to measurement, or back, with it.
     dropped = {name: LeftOut(places) for name in FILES}
-    split = divide(records, config, dropped)
+    evaluated = evaluation_texts(config.data, records["evaluation_prompts"], places, report)
+    split = divide(without_shared(records, evaluated, dropped), config, dropped)
     # By the kind of the source; only the records are kept here. The stages make the rows again.
     prompts = partial(fit_prompts, max_new_tokens=config.rollout.max_new_tokens)
     fit: dict[str, Callable[..., Any]] = {
         "conversations": partial(fit_conversations, sft=config.sft),
         "preferences": fit_rankings,
-        "prompts": prompts,
-        "evaluation_prompts": prompts,
+        "prompts": partial(prompts, seen=set()),
+        "evaluation_prompts": partial(prompts, seen=set()),
     }
+    # One source, two kinds of records.
+    fit |= {"labelled": fit_labelled, "labelled_heldout": fit_labelled}
+    sources = mixture.Sources(records, report)
     with Metrics(stage.folder, "prepare", len(FILES), "set") as progress:
         for number, (name, source) in enumerate(FILES.items()):
             given = len(split[name])
-            split[name] = fit[source](split[name], renderer, dropped=dropped[name])[0]
-            progress.log(number, {"set": name, "rows": given, "kept": len(split[name])}, ("kept",))
+            parts = sources.parts(source, split[name])
+            one = partial(fit.get(name, fit[source]), renderer=renderer, dropped=dropped[name])
+            kept, split[name], account = mixture.mixed(
+                config.data, name, source, parts, one, config.seed
+            )
+            report.setdefault("kept", {})[name] = len(kept)
+            if account:
+                report.setdefault("mixture", {})[name] = [part.as_dict() for part in account]
+            progress.log(number, {"set": name, "rows": given, "kept": len(kept)}, ("kept",))
 
     for name in FILES:
         split[name] = with_ids(split[name])
         write_jsonl(stage.folder / f"{name}.jsonl", [to_json(record) for record in split[name]])
-    report["kept"] = {name: len(split[name]) for name in FILES}
     report["rules"] = {name: dict(counts) for name, counts in dropped.items() if counts}
     report["left_out"] = [row for counts in dropped.values() for row in counts.rows]
     if not config.data.toyworld:
         _check_account(records, report)
     else:
         metrics["noise_ceiling"] = _noise_ceiling(split["heldout"])
-    report["warnings"] = list(few_rows(config, report["kept"]))
+    report["warnings"] = list(few_rows(config, {name: len(split[name]) for name in FILES}))
     # Before the check: where too few rows are left, the report says why.
     write_json(stage.folder / "report.json", report)
     _require(split, config, report["rules"])
@@ -95,6 +108,7 @@ def prepare(run: Run) -> dict[str, Any] | None:
     for name in FILES:
         metrics[name] = len(split[name])
     metrics["vocabulary"] = len(renderer.tokenizer)
+    mixture.show(report.get("mixture", {}))
     table("prepare", {name.replace("_", " "): value for name, value in metrics.items()})
     return stage.finish(metrics)
 
@@ -162,6 +176,8 @@ def _check_account(records: dict[str, list], report: dict[str, Any]) -> None:
 
 def _require(split: dict[str, list], config: Config, rules: dict[str, dict[str, int]]) -> None:
     """StageError where a later stage of this config would have too few rows."""
+    for line in no_preferences(config, {name: len(rows) for name, rows in split.items()}):
+        raise StageError(line)
     for name, least in least_rows(config).items():
         if len(split[name]) < least:
             lost = [

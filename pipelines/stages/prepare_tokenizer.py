@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rayward.configs.schema import Config
 from rayward.configs.sections.model import Model
 from rayward.data.model_files.hub_models import config_of, local
-from rayward.data.records import Conversation, Ranking, Turn, parts_of
+from rayward.data.records import Conversation, Labelled, Ranking, Turn, parts_of
 from rayward.data.templates.behaviour import SYSTEM, behaviour, unlike_own
 from rayward.data.templates.jinja import jinja
 from rayward.data.templates.pieces import text
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 
 def make_renderer(
-    config: Config, folder: Path, conversations: list[Conversation], rankings: list[Ranking]
+    config: Config,
+    folder: Path,
+    conversations: list[Conversation],
+    preferences: list[Ranking | Labelled],
 ) -> tuple[Renderer, dict[str, Any]]:
     """Train or load the tokenizer, give it the chat template and its end token, and save it.
 
@@ -51,10 +54,10 @@ def make_renderer(
         texts = itertools.chain(
             (text(template, c.turns) for c in conversations if _is_text(c)),
             (
-                text(template, (*r.turns, Turn("assistant", a)))
-                for r in rankings
-                if _is_text(r)
-                for a in r.answers
+                text(template, (*record.turns, Turn("assistant", answer)))
+                for record in preferences
+                if _is_text(record)
+                for answer in ((record.answer,) if isinstance(record, Labelled) else record.answers)
             ),
         )
         tokenizer = train_tokenizer(
@@ -92,7 +95,7 @@ def make_renderer(
     return renderer, {"name": template.name, "ends": end_token(template, tokenizer), "told": notes}
 
 
-def _is_text(record: Conversation | Ranking) -> bool:
+def _is_text(record: Conversation | Ranking | Labelled) -> bool:
     """Whether templates of the table have a place for all of it; else no row is made of it."""
     return not any(parts_of(record.turns, record.tools))
 

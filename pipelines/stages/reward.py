@@ -15,11 +15,13 @@ import ray
 from rayward.actors.training.rankings import RankedRows
 from rayward.actors.training.reward_model import reward_loop
 from rayward.cluster.connect import connect
+from rayward.configs.labels import LABELS_ALONE
 from rayward.configs.plan import inputs, optimizer_steps
 from rayward.configs.stages import trains_judge
 from rayward.data.model_files.hub_models import local
 from rayward.data.ragged import Ragged, merge
 from rayward.data.records import Ranking
+from rayward.pipelines.rows.labelled import prepared_labels
 from rayward.pipelines.rows.ranked import ranked_rows
 from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
@@ -41,6 +43,9 @@ def train_reward_models(run: Run) -> dict[str, Any] | None:
         return None
     connect(config.cluster)
     metrics = _train(stage, "rankings", "model", config.seed)
+    if labels := len(prepared_labels(run, "labelled")):
+        metrics["labelled_left_out"] = labels
+        print(f"reward: {labels} labelled answers are left out: {LABELS_ALONE}", flush=True)
     noise_ceiling = run.manifest("prepare")["metrics"].get("noise_ceiling")
     if noise_ceiling is not None:
         metrics["noise_ceiling"] = noise_ceiling

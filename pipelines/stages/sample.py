@@ -72,7 +72,8 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
     sample = config.sample
     # Training comes after these actors are gone, and checks for itself.
     check_fits({name: role for name, role in roles(config, "sample").items() if name != "train"})
-    prompts, ids = fit_prompts(prompts, renderer, config.rollout.max_new_tokens, Counter())
+    longest = config.rollout.max_new_tokens
+    prompts, ids = fit_prompts(prompts, renderer, longest, Counter(), repeated=True)
     rollout = RolloutGroup(stage.run.first, config, config.resources.policy)
     reward = Scorer(stage.run, renderer)
     rows: list[dict[str, Any]] = []

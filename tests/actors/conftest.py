@@ -43,7 +43,10 @@ def made_rollouts(tiny_models) -> Callable[..., Rollouts]:
         )
         tokens = len(responses.values)
         near = plain_logprobs(load_policy(tiny_models.policy, "float32").lm, prompts, responses)
-        noise = lambda width: (width * rng.standard_normal(tokens)).astype(np.float32)  # noqa: E731
+
+        def noise(width: float) -> np.ndarray:
+            return (width * rng.standard_normal(tokens)).astype(np.float32)
+
         return Rollouts(
             prompts=prompts,
             responses=responses,

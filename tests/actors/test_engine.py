@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from rayward.actors.group import TrainingGroup
-from rayward.actors.models.cpu.lean import skip_unread
 from rayward.actors.models.forward import packed_inputs, response_inputs
+from rayward.actors.models.lean import skip_unread
 from rayward.actors.models.load import load_policy, load_scalar
 from rayward.actors.process import Rendezvous
 from rayward.actors.training.engine import TrainEngine

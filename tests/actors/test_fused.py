@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import sys
-import types
 
 import pytest
 import torch
@@ -19,9 +17,9 @@ from transformers import (
     MistralConfig,
     Qwen3Config,
 )
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRMSNorm
 
-from rayward.actors.models.cpu.fused import _fuse_rotary, _RMSNorm, _Rotary, fuse
+from rayward.actors.models.cpu.fused import _fused_rotation, _RMSNorm, _Rotary, fuse
 from rayward.actors.models.load import load_policy, load_scalar
 
 SIZES = {
@@ -53,33 +51,15 @@ FUSED = {
 }
 
 
-@pytest.fixture
-def fresh(monkeypatch):
-    """A model with the code that its architecture came with; what the test puts there is taken away
-    after it.
-    """
-
-    def make(config, frozen: str = "-"):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-        for name, parameter in model.named_parameters():
-            if "norm" in name:
-                parameter.data += 0.3 * torch.randn_like(parameter)
-            parameter.requires_grad_(frozen not in name)
-        code = sys.modules[type(model).__module__]
-        if hasattr(code, "apply_rotary_pos_emb"):
-            monkeypatch.setattr(
-                code,
-                "apply_rotary_pos_emb",
-                inspect.unwrap(code.apply_rotary_pos_emb, stop=_foreign),
-            )
-        return model
-
-    return make
-
-
-def _foreign(function) -> bool:
-    return function.__name__ != "fused_rotary"
+def fresh(config, frozen: str = "-"):
+    """A model of random weights with norms that are not all 1."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    for name, parameter in model.named_parameters():
+        if "norm" in name:
+            parameter.data += 0.3 * torch.randn_like(parameter)
+        parameter.requires_grad_(frozen not in name)
+    return model
 
 
 def logits_and_gradients(model) -> dict[str, torch.Tensor]:
@@ -95,19 +75,19 @@ def logits_and_gradients(model) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("frozen", ["-", "norm", "embed"])
 @pytest.mark.parametrize("name", FUSED)
-def test_logits_and_gradients_stay(fresh, name, frozen):
+def test_logits_and_gradients_stay(name, frozen):
     config, norms, rotary = FUSED[name]
     model = fresh(config, frozen)
     fused = copy.deepcopy(model)
     before = logits_and_gradients(model)
-    assert fuse(fused) == norms + rotary
+    assert fuse(fused) == norms + 2 * rotary, "a rotation in each layer"
     after = logits_and_gradients(fused)
     assert before.keys() == after.keys()
     assert torch.equal(after["logits"], before["logits"])
     torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
-def test_fp64_and_bf16_run_what_the_model_had(fresh):
+def test_fp64_and_bf16_run_what_the_model_had():
     model = fresh(FUSED["llama"][0])
     kinds = (torch.float64, torch.bfloat16)
     before = [logits_and_gradients(copy.deepcopy(model).to(dtype)) for dtype in kinds]
@@ -117,10 +97,21 @@ def test_fp64_and_bf16_run_what_the_model_had(fresh):
         assert all(torch.equal(ours[what], value) for what, value in theirs.items())
 
 
-def test_a_second_time_nothing_is_left_to_replace(fresh):
+def test_a_second_time_nothing_is_left_to_replace():
     model = fresh(FUSED["llama"][0])
-    assert fuse(model) == 6
+    assert fuse(model) == 7
     assert fuse(model) == 0
+
+
+def test_other_models_of_the_process_keep_theirs():
+    code = sys.modules[LlamaAttention.__module__]
+    before, forward = dict(vars(code)), LlamaAttention.forward
+    other, model = (fresh(FUSED["llama"][0]) for _ in range(2))
+    fuse(model)
+    assert dict(vars(code)) == before and LlamaAttention.forward is forward
+    assert type(other.model.layers[0].self_attn) is LlamaAttention
+    assert type(other.model.norm) is LlamaRMSNorm
+    assert isinstance(model.model.layers[0].self_attn, LlamaAttention)
 
 
 class Rotate(torch.nn.Module):
@@ -156,9 +147,7 @@ def rotate(q, k, cos, sin, unsqueeze_dim=1):
     ],
 )
 def test_a_rotation_that_takes_other_arguments_or_is_an_object_is_left(function, replaced):
-    code = types.SimpleNamespace(apply_rotary_pos_emb=function)
-    assert _fuse_rotary(code) == replaced
-    assert (code.apply_rotary_pos_emb is function) != replaced
+    assert (_fused_rotation(function) is not None) == replaced
 
 
 def test_gradients_are_those_of_the_formulas():
@@ -185,4 +174,7 @@ def test_policies_and_reward_models_are_loaded_so(tiny_models):
     )
     for model in (policy.lm, reward.classifier):
         assert model.base_model.norm.unfused is LlamaRMSNorm
-        assert sys.modules[type(model).__module__].apply_rotary_pos_emb.__name__ == "fused_rotary"
+        attention = model.base_model.layers[0].self_attn
+        assert attention.unfused is LlamaAttention
+        rotation = type(attention).forward.__globals__["apply_rotary_pos_emb"]
+        assert rotation.__name__ == "fused_rotary"

@@ -29,7 +29,10 @@ def grouped(made_rollouts, sizes, prompt_tokens, seed=0):
 
 def of_policy(folder, wanted=None):
     module = load_policy(folder, "float32")
-    run = lambda *rows, **inputs: module(*rows, **inputs)[0]  # noqa: E731
+
+    def run(*rows, **inputs):
+        return module(*rows, **inputs)[0]
+
     return Layout(module.lm, run, ALONE, True, wanted), run, module
 
 

@@ -8,9 +8,9 @@ import torch
 from transformers import AutoModelForCausalLM, GPT2Config, MixtralConfig
 
 from rayward.actors.models.attention import attend_by_row
-from rayward.actors.models.cpu.lean import skip_unread
 from rayward.actors.models.forward import packed_inputs, weighted_inputs
 from rayward.actors.models.heads import TokenPolicy
+from rayward.actors.models.lean import skip_unread
 from rayward.actors.models.load import load_policy
 from rayward.data.ragged import Ragged
 

@@ -54,7 +54,10 @@ def test_entropy_is_that_of_the_tempered_distribution(tiny_models):
 @pytest.mark.parametrize("padding", [1, 40])
 def test_right_padding_changes_nothing(tiny_models, made_rollouts, padding):
     ids_BT, chosen_BT = response_inputs(made_rollouts(5), CPU)
-    wider = lambda x, fill: torch.nn.functional.pad(x, (0, padding), value=fill)  # noqa: E731
+
+    def wider(x, fill):
+        return torch.nn.functional.pad(x, (0, padding), value=fill)
+
     policy, scalar = (
         load_policy(tiny_models.policy, "float32"),
         load_scalar(tiny_models.reward, "float32"),
@@ -118,7 +121,9 @@ def test_masks_of_tokens():
 
 
 def test_score_head_is_drawn_from_the_seed_where_there_is_none(tiny_models):
-    weight = lambda seed: load_scalar(tiny_models.policy, "float32", seed).classifier.score.weight  # noqa: E731
+    def weight(seed):
+        return load_scalar(tiny_models.policy, "float32", seed).classifier.score.weight
+
     assert torch.equal(weight(5), weight(5))
     assert not torch.equal(weight(5), weight(6))
     hidden_size = weight(5).shape[1]

@@ -208,12 +208,11 @@ def test_a_model_that_reads_across_rows_is_refused(tiny_models):
     store = torch.distributed.HashStore()
     torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
     try:
-        run = lambda *rows, **inputs: module(*rows, **inputs)[0]  # noqa: E731
         with pytest.raises(
             ValueError, match="rl.sequence_parallel 1 needs attention that keeps rows apart"
         ):
             Layout(
-                module.lm, run, RankContext(0, 1, CPU), True, None, torch.distributed.group.WORLD
+                module.lm, module, RankContext(0, 1, CPU), True, None, torch.distributed.group.WORLD
             )
     finally:
         torch.distributed.destroy_process_group()

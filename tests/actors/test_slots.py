@@ -26,6 +26,7 @@ shares = [
 ]
 config = load("quickstart", shares)
 ray.init(
+    address="local",
     num_cpus=4,
     num_gpus=2,
     include_dashboard=False,

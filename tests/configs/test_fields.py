@@ -30,8 +30,12 @@ def read_attributes() -> set[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
                 names.add(node.attr)
-            elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "MEANINGS":
-                # Pipelines/rl/alarms.py reads the limits by these names.
+            elif (
+                path == ROOT / "pipelines" / "rl" / "alarms.py"
+                and isinstance(node, ast.Assign)
+                and ast.unparse(node.targets[0]) == "MEANINGS"
+            ):
+                # It reads the limits by these names.
                 names |= set(ast.literal_eval(node.value))
     return names
 
@@ -66,7 +70,12 @@ def test_the_default_shown_is_the_one_that_holds() -> None:
     lists = ("conversations", "preferences", "prompts", "evaluation_prompts")
     sources = (*(f"data.{name}." for name in lists), "scoring.sources.")
     bare = Config.model_validate(
-        {"model": {"scratch": {}}, "data": {"toyworld": {}}, "dpo": {}, "rl": {"lora": {}}}
+        {
+            "model": {"scratch": {}},
+            "data": {"toyworld": {}, "decontaminate": {}},
+            "dpo": {},
+            "rl": {"lora": {}},
+        }
     )
     wrong = {}
     for setting in SETTINGS:

@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from rayward.configs.decisive import decisive
+from rayward.configs.labels import no_preferences
 from rayward.configs.load import ConfigError, dump, load
+from rayward.configs.named import named_models
 from rayward.configs.needs import few_rows, least_rows
 from rayward.configs.plan import critic_start, inputs, roles
 from rayward.configs.schema import STAGE_SECTIONS
@@ -39,6 +42,8 @@ PART = {
     "sft": ("conversations", {"sft": {}}),
     "reward model": ("preferences", {"reward": {}}),
     "dpo": ("preferences", {"dpo": {}}),
+    "kto": ("preferences", {"dpo": {"objective": "kto", "kto": {"desirable_weight": 1.2}}}),
+    "orpo": ("preferences", {"dpo": {"objective": "orpo", "start": "base"}}),
     "sampling with a given reward model": ("prompts", {"sample": {}, "scoring": GIVEN}),
     "rloo with a function": ("prompts", {"rl": {"algorithms": ["rloo"]}, "scoring": RULE}),
     "ppo with a given reward model": (
@@ -197,3 +202,82 @@ def test_few_rows_are_told(tmp_path: Path) -> None:
     made = config(tmp_path, "evaluation_prompts", evaluate=judge)
     fewer, little = few_rows(made, rows | {"evaluation_prompts": 9})
     assert fewer.startswith("evaluate answers the 9 prompts") and "on 9 prompts" in little
+
+
+@pytest.mark.parametrize(
+    "settings, told",
+    [
+        (
+            {"objective": "kto", "loss": "plackett_luce"},
+            r"dpo\.loss plackett_luce has no effect on ",
+        ),
+        ({"objective": "ipo", "loss": "plackett_luce"}, r"dpo\.objective ipo; only dpo reads it"),
+        (
+            {"objective": "kto", "ties": "average"},
+            r"dpo\.ties average .* only dpo, ipo, simpo, orpo",
+        ),
+        (
+            {"objective": "kto", "shared_prompts": True},
+            r"dpo\.shared_prompts True has no effect on",
+        ),
+        ({"objective": "ipo", "margin": 0.5}, r"dpo\.margin 0\.5 has no effect on dpo\.objective"),
+        (
+            {"objective": "simpo", "beta": 0.5},
+            r"dpo\.beta 0\.5 .*; its own number is dpo\.simpo\.beta",
+        ),
+        ({"objective": "orpo", "beta": 0.5}, r"its own number is dpo\.orpo\.lam"),
+        ({"simpo": {"gamma": 0.5}}, r"dpo\.simpo has no effect on dpo\.objective dpo; only simpo"),
+        ({"objective": "dpop"}, r"dpo\.objective is 'dpop'"),
+    ],
+)
+def test_a_setting_of_another_objective_is_refused(
+    settings: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=told):
+        config(tmp_path, "preferences", dpo=settings)
+
+
+def test_objectives_leave_finished_runs_as_they_are(tmp_path: Path) -> None:
+    """What decides a DPO that does not name an objective is what did before there were any."""
+    before = decisive(config(tmp_path, "preferences", dpo={}), "dpo")["dpo"]
+    assert before.keys() == {
+        *("epochs", "rankings_per_step", "loss", "ties", "margin", "optimizer"),
+        *("data", "answers_per_prompt", "start", "beta"),
+    }
+    for objective in ("ipo", "kto", "simpo", "orpo"):
+        made = config(tmp_path, "preferences", dpo={"objective": objective})
+        assert decisive(made, "dpo")["dpo"] == before | {"objective": objective}
+        assert made.dpo.needs_reference == (objective in ("ipo", "kto"))
+        assert f": {objective}, " in stage_summary(made, "dpo")
+
+
+def test_orpo_may_start_from_the_base_model(tmp_path: Path) -> None:
+    sections = {"sft": {}, "dpo": {"objective": "orpo", "start": "base"}}
+    made = config(tmp_path, "conversations preferences", **sections)
+    assert inputs(made, "dpo") == ("prepare",) and first_model(made) == "sft"
+    assert "from /models/chat: orpo, lambda 0.1" in stage_summary(made, "dpo")
+    assert ("dpo", "/models/chat") in {(named.stage, named.model) for named in named_models(made)}
+    sections["dpo"] = {"objective": "orpo"}
+    made = config(tmp_path, "conversations preferences", **sections)
+    assert inputs(made, "dpo") == ("prepare", "sft")
+    assert "from sft: orpo" in stage_summary(made, "dpo")
+
+
+def test_who_learns_from_labelled_answers(tmp_path: Path) -> None:
+    rows = dict.fromkeys(("rankings", "heldout", "labelled", "labelled_heldout"), 0)
+    rows |= {"evaluation_prompts": 0, "sft_heldout": 0}
+    labels = rows | {"labelled": 9, "labelled_heldout": 1}
+    kto = config(tmp_path, "preferences", dpo={"objective": "kto", "validate_every": 2})
+    assert not any(least_rows(kto).values()) and not [*no_preferences(kto, labels)]
+    assert not [*few_rows(kto, labels)]
+    nothing, unmeasured = no_preferences(kto, rows)
+    assert "no labelled answer and no ranking is left" in nothing and "held-out" in unmeasured
+    assert not [*no_preferences(kto, rows | {"rankings": 9, "heldout": 1})]
+    both = config(tmp_path, "preferences", reward={}, dpo={"objective": "kto"})
+    (told,) = no_preferences(both, labels)
+    assert "10 labelled answers and no ranking" in told and "do not train a reward model" in told
+    assert least_rows(both)["rankings"] == 1
+    dpo = config(tmp_path, "preferences", dpo={})
+    (told,) = no_preferences(dpo, labels)
+    assert "use `dpo.objective: kto`, which learns from labels" in told
+    assert not [*no_preferences(dpo, labels | {"rankings": 1})]

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from rayward.configs.load import ConfigError, load
 from rayward.configs.reference import explain_settings, groups
 from rayward.configs.schema import Config
+from rayward.configs.sections.algorithms import RECIPES
 
 GROUPS = {group.name: group for group in groups()}
 SETTINGS = {setting.name: setting for group in GROUPS.values() for setting in group.settings}
@@ -29,12 +30,14 @@ def test_every_setting_stands_once_below_its_section() -> None:
     [
         ("seed", "integer at least 0 and below 2147483648", "0"),
         ("rl.apa.lam", "number above 0", "0.1"),
+        ("dpo.objective", "dpo | ipo | kto | simpo | orpo", "dpo"),
+        ("dpo.simpo.gamma", "number at least 0", "1.0"),
         ("rl.gamma", "number at least 0 and at most 1", "1.0"),
         ("rl.mode", "sync | one_step_off | colocate", "sync"),
         ("rl.ppo.dual_clip", "number above 1 | null", "null"),
         (
             "rl.algorithms",
-            "list of ppo | rloo | grpo | reinforce | apa | awr | gspo | cispo | dr_grpo, not empty",
+            f"list of {' | '.join(RECIPES)}, not empty",
             "[ppo, apa]",
         ),
         ("rl.lora.targets", "text | list of text", "all-linear"),
@@ -111,7 +114,8 @@ def test_a_section_is_told_with_those_in_it() -> None:
         ("max_length_ratio", "did you mean rl.monitor.max_length_ratio?"),
         (
             "temprature",
-            "did you mean rollout.temperature, sample.temperature, evaluate.temperature?",
+            "did you mean data.temperature, rollout.temperature, sample.temperature, "
+            "evaluate.temperature?",
         ),
         ("?", "sections: model, data, cluster"),
     ],

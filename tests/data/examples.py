@@ -5,6 +5,7 @@ account.
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -232,6 +233,34 @@ RECORDS = {
 }
 ROWS |= LAYOUT_ROWS
 RECORDS |= LAYOUT_RECORDS
+
+
+WORDS = (
+    *(
+        "é",
+        "日本語",
+        "😀",
+        "a",
+        "\\",
+        '"',
+        "]",
+        "}",
+        ",",
+        "[{",
+        "\u2028",
+        "\\u0041",
+        "\n",
+        "\t",
+        " ",
+    ),
+    *("Human:", "</s>"),
+)
+"""What text is made of that formats, containers and templates could stumble over."""
+
+
+def random_text(rng: random.Random, words: int) -> str:
+    """Fewer than so many of them, after a letter."""
+    return "x" + "".join(rng.choice(WORDS) for _ in range(rng.randrange(words)))
 
 
 def write_lines(path: Path, rows: list, opener=open, newline: str = "\n") -> Path:

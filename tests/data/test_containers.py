@@ -14,31 +14,13 @@ import pytest
 
 from rayward.data.formats import containers, json_rows
 from rayward.data.records import RowError
-from tests.data.examples import RECORDS, ROWS, detect, run, write_array, write_lines
+from tests.data.examples import RECORDS, ROWS, detect, random_text, run, write_array, write_lines
 
 
 def many_rows(count: int) -> list[dict]:
     rng = random.Random(count)
-    words = [
-        "é",
-        "日本語",
-        "😀",
-        "a",
-        "\\",
-        '"',
-        "]",
-        "}",
-        ",",
-        "[{",
-        "\u2028",
-        "\\u0041",
-        "\n",
-        "\t",
-    ]
-    text = lambda: "x" + "".join(rng.choice(words) for _ in range(rng.randrange(40)))  # noqa: E731
-    return [
-        {"instruction": text(), "input": text(), "output": text(), "id": i} for i in range(count)
-    ]
+    names = ("instruction", "input", "output")
+    return [{name: random_text(rng, 40) for name in names} | {"id": i} for i in range(count)]
 
 
 def test_same_records_from_every_container(tmp_path, monkeypatch):

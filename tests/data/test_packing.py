@@ -5,9 +5,16 @@ from __future__ import annotations
 import random
 from itertools import accumulate
 
+import numpy as np
 import pytest
 
-from rayward.data.packing import epoch_order, plan_micro_batches, plan_packs, step_batches
+from rayward.data.packing import (
+    epoch_order,
+    mixed_order,
+    plan_micro_batches,
+    plan_packs,
+    step_batches,
+)
 
 
 def random_batch(rng: random.Random) -> tuple[list[int], int, int]:
@@ -175,3 +182,15 @@ def test_user_mistakes_name_both_numbers() -> None:
         plan_micro_batches([3, 1], 1, 10, group_sizes=[3])
     with pytest.raises(ValueError, match=r"smallest 0"):
         plan_micro_batches([3, 1], 1, 10, group_sizes=[2, 0])
+
+
+def test_mixed_order_spreads_two_kinds_evenly() -> None:
+    first = np.arange(103) % 5 == 0  # 21 of 103
+    order = mixed_order(first, 3, 0)
+    assert sorted(order) == list(range(103))
+    for start in range(0, 103 - 20):
+        assert 3 <= int(first[order[start : start + 20]].sum()) <= 5
+    assert mixed_order(first, 3, 0) == order != mixed_order(first, 3, 1)
+    assert mixed_order(np.zeros(0, bool), 3, 0) == []
+    for one_kind in (np.ones(9, bool), np.zeros(9, bool)):
+        assert sorted(mixed_order(one_kind, 3, 0)) == list(range(9))

@@ -42,7 +42,10 @@ def test_validate_names_what_is_wrong(record, reason):
 
 def test_json_round_trip_of_random_records():
     rng = random.Random(1)
-    text = lambda: rng.choice(["a", "日本", " x ", "\n\n", "é"]) + "."  # noqa: E731
+
+    def text() -> str:
+        return rng.choice(["a", "日本", " x ", "\n\n", "é"]) + "."
+
     for _ in range(200):
         turns = (Turn("system", text()),) * rng.randrange(2)
         for _ in range(rng.randrange(1, 4)):

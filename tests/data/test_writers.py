@@ -30,6 +30,7 @@ from rayward.data.records import (
     RowError,
     Turn,
 )
+from tests.data.examples import random_text
 from tests.data.layout_examples import LAYOUT_ROWS
 
 USER, ANSWER = Turn("user", "q 日本"), Turn("assistant", "a\nb")
@@ -284,32 +285,18 @@ def test_mt_bench_answers_come_back_with_their_questions(tmp_path: Path) -> None
     assert list(read(tmp_path / "a.jsonl")) == [replace(LONG, source="mt_bench")]
 
 
+def as_text(record: Conversation) -> list[tuple[str, str]]:
+    return [(turn.role, turn.content) for turn in record.turns]
+
+
 def test_random_conversations_survive_every_format_that_takes_them(tmp_path: Path) -> None:
     rng = random.Random(3)
-    words = [
-        "é",
-        "日本語",
-        "😀",
-        "a",
-        "\\",
-        '"',
-        "]",
-        "}",
-        ",",
-        "[{",
-        "\u2028",
-        "\n",
-        "\t",
-        " ",
-        "Human:",
-        "</s>",
-    ]
-    text = lambda: "x" + "".join(rng.choice(words) for _ in range(rng.randrange(30)))  # noqa: E731
     records = []
     for index in range(300):
         turns = [SYSTEM] * rng.randrange(2)
         for _ in range(rng.randrange(1, 4)):
-            turns += [Turn("user", text()), Turn("assistant", text())]
+            roles = ("user", "assistant")
+            turns += [Turn(role, random_text(rng, 30)) for role in roles]
         records.append(Conversation(tuple(turns), "", str(index), rng.choice([None, "gold"])))
     for name, writer in WRITERS.items():
         written = []
@@ -327,8 +314,7 @@ def test_random_conversations_survive_every_format_that_takes_them(tmp_path: Pat
             if name == "mt_bench_answers" or not written:
                 continue
             found = list(read(tmp_path / f"rows.{suffix}", name, strict=True))
-            as_text = lambda record: [(turn.role, turn.content) for turn in record.turns]  # noqa: E731
-            assert [as_text(record) for record in found] == [as_text(record) for record in written]
+            assert list(map(as_text, found)) == list(map(as_text, written))
             assert [record.id for record in found] == [record.id for record in written]
 
 

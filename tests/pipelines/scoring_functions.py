@@ -38,3 +38,7 @@ def sleeps(*, completions: list[str], **_: Any) -> list[float]:
 
 def ends_the_process(**_: Any) -> list[float]:
     os._exit(3)
+
+
+def coarse(*, completions: list[str], **_: Any) -> list[float]:
+    return [float(len(text) % 5 == 0) for text in completions]

@@ -93,11 +93,12 @@ def simulate_flags(model: str, *sides: str) -> list[str]:
 
 
 def ranked_rows(count: int, k: int) -> list[dict[str, Any]]:
-    answers = lambda number: tuple(f"{number} times {place}" for place in range(k))  # noqa: E731
-    return [
-        to_json(Ranking((Turn("user", f"Question {n}?"),), answers(n), "mine", f"r{n}"))
-        for n in range(count)
-    ]
+    rows = []
+    for number in range(count):
+        answers = tuple(f"{number} times {place}" for place in range(k))
+        question = Turn("user", f"Question {number}?")
+        rows.append(to_json(Ranking((question,), answers, "mine", f"r{number}")))
+    return rows
 
 
 def rayward(*arguments: object) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import os
 import subprocess
 import sys
@@ -184,18 +183,3 @@ def test_a_run_is_made_as_the_command_makes_it(tmp_path: Path) -> None:
         rayward.run(TINY, tmp_path / "run", stages=["sfft"])
     with pytest.raises(ConfigError, match="unknown stage 'rl/pp'"):
         rayward.run(TINY, tmp_path / "run", redo="rl/pp")
-
-
-def test_the_block_of_the_readme_works(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """All but the line that starts a run; this one stands there finished."""
-    monkeypatch.chdir(folder.parents[1])
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## From Python")[2]
-    block = section.partition("```python\n")[2].partition("```")[0]
-    statements = ast.parse(block).body
-    told = [node for node in statements if "rayward.run(" not in ast.unparse(node)]
-    assert len(statements) - len(told) == 1
-    exec(compile(ast.Module(told, []), "README.md", "exec"), {})
-    printed = capsys.readouterr().out
-    assert "0.75" in printed and "Tuesday." in printed and "[0.0, None]" in printed

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoConfig
 
 from rayward.configs.load import PRESETS, load
-from rayward.configs.schema import Config
+from rayward.configs.schema import STAGE_SECTIONS, Config
 from rayward.configs.sections.data import ToyWorld
 from rayward.data.records import Conversation, Prompt, Ranking, Turn, parts_of, validate
 from rayward.data.templates.tokenizer import load_tokenizer
@@ -34,11 +34,20 @@ from tests.data.published import CHATML, ENDLESS, PREFILLED, STRICT, WITH_TOOLS
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 LISTS = {
     "conversations": ("conversations", "sft_heldout"),
-    "preferences": ("rankings", "heldout", "judge"),
+    "preferences": ("rankings", "heldout", "judge", "labelled", "labelled_heldout"),
     "prompts": ("prompts",),
     "evaluation_prompts": ("evaluation_prompts",),
 }
-TRAINING = ("conversations", "sft_heldout", "rankings", "heldout", "judge", "prompts")
+TRAINING = (
+    "conversations",
+    "sft_heldout",
+    "rankings",
+    "heldout",
+    "judge",
+    "labelled",
+    "labelled_heldout",
+    "prompts",
+)
 LONG = "very " * 300 + "long?"
 
 
@@ -74,6 +83,11 @@ def hh(question: str, better: str = "good", worse: str = "bad") -> dict[str, Any
 def nectar(question: str, answers: int = 3, **more: Any) -> dict[str, Any]:
     ranked = [{"answer": f"answer {rank}", "rank": rank} for rank in range(1, answers + 1)]
     return {"prompt": f"\n\nHuman: {question}\n\nAssistant: ", "answers": ranked, **more}
+
+
+def label(question: str, good: Any, answer: str = "An answer.") -> dict[str, Any]:
+    turns = [{"role": "user", "content": question}]
+    return {"kind": "labelled", "turns": turns, "answer": answer, "good": good}
 
 
 def asked(question: str, answer: str | None = None) -> dict[str, Any]:
@@ -128,6 +142,13 @@ SOURCES: dict[str, dict[str, list[Any]]] = {
             nectar("Number?", num_responses=7),
             nectar(EVALUATION[5]),
             nectar(f"Too {LONG}"),
+        ],
+        "labels.jsonl": [
+            *(label(f"Labelled {i}?", i % 3 == 0, f"Answer {i}.") for i in range(40)),
+            *(label(f"Human {i}?", False, "Rude.") for i in range(20)),
+            label("No label?", "yes"),
+            label(EVALUATION[5], True),
+            label("Short?", True, "word " * 300),
         ],
     },
     "prompts": {
@@ -288,6 +309,7 @@ def test_every_row_is_accounted_for(done: Run) -> None:
     assert kept["rankings"] + kept["heldout"] + kept["judge"] == 120, (
         "two evaluation prompts, two that do not fit"
     )
+    assert kept["labelled"] + kept["labelled_heldout"] == 40 + 20
     assert kept["prompts"] == 40 + 1 + 5 and kept["evaluation_prompts"] == 20 + 2
 
 
@@ -305,6 +327,13 @@ def test_every_rule_has_its_count(done: Run) -> None:
     for name in ("rankings", "heldout", "judge"):
         rules.update(report["rules"].get(name, {}))
     assert rules == {"also an evaluation prompt": 2, "fewer than two answers fit the context": 2}
+    rules = Counter()
+    for name in ("labelled", "labelled_heldout"):
+        rules.update(report["rules"].get(name, {}))
+    assert rules == {
+        "also an evaluation prompt": 1,
+        "the labelled answer does not fit the context": 1,
+    }
     assert report["rules"]["prompts"] == {
         "also an evaluation prompt": 1,
         "duplicate prompt": 2,
@@ -338,6 +367,7 @@ def test_every_rejected_row_is_named_by_file_and_line(done: Run) -> None:
         ("preferences", "hh.jsonl", 62),
         ("preferences", "nectar.jsonl", 61),
         ("preferences", "nectar.jsonl", 62),
+        ("preferences", "labels.jsonl", 61),
         ("prompts", "openai.jsonl", 45),
         ("evaluation_prompts", "alpaca_eval.json", 22),
     }
@@ -361,6 +391,12 @@ def check_splits(run: Run) -> None:
     for files in (("conversations", "sft_heldout"), ("rankings", "heldout", "judge")):
         keys = [{prompt_of(record) for record in records(run, name)} for name in files]
         assert sum(map(len, keys)) == len(set().union(*keys)), files
+    # Labelled answers may ask what rankings ask, on the same side.
+    trained, measured = (
+        {prompt_of(record) for name in names for record in records(run, name)}
+        for names in (("rankings", "judge", "labelled"), ("heldout", "labelled_heldout"))
+    )
+    assert not trained & measured
     prompts = [prompt_of(record) for record in records(run, "prompts")]
     assert len(set(prompts)) == len(prompts)
 
@@ -408,6 +444,40 @@ def test_all_rows_with_one_prompt_stay_on_one_side(
     assert kept["conversations"] + kept["sft_heldout"] == 400 and kept["prompts"] == 100
     assert kept["rankings"] + kept["heldout"] + kept["judge"] == 90
     check_splits(run)
+
+
+@pytest.mark.parametrize(
+    "sections, told",
+    [
+        (
+            {"reward": {}},
+            "12 labelled answers and no ranking .*, and labels alone do not train a reward model",
+        ),
+        ({"dpo": {}}, "objective dpo learns from rankings; use `dpo.objective: kto`, which learns"),
+        ({"dpo": {"objective": "orpo"}}, "objective orpo learns from rankings; use"),
+        ({"dpo": {"objective": "kto"}}, ""),
+    ],
+)
+def test_labels_alone_train_what_learns_from_labels(
+    sections: dict[str, Any], told: str, tmp_path: Path, own: Callable[..., Config]
+) -> None:
+    rows = [label(f"Labelled {i}?", i % 2 == 0, f"Answer {i}.") for i in range(12)]
+    lists = write(tmp_path, {"preferences": {"labels.jsonl": rows}})
+    values = {"model": own().model.model_dump(), "data": {**lists, "root": str(tmp_path)}}
+    stages = dict.fromkeys(STAGE_SECTIONS) | sections
+    run = Run(tmp_path / "run", Config.model_validate(values | stages))
+    if told:
+        with pytest.raises(StageError, match=told):
+            prepare.prepare(run)
+        return
+    assert prepare.prepare(run) is not None
+    kept = run.manifest("prepare")["metrics"]
+    assert kept["labelled"] + kept["labelled_heldout"] == 12 and kept["labelled_heldout"] > 0
+    labels = records(run, "labelled")
+    assert {record.good for record in labels} == {True, False} and all(
+        record.answer == record.turns[0].content.replace("Labelled", "Answer")[:-1] + "."
+        for record in labels
+    )
 
 
 def evaluation_file(folder: Path, count: int = 20) -> Path:

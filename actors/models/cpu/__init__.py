@@ -1,1 +1,4 @@
-"""Faster and leaner ways to the same numbers, made for training of small models on the CPU."""
+"""What serves models on the CPU in fp32 only: faster ways to the same numbers.
+
+Elsewhere a model runs what it came with, and nothing that belongs to the process is patched.
+"""

@@ -10,46 +10,42 @@ and the halves of a head are not copied to swap them. Whether that holds is not 
 rotation is replaced only where `_agree` finds the same bits on random numbers. Gradients are
 written out by hand, so their sums are in another order, and equal up to rounding.
 
-The model can be copied, and saved as Hugging Face models are, but no longer pickled whole: its
-norms are of classes that are made here, under no name that pickle could find.
+Nothing of the process is patched, neither torch nor transformers: modules of this one model become
+of classes that are made here. It can be copied, and saved as Hugging Face models are, but no longer
+pickled whole, since pickle finds those classes under no name.
 
 Shapes: B = rows, T = tokens, X = width, N = tokens of all rows.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import cache, partial
 from inspect import isfunction, signature
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+ROTATION = "apply_rotary_pos_emb"
+"""What attention layers of Hugging Face call it."""
 ROTARY_PARAMETERS = ["q", "k", "cos", "sin", "unsqueeze_dim"]
 """The parameters of a rotation that can be replaced."""
 
 
 def fuse(model: nn.Module) -> int:
-    """Replace RMS norms and rotary embeddings of a Hugging Face model; how many.
-
-    The function that rotates belongs to the code of an architecture, so all its models in this
-    process share it.
+    """Replace the RMS norms of a Hugging Face model, and what its attention layers rotate with; of
+    how many modules. Other models of the process keep theirs.
     """
-    norms = [
-        module
+    kinds = {"RMSNorm": _fuse_norm, "Attention": _fuse_rotary}
+    return sum(
+        replace(module)
         for module in model.modules()
-        if type(module).__name__.endswith("RMSNorm") and _fuse_norm(module)
-    ]
-    # The modules of Python whose attention layers this model has.
-    codes = {
-        type(module).__module__
-        for module in model.modules()
-        if type(module).__name__.endswith("Attention")
-    }
-    return len(norms) + sum(_fuse_rotary(sys.modules[name]) for name in sorted(codes))
+        for ending, replace in kinds.items()
+        if type(module).__name__.endswith(ending)
+    )
 
 
 class _RMSNorm(torch.autograd.Function):
@@ -159,17 +155,43 @@ def _fused_norm(unfused: type[Any]) -> Any:
     return type(unfused.__name__, (unfused,), {"forward": forward, "unfused": unfused})
 
 
-def _fuse_rotary(code: Any) -> bool:
-    """Whether the rotation of an architecture's module `code` gives the same bits, and is replaced.
+def _fuse_rotary(attention: nn.Module) -> bool:
+    """Whether the rotation that the layer calls gives the same bits, and is replaced."""
+    unfused: Any = type(attention)
+    fused = None if hasattr(attention, "unfused") else _fused_attention(unfused)
+    if fused is not None:
+        attention.__class__ = fused
+    return fused is not None
 
-    Its attention layers look the function up there at every call.
+
+@cache
+def _fused_attention(unfused: type[Any]) -> Any:
+    """The class of an attention layer whose `forward` is the same code with another rotation; None
+    where it does not call one that can be replaced.
     """
-    unfused = getattr(code, "apply_rotary_pos_emb", None)
-    # Not an object (as with the package `kernels`), nor one that is replaced already.
-    if not isfunction(unfused) or unfused.__name__ == "fused_rotary":
-        return False
-    if list(signature(unfused).parameters) != ROTARY_PARAMETERS:
-        return False
+    forward = unfused.forward
+    # A decorated one would not show what it calls, and keeps its own.
+    if not isfunction(forward) or ROTATION not in forward.__code__.co_names:
+        return None
+    rotation = _fused_rotation(forward.__globals__.get(ROTATION))
+    if rotation is None:
+        return None
+    # The name is looked up in the function's globals: those of the architecture's module, which
+    # other models of the process share, stay as they are, and this layer has a copy.
+    names = forward.__globals__ | {ROTATION: rotation}
+    own = FunctionType(
+        forward.__code__, names, "forward", forward.__defaults__, forward.__closure__
+    )
+    own.__kwdefaults__ = forward.__kwdefaults__
+    members = {"forward": own, "unfused": unfused, "__module__": unfused.__module__}
+    return type(unfused.__name__, (unfused,), members)
+
+
+def _fused_rotation(unfused: Any) -> Callable[..., tuple[Tensor, Tensor]] | None:
+    """A rotation that gives the same bits; None where there is none."""
+    # Not an object (as with the package `kernels`).
+    if not isfunction(unfused) or list(signature(unfused).parameters) != ROTARY_PARAMETERS:
+        return None
 
     def fused_rotary(
         q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1
@@ -185,11 +207,7 @@ def _fuse_rotary(code: Any) -> bool:
     # that a rotation of neighbours instead of halves shows.
     shapes = (1, 2, 3, 8), (1, 1, 3, 8), (1, 3, 8), (1, 3, 8)
     probes = [torch.randn(shape, generator=_probe_generator()) for shape in shapes]
-    if not _agree(unfused, fused_rotary, *probes):
-        return False
-    fused_rotary.__wrapped__ = unfused  # type: ignore[attr-defined]
-    code.apply_rotary_pos_emb = fused_rotary
-    return True
+    return fused_rotary if _agree(unfused, fused_rotary, *probes) else None
 
 
 @torch.no_grad()

@@ -1,0 +1,44 @@
+"""What becomes of labelled answers, good or bad, in data.preferences: who learns from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rayward.configs.needs import lists_read
+from rayward.configs.schema import Config
+from rayward.configs.stages import learns_labels
+
+LABELS_ALONE = "labels alone do not train a reward model"
+
+
+def no_preferences(config: Config, rows: Mapping[str, int]) -> Iterator[str]:
+    """Why a stage cannot learn from data.preferences, whose files of prepare have so many `rows`.
+
+    Of what `least_rows` cannot say, since labelled answers stand beside the rankings.
+    """
+    stages = lists_read(config).get("preferences", [])
+    labelled = rows["labelled"] + rows["labelled_heldout"]
+    found = f"data.preferences: {labelled} labelled answers and no ranking to train on"
+    if labelled and not rows["rankings"]:
+        if "reward" in stages:
+            yield (
+                f"{found}, and {LABELS_ALONE}: add rankings or pairs, or leave it out with "
+                "`reward: null`"
+            )
+        if "dpo" in stages and not learns_labels(config):
+            yield (
+                f"{found}: dpo.objective {config.dpo.objective} learns from rankings; use "
+                "`dpo.objective: kto`, which learns from labels"
+            )
+    if "dpo" not in stages or not learns_labels(config):
+        return
+    if not rows["labelled"] + rows["rankings"]:
+        yield (
+            "data.preferences: no labelled answer and no ranking is left to train on; report.json "
+            "in the stage's folder says what became of them"
+        )
+    if config.dpo.validate_every and not rows["heldout"] + rows["labelled_heldout"]:
+        yield (
+            "dpo.validate_every looks at held-out answers, and none is held out: give more rows, "
+            "or leave it 0"
+        )

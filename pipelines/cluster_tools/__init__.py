@@ -1,0 +1,1 @@
+"""Commands that describe a run to the machinery of a cluster."""
