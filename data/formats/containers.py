@@ -18,9 +18,9 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -54,12 +54,13 @@ class RowSource:
 
     `rows(columns)` starts reading its rows at each call: of a file of columns only those of these
     names, where they are given. `unopened(columns)` says of the others how many rows they hold
-    something in.
+    something in. `given_names`: those that the file has for its fields, where readers get others.
     """
 
     name: str
     rows: Callable[..., Iterator[tuple[int, Any]]]
     unopened: Callable[[frozenset[str]], dict[str, int]] = lambda columns: {}
+    given_names: Mapping[str, str] = field(default_factory=dict)
 
 
 def sources(path: str | Path) -> list[RowSource]:
