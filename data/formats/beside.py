@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from rayward.data.formats.fields import ReadOptions, decoded, json_value, left, without
-from rayward.data.formats.format_table import Format
+from rayward.data.formats.format import Format
 from rayward.data.formats.meaning import (
     CALLS,
     HISTORY,

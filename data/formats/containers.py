@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import json
 import re
 import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import chain
 from pathlib import Path
@@ -27,6 +28,7 @@ from typing import IO, Any
 
 from rayward.data.formats.column_rows import column_rows, is_column_file, unopened
 from rayward.data.formats.csv_rows import csv_rows
+from rayward.data.formats.fields import are_turns
 from rayward.data.formats.json_rows import array_rows, line_rows
 from rayward.data.records import RowError
 
@@ -42,6 +44,8 @@ SIDE_FILES = (".rejected.jsonl", ".provenance.jsonl")
 ABOUT_DATA = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json")
 STANDARD_INPUT = "-"
 BLOCK_BYTES = 1 << 18
+MAX_BARE_BYTES = 1 << 22
+"""How long the first line may be that is looked at for a conversation without a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +54,13 @@ class RowSource:
 
     `rows(columns)` starts reading its rows at each call: of a file of columns only those of these
     names, where they are given. `unopened(columns)` says of the others how many rows they hold
-    something in.
+    something in. `given_names`: those that the file has for its fields, where readers get others.
     """
 
     name: str
     rows: Callable[..., Iterator[tuple[int, Any]]]
     unopened: Callable[[frozenset[str]], dict[str, int]] = lambda columns: {}
+    given_names: Mapping[str, str] = field(default_factory=dict)
 
 
 def sources(path: str | Path) -> list[RowSource]:
@@ -147,8 +152,25 @@ def rows(path: Path, columns: frozenset[str] | None = None) -> Iterator[tuple[in
         if len(start) > len(codecs.BOM_UTF8) and start.strip():
             break
     start = start.removeprefix(codecs.BOM_UTF8)
-    container_rows = array_rows if start.lstrip()[:1] == b"[" else line_rows
+    is_array = start.lstrip()[:1] == b"["
+    if is_array:
+        while b"\n" not in start.lstrip() and len(start) < MAX_BARE_BYTES:
+            more = next(blocks, None)
+            if not isinstance(more, bytes):
+                blocks = iter([] if more is None else [more])
+                break
+            start += more
+        is_array = not _is_bare_conversation(start)
+    container_rows = array_rows if is_array else line_rows
     yield from container_rows(chain([start], blocks))
+
+
+def _is_bare_conversation(start: bytes) -> bool:
+    """Whether the first line that is not blank is a conversation, a list of turns: so are all."""
+    try:
+        return are_turns(json.loads(start.lstrip().partition(b"\n")[0]))
+    except (ValueError, RecursionError):
+        return False
 
 
 def _blocks(path: Path) -> Iterator[bytes | RowError]:

@@ -105,12 +105,14 @@ def left(value: object, node: Tree, path: str = "", where: str = "") -> Iterator
     dot = "." if path else ""
     for name, inner in value.items():
         below = _below(node, name, inner)
+        # Replies to replies, at whatever depth, are one path: a tree's node is its own child there.
+        full = path if below is node else f"{path}{dot}{name}"
         if below is None:
             read = name in RESULT and is_result(value)
             if not read and not is_empty(inner):
-                yield f"{where}{dot}{name}", f"{path}{dot}{name}", name, inner
+                yield f"{where}{dot}{name}", full, name, inner
         elif below:
-            yield from left(inner, below, f"{path}{dot}{name}", f"{where}{dot}{name}")
+            yield from left(inner, below, full, f"{where}{dot}{name}")
 
 
 def _below(node: Tree, name: str, value: object) -> Tree | None:
@@ -200,8 +202,21 @@ PYTHONS = re.compile(r"\s*\[\s*[\[{]\s*'")
 def json_turns(text: str) -> Any:
     """What JSON text holds if that is a list of turns; None for any other text."""
     value = json_value(text)
-    are_turns = isinstance(value, list) and all(
-        isinstance(item, dict) and ("role" in item or {"from", "value"} <= {*item})
-        for item in value
+    return value if are_turns(value) else None
+
+
+def are_turns(value: object) -> bool:
+    """Whether a value is a list of turns, and not an empty one."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(item, dict) and ("role" in item or {"from", "value"} <= {*item})
+            for item in value
+        )
     )
-    return value if value and are_turns else None
+
+
+def as_object(value: Any) -> Any:
+    """A row that is a bare list of turns as the row that has them as "messages"; others as is."""
+    return {"messages": value} if are_turns(value) else value

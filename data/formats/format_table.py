@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 from rayward.data.formats import readers_chat as chat
@@ -12,39 +10,15 @@ from rayward.data.formats import readers_pairs as pairs
 from rayward.data.formats import readers_questions as questions
 from rayward.data.formats import readers_ranked as ranked
 from rayward.data.formats import token_rows
-from rayward.data.formats.fields import EVERYTHING, Tree, paths, tree
-from rayward.data.formats.readers_chat import Row
-from rayward.data.records import Record
+from rayward.data.formats.fields import EVERYTHING
+from rayward.data.formats.format import Format
+from rayward.data.formats.format import make_format as _format
+from rayward.data.formats.format_table_compared import COMPARED
+from rayward.data.formats.format_table_plain import PLAIN
+from rayward.data.formats.margins import MARGINS
+from rayward.data.formats.turns import ASKING, SAYING
 
-Read = Callable[[Row, list[str]], list[Record]]
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """A shape of rows. A row has it if it has all of one set of `keys` and none of `never`.
-
-    `convert(row, repairs)` gives the row's records or raises RowError, and appends the names of
-    repairs made. Of several formats that fit, the one with the most keys is meant. One without keys
-    is used where it is named.
-
-    `reads`: the fields that `convert` uses, as dotted paths (see data/formats/fields.py). What
-    becomes of the others is for data/formats/beside.py to say. `tree` is the same by names.
-    """
-
-    name: str
-    keys: tuple[frozenset[str], ...]
-    never: frozenset[str]
-    convert: Read
-    reads: frozenset[str]
-    tree: Tree = field(repr=False, compare=False)
-
-
-def _format(name: str, convert: Read, *keys: str, never: str = "", reads: str) -> Format:
-    """`reads`: names or dotted paths with spaces between them; "@name" for turns, or one turn."""
-    key_sets = tuple(frozenset(names.split()) for names in keys)
-    read = paths(reads)
-    return Format(name, key_sets, frozenset(never.split()), convert, read, tree(read))
-
+__all__ = ["FORMATS", "TOKENS", "Format"]
 
 # Not in FORMATS, whose rows are objects and whose records are text.
 TOKENS = _format(token_rows.NAME, lambda row, repairs: [], reads=EVERYTHING)
@@ -52,6 +26,12 @@ STARLING = "question_id prompt response_a response_b"
 VOTES = " ".join(pairs.ANNOTATORS)
 # Of answers that are measured, not recommended: one with a low score is nothing to imitate.
 SCORES = "score scores rating helpfulness"
+
+
+def said_in(name: str) -> str:
+    """The fields of an exchange in the list `name`."""
+    return " ".join(f"{name}.{speaker}" for speaker in (*ASKING, *SAYING))
+
 
 # `never` names fields of other formats, known here or not, that have the same keys in another
 # sense: such a row would be read wrongly. Of two entries that fit with equally many keys, the first
@@ -67,7 +47,7 @@ FORMATS: dict[str, Format] = {
             "conversations",
             "items",
             never="chosen rejected",
-            reads="id model @conversations @items",
+            reads=f"id model @conversations @items {said_in('conversations')}",
         ),
         _format(
             "alpaca",
@@ -109,8 +89,9 @@ FORMATS: dict[str, Format] = {
             questions.prompt_completion,
             "prompt completion",
             "prompt response",
+            "prompt output",
             never=f"{SCORES} messages chosen rejected",
-            reads="id @prompt @completion @response",
+            reads="id @prompt @completion @response @output",
         ),
         _format(
             "prompts",
@@ -120,7 +101,8 @@ FORMATS: dict[str, Format] = {
             never=(
                 f"{SCORES} messages conversations conversation chosen rejected completion "
                 "completions response responses output answers response_a response_b text "
-                "ranking_order model_ranking"
+                "response_0 response_1 response_2 response1 response2 output_1 output_2 "
+                "chosen_response rejected_response ranking_order model_ranking"
             ),
             reads="id @prompt data_source",
         ),
@@ -136,13 +118,13 @@ FORMATS: dict[str, Format] = {
             questions.conversation,
             "conversation",
             never="chosen rejected",
-            reads="id source @conversation conversation.input conversation.output",
+            reads=f"id source @conversation {said_in('conversation')}",
         ),
         _format(
             "sharegpt_pairs",
             pairs.sharegpt_pairs,
             "conversations chosen rejected",
-            reads="id @conversations @chosen @rejected margin",
+            reads=f"id @conversations @chosen @rejected {MARGINS}",
         ),
         _format(
             "pandalm",
@@ -168,7 +150,7 @@ FORMATS: dict[str, Format] = {
             "alpaca_eval_annotations",
             pairs.alpaca_eval_annotation,
             "instruction output_1 output_2 preference",
-            reads="id idx question_id instruction output_1 output_2 preference",
+            reads="id idx question_id instruction input output_1 output_2 preference",
         ),
         _format(
             "alpaca_eval",
@@ -176,7 +158,10 @@ FORMATS: dict[str, Format] = {
             "instruction output generator",
             "instruction dataset",
             "instruction",
-            never="input instances completions response response1 output_1 chosen rejected",
+            never=(
+                "input instances completions response response1 output_1 chosen rejected "
+                "chosen_response"
+            ),
             reads="id instruction output generator",
         ),
         _format(
@@ -184,7 +169,7 @@ FORMATS: dict[str, Format] = {
             pairs.chosen_rejected,
             "chosen rejected",
             never="prompt messages conversations instruction question",
-            reads="id @chosen @rejected margin",
+            reads=f"id @chosen @rejected {MARGINS}",
         ),
         _format(
             "question_pairs",
@@ -192,7 +177,7 @@ FORMATS: dict[str, Format] = {
             "question chosen rejected",
             "instruction chosen rejected",
             never="prompt messages conversations",
-            reads="id question instruction input @chosen @rejected margin",
+            reads=f"id question instruction input @chosen @rejected {MARGINS}",
         ),
         _format(
             "nectar",
@@ -207,7 +192,7 @@ FORMATS: dict[str, Format] = {
             "messages",
             "prompt chosen rejected",
             "messages chosen rejected",
-            reads="id @messages @prompt @chosen @rejected margin",
+            reads=f"id @messages @prompt @chosen @rejected {MARGINS}",
         ),
         _format("ultrachat", chat.ultrachat, "data", "id data", never="class", reads="id data"),
         _format("ultra_eval", chat.ultra_eval, "class data", reads="id class data"),
@@ -246,7 +231,9 @@ FORMATS: dict[str, Format] = {
             pairs.rewardbench,
             "prompt chosen rejected subset",
             never="messages",
-            reads="id @prompt @chosen @rejected margin subset",
+            reads=f"id @prompt @chosen @rejected {MARGINS} subset",
         ),
+        *COMPARED,
+        *PLAIN,
     )
 }

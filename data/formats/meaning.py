@@ -42,7 +42,7 @@ MEDIA = Meaning("images, audio or video", may_be_ignored=False)
 NAMES = {
     SYSTEM: "system system_prompt system_message system_instruction",
     HISTORY: "history",
-    VERDICT: "label kto_tag kto_label is_good is_desirable desirable",
+    VERDICT: "label kto_tag kto_label is_good is_desirable desirable is_safe",
     # In this order: of several in a row, the first is the reference.
     REFERENCE: (
         "ground_truth reward_model reference_answer reference expected_answer final_answer "

@@ -19,7 +19,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayward.data.formats.message_parts import calls_in_text, is_caller, message_parts
-from rayward.data.formats.turns import EMPTY_SYSTEM, content_of, role_of, weight_of
+from rayward.data.formats.turns import (
+    EMPTY_SYSTEM,
+    content_of,
+    exchanges,
+    is_exchanges,
+    role_of,
+    weight_of,
+)
 from rayward.data.record_json import from_json
 from rayward.data.records import (
     BLANK,
@@ -113,10 +120,13 @@ def rayward(row: Row, repairs: list[str]) -> list[Record]:
 def sharegpt(row: Row, repairs: list[str]) -> list[Record]:
     """{"id", "model", "conversations" or "items": [{"from", "value"}]}.
 
-    "role" and "content" are as good.
+    "role" and "content" are as good, and so is {"human", "gpt"} for both turns at once.
     """
     # Which of the names a row has: null is as good as absent, as in a parquet file of both.
     name = "conversations" if row.get("conversations") is not None else "items"
+    if is_exchanges(row.get(name)):
+        model = label_of(row, "model") or None
+        return [Conversation(exchanges(row[name], name), "sharegpt", label_of(row, "id"), model)]
     entries: list[tuple[Role, Row, str]] = []
     for where, entry in objects_of(row.get(name), name):
         speaker, content = turn_fields(entry)

@@ -10,6 +10,10 @@ data/formats/readers_ranked.py comes after each of them.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from rayward.data.formats.answers import answer_of, common_turns, prompt_and_answers
+from rayward.data.formats.margins import margin_of
 from rayward.data.formats.readers_chat import (
     Row,
     instruction_with_input,
@@ -31,10 +35,10 @@ from rayward.data.records import (
     check_turns,
     describe,
     number_of,
-    parts_of,
     text_of,
 )
 
+SIDES = ("chosen", "rejected")
 ANNOTATORS = tuple(f"annotator{number}" for number in range(1, 10))
 
 
@@ -97,9 +101,10 @@ def arena(row: Row, repairs: list[str]) -> list[Record]:
 
 
 def alpaca_eval_annotation(row: Row, repairs: list[str]) -> list[Record]:
-    """{"instruction", "output_1", "output_2", "preference": 1 to 2 (0 and 1.5: a tie)}.
+    """{"instruction", "input"?, "output_1", "output_2", "preference": 1 to 2 (0 and 1.5: a tie)}.
 
-    AlpacaEval's judges write these rows, some with numbers between 1 and 2.
+    AlpacaEval's judges write these rows, some with numbers between 1 and 2; AlpacaFarm's pairs have
+    an input.
     """
     value = row.get("preference")
     value = None if value is None else number_of(value, "preference")
@@ -107,7 +112,7 @@ def alpaca_eval_annotation(row: Row, repairs: list[str]) -> list[Record]:
         choice = None
     else:
         choice = 1 if value < 1.5 else 2
-    prompt = text_of(row.get("instruction"), "instruction")
+    prompt = instruction_with_input(row.get("instruction"), row.get("input"))
     return _preferred(row, prompt, "output_1", "output_2", choice, "alpaca_eval", ("preference",))
 
 
@@ -160,22 +165,12 @@ def chosen_rejected(row: Row, repairs: list[str]) -> list[Record]:
     What the two conversations have in common is the prompt, as TRL takes it.
     """
     if isinstance(row.get("chosen"), str) and isinstance(row.get("rejected"), str):
-        return hh_rlhf(row, repairs)
-    sides = [messages_of(row.get(side), side) for side in ("chosen", "rejected")]
-    common = 0
-    for one, other in zip(*sides, strict=False):
-        # An answer is never a part of the prompt where nothing follows it.
-        if one != other or min(map(len, sides)) == common + 1:
-            break
-        common += 1
-    turns = sides[0][:common]
-    check_turns(turns, "user", "chosen")
-    answers = [
-        _only_answer(side[common:], name)
-        for side, name in zip(sides, ("chosen", "rejected"), strict=True)
-    ]
+        margin = margin_of(row)
+        return [replace(pair, margin=margin) for pair in hh_rlhf(row, repairs)]
+    chosen, rejected = (messages_of(row.get(side), side) for side in SIDES)
+    turns, better, worse = prompt_and_answers((chosen, rejected), SIDES)
     label = label_of(row, "id")
-    return [Preference(turns, answers[0], answers[1], _margin(row), "chosen_rejected", label)]
+    return [Preference(turns, better, worse, margin_of(row), "chosen_rejected", label)]
 
 
 def _answered(row: Row, turns: tuple[Turn, ...], framed: bool, source: str) -> list[Record]:
@@ -184,16 +179,18 @@ def _answered(row: Row, turns: tuple[Turn, ...], framed: bool, source: str) -> l
     Where the prompt is `framed`, white space around the answers belongs to the frame.
     """
     label = label_of(row, "id")
-    better, worse = (_texts(row.get(side)) for side in ("chosen", "rejected"))
+    margin = margin_of(row)
+    better, worse = (_texts(row.get(side)) for side in SIDES)
     if better and worse:
-        if _margin(row) is not None:
-            raise RowError("margin", describe(row["margin"]), "none", "margin of several answers")
+        if margin is not None:
+            raise RowError("margin", describe(margin), "none", "margin of several answers")
         ranks = (1.0,) * len(better) + (1.0 + len(better),) * len(worse)
         return [Ranking(turns, better + worse, source, label, ranks)]
-    answers = [_answer(row.get(side), side, turns) for side in ("chosen", "rejected")]
+    turns = _whole_prompt(row, turns)
+    answers = [answer_of(row.get(side), side, turns) for side in SIDES]
     if framed:
         answers = [answer.strip() for answer in answers]
-    return [Preference(turns, answers[0], answers[1], _margin(row), source, label)]
+    return [Preference(turns, answers[0], answers[1], margin, source, label)]
 
 
 def _texts(value: object) -> tuple[str, ...]:
@@ -202,31 +199,14 @@ def _texts(value: object) -> tuple[str, ...]:
     return tuple(value) if isinstance(value, list) and is_texts else ()
 
 
-def _margin(row: Row) -> float | None:
-    return None if row.get("margin") is None else number_of(row["margin"], "margin")
+def _whole_prompt(row: Row, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
+    """The prompt of two conversations, of which the row's own is one question.
 
-
-def _answer(value: object, name: str, prompt: tuple[Turn, ...]) -> str:
-    """An answer's text: text, one assistant message, alone or in a list, or the conversation."""
-    if value is None or isinstance(value, str):
-        return text_of(value, name)
-    turns = messages_of([value] if isinstance(value, dict) else value, name)
-    # A whole conversation repeats the prompt. Another one would pair an answer with a question that
-    # it does not answer.
-    if turns[:-1] == prompt:
-        turns = turns[-1:]
-    return _only_answer(turns, name)
-
-
-def _only_answer(turns: tuple[Turn, ...], name: str) -> str:
-    if len(turns) != 1 or turns[0].role != "assistant":
-        expected = "an assistant message, alone or after the prompt"
-        raise RowError(
-            name, f"{len(turns)} messages", expected, "answer does not follow the prompt"
-        )
-    if turns[0].loss_weight != 1:
-        found = str(turns[0].weight)
-        raise RowError(f"{name}.weight", found, "1, or none", "loss weight of a compared answer")
-    for field, found, what in parts_of(turns):
-        raise RowError(field.replace("turns[0]", name), found, "text alone", f"answer with {what}")
-    return turns[0].content
+    Zephyr's and argilla's pairs have the whole conversations, and beside them the first question or
+    the last one as text.
+    """
+    if len(turns) != 1 or not all(isinstance(row.get(side), list) for side in SIDES):
+        return turns
+    chosen, rejected = (messages_of(row[side], side) for side in SIDES)
+    common = common_turns(chosen, rejected)
+    return common if len(common) > 1 and turns[0] in common else turns

@@ -51,7 +51,7 @@ def distinct(record: Record, repairs: list[str]) -> Record:
     )
 
 
-def hh_rlhf(row: Row, repairs: list[str]) -> list[Record]:
+def hh_rlhf(row: Row, repairs: list[str]) -> list[Preference]:
     """{"chosen", "rejected"}: two framed texts of one prompt, split at the last assistant turn."""
     prompts, answers = [], []
     for name in ("chosen", "rejected"):

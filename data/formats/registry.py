@@ -10,6 +10,7 @@ was found there and what was expected.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -23,8 +24,11 @@ from rayward.data.formats import readers_ranked as ranked
 from rayward.data.formats import token_rows
 from rayward.data.formats.beside import read_row
 from rayward.data.formats.containers import RowSource, sources
-from rayward.data.formats.fields import ReadOptions, columns
-from rayward.data.formats.format_table import FORMATS, TOKENS, Format
+from rayward.data.formats.dataset_info import described
+from rayward.data.formats.fields import ReadOptions, as_object, columns
+from rayward.data.formats.format import Format
+from rayward.data.formats.format_table import FORMATS, TOKENS
+from rayward.data.formats.format_table_plain import NO_FORMAT
 from rayward.data.formats.mapped import FieldMap
 from rayward.data.formats.readers_chat import Questions
 from rayward.data.records import Record, RowError, object_of, validate
@@ -158,7 +162,7 @@ def outcomes(
     # The formats of all files are settled here, before the first row: this is no generator, so that
     # a caller's mistake is raised by the call and not in the middle of a run.
     opened = []
-    for source in sources(path):
+    for source in files_of(path, format, options):
         form = format_of(source, format, options)
         if form is TOKENS and not token_files:
             raise ValueError(
@@ -208,7 +212,7 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
         try:
             if isinstance(value, RowError):
                 raise value
-            row = object_of(value, "row")
+            row = object_of(as_object(value), "row")
             assert form is not None  # a file with an object among its rows has a format
             records, fields = read_row(form, row, repairs, options)
             # Readers check what they need to read; the rules of records are checked here for all.
@@ -216,6 +220,7 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
                 validate(record)
             records = [ranked.distinct(record, repairs) for record in records]
         except RowError as error:
+            error = _under_given_name(error, source.given_names)
             yield Outcome(source.name, line, error=error, passed_over=passed_over)
             continue
         except RecursionError:  # brackets within brackets, a thousand times
@@ -224,6 +229,26 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
             continue
         passed_over |= dict.fromkeys(fields, 1)
         yield Outcome(source.name, line, tuple(records), tuple(repairs), passed_over=passed_over)
+
+
+def files_of(path: str | Path, name: str, options: ReadOptions = AS_IT_IS) -> list[RowSource]:
+    """The files to read, under the names of a dataset_info.json beside them.
+
+    Not so where the format is named, or the fields are mapped.
+    """
+    if name != "auto" or options.fields or options.roles:
+        return sources(path)
+    return [described(source) for source in sources(path)]
+
+
+def _under_given_name(error: RowError, names: Mapping[str, str]) -> RowError:
+    """The error with the name that the file has for the field."""
+    first = re.match(r"[^.\[]*", error.field)
+    known = first[0] if first else ""
+    if names.get(known, known) == known:
+        return error
+    field = names[known] + error.field[len(known) :]
+    return RowError(field, error.found, error.expected, error.reason)
 
 
 def format_of(source: RowSource, name: str, options: ReadOptions = AS_IT_IS) -> Format | None:
@@ -251,11 +276,8 @@ def _detect(source: RowSource) -> Format | None:
     Reads the start of the source; `rows` starts anew for the reader.
     """
     seen: set[str] | None = None
-    usable = (
-        value
-        for _, value in source.rows(TELLING)
-        if isinstance(value, dict) or token_rows.is_token_row(value)
-    )
+    found = (as_object(value) for _, value in source.rows(TELLING))
+    usable = (value for value in found if isinstance(value, dict) or token_rows.is_token_row(value))
     for row in islice(usable, DETECT_ROWS):
         if not isinstance(row, dict):
             return TOKENS
@@ -274,10 +296,11 @@ def _detect(source: RowSource) -> Format | None:
         return None
     # Of a file of columns, the others are not known yet.
     seen |= next((value.keys() for _, value in source.rows() if isinstance(value, dict)), set())
+    why = next((f": {why}" for keys, why in NO_FORMAT if keys <= seen), "")
     raise NoFormatError(
         f"{source.name}: rows with the fields {', '.join(sorted(seen))[:500] or '(none)'} fit no "
-        f"known format ({', '.join(FORMATS)}); name the format, or say where what is wanted stands "
-        "(fields; rayward data check proposes them)",
+        f"known format{why} ({', '.join(FORMATS)}); name the format, or say where what is wanted "
+        "stands (fields; rayward data check proposes them)",
         source,
     )
 

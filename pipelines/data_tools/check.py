@@ -74,13 +74,12 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
     """What is in the rows and what becomes of them, as JSON."""
     from rayward.data.cleaning.markup import HtmlAnswers
     from rayward.data.formats.became import Fields
-    from rayward.data.formats.containers import sources
-    from rayward.data.formats.registry import Report, format_of, outcomes
+    from rayward.data.formats.registry import Report, files_of, format_of, outcomes
 
     asked, texts = read_options(options), _evaluation_texts(options)
     # Before the sources are opened once more below: it tells mistakes of the caller.
     stream = outcomes(options.input, options.source, options.questions, options=asked)
-    opened = {source.name: source for source in sources(options.input)}
+    opened = {source.name: source for source in files_of(options.input, options.source, asked)}
     report, html, fields = Report(), HtmlAnswers(), Fields()
     formats: dict[str, Format | None] = {}
     examples: list[Any] = []

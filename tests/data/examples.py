@@ -12,6 +12,7 @@ from pathlib import Path
 from rayward.data.formats.containers import sources
 from rayward.data.formats.registry import Report, _detect, read
 from rayward.data.records import Conversation, Labelled, Preference, Prompt, Ranking, Turn
+from tests.data.layout_examples import LAYOUT_RECORDS, LAYOUT_ROWS
 
 ROWS = {
     "sharegpt": {
@@ -230,6 +231,8 @@ RECORDS = {
     "rewardbench": Preference((Turn("user", "q"),), "a", "b", None, "rewardbench/donotanswer", "3"),
     "rayward": Prompt((Turn("user", "Hi"),), "", "7"),
 }
+ROWS |= LAYOUT_ROWS
+RECORDS |= LAYOUT_RECORDS
 
 
 WORDS = (

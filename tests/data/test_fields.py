@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,20 @@ MORE = {
     ],
     "hh_rlhf": [PAIR | {"margin": 1}],
     "openai": [PAIR | {"prompt": HI[:1]}, PAIR | {"messages": HI[:1]}, {"prompt": "q"}],
-    "sharegpt": [{"items": HI}],
+    "sharegpt": [{"items": HI}, {"conversations": [{"human": "q", "gpt": "a"}]}],
+    "swift_pairs": [
+        {"messages": HI, "rejected_messages": HI[1:]},
+        {"query": "q", "response": "a", "rejected_response": "b"},
+    ],
+    "response_pairs": [
+        {"prompt": "q", "chosen_response": "a", "rejected_response": "b"},
+        {"instruction": "q", "input": "i", "chosen_response": "a", "rejected_response": "b"},
+    ],
+    "webgpt": [ROWS["webgpt"] | {"id": 1, "question": "q"}],
+    "summarize_feedback": [ROWS["summarize_feedback"] | {"info": {"article": "x"}}],
+    "arena_conversations": [ROWS["arena_conversations"] | {"question_id": "", "id": 1}],
+    "exchange": [{"user": "q", "bot": "a"}],
+    "arena_hard": [{"uid": "u", "category": "c", "subcategory": "s", "prompt": "q"}],
     "sharegpt_pairs": [PAIR | {"conversations": HI[:1]}],
     "question_pairs": [{"instruction": "q", "input": "i", "chosen": HI[1:], "rejected": "n"}],
     "rewardbench": [{"prompt": HI[:1], **PAIR}],
@@ -90,6 +104,8 @@ def test_a_format_reads_what_it_declares(name: str) -> None:
             FORMATS[name].convert(Watched(row, asked), [])
         except RowError as error:  # of answers without their question file, after what is read
             assert name == "mt_bench_answers" and error.reason == "no question"
+    # Replies to replies, at whatever depth, are one path.
+    asked = {re.sub(r"(replies\.)+replies\b", "replies", path) for path in asked}
     # The objects on the way to a field are no fields of their own.
     on_the_way = {path for path in asked if any(other.startswith(f"{path}.") for other in asked)}
     declared = FORMATS[name].reads

@@ -13,6 +13,7 @@ from rayward.data.formats.registry import outcomes, read
 from rayward.data.record_json import from_json, to_json
 from rayward.data.records import Conversation, Preference, Prompt, Ranking, RowError, Turn, validate
 from tests.data.examples import RECORDS, ROWS, detect, run, write_lines
+from tests.data.layout_examples import NAMED
 
 REAL = Path(__file__).resolve().parents[2] / ".." / "shared" / "data"
 needs_real_data = pytest.mark.skipif(
@@ -34,7 +35,7 @@ def test_example_of_each_format(name, tmp_path):
         (tmp_path / "question.jsonl").write_text(json.dumps(ROWS["mt_bench_questions"]))
     path = write_lines(tmp_path / "rows.jsonl", [ROWS[name]])
     by_keys = FORMATS[name].keys != ()
-    assert detect(path) == (name if by_keys else "arena")
+    assert detect(path) == (name if by_keys else NAMED[name])
     for form in ("auto", name) if by_keys else (name,):
         records, report = run(path, form)
         assert records == [RECORDS[name]]
