@@ -132,7 +132,8 @@ def test_every_algorithm_has_its_formula() -> None:
 
 def test_every_format_has_its_row() -> None:
     text = (DOCS / "data.md").read_text(encoding="utf-8")
-    first = re.findall(r"^\| (`.+?`) \|", text.partition("## Formats")[2], re.MULTILINE)
+    section = text.partition("\n## Formats\n")[2].partition("\n## ")[0]
+    first = re.findall(r"^\| (`.+?`) \|", section, re.MULTILINE)
     named = {name for cell in first for name in re.findall(r"`(\w+)`", cell)}
     assert named == {*FORMATS, token_rows.NAME}
 
