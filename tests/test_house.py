@@ -129,7 +129,8 @@ def test_a_ray_task_finds_ours_and_theirs(installed: Path, neighbours: Path) -> 
         """
 import ray
 
-ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, object_store_memory=10**8,
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False,
+         object_store_memory=10**8,
          runtime_env={"working_dir": "."})
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -45,8 +46,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus", "4"]
     command += ["--port", str(gcs), "--dashboard-port", str(dashboard)]
     command += ["--object-store-memory", str(300 * 2**20), "--disable-usage-stats"]
-    # A short path: sockets lie below it.
-    command += ["--temp-dir", f"/tmp/rw{os.getpid()}"]
+    short = f"/tmp/rw{os.getpid()}"  # sockets lie below it
+    command += ["--temp-dir", short]
     with (folder / "log.txt").open("wb") as log:
         process = subprocess.Popen(
             command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
@@ -58,6 +59,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     finally:
         process.terminate()
         process.wait(60)
+        shutil.rmtree(short, ignore_errors=True)
 
 
 def _wait(process: subprocess.Popen[bytes], client: dict[str, str], log: Path) -> None:

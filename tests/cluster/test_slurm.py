@@ -118,6 +118,7 @@ def test_a_job_near_its_end_is_requeued_and_goes_on(
     steps = (tmp_path / "srun.log").read_text()
     assert steps.count("ray start --head") == steps.count("--exclude=node1 ray start --addr") == 2
     assert (tmp_path / "scontrol.log").read_text().count("requeue") == 1
+    shutil.rmtree(f"/tmp/rw-{allocation['SLURM_JOB_ID']}")  # and nothing of it in /tmp/ray
 
 
 @pytest.mark.slow

@@ -237,7 +237,7 @@ def test_an_unknown_section_names_the_nearest_one(section: str, tmp_path: Path) 
 def test_a_key_unlike_any_other_lists_the_known_ones() -> None:
     assert mistakes("quickstart", "rl.ppo.zzzz=1") == [
         "--set rl.ppo.zzzz=1: unknown key 'rl.ppo.zzzz'; known keys: learning_rate, kl_coef, "
-        "kl_target, kl_horizon, kl_loss, clip, clip_high, dual_clip, whiten"
+        "kl_target, kl_horizon, kl_loss, whiten, clip, clip_high, dual_clip"
     ]
 
 

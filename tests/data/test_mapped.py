@@ -214,7 +214,7 @@ def test_files_account_for_every_row(tmp_path: Path) -> None:
 def test_other_fields_are_refused_passed_over_or_ignored(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     row = {"log": [{**turn, "mood": "calm"} for turn in TALK], "data": {"n": 1, "by": "x"}}
-    path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"tools": [{"name": "f"}]}) + "\n")
+    path.write_text(json.dumps(row) + "\n" + json.dumps(row | {"tools": "f"}) + "\n")
     fields = dict(pair.split("=") for pair in f"{IN_TALK},id=data.n".split(","))
     asked = ReadOptions(fields=fields, roles={"Customer": "user", "robot": "assistant"})
     first, second = outcomes(path, options=asked)

@@ -155,9 +155,12 @@ def test_a_template_without_a_place_names_the_field() -> None:
         )
     }
     assert found == {
-        "tools": "a template with a place for tools",
-        "turns[1].tool_calls": "a template with a place for tool calls",
-        "turns[1].reasoning": "a template with a place for reasoning",
+        field: f"a template with a place for {what} (ignore {name} to use the rest of the row)"
+        for field, what, name in (
+            ("tools", "tools", "tools"),
+            ("turns[1].tool_calls", "tool calls", "tool_calls"),
+            ("turns[1].reasoning", "reasoning", "reasoning"),
+        )
     }
 
 

@@ -137,11 +137,11 @@ def test_refused_rows_and_three_examples(
         {"instruction": f"Do {i}.", "output": f"Done {i}.", "note": "x" * (i % 2)} for i in range(8)
     ]
     rows[2]["output"] = ""
-    rows[3]["tools"] = [{"name": "search"}]
+    rows[3]["tools"] = "search"
     path = write(tmp_path / "rows.jsonl", rows)
     code, account = checked(path, capsys)
     assert code == 1 and (account["read"], account["usable"]) == (8, 6)
-    assert account["refused"] == {"empty text": 1, "tools cannot be kept": 1}
+    assert account["refused"] == {"empty text": 1, "text that is no JSON": 1}
     assert [(row["line"], row["field"]) for row in account["refused_rows"]] == [
         (3, "output"),
         (4, "tools"),
