@@ -13,7 +13,7 @@ from rayward.configs.schema import Config
 from rayward.configs.sections.data import Data
 from rayward.data.records import Conversation, Prompt, Turn
 from rayward.pipelines.cli import main
-from rayward.pipelines.rows.left_out import Places
+from rayward.pipelines.rows.left_out import Listing
 from rayward.pipelines.rows.reading import read_all
 
 HI = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -27,7 +27,7 @@ def written(path: Path, *rows: dict[str, Any]) -> Path:
 def records(folder: Path, name: str, **source: Any) -> tuple[list, dict[str, Any]]:
     data = Data.model_validate({"root": str(folder), name: [{"path": "a.jsonl", **source}]})
     report: dict[str, Any] = {}
-    found = list(read_all(data, name, report, Places()))
+    found = [entry.record for entry in read_all(data, name, report, Listing())]
     return found, report["sources"][name]["a.jsonl"]
 
 
