@@ -74,18 +74,24 @@ def described(source: RowSource) -> RowSource:
     entries for the file differ.
     """
     file = Path(source.name)
-    for folder in (file.parent, file.parent.parent):
-        if not file.is_file() or not (folder / INFO).is_file():
-            continue
-        found = [names_of(entry) for entry in _entries(folder / INFO, file)]
+    for path in infos_of(file):
+        found = [names_of(entry) for entry in _entries(path, file)]
         if any(names != found[0] for names in found):
             raise ValueError(
-                f"{folder / INFO}: several entries give other names to the fields of {file.name}; "
-                "leave one, or name the format"
+                f"{path}: several entries give other names to the fields of {file.name}; leave "
+                "one, or name the format"
             )
         if found:
             return _renamed(source, found[0])
     return source
+
+
+def infos_of(file: Path) -> list[Path]:
+    """The files that may say how the fields of a file are called, the nearest first."""
+    if not file.is_file():
+        return []
+    paths = (folder / INFO for folder in (file.parent, file.parent.parent))
+    return [path for path in paths if path.is_file()]
 
 
 def _entries(path: Path, file: Path) -> Iterator[Mapping[str, Any]]:

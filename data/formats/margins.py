@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rayward.data.formats.fields import is_empty
 from rayward.data.records import RowError, number_of
 
 SCORES = (
@@ -26,10 +27,10 @@ MARGINS = " ".join(("margin", *(name for names in SCORES for name in names)))
 
 def margin_of(row: Mapping[str, Any]) -> float | None:
     """The row's margin, or None. RowError where the scores say that the worse answer is better."""
-    found = None if row.get("margin") is None else number_of(row["margin"], "margin")
+    found = None if is_empty(row.get("margin")) else number_of(row["margin"], "margin")
     for names in SCORES:
         better, worse = (row.get(name) for name in names)
-        if found is None and better is not None and worse is not None:
+        if found is None and not is_empty(better) and not is_empty(worse):
             scores = [number_of(row[name], name) for name in names]
             found = scores[0] - scores[1]
             if found < 0:

@@ -74,6 +74,7 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
     """What is in the rows and what becomes of them, as JSON."""
     from rayward.data.cleaning.markup import HtmlAnswers
     from rayward.data.formats.became import Fields
+    from rayward.data.formats.fields import as_object
     from rayward.data.formats.registry import Report, files_of, format_of, outcomes
 
     asked, texts = read_options(options), _evaluation_texts(options)
@@ -89,7 +90,8 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
         if outcome.file not in formats:
             source = opened[outcome.file]
             formats[outcome.file] = format_of(source, options.source, asked)
-            first_rows = dict(islice(source.rows(), SAMPLED_ROWS))
+            sampled = islice(source.rows(), SAMPLED_ROWS)
+            first_rows = {line: as_object(row) for line, row in sampled}
         outcome = _compared(outcome, texts)
         report.count(outcome)
         html.count(outcome.records)

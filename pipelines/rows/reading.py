@@ -14,6 +14,7 @@ from typing import Any
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS, OWN_EVALUATION, Data, DataSource
 from rayward.data.formats.containers import data_files
+from rayward.data.formats.dataset_info import infos_of
 from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.registry import Outcome, Rejected, Report, located
 from rayward.data.records import Conversation, Labelled, Preference, Prompt, Ranking, Record, Turn
@@ -91,12 +92,15 @@ def paths(data: Data) -> set[str]:
 def contents(data: Data) -> dict[str, str]:
     """A hash of every source file by its path from `data.root`; none of data sets on the hub.
 
-    They are among the settings of prepare, so a changed file is not taken for the old one.
+    Also of every dataset_info.json that may name the fields of one. They are among the settings of
+    prepare, so a changed file is not taken for the old one.
     """
     local = [Path(data.root) / path for path in paths(data) if not path.startswith("hf:")]
     digests: dict[str, str] = {}
     for path in sorted(local):
-        for file in _files(path) if path.is_dir() else [path]:
+        files = _files(path) if path.is_dir() else [path]
+        infos = {info for file in files for info in infos_of(file)}
+        for file in {*files, *infos}:
             if file.is_file():
                 with file.open("rb") as opened:
                     digest = hashlib.file_digest(opened, "sha256").hexdigest()[:16]

@@ -146,3 +146,19 @@ def test_what_is_wrong_with_it(tmp_path: Path) -> None:
         write_info(tmp_path, info)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="fit no known format"):
             read(path)
+
+
+def test_a_changed_map_is_no_finished_work(tmp_path: Path) -> None:
+    from rayward.configs.sections.data import Data
+    from rayward.pipelines.rows.reading import contents
+
+    (tmp_path / "parts").mkdir()
+    for name in ("a.jsonl", "parts/b.jsonl"):
+        write_lines(tmp_path / name, [{"ask": "q", "reply": "a"}])
+    data = Data(root=str(tmp_path), conversations=[{"path": "a.jsonl"}, {"path": "parts"}])
+    before = contents(data)
+    write_info(tmp_path, {})
+    with_map = contents(data)
+    write_info(tmp_path, {"mine": {"file_name": "a.jsonl"}})
+    assert {*before} | {"dataset_info.json"} == {*with_map} == {*contents(data)}
+    assert with_map != contents(data)
