@@ -334,6 +334,24 @@ def test_render_keeps_what_is_not_its_own_and_replaces_what_is(
     assert (out / "train" / "rayjob.yaml").is_file()
 
 
+@pytest.mark.parametrize("name", ["train/mine.jsonl", "base/kept/rayjob.yaml", "overlays/a.yaml"])
+def test_render_takes_no_folder_that_others_have_made(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "kube"
+    before = render(load("quickstart"), out, SIZES)
+    texts = [path.read_bytes() for path in before]
+    mine = out / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("apiVersion: mine\n")
+    with pytest.raises(ValueError, match=rf"holds {name}, which is not of .* another folder"):
+        render(load("smollm2"), out, [])
+    assert mine.read_text() == "apiVersion: mine\n"
+    assert [path.read_bytes() for path in before] == texts, "nothing was removed or written"
+    mine.unlink()
+    mine.symlink_to(before[0])
+    with pytest.raises(ValueError, match=rf"holds {name}"):
+        render(load("quickstart"), out, [])
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
