@@ -18,7 +18,7 @@ import yaml
 
 from rayward.cluster.kube import versions
 from rayward.cluster.kube.overlays import merge_patch
-from rayward.cluster.kube.ray_objects import objects
+from rayward.cluster.kube.ray_objects import entrypoint, objects
 from rayward.cluster.kube.render import render
 from rayward.cluster.kube.sizes import sized
 from rayward.configs.load import ConfigError, load
@@ -319,6 +319,19 @@ def test_names_are_those_that_kubernetes_takes(tmp_path: Path) -> None:
                 found = item["metadata"]["name"]
                 assert re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", found) and len(found) <= 47
                 assert mistakes(item) == []
+
+
+@pytest.mark.parametrize("name", ["my run; touch x", "it's $(touch x)", "`touch x`", "plain"])
+def test_a_shell_takes_the_entrypoint_as_one_command(name: str, tmp_path: Path) -> None:
+    config = load("quickstart").model_copy(update={"name": name})
+    # A shell's function in place of the command: it says its arguments, a line each.
+    script = f"rayward() {{ printf '%s\\n' \"$@\"; }}\n{entrypoint(config)}\n"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    expected = ["align", "/etc/rayward/config.yaml", "--run", f"/shared/runs/{name}"]
+    assert done.stdout.splitlines() == expected and not done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_render_keeps_what_is_not_its_own_and_replaces_what_is(
