@@ -171,6 +171,17 @@ def test_a_critic_on_the_cpu_takes_no_part_of_the_engines_gpus(
     assert (group.pods, group.gpus, group.cpus) == (1, 8, 25)
 
 
+@pytest.mark.parametrize("mode", ["sync", "colocate"])
+def test_no_rank_is_without_answers(mode: str, tiny_config: Callable[..., Config]) -> None:
+    config = colocated(tiny_config, (0.4, 0.3, 0.2))
+    config = config.model_copy(update={"rl": config.rl.model_copy(update={"mode": mode})})
+    resources = sized(config, 8, 8).resources
+    # 64 GPUs, and steps of 8 answers; engines apart from the learners have half of the GPUs.
+    assert config.rl.samples_per_step == 8
+    assert (resources.policy.workers, resources.critic.workers) == (8, 8)
+    assert resources.rollout.workers == (8 if mode == "colocate" else 32)
+
+
 @pytest.mark.parametrize("size", [(1, 8), (2, 4), (8, 8)])
 def test_taking_turns_fills_all_gpus_of_a_size(
     size: tuple[int, int], tiny_config: Callable[..., Config]
