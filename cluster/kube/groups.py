@@ -3,7 +3,8 @@
 Stages come one after the other, so the cluster has what the largest of them asks. Its actors are
 placed as Ray would, whole GPUs first, each where the fewest CPUs are taken; a pod then has the sum
 of the CPUs of the actors on it, rounded up, and a GPU for each that they fill. All pods of a group
-are alike; GPUs that do not divide by those of a machine leave one smaller pod.
+are alike; GPUs that do not divide by those of a machine leave one smaller pod. With rl.mode
+colocate an engine and its learners are placed as one, as `gpu_slots` of actors/group.py does.
 """
 
 from __future__ import annotations
@@ -38,6 +39,16 @@ class Group:
     """Of each pod."""
 
 
+@dataclass(frozen=True)
+class _Slot:
+    """What is placed as one: a process, or an engine with the learners that share its GPU."""
+
+    cpus: float
+    gpus: float
+    processes: int
+    engine: bool
+
+
 @dataclass
 class _Pod:
     """A pod while actors are placed; `free`: the share of each GPU that nobody has."""
@@ -48,27 +59,27 @@ class _Pod:
     processes: int = 0
     engines_on_cpu: int = 0
 
-    def take(self, role: Role, engine: bool) -> bool:
-        """Place one process of a role here, if it fits."""
+    def take(self, slot: _Slot) -> bool:
+        """Place it here, if it fits."""
         # Sums of fractions are not exact.
-        if self.cpus + role.cpus > self.room_cpus + 1e-6:
+        if self.cpus + slot.cpus > self.room_cpus + 1e-6:
             return False
-        if role.gpus >= 1:
+        if slot.gpus >= 1:
             whole = [number for number, share in enumerate(self.free) if share == 1]
-            if len(whole) < role.gpus:
+            if len(whole) < slot.gpus:
                 return False
-            for number in whole[: int(role.gpus)]:
+            for number in whole[: int(slot.gpus)]:
                 self.free[number] = 0.0
-        elif role.gpus:
-            fits = [share for share in self.free if share >= role.gpus - 1e-6]
+        elif slot.gpus:
+            fits = [share for share in self.free if share >= slot.gpus - 1e-6]
             if not fits:
                 return False
             # The fullest that has room, so that others stay whole.
             number = self.free.index(min(fits))
-            self.free[number] -= role.gpus
-        self.cpus += role.cpus
-        self.processes += 1
-        self.engines_on_cpu += engine and not role.gpus
+            self.free[number] -= slot.gpus
+        self.cpus += slot.cpus
+        self.processes += slot.processes
+        self.engines_on_cpu += slot.engine and not slot.gpus
         return True
 
 
@@ -105,7 +116,7 @@ def worker_groups(config: Config, stages: Iterable[str] = STAGES) -> list[Group]
     """The groups that these stages need. ValueError where an actor is larger than a machine."""
     asked = at_once(config, stages)
     _check_machines(config, asked)
-    least = max((_gpus(table) for table in asked), default=0)
+    least = max((_gpus(config, table) for table in asked), default=0)
     if not least:
         return [_cpu_group(config, asked)]
     # Engines of several GPUs need theirs in one pod, which may take a GPU more than the sum.
@@ -135,33 +146,54 @@ def _check_machines(config: Config, asked: list[dict[str, Role]]) -> None:
                 )
 
 
-def _gpus(table: Mapping[str, Role]) -> int:
+def _gpus(config: Config, table: Mapping[str, Role]) -> int:
     """GPUs that a stage fills: shares of one are put together, whole ones are not shared."""
     pod = _Pod([], float("inf"))
-    for role in _in_order(table):
-        while not pod.take(role[0], role[1]):
+    for slot in _in_order(config, table):
+        while not pod.take(slot):
             pod.free.append(1.0)
     return len(pod.free)
 
 
-def _in_order(table: Mapping[str, Role]) -> list[tuple[Role, bool]]:
-    """Every process of a stage, the largest first, and whether it is an engine."""
-    processes = [
-        (role, name in ("rollout", "serve"))
-        for name, role in table.items()
-        for _ in range(role.workers)
-    ]
-    return sorted(processes, key=lambda process: (-process[0].gpus, -process[0].cpus))
+def _in_order(config: Config, table: Mapping[str, Role]) -> list[_Slot]:
+    """Everything of a stage that is placed, the largest first."""
+    alone = dict(table)
+    slots: list[_Slot] = []
+    if config.rl.mode == "colocate" and "rollout" in table:
+        slots += _colocated(config, table)
+        alone = {name: role for name, role in table.items() if name not in _sharing(config)}
+    for name, role in alone.items():
+        engine = name in ("rollout", "serve")
+        slots += [_Slot(role.cpus, role.gpus, 1, engine)] * role.workers
+    return sorted(slots, key=lambda slot: (-slot.gpus, -slot.cpus))
+
+
+def _sharing(config: Config) -> dict[str, Role]:
+    """The roles that take turns on a GPU; a critic without GPUs stands elsewhere."""
+    named = {name: getattr(config.resources, name) for name in ("rollout", "policy", "critic")}
+    return {name: role for name, role in named.items() if role.gpus}
+
+
+def _colocated(config: Config, table: Mapping[str, Role]) -> list[_Slot]:
+    """A slot for each engine. Where no learner is started (sampling), its room is kept all the
+    same.
+    """
+    sharing = _sharing(config)
+    cpus = sum(role.cpus for role in sharing.values())
+    # Shares as Ray counts them; 0.7 + 0.2 + 0.1 is a little less than 1.
+    gpus = round(sum(role.gpus for role in sharing.values()), 4)
+    processes = sum(name in table for name in sharing)
+    return [_Slot(cpus, gpus, processes, engine=True)] * table["rollout"].workers
 
 
 def _place(config: Config, table: Mapping[str, Role], sizes: list[int]) -> list[_Pod] | None:
     """The pods with a stage on them; None where it does not fit."""
     room = float(config.kube.cpus_per_node or "inf")
     pods = [_Pod([1.0] * gpus, room) for gpus in sizes]
-    for role, engine in _in_order(table):
+    for slot in _in_order(config, table):
         # Fewest CPUs a GPU first, so that a smaller pod gets its share only.
         by_load = sorted(pods, key=lambda pod: pod.cpus / max(1, len(pod.free)))
-        if not any(pod.take(role, engine) for pod in by_load):
+        if not any(pod.take(slot) for pod in by_load):
             return None
     return pods
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,14 +19,23 @@ ACCOUNT = "rayward"
 VOLUME = "rayward-shared"
 LONGEST = 40
 """KubeRay takes 47 letters and adds words; -config and such follow here."""
+DIGEST = 6
+"""Hexadecimal digits of it in a name."""
 
 
 def run_name(config: Config) -> str:
-    """The run's name as Kubernetes takes it: small letters, digits and dashes, a letter first."""
+    """The run's name as Kubernetes takes it: small letters, digits and dashes, a letter first.
+
+    One that had to be changed or cut ends with a digest of what it was: my_run and my-run, or two
+    that begin alike, would replace each other in the cluster.
+    """
     name = re.sub(r"[^a-z0-9]+", "-", config.name.lower()).strip("-")
     if not name[:1].isalpha():
         name = f"run-{name}".strip("-")
-    return name[:LONGEST].rstrip("-")
+    if name == config.name and len(name) <= LONGEST:
+        return name
+    digest = hashlib.sha256(config.name.encode()).hexdigest()[:DIGEST]
+    return f"{name[: LONGEST - DIGEST - 1].rstrip('-')}-{digest}"
 
 
 def labels(config: Config) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from typing import Any
 
@@ -37,7 +38,8 @@ def config_map(config: Config) -> Object:
 
 def entrypoint(config: Config) -> str:
     """What the job runs; the same command again goes on with what is done."""
-    return f"rayward align {CONFIG_FOLDER}/config.yaml --run {run_folder(config)}"
+    # The submitter's pod hands it to a shell as it stands, and a run may have any name.
+    return f"rayward align {CONFIG_FOLDER}/config.yaml --run {shlex.quote(run_folder(config))}"
 
 
 def runtime_env(config: Config) -> Object:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,8 +25,7 @@ def render(config: Config, out: Path, sizes: Sequence[tuple[int, int]]) -> list[
     ValueError where `out` holds something else, a machine is too small, or the config's stages do
     not fit a size; then nothing is written or removed.
     """
-    if out.exists() and (others := {path.name for path in out.iterdir()} - set(FOLDERS)):
-        raise ValueError(f"{out} holds {min(others)}, which is not of rayward kube render")
+    before = _written_before(out) if out.exists() else []
     folders = {
         "base": [
             shared.namespace(config),
@@ -41,13 +39,46 @@ def render(config: Config, out: Path, sizes: Sequence[tuple[int, int]]) -> list[
     overlays = {
         f"{machines}x{gpus}": objects(sized(config, machines, gpus)) for machines, gpus in sizes
     }
-    for name in FOLDERS:
-        shutil.rmtree(out / name, ignore_errors=True)
+    _remove(before)
     files = [file for name, items in folders.items() for file in _folder(out / name, items)]
     for size, changed in overlays.items():
         for name, items in changed.items():
             files += _overlay(out / "overlays" / size / name, folders[name], items)
     return files
+
+
+def _written_before(out: Path) -> list[Path]:
+    """Files and folders in `out`, a folder before what it holds. ValueError where one is not ours.
+
+    Files are known by their first line: others may have a folder named train, too.
+    """
+    # By name first, so that a home folder is not read through.
+    others = sorted(path for path in out.iterdir() if path.name not in FOLDERS)
+    found = [] if others else sorted(out.rglob("*"))
+    others = others or [path for path in found if not _is_ours(path)]
+    if others:
+        raise ValueError(
+            f"{out} holds {others[0].relative_to(out)}, which is not of rayward kube render; move "
+            "it, or give another folder"
+        )
+    return found
+
+
+def _is_ours(path: Path) -> bool:
+    # A link may lead to anything.
+    if path.is_symlink() or not path.is_file():
+        return path.is_dir() and not path.is_symlink()
+    note = NOTE.encode()
+    with path.open("rb") as file:
+        return file.read(len(note)) == note
+
+
+def _remove(paths: Sequence[Path]) -> None:
+    for path in reversed(paths):
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
 
 
 def file_name(item: Object) -> str:

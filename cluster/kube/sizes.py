@@ -76,11 +76,19 @@ def _has_critic(config: Config) -> bool:
     return bool(parts(config, "rl")) and "critic" in roles(config, "rl")
 
 
+def _most_ranks(config: Config) -> int:
+    """Ranks of a learner of RL that have an answer of each step; those beyond would have none."""
+    shared = config.rl.sequence_parallel
+    return max(1, config.rl.samples_per_step // shared * shared)
+
+
 def _taking_turns(config: Config, total: int) -> dict[str, tuple[int, float]]:
     """Workers and GPUs of each role where a GPU holds an engine and the learners."""
-    learners = {"policy": (total, 0.3)} | ({"critic": (total, 0.2)} if _has_critic(config) else {})
+    # As many engines as ranks: each stands beside one.
+    ranks = min(total, _most_ranks(config))
+    learners = {"policy": (ranks, 0.3)} | ({"critic": (ranks, 0.2)} if _has_critic(config) else {})
     share = round(0.1 / max(2, _frozen(config)), 4)
-    return {"rollout": (total, 0.4), **learners, "reference": (1, share), "reward": (1, share)}
+    return {"rollout": (ranks, 0.4), **learners, "reference": (1, share), "reward": (1, share)}
 
 
 def _apart(config: Config, total: int) -> dict[str, tuple[int, float]]:
@@ -98,7 +106,7 @@ def _apart(config: Config, total: int) -> dict[str, tuple[int, float]]:
             f" {' and '.join(ranks)} with rl.sequence_parallel {shared}; rl.mode colocate lets "
             "them take turns"
         )
-    most = max(1, config.rl.samples_per_step // shared * shared)
+    most = _most_ranks(config)
     learners = {name: (min(max(1, count), most), 1.0) for name, count in ranks.items()}
     # Rounded down, so that all of them fit: 4 have a quarter each, 7 a hundredth less than 1/7.
     share = int(100 / max(4, _frozen(config))) / 100

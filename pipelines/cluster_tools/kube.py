@@ -37,6 +37,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _render(options: argparse.Namespace) -> int:
     from rayward.cluster.kube.groups import worker_groups
+    from rayward.cluster.kube.names import run_name
     from rayward.cluster.kube.render import render
     from rayward.cluster.kube.sizes import parse_size
     from rayward.configs.load import load
@@ -44,7 +45,7 @@ def _render(options: argparse.Namespace) -> int:
     config = load(options.config, options.set)
     sizes = [size for size in options.size or SIZES if size != "none"]
     files = render(config, options.out, [parse_size(size) for size in dict.fromkeys(sizes)])
-    print(f"{options.out}: {len(files)} files")
+    print(f"{options.out}: {len(files)} files, for {run_name(config)}")
     for group in worker_groups(config):
         print(
             f"  workers {group.name}: {group.pods} x {group.cpus} CPU, {group.gpus} GPU, "

@@ -17,8 +17,9 @@ import pytest
 import yaml
 
 from rayward.cluster.kube import versions
+from rayward.cluster.kube.names import run_name
 from rayward.cluster.kube.overlays import merge_patch
-from rayward.cluster.kube.ray_objects import objects
+from rayward.cluster.kube.ray_objects import entrypoint, objects
 from rayward.cluster.kube.render import render
 from rayward.cluster.kube.sizes import sized
 from rayward.configs.load import ConfigError, load
@@ -321,6 +322,32 @@ def test_names_are_those_that_kubernetes_takes(tmp_path: Path) -> None:
                 assert mistakes(item) == []
 
 
+def test_runs_of_different_names_have_different_objects() -> None:
+    long = "a-study-of-learning-rates-with-seed-number"
+    names = ["my-run", "my_run", "My-Run", "my run", "my-run-", "-my-run", "run-my-run"]
+    names += ["7", "run-7", "run", "***", "---", long, f"{long}-1", f"{long}-2", "ä", "ö"]
+    config = load("quickstart")
+    found = {name: run_name(config.model_copy(update={"name": name})) for name in names}
+    assert len(set(found.values())) == len(names), found
+    assert max(map(len, found.values())) == 40
+    # Names that Kubernetes takes stay as they are.
+    assert all(found[name] == name for name in ("my-run", "run-my-run", "run-7", "run"))
+    assert re.fullmatch("my-run-[0-9a-f]{6}", found["my_run"])
+
+
+@pytest.mark.parametrize("name", ["my run; touch x", "it's $(touch x)", "`touch x`", "plain"])
+def test_a_shell_takes_the_entrypoint_as_one_command(name: str, tmp_path: Path) -> None:
+    config = load("quickstart").model_copy(update={"name": name})
+    # A shell's function in place of the command: it says its arguments, a line each.
+    script = f"rayward() {{ printf '%s\\n' \"$@\"; }}\n{entrypoint(config)}\n"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    expected = ["align", "/etc/rayward/config.yaml", "--run", f"/shared/runs/{name}"]
+    assert done.stdout.splitlines() == expected and not done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_render_keeps_what_is_not_its_own_and_replaces_what_is(
     tmp_path: Path, tiny_config: Callable[..., Config]
 ) -> None:
@@ -332,6 +359,24 @@ def test_render_keeps_what_is_not_its_own_and_replaces_what_is(
     with pytest.raises(ValueError, match=r"holds notes\.txt, which is not of rayward kube render"):
         render(load("quickstart"), out, [])
     assert (out / "train" / "rayjob.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", ["train/mine.jsonl", "base/kept/rayjob.yaml", "overlays/a.yaml"])
+def test_render_takes_no_folder_that_others_have_made(tmp_path: Path, name: str) -> None:
+    out = tmp_path / "kube"
+    before = render(load("quickstart"), out, SIZES)
+    texts = [path.read_bytes() for path in before]
+    mine = out / name
+    mine.parent.mkdir(exist_ok=True)
+    mine.write_text("apiVersion: mine\n")
+    with pytest.raises(ValueError, match=rf"holds {name}, which is not of .* another folder"):
+        render(load("smollm2"), out, [])
+    assert mine.read_text() == "apiVersion: mine\n"
+    assert [path.read_bytes() for path in before] == texts, "nothing was removed or written"
+    mine.unlink()
+    mine.symlink_to(before[0])
+    with pytest.raises(ValueError, match=rf"holds {name}"):
+        render(load("quickstart"), out, [])
 
 
 @pytest.mark.parametrize(
@@ -360,6 +405,8 @@ def test_the_command_says_what_it_wrote_and_what_pods_will_not_find(
     command = ["kube", "render", "rloo_rule_smollm2", "--out", out, "--size", "1x8"]
     assert main(command) == 0
     said = capsys.readouterr().out
+    job = yaml.safe_load((tmp_path / "kube" / "train" / "rayjob.yaml").read_text())
+    assert f"files, for {job['metadata']['name']}\n" in said
     assert "workers cpu: 1 x " in said and f"kubectl apply -k {out}/train" in said
     assert "note: data.root is ., which pods do not have" in said and "/serve" not in said
     assert "model.path" not in said, "a hub name is fetched"

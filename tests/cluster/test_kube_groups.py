@@ -127,20 +127,70 @@ def test_a_sized_config_is_one_that_loads(tmp_path) -> None:
 
 
 def test_taking_turns_shares_each_gpu(tiny_config: Callable[..., Config]) -> None:
-    colocated = tiny_config(
-        resources={
-            "rollout": {"gpus": 0.4},
-            "policy": {"gpus": 0.3},
-            "critic": {"gpus": 0.2},
-            "reference": {"gpus": 0.05},
-            "reward": {"gpus": 0.05},
-        },
-        rl={"mode": "colocate", "optimizer": {"zero_stage": 1}},
-    )
-    config = sized(colocated, 2, 4)
+    config = sized(colocated(tiny_config, (0.4, 0.3, 0.2)), 2, 4)
     assert [getattr(config.resources, name).workers for name in ("rollout", "policy")] == [8, 8]
     (group,) = worker_groups(config)
     assert (group.pods, group.gpus) == (2, 4)
+
+
+def colocated(
+    tiny_config: Callable[..., Config], shares: tuple[float, float, float], engines: int = 1
+) -> Config:
+    """Engines, policy and critic with these shares of each GPU, and a CPU each."""
+    names = ("rollout", "policy", "critic")
+    sharing = {
+        name: {"workers": engines, "gpus": share, "cpus": 1}
+        for name, share in zip(names, shares, strict=True)
+    }
+    return tiny_config(
+        resources=sharing | {"reference": {"gpus": 0.05}, "reward": {"gpus": 0.05}},
+        rl={"mode": "colocate", "optimizer": {"zero_stage": 1}},
+    )
+
+
+def test_an_engine_and_its_learners_have_a_gpu_of_their_own(
+    tiny_config: Callable[..., Config],
+) -> None:
+    # 16 times 0.4, 0.3 and 0.2, packed one by one, would fit 15 GPUs.
+    config = colocated(tiny_config, (0.4, 0.3, 0.2), 16)
+    (group,) = worker_groups(config)
+    assert (group.pods, group.gpus) == (2, 8)
+    # RL: 8 times engine, policy and critic, and one of the two frozen models with 0.1 CPUs.
+    assert (group.cpus, group.memory_gib) == (25, 2 + 3 * (8 * 3 + 1) + 32 * 8)
+    # Sampling starts no learner, and their room is kept.
+    (group,) = worker_groups(config, ["sample"])
+    assert (group.pods, group.gpus) == (2, 8)
+    # 0.7 + 0.2 + 0.1 is 0.9999999999999999.
+    assert sum(g.pods * g.gpus for g in worker_groups(colocated(tiny_config, (0.7, 0.2, 0.1)))) == 2
+
+
+def test_a_critic_on_the_cpu_takes_no_part_of_the_engines_gpus(
+    tiny_config: Callable[..., Config],
+) -> None:
+    (group,) = worker_groups(colocated(tiny_config, (0.5, 0.4, 0), 8))
+    assert (group.pods, group.gpus, group.cpus) == (1, 8, 25)
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate"])
+def test_no_rank_is_without_answers(mode: str, tiny_config: Callable[..., Config]) -> None:
+    config = colocated(tiny_config, (0.4, 0.3, 0.2))
+    config = config.model_copy(update={"rl": config.rl.model_copy(update={"mode": mode})})
+    resources = sized(config, 8, 8).resources
+    # 64 GPUs, and steps of 8 answers; engines apart from the learners have half of the GPUs.
+    assert config.rl.samples_per_step == 8
+    assert (resources.policy.workers, resources.critic.workers) == (8, 8)
+    assert resources.rollout.workers == (8 if mode == "colocate" else 32)
+
+
+@pytest.mark.parametrize("size", [(1, 8), (2, 4), (8, 8)])
+def test_taking_turns_fills_all_gpus_of_a_size(
+    size: tuple[int, int], tiny_config: Callable[..., Config]
+) -> None:
+    config = colocated(tiny_config, (0.4, 0.3, 0.2))
+    rl = config.rl.model_copy(update={"prompts_per_iteration": 32, "samples_per_step": 64})
+    config = config.model_copy(update={"rl": rl})
+    (group,) = worker_groups(sized(config, *size))
+    assert (group.pods, group.gpus) == size
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
@@ -94,7 +95,7 @@ def submit(
 
     def run() -> tuple[int, str, Path]:
         command = [str(BIN / "ray"), "job", "submit", "--runtime-env"]
-        command += [str(etc / "runtime_env.yaml"), "--", *entrypoint.split()]
+        command += [str(etc / "runtime_env.yaml"), "--", *shlex.split(entrypoint)]
         done = subprocess.run(
             command, env=head, cwd=etc, capture_output=True, text=True, timeout=900
         )

@@ -91,6 +91,24 @@ def left_of(token: str) -> list[str]:
     return found
 
 
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 0)])
+def test_a_job_that_is_told_to_end_before_its_run_has_begun_starts_nothing(
+    allocation: dict[str, str], tmp_path: Path, sent: signal.Signals, status: int
+) -> None:
+    (tmp_path / "srun").write_text(SRUN.replace("exec", "sleep 2\nexec"))
+    del allocation["RAYWARD_HEAD_ADDRESS"]  # so that a node is asked, which answers late
+    job = start(allocation, tmp_path / "run", "prepare")
+    steps, deadline = tmp_path / "srun.log", time.monotonic() + 60
+    while not (steps.exists() and "hostname" in steps.read_text()):
+        assert job.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    job.send_signal(sent)
+    assert job.wait(60) == status, (tmp_path / "log.txt").read_text()
+    assert "ray start" not in steps.read_text() and not (tmp_path / "run").exists()
+    requeued = f"requeue {allocation['SLURM_JOB_ID']}\n" in (tmp_path / "scontrol.log").read_text()
+    assert requeued == (sent == signal.SIGUSR1)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_job_near_its_end_is_requeued_and_goes_on(

@@ -63,6 +63,18 @@ def test_pyproject_and_the_locks_pin_the_same_versions() -> None:
             assert locked[pin[1]][1].removesuffix("+cpu") == pin[2], (kind, pin[0])
 
 
+def test_what_is_installed_without_an_extra_is_used_without_one() -> None:
+    """Actors need Ray, which comes with `stack`; what only they import belongs there."""
+    lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    base = {re.split("[<>=]", line)[0].replace("pyyaml", "yaml") for line in lines}
+    files = [
+        path for floor in ("configs", "data", "pipelines") for path in ROOT.glob(f"{floor}/**/*.py")
+    ]
+    text = "\n".join(path.read_text(encoding="utf-8") for path in files)
+    used = set(re.findall(r"^\s*(?:import|from) (\w+)", text, re.MULTILINE))
+    assert base <= used, f"only actors import {sorted(base - used)}"
+
+
 def test_a_wheel_s_metadata_can_be_read() -> None:
     """In `torch===2.13.0; extra == "gpu"` the semicolon belongs to the version, and pip installs no
     such wheel.
