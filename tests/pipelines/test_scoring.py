@@ -40,7 +40,7 @@ from rayward.pipelines.run.files import write_jsonl
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.scoring.reward_folder import reads_ids_of
 from rayward.pipelines.scoring.scorer import Scorer
-from rayward.pipelines.stages.publish import with_tokenizer
+from rayward.pipelines.stages.publish import question, with_tokenizer
 
 HERE = str(Path(__file__).parent)
 FUNCTIONS = "scoring_functions:"
@@ -402,6 +402,18 @@ def test_a_folder_is_served_with_all_chat_templates_of_its_tokenizer(
         "the model's own folder stays as it is"
     )
     assert (Path(folder) / "model.safetensors").is_symlink()
+
+
+def test_an_endpoint_is_asked_a_prompt_without_tools(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    run, file = Run(tmp_path, tiny_config()), tmp_path / "prepare" / "evaluation_prompts.jsonl"
+    records = [Prompt(CALLED), Prompt(CALLED[:1], tools=TOOLS), Prompt((Turn("user", "Hm?"),))]
+    file.parent.mkdir()
+    write_jsonl(file, [to_json(record) for record in records])
+    assert question(run) == [{"role": "user", "content": "Hm?"}]
+    write_jsonl(file, [to_json(record) for record in records[:2]])
+    assert question(run) == [{"role": "user", "content": "Hello! What can you do?"}]
 
 
 @pytest.fixture
