@@ -74,6 +74,12 @@ class Request(BaseModel):
     tools: list[list[dict[str, Any]] | None] | None = None
 
 
+# Before the class, which Serve pickles where it is decorated, with the functions there are.
+def _turn(message: Message, where: str) -> Turn:
+    role = cast(Role, message.role)  # `check_turns` says whether it is one
+    return Turn(role, message.content, **message_parts(message.model_dump(), role, where))
+
+
 @serve.deployment(ray_actor_options={"num_cpus": 0.1})
 @serve.ingress(api)
 class ScoreService:
@@ -169,11 +175,6 @@ class ScoreService:
             for row, value in zip(micro_batch, values, strict=True):
                 scores[row] = value
         return scores
-
-
-def _turn(message: Message, where: str) -> Turn:
-    role = cast(Role, message.role)  # `check_turns` says whether it is one
-    return Turn(role, message.content, **message_parts(message.model_dump(), role, where))
 
 
 def application(folder: str, limits: Limits, replicas: int) -> serve.Application:
