@@ -2,7 +2,8 @@
 
 POST /score  {"messages": [{"role", "content"}, ...]}  or  {"conversations": [[...], ...]}, and,
              where an answer was cut at a limit of tokens, "finished": [bool, ...], one for each
-             conversation (default: all ended by themselves)
+             conversation (default: all ended by themselves); where tools are on offer, "tools":
+             [[schema, ...] or null, ...], one for each as well
          ->  {"scores": [float, ...], "tokens": [int, ...], "model": str}
 GET /health  ->  {"status": "ok", "model": str, "scored": conversations so far,
                   "batches": in how many batches}
@@ -18,7 +19,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from fastapi import FastAPI, HTTPException
@@ -28,8 +29,10 @@ from ray import serve
 from rayward.actors.models.forward import RankContext, sequence_inputs
 from rayward.actors.models.load import load_scalar
 from rayward.actors.process import device
+from rayward.data.formats.message_parts import message_parts
+from rayward.data.parts import tools_of
 from rayward.data.ragged import Ragged
-from rayward.data.records import RowError, Turn, check_turns
+from rayward.data.records import Role, RowError, Turn, check_turns
 from rayward.data.templates.scored import scored
 from rayward.data.templates.template import find
 from rayward.data.templates.tokenizer import load_tokenizer
@@ -55,7 +58,9 @@ class Limits:
     max_waiting: int = 1024
 
 
-class Message(BaseModel):
+class Message(BaseModel, extra="allow"):
+    """An OpenAI message: calls of tools, their results and reasoning are read, too."""
+
     role: str
     content: str
 
@@ -66,6 +71,13 @@ class Request(BaseModel):
     messages: list[Message] | None = None
     conversations: list[list[Message]] | None = None
     finished: list[bool] | None = None
+    tools: list[list[dict[str, Any]] | None] | None = None
+
+
+# Before the class, which Serve pickles where it is decorated, with the functions there are.
+def _turn(message: Message, where: str) -> Turn:
+    role = cast(Role, message.role)  # `check_turns` says whether it is one
+    return Turn(role, message.content, **message_parts(message.model_dump(), role, where))
 
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.1})
@@ -103,15 +115,14 @@ class ScoreService:
         if not conversations or len(conversations) > limits.max_conversations:
             message = f"{len(conversations)} conversations; give 1 to {limits.max_conversations}"
             raise HTTPException(413 if conversations else 400, message)
-        finished = [True] * len(conversations) if request.finished is None else request.finished
-        if len(finished) != len(conversations):
-            raise HTTPException(
-                400, f"finished has {len(finished)} entries for {len(conversations)} conversations"
-            )
-        rows = [
-            self._row(field, messages, ended)
-            for field, messages, ended in zip(fields, conversations, finished, strict=True)
-        ]
+        count = len(conversations)
+        finished = [True] * count if request.finished is None else request.finished
+        tools = [None] * count if request.tools is None else request.tools
+        for name, given in (("finished", finished), ("tools", tools)):
+            if len(given) != count:
+                message = f"{name} has {len(given)} entries for {count} conversations"
+                raise HTTPException(400, message)
+        rows = [self._row(*row) for row in zip(fields, conversations, finished, tools, strict=True)]
         try:
             # Each row by itself, so that Serve batches them with those of other requests.
             scores = await asyncio.wait_for(
@@ -123,12 +134,18 @@ class ScoreService:
             ) from None
         return {"scores": list(scores), "tokens": [len(row) for row in rows], "model": self.name}
 
-    def _row(self, field: str, messages: list[Message], finished: bool) -> list[int]:
+    def _row(
+        self,
+        field: str,
+        messages: list[Message],
+        finished: bool,
+        tools: list[dict[str, Any]] | None,
+    ) -> list[int]:
         """Token ids of a conversation; HTTPException that names its `field` in the request."""
         try:
-            turns = [Turn(message.role, message.content) for message in messages]  # type: ignore[arg-type]
+            turns = [_turn(message, f"{field}[{i}]") for i, message in enumerate(messages)]
             check_turns(turns, last="assistant", field=field)
-            ids = scored(self.template, turns, self.tokenizer, finished).ids
+            ids = scored(self.template, turns, self.tokenizer, finished, tools_of(tools)).ids
         except (RowError, ValueError) as error:
             raise HTTPException(400, str(error)) from None
         # Refused, not cut: the score is read at the end.

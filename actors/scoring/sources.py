@@ -10,6 +10,8 @@ SourceDataError, it answered something that is no score, so mend the source or t
 from __future__ import annotations
 
 import importlib
+import inspect
+import json
 import math
 import re
 import sys
@@ -20,10 +22,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from rayward.actors.spans import Timed
 from rayward.configs.sections.scoring import RewardSource
+from rayward.data.formats.message_parts import messages_of
+from rayward.data.records import Turn
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
@@ -53,14 +57,25 @@ class SourceDataError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ResponseText:
-    """An answer as text, with what it answers."""
+    """An answer as text, with what it answers. `tools`: as a record has them, JSON text."""
 
-    messages: list[dict[str, str]]
+    turns: tuple[Turn, ...]
     answer: str
     reference: str | None
     source: str
     id: str
     finished: bool
+    tools: str | None = None
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """What is answered, as OpenAI messages: with calls, their results and reasoning."""
+        return messages_of(self.turns)
+
+    @property
+    def schemas(self) -> list[dict[str, Any]] | None:
+        """Those of the tools on offer, None where there are none."""
+        return json.loads(self.tools) if self.tools else None
 
 
 Ask = Callable[[Sequence[ResponseText]], list[Score]]
@@ -92,8 +107,9 @@ class SourceWorker(Timed):
 def function_source(source: RewardSource, folder: str) -> Ask:
     """MODULE:FUNCTION, found in `folder` or an installed package and called with keywords.
 
-    prompts: lists of {"role", "content"}; completions: texts; references, sources, finished: one
-    each. It returns a number or None for each. What it raises is a SourceDataError.
+    prompts: lists of OpenAI messages; completions: texts; references, sources, finished: one each;
+    tools, where the function takes them: a list of schemas or None each. It returns a number or
+    None for each. What it raises is a SourceDataError.
     """
     # At the end: a module of the folder does not take the place of an installed one.
     if folder not in sys.path:
@@ -105,7 +121,10 @@ def function_source(source: RewardSource, folder: str) -> Ask:
     except (ImportError, AttributeError, ValueError) as error:
         raise SourceDataError(f"{who} cannot be imported: {error}") from None
 
+    takes_tools = _takes_tools(function)
+
     def ask(batch: Sequence[ResponseText]) -> list[Score]:
+        more = {"tools": [item.schemas for item in batch]} if takes_tools else {}
         try:
             result = function(
                 prompts=[item.messages for item in batch],
@@ -113,6 +132,7 @@ def function_source(source: RewardSource, folder: str) -> Ask:
                 references=[item.reference for item in batch],
                 sources=[item.source for item in batch],
                 finished=[item.finished for item in batch],
+                **more,
             )
         except Exception as error:  # whatever the user's code raises
             raise SourceDataError(
@@ -122,6 +142,17 @@ def function_source(source: RewardSource, folder: str) -> Ask:
         return checked(result, len(batch), source)
 
     return ask
+
+
+def _takes_tools(function: Any) -> bool:
+    """Whether it has the keyword `tools`; functions written without it go on as they are."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # nothing to call, or nothing written in Python
+        return False
+    return "tools" in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
 
 
 def _imported(names: Sequence[str]) -> ModuleType:
@@ -141,7 +172,8 @@ def _imported(names: Sequence[str]) -> ModuleType:
 def http_source(source: RewardSource, key: str | None) -> Ask:
     """A service as `rayward reward-serve`: {"conversations": [...]} gives {"scores": [...]}.
 
-    `finished` beside the conversations says of each whether its answer ended by itself.
+    `finished` beside the conversations says of each whether its answer ended by itself, and
+    `tools`, where a conversation has any, the schemas of those on offer.
     """
     import httpx
     import tenacity
@@ -187,9 +219,14 @@ def http_source(source: RewardSource, key: str | None) -> Ask:
         conversations = [
             [*item.messages, {"role": "assistant", "content": item.answer}] for item in batch
         ]
-        finished = [item.finished for item in batch]
+        body: dict[str, Any] = {
+            "conversations": conversations,
+            "finished": [item.finished for item in batch],
+        }
+        if any(item.tools for item in batch):
+            body["tools"] = [item.schemas for item in batch]
         try:
-            reply = retrying(post, {"conversations": conversations, "finished": finished})
+            reply = retrying(post, body)
         except RetryableError as error:
             tries = source.retries + 1
             raise SourceUnavailable(f"{who} did not answer in {tries} tries: {error}") from None
@@ -210,7 +247,6 @@ def judge_source(source: RewardSource, key: str | None) -> Ask:
     import openai
 
     from rayward.data.feedback.prompt_files import digest, fill, load_prompts, transcript
-    from rayward.data.records import Role, Turn
 
     name, _, url = (source.target or "").partition("@")
     prompts = load_prompts(Path(source.prompts) if source.prompts else None)
@@ -222,9 +258,8 @@ def judge_source(source: RewardSource, key: str | None) -> Ask:
     )
 
     def messages_for(item: ResponseText) -> list[ChatCompletionMessageParam]:
-        turns = [Turn(cast(Role, turn["role"]), turn["content"]) for turn in item.messages]
         fields = {
-            "conversation": transcript(turns),
+            "conversation": transcript(item.turns, item.tools),
             "answer": item.answer,
             "reference": item.reference or "(none)",
         }

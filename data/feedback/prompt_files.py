@@ -28,14 +28,17 @@ def digest(*parts: object) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def transcript(turns: Sequence[Turn]) -> str:
-    """A conversation as a prompt quotes it."""
-    return "\n\n".join(f"{turn.role.upper()}: {_quoted(turn)}" for turn in turns)
+def transcript(turns: Sequence[Turn], tools: str | None = None) -> str:
+    """A conversation as a prompt quotes it, after the schemas of its tools."""
+    quoted = [f"{turn.role.upper()}: {_quoted(turn)}" for turn in turns]
+    return "\n\n".join([f"TOOLS ON OFFER: {tools}", *quoted] if tools else quoted)
 
 
 def _quoted(turn: Turn) -> str:
+    thoughts = [] if turn.reasoning is None else [f"(thinks: {turn.reasoning})"]
     calls = [f"(calls {call.name} with {call.arguments})" for call in turn.tool_calls]
-    return "\n".join([turn.content, *calls] if turn.content.strip() or not calls else calls)
+    said = [turn.content] if turn.content.strip() or not calls else []
+    return "\n".join([*thoughts, *said, *calls])
 
 
 def fill(prompts: Prompts, name: str, key: object = "", **fields: object) -> str:

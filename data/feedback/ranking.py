@@ -17,12 +17,24 @@ from string import ascii_uppercase
 from typing import Any
 
 from rayward.data.feedback.prompt_files import Prompts, digest, fill, transcript
-from rayward.data.records import Ranking, RowError
+from rayward.data.records import Ranking, RowError, Turn
 
 
 def item_digest(ranking: Ranking) -> str:
     """A hash of the prompt and its answers, whatever their order."""
-    return digest(*((turn.role, turn.content) for turn in ranking.turns), *sorted(ranking.answers))
+    # Parts count where there are some, so what was drawn for plain rankings stays as it was.
+    return digest(
+        *((turn.role, turn.content, *_parts(turn)) for turn in ranking.turns),
+        *([ranking.tools] if ranking.tools else []),
+        *sorted(ranking.answers),
+    )
+
+
+def _parts(turn: Turn) -> list[object]:
+    if not (turn.reasoning or turn.tool_calls or turn.tool_call_id or turn.name):
+        return []
+    calls = [(call.name, call.arguments, call.id) for call in turn.tool_calls]
+    return [turn.reasoning, calls, turn.tool_call_id, turn.name]
 
 
 def shown_order(ranking: Ranking, seed: int, again: bool = False) -> list[int]:
@@ -68,9 +80,8 @@ def judge_messages(
     pairs = pair_order(k, (seed, item_digest(ranking), *order))
     listed = "\n".join(f"{first} against {second}" for first, second in pairs)
     system = fill(prompts, "judge_system", k=k, labels=", ".join(labels))
-    user = fill(
-        prompts, "judge_user", conversation=transcript(ranking.turns), answers=answers, pairs=listed
-    )
+    conversation = transcript(ranking.turns, ranking.tools)
+    user = fill(prompts, "judge_user", conversation=conversation, answers=answers, pairs=listed)
     return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 

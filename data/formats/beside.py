@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rayward.data.formats.fields import ReadOptions, decoded, json_value, left, without
+from rayward.data.formats.fields import ReadOptions, decoded, json_or_none, left, without_fields
 from rayward.data.formats.format import Format
 from rayward.data.formats.meaning import (
     CALLS,
@@ -58,7 +58,7 @@ def read_row(
     row = decoded(row, form.tree)
     if options.ignore:
         gone: set[str] = set()
-        row = without(row, form.tree, options.ignore, gone)
+        row = without_fields(row, form.tree, options.ignore, gone)
         repairs += [f"ignored {name}" for name in sorted(gone)]
     beside: dict[Meaning, Fields] = {}
     passed_over = []
@@ -162,7 +162,7 @@ def _history(value: object, name: str) -> tuple[Turn, ...]:
 
     Also where they are JSON text.
     """
-    items = list_of(json_value(value) if isinstance(value, str) else value, name)
+    items = list_of(json_or_none(value) if isinstance(value, str) else value, name)
     if any(isinstance(item, dict) for item in items):
         turns = messages_of(items, name)
     else:

@@ -122,13 +122,15 @@ def _below(node: Tree, name: str, value: object) -> Tree | None:
     return node.get("*") if isinstance(value, dict) else None
 
 
-def without(value: Any, node: Tree, ignore: frozenset[str], gone: set[str], path: str = "") -> Any:
+def without_fields(
+    value: Any, node: Tree, ignore: frozenset[str], gone: set[str], path: str = ""
+) -> Any:
     """`value` without the fields that the user ignores; those that said something are in `gone`.
 
     A verdict stays, whatever the user says: without it, a bad answer would be one to imitate.
     """
     if isinstance(value, list | tuple):
-        return [without(item, node, ignore, gone, path) for item in value]
+        return [without_fields(item, node, ignore, gone, path) for item in value]
     if not isinstance(value, dict):
         return value
     kept = {}
@@ -141,7 +143,7 @@ def without(value: Any, node: Tree, ignore: frozenset[str], gone: set[str], path
                 gone.add(named)
             continue
         below = _below(node, name, inner)
-        kept[name] = without(inner, below, ignore, gone, full) if below else inner
+        kept[name] = without_fields(inner, below, ignore, gone, full) if below else inner
     return kept
 
 
@@ -182,7 +184,7 @@ def decoded(row: Mapping[str, Any], root: Tree) -> Mapping[str, Any]:
 TURNS_IN_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
 
 
-def json_value(text: str) -> Any:
+def json_or_none(text: str) -> Any:
     """What JSON text holds; None for any other text. Tables hold Python's spelling of it, too."""
     try:
         return json.loads(text)
@@ -201,7 +203,7 @@ PYTHONS = re.compile(r"\s*\[\s*[\[{]\s*'")
 
 def json_turns(text: str) -> Any:
     """What JSON text holds if that is a list of turns; None for any other text."""
-    value = json_value(text)
+    value = json_or_none(text)
     return value if are_turns(value) else None
 
 

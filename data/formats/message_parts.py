@@ -8,7 +8,8 @@ the three that servers give reasoning. ShareGPT's are those of LLaMA-Factory: th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rayward.data.formats.meaning import NAMES
@@ -84,6 +85,11 @@ def message(turn: Turn) -> dict[str, Any]:
         row["tool_calls"] = [_openai_call(call) for call in turn.tool_calls]
     labels = {"tool_call_id": turn.tool_call_id, "name": turn.name}
     return row | {name: label for name, label in labels.items() if label}
+
+
+def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """Turns as OpenAI messages for somebody who reads them: without loss weights."""
+    return [message(replace(turn, weight=None)) for turn in turns]
 
 
 def _openai_call(call: ToolCall) -> dict[str, Any]:

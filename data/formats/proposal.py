@@ -18,7 +18,7 @@ from rayward.data.formats.turns import SPEAKERS
 from rayward.data.records import RowError, validate
 
 # What people call such fields, the likeliest first.
-NAMES = {
+LIKELY_NAMES = {
     "system": "system sys persona",
     "chosen": "chosen preferred better good positive accepted winner win best",
     "rejected": "rejected dispreferred worse bad negative refused loser lose worst",
@@ -86,7 +86,7 @@ def _guesses(rows: Rows) -> Iterator[tuple[dict[str, str], dict[str, str]]]:
         for target in ("system", "id")
         if (path := _named(target, paths if target == "id" else texts))
     }
-    named = {target: path for target in NAMES if (path := _named(target, texts))}
+    named = {target: path for target in LIKELY_NAMES if (path := _named(target, texts))}
     labels = [path for path in paths if _are_verdicts(values[path])]
     label = _named("label", labels) or (labels[0] if labels else "")
     taken = {*beside.values(), *(path for target, path in named.items() if target in beside)}
@@ -139,7 +139,7 @@ def _words(path: str) -> list[str]:
 
 def _named(target: str, paths: Iterable[str], names: str = "") -> str:
     """The path whose name says `target` best; "" if none does."""
-    known = (names or NAMES[target]).split()
+    known = (names or LIKELY_NAMES[target]).split()
     ranked = [(known.index(word), path) for path in paths for word in _words(path) if word in known]
     return min(ranked, key=lambda pair: pair[0])[1] if ranked else ""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 
 from rayward.data.formats.answers import prompt_and_answers
-from rayward.data.formats.fields import json_value, verdict_of
+from rayward.data.formats.fields import json_or_none, verdict_of
 from rayward.data.formats.readers_chat import Row, label_of, messages_of, source_of
 from rayward.data.formats.readers_questions import prompt_of
 from rayward.data.records import (
@@ -193,7 +193,7 @@ def arena_votes(row: Row, repairs: list[str]) -> list[Record]:
 
 def _listed(value: object, name: str) -> list[str]:
     """The texts of a list, or of the JSON text of one; of other text, the text alone."""
-    found = json_value(value) if isinstance(value, str) else value
+    found = json_or_none(value) if isinstance(value, str) else value
     texts = list_of(found, name) if isinstance(found, list | tuple) else [value]
     return [text_of(text, f"{name}[{index}]") for index, text in enumerate(texts)]
 

@@ -115,7 +115,8 @@ def _items(options: argparse.Namespace) -> Iterator[FeedbackItem]:
                 continue
             # By its number, since equal rows are ranked each, and by its texts, since another input
             # may stand at the same path when the run goes on.
-            texts = digest(*ranking.turns, *ranking.answers)[:16]
+            tools = [ranking.tools] if ranking.tools else []
+            texts = digest(*ranking.turns, *tools, *ranking.answers)[:16]
             yield FeedbackItem(where, ranking, f"{number}:{texts}")
 
 

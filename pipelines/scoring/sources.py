@@ -82,10 +82,16 @@ class OtherSource:
         texts = []
         for row, index in enumerate(rollouts.prompt_index):
             prompt, text = prompts[index], renderer.answer(rollouts.responses[row])
-            messages = [{"role": turn.role, "content": turn.content} for turn in prompt.turns]
-            finished = bool(rollouts.finished[row])
             texts.append(
-                ResponseText(messages, text, prompt.reference, prompt.source, prompt.id, finished)
+                ResponseText(
+                    prompt.turns,
+                    text,
+                    prompt.reference,
+                    prompt.source,
+                    prompt.id,
+                    bool(rollouts.finished[row]),
+                    prompt.tools,
+                )
             )
         actors, size = self.groups[0].actors, self.settings.batch
         batches = [texts[start : start + size] for start in range(0, len(texts), size)]

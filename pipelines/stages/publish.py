@@ -11,7 +11,7 @@ from rayward.cluster.connect import check_fits, connect
 from rayward.configs.plan import roles
 from rayward.configs.stages import MODELS, START, baseline, has
 from rayward.configs.stages import models as configured
-from rayward.data.records import Turn
+from rayward.data.records import Turn, parts_of
 from rayward.data.templates.saved_tokenizer import mend
 from rayward.data.templates.template import find
 from rayward.pipelines.rows.records import prepared
@@ -140,9 +140,13 @@ def with_tokenizer(run: Run, name: str, folder: Path) -> str:
 
 
 def question(run: Run) -> list[dict[str, str]]:
-    """A held-out prompt as chat messages; another where the run has none."""
+    """A held-out prompt as chat messages; another where the run has none.
+
+    One without tools and calls: an endpoint takes tools only where it is started for them.
+    """
     prompts = prepared(run, "evaluation_prompts") or prepared(run, "prompts")
-    turns = prompts[0].turns if prompts else (Turn("user", "Hello! What can you do?"),)
+    plain = (prompt.turns for prompt in prompts if not any(parts_of(prompt.turns, prompt.tools)))
+    turns = next(plain, (Turn("user", "Hello! What can you do?"),))
     return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 

@@ -4,7 +4,9 @@ strictly.
 
 from __future__ import annotations
 
+import hashlib
 import random
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -21,7 +23,7 @@ from rayward.data.feedback.ranking import (
     parse_ranking,
     shown_order,
 )
-from rayward.data.records import Ranking, RowError, Turn
+from rayward.data.records import Ranking, RowError, ToolCall, Turn
 
 QUESTION = (Turn("user", "Name a colour."),)
 
@@ -138,6 +140,21 @@ def test_the_order_shown_depends_on_the_texts_and_the_seed_alone() -> None:
     assert [turned.answers[place] for place in shown_order(turned, 5)] == shown
     assert item_digest(turned) == item_digest(record) != item_digest(ranking(7, "another"))
     assert [record.answers[place] for place in shown_order(record, 6)] != shown
+
+
+def test_the_digest_knows_tools_and_calls_and_old_digests_stay() -> None:
+    # Worked out as the first version did, from roles, texts and answers alone.
+    texts = "\0".join(["('user', 'Name a colour.')", "answer 0", "answer 1"])
+    assert item_digest(ranking(2)) == hashlib.sha256(texts.encode()).hexdigest()
+
+    def called(arguments: str, thought: str | None = None) -> Ranking:
+        call = Turn("assistant", "", None, thought, (ToolCall("paint", arguments),))
+        return Ranking((*QUESTION, call, Turn("tool", "done")), ("a", "b"))
+
+    tools = '[{"type": "function", "function": {"name": "paint"}}]'
+    plain = called("{}")
+    others = [called('{"in": "red"}'), called("{}", "Red?"), replace(plain, tools=tools)]
+    assert len({item_digest(record) for record in [plain, *others]}) == 4
 
 
 def test_each_answer_is_shown_in_each_place_about_as_often() -> None:

@@ -15,6 +15,28 @@ def only_questions(*, prompts: list[list[dict[str, str]]], **_: Any) -> list[flo
     return [1.0 if messages[-1]["content"].endswith("?") else None for messages in prompts]
 
 
+def tools_and_calls(
+    prompts: list[list[dict[str, Any]]],
+    completions: list[str],
+    references: list[str | None],
+    sources: list[str],
+    finished: list[bool],
+    tools: list[list[dict[str, Any]] | None],
+) -> list[float]:
+    calls = [sum(len(message.get("tool_calls", [])) for message in asked) for asked in prompts]
+    return [10.0 * len(schemas or []) + n for schemas, n in zip(tools, calls, strict=True)]
+
+
+def only_the_five(
+    prompts: list[list[dict[str, Any]]],
+    completions: list[str],
+    references: list[str | None],
+    sources: list[str],
+    finished: list[bool],
+) -> list[float]:
+    return [1.0] * len(completions)
+
+
 def one_short(*, completions: list[str], **_: Any) -> list[float]:
     return [0.0] * (len(completions) - 1)
 

@@ -118,6 +118,8 @@ def test_a_cut_answer_is_read_without_the_end_token(url: str, folder: str, tiny_
 
 
 GOOD = chat("hi", "yes")
+SCHEMA = {"type": "function", "function": {"name": "look"}}
+CALL = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look"}}]}
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,11 @@ GOOD = chat("hi", "yes")
             {"messages": GOOD, "finished": [True, False]},
             "finished has 2 entries for 1 conversations",
         ),
+        (400, {"messages": GOOD, "tools": []}, "tools has 0 entries for 1 conversations"),
+        # The template of this model has no place for them: refused by name, not passed over.
+        (400, {"messages": GOOD, "tools": [[SCHEMA]]}, "tools: found look"),
+        (400, {"messages": GOOD, "tools": [[{"name": " "}]]}, "tools[0].function.name"),
+        (400, {"messages": [GOOD[0], CALL]}, "turns[1].tool_calls: found look"),
         (
             413,
             {"conversations": [GOOD, chat("hi " * CONTEXT, "yes")]},

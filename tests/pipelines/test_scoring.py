@@ -28,7 +28,7 @@ from rayward.configs.schema import Config
 from rayward.configs.sections.scoring import RewardSource
 from rayward.data.ragged import Ragged
 from rayward.data.record_json import to_json
-from rayward.data.records import Prompt, Turn
+from rayward.data.records import Prompt, ToolCall, Turn
 from rayward.data.rollouts import Rollouts
 from rayward.data.rules import exact_number, final_number
 from rayward.data.templates.template import find
@@ -40,7 +40,7 @@ from rayward.pipelines.run.files import write_jsonl
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.scoring.reward_folder import reads_ids_of
 from rayward.pipelines.scoring.scorer import Scorer
-from rayward.pipelines.stages.publish import with_tokenizer
+from rayward.pipelines.stages.publish import question, with_tokenizer
 
 HERE = str(Path(__file__).parent)
 FUNCTIONS = "scoring_functions:"
@@ -61,11 +61,23 @@ def answered(
     reference: str | None = None,
     finished: bool = True,
 ) -> list[ResponseText]:
-    asked = [{"role": "user", "content": question}]
+    asked = (Turn("user", question),)
     return [
         ResponseText(asked, text, reference, "toy", f"p{number}", finished)
         for number, text in enumerate(texts)
     ]
+
+
+TOOLS = '[{"type": "function", "function": {"name": "weather"}}]'
+CALLED = (
+    Turn("user", "How warm is it?", weight=0.0),
+    Turn("assistant", "", None, "I look.", (ToolCall("weather", '{"town": "Bonn"}', "c1"),)),
+    Turn("tool", "12 degrees", tool_call_id="c1"),
+)
+
+
+def with_tools(text: str) -> ResponseText:
+    return ResponseText(CALLED, text, None, "toy", "t", True, TOOLS)
 
 
 class Service:
@@ -132,6 +144,38 @@ def test_a_function_is_called_as_trl_calls_one() -> None:
     assert SourceWorker(rules, HERE, None, 0).score(solved) == [1, 0]
     asks = source(target=FUNCTIONS + "only_questions")
     assert SourceWorker(asks, HERE, None, 0).score(answered("a", question="Go.")) == [None]
+
+
+def test_a_function_sees_tools_and_calls_if_it_takes_them() -> None:
+    batch = [with_tools("12."), *answered("a")]
+    made = SourceWorker(source(target=FUNCTIONS + "tools_and_calls"), HERE, None, 0)
+    assert made.score(batch) == [11.0, 0.0]
+    older = SourceWorker(source(target=FUNCTIONS + "only_the_five"), HERE, None, 0)
+    assert older.score(batch) == [1.0, 1.0]
+
+
+def test_services_and_judges_see_tools_and_calls(service: Service) -> None:
+    service.replies = [scores(1, 2), scores(1), rating("Rating: 5")]
+    made = SourceWorker(source("http", f"{service.address}/score"), HERE, None, 0)
+    made.score([with_tools("12."), *answered("a")])
+    asked = service.asked[0]
+    assert asked["tools"] == [json.loads(TOOLS), None]
+    function = {"name": "weather", "arguments": '{"town": "Bonn"}'}
+    call = {"id": "c1", "type": "function", "function": function}
+    assert asked["conversations"][0] == [
+        {"role": "user", "content": "How warm is it?"},
+        {"role": "assistant", "content": "", "reasoning_content": "I look.", "tool_calls": [call]},
+        {"role": "tool", "content": "12 degrees", "tool_call_id": "c1"},
+        {"role": "assistant", "content": "12."},
+    ]
+    made.score(answered("a"))
+    assert "tools" not in service.asked[1], "services that know no tools are asked as before"
+    SourceWorker(source("judge", f"m@{service.address}/v1"), HERE, None, 0).score(
+        [with_tools("12.")]
+    )
+    text = service.asked[2]["messages"][-1]["content"]
+    assert f"TOOLS ON OFFER: {TOOLS}\n\nUSER: How warm is it?" in text
+    assert '(thinks: I look.)\n(calls weather with {"town": "Bonn"})' in text
 
 
 def test_configs_that_say_data_rules_mean_ours_but_for_a_module_of_their_own(tmp_path) -> None:
@@ -358,6 +402,18 @@ def test_a_folder_is_served_with_all_chat_templates_of_its_tokenizer(
         "the model's own folder stays as it is"
     )
     assert (Path(folder) / "model.safetensors").is_symlink()
+
+
+def test_an_endpoint_is_asked_a_prompt_without_tools(
+    tiny_config: Callable[..., Config], tmp_path: Path
+) -> None:
+    run, file = Run(tmp_path, tiny_config()), tmp_path / "prepare" / "evaluation_prompts.jsonl"
+    records = [Prompt(CALLED), Prompt(CALLED[:1], tools=TOOLS), Prompt((Turn("user", "Hm?"),))]
+    file.parent.mkdir()
+    write_jsonl(file, [to_json(record) for record in records])
+    assert question(run) == [{"role": "user", "content": "Hm?"}]
+    write_jsonl(file, [to_json(record) for record in records[:2]])
+    assert question(run) == [{"role": "user", "content": "Hello! What can you do?"}]
 
 
 @pytest.fixture
