@@ -98,7 +98,11 @@ def prepare(run: Run) -> dict[str, Any] | None:
     else:
         heldout = load_records(stage.folder / "heldout.jsonl")
         metrics["noise_ceiling"] = _noise_ceiling(heldout)
-    report["warnings"] = [*few_rows(config, drawn), *_not_listed(rejected, left_out)]
+    report["warnings"] = [
+        *few_rows(config, drawn),
+        *mixture.unmixed(config.data, report.get("mixture", {}), FILES),
+        *_not_listed(rejected, left_out),
+    ]
     # Before the check: where too few rows are left, the report says why.
     write_json(stage.folder / "report.json", report)
     labelled = read_jsonl(stage.folder / "labelled_heldout.jsonl")
