@@ -11,10 +11,11 @@ from rayward.configs.stages import learns_labels
 LABELS_ALONE = "labels alone do not train a reward model"
 
 
-def no_preferences(config: Config, rows: Mapping[str, int]) -> Iterator[str]:
+def no_preferences(config: Config, rows: Mapping[str, int], good_heldout: int = 0) -> Iterator[str]:
     """Why a stage cannot learn from data.preferences, whose files of prepare have so many `rows`.
 
-    Of what `least_rows` cannot say, since labelled answers stand beside the rankings.
+    `good_heldout`: how many of the held-out labelled answers are good. Of what `least_rows` cannot
+    say, since labelled answers stand beside the rankings.
     """
     stages = lists_read(config).get("preferences", [])
     labelled = rows["labelled"] + rows["labelled_heldout"]
@@ -30,15 +31,21 @@ def no_preferences(config: Config, rows: Mapping[str, int]) -> Iterator[str]:
                 f"{found}: dpo.objective {config.dpo.objective} learns from rankings; use "
                 "`dpo.objective: kto`, which learns from labels"
             )
-    if "dpo" not in stages or not learns_labels(config):
+    if not learns_labels(config):
         return
-    if not rows["labelled"] + rows["rankings"]:
+    if "dpo" in stages and not rows["labelled"] + rows["rankings"]:
         yield (
             "data.preferences: no labelled answer and no ranking is left to train on; report.json "
             "in the stage's folder says what became of them"
         )
-    if config.dpo.validate_every and not rows["heldout"] + rows["labelled_heldout"]:
-        yield (
-            "dpo.validate_every looks at held-out answers, and none is held out: give more rows, "
-            "or leave it 0"
-        )
+    # A held-out ranking gives one of each.
+    if config.dpo.validate_every and not rows["heldout"]:
+        good, bad = good_heldout, rows["labelled_heldout"] - good_heldout
+        if not good or not bad:
+            lacking = [name for name, count in (("good", good), ("bad", bad)) if not count]
+            found = " and ".join(f"no {name} one" for name in lacking)
+            yield (
+                "dpo.validate_every tells held-out good answers from bad ones, also with dpo.data "
+                f"samples, and in data.preferences {found} is held out: give more rows, or leave "
+                "it 0"
+            )

@@ -37,13 +37,9 @@ def json_text(value: object) -> str:
 
 
 def json_value(value: object, field: str) -> Any:
-    """The value of JSON text; any other value without the fields that are null.
-
-    Parquet files have a null for every field of the other objects; text says what it means.
-    RowError: text that is no JSON.
-    """
+    """The value of JSON text; any other value as it is. RowError: text that is no JSON."""
     if not isinstance(value, str):
-        return _without_nulls(value)
+        return value
     try:
         return json.loads(value, parse_constant=_refuse)
     except (ValueError, RecursionError):
@@ -121,12 +117,6 @@ def check_calls(calls: object, field: str) -> None:
         arguments_text(text_of(call.arguments, f"{where}.arguments"), f"{where}.arguments")
         if call.id != "":
             text_of(call.id, f"{where}.id")
-
-
-def _without_nulls(value: object) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
-    return [_without_nulls(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _checked_text(value: object, field: str) -> str:

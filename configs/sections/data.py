@@ -131,6 +131,17 @@ class Data(Section):
         return self
 
     @model_validator(mode="after")
+    def _preferences_compare(self) -> Data:
+        for source in self.preferences:
+            if source.imitate_good:
+                raise ValueError(
+                    f"data.preferences: imitate_good makes conversations of the rows of "
+                    f"{source.path}, which compare nothing; list it under data.conversations, or "
+                    "leave imitate_good out: KTO learns from labelled answers as they are"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _one_measure(self) -> Data:
         """How much of a source is drawn is said once."""
         for name in LISTS:

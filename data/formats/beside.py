@@ -72,9 +72,8 @@ def read_row(
             passed_over.append(path)
     records = form.convert(row, repairs)
     if beside:
-        references = beside.get(REFERENCE, {})
-        records = [_with(record, beside, repairs) for record in records]
-        passed_over += _unused(references, records)
+        passed_over += _unused(beside.get(REFERENCE, {}), records)
+        records = [_with(record, beside, repairs, options.ignore) for record in records]
     if options.ignore:
         records = [_without_parts(record, options.ignore, repairs) for record in records]
     if options.imitate_good:
@@ -82,11 +81,13 @@ def read_row(
     return records, list(dict.fromkeys(passed_over))
 
 
-def _with(record: Record, beside: dict[Meaning, Fields], repairs: list[str]) -> Record:
+def _with(
+    record: Record, beside: dict[Meaning, Fields], repairs: list[str], ignore: frozenset[str]
+) -> Record:
     for name, value in beside.get(HISTORY, {}).items():
         record = _put(record, _history(value, name))
     record = _with_system(record, beside.get(SYSTEM, {}), repairs)
-    if REFERENCE in beside and isinstance(record, Prompt):
+    if REFERENCE in beside and _wants_reference(record):
         name = _first_reference(beside[REFERENCE])
         record = replace(record, reference=reference_of(beside[REFERENCE][name], name))
     for name, value in beside.get(TOOLS, {}).items():
@@ -97,6 +98,9 @@ def _with(record: Record, beside: dict[Meaning, Fields], repairs: list[str]) -> 
     if REASONING in beside:
         record = _with_reasoning(record, beside[REASONING])
     for name, value in beside.get(VERDICT, {}).items():
+        if name in ignore and not isinstance(record, Conversation):
+            repairs.append(f"ignored {name}")  # of no answer that could be imitated
+            continue
         if getattr(record, "quality", None):
             repairs.append("left out quality")
         record = labelled(record, value, name)
@@ -182,6 +186,11 @@ def _history(value: object, name: str) -> tuple[Turn, ...]:
 # ---- reference answers
 
 
+def _wants_reference(record: Record) -> bool:
+    """Whether a record has a place for a reference, which its reader has not filled."""
+    return isinstance(record, Prompt) and record.reference is None
+
+
 def _first_reference(fields: Fields) -> str:
     return next(name for name in NAMES[REFERENCE].split() if name in fields)
 
@@ -204,10 +213,13 @@ def reference_of(value: object, name: str) -> str:
 
 
 def _unused(references: Fields, records: list[Record]) -> list[str]:
-    """Paths of reference answers that are of no record: beside an answer, or a second one."""
+    """Paths of reference answers that are of no record: beside an answer, or a second one.
+
+    `records`: as their reader made them.
+    """
     if not references:
         return []
-    if not any(isinstance(record, Prompt) for record in records):
+    if not any(map(_wants_reference, records)):
         return list(references)
     used = _first_reference(references)
     unused = [name for name in references if name != used]
@@ -226,4 +238,4 @@ def _imitated(record: Record) -> Record:
     if not record.good:
         raise RowError("good", "false", "true, for an answer to imitate", "bad answer")
     turns = (*record.turns, Turn("assistant", record.answer))
-    return Conversation(turns, record.source, record.id)
+    return Conversation(turns, record.source, record.id, tools=record.tools)

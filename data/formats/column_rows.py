@@ -11,12 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayward.data.formats.meaning import CALLS, MEANING_OF, TOOLS
 from rayward.data.records import RowError
 
 if TYPE_CHECKING:
     import pyarrow
 
 BATCH_ROWS = 256
+OBJECTS = {name for name, meaning in MEANING_OF.items() if meaning in (TOOLS, CALLS)}
+"""Fields whose objects differ from each other."""
 PARQUET = b"PAR1"
 # An Arrow file with an index at its end, or a stream, as `datasets` saves.
 ARROW_FILE, ARROW_STREAM = b"ARROW1", b"\xff\xff\xff\xff"
@@ -134,6 +137,8 @@ def column_rows(path: Path, columns: frozenset[str] | None = None) -> Iterator[t
             return
         if batch is None:
             return
+        schema = str(batch.schema)
+        mixed = any(name in schema for name in OBJECTS)
         for index in range(batch.num_rows):
             number += 1
             # Row by row, although a whole batch is faster: a value that Python has no form for
@@ -142,7 +147,28 @@ def column_rows(path: Path, columns: frozenset[str] | None = None) -> Iterator[t
                 row = batch.slice(index, 1).to_pylist()[0]
             except (ValueError, OverflowError, pyarrow.ArrowException):
                 row = {name: _value(batch.column(name)[index]) for name in batch.schema.names}
-            yield number, row
+            yield number, _without_others_fields(row) if mixed else row
+
+
+def _without_others_fields(value: Any) -> Any:
+    """A row whose tools and calls have no nulls: a column's objects have the fields of each other.
+
+    Text among them says what it means, and stays.
+    """
+    if isinstance(value, list):
+        return [_without_others_fields(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {
+        name: (_without_nulls if name in OBJECTS else _without_others_fields)(inner)
+        for name, inner in value.items()
+    }
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nulls(item) for name, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
 def _value(scalar: pyarrow.Scalar) -> Any:

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rayward.data.formats.answers import only_answer
 from rayward.data.formats.beside import reference_of
 from rayward.data.formats.field_paths import look_up, steps
 from rayward.data.formats.fields import Tree, verdict_of
@@ -126,22 +127,19 @@ class FieldMap:
         name = self._label(row, "id")
         turns = self._question(row)
         if kind == "preference":
-            chosen, rejected = self._answer(row, "chosen"), self._answer(row, "rejected")
+            chosen, rejected = (self._text(row, side) for side in ("chosen", "rejected"))
             return [Preference(turns, chosen, rejected, source=source, id=name)]
         if kind == "labelled":
             if "response" in fields:
-                return [
-                    Labelled(turns, self._answer(row, "response"), *self._good(row), source, name)
-                ]
+                answer = self._text(row, "response")
+                return [Labelled(turns, answer, *self._good(row), source, name)]
             if not turns or turns[-1].role != "assistant":
                 last = turns[-1].role if turns else "no turn"
                 raise RowError(fields["messages"], last, "assistant last", "no answer to label")
-            return [Labelled(turns[:-1], turns[-1].content, *self._good(row), source, name)]
+            answer = only_answer(turns[-1:], self._path("messages"))
+            return [Labelled(turns[:-1], answer, *self._good(row), source, name)]
         if kind == "conversation":
-            weight = self._value(row, "weight")
-            weight = None if weight is None else number_of(weight, self._path("weight"))
-            answer = Turn("assistant", self._answer(row, "response"), weight)
-            return [Conversation((*turns, answer), source, name)]
+            return [Conversation((*turns, self._weighted_answer(row)), source, name)]
         reference = self._value(row, "reference")
         if kind == "messages" and turns and turns[-1].role == "assistant":
             if reference is not None:
@@ -198,10 +196,25 @@ class FieldMap:
             )
         return (Turn("system", text_of(system, self._path("system"))), *turns)
 
-    def _answer(self, row: Row, target: str) -> str:
+    def _weighted_answer(self, row: Row) -> Turn:
+        """The answer with its loss weight: the row's, or that of its own message."""
+        answer, weight = self._answer(row, "response"), self._value(row, "weight")
+        if weight is None:
+            return answer
+        weight = number_of(weight, self._path("weight"))
+        if answer.weight not in (None, weight):
+            found, expected = f"{weight:g} beside {answer.weight:g}", "one loss weight only"
+            raise RowError(self._path("weight"), found, expected, "two loss weights")
+        return replace(answer, weight=weight)
+
+    def _text(self, row: Row, target: str) -> str:
+        """An answer that is compared or labelled, which is learned as a whole or not at all."""
+        return only_answer((self._answer(row, target),), self._path(target))
+
+    def _answer(self, row: Row, target: str) -> Turn:
         value, path = self._value(row, target), self._path(target)
         if not isinstance(value, list | tuple | dict):
-            return text_of(value, path)
+            return Turn("assistant", text_of(value, path))
         turns = self._messages(value, path)
         # The whole conversation, where it repeats the prompt, too.
         asked = tuple((turn.role, turn.content) for turn in turns[:-1])
@@ -211,7 +224,7 @@ class FieldMap:
             raise RowError(
                 path, f"{len(turns)} messages", expected, "answer does not follow the prompt"
             )
-        return turns[-1].content
+        return turns[-1]
 
     def _messages(self, value: Any, path: str) -> tuple[Turn, ...]:
         if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):

@@ -16,6 +16,7 @@ from rayward.data.records import (
     RowError,
     check_turns,
     describe,
+    parts_of,
 )
 
 
@@ -41,4 +42,7 @@ def labelled(record: Record, value: object, name: str) -> Labelled:
     if answer.role != "assistant" or answer.loss_weight != 1:
         found, expected = str(answer.weight), "1 or none: the verdict is on the whole answer"
         raise RowError("turns", found, expected, "loss weight beside a verdict")
-    return Labelled(tuple(turns), answer.content, verdict, record.source, record.id)
+    for field, found, what in parts_of([answer]):
+        field = field.replace("turns[0]", f"turns[{len(turns)}]")
+        raise RowError(field, found, "text alone", f"labelled answer with {what}")
+    return Labelled(tuple(turns), answer.content, verdict, record.source, record.id, record.tools)

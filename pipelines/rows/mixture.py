@@ -16,7 +16,7 @@ gets to the other side, and what is measured has every row once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -147,6 +147,26 @@ class Mixture:
             Part(source.path, *counted)
             for source, counted in zip(self.sources, figures, strict=False)
         ]
+
+
+def unmixed(
+    data: Data, account: Mapping[str, Sequence[Mapping[str, Any]]], lists: Mapping[str, str]
+) -> Iterator[str]:
+    """What to know of files that weights or temperature leave as they are: all of one source.
+
+    `lists`: the list of data that a file's rows are of.
+    """
+    for name, parts in account.items():
+        sources: Sequence[DataSource] = getattr(data, lists[name])
+        weighted = any(source.weight for source in sources)
+        held = [part["source"] for part in parts if part["rows"]]
+        drawn_by_shares = name in TRAINED and (weighted or data.temperature)
+        if drawn_by_shares and len(parts) > 1 and len(held) == 1:
+            yield (
+                f"data.{lists[name]}: {'weight' if weighted else 'temperature'} changes nothing "
+                f"in {name}, whose rows are all of {held[0]}: each file of prepare keeps its "
+                "number of rows, so only sources of one kind are mixed"
+            )
 
 
 def show(account: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:

@@ -31,7 +31,7 @@ from rayward.pipelines.rows.splitting import FILES
 from rayward.pipelines.rows.spool import Entry
 from rayward.pipelines.run import kept as kept_stages
 from rayward.pipelines.run.errors import StageError
-from rayward.pipelines.run.files import write_json
+from rayward.pipelines.run.files import read_jsonl, write_json
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.metrics import Metrics, table
 from rayward.pipelines.run.stage import begin
@@ -98,10 +98,15 @@ def prepare(run: Run) -> dict[str, Any] | None:
     else:
         heldout = load_records(stage.folder / "heldout.jsonl")
         metrics["noise_ceiling"] = _noise_ceiling(heldout)
-    report["warnings"] = [*few_rows(config, drawn), *_not_listed(rejected, left_out)]
+    report["warnings"] = [
+        *few_rows(config, drawn),
+        *mixture.unmixed(config.data, report.get("mixture", {}), FILES),
+        *_not_listed(rejected, left_out),
+    ]
     # Before the check: where too few rows are left, the report says why.
     write_json(stage.folder / "report.json", report)
-    _require(drawn, config, report["rules"])
+    labelled = read_jsonl(stage.folder / "labelled_heldout.jsonl")
+    _require(drawn, config, report["rules"], sum(label["good"] for label in labelled))
     for line in report["warnings"]:
         print(f"   {line}", flush=True)
     if config.model.scratch:
@@ -178,9 +183,11 @@ def _check_account(records: dict[str, int], report: dict[str, Any]) -> None:
             )
 
 
-def _require(rows: dict[str, int], config: Config, rules: dict[str, dict[str, int]]) -> None:
+def _require(
+    rows: dict[str, int], config: Config, rules: dict[str, dict[str, int]], good_heldout: int
+) -> None:
     """StageError where a later stage of this config would have too few rows."""
-    for line in no_preferences(config, rows):
+    for line in no_preferences(config, rows, good_heldout):
         raise StageError(line)
     for name, least in least_rows(config).items():
         if rows[name] < least:

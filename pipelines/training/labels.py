@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -26,6 +26,9 @@ SHOWN = ("loss", "reference_point", "heldout_auc")
 ADVISED = (1.0, 4 / 3)
 """Weight of all good answers over that of all bad ones (arXiv:2402.01306, eq. 8)."""
 
+Pair: TypeAlias = tuple[Ranking, tuple[Labelled, Labelled]]
+"""A ranking, and its best answer as a good one and its worst as a bad one."""
+
 
 def learn_labels(
     stage: Stage, model: str, sampled: list[Ranking] | None, renderer: Renderer
@@ -38,9 +41,11 @@ def learn_labels(
     run, dpo, seed = stage.run, stage.run.config.dpo, stage.run.config.seed
     labelled = prepared_labels(run, "labelled") if sampled is None else []
     rankings = prepared(run, "rankings") if sampled is None else sampled
-    kept, rows = labelled_rows([*labelled, *_from_rankings(rankings, seed)], renderer)
-    counts = _account(kept, rankings, dpo)
-    measured = _from_rankings(prepared(run, "heldout"), seed)
+    pairs = label_pairs(rankings, seed)
+    kept, rows = labelled_rows([*labelled, *_answers(pairs)], renderer)
+    tied = len(rankings) - len(pairs)
+    counts = _account(kept, learned_rankings(pairs, kept), tied, dpo)
+    measured = _answers(label_pairs(prepared(run, "heldout"), seed))
     heldout, heldout_rows = labelled_rows(
         [*prepared_labels(run, "labelled_heldout"), *measured], renderer
     )
@@ -61,12 +66,30 @@ def learn_labels(
     return counts | figures
 
 
-def _from_rankings(rankings: list[Ranking], seed: int) -> list[Labelled]:
-    return [label for ranking in without_ties(rankings, seed) for label in labels_of(ranking)]
+def label_pairs(rankings: list[Ranking], seed: int) -> list[Pair]:
+    """The rankings, but for those whose answers are all tied: of equals, none is good or bad."""
+    return [
+        (ranking, labels_of(ranking))
+        for ranking in without_ties(rankings, seed)
+        if ranking.ranks is None or len(set(ranking.ranks)) > 1
+    ]
 
 
-def _account(kept: list[Labelled], rankings: list[Ranking], dpo: Dpo) -> dict[str, int]:
-    """Counts of what is learned from, which are told. StageError where one kind is missing."""
+def _answers(pairs: list[Pair]) -> list[Labelled]:
+    return [label for _, labels in pairs for label in labels]
+
+
+def learned_rankings(pairs: list[Pair], kept: list[Labelled]) -> list[Ranking]:
+    """The rankings of which an answer is among those `kept`, the very objects."""
+    learned = set(map(id, kept))
+    return [ranking for ranking, labels in pairs if any(id(label) in learned for label in labels)]
+
+
+def _account(kept: list[Labelled], rankings: list[Ranking], tied: int, dpo: Dpo) -> dict[str, int]:
+    """Counts of what is learned from, which are told. StageError where one kind is missing.
+
+    `rankings`: those of which an answer is learned; `tied`: those of which none is.
+    """
     good = sum(record.good for record in kept)
     bad = len(kept) - good
     if not good or not bad:
@@ -82,6 +105,9 @@ def _account(kept: list[Labelled], rankings: list[Ranking], dpo: Dpo) -> dict[st
         counts |= {"from_rankings": len(rankings), "middle_answers_left_out": middle}
         told += f"; {len(rankings)} rankings gave their best as good and their worst as bad"
         told += f", {middle} answers between are left out" * bool(middle)
+    if tied:
+        counts["tied_rankings_left_out"] = tied
+        told += f"; {tied} rankings whose answers are all tied are left out"
     print(told, flush=True)
     ratio = dpo.kto.desirable_weight * good / (dpo.kto.undesirable_weight * bad)
     low, high = ADVISED

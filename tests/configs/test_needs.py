@@ -266,13 +266,22 @@ def test_orpo_may_start_from_the_base_model(tmp_path: Path) -> None:
 def test_who_learns_from_labelled_answers(tmp_path: Path) -> None:
     rows = dict.fromkeys(("rankings", "heldout", "labelled", "labelled_heldout"), 0)
     rows |= {"evaluation_prompts": 0, "sft_heldout": 0}
-    labels = rows | {"labelled": 9, "labelled_heldout": 1}
+    labels = rows | {"labelled": 8, "labelled_heldout": 2}
     kto = config(tmp_path, "preferences", dpo={"objective": "kto", "validate_every": 2})
-    assert not any(least_rows(kto).values()) and not [*no_preferences(kto, labels)]
+    assert not any(least_rows(kto).values()) and not [*no_preferences(kto, labels, 1)]
     assert not [*few_rows(kto, labels)]
     nothing, unmeasured = no_preferences(kto, rows)
     assert "no labelled answer and no ranking is left" in nothing and "held-out" in unmeasured
     assert not [*no_preferences(kto, rows | {"rankings": 9, "heldout": 1})]
+    for good, lacking in ((0, "no good one is"), (2, "no bad one is")):
+        (told,) = no_preferences(kto, labels, good)
+        assert lacking in told
+    sections: dict[str, Any] = {"sample": {}, "scoring": GIVEN}
+    sections["dpo"] = {"objective": "kto", "data": "samples", "validate_every": 2}
+    sampled = config(tmp_path, "prompts preferences", **sections)
+    (told,) = no_preferences(sampled, rows)
+    assert "no good one and no bad one is held out" in told
+    assert not [*no_preferences(sampled, labels, 1)]
     both = config(tmp_path, "preferences", reward={}, dpo={"objective": "kto"})
     (told,) = no_preferences(both, labels)
     assert "10 labelled answers and no ranking" in told and "do not train a reward model" in told

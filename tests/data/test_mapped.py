@@ -109,12 +109,38 @@ def one(fields: str, row: dict[str, Any], roles: str = "") -> Record:
             {"m": json.dumps([{"role": "USER", "content": "Why?"}])},
             Prompt((USER,), "mapped"),
         ),
+        (
+            "prompt=q,response=a",
+            {"q": "Why?", "a": {"role": "assistant", "content": "Because.", "weight": 0}},
+            Conversation((USER, Turn("assistant", "Because.", 0)), "mapped"),
+        ),
+        # Another field that is usually a reference does not take the place of the named one.
+        (
+            "prompt=question,reference=gold",
+            {"question": "Why?", "gold": "4", "answer": "long"},
+            Prompt((USER,), "mapped", reference="4"),
+        ),
         # A name that has a dot itself, as flattened tables have, comes before the path.
         ("prompt=a.b", {"a.b": "Why?", "a": {"b": "no"}}, Prompt((USER,), "mapped")),
     ],
 )
 def test_what_the_targets_make(fields: str, row: dict[str, Any], record: Record) -> None:
     assert one(fields, row) == record
+
+
+@pytest.mark.parametrize("fields, reason", [
+    ("prompt=q,chosen=a,rejected=b", "loss weight of a compared answer"),
+    ("prompt=q,response=a,label=good", "loss weight of a compared answer"),
+    ("messages=m,label=good", "loss weight of a compared answer"),
+    ("prompt=q,response=a,weight=w", "two loss weights"),
+])  # fmt: skip
+def test_no_loss_weight_is_thrown_away(fields: str, reason: str) -> None:
+    answer = {"role": "assistant", "content": "Because.", "weight": 0}
+    row = {"q": "Why?", "a": answer, "b": "No.", "good": True, "w": 1}
+    row["m"] = [{"role": "user", "content": "Why?"}, answer]
+    with pytest.raises(RowError) as error:
+        one(fields, row)
+    assert error.value.reason == reason
 
 
 def test_names_of_speakers() -> None:

@@ -253,7 +253,37 @@ def test_a_part_can_be_taken_out() -> None:
         without(CHAT, "weight")
 
 
+def test_a_null_is_lost_only_where_a_column_file_made_it(tmp_path: Path) -> None:
+    def row(name: str, properties: dict[str, Any], arguments: Any) -> dict[str, Any]:
+        called = {"function": {"name": name, "arguments": arguments}}
+        function = {"name": name, "parameters": {"type": "object", "properties": properties}}
+        turns = [MESSAGES[0], {"role": "assistant", "content": None, "tool_calls": [called]}]
+        return {"messages": turns, "tools": [{"type": "function", "function": function}]}
+
+    first = row("f", {"unit": {"type": "string", "default": None}}, {"unit": None, "b": 1})
+    (record,), _ = run(write_lines(tmp_path / "rows.jsonl", [first]))
+    assert record.turns[1].tool_calls[0].arguments == '{"unit": null, "b": 1}'
+    assert json.loads(record.tools) == first["tools"]
+    text = '{"name": "f", "arguments": {"unit": null, "b": 1}}'
+    said = [{"from": "human", "value": "q"}, {"from": "function_call", "value": text}]
+    (record,), _ = run(write_lines(tmp_path / "said.jsonl", [{"conversations": said}]))
+    assert record.turns[1].tool_calls[0].arguments == '{"unit": null, "b": 1}'
+
+    import pyarrow
+    import pyarrow.parquet
+
+    number = {"b": {"type": "number"}}
+    rows = [row("f", {"a": {"type": "string"}}, {"a": "x"}), row("g", number, {"b": 2})]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    found, _ = run(tmp_path / "rows.parquet")
+    assert [record.turns[1].tool_calls[0].arguments for record in found] == [
+        '{"a": "x"}',
+        '{"b": 2}',
+    ]
+    assert "null" not in found[0].tools + found[1].tools
+
+
 def test_arguments_are_text_and_keep_what_text_says() -> None:
-    assert arguments_text({"a": 1, "b": None}, "x") == '{"a": 1}', "a null of a parquet file"
+    assert arguments_text({"a": 1, "b": None}, "x") == '{"a": 1, "b": null}'
     assert arguments_text('{"b": null,"a":1}', "x") == '{"b": null, "a": 1}'
     assert arguments_text(None, "x") == arguments_text("", "x") == "{}"

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rayward.configs.decisive import decisive
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import Data, DataSource
-from rayward.pipelines.rows.mixture import counts, drawn, order
+from rayward.pipelines.rows.mixture import counts, drawn, order, unmixed
 from rayward.pipelines.rows.records import load_records
 from rayward.pipelines.run.files import read_json
 from rayward.pipelines.run.folder import Run
@@ -102,6 +102,7 @@ def test_a_pass_without_settings_is_the_rows_as_they_are() -> None:
         ({"temperature": 2, "conversations": [{}], "prompts": [{}]}, "several sources to mix"),
         ({"temperature": 0, "conversations": [{}, {}]}, "greater than 0"),
         ({"conversations": [{"epochs": 0}]}, "greater than 0"),
+        ({"preferences": [{"imitate_good": True}]}, "list it under data.conversations"),
     ],
 )
 def test_settings_that_exclude_each_other(data: dict[str, Any], told: str) -> None:
@@ -114,6 +115,21 @@ def test_settings_that_exclude_each_other(data: dict[str, Any], told: str) -> No
     with pytest.raises(ValidationError, match=told):
         Data(**lists)
     Data(conversations=sources({"weight": 1}, {"weight": 2}), prompts=sources({"epochs": 3}))
+
+
+def test_weights_of_sources_of_different_kinds_are_told() -> None:
+    data = Data(preferences=sources({"weight": 3}, {"weight": 1}))
+    names = [source.path for source in data.preferences]
+    lists = dict.fromkeys(("rankings", "labelled", "labelled_heldout"), "preferences")
+
+    def account(*rows: int) -> list[dict[str, Any]]:
+        return [{"source": name, "rows": n} for name, n in zip(names, rows, strict=True)]
+
+    held = {"rankings": account(9, 2), "labelled": account(0, 4), "labelled_heldout": account(0, 1)}
+    (told,) = unmixed(data, held, lists)
+    assert "weight changes nothing in labelled" in told and f"all of {names[1]}" in told
+    plain = Data(preferences=sources({}, {}))
+    assert not [*unmixed(plain, held, lists)]
 
 
 def chat(question: str) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import pytest
 
 from rayward.configs.sections.training import Sft
 from rayward.data.record_json import to_json
-from rayward.data.records import Conversation, Prompt, Ranking, RowError, Turn
+from rayward.data.records import Conversation, Labelled, Prompt, Ranking, RowError, Turn
 from rayward.data.templates.template import TEMPLATES
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows.conversations import fit_conversations, sft_rows
+from rayward.pipelines.rows.labelled import fit_labelled, labels_of
 from rayward.pipelines.rows.left_out import IN_PIECES, LeftOut
 from rayward.pipelines.rows.prompts import fit_prompts, prompt_key
 from rayward.pipelines.rows.ranked import ranked_rows
@@ -29,7 +30,8 @@ from rayward.pipelines.run import earlier
 from rayward.pipelines.run.files import write_jsonl
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.stages import reward
-from tests.data.published import CHANNELS, STRICT, THINKING
+from rayward.pipelines.training.labels import label_pairs, learned_rankings
+from tests.data.published import CHANNELS, STRICT, THINKING, TOOLED
 
 CHATS = toyworld.demonstrations(60, 1) + [
     Conversation(
@@ -519,3 +521,40 @@ def test_what_the_template_writes_before_an_answer_is_none_of_it(form: str) -> N
         == renderer.scored(turns).ids
     )
     assert renderer.answer(said[3:]) != "It is 12.", "only as a whole"
+
+
+# ---- labelled answers
+# ---------------------------------------------------------------------------
+
+
+def test_a_labelled_answer_has_its_tools_or_is_set_aside(renderer: Renderer) -> None:
+    tools = '[{"type": "function", "function": {"name": "weather"}}]'
+    given = Labelled(user("Hi"), "ok", True, "kto", "k1", tools)
+    ranking = Ranking(user("Hi"), ("a", "b"), tools=tools)
+    assert [label.tools for label in labels_of(ranking)] == [tools, tools]
+    left = LeftOut()
+    plain = replace(given, tools=None)
+    assert fit_labelled([given, plain, *labels_of(ranking)], renderer, left)[0] == [plain]
+    assert sum(left.values()) == 3 and left.rows[0]["where"] == "kto k1"
+    assert "weather" in left.rows[0]["found"], "no tool is lost without a word"
+
+
+def test_a_labelled_answer_is_learned_behind_its_tools(strict: Renderer) -> None:
+    strict.tokenizer.chat_template = TOOLED
+    tools = '[{"type": "function", "function": {"name": "weather"}}]'
+    given = Labelled(user("Hi"), "ok", True, "kto", "k1", tools)
+    kept, rows = fit_labelled([given], Renderer(strict.template, strict.tokenizer, 4096), Counter())
+    assert kept == [given] and "weather" in strict.tokenizer.decode(rows[0].ids)
+
+
+def test_kto_learns_nothing_from_ties_and_counts_the_rankings_that_fit(renderer: Renderer) -> None:
+    tied = Ranking(user("q"), ("a", "b", "c"), ranks=(2.0, 2.0, 2.0))
+    ordered = Ranking(user("q"), ("a", "b", "c"), ranks=(1.0, 1.0, 2.0))
+    long = Ranking(user("q"), ("a" * 500, "b", "c", "d" * 500))
+    pairs = label_pairs([tied, ordered, long], 0)
+    assert [labels[1].answer for _, labels in pairs] == ["c", "d" * 500]
+    room = len(renderer.conversation((*user("q"), Turn("assistant", "a"))).ids) + 5
+    labels = [label for _, both in pairs for label in both]
+    kept, _ = fit_labelled(labels, replace(renderer, context_tokens=room), Counter())
+    (learned,) = learned_rankings(pairs, kept)
+    assert len(kept) == 2 and learned.ranks == ordered.ranks
