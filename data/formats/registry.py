@@ -32,6 +32,7 @@ from rayward.data.formats.format_table_plain import NO_FORMAT
 from rayward.data.formats.mapped import FieldMap
 from rayward.data.formats.meaning import MEANING_OF
 from rayward.data.formats.readers_chat import Questions
+from rayward.data.formats.unread import ANSWERS, check_answers
 from rayward.data.records import Record, RowError, object_of, validate
 
 AS_IT_IS = ReadOptions()
@@ -184,7 +185,7 @@ def outcomes(
         outcome
         for source, form in opened
         if source.name not in texts
-        for outcome in _outcomes(source, form, options)
+        for outcome in _outcomes(source, form, options, format == "auto" and not options.fields)
     )
 
 
@@ -201,7 +202,10 @@ def _located(
             yield record, outcome
 
 
-def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> Iterator[Outcome]:
+def _outcomes(
+    source: RowSource, form: Format | None, options: ReadOptions, is_told: bool
+) -> Iterator[Outcome]:
+    """`is_told`: the format is told from the rows. One that is named is meant as it is."""
     if form is TOKENS:
         for line, tokens in token_rows.read_token_rows(source):
             error = tokens if isinstance(tokens, RowError) else None
@@ -218,6 +222,9 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
             row = object_of(as_object(value), "row")
             assert form is not None  # a file with an object among its rows has a format
             records, fields = read_row(form, row, repairs, options)
+            if is_told and not ANSWERS.isdisjoint(fields):
+                own = _best_fit(_given(row))
+                check_answers(form, own and own[1], row, fields, records)
             # Readers check what they need to read; the rules of records are checked here for all.
             for record in records:
                 validate(record)
