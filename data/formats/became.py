@@ -122,6 +122,13 @@ def _parts(record: Record) -> Iterator[tuple[str, Any]]:
     yield from (("id", record.id), ("source", record.source))
 
 
+def texts_of(record: Record) -> Iterator[str]:
+    """All texts of a record, its id and source apart."""
+    for target, part in _parts(record):
+        if isinstance(part, str) and target not in ("id", "source", "quality"):
+            yield part
+
+
 def _same(target: str, part: Any, leaf: Any) -> bool:
     if part is None or part == "":
         return False

@@ -29,6 +29,7 @@ from rayward.data.formats.message_parts import reasoning_of
 from rayward.data.formats.readers_chat import is_blank, messages_of
 from rayward.data.formats.readers_labelled import labelled
 from rayward.data.formats.turns import EMPTY_SYSTEM
+from rayward.data.formats.unread import check_alternatives
 from rayward.data.parts import tools_of
 from rayward.data.records import (
     Conversation,
@@ -71,6 +72,7 @@ def read_row(
         else:
             passed_over.append(path)
     records = form.convert(row, repairs)
+    check_alternatives(form, row, records)
     if beside:
         passed_over += _unused(beside.get(REFERENCE, {}), records)
         records = [_with(record, beside, repairs, options.ignore) for record in records]

@@ -10,13 +10,13 @@ from rayward.data.formats import readers_pairs as pairs
 from rayward.data.formats import readers_questions as questions
 from rayward.data.formats import readers_ranked as ranked
 from rayward.data.formats import token_rows
+from rayward.data.formats.exchanges import ASKING, SAYING
 from rayward.data.formats.fields import EVERYTHING
 from rayward.data.formats.format import Format
 from rayward.data.formats.format import make_format as _format
 from rayward.data.formats.format_table_compared import COMPARED
 from rayward.data.formats.format_table_plain import PLAIN
 from rayward.data.formats.margins import MARGINS
-from rayward.data.formats.turns import ASKING, SAYING
 
 __all__ = ["FORMATS", "TOKENS", "Format"]
 

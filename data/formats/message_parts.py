@@ -19,6 +19,7 @@ from rayward.data.parts import call_of, calls_of, json_value
 from rayward.data.records import Role, RowError, ToolCall, Turn, text_of
 
 Row = Mapping[str, Any]
+Calls = tuple[ToolCall, ...]
 
 CALLERS = ("function_call", "tool_call")
 RESULT = ("tool_call_id", "name")
@@ -29,8 +30,10 @@ REASONING = tuple(NAMES[REASONING_BESIDE].split())
 def message_parts(entry: Row, role: Role, where: str) -> dict[str, Any]:
     """The fields of a `Turn` that a message gives beside role, text and weight."""
     calls = calls_of(entry.get("tool_calls"), f"{where}.tool_calls")
-    if not calls and entry.get("function_call") is not None:
-        calls = (call_of(entry["function_call"], f"{where}.function_call"),)
+    if entry.get("function_call") is not None:
+        one = (call_of(entry["function_call"], f"{where}.function_call"),)
+        check_one_call(calls or one, one, f"{where}.function_call")
+        calls = calls or one
     parts: dict[str, Any] = {"tool_calls": calls} if calls else {}
     reasoning = reasoning_of(entry, f"{where}.")
     if reasoning is not None:
@@ -40,6 +43,13 @@ def message_parts(entry: Row, role: Role, where: str) -> dict[str, Any]:
             if entry.get(name) not in (None, ""):
                 parts[name] = text_of(entry[name], f"{where}.{name}")
     return parts
+
+
+def check_one_call(calls: Calls, others: Calls, field: str) -> None:
+    """RowError for calls that are told twice and differ, whatever their ids."""
+    one, two = ([(call.name, call.arguments) for call in given] for given in (calls, others))
+    if one != two:
+        raise RowError(field, f"{len(others)} other calls", "the same calls", "two lists of calls")
 
 
 def reasoning_of(fields: Row, where: str = "") -> str | None:

@@ -18,12 +18,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayward.data.formats.message_parts import calls_in_text, is_caller, message_parts
+from rayward.data.formats.exchanges import exchanges, is_exchanges
+from rayward.data.formats.message_parts import (
+    calls_in_text,
+    check_one_call,
+    is_caller,
+    message_parts,
+)
 from rayward.data.formats.turns import (
     EMPTY_SYSTEM,
     content_of,
-    exchanges,
-    is_exchanges,
     role_of,
     weight_of,
 )
@@ -86,17 +90,29 @@ def turn_of(entry: Row, where: str) -> Turn | None:
     """One turn of `messages_of`; None for an empty one of the system."""
     speaker, content = turn_fields(entry)
     role = role_of(entry.get(speaker), f"{where}.{speaker}")
-    text = entry.get(content)
+    text = _only_text(entry, content, where)
     if role == "system" and is_blank(text):
         return None
     weight = weight_of(entry, where)
     if is_caller(entry.get(speaker)):
         calls = calls_in_text(text, f"{where}.{content}")
-        return Turn(role, "", weight, tool_calls=calls)
+        parts = message_parts(entry, role, where)
+        check_one_call(parts.get("tool_calls", calls), calls, f"{where}.tool_calls")
+        return Turn(role, "", weight, **parts | {"tool_calls": calls})
     parts = message_parts(entry, role, where)
     if "tool_calls" in parts and (not text or is_blank(text)):
         return Turn(role, text if isinstance(text, str) else "", weight, **parts)
     return Turn(role, content_of(text, f"{where}.{content}"), weight, **parts)
+
+
+def _only_text(entry: Row, name: str, where: str) -> object:
+    """What a turn says under `name`. RowError for another text under the other name."""
+    text, other = entry.get(name), "value" if name == "content" else "content"
+    if entry.get(other) not in (None, "", text):
+        expected = f"none, or the same as in {name}"
+        field = f"{where}.{other}"
+        raise RowError(field, describe(entry[other]), expected, "two texts of a turn")
+    return text
 
 
 def turn_fields(entry: Row) -> tuple[str, str]:
@@ -165,7 +181,9 @@ def alpaca(row: Row, repairs: list[str]) -> list[Record]:
     """{"instruction", "input" (Dolly: "context"), "output" (GPTeacher and Dolly: "response")}."""
     responded = row.get("output") is None and row.get("response") is not None
     name = "response" if responded else "output"
-    context = row.get("context") if row.get("input") is None else row["input"]
+    context = row.get("input")
+    if context is None or (is_blank(context) and row.get("context") is not None):
+        context = row.get("context")
     question = instruction_with_input(row.get("instruction"), context)
     turns = (Turn("user", question), Turn("assistant", text_of(row.get(name), name)))
     return [Conversation(turns, "alpaca", label_of(row, "id"))]

@@ -8,8 +8,9 @@ them are read by data/formats/beside.py, as for all formats.
 
 from __future__ import annotations
 
+from rayward.data.formats.exchanges import exchanges, is_exchanges
 from rayward.data.formats.readers_chat import Row, label_of, messages_of, source_of
-from rayward.data.formats.turns import content_of, exchanges, is_exchanges, prompt_turns
+from rayward.data.formats.turns import content_of, prompt_turns
 from rayward.data.records import (
     Conversation,
     Prompt,

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from rayward.data.formats import readers_chat as chat
 from rayward.data.formats import readers_ranked as ranked
@@ -30,11 +30,15 @@ from rayward.data.formats.format import Format
 from rayward.data.formats.format_table import FORMATS, TOKENS
 from rayward.data.formats.format_table_plain import NO_FORMAT
 from rayward.data.formats.mapped import FieldMap
+from rayward.data.formats.meaning import MEANING_OF
 from rayward.data.formats.readers_chat import Questions
+from rayward.data.formats.unread import ANSWERS, check_answers
 from rayward.data.records import Record, RowError, object_of, validate
 
 AS_IT_IS = ReadOptions()
 DETECT_ROWS = 20  # usable rows to try: bad ones at the start of a file must not hide its format
+DECLARED_ROWS = 10_000
+"""Rows in which a column that is empty in the first ones is looked for."""
 ACCOUNTS = ("rejected", "repaired", "passed_over")
 """The counts of a report by what was wrong, mended, or not read."""
 QUESTION_FILES = ("question.jsonl", "question.jsonl.gz")
@@ -181,7 +185,7 @@ def outcomes(
         outcome
         for source, form in opened
         if source.name not in texts
-        for outcome in _outcomes(source, form, options)
+        for outcome in _outcomes(source, form, options, format == "auto" and not options.fields)
     )
 
 
@@ -198,7 +202,10 @@ def _located(
             yield record, outcome
 
 
-def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> Iterator[Outcome]:
+def _outcomes(
+    source: RowSource, form: Format | None, options: ReadOptions, is_told: bool
+) -> Iterator[Outcome]:
+    """`is_told`: the format is told from the rows. One that is named is meant as it is."""
     if form is TOKENS:
         for line, tokens in token_rows.read_token_rows(source):
             error = tokens if isinstance(tokens, RowError) else None
@@ -215,6 +222,9 @@ def _outcomes(source: RowSource, form: Format | None, options: ReadOptions) -> I
             row = object_of(as_object(value), "row")
             assert form is not None  # a file with an object among its rows has a format
             records, fields = read_row(form, row, repairs, options)
+            if is_told and not ANSWERS.isdisjoint(fields):
+                own = _best_fit(_given(row))
+                check_answers(form, own and own[1], row, fields, records)
             # Readers check what they need to read; the rules of records are checked here for all.
             for record in records:
                 validate(record)
@@ -273,27 +283,28 @@ TELLING = frozenset(
 def _detect(source: RowSource) -> Format | None:
     """Format of the first row that fits one; None if no row is an object. ValueError if none fits.
 
-    Reads the start of the source; `rows` starts anew for the reader.
+    A format with more of the fields is meant where the first rows have them together, or later ones
+    those that are null in these. Reads the start of the source; `rows` starts anew for the reader.
     """
-    seen: set[str] | None = None
+    seen: set[str] = set()
+    declared: set[str] = set()
+    first: Fit | None = None
+    has_rows = False
     found = (as_object(value) for _, value in source.rows(TELLING))
     usable = (value for value in found if isinstance(value, dict) or token_rows.is_token_row(value))
     for row in islice(usable, DETECT_ROWS):
         if not isinstance(row, dict):
             return TOKENS
         # A null is no field: in a parquet file, every row has the columns of all.
-        keys = {key for key, value in row.items() if value is not None}
-        fits = [
-            (len(wanted), form)
-            for form in FORMATS.values()
-            for wanted in form.keys
-            if wanted <= keys and not form.never & keys
-        ]
-        if fits:
-            return max(fits, key=lambda fit: fit[0])[1]
-        seen = (seen or set()) | keys
-    if seen is None:
+        keys = _given(row)
+        first = first or _best_fit(keys)
+        has_rows = True
+        seen |= keys
+        declared |= row.keys() & TELLING
+    if not has_rows:
         return None
+    if first is not None:
+        return _wider(source, first, seen, declared)[1]
     # Of a file of columns, the others are not known yet.
     seen |= next((value.keys() for _, value in source.rows() if isinstance(value, dict)), set())
     why = next((f": {why}" for keys, why in NO_FORMAT if keys <= seen), "")
@@ -303,6 +314,43 @@ def _detect(source: RowSource) -> Format | None:
         "stands (fields; rayward data check proposes them)",
         source,
     )
+
+
+Fit: TypeAlias = "tuple[frozenset[str], Format]"
+
+
+def _given(row: Mapping[str, Any]) -> set[str]:
+    return {key for key, value in row.items() if value is not None}
+
+
+def _best_fit(keys: set[str]) -> Fit | None:
+    """The format of most keys that a row with these fields has, and those keys."""
+    fits = [
+        (wanted, form)
+        for form in FORMATS.values()
+        for wanted in form.keys
+        if wanted <= keys and not form.never & keys
+    ]
+    return max(fits, key=lambda fit: len(fit[0])) if fits else None
+
+
+def _wider(source: RowSource, first: Fit, seen: set[str], declared: set[str]) -> Fit:
+    """The format of which the first row has a part only, or else its own."""
+    for keys in (seen, declared):
+        found = _best_fit(keys)
+        if found is None or not first[0] < found[0]:
+            continue
+        # Every format reads a verdict and its like beside the turns.
+        more = {key for key in found[0] - first[0] if key not in MEANING_OF}
+        if more and (more <= seen or _hold(source, more)):
+            return found
+    return first
+
+
+def _hold(source: RowSource, names: set[str]) -> bool:
+    """Whether one of the rows says something in all of these fields."""
+    rows = islice(source.rows(frozenset(names)), DECLARED_ROWS)
+    return any(isinstance(row, dict) and names <= _given(row) for _, row in rows)
 
 
 def _questions(source: RowSource, given: Path | None) -> Questions:

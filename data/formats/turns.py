@@ -17,7 +17,6 @@ from rayward.data.records import (
     describe,
     number_of,
     object_of,
-    objects_of,
     text_of,
 )
 
@@ -88,35 +87,6 @@ def weight_of(entry: Mapping[str, Any], where: str) -> float | None:
             raise RowError(field, str(weight), f"{found}, as above", "two loss weights in a turn")
         found = weight
     return found
-
-
-# ---- speakers as names of fields
-
-ASKING = ("human", "user", "input")
-SAYING = ("assistant", "gpt", "bot", "output")
-EXCHANGE: tuple[tuple[Role, tuple[str, ...]], ...] = (("user", ASKING), ("assistant", SAYING))
-"""The names under which an exchange has its question and its answer."""
-
-
-def is_exchanges(value: object) -> bool:
-    """Whether a list is of {"human", "assistant"}, by any names of EXCHANGE, not of turns."""
-    first = value[0] if isinstance(value, list | tuple) and value else None
-    if not isinstance(first, dict) or not {"role", "from", "content", "value"}.isdisjoint(first):
-        return False
-    return not first.keys().isdisjoint((*ASKING, *SAYING))
-
-
-def exchanges(value: object, name: str) -> tuple[Turn, ...]:
-    """The turns of a list of questions with their answers, each under its speaker's name."""
-    turns: list[Turn] = []
-    for where, entry in objects_of(value, name):
-        given = [(role, name) for role, names in EXCHANGE for name in names if _says(entry, name)]
-        turns += [Turn(role, content_of(entry[name], f"{where}.{name}")) for role, name in given]
-    return tuple(turns)
-
-
-def _says(entry: Mapping[str, Any], name: str) -> bool:
-    return entry.get(name) is not None
 
 
 # ---- Human: and Assistant:
