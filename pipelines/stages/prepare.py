@@ -22,6 +22,7 @@ from rayward.configs.sections.data import LISTS
 from rayward.data.records import Ranking
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows import mixture, quality
+from rayward.pipelines.rows.contamination import not_compared
 from rayward.pipelines.rows.left_out import FURTHER, Listing
 from rayward.pipelines.rows.passes import Records, write_files
 from rayward.pipelines.rows.reading import contents, generate, paths, read_all
@@ -98,7 +99,12 @@ def prepare(run: Run) -> dict[str, Any] | None:
     else:
         heldout = load_records(stage.folder / "heldout.jsonl")
         metrics["noise_ceiling"] = _noise_ceiling(heldout)
-    report["warnings"] = [*few_rows(config, drawn), *_not_listed(rejected, left_out)]
+    compared = report.get("decontaminate", {}).get("against", {})
+    report["warnings"] = [
+        *few_rows(config, drawn),
+        *not_compared(compared),
+        *_not_listed(rejected, left_out),
+    ]
     # Before the check: where too few rows are left, the report says why.
     write_json(stage.folder / "report.json", report)
     _require(drawn, config, report["rules"])
