@@ -45,9 +45,7 @@ def _words(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {
-        name: _words(inner)
-        for name, inner in value.items()
-        if MEANING_OF.get(name) not in WORDLESS
+        name: _words(inner) for name, inner in value.items() if MEANING_OF.get(name) not in WORDLESS
     }
 
 

@@ -13,7 +13,6 @@ from rayward.data.formats.registry import Rejected, Report, located
 from rayward.pipelines.rows.spool import Entry
 from rayward.pipelines.run.errors import StageError
 
-
 WORDS = ReadOptions(words_only=True)
 
 
