@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rayward.configs.labels import no_preferences
+from rayward.configs.labels import no_preferences, one_kind_of_labels
 from rayward.configs.needs import few_rows, least_rows
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS
@@ -23,6 +23,7 @@ from rayward.data.records import Ranking
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows import mixture, quality
 from rayward.pipelines.rows.contamination import not_compared
+from rayward.pipelines.rows.labelled import good_and_bad
 from rayward.pipelines.rows.left_out import FURTHER, Listing
 from rayward.pipelines.rows.passes import Records, write_files
 from rayward.pipelines.rows.reading import contents, generate, paths, read_all
@@ -108,6 +109,8 @@ def prepare(run: Run) -> dict[str, Any] | None:
     # Before the check: where too few rows are left, the report says why.
     write_json(stage.folder / "report.json", report)
     _require(drawn, config, report["rules"])
+    for line in one_kind_of_labels(config, drawn, *good_and_bad(run, "labelled")):
+        raise StageError(line)
     for line in report["warnings"]:
         print(f"   {line}", flush=True)
     if config.model.scratch:

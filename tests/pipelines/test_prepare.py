@@ -481,6 +481,28 @@ def test_labels_alone_train_what_learns_from_labels(
     )
 
 
+@pytest.mark.parametrize("good", [True, False])
+def test_labels_of_one_kind_are_told_before_training(
+    good: bool, tmp_path: Path, own: Callable[..., Config]
+) -> None:
+    """KTO learns from good and bad answers; two stages later would be late to say so."""
+
+    def prepared(name: str, dpo: dict[str, Any], *more: dict[str, Any]) -> dict[str, Any] | None:
+        rows = [*(label(f"Labelled {i}?", good, f"Answer {i}.") for i in range(12)), *more]
+        lists = write(tmp_path / name, {"preferences": {"labels.jsonl": rows}})
+        values = {"model": own().model.model_dump()}
+        values["data"] = {**lists, "root": str(tmp_path / name), "heldout_fraction": 0.01}
+        stages = dict.fromkeys(STAGE_SECTIONS) | {"dpo": dpo}
+        return prepare.prepare(Run(tmp_path / name / "run", Config.model_validate(values | stages)))
+
+    found, other = ("good", "bad") if good else ("bad", "good")
+    told = rf"all \d+ labelled answers to train on are {found}, .*: add {other} ones"
+    with pytest.raises(StageError, match=told):
+        prepared("alone", {"objective": "kto"})
+    others = (label(f"Other {i}?", not good) for i in range(12))
+    assert prepared("both", {"objective": "kto"}, *others) is not None
+
+
 def evaluation_file(folder: Path, count: int = 20) -> Path:
     write(folder, {"evaluation": {"e.jsonl": [asked(f"Evaluation {i}?") for i in range(count)]}})
     return folder / "evaluation" / "e.jsonl"
