@@ -21,7 +21,7 @@ from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS
 from rayward.data.records import Ranking
 from rayward.data.toy import toyworld
-from rayward.pipelines.rows import mixture, quality
+from rayward.pipelines.rows import mixture, quality, set_aside
 from rayward.pipelines.rows.contamination import not_compared
 from rayward.pipelines.rows.labelled import good_and_bad
 from rayward.pipelines.rows.left_out import FURTHER, Listing
@@ -108,7 +108,10 @@ def prepare(run: Run) -> dict[str, Any] | None:
     ]
     # Before the check: where too few rows are left, the report says why.
     write_json(stage.folder / "report.json", report)
-    _require(drawn, config, report["rules"])
+    sources = report.get("sources", {})
+    for line in set_aside.told(sources):
+        print(f"   {line}", flush=True)
+    _require(drawn, config, report["rules"], sources)
     for line in one_kind_of_labels(config, drawn, *good_and_bad(run, "labelled")):
         raise StageError(line)
     for line in report["warnings"]:
@@ -187,10 +190,16 @@ def _check_account(records: dict[str, int], report: dict[str, Any]) -> None:
             )
 
 
-def _require(rows: dict[str, int], config: Config, rules: dict[str, dict[str, int]]) -> None:
+def _require(
+    rows: dict[str, int],
+    config: Config,
+    rules: dict[str, dict[str, int]],
+    sources: set_aside.Sources,
+) -> None:
     """StageError where a later stage of this config would have too few rows."""
     for line in no_preferences(config, rows):
-        raise StageError(line)
+        lost = set_aside.reasons(sources, "preferences")
+        raise StageError(line + f"; set aside of data.preferences: {lost}" * bool(lost))
     for name, least in least_rows(config).items():
         if rows[name] < least:
             lost = [
@@ -199,6 +208,8 @@ def _require(rows: dict[str, int], config: Config, rules: dict[str, dict[str, in
                 if not rule.startswith("kept")
             ]
             left_out = f"left out: {'; '.join(lost)}; " if lost else ""
+            if unread := set_aside.reasons(sources, FILES[name]):
+                left_out = f"set aside of data.{FILES[name]}: {unread}; {left_out}"
             raise StageError(
                 f"{name.replace('_', ' ')}: {rows[name]} rows are left, at least {least} "
                 f"{'are needed' if least > 1 else 'is needed'}"
