@@ -49,3 +49,20 @@ def no_preferences(config: Config, rows: Mapping[str, int], good_heldout: int = 
                 f"samples, and in data.preferences {found} is held out: give more rows, or leave "
                 "it 0"
             )
+
+
+def one_kind_of_labels(
+    config: Config, rows: Mapping[str, int], good: int, bad: int
+) -> Iterator[str]:
+    """Why KTO cannot learn from so many `good` and `bad` labelled answers without a ranking.
+
+    A ranking has one of each.
+    """
+    asked = "dpo" in lists_read(config).get("preferences", []) and learns_labels(config)
+    if asked and not rows["rankings"] and (good + bad) and not (good and bad):
+        found, other = ("good", "bad") if good else ("bad", "good")
+        yield (
+            f"data.preferences: all {good + bad} labelled answers to train on are {found}, and no "
+            f"ranking is beside them; dpo.objective kto learns from good and bad ones: add "
+            f"{other} ones"
+        )

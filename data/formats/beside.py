@@ -30,6 +30,7 @@ from rayward.data.formats.readers_chat import is_blank, messages_of
 from rayward.data.formats.readers_labelled import labelled
 from rayward.data.formats.turns import EMPTY_SYSTEM
 from rayward.data.formats.unread import check_alternatives
+from rayward.data.formats.words import words_only
 from rayward.data.parts import tools_of
 from rayward.data.records import (
     Conversation,
@@ -57,6 +58,8 @@ def read_row(
     is ignored, are added to `repairs`.
     """
     row = decoded(row, form.tree)
+    if options.words_only:
+        row = words_only(form, row)
     if options.ignore:
         gone: set[str] = set()
         row = without_fields(row, form.tree, options.ignore, gone)
@@ -67,7 +70,7 @@ def read_row(
         meaning = MEANING_OF.get(name)
         if meaning is not None and meaning.beside and path == name:
             beside.setdefault(meaning, {})[name] = value
-        elif meaning is not None and meaning.elsewhere:
+        elif meaning is not None and meaning.elsewhere and not options.words_only:
             raise no_place(place, name, value, meaning)
         else:
             passed_over.append(path)

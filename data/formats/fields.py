@@ -37,13 +37,18 @@ class ReadOptions:
 
     `ignore`: fields to do without, by their names or dotted paths. `imitate_good`: good answers of
     labelled rows as conversations; bad ones are set aside. `fields` and `roles`: where what is
-    wanted stands in rows of no known format, see data/formats/mapped.py.
+    wanted stands in rows of no known format, see data/formats/mapped.py. `words_only`: what is said
+    is wanted and no more, see data/formats/words.py.
+
+    `met`: those of `ignore` that rows have, as far as they were read.
     """
 
     ignore: frozenset[str] = frozenset()
     imitate_good: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
+    words_only: bool = False
+    met: set[str] = field(default_factory=set, compare=False, repr=False)
 
 
 def paths(reads: str) -> frozenset[str]:

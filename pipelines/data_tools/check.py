@@ -77,7 +77,8 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
     from rayward.data.formats.fields import as_object
     from rayward.data.formats.registry import Report, files_of, format_of, outcomes
 
-    asked, texts = read_options(options), _evaluation_texts(options)
+    asked = read_options(options)
+    texts, against = _evaluation_texts(options)
     # Before the sources are opened once more below: it tells mistakes of the caller.
     stream = outcomes(options.input, options.source, options.questions, options=asked)
     opened = {source.name: source for source in files_of(options.input, options.source, asked)}
@@ -119,6 +120,7 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
         "repaired": repaired,
         "refused": dict(report.rejected),
         "refused_rows": refused_rows,
+        "against": against,
         "examples": examples,
         "html": html.told(str(options.input)),
     }
@@ -158,6 +160,7 @@ def _shown(record: Any) -> dict[str, Any]:
 
 def _print(account: dict[str, Any]) -> None:
     from rayward.pipelines.data_tools.convert import account_rows
+    from rayward.pipelines.rows.contamination import not_compared
     from rayward.pipelines.rows.show import visible
     from rayward.pipelines.run.metrics import table
 
@@ -185,6 +188,8 @@ def _print(account: dict[str, Any]) -> None:
         print(f"... and {more} more")
     for number, example in enumerate(account["examples"], start=1):
         print(f"row {number} as read: {visible(_in_short(example))}")
+    for line in not_compared(account["against"]):
+        print(line)
     if account["html"]:
         print(account["html"])
 
@@ -205,18 +210,25 @@ def _in_short(example: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
-def _evaluation_texts(options: argparse.Namespace) -> EvaluationTexts | None:
+def _evaluation_texts(
+    options: argparse.Namespace,
+) -> tuple[EvaluationTexts | None, dict[str, Any]]:
+    """The texts of the evaluation sets that are given, and the account of each."""
     from rayward.data.decontaminate import NGRAM, EvaluationTexts
-    from rayward.pipelines.rows.contamination import add_file
+    from rayward.data.formats.registry import NoFormatError
+    from rayward.pipelines.rows.contamination import add_file, require_texts
 
     if not options.against:
         if options.ngram is not None:
             raise ValueError("--ngram is of use with --against FILE only")
-        return None
+        return None, {}
     texts = EvaluationTexts(NGRAM if options.ngram is None else options.ngram)
-    for path in options.against:
-        add_file(texts, path)
-    return texts
+    try:
+        accounts = {path: add_file(texts, path) for path in options.against}
+    except NoFormatError as error:  # else it would be taken for one of the input
+        raise ValueError(f"--against: {error}") from error
+    require_texts(texts)
+    return texts, accounts
 
 
 def _compared(outcome: Outcome, texts: EvaluationTexts | None) -> Outcome:

@@ -2,23 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rayward.configs.sections.data import OWN_EVALUATION, Data
 from rayward.data.decontaminate import EvaluationTexts, Shared
-from rayward.data.formats.registry import Report, located
+from rayward.data.formats.fields import ReadOptions
+from rayward.data.formats.registry import Rejected, Report, located
 from rayward.pipelines.rows.spool import Entry
 from rayward.pipelines.run.errors import StageError
 
+WORDS = ReadOptions(words_only=True)
 
-def add_file(texts: EvaluationTexts, path: str | Path) -> Report:
-    """Add the rows of an evaluation set, in any format that is known; what became of them."""
-    report = Report()
-    for record, row in located(path, report=report):
+
+def add_file(texts: EvaluationTexts, path: str | Path) -> dict[str, Any]:
+    """Add the rows of an evaluation set, in any format that is known; its account.
+
+    ValueError for a set without a row that can be read.
+    """
+    report = Report(rejected_rows=_Dropped())
+    before = texts.too_short
+    for record, row in located(path, report=report, options=WORDS):
         texts.add(record, f"{row.file}:{row.line}")
-    return report
+    if not report.kept:
+        why = ", ".join(f"{reason} ({count})" for reason, count in report.rejected.items())
+        raise ValueError(
+            f"{path}: no row of {report.read} can be read, so nothing is compared"
+            + f": {why}" * bool(why)
+        )
+    return {
+        "read": report.read,
+        "rejected": dict(report.rejected),
+        "too_short": texts.too_short - before,
+    }
+
+
+class _Dropped(list[Rejected]):
+    """In place of a report's list of rows: their counts are enough."""
+
+    def append(self, row: Rejected) -> None:
+        """Keep nothing."""
+
+
+def not_compared(sets: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """A sentence on each evaluation set of which something is not compared, by their accounts."""
+    for name, account in sets.items():
+        refused, short = sum(account["rejected"].values()), account["too_short"]
+        told = []
+        if refused:
+            why = ", ".join(f"{reason} ({n})" for reason, n in account["rejected"].items())
+            told.append(
+                f"{refused} of {account['read']} rows of {name} could not be read and are not "
+                f"compared: {why}"
+            )
+        if short:
+            told.append(f"{short} texts {'' if refused else f'of {name} '}are too short to compare")
+        if told:
+            yield "; ".join(told)
+
+
+def require_texts(texts: EvaluationTexts) -> None:
+    """ValueError where evaluation sets hold nothing that rows can be compared with."""
+    if not len(texts):
+        raise ValueError(
+            f"nothing can be compared: all {texts.texts} texts of the evaluation sets are shorter "
+            f"than {texts.shortest} words"
+        )
 
 
 def evaluation_texts(
@@ -34,16 +84,24 @@ def evaluation_texts(
     sets: dict[str, Any] = {}
     for name in settings.against:
         if name == OWN_EVALUATION:
-            before = len(texts.places)
+            before, short = len(texts.places), texts.too_short
             for entry in evaluation_prompts:
                 texts.add(entry.record, f"{entry.file}:{entry.line}" if entry.file else name)
-            sets[name] = {"read": len(texts.places) - before, "rejected": {}}
+            sets[name] = {
+                "read": len(texts.places) - before,
+                "rejected": {},
+                "too_short": texts.too_short - short,
+            }
             continue
         try:
-            rows = add_file(texts, name if name.startswith("hf:") else Path(data.root) / name)
+            path = name if name.startswith("hf:") else Path(data.root) / name
+            sets[name] = add_file(texts, path)
         except (FileNotFoundError, ValueError) as error:
             raise StageError(f"data.decontaminate.against: {error}") from error
-        sets[name] = {"read": rows.read, "rejected": dict(rows.rejected)}
+    try:
+        require_texts(texts)
+    except ValueError as error:
+        raise StageError(f"data.decontaminate.against: {error}") from error
     return texts, {
         "ngram": settings.ngram,
         "against": sets,

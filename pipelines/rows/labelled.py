@@ -61,6 +61,13 @@ def label_count(run: Run, name: str) -> int:
     return sum(1 for _ in read_jsonl(path)) if path.is_file() else 0
 
 
+def good_and_bad(run: Run, name: str) -> tuple[int, int]:
+    """How many of them are good, and how many are bad."""
+    path = run.folder / "prepare" / f"{name}.jsonl"
+    kinds = Counter(row["good"] for row in read_jsonl(path)) if path.is_file() else Counter()
+    return kinds[True], kinds[False]
+
+
 def labels_of(ranking: Ranking) -> tuple[Labelled, Labelled]:
     """The best answer as a good one and the worst as a bad one; those between say neither."""
     best, worst = ranking.answers[0], ranking.answers[-1]

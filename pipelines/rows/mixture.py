@@ -16,6 +16,7 @@ gets to the other side, and what is measured has every row once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -59,12 +60,23 @@ def counts(
     if any(source.weight is not None for source in sources):
         return _shared([source.weight or 0.0 for source in sources], rows)
     if temperature is not None and len(sources) > 1:
-        return _shared([number ** (1 / temperature) for number in rows], rows)
+        return _shared(_tempered(rows, temperature), rows)
     return [
         # At least one: a source that is listed is not left out by rounding.
         number if source.epochs is None else max(min(1, number), round(number * source.epochs))
         for source, number in zip(sources, rows, strict=True)
     ]
+
+
+def _tempered(rows: Sequence[int], temperature: float) -> list[float]:
+    """rows^(1/T) over the largest of them. In logs: no float holds 1000^(1/T) for T below 0.01."""
+    largest = max(rows, default=0)
+    # A logarithm over a T near 0 is -inf, whose exponential is 0.
+    with np.errstate(over="ignore"):
+        return [
+            float(np.exp(np.float64(math.log(number / largest)) / temperature)) if number else 0.0
+            for number in rows
+        ]
 
 
 def _shared(weights: Sequence[float], rows: Sequence[int]) -> list[int]:

@@ -20,6 +20,7 @@ from rayward.data.formats.registry import Outcome, Rejected, Report, located
 from rayward.data.records import Conversation, Labelled, Preference, Prompt, Ranking, Record, Turn
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows.left_out import Listing
+from rayward.pipelines.rows.set_aside import no_use
 from rayward.pipelines.rows.spool import Entry
 from rayward.pipelines.run.errors import StageError
 
@@ -42,7 +43,7 @@ def generate(config: Config) -> tuple[dict[str, list], float]:
 def read_all(data: Data, name: str, report: dict[str, Any], rejected: Listing) -> Iterator[Entry]:
     """The records of a list of sources, brought to the kind that the list needs.
 
-    `rejected` is told the rows that cannot be used.
+    `rejected` is told the rows that cannot be used, and those that the list has no use for.
     """
     for number, source in enumerate(getattr(data, name)):
         rows = Report(rejected_rows=_HandedOn(rejected=rejected))
@@ -53,8 +54,9 @@ def read_all(data: Data, name: str, report: dict[str, Any], rejected: Listing) -
                 outcomes["records"] += 1
                 yield Entry(converted, row.file, row.line, number)
             else:
-                kind = type(record).__name__.lower()
-                outcomes[f"a {kind} is no use for data.{name}"] += 1
+                rule, why = no_use(record, name)
+                outcomes[rule] += 1
+                rejected.add({"file": row.file, "line": row.line, **why})
         # After the last record: the reader fills `rows` as it goes.
         entry = {**rows.as_dict(), **outcomes}
         del entry["rejected_rows"]

@@ -15,13 +15,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from rayward.configs.labels import no_preferences
+from rayward.configs.labels import no_preferences, one_kind_of_labels
 from rayward.configs.needs import few_rows, least_rows
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS
 from rayward.data.records import Ranking
 from rayward.data.toy import toyworld
-from rayward.pipelines.rows import mixture, quality
+from rayward.pipelines.rows import mixture, quality, set_aside
+from rayward.pipelines.rows.contamination import not_compared
+from rayward.pipelines.rows.labelled import good_and_bad
 from rayward.pipelines.rows.left_out import FURTHER, Listing
 from rayward.pipelines.rows.passes import Records, write_files
 from rayward.pipelines.rows.reading import contents, generate, paths, read_all
@@ -31,7 +33,7 @@ from rayward.pipelines.rows.splitting import FILES
 from rayward.pipelines.rows.spool import Entry
 from rayward.pipelines.run import kept as kept_stages
 from rayward.pipelines.run.errors import StageError
-from rayward.pipelines.run.files import read_jsonl, write_json
+from rayward.pipelines.run.files import write_json
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.metrics import Metrics, table
 from rayward.pipelines.run.stage import begin
@@ -98,15 +100,21 @@ def prepare(run: Run) -> dict[str, Any] | None:
     else:
         heldout = load_records(stage.folder / "heldout.jsonl")
         metrics["noise_ceiling"] = _noise_ceiling(heldout)
+    compared = report.get("decontaminate", {}).get("against", {})
     report["warnings"] = [
         *few_rows(config, drawn),
+        *not_compared(compared),
         *mixture.unmixed(config.data, report.get("mixture", {}), FILES),
         *_not_listed(rejected, left_out),
     ]
     # Before the check: where too few rows are left, the report says why.
     write_json(stage.folder / "report.json", report)
-    labelled = read_jsonl(stage.folder / "labelled_heldout.jsonl")
-    _require(drawn, config, report["rules"], sum(label["good"] for label in labelled))
+    sources = report.get("sources", {})
+    for line in set_aside.told(sources):
+        print(f"   {line}", flush=True)
+    _require(drawn, config, report["rules"], sources, good_and_bad(run, "labelled_heldout")[0])
+    for line in one_kind_of_labels(config, drawn, *good_and_bad(run, "labelled")):
+        raise StageError(line)
     for line in report["warnings"]:
         print(f"   {line}", flush=True)
     if config.model.scratch:
@@ -184,11 +192,16 @@ def _check_account(records: dict[str, int], report: dict[str, Any]) -> None:
 
 
 def _require(
-    rows: dict[str, int], config: Config, rules: dict[str, dict[str, int]], good_heldout: int
+    rows: dict[str, int],
+    config: Config,
+    rules: dict[str, dict[str, int]],
+    sources: set_aside.Sources,
+    good_heldout: int,
 ) -> None:
     """StageError where a later stage of this config would have too few rows."""
     for line in no_preferences(config, rows, good_heldout):
-        raise StageError(line)
+        lost = set_aside.reasons(sources, "preferences")
+        raise StageError(line + f"; set aside of data.preferences: {lost}" * bool(lost))
     for name, least in least_rows(config).items():
         if rows[name] < least:
             lost = [
@@ -197,6 +210,8 @@ def _require(
                 if not rule.startswith("kept")
             ]
             left_out = f"left out: {'; '.join(lost)}; " if lost else ""
+            if unread := set_aside.reasons(sources, FILES[name]):
+                left_out = f"set aside of data.{FILES[name]}: {unread}; {left_out}"
             raise StageError(
                 f"{name.replace('_', ' ')}: {rows[name]} rows are left, at least {least} "
                 f"{'are needed' if least > 1 else 'is needed'}"

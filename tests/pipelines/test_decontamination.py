@@ -156,3 +156,87 @@ def test_check_against_files(
     assert "n-grams of 1 words" in capsys.readouterr().err
     assert main(["data", "check", chats, "--ngram", "5"]) != 0
     assert "--ngram is of use with --against" in capsys.readouterr().err
+
+
+def lines(path: Path, *rows: Any) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_what_is_not_compared_is_told(
+    config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(config(None).data.root)
+    told = "1 of 2 rows of {} could not be read and are not compared: {}; 1 texts are too short"
+    run = Run(tmp_path / "run", config({"against": ["gsm.jsonl"]}))
+    assert prepare(run) is not None
+    assert told.format("gsm.jsonl", "wrong type (1)") in " ".join(
+        read_json(run.folder / "prepare" / "report.json")["warnings"]
+    )
+    assert told.format("gsm.jsonl", "wrong type (1)") in capsys.readouterr().out
+
+    gsm, chats = str(root / "gsm.jsonl"), str(root / "chats.jsonl")
+    assert main(["data", "check", chats, "--against", gsm]) == 1
+    assert told.format(gsm, "wrong type (1)") in capsys.readouterr().out
+    assert main(["data", "check", chats, "--against", gsm, "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["against"] == {
+        gsm: {"read": 2, "rejected": {"wrong type": 1}, "too_short": 1}
+    }
+
+
+def test_where_nothing_can_be_compared_it_fails(
+    config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chats = str(Path(config(None).data.root) / "chats.jsonl")
+    bad = lines(tmp_path / "bad.jsonl", {"prompt": 7}, {"prompt": " "})
+    short = lines(tmp_path / "short.jsonl", {"question": "How?", "answer": "So."})
+    empty = lines(tmp_path / "empty.jsonl")
+    other = lines(tmp_path / "other.jsonl", {"a": 1})
+    for path, told in (
+        (bad, "no row of 2 can be read"),
+        (empty, "no row of 0 can be read"),
+        (other, "fit no known format"),
+        (short, "all 2 texts of the evaluation sets are shorter than 8 words"),
+    ):
+        assert main(["data", "check", chats, "--against", path]) == 1
+        assert told in capsys.readouterr().err
+        run = Run(tmp_path / f"run-{Path(path).stem}", config({"against": [path]}))
+        with pytest.raises(StageError, match=f"data.decontaminate.against: .*{told}"):
+            prepare(run)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": LEAKED, "image": "x.png"},
+        {"question": LEAKED, "answer": ["180", "180 miles"]},
+        {"prompt": LEAKED, "reference": ["180", "180 miles"]},
+        {"prompt": "How far?", "reference": ["Far.", LEAKED]},
+        {"prompt": LEAKED, "weight": 0.5, "tools": "none", "label": 3, "reasoning": "Hm."},
+        {"prompt": LEAKED, "reward_model": {"ground_truth": ["180", "180 miles"], "style": "x"}},
+        {
+            "messages": [
+                {
+                    "role": "user",
+                    "content": [
+                        {"type": "image_url", "image_url": {"url": "x"}},
+                        {"type": "text", "text": LEAKED},
+                    ],
+                    "weight": "none",
+                }
+            ]
+        },
+    ],
+)
+def test_what_has_no_words_does_not_hide_a_question(
+    row: dict[str, Any],
+    config: Callable[..., Config],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    chats = str(Path(config(None).data.root) / "chats.jsonl")
+    path = lines(tmp_path / "exam.jsonl", row)
+    assert main(["data", "check", chats, "--against", path, "--json"]) == 1
+    account = json.loads(capsys.readouterr().out)
+    assert account["against"][path]["rejected"] == {}
+    assert [row["line"] for row in account["refused_rows"]] == [31]

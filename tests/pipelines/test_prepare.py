@@ -287,6 +287,7 @@ def check_account(run: Run) -> dict[str, Any]:
         assert len(records(run, file)) == report["kept"][file] == manifest[file]
     rejected = sum(
         sum(entry["rejected"].values())
+        + sum(count for rule, count in entry.items() if "is no use" in rule)
         for files in report["sources"].values()
         for entry in files.values()
     )
@@ -364,6 +365,9 @@ def test_every_rejected_row_is_named_by_file_and_line(done: Run) -> None:
         ("conversations", "sharegpt.jsonl", 104),
         ("conversations", "alpaca.json", 61),
         ("conversations", "alpaca.json", 62),
+        # Prompts alone, which are no conversations.
+        ("conversations", "openai.jsonl", 21),
+        ("conversations", "openai.jsonl", 22),
         ("preferences", "hh.jsonl", 61),
         ("preferences", "hh.jsonl", 62),
         ("preferences", "nectar.jsonl", 61),
@@ -479,6 +483,58 @@ def test_labels_alone_train_what_learns_from_labels(
         record.answer == record.turns[0].content.replace("Labelled", "Answer")[:-1] + "."
         for record in labels
     )
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_labels_of_one_kind_are_told_before_training(
+    good: bool, tmp_path: Path, own: Callable[..., Config]
+) -> None:
+    """KTO learns from good and bad answers; two stages later would be late to say so."""
+
+    def prepared(name: str, dpo: dict[str, Any], *more: dict[str, Any]) -> dict[str, Any] | None:
+        rows = [*(label(f"Labelled {i}?", good, f"Answer {i}.") for i in range(12)), *more]
+        lists = write(tmp_path / name, {"preferences": {"labels.jsonl": rows}})
+        values = {"model": own().model.model_dump()}
+        values["data"] = {**lists, "root": str(tmp_path / name), "heldout_fraction": 0.01}
+        stages = dict.fromkeys(STAGE_SECTIONS) | {"dpo": dpo}
+        return prepare.prepare(Run(tmp_path / name / "run", Config.model_validate(values | stages)))
+
+    found, other = ("good", "bad") if good else ("bad", "good")
+    told = rf"all \d+ labelled answers to train on are {found}, .*: add {other} ones"
+    with pytest.raises(StageError, match=told):
+        prepared("alone", {"objective": "kto"})
+    others = (label(f"Other {i}?", not good) for i in range(12))
+    assert prepared("both", {"objective": "kto"}, *others) is not None
+
+
+def test_what_is_set_aside_is_told(
+    tmp_path: Path, own: Callable[..., Config], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def prepared(name: str, *rows: Any) -> Run:
+        lists = write(tmp_path / name, {"conversations": {"c.jsonl": list(rows)}})
+        values = {"model": own().model.model_dump()}
+        values["data"] = {**lists, "root": str(tmp_path / name)}
+        stages = dict.fromkeys(STAGE_SECTIONS) | {"sft": {}}
+        run = Run(tmp_path / name / "run", Config.model_validate(values | stages))
+        prepare.prepare(run)
+        return run
+
+    good = [{**asked(f"Asked {i}?", "Yes."), "colour": "red"} for i in range(9)]
+    bad = [asked("Alone?"), {"messages": [{"role": "alien", "content": "x"}]}, "{broken"]
+    run = prepared("some", *good, *bad)
+    assert (
+        "data.conversations, conversations/c.jsonl: 12 rows read, 9 kept; set aside: unknown role "
+        "(1), broken JSON (1), a prompt is no use for data.conversations (1); fields passed over: "
+        "colour (9)"
+    ) in capsys.readouterr().out
+    rows = [json.loads(line) for line in (run.folder / "prepare" / "rejected_rows.jsonl").open()]
+    assert [row["line"] for row in rows] == [10, 11, 12]
+    assert (rows[0]["found"], rows[0]["expected"]) == ("a prompt", "a question and its answer")
+
+    lost = r"unknown role \(3\), a prompt is no use for data.conversations \(2\)"
+    with pytest.raises(StageError, match=f"conversations: 0 rows are left, .*{lost}"):
+        prepared("none", *bad[1:2] * 3, *bad[:1] * 2)
+    assert "5 rows read, 0 kept" in capsys.readouterr().out
 
 
 def evaluation_file(folder: Path, count: int = 20) -> Path:
