@@ -15,8 +15,7 @@ class DataSource(Section):
     path: str
     """File or folder, relative to data.root, or hf:NAME[:CONFIG][:SPLIT]."""
     format: str = "auto"
-    """Name of a format, as in docs/data.md, or auto: told from the fields of each file's first rows.
-    """
+    """Name of a format (docs/data.md), or auto: told from the fields of each file's first rows."""
     fields: dict[str, str] = Field({})
     """Rows in no known format: the field of each target, as in {prompt: question, response: answer,
     message.role: speaker}, where a field may be a path, choices[0].message.content, and ends in "?"

@@ -92,7 +92,7 @@ def _with(
     for name, value in beside.get(HISTORY, {}).items():
         record = _put(record, _history(value, name))
     record = _with_system(record, beside.get(SYSTEM, {}), repairs)
-    if REFERENCE in beside and _wants_reference(record):
+    if REFERENCE in beside and isinstance(record, Prompt) and _wants_reference(record):
         name = _first_reference(beside[REFERENCE])
         record = replace(record, reference=reference_of(beside[REFERENCE][name], name))
     for name, value in beside.get(TOOLS, {}).items():

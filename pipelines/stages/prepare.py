@@ -200,8 +200,8 @@ def _require(
 ) -> None:
     """StageError where a later stage of this config would have too few rows."""
     for line in no_preferences(config, rows, good_heldout):
-        lost = set_aside.reasons(sources, "preferences")
-        raise StageError(line + f"; set aside of data.preferences: {lost}" * bool(lost))
+        aside = set_aside.reasons(sources, "preferences")
+        raise StageError(line + f"; set aside of data.preferences: {aside}" * bool(aside))
     for name, least in least_rows(config).items():
         if rows[name] < least:
             lost = [
