@@ -26,6 +26,7 @@ from rayward.pipelines.rows.contamination import not_compared
 from rayward.pipelines.rows.labelled import good_and_bad
 from rayward.pipelines.rows.left_out import FURTHER, Listing
 from rayward.pipelines.rows.passes import Records, write_files
+from rayward.pipelines.rows.prepared_file import PreparedFile
 from rayward.pipelines.rows.reading import contents, generate, paths, read_all
 from rayward.pipelines.rows.records import load_records
 from rayward.pipelines.rows.renderer import Renderer
@@ -79,17 +80,9 @@ def prepare(run: Run) -> dict[str, Any] | None:
             report["classes"] = quality.check(config.sft.quality, renderer.template, records.labels)
         if records.decontaminated:
             report["decontaminate"] = records.decontaminated
-        report["kept"] = {}
-        drawn: dict[str, int] = {}
         written = write_files(records, renderer, config, stage.folder, dropped, left_out)
         with Metrics(stage.folder, "prepare", len(FILES), "set") as progress:
-            for number, file in enumerate(written):
-                name, given = file.name, records.rows(file.name)
-                progress.log(number, {"set": name, "rows": given, "kept": file.kept}, ("kept",))
-                report["kept"][name], drawn[name] = file.kept, file.rows
-                if parts := file.mixture.parts():
-                    account = [part.as_dict() for part in parts]
-                    report.setdefault("mixture", {})[name] = account
+            drawn = _watched(written, records, progress, report)
 
     report["rules"] = {name: dict(counts) for name, counts in dropped.items() if counts}
     report["left_out"] = [row for listing in left_out.values() for row in listing.first]
@@ -127,6 +120,21 @@ def prepare(run: Run) -> dict[str, Any] | None:
     if not on_hub:
         kept_stages.keep(stage, metrics)
     return stage.finish(metrics)
+
+
+def _watched(
+    files: Iterator[PreparedFile], records: Records, progress: Metrics, report: dict[str, Any]
+) -> dict[str, int]:
+    """Log the files as they are written, and report what each kept; the rows that each has."""
+    rows: dict[str, int] = {}
+    report["kept"] = {}
+    for number, file in enumerate(files):
+        name, given = file.name, records.rows(file.name)
+        progress.log(number, {"set": name, "rows": given, "kept": file.kept}, ("kept",))
+        report["kept"][name], rows[name] = file.kept, file.rows
+        if parts := file.mixture.parts():
+            report.setdefault("mixture", {})[name] = [part.as_dict() for part in parts]
+    return rows
 
 
 def _listings(opened: ExitStack, path: Path, names: tuple[str, ...]) -> dict[str, Listing]:
