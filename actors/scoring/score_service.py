@@ -75,7 +75,8 @@ class Request(BaseModel):
 
 
 # Before the class, which Serve pickles where it is decorated, with the functions there are.
-def _turn(message: Message, where: str) -> Turn:
+def turn_of(message: Message, where: str) -> Turn:
+    """A message as a turn. RowError for a part that is none, whose field begins with `where`."""
     role = cast(Role, message.role)  # `check_turns` says whether it is one
     return Turn(role, message.content, **message_parts(message.model_dump(), role, where))
 
@@ -143,7 +144,7 @@ class ScoreService:
     ) -> list[int]:
         """Token ids of a conversation; HTTPException that names its `field` in the request."""
         try:
-            turns = [_turn(message, f"{field}[{i}]") for i, message in enumerate(messages)]
+            turns = [turn_of(message, f"{field}[{i}]") for i, message in enumerate(messages)]
             check_turns(turns, last="assistant", field=field)
             ids = scored(self.template, turns, self.tokenizer, finished, tools_of(tools)).ids
         except (RowError, ValueError) as error:

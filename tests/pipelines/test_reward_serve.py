@@ -21,7 +21,9 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from rayward.actors.models.load import load_scalar, save_model
-from rayward.data.records import Turn
+from rayward.actors.scoring.score_service import Message, turn_of
+from rayward.data.formats.message_parts import messages_of
+from rayward.data.records import ToolCall, Turn
 from rayward.data.templates.template import encode, find
 from rayward.data.toy import toyworld
 from rayward.pipelines.model_tools import reward_serve
@@ -166,6 +168,15 @@ def test_what_a_client_did_wrong_is_said(
     answer = ask(url, **body)
     assert answer.status_code == status
     assert told in json.dumps(answer.json()["detail"])
+
+
+def test_messages_are_read_with_calls_results_and_reasoning() -> None:
+    turns = (
+        Turn("assistant", "", None, "I look.", (ToolCall("look", '{"at": null}', "c1"),)),
+        Turn("tool", "dry", tool_call_id="c1", name="look"),
+    )
+    read = [turn_of(Message.model_validate(message), "messages") for message in messages_of(turns)]
+    assert tuple(read) == turns
 
 
 def test_malformed_json(url: str) -> None:
