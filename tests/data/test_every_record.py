@@ -14,6 +14,7 @@ from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.format_table import FORMATS
 from rayward.data.formats.readers_ranked import distinct
 from rayward.data.formats.writers import WRITERS
+from rayward.data.parts import json_text
 from rayward.data.records import (
     Conversation,
     Labelled,
@@ -22,6 +23,7 @@ from rayward.data.records import (
     Ranking,
     Record,
     RowError,
+    ToolCall,
     Turn,
     validate,
 )
@@ -35,44 +37,81 @@ LABELS = st.sampled_from(["", "7", "a b"])
 REFERENCES = st.one_of(st.none(), TEXTS)
 
 
+SAID_RARELY = st.one_of(st.none(), st.none(), SPOKEN)
+JSON_VALUES = st.one_of(st.none(), st.integers(-9, 9), SPOKEN, st.just({"unit": None, "b": [None]}))
+OBJECTS = st.dictionaries(st.sampled_from(["a", "b", "null"]), JSON_VALUES, max_size=2)
+CALLS = st.builds(ToolCall, st.sampled_from(["f", "g"]), OBJECTS.map(json_text), LABELS)
+
+
+def schemas(parameters: dict[str, object]) -> str:
+    return json_text(
+        [{"type": "function", "function": {"name": "f", "parameters": parameters, "default": None}}]
+    )
+
+
+TOOLS = st.one_of(st.none(), st.none(), OBJECTS.map(schemas))
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> list[Turn]:
+    """An answer, mostly of text alone; also a call, its result and what is said then."""
+    said = [Turn("assistant", draw(SPOKEN), draw(WEIGHTS), draw(SAID_RARELY))]
+    if draw(st.integers(0, 3)):
+        return said
+    calls = tuple(draw(st.lists(CALLS, min_size=1, max_size=2)))
+    calling = Turn("assistant", draw(st.one_of(st.just(""), SPOKEN)), None, None, calls)
+    result = Turn("tool", draw(SPOKEN), tool_call_id=draw(LABELS), name=draw(LABELS))
+    return [calling, result, *said]
+
+
 @st.composite
 def turns(draw: st.DrawFn, last: str) -> tuple[Turn, ...]:
     found = [Turn("system", draw(SPOKEN))] if draw(st.booleans()) else []
     for _ in range(draw(st.integers(0, 2))):
-        found += [Turn("user", draw(SPOKEN)), Turn("assistant", draw(SPOKEN), draw(WEIGHTS))]
+        found += [Turn("user", draw(SPOKEN)), *draw(answers())]
     found.append(Turn("user", draw(SPOKEN), draw(WEIGHTS)))
     if last == "assistant":
-        found.append(Turn("assistant", draw(SPOKEN), draw(WEIGHTS)))
+        found += draw(answers())
     return tuple(found)
 
 
 ASKED, TOLD = turns("user"), turns("assistant")
 PAIRS = st.lists(SPOKEN, min_size=2, max_size=2, unique_by=str.strip)
 RECORDS = st.one_of(
-    st.builds(Conversation, TOLD, id=LABELS, quality=st.sampled_from([None, "gold"])),
+    st.builds(Conversation, TOLD, id=LABELS, quality=st.sampled_from([None, "gold"]), tools=TOOLS),
     st.builds(
         Prompt,
         ASKED,
         id=LABELS,
         follow_ups=st.lists(SPOKEN, max_size=1).map(tuple),
         reference=REFERENCES,
+        tools=TOOLS,
     ),
     st.builds(
-        lambda asked, pair, margin, label: Preference(asked, *pair, margin, "", label),
+        lambda asked, pair, margin, label, tools: Preference(
+            asked, *pair, margin, "", label, tools
+        ),
         ASKED,
         PAIRS,
         st.sampled_from([None, 0.5, 2.0]),
         LABELS,
+        TOOLS,
     ),
     st.builds(
-        lambda asked, answers, label: Ranking(
-            asked, tuple(answers), "", label, tuple(1.0 + place for place in range(len(answers)))
+        lambda asked, answers, label, tools: Ranking(
+            asked,
+            tuple(answers),
+            "",
+            label,
+            tuple(1.0 + place for place in range(len(answers))),
+            tools,
         ),
         ASKED,
         st.lists(SPOKEN, min_size=3, max_size=4, unique_by=str.strip),
         LABELS,
+        TOOLS,
     ),
-    st.builds(Labelled, ASKED, SPOKEN, st.booleans(), id=LABELS),
+    st.builds(Labelled, ASKED, SPOKEN, st.booleans(), id=LABELS, tools=TOOLS),
 )
 
 
@@ -114,3 +153,23 @@ def test_a_record_comes_back_or_is_refused_by_a_field(name: str, record: Record)
     if len(rows) > 1 or "left out white space around turns" in repairs:
         return  # pairs of a ranking, and frames: tests/data/test_writers.py has their numbers
     assert [plain(one) for one in found] == [plain(as_written(record, name, repairs))]
+
+
+@settings(max_examples=300, deadline=None)
+@given(TOLD, TOOLS, st.sampled_from(["label", "kto_tag"]), st.booleans())
+def test_a_part_beside_a_verdict_is_kept_or_refused(
+    told: tuple[Turn, ...], tools: str | None, verdict: str, good: bool
+) -> None:
+    (row,) = WRITERS["openai"].rows(Conversation(told, tools=tools), [])
+    form = FORMATS["kto" if verdict == "label" else "openai"]
+    try:
+        (found,), passed_over = read_row(
+            form, json.loads(json.dumps(row | {verdict: good})), [], ReadOptions()
+        )
+    except RowError as error:
+        assert error.field and error.found and error.expected and error.reason
+        answer = told[-1]
+        assert answer.loss_weight != 1 or answer.reasoning or answer.tool_calls
+        return
+    expected = Labelled(told[:-1], told[-1].content, good, tools=tools)
+    assert plain(found) == plain(expected) and not passed_over
