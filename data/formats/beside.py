@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 from rayward.data.formats.fields import ReadOptions, decoded, json_or_none, left, without_fields
@@ -19,6 +20,7 @@ from rayward.data.formats.meaning import (
     NAMES,
     REASONING,
     REFERENCE,
+    SPELLED,
     SYSTEM,
     TOOLS,
     VERDICT,
@@ -29,7 +31,7 @@ from rayward.data.formats.message_parts import reasoning_of
 from rayward.data.formats.readers_chat import is_blank, messages_of
 from rayward.data.formats.readers_labelled import labelled
 from rayward.data.formats.turns import EMPTY_SYSTEM
-from rayward.data.formats.unread import check_alternatives
+from rayward.data.formats.unread import check_alternatives, check_texts
 from rayward.data.formats.words import words_only
 from rayward.data.parts import tools_of
 from rayward.data.records import (
@@ -42,6 +44,7 @@ from rayward.data.records import (
     check_turns,
     describe,
     list_of,
+    number_of,
     text_of,
 )
 from rayward.data.records import without as without_part
@@ -76,6 +79,7 @@ def read_row(
             passed_over.append(path)
     records = form.convert(row, repairs)
     check_alternatives(form, row, records)
+    check_texts(form, row)
     if beside:
         passed_over += _unused(beside.get(REFERENCE, {}), records)
         records = [_with(record, beside, repairs, options.ignore) for record in records]
@@ -197,7 +201,8 @@ def _wants_reference(record: Record) -> bool:
 
 
 def _first_reference(fields: Fields) -> str:
-    return next(name for name in NAMES[REFERENCE].split() if name in fields)
+    order = NAMES[REFERENCE].split()
+    return min(fields, key=lambda name: order.index(SPELLED[name]))
 
 
 def reference_of(value: object, name: str) -> str:
@@ -213,7 +218,9 @@ def reference_of(value: object, name: str) -> str:
             raise RowError(name, found, "one reference answer", "several reference answers")
         value = value[0]
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+        number_of(value, name)
+        # pandas makes floats of whole numbers where some are missing: 42.0. Never with an exponent.
+        return str(int(value)) if value == int(value) else f"{Decimal(repr(value)):f}"
     return text_of(value, name)
 
 

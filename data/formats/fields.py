@@ -10,11 +10,21 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from rayward.data.formats.meaning import CALLS, MEANING_OF, NAMES, REASONING, VERDICT, WEIGHTS
+from rayward.data.formats.meaning import (
+    CALLS,
+    HISTORY,
+    MEANING_OF,
+    MEDIA,
+    NAMES,
+    REASONING,
+    TOOLS,
+    VERDICT,
+    WEIGHTS,
+)
 from rayward.data.formats.message_parts import RESULT, is_result
 from rayward.data.records import RowError, describe
 
@@ -78,19 +88,25 @@ def columns(root: Tree) -> frozenset[str] | None:
 
 
 def is_empty(value: object) -> bool:
-    """Whether a value says nothing: null, NaN, "", an empty list or object, or those in each other.
-
-    Tools are often JSON text: that of an empty list says nothing either.
-    """
+    """Whether a value says nothing: null, NaN, "", an empty list or object, or of those alone."""
     if value is None:
         return True
     if isinstance(value, str):
-        return value in ("", "[]", "{}", "null")
+        return not value
     if isinstance(value, float):
         return value != value
     if isinstance(value, list | tuple):
         return all(map(is_empty, value))
     return isinstance(value, dict) and all(map(is_empty, value.values()))
+
+
+def says_nothing(name: str, value: object) -> bool:
+    """`is_empty`, also for JSON text of no tools, turns or images in a field of that name.
+
+    As an answer such text is one.
+    """
+    listed = MEANING_OF.get(name) in (TOOLS, CALLS, HISTORY, MEDIA)
+    return is_empty(value) or (listed and value in ("[]", "{}", "null"))
 
 
 def left(value: object, node: Tree, path: str = "", where: str = "") -> Iterator[tuple]:
@@ -114,7 +130,7 @@ def left(value: object, node: Tree, path: str = "", where: str = "") -> Iterator
         full = path if below is node else f"{path}{dot}{name}"
         if below is None:
             read = name in RESULT and is_result(value)
-            if not read and not is_empty(inner):
+            if not read and not says_nothing(name, inner):
                 yield f"{where}{dot}{name}", full, name, inner
         elif below:
             yield from left(inner, below, full, f"{where}{dot}{name}")
@@ -144,11 +160,29 @@ def without_fields(
         named = name if name in ignore else full if full in ignore else ""
         # Calls of a turn go with their results, after the row has been read.
         if named and _may_go(name, inner) and not (path and MEANING_OF.get(name) is CALLS):
-            if not is_empty(inner):
+            if not says_nothing(name, inner):
                 gone.add(named)
             continue
+        if name in CONTENT and isinstance(inner, list | tuple):
+            inner = _without_parts(inner, ignore, gone)
         below = _below(node, name, inner)
         kept[name] = without_fields(inner, below, ignore, gone, full) if below else inner
+    return kept
+
+
+CONTENT = ("content", "value")
+
+
+def _without_parts(parts: Sequence[Any], ignore: frozenset[str], gone: set[str]) -> list[Any]:
+    """The parts of a turn's text without those of a kind that is ignored, such as "thinking"."""
+    kept = []
+    for part in parts:
+        kind = part.get("type") if isinstance(part, dict) else None
+        meaning = MEANING_OF.get(kind) if isinstance(kind, str) else None
+        if kind in ignore and meaning is not None and meaning.may_be_ignored:
+            gone.add(str(kind))
+        else:
+            kept.append(part)
     return kept
 
 
@@ -172,11 +206,17 @@ def verdict_of(value: object) -> bool | None:
 def decoded(row: Mapping[str, Any], root: Tree) -> Mapping[str, Any]:
     """The row, with lists of turns in place of those that are JSON text, or Python's.
 
+    One turn is a list of one. So is verl's reward_model an object again.
     RowError for text that begins as they do and cannot be decoded: it is no question.
     """
     changed = {}
     for name, value in row.items():
-        if isinstance(value, str) and root.get(name) and value.lstrip()[:1] == "[":
+        if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
+            continue
+        if name == "reward_model":
+            found = json_value(value)
+            changed |= {name: found} if isinstance(found, dict) else {}
+        elif root.get(name):
             turns = json_turns(value)
             if turns is not None:
                 changed[name] = turns
@@ -187,6 +227,7 @@ def decoded(row: Mapping[str, Any], root: Tree) -> Mapping[str, Any]:
 
 
 TURNS_IN_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
+ONE_TURN = ({"role", "content"}, {"from", "value"})
 
 
 def json_or_none(text: str) -> Any:
@@ -203,12 +244,14 @@ def json_or_none(text: str) -> Any:
         return None
 
 
-PYTHONS = re.compile(r"\s*\[\s*[\[{]\s*'")
+PYTHONS = re.compile(r"\s*(\[\s*[\[{]|\{)\s*'")
 
 
 def json_turns(text: str) -> Any:
-    """What JSON text holds if that is a list of turns; None for any other text."""
+    """What JSON text holds if that is a list of turns, or one turn; None for any other text."""
     value = json_or_none(text)
+    if isinstance(value, dict) and any(names <= value.keys() for names in ONE_TURN):
+        return [value]
     return value if are_turns(value) else None
 
 

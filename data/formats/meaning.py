@@ -9,6 +9,7 @@ Every other field that is not read is passed over and counted.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 
 from rayward.data.records import RowError, describe
 
@@ -40,22 +41,52 @@ CALLS = Meaning("calls of tools")
 MEDIA = Meaning("images, audio or video", may_be_ignored=False)
 
 NAMES = {
-    SYSTEM: "system system_prompt system_message system_instruction",
+    SYSTEM: "system system_prompt sys_prompt system_message system_instruction",
     HISTORY: "history",
-    VERDICT: "label kto_tag kto_label is_good is_desirable desirable is_safe",
+    VERDICT: (
+        "label kto_tag kto_label is_good is_desirable desirable is_safe is_correct is_chosen "
+        "thumbs_up"
+    ),
     # In this order: of several in a row, the first is the reference.
     REFERENCE: (
         "ground_truth reward_model reference_answer reference expected_answer final_answer "
         "gold_answer answer solution"
     ),
-    WEIGHT: "weight loss train loss_weight loss_mask mask",
+    WEIGHT: ("weight loss train loss_weight loss_mask training trainable masked mask train_detail"),
     TOOLS: "tools functions",
     REASONING: "reasoning_content reasoning thinking",
     CALLS: "tool_calls function_call",
-    MEDIA: "image images image_url image_urls audio audios video videos",
+    MEDIA: (
+        "image images image_url image_urls image_path image_paths image_file audio audios "
+        "audio_path video videos video_path"
+    ),
 }
-MEANING_OF = {name: meaning for meaning, names in NAMES.items() for name in names.split()}
-WEIGHTS = tuple(NAMES[WEIGHT].split())
+
+
+def _spellings(name: str) -> set[str]:
+    """A name in other spellings: systemPrompt, System-Prompt, SYSTEM_PROMPT, sysprompt."""
+    words = [(word, word.capitalize(), word.upper()) for word in name.split("_")]
+    return {mark.join(spelled) for spelled in product(*words) for mark in ("_", "-", "")}
+
+
+SPELLED = {
+    spelled: name
+    for names in NAMES.values()
+    for name in names.split()
+    for spelled in sorted(_spellings(name))
+}
+"""The names by their spellings."""
+MEANING_OF = {
+    spelled: meaning
+    for meaning, names in NAMES.items()
+    for name in names.split()
+    for spelled in _spellings(name)
+}
+# "mask" is in use for trained and for masked turns; Axolotl's "train_detail" has a mask a text.
+WEIGHTS = tuple(name for name in NAMES[WEIGHT].split() if name not in ("mask", "train_detail"))
+"""Names of a turn's loss weight that are read."""
+MASKED = "masked"
+"""torchtune's: true is a turn that is not trained on."""
 
 
 def no_place(field: str, name: str, value: object, meaning: Meaning) -> RowError:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rayward.data.formats.meaning import NAMES
+from rayward.data.formats.meaning import NAMES, SPELLED
 from rayward.data.formats.meaning import REASONING as REASONING_BESIDE
 from rayward.data.formats.turns import SPEAKERS
 from rayward.data.parts import call_of, calls_of, json_value
@@ -25,6 +25,7 @@ CALLERS = ("function_call", "tool_call")
 RESULT = ("tool_call_id", "name")
 """What a tool's result has beside its text."""
 REASONING = tuple(NAMES[REASONING_BESIDE].split())
+REASONINGS = frozenset(name for name, meant in SPELLED.items() if meant in REASONING)
 
 
 def message_parts(entry: Row, role: Role, where: str) -> dict[str, Any]:
@@ -57,7 +58,8 @@ def reasoning_of(fields: Row, where: str = "") -> str | None:
 
     `where`: what stands before a field's name. RowError for two texts that differ.
     """
-    given = [name for name in REASONING if fields.get(name) not in (None, "")]
+    given = [name for name in fields.keys() & REASONINGS if fields[name] not in (None, "")]
+    given.sort(key=lambda name: REASONING.index(SPELLED[name]))
     texts = {text_of(fields[name], f"{where}{name}") for name in given}
     if len(texts) > 1:
         field, found = f"{where}{given[1]}", f"another text than in {given[0]}"

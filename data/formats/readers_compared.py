@@ -13,6 +13,7 @@ import re
 from rayward.data.formats.answers import prompt_and_answers
 from rayward.data.formats.fields import json_or_none, verdict_of
 from rayward.data.formats.readers_chat import Row, label_of, messages_of, source_of
+from rayward.data.formats.readers_pairs import winner_of
 from rayward.data.formats.readers_questions import prompt_of
 from rayward.data.records import (
     Preference,
@@ -27,8 +28,6 @@ from rayward.data.records import (
     objects_of,
     text_of,
 )
-
-NO_WINNER = ("tie", "tie (bothbad)", "both_bad", "bothbad")
 
 
 def _pair(
@@ -215,16 +214,15 @@ def arena_conversations(row: Row, repairs: list[str]) -> list[Record]:
     LMSYS's arena and its judgements of MT-Bench. The verdict is on the first `turn` exchanges.
     """
     names = ("conversation_a", "conversation_b")
-    winner = row.get("winner")
-    if winner not in ("model_a", "model_b"):
-        reason = "a tie" if winner in NO_WINNER else "no verdict"
-        raise RowError("winner", describe(winner), "model_a or model_b", reason)
+    winner = winner_of(row.get("winner"), "winner")
+    if winner == "tie":
+        raise RowError("winner", describe(row["winner"]), "model_a or model_b", "a tie")
     judged = row.get("turn")
     num_turns = None if judged is None else int(2 * number_of(judged, "turn"))
     one, other = (_judged(messages_of(row.get(name), name, repairs), num_turns) for name in names)
     turns, first, second = prompt_and_answers((one, other), names)
     label = label_of(row, "question_id") or label_of(row, "id")
-    return _pair(turns, (first, second), int(winner == "model_b"), "arena", label)
+    return _pair(turns, (first, second), int(winner == "b"), "arena", label)
 
 
 def _judged(turns: tuple[Turn, ...], num_turns: int | None) -> tuple[Turn, ...]:

@@ -39,6 +39,7 @@ from rayward.data.records import (
 )
 
 SIDES = ("chosen", "rejected")
+NO_WINNER = ("tie", "tie (bothbad)", "both_bad", "bothbad", "tie_bothbad")
 ANNOTATORS = tuple(f"annotator{number}" for number in range(1, 10))
 
 
@@ -86,17 +87,28 @@ def pandalm(row: Row, repairs: list[str]) -> list[Record]:
     return _preferred(row, prompt, "response1", "response2", choice, "pandalm", labels)
 
 
+def winner_of(value: object, name: str) -> str:
+    """Side "a", "b" or "tie" of an arena's verdict, in any case. RowError for anything else."""
+    said = value.strip().lower() if isinstance(value, str) else ""
+    if said in NO_WINNER:
+        return "tie"
+    if said in ("a", "b", "model_a", "model_b", "model a", "model b"):
+        return said[-1]
+    raise RowError(name, describe(value), "model_a or model_b", "no verdict")
+
+
 def arena(row: Row, repairs: list[str]) -> list[Record]:
     """{"prompt", "response_a", "response_b", "winner": "model_a" or "model_b"}, or a prompt.
 
     A row without a winner is a prompt.
     """
     prompt = text_of(row.get("prompt"), "prompt")
-    if row.get("winner") is None:
+    winner = row.get("winner")
+    if winner is None or winner != winner:  # NaN, as pandas has it
         repairs.append("left out answers without a winner")
         label = label_of(row, "id") or label_of(row, "question_id")
         return [Prompt((Turn("user", prompt),), "arena", label)]
-    choice = {"model_a": 1, "model_b": 2}.get(str(row["winner"]))
+    choice = {"a": 1, "b": 2}.get(winner_of(winner, "winner"))
     return _preferred(row, prompt, "response_a", "response_b", choice, "arena", ("winner",))
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from rayward.data.formats.meaning import MEANING_OF, MEDIA, WEIGHTS, no_place
+from rayward.data.formats.meaning import MASKED, MEANING_OF, MEDIA, WEIGHTS, no_place
 from rayward.data.records import (
     Role,
     RowError,
@@ -72,6 +72,7 @@ def _part(value: object, where: str) -> str:
 def weight_of(entry: Mapping[str, Any], where: str) -> float | None:
     """The loss weight that a turn has under one of WEIGHTS: a number, or true and false (1 and 0).
 
+    MASKED says the contrary. NaN is none, as pandas has it.
     RowError for two that differ.
     """
     found: float | None = None
@@ -79,10 +80,14 @@ def weight_of(entry: Mapping[str, Any], where: str) -> float | None:
         return None
     for name in WEIGHTS:
         value = entry.get(name)
-        if value is None:
+        if value is None or value != value:
             continue
         field = f"{where}.{name}"
         weight = float(value) if isinstance(value, bool) else number_of(value, field)
+        if name == MASKED:
+            if weight not in (0, 1):
+                raise RowError(field, describe(value), "true or false", "wrong type")
+            weight = 1 - weight
         if found is not None and weight != found:
             raise RowError(field, str(weight), f"{found}, as above", "two loss weights in a turn")
         found = weight
@@ -100,6 +105,9 @@ def framed(text: str, name: str) -> list[Turn]:
 def prompt_turns(value: object, name: str) -> tuple[Turn, ...]:
     """A prompt's text as turns: one question, or what its frame divides it into."""
     text = text_of(value, name)
+    if in_other_frame(text):
+        expected = "turns, or text without the frame of a chat template"
+        raise RowError(name, describe(text), expected, "prompt in another template's frame")
     if not is_framed(text):
         return (Turn("user", text),)
     line = "\n\n" if "\n\nAssistant:" in text else "\n"
@@ -116,8 +124,22 @@ def is_framed(text: object) -> bool:
     """
     if not isinstance(text, str):
         return False
-    begins = text.lstrip().startswith("Human:")
-    return begins and (text.startswith("\n\nHuman:") or text.rstrip().endswith("\nAssistant:"))
+    if not text.lstrip().startswith("Human:"):
+        return False
+    answered = "\n\nAssistant:" in text or text.rstrip().endswith("\nAssistant:")
+    return answered or text.startswith("\n\nHuman:")
+
+
+OTHER_FRAME = re.compile(
+    r"\s*(<\|im_start\|>|<\|start_header_id\|>|<\|begin_of_text\|>|<start_of_turn>|"
+    r"(<s>\s*)?\[INST\]|### Human:|USER:.*ASSISTANT:)",
+    re.DOTALL,
+)
+
+
+def in_other_frame(text: str) -> bool:
+    """Whether a prompt begins with the frame that another model's template puts around turns."""
+    return OTHER_FRAME.match(text) is not None
 
 
 def _split(text: str, name: str, speaker_pattern: str) -> list[Turn]:

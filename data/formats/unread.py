@@ -54,6 +54,16 @@ def check_alternatives(form: Format, row: Mapping[str, Any], records: Sequence[R
                 raise RowError(name, describe(row[name]), expected, "two fields for one text")
 
 
+def check_texts(form: Format, row: Mapping[str, Any]) -> None:
+    """RowError for a field of text, such as a question, that is JSON text of turns."""
+    if not form.keys:
+        return  # the fields are mapped, or the format is named
+    for name, value in row.items():
+        plain = isinstance(value, str) and form.tree.get(name) == {}
+        if plain and value.lstrip()[:1] in ("[", "{") and json_turns(value) is not None:
+            raise RowError(name, describe(value), "text", "turns in a field of text")
+
+
 def check_answers(
     form: Format,
     own: Format | None,
@@ -95,7 +105,7 @@ def _says(value: object) -> bool:
 def _texts(value: object) -> Iterator[str]:
     """The texts of a field: text, turns or lists of either; of turns, what they say."""
     if isinstance(value, str):
-        turns = json_turns(value) if value.lstrip()[:1] == "[" else None
+        turns = json_turns(value) if value.lstrip()[:1] in ("[", "{") else None
         if turns is not None:
             yield from _texts(turns)
         elif is_framed(value):

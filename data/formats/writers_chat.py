@@ -10,7 +10,7 @@ from typing import Any
 
 from rayward.data.formats.fields import decoded
 from rayward.data.formats.message_parts import message, tools_row
-from rayward.data.formats.turns import is_framed
+from rayward.data.formats.turns import in_other_frame, is_framed
 from rayward.data.record_json import to_json
 from rayward.data.records import Conversation, Labelled, Prompt, Record, RowError, Turn, describe
 from rayward.data.templates.table import INPUT
@@ -48,7 +48,8 @@ def one_question(turns: tuple[Turn, ...]) -> str:
 def plain_text(text: str, field: str) -> str:
     """Text where a reader also takes turns. RowError: text that it would take for such."""
     # Read as a field of turns: JSON is decoded, and what only begins so is refused there.
-    if is_framed(text) or decoded({field: text}, {field: {"role": {}}})[field] != text:
+    framed = is_framed(text) or in_other_frame(text)
+    if framed or decoded({field: text}, {field: {"role": {}}})[field] != text:
         raise RowError(field, describe(text), "text that is not turns", "text contains the frame")
     return text
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,20 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from rayward.data.records import Conversation, Record, ToolCall, Turn
+from rayward.data.formats.beside import read_row
+from rayward.data.formats.fields import ReadOptions
+from rayward.data.formats.format_table import FORMATS
+from rayward.data.records import (
+    Conversation,
+    Labelled,
+    Preference,
+    Prompt,
+    Record,
+    ToolCall,
+    Turn,
+)
 from tests.data.examples import detect, write_lines
-from tests.data.test_cases import read_all
+from tests.data.test_cases import read_all, tools_of_name
 
 Q, QA = (Turn("user", "q"),), (Turn("user", "q"), Turn("assistant", "a"))
 CHAT = Conversation(QA)
@@ -160,3 +173,159 @@ def test_the_reasoning_before_a_call(tmp_path: Path) -> None:
     assert found_in(row, tmp_path) == [Conversation((*Q, told))]
     other = call | {"tool_calls": [{"name": "g"}]}
     assert found_in({"conversations": [*turns, other]}, tmp_path) == ["conversations[1].tool_calls"]
+
+
+@pytest.mark.parametrize(
+    "more, weight",
+    [
+        ({"masked": True}, 0.0),
+        ({"masked": False}, 1.0),
+        ({"training": False}, 0.0),
+        ({"trainable": True}, 1.0),
+        ({"weight": float("nan")}, None),
+    ],
+)
+def test_masks_of_turns(more: dict[str, Any], weight: float | None) -> None:
+    row = {"messages": [SPOKEN[0], SPOKEN[1] | more]}
+    told = Conversation((*Q, Turn("assistant", "a", weight)), "openai")
+    assert read_row(FORMATS["openai"], row, [], ReadOptions())[0] == [told]
+
+
+@pytest.mark.parametrize("more", [{"mask": 1}, {"train_detail": [{"train": False}]}])
+def test_masks_that_are_not_read(more: dict[str, Any], tmp_path: Path) -> None:
+    row = {"messages": [SPOKEN[0], SPOKEN[1] | more]}
+    assert found_in(row, tmp_path) == [f"messages[1].{next(iter(more))}"]
+
+
+# ---- reference answers
+
+
+@pytest.mark.parametrize(
+    "answer, text",
+    [
+        ("[]", "[]"),
+        ("{}", "{}"),
+        ("null", "null"),
+        (42.0, "42"),
+        (0.5, "0.5"),
+        (1e22, "1" + "0" * 22),
+        (-3, "-3"),
+        (1e-7, "0.0000001"),
+        (["[]"], "[]"),
+    ],
+)
+def test_a_reference_as_it_is_written(answer: Any, text: str, tmp_path: Path) -> None:
+    row = {"prompt": "q", "ground_truth": answer}
+    assert found_in(row, tmp_path) == [Prompt(Q, reference=text)]
+
+
+@pytest.mark.parametrize("quoted", [json.dumps, str])
+def test_a_reward_model_in_text(quoted: Callable[[Any], str], tmp_path: Path) -> None:
+    row = {"prompt": "q", "reward_model": quoted({"style": "rule", "ground_truth": "2"})}
+    assert found_in(row, tmp_path) == [Prompt(Q, reference="2")]
+
+
+# ---- turns in text
+
+ASK, SAY = (json.dumps(turn) for turn in SPOKEN)
+BAD = json.dumps(SPOKEN[1] | {"content": "b"})
+IN_WORDS = {"prompt": '{"role": "admin"} is what?'}
+TURNS = json.dumps(SPOKEN)
+
+
+@pytest.mark.parametrize(
+    "row, record",
+    [
+        ({"prompt": ASK, "completion": SAY}, CHAT),
+        ({"prompt": str(SPOKEN[0]), "completion": str(SPOKEN[1])}, CHAT),
+        ({"prompt": ASK, "chosen": SAY, "rejected": BAD}, Preference(Q, "a", "b")),
+        (IN_WORDS, Prompt((Turn("user", IN_WORDS["prompt"]),))),
+        ({"question": TURNS, "answer": "a"}, "question"),
+        ({"question": ASK, "response": "a"}, "question"),
+        ({"instruction": "q", "output": TURNS}, "output"),
+        ({"instruction": TURNS, "output": "a"}, "instruction"),
+    ],
+)
+def test_turns_in_text_are_no_words(
+    row: dict[str, Any], record: Record | str, tmp_path: Path
+) -> None:
+    assert found_in(row, tmp_path) == [record]
+
+
+def test_a_prompt_in_a_frame(tmp_path: Path) -> None:
+    row = {"prompt": "Human: q\n\nAssistant: a\n\nHuman: r"}
+    assert found_in(row, tmp_path) == [Prompt((*QA, Turn("user", "r")))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|im_start|>user\nq<|im_end|>",
+        "[INST] q [/INST]",
+        "<s>[INST] q [/INST]",
+        "### Human: q\n### Assistant:",
+        "USER: q ASSISTANT:",
+        "<|start_header_id|>user",
+    ],
+)
+def test_a_prompt_in_the_frame_of_another_template(text: str, tmp_path: Path) -> None:
+    assert found_in({"prompt": text}, tmp_path) == ["prompt"]
+    assert found_in({"prompt": text, "chosen": "a", "rejected": "b"}, tmp_path) == ["prompt"]
+    assert found_in({"prompt": f"What is {text}?"}, tmp_path) != ["prompt"]
+
+
+# ---- names
+
+SYSTEM = Turn("system", "Be brief.")
+
+
+@pytest.mark.parametrize(
+    "more, record",
+    [
+        ({"System": "Be brief."}, Conversation((SYSTEM, *QA))),
+        ({"systemPrompt": "Be brief."}, Conversation((SYSTEM, *QA))),
+        ({"sys-prompt": "Be brief."}, Conversation((SYSTEM, *QA))),
+        ({"KTO_tag": False}, Labelled(Q, "a", False)),
+        ({"is_correct": False}, Labelled(Q, "a", False)),
+        ({"isChosen": 1}, Labelled(Q, "a", True)),
+        ({"thumbs_up": "true"}, Labelled(Q, "a", True)),
+        ({"Tools": [{"name": "f"}]}, Conversation(QA, tools=tools_of_name("f"))),
+        ({"Reasoning": "Hm."}, Conversation((*Q, Turn("assistant", "a", None, "Hm.")))),
+        ({"image_path": "x.png"}, "image_path"),
+        ({"audioPath": "x.wav"}, "audioPath"),
+    ],
+)
+def test_names_in_other_spellings(
+    more: dict[str, Any], record: Record | str, tmp_path: Path
+) -> None:
+    assert found_in({"messages": SPOKEN, **more}, tmp_path) == [record]
+
+
+def test_a_reference_of_another_spelling(tmp_path: Path) -> None:
+    row = {"prompt": "q", "Solution": "1 + 1", "groundTruth": "2"}
+    assert found_in(row, tmp_path) == [Prompt(Q, reference="2")]
+
+
+# ---- parts, verdicts
+
+
+def test_parts_that_are_ignored(tmp_path: Path) -> None:
+    parts = [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "a"}]
+    row = {"messages": [SPOKEN[0], SPOKEN[1] | {"content": parts}]}
+    assert found_in(row, tmp_path) == ["messages[1].content[0].type"]
+    assert found_in(row, tmp_path, ignore=frozenset(["thinking"])) == [CHAT]
+
+
+@pytest.mark.parametrize("winner", ["A", "Model_A", "model_a", "tie (bothbad)", "Tie", "c"])
+def test_winners(winner: str, tmp_path: Path) -> None:
+    row = {"prompt": "q", "response_a": "a", "response_b": "b", "winner": winner}
+    pair = Preference(Q, "a", "b") if winner.endswith(("A", "a")) else "winner"
+    assert found_in(row, tmp_path) == [pair]
+    talks = {f"conversation_{side}": [SPOKEN[0], SPOKEN[1] | {"content": side}] for side in "ab"}
+    assert found_in(talks | {"winner": winner}, tmp_path) == [pair]
+
+
+def test_the_margin_of_framed_pairs(tmp_path: Path) -> None:
+    row = {side: f"\n\nHuman: q\n\nAssistant: {side}" for side in ("chosen", "rejected")}
+    pair = Preference(Q, "chosen", "rejected", 2.0)
+    assert found_in(row | {"margin": 2}, tmp_path) == [pair]

@@ -32,10 +32,10 @@ def records(folder: Path, name: str, **source: Any) -> tuple[list, dict[str, Any
 
 
 def test_what_a_source_ignores_and_passes_over_is_in_the_report(tmp_path: Path) -> None:
-    tools = {"messages": HI, "tools": [{"name": "f"}], "annotator": "Ada"}
+    tools = {"messages": HI, "tools": "f", "annotator": "Ada"}
     written(tmp_path / "a.jsonl", tools, {"messages": HI, "annotator": "Ada"})
     found, account = records(tmp_path, "conversations")
-    assert len(found) == 1 and account["rejected"] == {"tools cannot be kept": 1}
+    assert len(found) == 1 and account["rejected"] == {"text that is no JSON": 1}
     assert account["passed_over"] == {"annotator": 1}
     found, account = records(tmp_path, "conversations", ignore=["tools"])
     assert len(found) == 2 and account["repaired"] == {"ignored tools": 1}
@@ -75,7 +75,7 @@ def test_the_commands_ignore_what_they_are_told_to(
         arguments += ["--out", str(tmp_path / ("m.html" if command == "map" else "out.jsonl"))]
     main(arguments)
     told = capsys.readouterr()
-    assert "tools cannot be kept" in told.out + told.err
+    assert "text that is no JSON" in told.out + told.err
     assert main([*arguments, "--ignore", "tools,system", "--ignore", "thinking"]) == 0
     lines = [line.strip().rsplit(None, 1) for line in capsys.readouterr().out.splitlines()]
     lines = [[name.strip(), *count] for name, *count in filter(None, lines)]
@@ -87,6 +87,6 @@ def test_render_ignores_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     path = written(tmp_path / "a.jsonl", {"messages": HI, "tools": "f"})
     arguments = ["data", "render", str(path), "--template", "chatml", "--plain"]
     assert main(arguments) == 0
-    assert "1 rows left out: tools cannot be kept" in capsys.readouterr().out
+    assert "1 rows left out: text that is no JSON" in capsys.readouterr().out
     assert main([*arguments, "--ignore", "tools"]) == 0
     assert "[[Hello" in capsys.readouterr().out
