@@ -214,7 +214,7 @@ def decoded(row: Mapping[str, Any], root: Tree) -> Mapping[str, Any]:
         if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
             continue
         if name == "reward_model":
-            found = json_value(value)
+            found = json_or_none(value)
             changed |= {name: found} if isinstance(found, dict) else {}
         elif root.get(name):
             turns = json_turns(value)

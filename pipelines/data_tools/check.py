@@ -117,6 +117,7 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
         "usable": report.kept,
         "fields": fields.as_dict(),
         "ignored": dict(ignored),
+        "passed_over": dict(report.passed_over),
         "repaired": repaired,
         "refused": dict(report.rejected),
         "refused_rows": refused_rows,
@@ -178,8 +179,13 @@ def _print(account: dict[str, Any]) -> None:
     print(f"format: {account['format'] or 'none'}")
     for name, what in account["fields"].items():
         print(f"  {name} -> {what}")
-    counts = {"rejected": account["refused"], "repaired": account["repaired"]}
-    counts["passed_over"] = account["ignored"]
+    asked = {
+        IGNORED + name: count - account["passed_over"].get(name, 0)
+        for name, count in account["ignored"].items()
+        if count > account["passed_over"].get(name, 0)
+    }
+    counts = {"rejected": account["refused"], "repaired": account["repaired"] | asked}
+    counts["passed_over"] = account["passed_over"]
     table("", account_rows({"read": account["read"], "usable": account["usable"], **counts}))
     for row in account["refused_rows"]:
         found = f"{row['field']}: found {row['found']}, expected {row['expected']}"
