@@ -73,7 +73,7 @@ def read_row(
     records = form.convert(row, repairs)
     if beside:
         passed_over += _unused(beside.get(REFERENCE, {}), records)
-        records = [_with(record, beside, repairs, options.ignore) for record in records]
+        records = [_with(record, beside, repairs, options) for record in records]
     if options.ignore:
         records = [_without_parts(record, options.ignore, repairs) for record in records]
     if options.imitate_good:
@@ -82,14 +82,19 @@ def read_row(
 
 
 def _with(
-    record: Record, beside: dict[Meaning, Fields], repairs: list[str], ignore: frozenset[str]
+    record: Record, beside: dict[Meaning, Fields], repairs: list[str], options: ReadOptions
 ) -> Record:
     for name, value in beside.get(HISTORY, {}).items():
         record = _put(record, _history(value, name))
     record = _with_system(record, beside.get(SYSTEM, {}), repairs)
     if REFERENCE in beside and _wants_reference(record):
         name = _first_reference(beside[REFERENCE])
-        record = replace(record, reference=reference_of(beside[REFERENCE][name], name))
+        try:
+            record = replace(record, reference=reference_of(beside[REFERENCE][name], name))
+        except RowError as error:
+            if not options.any_reference:
+                raise
+            repairs.append(f"left out {name}: {error.reason}")
     for name, value in beside.get(TOOLS, {}).items():
         tools = tools_of(value, name)
         if record.tools is not None and tools not in (None, record.tools):
@@ -98,7 +103,7 @@ def _with(
     if REASONING in beside:
         record = _with_reasoning(record, beside[REASONING])
     for name, value in beside.get(VERDICT, {}).items():
-        if name in ignore and not isinstance(record, Conversation):
+        if name in options.ignore and not isinstance(record, Conversation):
             repairs.append(f"ignored {name}")  # of no answer that could be imitated
             continue
         if getattr(record, "quality", None):

@@ -37,13 +37,15 @@ class ReadOptions:
 
     `ignore`: fields to do without, by their names or dotted paths. `imitate_good`: good answers of
     labelled rows as conversations; bad ones are set aside. `fields` and `roles`: where what is
-    wanted stands in rows of no known format, see data/formats/mapped.py.
+    wanted stands in rows of no known format, see data/formats/mapped.py. `any_reference`: a
+    reference answer that no record can hold costs itself, and not the row.
     """
 
     ignore: frozenset[str] = frozenset()
     imitate_good: bool = False
     fields: Mapping[str, str] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
+    any_reference: bool = False
 
 
 def paths(reads: str) -> frozenset[str]:

@@ -76,7 +76,7 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
     from rayward.data.formats.became import Fields
     from rayward.data.formats.registry import Report, files_of, format_of, outcomes
 
-    asked, texts = read_options(options), _evaluation_texts(options)
+    asked, (texts, against) = read_options(options), _evaluation_texts(options)
     # Before the sources are opened once more below: it tells mistakes of the caller.
     stream = outcomes(options.input, options.source, options.questions, options=asked)
     opened = {source.name: source for source in files_of(options.input, options.source, asked)}
@@ -107,7 +107,7 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
             for name in report.repaired.keys() - repaired.keys()
         }
     )
-    return {
+    account = {
         "input": str(options.input),
         "format": ", ".join(dict.fromkeys(form.name for form in formats.values() if form)) or None,
         "read": report.read,
@@ -120,6 +120,7 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
         "examples": examples,
         "html": html.told(str(options.input)),
     }
+    return account | ({"against": against} if against else {})
 
 
 def _unknown(options: argparse.Namespace, error: NoFormatError) -> dict[str, Any]:
@@ -185,6 +186,18 @@ def _print(account: dict[str, Any]) -> None:
         print(f"row {number} as read: {visible(_in_short(example))}")
     if account["html"]:
         print(account["html"])
+    for path, counts in account.get("against", {}).items():
+        print(f"compared with {path}: {_set_told(counts)}")
+
+
+def _set_told(account: dict[str, Any]) -> str:
+    """What became of the rows of an evaluation set."""
+    told = [f"{account['read']} rows read"]
+    told += [f"{count} rejected: {why}" for why, count in account["rejected"].items()]
+    told += [f"{count} {repair}" for repair, count in account["repaired"].items()]
+    if account["too_short"]:
+        told.append(f"{account['too_short']} texts too short to be looked for")
+    return "; ".join(told)
 
 
 def _in_short(example: Any) -> str:
@@ -203,18 +216,19 @@ def _in_short(example: Any) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}..."
 
 
-def _evaluation_texts(options: argparse.Namespace) -> EvaluationTexts | None:
+def _evaluation_texts(
+    options: argparse.Namespace,
+) -> tuple[EvaluationTexts | None, dict[str, Any]]:
+    """The texts to compare with, None where none are asked for, and the account of each set."""
     from rayward.data.decontaminate import NGRAM, EvaluationTexts
-    from rayward.pipelines.rows.contamination import add_file
+    from rayward.pipelines.rows.contamination import set_account
 
     if not options.against:
         if options.ngram is not None:
             raise ValueError("--ngram is of use with --against FILE only")
-        return None
+        return None, {}
     texts = EvaluationTexts(NGRAM if options.ngram is None else options.ngram)
-    for path in options.against:
-        add_file(texts, path)
-    return texts
+    return texts, {path: set_account(texts, path) for path in options.against}
 
 
 def _compared(outcome: Outcome, texts: EvaluationTexts | None) -> Outcome:

@@ -8,17 +8,29 @@ from typing import Any
 
 from rayward.configs.sections.data import OWN_EVALUATION, Data
 from rayward.data.decontaminate import EvaluationTexts, Shared
+from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.registry import Report, located
 from rayward.pipelines.rows.spool import Entry
 from rayward.pipelines.run.errors import StageError
 
 
 def add_file(texts: EvaluationTexts, path: str | Path) -> Report:
-    """Add the rows of an evaluation set, in any format that is known; what became of them."""
+    """Add the rows of an evaluation set, in any format that is known; what became of them.
+
+    Also of rows with several reference answers: their questions are what training may have seen.
+    """
     report = Report()
-    for record, row in located(path, report=report):
+    for record, row in located(path, report=report, options=ReadOptions(any_reference=True)):
         texts.add(record, f"{row.file}:{row.line}")
     return report
+
+
+def set_account(texts: EvaluationTexts, path: str | Path) -> dict[str, Any]:
+    """`add_file`, and its account as JSON; `too_short` of its texts are not looked for."""
+    before = texts.too_short
+    rows = add_file(texts, path)
+    account = {"read": rows.read, "rejected": dict(rows.rejected), "repaired": dict(rows.repaired)}
+    return account | {"too_short": texts.too_short - before}
 
 
 def evaluation_texts(
@@ -40,10 +52,10 @@ def evaluation_texts(
             sets[name] = {"read": len(texts.places) - before, "rejected": {}}
             continue
         try:
-            rows = add_file(texts, name if name.startswith("hf:") else Path(data.root) / name)
+            path = name if name.startswith("hf:") else Path(data.root) / name
+            sets[name] = set_account(texts, path)
         except (FileNotFoundError, ValueError) as error:
             raise StageError(f"data.decontaminate.against: {error}") from error
-        sets[name] = {"read": rows.read, "rejected": dict(rows.rejected)}
     return texts, {
         "ngram": settings.ngram,
         "against": sets,

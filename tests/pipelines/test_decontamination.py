@@ -151,8 +151,25 @@ def test_check_against_files(
     )
     assert f"{chats}:32: row: found 'describe in four sentences how a small boat ...'" in told
     assert "shares 13 words with an evaluation set" in told
+    assert f"compared with {gsm}: 2 rows read; 1 rejected: " in told
+    assert f"compared with {evaluation}: 17 rows read; 16 texts too short" in told
     assert main(["data", "check", chats, "--against", gsm, "--ngram", "16"]) == 0
     assert main(["data", "check", chats, "--against", gsm, "--ngram", "1"]) != 0
     assert "n-grams of 1 words" in capsys.readouterr().err
     assert main(["data", "check", chats, "--ngram", "5"]) != 0
     assert "--ngram is of use with --against" in capsys.readouterr().err
+
+
+def test_a_question_with_several_references_is_compared_too(
+    config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    chats = str(Path(config(None).data.root) / "chats.jsonl")
+    asked = tmp_path / "asked.jsonl"
+    row = {"prompt": f"{LEAKED} an hour. How far?", "solution": ["180", "180 miles"]}
+    asked.write_text(json.dumps(row) + "\n")
+    assert main(["data", "check", chats, "--against", str(asked), "--json"]) == 1
+    account = json.loads(capsys.readouterr().out)
+    assert account["refused"] == {"shares 13 words with an evaluation set": 1}
+    left_out = {"left out solution: several reference answers": 1}
+    told = {"read": 1, "rejected": {}, "repaired": left_out, "too_short": 0}
+    assert account["against"] == {str(asked): told}
