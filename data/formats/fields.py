@@ -209,7 +209,7 @@ def decoded(row: Mapping[str, Any], root: Tree) -> Mapping[str, Any]:
     One turn is a list of one. So is verl's reward_model an object again.
     RowError for text that begins as they do and cannot be decoded: it is no question.
     """
-    changed = {}
+    changed: dict[str, Any] = {}
     for name, value in row.items():
         if not isinstance(value, str) or value.lstrip()[:1] not in ("[", "{"):
             continue

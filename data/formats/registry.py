@@ -212,6 +212,8 @@ def _outcomes(
             yield Outcome(source.name, line, () if error else (tokens,), error=error)
         return
     needed = None if form is None else columns(form.tree)
+    if needed is not None and is_told:
+        needed |= ANSWERS  # answers that are not read are told row by row
     unopened = {} if needed is None else source.unopened(needed)
     for line, value in source.rows(needed):
         repairs: list[str] = []

@@ -93,6 +93,12 @@ def test_an_answer_is_not_passed_over(
     assert read_all(path)[0] == [CHAT, field]
 
 
+def test_an_answer_in_a_column_is_not_passed_over(tmp_path: Path) -> None:
+    rows = [{"messages": SPOKEN, "response": None}, {"messages": SPOKEN, "response": "b"}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    assert read_all(tmp_path / "a.parquet")[0] == [CHAT, "response"]
+
+
 def test_an_answer_that_is_in_the_record_or_ignored(tmp_path: Path) -> None:
     row = {"messages": SPOKEN, "response": "a", "answer": "42"}
     assert found_in(row, tmp_path) == [CHAT]
