@@ -127,26 +127,36 @@ def _below(node: Tree, name: str, value: object) -> Tree | None:
     return node.get("*") if isinstance(value, dict) else None
 
 
-def without(value: Any, node: Tree, ignore: frozenset[str], gone: set[str], path: str = "") -> Any:
-    """`value` without the fields that the user ignores; those that said something are in `gone`.
+def without(
+    value: Any,
+    node: Tree,
+    ignore: frozenset[str],
+    gone: set[str],
+    path: str = "",
+    met: set[str] | None = None,
+) -> Any:
+    """`value` without the fields that the user ignores; those that said something are in `gone`,
+    and all that are there in `met`.
 
     A verdict stays, whatever the user says: without it, a bad answer would be one to imitate.
     """
     if isinstance(value, list | tuple):
-        return [without(item, node, ignore, gone, path) for item in value]
+        return [without(item, node, ignore, gone, path, met) for item in value]
     if not isinstance(value, dict):
         return value
     kept = {}
     for name, inner in value.items():
         full = f"{path}.{name}" if path else name
         named = name if name in ignore else full if full in ignore else ""
+        if named and met is not None:
+            met.add(named)
         # Calls of a turn go with their results, after the row has been read.
         if named and _may_go(name, inner) and not (path and MEANING_OF.get(name) is CALLS):
             if not is_empty(inner):
                 gone.add(named)
             continue
         below = _below(node, name, inner)
-        kept[name] = without(inner, below, ignore, gone, full) if below else inner
+        kept[name] = without(inner, below, ignore, gone, full, met) if below else inner
     return kept
 
 
