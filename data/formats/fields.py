@@ -1,7 +1,8 @@
 """The fields of a row: which its reader uses, which are left, and which the user has ignored.
 
 A format declares what its reader uses as dotted paths, "conversations.from". Lists have no part in
-a path: it holds for each of their items. A path without longer ones below it stands for all that
+a path: it holds for each of their items, unless some are named by their places, as `[0]`, where a
+user maps fields. A path without longer ones below it stands for all that
 is in the field; "*" for every object among the fields, and EVERYTHING for whatever there is.
 """
 
@@ -99,6 +100,14 @@ def left(value: object, node: Tree, path: str = "", where: str = "") -> Iterator
     `place` has the numbers of list items, `path` has not.
     """
     if isinstance(value, list | tuple):
+        if by_place := _places(node, len(value)):
+            for index, item in enumerate(value):
+                place, full = f"{where}[{index}]", f"{path}[{index}]"
+                if (below := by_place.get(index)) is not None:
+                    yield from left(item, below, path, place) if below else ()
+                elif not is_empty(item):
+                    yield place, full, full, item
+            return
         flat = not any(node.values())
         for index, item in enumerate(value):
             # Turns, mostly, whose fields are all read: told at once, since every turn comes here.
@@ -118,6 +127,18 @@ def left(value: object, node: Tree, path: str = "", where: str = "") -> Iterator
                 yield f"{where}{dot}{name}", full, name, inner
         elif below:
             yield from left(inner, below, full, f"{where}{dot}{name}")
+
+
+def _places(node: Tree, length: int) -> dict[int, Tree]:
+    """What is read of which items, where a list is read by places, "[0]"; {} of one read whole."""
+    if not node or not all(name.startswith("[") for name in node):
+        return {}
+    places: dict[int, Tree] = {}
+    for name, below in node.items():
+        number = int(name[1:-1])
+        index = number + length if number < 0 else number
+        places[index] = places.get(index, {}) | below
+    return places
 
 
 def _below(node: Tree, name: str, value: object) -> Tree | None:
@@ -141,7 +162,11 @@ def without(
     A verdict stays, whatever the user says: without it, a bad answer would be one to imitate.
     """
     if isinstance(value, list | tuple):
-        return [without(item, node, ignore, gone, path, met) for item in value]
+        by_place = _places(node, len(value))
+        return [
+            without(item, by_place.get(index, {}) if by_place else node, ignore, gone, path, met)
+            for index, item in enumerate(value)
+        ]
     if not isinstance(value, dict):
         return value
     kept = {}
