@@ -65,7 +65,7 @@ def read_row(
         row = words_only(form, row)
     if options.ignore:
         gone: set[str] = set()
-        row = without_fields(row, form.tree, options.ignore, gone)
+        row = without_fields(row, form.tree, options.ignore, gone, met=options.met)
         repairs += [f"ignored {name}" for name in sorted(gone)]
     beside: dict[Meaning, Fields] = {}
     passed_over = []

@@ -1,7 +1,8 @@
 """The fields of a row: which its reader uses, which are left, and which the user has ignored.
 
 A format declares what its reader uses as dotted paths, "conversations.from". Lists have no part in
-a path: it holds for each of their items. A path without longer ones below it stands for all that
+a path: it holds for each of their items, unless some are named by their places, as `[0]`, where a
+user maps fields. A path without longer ones below it stands for all that
 is in the field; "*" for every object among the fields, and EVERYTHING for whatever there is.
 """
 
@@ -115,6 +116,14 @@ def left(value: object, node: Tree, path: str = "", where: str = "") -> Iterator
     `place` has the numbers of list items, `path` has not.
     """
     if isinstance(value, list | tuple):
+        if by_place := _places(node, len(value)):
+            for index, item in enumerate(value):
+                place, full = f"{where}[{index}]", f"{path}[{index}]"
+                if (below := by_place.get(index)) is not None:
+                    yield from left(item, below, path, place) if below else ()
+                elif not is_empty(item):
+                    yield place, full, full, item
+            return
         flat = not any(node.values())
         for index, item in enumerate(value):
             # Turns, mostly, whose fields are all read: told at once, since every turn comes here.
@@ -136,6 +145,18 @@ def left(value: object, node: Tree, path: str = "", where: str = "") -> Iterator
             yield from left(inner, below, full, f"{where}{dot}{name}")
 
 
+def _places(node: Tree, length: int) -> dict[int, Tree]:
+    """What is read of which items, where a list is read by places, "[0]"; {} of one read whole."""
+    if not node or not all(name.startswith("[") for name in node):
+        return {}
+    places: dict[int, Tree] = {}
+    for name, below in node.items():
+        number = int(name[1:-1])
+        index = number + length if number < 0 else number
+        places[index] = places.get(index, {}) | below
+    return places
+
+
 def _below(node: Tree, name: str, value: object) -> Tree | None:
     """What is read below a field; None if the field is not read."""
     if (below := node.get(name)) is not None:
@@ -144,20 +165,34 @@ def _below(node: Tree, name: str, value: object) -> Tree | None:
 
 
 def without_fields(
-    value: Any, node: Tree, ignore: frozenset[str], gone: set[str], path: str = ""
+    value: Any,
+    node: Tree,
+    ignore: frozenset[str],
+    gone: set[str],
+    path: str = "",
+    met: set[str] | None = None,
 ) -> Any:
-    """`value` without the fields that the user ignores; those that said something are in `gone`.
+    """`value` without the fields that the user ignores; those that said something are in `gone`,
+    and all that are there in `met`.
 
     A verdict stays, whatever the user says: without it, a bad answer would be one to imitate.
     """
     if isinstance(value, list | tuple):
-        return [without_fields(item, node, ignore, gone, path) for item in value]
+        by_place = _places(node, len(value))
+        return [
+            without_fields(
+                item, by_place.get(index, {}) if by_place else node, ignore, gone, path, met
+            )
+            for index, item in enumerate(value)
+        ]
     if not isinstance(value, dict):
         return value
     kept = {}
     for name, inner in value.items():
         full = f"{path}.{name}" if path else name
         named = name if name in ignore else full if full in ignore else ""
+        if named and met is not None:
+            met.add(named)
         # Calls of a turn go with their results, after the row has been read.
         if named and _may_go(name, inner) and not (path and MEANING_OF.get(name) is CALLS):
             if not says_nothing(name, inner):
@@ -166,7 +201,7 @@ def without_fields(
         if name in CONTENT and isinstance(inner, list | tuple):
             inner = _without_parts(inner, ignore, gone)
         below = _below(node, name, inner)
-        kept[name] = without_fields(inner, below, ignore, gone, full) if below else inner
+        kept[name] = without_fields(inner, below, ignore, gone, full, met) if below else inner
     return kept
 
 

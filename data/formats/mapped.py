@@ -20,7 +20,7 @@ from typing import Any
 from rayward.data.formats.answers import only_answer
 from rayward.data.formats.beside import reference_of
 from rayward.data.formats.field_paths import look_up, steps
-from rayward.data.formats.fields import Tree, verdict_of
+from rayward.data.formats.fields import EVERYTHING, Tree, verdict_of
 from rayward.data.formats.format_table import Format
 from rayward.data.formats.meaning import WEIGHTS
 from rayward.data.formats.readers_chat import Row, label_of
@@ -105,19 +105,20 @@ class FieldMap:
     def _tree(self) -> Tree:
         """What is read of a row, as data/formats/fields.py has it."""
         root: Tree = {}
+        whole: list[Tree] = []
         for target in self.fields.keys() - IN_MESSAGES:
             path = self._path(target)
             root.setdefault(path, {})  # a name that has dots itself
-            node = root
-            for name in (step for step in steps(path) if isinstance(step, str)):
-                node = node.setdefault(name, {})
+            node = _at(root, path)
             if target in WHOLE:
+                whole.append(node)
                 continue
             weights = (self._inner("weight"),) if "message.weight" in self.fields else WEIGHTS
             for path in (self._inner("role"), self._inner("content"), *weights):
-                inner = node
-                for name in (step for step in steps(path) if isinstance(step, str)):
-                    inner = inner.setdefault(name, {})
+                _at(node, path)
+        for node in whole:
+            if node:  # also read in parts, by other targets: these are not all of it
+                node[EVERYTHING] = {}
         return root
 
     def records(self, row: Row, repairs: list[str]) -> list[Record]:
@@ -265,6 +266,14 @@ class FieldMap:
         else:
             weight = weight_of(entry, where)
         return Turn(role_of(name, place), content_of(*parts["content"]), weight)
+
+
+def _at(root: Tree, path: str) -> Tree:
+    """The node of a path below `root`, made where it is missing; places in lists are "[0]"."""
+    node = root
+    for step in steps(path):
+        node = node.setdefault(step if isinstance(step, str) else f"[{step}]", {})
+    return node
 
 
 def field_map(fields: str, roles: str = "") -> FieldMap:

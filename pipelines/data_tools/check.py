@@ -15,6 +15,7 @@ from rayward.pipelines.data_tools.options import (
     add_questions,
     add_reading,
     read_options,
+    warn_of_unmet,
 )
 
 if TYPE_CHECKING:
@@ -67,6 +68,8 @@ def _run(options: argparse.Namespace) -> int:
         print(json.dumps(account, ensure_ascii=False, indent=2))
     else:
         _print(account)
+    if not account.get("read", 1):
+        raise ValueError(f"{options.input}: there is no row in it")
     return 1 if account["refused"] else 0
 
 
@@ -110,6 +113,7 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
             for name in report.repaired.keys() - repaired.keys()
         }
     )
+    warn_of_unmet(asked, report.passed_over)
     return {
         "input": str(options.input),
         "format": ", ".join(dict.fromkeys(form.name for form in formats.values() if form)) or None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from rayward.pipelines.data_tools.options import (
     add_questions,
     add_reading,
     read_options,
+    warn_of_unmet,
 )
 
 if TYPE_CHECKING:
@@ -79,6 +81,7 @@ def _convert(options: argparse.Namespace) -> int:
     # Before the work: the report would take the place of its own input.
     targets = [*outputs(options.out, options.to), options.report]
     refuse_overwriting(targets, [options.input, options.questions])
+    asked = read_options(options)
     encode = _encoder(options.template, options.tokenizer, options.context)
     converted = convert(
         options.input,
@@ -88,9 +91,10 @@ def _convert(options: argparse.Namespace) -> int:
         options.questions,
         options.strict,
         encode,
-        read_options(options),
+        asked,
     )
     account = converted.as_dict()
+    warn_of_unmet(asked, account["passed_over"])
     if options.report:
         write_json(options.report, account)
     if not converted.written:
@@ -100,6 +104,12 @@ def _convert(options: argparse.Namespace) -> int:
     if account["rejected"]:
         print(f"rejected rows: {options.out}.rejected.jsonl")
     return 0
+
+
+def no_usable_row(path: str, read: int, rejected: Mapping[str, int]) -> str:
+    """What to say of a file of which nothing can be used."""
+    why = ", ".join(f"{reason} ({count})" for reason, count in rejected.items())
+    return f"{path}: no usable row of {read} read" + f": {why}" * bool(why)
 
 
 def _encoder(template: str | None, tokenizer: str | None, context: int | None) -> Encode | None:
@@ -143,11 +153,13 @@ def _stats(options: argparse.Namespace) -> int:
 
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     refuse_overwriting([options.report], [options.input, options.questions])
-    numbers = stats(
-        options.input, options.source, tokenizer, options.questions, read_options(options)
-    )
+    asked = read_options(options)
+    numbers = stats(options.input, options.source, tokenizer, options.questions, asked)
+    warn_of_unmet(asked, numbers["passed_over"])
     if options.report:
         write_json(options.report, numbers)
+    if not numbers["records"]:
+        raise ValueError(no_usable_row(options.input, numbers["read"], numbers["rejected"]))
     rows = account_rows(numbers)
     rows += [(f"records: {kind}", count) for kind, count in numbers["records"].items()]
     rows += [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,3 +73,20 @@ def read_options(options: argparse.Namespace) -> ReadOptions:
         return asked
     mapped = field_map(options.fields, options.roles)
     return replace(asked, fields=mapped.fields, roles=mapped.roles)
+
+
+def warn_of_unmet(asked: ReadOptions, passed_over: Iterable[str]) -> None:
+    """Say which names of --ignore no row has and nothing knows: mistyped ones, mostly.
+
+    After all rows have been read. `passed_over`: fields that rows have and nobody reads.
+    """
+    from rayward.data.formats.format_table import FORMATS
+    from rayward.data.formats.meaning import MEANING_OF
+
+    read = {name for form in FORMATS.values() for path in form.reads for name in path.split(".")}
+    known = read | MEANING_OF.keys() | asked.met | set(passed_over)
+    for name in sorted(asked.ignore - known):
+        # What stands in a field that is not read is not looked at.
+        outer = {*passed_over, *asked.met}
+        if name.split(".")[0] not in outer and name.split(".")[-1] not in MEANING_OF:
+            print(f"--ignore {name}: no row has a field of that name", file=sys.stderr)

@@ -56,6 +56,7 @@ def _render(options: argparse.Namespace) -> int:
     from rayward.data.templates.pieces import pieces
     from rayward.data.templates.template import encode, find
     from rayward.data.templates.tokenizer import load_tokenizer
+    from rayward.pipelines.data_tools.convert import no_usable_row
     from rayward.pipelines.rows.show import coloured, plain, runs, runs_of_pieces, visible
     from rayward.pipelines.run.terminal import Terminal
 
@@ -70,6 +71,7 @@ def _render(options: argparse.Namespace) -> int:
     if tokenizer:
         assert_known_ids(template, tokenizer)
     console, report = Terminal(soft_wrap=True, highlight=False), Report()
+    shown = 0
     for record, place in islice(_records(options, report), options.limit):
         for title, turns, wants_answer in _texts(record):
             console.print(f"--- {visible(title)}", style="bold", markup=False)
@@ -86,6 +88,7 @@ def _render(options: argparse.Namespace) -> int:
                 told = f"left out: {place}: {error.reason}: {error}"
                 console.print(visible(told), markup=False)
                 continue
+            shown += 1
             # No markup: "[bold]" in a text is text.
             console.print(plain(stretches) if options.plain else coloured(stretches), markup=False)
             if row and options.ids:
@@ -95,6 +98,10 @@ def _render(options: argparse.Namespace) -> int:
                     console.print(f"weights {weights}", markup=False)
     for reason, count in report.rejected.items():
         console.print(f"--- {count} rows left out: {reason}", markup=False)
+    if not report.kept:
+        raise ValueError(no_usable_row(options.file, report.read, report.rejected))
+    if not shown:
+        raise ValueError(f"{options.file}: every row that was looked at was left out")
     return 0
 
 

@@ -250,6 +250,28 @@ def test_other_fields_are_refused_passed_over_or_ignored(tmp_path: Path) -> None
     assert second.records and second.repairs == ("ignored tools",)
 
 
+def test_items_of_a_list_that_no_place_names_are_passed_over(tmp_path: Path) -> None:
+    def passed_over(fields: str, **row: Any) -> dict[str, int]:
+        path = tmp_path / "rows.jsonl"
+        path.write_text(json.dumps(row))
+        asked = field_map(fields)
+        found = list(outcomes(path, options=ReadOptions(fields=asked.fields)))
+        assert [outcome.error for outcome in found] == [None]
+        return dict(found[0].passed_over)
+
+    texts = ["Hi?", "Ho.", "And?", "", "Fine."]
+    assert passed_over("prompt=t[0],response=t[1]", t=texts) == {"t[2]": 1, "t[4]": 1}
+    assert passed_over("prompt=t[0],response=t[-1]", t=texts[:2]) == {}
+    assert passed_over("prompt=t[0],response=t[-1]", t=texts) == {"t[1]": 1, "t[2]": 1}
+    choices = [{"message": {"role": "assistant", "content": "a", "mood": "m"}}, {"message": "b"}]
+    assert passed_over("prompt=q,response=c[0].message", q="Q?", c=choices) == {
+        "c.message.mood": 1,
+        "c[1]": 1,
+    }
+    # A list that another target reads whole has no other items.
+    assert passed_over("messages=t,id=t[0]", t=texts[:2]) == {}
+
+
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path, out = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     path.write_text(json.dumps({"log": TALK, "id": "a"}) + "\n")

@@ -165,8 +165,55 @@ def test_stats_of_token_rows_and_of_nothing(tmp_path: Path) -> None:
     found = stats(tmp_path / "a.json")
     assert (found["tokens"]["sum"], found["duplicates"], found["mtld"]) == (4, 1, None)
     (tmp_path / "empty.jsonl").write_text("")
-    assert rayward("stats", "empty.jsonl", cwd=tmp_path).returncode == 0
+    told = rayward("stats", "empty.jsonl", cwd=tmp_path)
+    assert (told.returncode, told.stdout) == (1, "")
+    assert "empty.jsonl: no usable row of 0 read" in told.stderr
     assert stats(tmp_path / "empty.jsonl")["turns"] == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "rows", "told"),
+    [
+        (["stats"], "{broken\n", "no usable row of 1 read: broken JSON (1)"),
+        (
+            ["render", "--template", "chatml"],
+            "{broken\n",
+            "no usable row of 1 read: broken JSON (1)",
+        ),
+        (["render", "--template", "chatml"], "", "no usable row of 0 read"),
+        (["render", "--template", "chatml"], "CALL", "every row that was looked at was left out"),
+        (["check"], "", "there is no row in it"),
+        (["check", "--json"], "", "there is no row in it"),
+    ],
+)
+def test_nothing_of_use_is_a_failure(
+    command: list[str], rows: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    call = {"type": "function", "function": {"name": "warm", "arguments": "{}"}}
+    calling = [
+        {"role": "user", "content": "Warm it."},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+    ]
+    path.write_text(rows.replace("CALL", json.dumps({"messages": calling})))
+    assert main(["data", command[0], str(path), *command[1:]]) == 1
+    assert f"{path}: {told}" in capsys.readouterr().err
+
+
+def test_a_name_to_ignore_that_no_row_has_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {"prompt": "Hi?", "completion": "Ho.", "colour": "red", "empty": None, "tools": []}
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    ignored = "toools,tools,colour,empty,images,colour.shade"
+    for command in (["check"], ["stats"], ["convert", "--out", str(tmp_path / "out.jsonl")]):
+        assert main(["data", command[0], str(path), "--ignore", ignored, *command[1:]]) == 0
+        assert capsys.readouterr().err == "--ignore toools: no row has a field of that name\n"
+    # Also where another field set all rows aside.
+    path.write_text(json.dumps({**row, "image": "x.png", "tools": [{"name": 1}]}))
+    assert main(["data", "check", str(path), "--ignore", ignored]) == 1
+    assert capsys.readouterr().err == "--ignore toools: no row has a field of that name\n"
 
 
 def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
