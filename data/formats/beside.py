@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 from rayward.data.formats.fields import ReadOptions, decoded, json_value, left, without
 from rayward.data.formats.format import Format
@@ -191,7 +191,7 @@ def _history(value: object, name: str) -> tuple[Turn, ...]:
 # ---- reference answers
 
 
-def _wants_reference(record: Record) -> bool:
+def _wants_reference(record: Record) -> TypeGuard[Prompt]:
     """Whether a record has a place for a reference, which its reader has not filled."""
     return isinstance(record, Prompt) and record.reference is None
 
