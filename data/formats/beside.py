@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeGuard
 
 from rayward.data.formats.fields import ReadOptions, decoded, json_or_none, left, without_fields
 from rayward.data.formats.format import Format
@@ -96,7 +96,7 @@ def _with(
     for name, value in beside.get(HISTORY, {}).items():
         record = _put(record, _history(value, name))
     record = _with_system(record, beside.get(SYSTEM, {}), repairs)
-    if REFERENCE in beside and isinstance(record, Prompt) and _wants_reference(record):
+    if REFERENCE in beside and _wants_reference(record):
         name = _first_reference(beside[REFERENCE])
         record = replace(record, reference=reference_of(beside[REFERENCE][name], name))
     for name, value in beside.get(TOOLS, {}).items():
@@ -195,7 +195,7 @@ def _history(value: object, name: str) -> tuple[Turn, ...]:
 # ---- reference answers
 
 
-def _wants_reference(record: Record) -> bool:
+def _wants_reference(record: Record) -> TypeGuard[Prompt]:
     """Whether a record has a place for a reference, which its reader has not filled."""
     return isinstance(record, Prompt) and record.reference is None
 
