@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rayward.data.formats.became import LEAST, texts_of
-from rayward.data.formats.fields import json_turns
+from rayward.data.formats.fields import ONE_TURN, json_turns
 from rayward.data.formats.format import Format
 from rayward.data.formats.turns import is_framed, prompt_turns
 from rayward.data.records import Record, RowError, describe
@@ -60,8 +60,12 @@ def check_texts(form: Format, row: Mapping[str, Any]) -> None:
         return  # the fields are mapped, or the format is named
     for name, value in row.items():
         plain = isinstance(value, str) and form.tree.get(name) == {}
-        if plain and value.lstrip()[:1] in ("[", "{") and json_turns(value) is not None:
+        if plain and value.lstrip()[:1] in ("[", "{") and _are_whole_turns(json_turns(value)):
             raise RowError(name, describe(value), "text", "turns in a field of text")
+
+
+def _are_whole_turns(turns: Any) -> bool:
+    return bool(turns) and all(any(names <= turn.keys() for names in ONE_TURN) for turn in turns)
 
 
 def check_answers(
