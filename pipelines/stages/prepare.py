@@ -198,8 +198,8 @@ def _require(
 ) -> None:
     """StageError where a later stage of this config would have too few rows."""
     for line in no_preferences(config, rows):
-        lost = set_aside.reasons(sources, "preferences")
-        raise StageError(line + f"; set aside of data.preferences: {lost}" * bool(lost))
+        unread = set_aside.reasons(sources, "preferences")
+        raise StageError(line + f"; set aside of data.preferences: {unread}" * bool(unread))
     for name, least in least_rows(config).items():
         if rows[name] < least:
             lost = [
