@@ -219,7 +219,7 @@ def _require(
             ]
             left_out = f"left out: {'; '.join(lost)}; " if lost else ""
             if unread := set_aside.reasons(sources, FILES[name]):
-                left_out = f"set aside of data.{FILES[name]}: {unread}; {left_out}"
+                left_out += f"set aside of data.{FILES[name]}: {unread}; "
             raise StageError(
                 f"{name.replace('_', ' ')}: {rows[name]} rows are left, at least {least} "
                 f"{'are needed' if least > 1 else 'is needed'}"
