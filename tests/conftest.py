@@ -74,38 +74,68 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-# Fixtures and files whose tests start Ray or vLLM, in this process or in a command's.
 RAY_FIXTURES = {"local_ray", "rayward", "road"}
+# Files whose tests start Ray or vLLM, in this process or in a command's.
 RAY_FILES = {
+    "test_data_clean.py",
     "test_docs.py",
+    "test_doctor.py",
+    "test_dpo.py",
+    "test_engine.py",
+    "test_evaluate.py",
+    "test_extra_prompts.py",
     "test_feedback_vllm.py",
     "test_house.py",
     "test_interface.py",
     "test_kube_job.py",
     "test_notebook.py",
+    "test_parts.py",
+    "test_policy.py",
+    "test_proof.py",
+    "test_ranked.py",
+    "test_reward_eval.py",
+    "test_reward_serve.py",
+    "test_rl.py",
     "test_road.py",
+    "test_rollout.py",
+    "test_sample.py",
+    "test_scoring.py",
+    "test_sequence_parallel.py",
     "test_serve_app.py",
     "test_slots.py",
     "test_slurm.py",
+    "test_training.py",
+    "test_transfer_models.py",
+    "test_weights.py",
 }
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in two processes (make test), those with Ray are for one of them alone.
-
-    So one Ray runs at a time, and files that need none run beside it. They come first: they take
-    longest.
+    """Tests with Ray come first: where two processes share the tests they are for one of them, and
+    take longest.
     """
-    with_ray = {
-        item.path
-        for item in items
-        if item.path.name in RAY_FILES or RAY_FIXTURES & {*getattr(item, "fixturenames", ())}
-    }
     for item in items:
-        group = "ray" if item.path in with_ray else f"{item.path.parent.name}/{item.path.name}"
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: item.path not in with_ray)
+        starts_ray = RAY_FIXTURES & {*getattr(item, "fixturenames", ())}
+        if starts_ray and item.path.name not in RAY_FILES:
+            raise pytest.UsageError(f"{item.path.name} starts Ray: add it to RAY_FILES")
+    items.sort(key=lambda item: item.path.name not in RAY_FILES)
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Tests by file, those with Ray all for one process: one Ray runs, and what needs none beside.
+
+    Not by marks (loadgroup), since pytest 9.2 has no place for the groups that pytest-xdist 3.8
+    writes.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class OneRay(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return "ray" if Path(file).name in RAY_FILES else file
+
+    return OneRay(config, log)
 
 
 @pytest.fixture(scope="session")
