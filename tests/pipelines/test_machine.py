@@ -7,13 +7,13 @@ import os
 
 from rayward.pipelines.run.files import write_json
 from rayward.pipelines.run.folder import Run
-from rayward.pipelines.run.machine import _own_cores, on_machine, planned
+from rayward.pipelines.run.machine import on_machine, own_cores, planned
 
 
 def test_the_numbers_of_the_first_machine_hold(tiny_config, tmp_path):
     run = Run(tmp_path / "run", tiny_config())
     cores = len(os.sched_getaffinity(0))
-    assert on_machine(run, "sft").config.resources.train.threads == _own_cores() <= cores
+    assert on_machine(run, "sft").config.resources.train.threads == own_cores() <= cores
     kept = json.loads((run.folder / "machine.json").read_text())
     assert kept["threads"] == {
         "sft": {
@@ -33,7 +33,7 @@ def test_the_numbers_of_the_first_machine_hold(tiny_config, tmp_path):
 
 def test_a_plan_writes_nothing(tiny_config, tmp_path):
     run = Run(tmp_path / "run", tiny_config())
-    assert planned(run)["rl"]["rollout"] == _own_cores()
+    assert planned(run)["rl"]["rollout"] == own_cores()
     assert not run.folder.exists()
 
 
@@ -52,7 +52,7 @@ def test_a_container_with_a_share_of_the_cores(tmp_path):
         ("9900000 100000", everything),
     ):
         quota.write_text(text + "\n")
-        assert _own_cores(quota) == cores
+        assert own_cores(quota) == cores
     quota.write_text("50000 100000\n")
-    assert _own_cores(quota) == 1
-    assert _own_cores(tmp_path / "none") == everything
+    assert own_cores(quota) == 1
+    assert own_cores(tmp_path / "none") == everything
