@@ -86,7 +86,7 @@ def test_the_commands_ignore_what_they_are_told_to(
 def test_render_ignores_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written(tmp_path / "a.jsonl", {"messages": HI, "tools": "f"})
     arguments = ["data", "render", str(path), "--template", "chatml", "--plain"]
-    assert main(arguments) == 0
+    assert main(arguments) == 1
     assert "1 rows left out: text that is no JSON" in capsys.readouterr().out
     assert main([*arguments, "--ignore", "tools"]) == 0
     assert "[[Hello" in capsys.readouterr().out
