@@ -46,8 +46,8 @@ from rayward.data.records import (
     list_of,
     number_of,
     text_of,
+    without,
 )
-from rayward.data.records import without as without_part
 
 Fields = dict[str, Any]
 
@@ -145,7 +145,7 @@ def _without_parts(record: Record, ignore: frozenset[str], repairs: list[str]) -
         meaning = MEANING_OF.get(name)
         if meaning not in IGNORED_PARTS:
             continue
-        rest = without_part(record, IGNORED_PARTS[meaning])
+        rest = without(record, IGNORED_PARTS[meaning])
         if rest != record:
             repairs.append(f"ignored {name}")
         record = rest

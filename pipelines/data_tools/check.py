@@ -105,14 +105,9 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
         examples += [_shown(record) for record in outcome.records[: EXAMPLES - len(examples)]]
         if outcome.error is not None and len(refused_rows) < MAX_PRINTED:
             refused_rows.append(asdict(outcome.rejected()))
-    repaired = {name: n for name, n in report.repaired.items() if not name.startswith(IGNORED)}
+    asked_for = {name: n for name, n in report.repaired.items() if name.startswith(IGNORED)}
     ignored = Counter(report.passed_over)
-    ignored.update(
-        {
-            name.removeprefix(IGNORED): report.repaired[name]
-            for name in report.repaired.keys() - repaired.keys()
-        }
-    )
+    ignored.update({name.removeprefix(IGNORED): n for name, n in asked_for.items()})
     warn_of_unmet(asked, report.passed_over)
     return {
         "input": str(options.input),
@@ -122,7 +117,7 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
         "fields": fields.as_dict(),
         "ignored": dict(ignored),
         "passed_over": dict(report.passed_over),
-        "repaired": repaired,
+        "repaired": {n: c for n, c in report.repaired.items() if n not in asked_for},
         "refused": dict(report.rejected),
         "refused_rows": refused_rows,
         "against": against,
@@ -183,12 +178,10 @@ def _print(account: dict[str, Any]) -> None:
     print(f"format: {account['format'] or 'none'}")
     for name, what in account["fields"].items():
         print(f"  {name} -> {what}")
-    asked = {
-        IGNORED + name: count - account["passed_over"].get(name, 0)
-        for name, count in account["ignored"].items()
-        if count > account["passed_over"].get(name, 0)
-    }
-    counts = {"rejected": account["refused"], "repaired": account["repaired"] | asked}
+    # What is ignored beyond what is passed over was asked for.
+    asked = Counter(account["ignored"]) - Counter(account["passed_over"])
+    asked_for = {IGNORED + name: count for name, count in asked.items()}
+    counts = {"rejected": account["refused"], "repaired": account["repaired"] | asked_for}
     counts["passed_over"] = account["passed_over"]
     table("", account_rows({"read": account["read"], "usable": account["usable"], **counts}))
     for row in account["refused_rows"]:
