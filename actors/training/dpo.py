@@ -17,13 +17,14 @@ from rayward.actors.models.load import load_policy
 from rayward.actors.models.prefix import shared_answers
 from rayward.actors.training.engine import MetricSums
 from rayward.actors.training.job import Job
-from rayward.actors.training.labels import LabelSteps, separation_validation
+from rayward.actors.training.labels import SEPARATION, LabelSteps
 from rayward.actors.training.objectives import answer_scores, objective_loss, tokens_of
 from rayward.actors.training.ranked import (
-    accuracy_validation,
+    ACCURACY,
     learn,
     on_every_rank,
     over_rankings,
+    score_validation,
     shares_prompts,
 )
 from rayward.actors.training.rankings import RankedRows
@@ -99,6 +100,8 @@ def dpo_loop(job: Job, context: RankContext | None = None) -> None:
         )
         return part
 
-    validates = separation_validation if labels else accuracy_validation
-    validation = validates(job, engine.total_steps, heldout, heldout_scores, write)
+    looked_at = SEPARATION if labels else ACCURACY
+    validation = score_validation(
+        *looked_at, job, engine.total_steps, heldout, heldout_scores, write
+    )
     learn(job, context, engine, train, loss, share, validation, labels)

@@ -8,7 +8,6 @@ over the mismatched rows of its own rows, by the policy as it is before the step
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
@@ -22,14 +21,13 @@ from rayward.actors.models.forward import RankContext
 from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.actors.training.job import Job
 from rayward.actors.training.objectives import answer_scores
-from rayward.actors.training.ranked import Steps, on_every_rank, over_rankings
+from rayward.actors.training.ranked import Steps, over_rankings
 from rayward.actors.training.rankings import RankedRows
-from rayward.actors.training.validation import Validation
 from rayward.actors.training.worker import sum_over_ranks
 from rayward.algorithms.objectives import kto, kto_reference_point, separation
 from rayward.configs.sections.training import Dpo
 from rayward.data.packing import mixed_order, step_batches
-from rayward.data.ragged import Ragged, Shard
+from rayward.data.ragged import Ragged
 
 
 def mismatched(rows: RankedRows, steps: list[list[int]]) -> RankedRows:
@@ -129,20 +127,11 @@ class LabelSteps(Steps):
         }
 
 
-def separation_validation(
-    job: Job,
-    steps: int,
-    heldout: RankedRows,
-    scores: Callable[[], Shard],
-    write: Callable[[], Shard],
-) -> Validation:
-    """Measures how well the rewards of held-out answers tell good from bad ones."""
+def label_separation(scores_N: Tensor, heldout: RankedRows) -> float:
+    """How well the rewards of held-out answers tell good from bad ones."""
+    assert heldout.good is not None
+    return separation(scores_N, torch.from_numpy(heldout.good))
 
-    def measure() -> float:
-        if not len(heldout.ids):
-            return math.nan
-        assert heldout.good is not None
-        scores_N = on_every_rank(scores(), len(heldout.ids))
-        return separation(scores_N, torch.from_numpy(heldout.good))
 
-    return Validation("heldout_auc", True, job, steps, measure, write)
+SEPARATION = ("heldout_auc", label_separation)
+"""The validation of labelled answers."""

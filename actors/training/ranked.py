@@ -51,25 +51,35 @@ def shares_prompts(
     return shares(model, run, engine.device, dpo, settings.shared_prompts, setting)
 
 
-def accuracy_validation(
+def score_validation(
+    name: str,
+    figure: Callable[[Tensor, RankedRows], float],
     job: Job,
     steps: int,
     heldout: RankedRows,
     scores: Callable[[], Shard],
     write: Callable[[], Shard],
 ) -> Validation:
-    """Measures the share of held-out pairs that `scores` (this rank's part) put in their order."""
+    """Looks at a `figure` of the scores of all held-out answers; `scores`: this rank's part."""
 
-    def accuracy() -> float:
+    def measure() -> float:
         if not len(heldout.ids):
             return math.nan
-        ranks_N = torch.from_numpy(heldout.ranks)
-        scores_N = on_every_rank(scores(), len(heldout.ids))
-        correct, pairs = pair_accuracy(scores_N, heldout.sizes.tolist(), ranks_N)
         # The same number on every rank, by which all of them keep or leave a state.
-        return correct / pairs if pairs else math.nan
+        return figure(on_every_rank(scores(), len(heldout.ids)), heldout)
 
-    return Validation("heldout_accuracy", True, job, steps, accuracy, write)
+    return Validation(name, True, job, steps, measure, write)
+
+
+def accuracy(scores_N: Tensor, heldout: RankedRows) -> float:
+    """The share of held-out pairs that scores put in their order; NaN without pairs."""
+    ranks_N = torch.from_numpy(heldout.ranks)
+    correct, pairs = pair_accuracy(scores_N, heldout.sizes.tolist(), ranks_N)
+    return correct / pairs if pairs else math.nan
+
+
+ACCURACY = ("heldout_accuracy", accuracy)
+"""The validation of rankings."""
 
 
 class Steps:

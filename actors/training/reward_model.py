@@ -11,10 +11,11 @@ from rayward.actors.models.prefix import shared_inputs
 from rayward.actors.training.engine import MetricSums
 from rayward.actors.training.job import Job
 from rayward.actors.training.ranked import (
-    accuracy_validation,
+    ACCURACY,
     learn,
     over_rankings,
     over_rows,
+    score_validation,
     shares_prompts,
 )
 from rayward.actors.training.rankings import RankedRows, ranking_loss
@@ -82,5 +83,7 @@ def reward_loop(job: Job, context: RankContext | None = None) -> None:
         config.score_offset = offset
         return part
 
-    validation = accuracy_validation(job, engine.total_steps, heldout, heldout_scores, write)
+    validation = score_validation(
+        *ACCURACY, job, engine.total_steps, heldout, heldout_scores, write
+    )
     learn(job, context, engine, train, loss, share, validation)
