@@ -222,6 +222,7 @@ def test_rollouts_without_training_can_be_trained_on(
 def test_a_replay_is_refused_before_anything_is_lost(road: Path, tmp_path: Path) -> None:
     from rayward.configs.load import ConfigError, load
     from rayward.pipelines.align import align
+    from rayward.pipelines.rl.advantages import RewardShaper
     from rayward.pipelines.rl.responses import Replay
     from rayward.pipelines.run.errors import StageError
 
@@ -239,4 +240,4 @@ def test_a_replay_is_refused_before_anything_is_lost(road: Path, tmp_path: Path)
     with pytest.raises(
         StageError, match=r"00000.parquet holds answers to 8 prompts.*prompts_per_iteration is 4"
     ):
-        Replay(road / "rl" / "ppo" / "rollouts", actors).finish(0)
+        Replay(road / "rl" / "ppo" / "rollouts", actors).finish(0, RewardShaper.of(other, "ppo"))
