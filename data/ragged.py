@@ -5,20 +5,29 @@ Legend: B = rows, N = items of all rows, T = longest row.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+PART_ROWS = 4096
+
 
 class Rows(Protocol):
-    """Rows in memory (`Ragged`) or in a file (data/token_columns.py), of which some are taken."""
+    """Rows in memory (`Ragged`) or not (`Unread`), of which some are taken."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """[B] items of each row."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the items."""
         ...
 
     @property
@@ -71,6 +80,11 @@ class Ragged:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def dtype(self) -> np.dtype:
+        """Of the items."""
+        return self.values.dtype
+
     def __getitem__(self, row: int) -> np.ndarray:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
@@ -95,6 +109,59 @@ class Ragged:
         # A mask of [B, T] selects row by row, which is the order of the flat values.
         padded_BT[np.arange(width)[None, :] < self.lengths[:, None]] = self.values
         return padded_BT
+
+
+class Unread(ABC):
+    """Rows that are not in memory, those of a file for one, but what is taken of them."""
+
+    dtype: np.dtype
+    lengths: NDArray[np.int64]
+    """[B] items of each row."""
+
+    @abstractmethod
+    def __getitem__(self, row: int) -> np.ndarray: ...
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """[B + 1] as those of `Ragged`."""
+        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+
+    def take(self, rows: Sequence[int] | np.ndarray) -> Ragged:
+        """The given rows in memory, in the given order; a row may come several times."""
+        picked = [self[int(row)] for row in rows]
+        values = np.concatenate(picked) if picked else np.zeros(0, self.dtype)
+        return Ragged(values, np.array([len(row) for row in picked], dtype=np.int64))
+
+    def parts(self) -> Iterator[Ragged]:
+        """All rows, PART_ROWS at a time."""
+        for start in range(0, len(self), PART_ROWS):
+            yield self.take(range(start, min(start + PART_ROWS, len(self))))
+
+
+class Chosen(Unread):
+    """`chosen` rows of others, in this order, where they are."""
+
+    def __init__(self, rows: Rows, chosen: np.ndarray) -> None:
+        self.rows, self.chosen = rows, chosen
+        self.lengths, self.dtype = rows.lengths[chosen], rows.dtype
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.rows[int(self.chosen[row])]
+
+
+class Behind(Unread):
+    """The rows of one, and behind them those of another, where they are."""
+
+    def __init__(self, first: Rows, second: Rows) -> None:
+        self.first, self.second = first, second
+        self.lengths, self.dtype = np.concatenate([first.lengths, second.lengths]), first.dtype
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        count = len(self.first)
+        return self.first[row] if row < count else self.second[row - count]
 
 
 def join(left: Ragged, right: Ragged) -> Ragged:

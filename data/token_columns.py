@@ -12,20 +12,19 @@ the writer gives them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from rayward.data.ragged import Ragged
+from rayward.data.ragged import PART_ROWS, Ragged, Unread
 
 if TYPE_CHECKING:
     import pyarrow
 
-BATCH_ROWS, BATCH_BYTES = 4096, 1 << 23
+BATCH_ROWS, BATCH_BYTES = PART_ROWS, 1 << 23
 """A batch of the file has at most about as many: a reader holds a few numbers of each."""
 
 
@@ -41,9 +40,10 @@ def token_batch(
     import pyarrow
 
     flat = Ragged.of(ids)
-    runs = [_runs(np.asarray(row, np.float32)) for row in weights]
-    run_lengths = Ragged.of([lengths for lengths, _ in runs])
-    run_weights = Ragged.of([values for _, values in runs], np.float32)
+    # Not by arrays: making one of a row takes longer than this.
+    runs = [[(weight, len(list(run))) for weight, run in groupby(row)] for row in weights]
+    run_lengths = Ragged.of([[length for _, length in row] for row in runs])
+    run_weights = Ragged.of([[weight for weight, _ in row] for row in runs], np.float32)
     columns = {
         "ids": pyarrow.LargeListArray.from_arrays(flat.offsets, flat.values),
         "run_lengths": _lists(run_lengths),
@@ -51,12 +51,6 @@ def token_batch(
         **(more or {}),
     }
     return pyarrow.RecordBatch.from_pydict(columns)
-
-
-def _runs(weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Stretches of equal weight: their lengths and their weights."""
-    starts = np.flatnonzero(np.concatenate([[True], weights[1:] != weights[:-1]])[: len(weights)])
-    return np.diff(np.append(starts, len(weights))), weights[starts]
 
 
 def _lists(rows: Ragged) -> pyarrow.ListArray:
@@ -113,14 +107,11 @@ class TokenFile:
 # ---- reading
 
 
-class MappedRows:
-    """Rows of a column of lists in a file, as `Ragged` without `values`.
+class MappedRows(Unread):
+    """Rows of a column of lists in a file."""
 
-    `chosen`: the rows to have, in this order; None has all, as they are.
-    """
-
-    def __init__(self, path: str | Path, column: str, chosen: np.ndarray | None = None) -> None:
-        self.path, self.column, self.chosen = Path(path), column, chosen
+    def __init__(self, path: str | Path, column: str) -> None:
+        self.path, self.column = Path(path), column
         arrays = [batch.column(column) for batch in _batches(self.path)]
         # Views of the map: the numbers stay in the file until a row is read.
         self._parts = [
@@ -131,78 +122,34 @@ class MappedRows:
             for array in arrays
         ]
         self._starts = np.cumsum([0, *map(len, self._parts)])
+        self.dtype = self._parts[0].dtype if self._parts else np.dtype(np.int32)
         lengths = [part.lengths for part in self._parts]
-        every = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
-        self.lengths: NDArray[np.int64] = every if chosen is None else every[chosen]
+        self.lengths = np.concatenate(lengths) if lengths else np.zeros(0, np.int64)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MappedRows, (self.path.resolve(), self.column, self.chosen)
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    @cached_property
-    def offsets(self) -> NDArray[np.int64]:
-        """[rows + 1] as those of `Ragged`."""
-        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        return MappedRows, (self.path.resolve(), self.column)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        place = int(row if self.chosen is None else self.chosen[row])
-        part = int(np.searchsorted(self._starts, place, side="right")) - 1
-        return self._parts[part][place - int(self._starts[part])]
-
-    def take(self, rows: Sequence[int] | np.ndarray) -> Ragged:
-        """The given rows in memory, in the given order; a row may come several times."""
-        picked = [self[int(row)] for row in rows]
-        dtype = self._parts[0].values.dtype if self._parts else np.dtype(np.int32)
-        values = np.concatenate(picked) if picked else np.zeros(0, dtype)
-        return Ragged(values, np.array([len(row) for row in picked], dtype=np.int64))
-
-    def parts(self) -> Iterator[Ragged]:
-        """All rows, as many at a time as a batch of the file has."""
-        for start in range(0, len(self), BATCH_ROWS):
-            yield self.take(range(start, min(start + BATCH_ROWS, len(self))))
+        part = int(np.searchsorted(self._starts, row, side="right")) - 1
+        return self._parts[part][row - int(self._starts[part])]
 
 
-class MappedWeights:
-    """The weights of a file's rows, one a token, as `Ragged` without `values`."""
+class MappedWeights(Unread):
+    """The weights of a file's rows, one a token."""
 
-    def __init__(
-        self, path: str | Path, dtype: type = np.float32, chosen: np.ndarray | None = None
-    ) -> None:
-        self.path, self.dtype, self.chosen = Path(path), dtype, chosen
-        self._run_lengths = MappedRows(path, "run_lengths", chosen)
-        self._run_weights = MappedRows(path, "run_weights", chosen)
+    def __init__(self, path: str | Path, dtype: type = np.float32) -> None:
+        self.path, self.dtype = Path(path), np.dtype(dtype)
+        self._run_lengths = MappedRows(path, "run_lengths")
+        self._run_weights = MappedRows(path, "run_weights")
+        # A row has as many weights as ids.
+        self.lengths = MappedRows(path, "ids").lengths
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MappedWeights, (self.path.resolve(), self.dtype, self.chosen)
-
-    def __len__(self) -> int:
-        return len(self._run_lengths)
-
-    @cached_property
-    def lengths(self) -> NDArray[np.int64]:
-        """[rows] weights of each."""
-        sums = [int(self._run_lengths[row].sum()) for row in range(len(self))]
-        return np.array(sums, dtype=np.int64)
-
-    @cached_property
-    def offsets(self) -> NDArray[np.int64]:
-        """[rows + 1] as those of `Ragged`."""
-        return np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64)
+        return MappedWeights, (self.path.resolve(), self.dtype)
 
     def __getitem__(self, row: int) -> np.ndarray:
         weights = np.repeat(self._run_weights[row], self._run_lengths[row])
         return weights.astype(self.dtype, copy=False)
-
-    def take(self, rows: Sequence[int] | np.ndarray) -> Ragged:
-        """The given rows in memory, in the given order; a row may come several times."""
-        return Ragged.of([self[int(row)] for row in rows], self.dtype)
-
-    def parts(self) -> Iterator[Ragged]:
-        """All rows, as many at a time as a batch of the file has."""
-        for start in range(0, len(self), BATCH_ROWS):
-            yield self.take(range(start, min(start + BATCH_ROWS, len(self))))
 
 
 def column(path: str | Path, name: str) -> pyarrow.Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import blake2b
 from itertools import chain
 from typing import Any
 
@@ -27,7 +28,7 @@ from rayward.actors.training.worker import sum_over_ranks
 from rayward.algorithms.objectives import kto, kto_reference_point, separation
 from rayward.configs.sections.training import Dpo
 from rayward.data.packing import mixed_order, step_batches
-from rayward.data.ragged import Ragged
+from rayward.data.ragged import Rows, Unread
 
 
 def mismatched(rows: RankedRows, steps: list[list[int]]) -> RankedRows:
@@ -37,25 +38,46 @@ def mismatched(rows: RankedRows, steps: list[list[int]]) -> RankedRows:
     round, or where the step has no other, the first of all steps. What would be longer than the
     longest row is cut at the end.
     """
-    starts = [int(np.argmax(rows.answers[row])) for row in range(len(rows.ids))]
-    prompts = [rows.ids[row][:start].tobytes() for row, start in enumerate(starts)]
+    starts = np.array([np.argmax(rows.answers[row]) for row in range(len(rows.ids))], np.int64)
+    prompts = [digest(rows.ids[row][:start]) for row, start in enumerate(starts)]
     if len(set(prompts)) < 2:
         return rows.take([])
     every = [row for step in steps for row in step]
-    other: dict[int, int] = {}
+    other = np.zeros(len(prompts), np.int64)
     for step in steps:
         for index, row in enumerate(step):
             around = (*step[index + 1 :], *step[:index])
             others = (one for one in chain(around, every) if prompts[one] != prompts[row])
             other[row] = next(others)
-    longest = int(rows.ids.lengths.max())
-    ids, answers = [], []
-    for row, start in enumerate(starts):
-        answer = rows.ids[other[row]][starts[other[row]] :]
-        mixed = np.concatenate([rows.ids[row][:start], answer])[:longest]
-        ids.append(mixed)
-        answers.append([int(token >= start) for token in range(len(mixed))])
-    return replace(rows, ids=Ragged.of(ids), answers=Ragged.of(answers, np.uint8), reference=None)
+    ids, answers = (
+        Mixed(part, rows.ids.lengths, starts, other) for part in (rows.ids, rows.answers)
+    )
+    return replace(rows, ids=ids, answers=answers, reference=None)
+
+
+def digest(ids: np.ndarray) -> bytes:
+    """Stands for the ids of a prompt, of which there may be very many."""
+    return blake2b(ids.tobytes(), digest_size=16).digest()
+
+
+class Mixed(Unread):
+    """Of each row what stands before its `starts`, and behind that what another has from there.
+
+    `lengths_B`: of the rows; none becomes longer than the longest of them.
+    """
+
+    def __init__(
+        self, rows: Rows, lengths_B: np.ndarray, starts: np.ndarray, other: np.ndarray
+    ) -> None:
+        self.rows, self.starts, self.other, self.dtype = rows, starts, other, rows.dtype
+        whole = starts + (lengths_B - starts)[other]
+        self.lengths = np.minimum(whole, lengths_B.max())
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        other = self.other[row]
+        behind = self.rows[int(other)][self.starts[other] :]
+        mixed = np.concatenate([self.rows[row][: self.starts[row]], behind])
+        return mixed[: self.lengths[row]]
 
 
 class LabelSteps(Steps):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from rayward.data.records import Turn, check_turns, parts_of
 from rayward.data.templates.published.places import no_place
@@ -73,7 +74,7 @@ def pieces(
         # A space of the content's own stays, whatever the tokenizer puts before a text.
         verbatim = turn.content[0] == " " and not frame.lead
         out.append(Piece(frame.lead + turn.content + tail, False, weight, verbatim))
-        out += _own_pieces(template, end, weight)
+        out += _own_pieces(template.special_tokens, end, weight)
     own_text += template.assistant.before if add_generation_prompt else ""
     _add_own(out, template, own_text)
     return out
@@ -84,7 +85,7 @@ def _add_own(out: list[Piece], template: Template, text: str) -> None:
 
     Only where neither counts: an edge of what is trained is an edge of pieces.
     """
-    new = _own_pieces(template, text, 0.0)
+    new = list(_own_pieces(template.special_tokens, text, 0.0))
     if out and new:
         weighted = out[-1].special or out[-1].weight or new[0].special
         if not weighted and not text.startswith(" "):
@@ -105,12 +106,13 @@ def _with_system(template: Template, turns: Sequence[Turn]) -> Sequence[Turn]:
     return (Turn("user", content, first.weight), *turns[2:])
 
 
-def _own_pieces(template: Template, text: str, weight: float) -> list[Piece]:
-    """A text of the template, cut at its special tokens."""
+@lru_cache(maxsize=256)
+def _own_pieces(special_tokens: tuple[str, ...], text: str, weight: float) -> tuple[Piece, ...]:
+    """A text of the template, cut at its special tokens. Nearly every turn has the same."""
     if not text:
-        return []
-    parts = re.split("(" + "|".join(map(re.escape, template.special_tokens)) + ")", text)
-    return [Piece(part, part in template.special_tokens, weight) for part in parts if part]
+        return ()
+    parts = re.split("(" + "|".join(map(re.escape, special_tokens)) + ")", text)
+    return tuple(Piece(part, part in special_tokens, weight) for part in parts if part)
 
 
 def text(template: Template, turns: Sequence[Turn], add_generation_prompt: bool = False) -> str:

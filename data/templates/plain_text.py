@@ -34,10 +34,34 @@ Habit = Literal["always", "missing", "never"]
 
 def encode_plain(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Ids of each text by itself; a special token that is written out in it is text."""
+    if len(texts) > 1 and _is_plain_backend(tokenizer):
+        # The call sets the backend up: nothing is cut, filled or special. The backend by itself
+        # then gives the others without the offsets of their tokens, which take a quarter of the
+        # time.
+        first = _called(tokenizer, texts[:1])
+        others = tokenizer.backend_tokenizer.encode_batch_fast(
+            list(texts[1:]), add_special_tokens=False
+        )
+        return [*first, *(encoding.ids for encoding in others)]
+    return _called(tokenizer, texts) if texts else []
+
+
+def _called(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     arguments = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-    if not texts:
-        return []
     return tokenizer(list(texts), return_attention_mask=False, **arguments)["input_ids"]
+
+
+@lru_cache(maxsize=64)
+def _is_plain_backend(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer is a `tokenizers.Tokenizer` with nothing of its own before it."""
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+    kind = type(tokenizer)
+    return (
+        isinstance(tokenizer, PreTrainedTokenizerFast)
+        and kind.__call__ is PreTrainedTokenizerBase.__call__
+        and kind._encode_plus is PreTrainedTokenizerFast._encode_plus
+    )
 
 
 @lru_cache(maxsize=64)

@@ -108,9 +108,11 @@ def encode_all(
     tools = tools or [None] * len(rows)
     for (template, turns), offered in zip(rows, tools, strict=True):
         try:
-            check_turns(turns)
-            own = template.is_tokenizers
-            pieces_of.append(None if own else pieces(template, turns, False, offered))
+            if template.is_tokenizers:
+                check_turns(turns)
+                pieces_of.append(None)
+            else:
+                pieces_of.append(pieces(template, turns, False, offered))
         except RowError as error:
             pieces_of.append(error)
     # All texts of all rows in one list; each row takes as many ids as it gave texts.

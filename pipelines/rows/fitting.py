@@ -126,6 +126,7 @@ class Fitter:
             kept, rows = fit_conversations(records, self.renderer, dropped, self.sft)
         elif file in ("labelled", "labelled_heldout"):  # the same list has two kinds of records
             kept, rows = fit_labelled(records, self.renderer, dropped)
+            more = _labels(kept)
         elif FILES[file] == "preferences":
             kept, ranked = fit_rankings(records, self.renderer, dropped)
             rows = [row for ranking in ranked for row in ranking]
@@ -153,6 +154,13 @@ def _ranks(rankings: list[Any]) -> dict[str, pyarrow.Array]:
         "place": pyarrow.array(places, pyarrow.int32()),
         "rank": pyarrow.array(ranks, pyarrow.float64()),
     }
+
+
+def _labels(labelled: list[Any]) -> dict[str, pyarrow.Array]:
+    """A column of labelled answers: which are good."""
+    import pyarrow
+
+    return {"good": pyarrow.array([record.good for record in labelled], pyarrow.bool_())}
 
 
 def _line(record: Record) -> Line:

@@ -1,4 +1,4 @@
-"""Labelled answers, each good or bad: their rows, and those that rankings make."""
+"""Labelled answers, each good or bad, and their rows."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from rayward.data.records import Labelled, Ranking, RowError, Turn
+from rayward.data.records import Labelled, RowError, Turn
 from rayward.data.templates.template import Encoded
 from rayward.pipelines.rows.left_out import IN_PIECES, LeftOut, set_aside
 from rayward.pipelines.rows.records import load_records
@@ -66,12 +66,3 @@ def good_and_bad(run: Run, name: str) -> tuple[int, int]:
     path = run.folder / "prepare" / f"{name}.jsonl"
     kinds = Counter(row["good"] for row in read_jsonl(path)) if path.is_file() else Counter()
     return kinds[True], kinds[False]
-
-
-def labels_of(ranking: Ranking) -> tuple[Labelled, Labelled]:
-    """The best answer as a good one and the worst as a bad one; those between say neither."""
-    best, worst = ranking.answers[0], ranking.answers[-1]
-    return (
-        Labelled(ranking.turns, best, True, ranking.source, ranking.id, ranking.tools),
-        Labelled(ranking.turns, worst, False, ranking.source, ranking.id, ranking.tools),
-    )

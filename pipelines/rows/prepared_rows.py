@@ -14,13 +14,14 @@ import torch
 from rayward.actors.training.rankings import RankedRows
 from rayward.actors.training.supervised import WeightedRows
 from rayward.algorithms.preference import break_ties
-from rayward.data.ragged import Rows
+from rayward.data.ragged import Chosen, Rows
 from rayward.data.records import Prompt
 from rayward.data.token_columns import MappedRows, MappedWeights, column
 from rayward.pipelines.rows.conversations import fit_conversations, sft_rows
+from rayward.pipelines.rows.labelled import prepared_labels
 from rayward.pipelines.rows.prepared_file import token_path
 from rayward.pipelines.rows.prompts import fit_prompts
-from rayward.pipelines.rows.ranked import ranked_rows
+from rayward.pipelines.rows.ranked import labelled_of, labelled_rows, ranked_rows
 from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.run.folder import Run
@@ -68,8 +69,20 @@ def ranked(run: Run, name: str, renderer: Renderer, seed: int) -> RankedRows:
             chosen[start : start + size] = start + order
             ranks[start : start + size] = own[order]
     return RankedRows(
-        MappedRows(path, "ids", chosen),
+        Chosen(ids, chosen),
         sizes,
         ranks.astype(np.float32),
-        MappedWeights(path, np.uint8, chosen),
+        Chosen(MappedWeights(path, np.uint8), chosen),
     )
+
+
+def labelled(run: Run, name: str, renderer: Renderer) -> RankedRows:
+    """Labelled answers of `name`, as `labelled_rows` gives them."""
+    path = token_path(run.folder / "prepare", name)
+    if not path.is_file():
+        return labelled_rows(prepared_labels(run, name), renderer)
+    ids = MappedRows(path, "ids")
+    if not len(ids):
+        return labelled_rows([], renderer)
+    good = column(path, "good").to_numpy(zero_copy_only=False).astype(bool)
+    return labelled_of(ids, MappedWeights(path, np.uint8), good)

@@ -10,7 +10,7 @@ import torch
 
 from rayward.actors.training.rankings import RankedRows
 from rayward.algorithms.preference import break_ties
-from rayward.data.ragged import Ragged
+from rayward.data.ragged import Chosen, Ragged, Rows
 from rayward.data.records import Labelled, Ranking
 from rayward.pipelines.rows.labelled import fit_labelled
 from rayward.pipelines.rows.rankings import fit_rankings
@@ -38,14 +38,28 @@ def ranked_rows(
     return kept, RankedRows(ids, sizes, np.array(ranks, dtype=np.float32), answers)
 
 
-def labelled_rows(records: list[Labelled], renderer: Renderer) -> tuple[list[Labelled], RankedRows]:
-    """Labelled answers that fit, and their token rows: rankings of one answer each, good or not."""
+def labelled_rows(records: list[Labelled], renderer: Renderer) -> RankedRows:
+    """Token rows of the labelled answers that fit."""
     kept, encoded = fit_labelled(records, renderer, Counter())
     ids = Ragged.of([row.ids for row in encoded])
     answers = Ragged.of([row.weights for row in encoded], np.uint8)
-    good = np.array([record.good for record in kept], dtype=bool)
-    ones = np.ones(len(kept), np.int64)
-    return kept, RankedRows(ids, ones, ones.astype(np.float32), answers, good=good)
+    return labelled_of(ids, answers, np.array([record.good for record in kept], dtype=bool))
+
+
+def labelled_of(ids: Rows, answers: Rows, good: np.ndarray) -> RankedRows:
+    """Labelled answers are rankings of one answer each, good or not."""
+    ones = np.ones(len(good), np.int64)
+    return RankedRows(ids, ones, ones.astype(np.float32), answers, good=good)
+
+
+def best_and_worst(rankings: RankedRows) -> RankedRows:
+    """Of each ranking the best answer as a good one and the worst as a bad one; those between say
+    neither. (`fit_rankings` leaves rankings out whose answers are all tied.)
+    """
+    ends = np.cumsum(rankings.sizes)
+    rows = np.stack([ends - rankings.sizes, ends - 1], axis=1).ravel()
+    good = np.tile([True, False], len(rows) // 2)
+    return labelled_of(Chosen(rankings.ids, rows), Chosen(rankings.answers, rows), good)
 
 
 def without_ties(rankings: list[Ranking], seed: int) -> list[Ranking]:

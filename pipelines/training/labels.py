@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any
 
+import numpy as np
 import torch
 
 from rayward.actors.training.dpo import dpo_loop
+from rayward.actors.training.rankings import RankedRows
 from rayward.algorithms.objectives import separation
 from rayward.configs.plan import optimizer_steps
 from rayward.configs.sections.training import Dpo
-from rayward.data.ragged import merge
-from rayward.data.records import Labelled, Ranking
-from rayward.pipelines.rows.labelled import labels_of, prepared_labels
-from rayward.pipelines.rows.prompts import prompt_key
-from rayward.pipelines.rows.ranked import labelled_rows, without_ties
-from rayward.pipelines.rows.records import prepared
+from rayward.data.ragged import Behind, merge
+from rayward.data.records import Ranking
+from rayward.pipelines.rows.prepared_rows import labelled, ranked
+from rayward.pipelines.rows.ranked import (
+    best_and_worst,
+    labelled_of,
+    labelled_rows,
+    ranked_rows,
+)
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.stage import Stage
@@ -25,9 +30,6 @@ SHOWN = ("loss", "reference_point", "heldout_auc")
 """Metrics beside the bar."""
 ADVISED = (1.0, 4 / 3)
 """Weight of all good answers over that of all bad ones (arXiv:2402.01306, eq. 8)."""
-
-Pair: TypeAlias = tuple[Ranking, tuple[Labelled, Labelled]]
-"""A ranking, and its best answer as a good one and its worst as a bad one."""
 
 
 def learn_labels(
@@ -39,26 +41,27 @@ def learn_labels(
     `sampled`: rankings of samples; None takes those that prepare left, and its labelled answers.
     """
     run, dpo, seed = stage.run, stage.run.config.dpo, stage.run.config.seed
-    labelled = prepared_labels(run, "labelled") if sampled is None else []
-    rankings = prepared(run, "rankings") if sampled is None else sampled
-    pairs = label_pairs(rankings, seed)
-    kept, rows = labelled_rows([*labelled, *_answers(pairs)], renderer)
-    tied = len(rankings) - len(pairs)
-    counts = _account(kept, learned_rankings(pairs, kept), tied, dpo)
-    measured = _answers(label_pairs(prepared(run, "heldout"), seed))
-    heldout, heldout_rows = labelled_rows(
-        [*prepared_labels(run, "labelled_heldout"), *measured], renderer
+    if sampled is None:
+        labels = labelled(run, "labelled", renderer)
+        rankings = ranked(run, "rankings", renderer, seed)
+    else:
+        labels, rankings = labelled_rows([], renderer), ranked_rows(sampled, renderer, seed)[1]
+    rows = with_rankings(labels, rankings)
+    counts = _account(rows, rankings, dpo)
+    heldout = with_rankings(
+        labelled(run, "labelled_heldout", renderer), ranked(run, "heldout", renderer, seed)
     )
-    steps = optimizer_steps(len(kept), dpo.rankings_per_step, dpo.epochs)
-    work = job(stage, model, rows, heldout_rows, dpo)
+    steps = optimizer_steps(len(rows.ids), dpo.rankings_per_step, dpo.epochs)
+    work = job(stage, model, rows, heldout, dpo)
     reports = train(stage, "dpo", dpo_loop, work, steps, SHOWN)
     names = ("loss", "reference_point", "reward_good", "reward_bad")
     last = {name: reports["last"][name] for name in names if name in reports["last"]}
     last |= {"kept_step": reports["kept"][0]["kept_step"]} if dpo.keep == "best" else {}
-    figures: dict[str, Any] = {"optimizer_steps": steps, **last, "heldout_labelled": len(heldout)}
-    if heldout:
-        scores = torch.from_numpy(merge(reports["heldout_scores"], len(heldout_rows.ids)))
-        good = torch.tensor([record.good for record in heldout])
+    count = len(heldout.ids)
+    figures: dict[str, Any] = {"optimizer_steps": steps, **last, "heldout_labelled": count}
+    if count:
+        scores = torch.from_numpy(merge(reports["heldout_scores"], count))
+        good = torch.from_numpy(heldout.good)
         figures["auc"] = separation(scores, good)
         for name, of_kind in (("good", scores[good]), ("bad", scores[~good])):
             if len(of_kind):
@@ -66,48 +69,39 @@ def learn_labels(
     return counts | figures
 
 
-def label_pairs(rankings: list[Ranking], seed: int) -> list[Pair]:
-    """The rankings, but for those whose answers are all tied: of equals, none is good or bad."""
-    return [
-        (ranking, labels_of(ranking))
-        for ranking in without_ties(rankings, seed)
-        if ranking.ranks is None or len(set(ranking.ranks)) > 1
-    ]
+def with_rankings(labels: RankedRows, rankings: RankedRows) -> RankedRows:
+    """Labelled answers, and behind them those of rankings."""
+    more = best_and_worst(rankings)
+    assert labels.good is not None and more.good is not None
+    return labelled_of(
+        Behind(labels.ids, more.ids),
+        Behind(labels.answers, more.answers),
+        np.concatenate([labels.good, more.good]),
+    )
 
 
-def _answers(pairs: list[Pair]) -> list[Labelled]:
-    return [label for _, labels in pairs for label in labels]
-
-
-def learned_rankings(pairs: list[Pair], kept: list[Labelled]) -> list[Ranking]:
-    """The rankings of which an answer is among those `kept`, the very objects."""
-    learned = set(map(id, kept))
-    return [ranking for ranking, labels in pairs if any(id(label) in learned for label in labels)]
-
-
-def _account(kept: list[Labelled], rankings: list[Ranking], tied: int, dpo: Dpo) -> dict[str, int]:
+def _account(rows: RankedRows, rankings: RankedRows, dpo: Dpo) -> dict[str, int]:
     """Counts of what is learned from, which are told. StageError where one kind is missing.
 
-    `rankings`: those of which an answer is learned; `tied`: those of which none is.
+    `rankings`: those whose answers are among the rows.
     """
-    good = sum(record.good for record in kept)
-    bad = len(kept) - good
+    assert rows.good is not None
+    good = int(rows.good.sum())
+    bad = len(rows.good) - good
     if not good or not bad:
-        found = f"all {len(kept)} are {'good' if good else 'bad'}" if kept else "there is none"
+        kind = "good" if good else "bad"
+        found = f"all {good + bad} are {kind}" if good + bad else "there is none"
         raise StageError(
             "dpo.objective kto learns from good and bad answers, and of those that fit the "
             f"context {found}; add the others to data.preferences"
         )
-    counts = {"labelled": len(kept), "good": good, "bad": bad}
-    told = f"dpo: {len(kept)} labelled answers, {good} good and {bad} bad"
-    if rankings:
-        middle = sum(len(ranking.answers) - 2 for ranking in rankings)
-        counts |= {"from_rankings": len(rankings), "middle_answers_left_out": middle}
-        told += f"; {len(rankings)} rankings gave their best as good and their worst as bad"
+    counts = {"labelled": good + bad, "good": good, "bad": bad}
+    told = f"dpo: {good + bad} labelled answers, {good} good and {bad} bad"
+    if learned := len(rankings.sizes):
+        middle = int((rankings.sizes - 2).sum())
+        counts |= {"from_rankings": learned, "middle_answers_left_out": middle}
+        told += f"; {learned} rankings gave their best as good and their worst as bad"
         told += f", {middle} answers between are left out" * bool(middle)
-    if tied:
-        counts["tied_rankings_left_out"] = tied
-        told += f"; {tied} rankings whose answers are all tied are left out"
     print(told, flush=True)
     ratio = dpo.kto.desirable_weight * good / (dpo.kto.undesirable_weight * bad)
     low, high = ADVISED
@@ -119,6 +113,16 @@ def _account(kept: list[Labelled], rankings: list[Ranking], tied: int, dpo: Dpo)
             f"{high * weight:.3g}",
             flush=True,
         )
-    if len({prompt_key(record.turns) for record in kept}) == 1:
+    if _one_prompt(rows):
         print("dpo: all answers are to one prompt: KTO's reference point stays 0", flush=True)
     return counts
+
+
+def _one_prompt(rows: RankedRows) -> bool:
+    """Whether all answers are to the same prompt."""
+
+    def prompt(row: int) -> bytes:
+        return bytes(rows.ids[row][: int(np.argmax(rows.answers[row]))])
+
+    first = prompt(0)
+    return all(prompt(row) == first for row in range(1, len(rows.ids)))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rayward.data import token_columns
-from rayward.data.ragged import Ragged, Rows
+from rayward.data.ragged import Behind, Chosen, Ragged, Rows
 from rayward.data.token_columns import MappedRows, MappedWeights, TokenFile, column, token_batch
 
 RNG = np.random.default_rng(0)
@@ -42,13 +42,14 @@ def same(left: Ragged, right: Ragged) -> bool:
 def test_rows_of_a_file_are_those_in_memory(path: Path, chosen: np.ndarray | None) -> None:
     order = range(len(IDS)) if chosen is None else chosen.tolist()
     pairs: list[tuple[Rows, Ragged]] = [
-        (MappedRows(path, "ids", chosen), Ragged.of([IDS[row] for row in order])),
+        (MappedRows(path, "ids"), Ragged.of([IDS[row] for row in order])),
         (
-            MappedWeights(path, np.float32, chosen),
+            MappedWeights(path, np.float32),
             Ragged.of([WEIGHTS[row] for row in order], np.float32),
         ),
     ]
-    for mapped, memory in pairs:
+    for rows_of_file, memory in pairs:
+        mapped = rows_of_file if chosen is None else Chosen(rows_of_file, chosen)
         assert len(mapped) == len(memory)
         assert np.array_equal(mapped.lengths, memory.lengths)
         assert np.array_equal(mapped.offsets, memory.offsets)
@@ -60,6 +61,17 @@ def test_rows_of_a_file_are_those_in_memory(path: Path, chosen: np.ndarray | Non
         # To another process goes the file's name, not the rows.
         sent = pickle.dumps(mapped)
         assert len(sent) < 1000 and same(pickle.loads(sent).take([2, 1]), memory.take([2, 1]))
+
+
+def test_rows_behind_others_are_those_of_both(path: Path) -> None:
+    mapped, more = MappedRows(path, "ids"), Ragged.of([[7, 8], [9]])
+    behind = Behind(mapped, more)
+    assert behind.lengths.tolist() == [*LENGTHS, 2, 1]
+    for row, ids in enumerate([*IDS, [7, 8], [9]]):
+        assert behind[row].tolist() == ids
+    last = len(LENGTHS)
+    assert same(behind.take([last, 0, last + 1]), Ragged.of([[7, 8], IDS[0], [9]]))
+    assert len(pickle.dumps(behind)) < 1000
 
 
 def test_a_file_without_rows_is_one(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from rayward.data.records import Labelled, Prompt, Ranking, Turn, validate
 from rayward.data.toy.toyworld import rankings
 from rayward.pipelines.align import align
 from rayward.pipelines.report.report import write_report
-from rayward.pipelines.rows.labelled import labels_of
 from rayward.pipelines.run.files import read_json, read_jsonl, write_jsonl
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.stages.dpo import sampled_rankings
@@ -99,21 +98,17 @@ def test_without_a_section_the_command_says_so(
 # ----------------------------------------------------------------------------
 
 
-def test_of_a_ranking_the_best_answer_is_good_and_the_worst_bad() -> None:
-    found = labels_of(Ranking(PROMPT.turns, ("a", "b", "c"), "toy", "r", (1.0, 2.0, 2.0)))
-    assert found == (
-        Labelled(PROMPT.turns, "a", True, "toy", "r"),
-        Labelled(PROMPT.turns, "c", False, "toy", "r"),
-    )
-
-
 @pytest.fixture
 def trained(tiny_models: TinyModels, local_ray: None, tmp_path: Path) -> Callable[..., Any]:
     """`trained("labels pairs", dpo={...})`: a run of these stages on 40 labelled answers, 20
     rankings of three, or both; its run and summary.
     """
     ranked, _ = rankings(48, 3, 0.0, 1)
-    labels = [label for ranking in ranked[:20] for label in labels_of(ranking)]
+    labels = [
+        Labelled(ranking.turns, answer, good, ranking.source, ranking.id)
+        for ranking in ranked[:20]
+        for answer, good in ((ranking.answers[0], True), (ranking.answers[-1], False))
+    ]
     write_jsonl(tmp_path / "labels.jsonl", [to_json(record) for record in labels])
     write_jsonl(tmp_path / "pairs.jsonl", [to_json(record) for record in ranked[20:40]])
 

@@ -20,12 +20,12 @@ import pytest
 from rayward.configs.schema import Config
 from rayward.data.ragged import Ragged, Rows
 from rayward.data.records import Conversation, Turn
-from rayward.data.token_columns import MappedRows, MappedWeights
+from rayward.data.token_columns import MappedRows
 from rayward.pipelines.rows import left_out, passes, processes
 from rayward.pipelines.rows.conversations import fit_conversations, sft_rows
 from rayward.pipelines.rows.mixture import TRAINED
 from rayward.pipelines.rows.prepared_file import token_path
-from rayward.pipelines.rows.prepared_rows import prompt_rows, ranked, weighted_rows
+from rayward.pipelines.rows.prepared_rows import labelled, prompt_rows, ranked, weighted_rows
 from rayward.pipelines.rows.processes import Processes
 from rayward.pipelines.rows.prompts import fit_prompts
 from rayward.pipelines.rows.ranked import labelled_rows, ranked_rows
@@ -145,11 +145,13 @@ def check_token_rows(done: Run) -> None:
             assert np.array_equal(mapped.ranks, memory.ranks)
             assert mapped.ranks.dtype == memory.ranks.dtype
     for name in ("labelled", "labelled_heldout"):
-        memory = labelled_rows(prepared(done, name), renderer)[1]
-        path = token_path(done.folder / "prepare", name)
+        memory = labelled_rows(prepared(done, name), renderer)
+        mapped = labelled(done, name, renderer)
         assert isinstance(memory.ids, Ragged) and isinstance(memory.answers, Ragged)
-        same(MappedRows(path, "ids"), memory.ids)
-        same(MappedWeights(path, np.uint8), memory.answers)
+        assert isinstance(mapped.ids, MappedRows)
+        same(mapped.ids, memory.ids)
+        same(mapped.answers, memory.answers)
+        assert np.array_equal(mapped.good, memory.good) and 0 < memory.good.sum() < len(memory.ids)
         assert len(memory.ids) > 20
     room = done.config.rollout.max_new_tokens
     for name in ("prompts", "evaluation_prompts"):

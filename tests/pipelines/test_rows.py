@@ -19,10 +19,10 @@ from rayward.data.templates.template import TEMPLATES
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows.conversations import fit_conversations, sft_rows
-from rayward.pipelines.rows.labelled import fit_labelled, labels_of
+from rayward.pipelines.rows.labelled import fit_labelled
 from rayward.pipelines.rows.left_out import IN_PIECES, LeftOut
 from rayward.pipelines.rows.prompts import fit_prompts, prompt_key
-from rayward.pipelines.rows.ranked import ranked_rows
+from rayward.pipelines.rows.ranked import best_and_worst, ranked_rows
 from rayward.pipelines.rows.rankings import fit_rankings
 from rayward.pipelines.rows.records import load_records
 from rayward.pipelines.rows.renderer import Renderer, scored_ids
@@ -30,7 +30,6 @@ from rayward.pipelines.run import earlier
 from rayward.pipelines.run.files import write_jsonl
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.stages import reward
-from rayward.pipelines.training.labels import label_pairs, learned_rankings
 from tests.data.published import CHANNELS, STRICT, THINKING, TOOLED
 
 CHATS = toyworld.demonstrations(60, 1) + [
@@ -530,12 +529,10 @@ def test_what_the_template_writes_before_an_answer_is_none_of_it(form: str) -> N
 def test_a_labelled_answer_has_its_tools_or_is_set_aside(renderer: Renderer) -> None:
     tools = '[{"type": "function", "function": {"name": "weather"}}]'
     given = Labelled(user("Hi"), "ok", True, "kto", "k1", tools)
-    ranking = Ranking(user("Hi"), ("a", "b"), tools=tools)
-    assert [label.tools for label in labels_of(ranking)] == [tools, tools]
     left = LeftOut()
     plain = replace(given, tools=None)
-    assert fit_labelled([given, plain, *labels_of(ranking)], renderer, left)[0] == [plain]
-    assert sum(left.values()) == 3 and left.rows[0]["where"] == "kto k1"
+    assert fit_labelled([given, plain], renderer, left)[0] == [plain]
+    assert sum(left.values()) == 1 and left.rows[0]["where"] == "kto k1"
     assert "weather" in left.rows[0]["found"], "no tool is lost without a word"
 
 
@@ -547,14 +544,18 @@ def test_a_labelled_answer_is_learned_behind_its_tools(strict: Renderer) -> None
     assert kept == [given] and "weather" in strict.tokenizer.decode(rows[0].ids)
 
 
-def test_kto_learns_nothing_from_ties_and_counts_the_rankings_that_fit(renderer: Renderer) -> None:
-    tied = Ranking(user("q"), ("a", "b", "c"), ranks=(2.0, 2.0, 2.0))
-    ordered = Ranking(user("q"), ("a", "b", "c"), ranks=(1.0, 1.0, 2.0))
-    long = Ranking(user("q"), ("a" * 500, "b", "c", "d" * 500))
-    pairs = label_pairs([tied, ordered, long], 0)
-    assert [labels[1].answer for _, labels in pairs] == ["c", "d" * 500]
-    room = len(renderer.conversation((*user("q"), Turn("assistant", "a"))).ids) + 5
-    labels = [label for _, both in pairs for label in both]
-    kept, _ = fit_labelled(labels, replace(renderer, context_tokens=room), Counter())
-    (learned,) = learned_rankings(pairs, kept)
-    assert len(kept) == 2 and learned.ranks == ordered.ranks
+def test_of_a_ranking_the_best_answer_is_good_and_the_worst_bad(renderer: Renderer) -> None:
+    ordered = Ranking(user("q"), ("c", "b", "a"), ranks=(2.0, 1.5, 1.0))
+    plain = Ranking(user("p"), ("best", "middle", "worst"))
+    long = Ranking(user("l"), ("x" * 500, "y", "z"))
+    room = len(renderer.conversation((*user("q"), Turn("assistant", "middle"))).ids) + 5
+    small = replace(renderer, context_tokens=room)
+    rankings = ranked_rows([ordered, plain, long], small, 0)[1]
+    labels = best_and_worst(rankings)
+    said = [renderer.tokenizer.decode(ids) for ids in labels.ids.take(range(6))]
+    for text, (question, answer) in zip(
+        said, ("qa", "qc", ("p", "best"), ("p", "worst"), "ly", "lz"), strict=True
+    ):
+        assert question in text and answer in text
+    assert labels.good is not None and labels.good.tolist() == [True, False] * 3
+    assert labels.answers.lengths.tolist() == labels.ids.lengths.tolist()
