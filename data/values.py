@@ -63,7 +63,8 @@ def surrogate_in(text: str) -> str:
 def text_of(value: object, field: str) -> str:
     """`value` if it is text that says something and can be written as UTF-8. RowError otherwise."""
     if not isinstance(value, str):
-        if isinstance(value, RowError):  # in its place in the row: see data/formats/containers.py
+        # In its place in the row: see data/formats/files/containers.py.
+        if isinstance(value, RowError):
             raise RowError(field, value.found, value.expected, value.reason)
         raise RowError(
             field, describe(value), "text", "missing text" if value is None else "wrong type"

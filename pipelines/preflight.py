@@ -103,7 +103,7 @@ def check_names(config: Config) -> None:
 
     Fields of a source that make no record are told, too.
     """
-    from rayward.data.formats.format_table import FORMATS
+    from rayward.data.formats.known.formats import FORMATS
     from rayward.data.formats.mapped import FieldMap
     from rayward.data.templates.template import TEMPLATES
 

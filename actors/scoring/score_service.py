@@ -29,7 +29,7 @@ from ray import serve
 from rayward.actors.models.forward import RankContext, sequence_inputs
 from rayward.actors.models.load import load_scalar
 from rayward.actors.process import device
-from rayward.data.formats.message_parts import message_parts
+from rayward.data.formats.rows.message_parts import message_parts
 from rayward.data.parts import tools_of
 from rayward.data.ragged import Ragged
 from rayward.data.records import Role, RowError, Turn, check_turns

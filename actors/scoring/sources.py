@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from rayward.actors.spans import Timed
 from rayward.configs.sections.scoring import RewardSource
-from rayward.data.formats.message_parts import messages_of
+from rayward.data.formats.rows.message_parts import messages_of
 from rayward.data.records import Turn
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayward.data.feedback.prompt_files import Prompts, digest, fill
-from rayward.data.formats.containers import rows
-from rayward.data.formats.readers_chat import label_of
+from rayward.data.formats.files.containers import rows
+from rayward.data.formats.readers.chat import label_of
 from rayward.data.records import RowError, describe, object_of, text_of
 
 ROUNDS = {"world": (3, 7), "writing": (2, 4), "materials": (2, 4)}

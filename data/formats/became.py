@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rayward.data.formats.fields import EVERYTHING, is_empty, verdict_of
-from rayward.data.formats.format_table import Format
-from rayward.data.formats.meaning import MEANING_OF
+from rayward.data.formats.known.formats import Format
+from rayward.data.formats.rows.fields import EVERYTHING, is_empty, verdict_of
+from rayward.data.formats.rows.meaning import MEANING_OF
 from rayward.data.records import (
     Conversation,
     Labelled,

@@ -11,9 +11,17 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any, TypeGuard
 
-from rayward.data.formats.fields import ReadOptions, decoded, json_or_none, left, without_fields
-from rayward.data.formats.format import Format
-from rayward.data.formats.meaning import (
+from rayward.data.formats.known.format import Format
+from rayward.data.formats.readers.chat import is_blank, messages_of
+from rayward.data.formats.readers.labelled import labelled
+from rayward.data.formats.rows.fields import (
+    ReadOptions,
+    decoded,
+    json_or_none,
+    left,
+    without_fields,
+)
+from rayward.data.formats.rows.meaning import (
     CALLS,
     HISTORY,
     MEANING_OF,
@@ -27,10 +35,8 @@ from rayward.data.formats.meaning import (
     Meaning,
     no_place,
 )
-from rayward.data.formats.message_parts import reasoning_of
-from rayward.data.formats.readers_chat import is_blank, messages_of
-from rayward.data.formats.readers_labelled import labelled
-from rayward.data.formats.turns import EMPTY_SYSTEM
+from rayward.data.formats.rows.message_parts import reasoning_of
+from rayward.data.formats.rows.turns import EMPTY_SYSTEM
 from rayward.data.formats.unread import check_alternatives, check_texts
 from rayward.data.formats.words import words_only
 from rayward.data.parts import tools_of

@@ -17,13 +17,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayward.data.formats.fields import ReadOptions
-from rayward.data.formats.outputs import Output, open_output
-from rayward.data.formats.overwriting import refuse_overwriting
+from rayward.data.formats.files.outputs import Output, open_output
+from rayward.data.formats.files.overwriting import refuse_overwriting
+from rayward.data.formats.files.token_rows import NAME as TOKENS
+from rayward.data.formats.files.token_rows import Encode, TokenRow, open_token_rows, text_path
 from rayward.data.formats.registry import ACCOUNTS, AS_IT_IS, Outcome, Rejected, outcomes
-from rayward.data.formats.token_rows import NAME as TOKENS
-from rayward.data.formats.token_rows import Encode, TokenRow, open_token_rows, text_path
-from rayward.data.formats.writers import WRITERS
+from rayward.data.formats.rows.fields import ReadOptions
+from rayward.data.formats.writers.table import WRITERS
 from rayward.data.records import RowError
 
 MAX_SHOWN = 5  # rows that an error shows

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rayward.data.formats.containers import RowSource
-from rayward.data.formats.turns import SPEAKERS
+from rayward.data.formats.files.containers import RowSource
+from rayward.data.formats.rows.turns import SPEAKERS
 
 INFO = "dataset_info.json"
 # Of "columns": the name that readers know. One that is not here has its own name.

@@ -17,14 +17,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rayward.data.formats.answers import only_answer
 from rayward.data.formats.beside import reference_of
-from rayward.data.formats.field_paths import look_up, steps
-from rayward.data.formats.fields import EVERYTHING, Tree, verdict_of
-from rayward.data.formats.format_table import Format
-from rayward.data.formats.meaning import WEIGHTS
-from rayward.data.formats.readers_chat import Row, label_of
-from rayward.data.formats.turns import content_of, prompt_turns, role_of, weight_of
+from rayward.data.formats.known.formats import Format
+from rayward.data.formats.readers.answers import only_answer
+from rayward.data.formats.readers.chat import Row, label_of
+from rayward.data.formats.rows.field_paths import look_up, steps
+from rayward.data.formats.rows.fields import EVERYTHING, Tree, verdict_of
+from rayward.data.formats.rows.meaning import WEIGHTS
+from rayward.data.formats.rows.turns import content_of, prompt_turns, role_of, weight_of
 from rayward.data.records import (
     Conversation,
     Labelled,
@@ -103,7 +103,7 @@ class FieldMap:
         return Format(NAME, (), frozenset(), self.records, frozenset(self.fields), self._tree())
 
     def _tree(self) -> Tree:
-        """What is read of a row, as data/formats/fields.py has it."""
+        """What is read of a row, as data/formats/rows/fields.py has it."""
         root: Tree = {}
         whole: list[Tree] = []
         for target in self.fields.keys() - IN_MESSAGES:

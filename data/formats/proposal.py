@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rayward.data.formats.field_paths import look_up, steps
-from rayward.data.formats.fields import verdict_of
 from rayward.data.formats.mapped import FieldMap
-from rayward.data.formats.turns import SPEAKERS
+from rayward.data.formats.rows.field_paths import look_up, steps
+from rayward.data.formats.rows.fields import verdict_of
+from rayward.data.formats.rows.turns import SPEAKERS
 from rayward.data.records import RowError, validate
 
 # What people call such fields, the likeliest first.

@@ -1,8 +1,8 @@
 """One reader for all known formats: files, folders and hub data sets as records.
 
-What a row of each format becomes is in data/formats/format_table.py; what a record becomes in each
-format, in data/formats/writers.py. `read` is a stream of records; `outcomes` says for every row
-what became of it.
+What a row of each format becomes is in data/formats/known/formats.py; what a record becomes in
+each format, in data/formats/writers/table.py. `read` is a stream of records; `outcomes` says for
+every row what became of it.
 
 A row that cannot be used never stops a run: it is counted, with its file and line, the field, what
 was found there and what was expected.
@@ -19,19 +19,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from rayward.data.formats import readers_chat as chat
-from rayward.data.formats import readers_ranked as ranked
-from rayward.data.formats import token_rows
 from rayward.data.formats.beside import read_row
-from rayward.data.formats.containers import RowSource, sources
 from rayward.data.formats.dataset_info import described
-from rayward.data.formats.fields import ReadOptions, as_object, columns
-from rayward.data.formats.format import Format
-from rayward.data.formats.format_table import FORMATS, TOKENS
-from rayward.data.formats.format_table_plain import NO_FORMAT
+from rayward.data.formats.files import token_rows
+from rayward.data.formats.files.containers import RowSource, sources
+from rayward.data.formats.known.format import Format
+from rayward.data.formats.known.formats import FORMATS, TOKENS
+from rayward.data.formats.known.plain import NO_FORMAT
 from rayward.data.formats.mapped import FieldMap
-from rayward.data.formats.meaning import MEANING_OF
-from rayward.data.formats.readers_chat import Questions
+from rayward.data.formats.readers import chat, ranked
+from rayward.data.formats.readers.chat import Questions
+from rayward.data.formats.rows.fields import ReadOptions, as_object, columns
+from rayward.data.formats.rows.meaning import MEANING_OF
 from rayward.data.formats.unread import ANSWERS, check_answers
 from rayward.data.records import Record, RowError, object_of, validate
 

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rayward.data.formats.became import LEAST, texts_of
-from rayward.data.formats.fields import ONE_TURN, json_turns
-from rayward.data.formats.format import Format
-from rayward.data.formats.turns import is_framed, prompt_turns
+from rayward.data.formats.known.format import Format
+from rayward.data.formats.rows.fields import ONE_TURN, json_turns
+from rayward.data.formats.rows.turns import is_framed, prompt_turns
 from rayward.data.records import Record, RowError, describe
 
 ANSWERS = frozenset(

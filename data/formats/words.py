@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rayward.data.formats.format import Format
-from rayward.data.formats.meaning import (
+from rayward.data.formats.known.format import Format
+from rayward.data.formats.rows.meaning import (
     MEANING_OF,
     MEDIA,
     REASONING,
@@ -19,9 +19,9 @@ from rayward.data.formats.meaning import (
     VERDICT,
     WEIGHT,
 )
+from rayward.data.formats.rows.turns import MEDIA_PARTS
 
 WORDLESS = (MEDIA, WEIGHT, TOOLS, REASONING)
-MEDIA_PARTS = ("image", "audio", "video", "input_image", "input_audio", "input_video")
 
 
 def words_only(form: Format, row: Mapping[str, Any]) -> dict[str, Any]:

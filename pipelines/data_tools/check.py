@@ -20,7 +20,7 @@ from rayward.pipelines.data_tools.options import (
 
 if TYPE_CHECKING:
     from rayward.data.decontaminate import EvaluationTexts
-    from rayward.data.formats.format_table import Format
+    from rayward.data.formats.known.formats import Format
     from rayward.data.formats.registry import NoFormatError, Outcome
 
 MAX_PRINTED = 10  # errors
@@ -77,8 +77,8 @@ def examine(options: argparse.Namespace) -> dict[str, Any]:
     """What is in the rows and what becomes of them, as JSON."""
     from rayward.data.cleaning.markup import HtmlAnswers
     from rayward.data.formats.became import Fields
-    from rayward.data.formats.fields import as_object
     from rayward.data.formats.registry import Report, files_of, format_of, outcomes
+    from rayward.data.formats.rows.fields import as_object
 
     asked = read_options(options)
     texts, against = _evaluation_texts(options)
@@ -150,7 +150,7 @@ def _unknown(options: argparse.Namespace, error: NoFormatError) -> dict[str, Any
 
 
 def _shown(record: Any) -> dict[str, Any]:
-    from rayward.data.formats.token_rows import TokenRow
+    from rayward.data.formats.files.token_rows import TokenRow
     from rayward.data.record_json import to_json
 
     if isinstance(record, TokenRow):
@@ -236,7 +236,7 @@ def _evaluation_texts(
 
 def _compared(outcome: Outcome, texts: EvaluationTexts | None) -> Outcome:
     """The outcome, or that of a row that is set aside for what it shares with an evaluation set."""
-    from rayward.data.formats.token_rows import TokenRow
+    from rayward.data.formats.files.token_rows import TokenRow
     from rayward.data.records import RowError
     from rayward.pipelines.rows.contamination import told
 

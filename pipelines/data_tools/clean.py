@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.configs.sections.machines import Cluster
     from rayward.data.cleaning.sieve import SieveRules
     from rayward.data.formats.convert import rejected_path
-    from rayward.data.formats.overwriting import refuse_overwriting
+    from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.pipelines.run.metrics import table
 
     words = tuple(word for word in options.blocked_word or ["openai"] if word)
@@ -126,9 +126,9 @@ def clean(
     from tqdm import tqdm
 
     from rayward.data.cleaning.sieve import Sieve, display_name
-    from rayward.data.formats.containers import rows as rows_of
     from rayward.data.formats.convert import rejected_path
-    from rayward.data.formats.outputs import open_output
+    from rayward.data.formats.files.containers import rows as rows_of
+    from rayward.data.formats.files.outputs import open_output
     from rayward.pipelines.run.files import write_json
 
     rules.check()
@@ -165,7 +165,7 @@ def input_files(folder: Path) -> tuple[list[str], list[Path]]:
 
     `folder` may be a file of rows. FileNotFoundError where there is neither.
     """
-    from rayward.data.formats.containers import data_files
+    from rayward.data.formats.files.containers import data_files
 
     if folder.is_file():
         return [], [folder]
@@ -206,7 +206,7 @@ def _cleaned_rows(
     """(FILE:LINE, what `clean_raw` made) of each row of each file, in order."""
     import ray
 
-    from rayward.data.formats.containers import rows as rows_of
+    from rayward.data.formats.files.containers import rows as rows_of
 
     named = (
         (f"{file.relative_to(folder) if folder != file else file.name}:{line}", value)

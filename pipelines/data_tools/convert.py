@@ -16,7 +16,7 @@ from rayward.pipelines.data_tools.options import (
 )
 
 if TYPE_CHECKING:
-    from rayward.data.formats.token_rows import Encode
+    from rayward.data.formats.files.token_rows import Encode
 
 MAX_PRINTED = 10  # languages
 
@@ -74,7 +74,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     from rayward.data.formats.convert import convert, outputs
-    from rayward.data.formats.overwriting import refuse_overwriting
+    from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.pipelines.run.files import write_json
     from rayward.pipelines.run.metrics import table
 
@@ -120,7 +120,7 @@ def _encoder(template: str | None, tokenizer: str | None, context: int | None) -
         raise ValueError(
             "token rows need --template and --tokenizer, and a --context of at least 2 if any"
         )
-    from rayward.data.formats.token_rows import encoder
+    from rayward.data.formats.files.token_rows import encoder
     from rayward.data.templates.known_ids import assert_known_ids
     from rayward.data.templates.template import find, stop_token_ids
     from rayward.data.templates.tokenizer import load_tokenizer
@@ -145,7 +145,7 @@ def account_rows(account: dict[str, Any]) -> list[tuple[str, int]]:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    from rayward.data.formats.overwriting import refuse_overwriting
+    from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.data.templates.tokenizer import load_tokenizer
     from rayward.pipelines.data_tools.stats import PERCENTILES, stats
     from rayward.pipelines.run.files import write_json

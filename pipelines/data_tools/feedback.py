@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.data.formats.containers import SUFFIXES
+from rayward.data.formats.files.containers import SUFFIXES
 from rayward.data.records import RowError
 from rayward.pipelines.data_tools.ledger import Ledger
 
@@ -235,7 +235,7 @@ class Feedback:
         An item whose task, result or `make` is a RowError goes to OUT.rejected.jsonl.
         """
         from rayward.data.formats.convert import rejected_path
-        from rayward.data.formats.outputs import open_output
+        from rayward.data.formats.files.outputs import open_output
 
         out = self.options.out
         with (

@@ -27,7 +27,7 @@ from rayward.pipelines.data_tools.options import (
 )
 
 if TYPE_CHECKING:
-    from rayward.data.formats.fields import ReadOptions
+    from rayward.data.formats.rows.fields import ReadOptions
     from rayward.data.mapping import Vectors
     from rayward.pipelines.data_tools.map_page import Point
 
@@ -120,7 +120,7 @@ def _clusters(text: str) -> int | None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rayward.data.formats.overwriting import refuse_overwriting
+    from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.pipelines.run.files import write_json
     from rayward.pipelines.run.metrics import table
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayward.data.formats.outputs import unfinished_name
+from rayward.data.formats.files.outputs import unfinished_name
 from rayward.data.formats.registry import Outcome
 from rayward.data.mapping import length_bins
 from rayward.data.records import Labelled, Preference, Prompt, Ranking, Record

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rayward.data.formats.fields import ReadOptions
+    from rayward.data.formats.rows.fields import ReadOptions
 
 
 def add_format(parser: argparse.ArgumentParser) -> None:
@@ -64,8 +64,8 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
 
 def read_options(options: argparse.Namespace) -> ReadOptions:
     """What the user asks of the reader. ValueError for fields that make no record."""
-    from rayward.data.formats.fields import ReadOptions
     from rayward.data.formats.mapped import field_map
+    from rayward.data.formats.rows.fields import ReadOptions
 
     names = {name.strip() for given in options.ignore for name in given.split(",")}
     asked = ReadOptions(frozenset(names - {""}), options.imitate_good)
@@ -80,8 +80,8 @@ def warn_of_unmet(asked: ReadOptions, passed_over: Iterable[str]) -> None:
 
     After all rows have been read. `passed_over`: fields that rows have and nobody reads.
     """
-    from rayward.data.formats.format_table import FORMATS
-    from rayward.data.formats.meaning import MEANING_OF
+    from rayward.data.formats.known.formats import FORMATS
+    from rayward.data.formats.rows.meaning import MEANING_OF
 
     read = {name for form in FORMATS.values() for path in form.reads for name in path.split(".")}
     known = read | MEANING_OF.keys() | asked.met | set(passed_over)

@@ -55,8 +55,8 @@ def add(actions: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.feedback.prompt_files import digest, load_prompts
     from rayward.data.feedback.ranking import agreement
-    from rayward.data.formats.overwriting import refuse_overwriting
-    from rayward.data.formats.writers import WRITERS
+    from rayward.data.formats.files.overwriting import refuse_overwriting
+    from rayward.data.formats.writers.table import WRITERS
     from rayward.pipelines.data_tools.endpoint import models
 
     if not 0 <= options.repeat <= 1:
@@ -92,7 +92,7 @@ def _items(options: argparse.Namespace) -> Iterator[FeedbackItem]:
     """The rankings of the input in order. What Nectar rows cannot hold is known before it costs."""
     from rayward.data.feedback.prompt_files import digest
     from rayward.data.formats.registry import outcomes
-    from rayward.data.formats.writers import WRITERS
+    from rayward.data.formats.writers.table import WRITERS
     from rayward.data.records import Preference, Ranking, RowError
 
     number = 0

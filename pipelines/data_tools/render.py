@@ -49,8 +49,8 @@ def add(actions: argparse._SubParsersAction) -> None:
 
 
 def _render(options: argparse.Namespace) -> int:
+    from rayward.data.formats.files.token_rows import template_for
     from rayward.data.formats.registry import Report
-    from rayward.data.formats.token_rows import template_for
     from rayward.data.records import RowError
     from rayward.data.templates.known_ids import assert_known_ids
     from rayward.data.templates.pieces import pieces

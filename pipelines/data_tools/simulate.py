@@ -40,7 +40,7 @@ def add(actions: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.feedback.prompt_files import digest, load_prompts
     from rayward.data.feedback.simulation import read_seeds
-    from rayward.data.formats.overwriting import refuse_overwriting
+    from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.data.records import RowError
     from rayward.pipelines.data_tools.endpoint import models
 
@@ -134,8 +134,8 @@ def _write(
     Of conversations with the same opening, that of the first seed is kept, whichever ended first.
     """
     from rayward.data.feedback.simulation import folded
-    from rayward.data.formats.outputs import open_output
-    from rayward.data.formats.writers import WRITERS
+    from rayward.data.formats.files.outputs import open_output
+    from rayward.data.formats.writers.table import WRITERS
     from rayward.data.records import Conversation, RowError, Turn
 
     options, writer = feedback.options, WRITERS["rayward"]

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from rayward.algorithms.diversity import mtld
 from rayward.data.cleaning.language import language
-from rayward.data.formats.fields import ReadOptions
+from rayward.data.formats.files.token_rows import TokenRow
 from rayward.data.formats.registry import AS_IT_IS, Report, outcomes
-from rayward.data.formats.token_rows import TokenRow
+from rayward.data.formats.rows.fields import ReadOptions
 from rayward.data.records import Conversation, Labelled, Preference, Ranking, Record
 
 if TYPE_CHECKING:

@@ -71,7 +71,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from rayward.data.formats.overwriting import refuse_overwriting
+    from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.data.model_files.hub_models import fetched
     from rayward.pipelines.report.reward_page import write_page
     from rayward.pipelines.run.files import write_json

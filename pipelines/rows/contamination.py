@@ -8,8 +8,8 @@ from typing import Any
 
 from rayward.configs.sections.data import OWN_EVALUATION, Data
 from rayward.data.decontaminate import EvaluationTexts, Shared
-from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.registry import Rejected, Report, located
+from rayward.data.formats.rows.fields import ReadOptions
 from rayward.pipelines.rows.spool import Entry
 from rayward.pipelines.run.errors import StageError
 

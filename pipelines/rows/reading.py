@@ -13,10 +13,10 @@ from typing import Any
 
 from rayward.configs.schema import Config
 from rayward.configs.sections.data import LISTS, OWN_EVALUATION, Data, DataSource
-from rayward.data.formats.containers import data_files
 from rayward.data.formats.dataset_info import infos_of
-from rayward.data.formats.fields import ReadOptions
+from rayward.data.formats.files.containers import data_files
 from rayward.data.formats.registry import Outcome, Rejected, Report, located
+from rayward.data.formats.rows.fields import ReadOptions
 from rayward.data.records import Conversation, Labelled, Preference, Prompt, Ranking, Record, Turn
 from rayward.data.toy import toyworld
 from rayward.pipelines.rows.left_out import Listing

@@ -9,7 +9,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from rayward.data.formats.containers import sources
+from rayward.data.formats.files.containers import sources
 from rayward.data.formats.registry import Report, _detect, read
 from rayward.data.records import Conversation, Labelled, Preference, Prompt, Ranking, Turn
 from tests.data.layout_examples import LAYOUT_RECORDS, LAYOUT_ROWS

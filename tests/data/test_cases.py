@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.registry import Report, outcomes
+from rayward.data.formats.rows.fields import ReadOptions
 from rayward.data.records import (
     Conversation,
     Labelled,

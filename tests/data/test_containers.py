@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from rayward.data.formats import containers, json_rows
+from rayward.data.formats.files import containers, json_rows
 from rayward.data.records import RowError
 from tests.data.examples import RECORDS, ROWS, detect, random_text, run, write_array, write_lines
 

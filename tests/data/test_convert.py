@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from rayward.data.formats.containers import rows
 from rayward.data.formats.convert import Account, convert
+from rayward.data.formats.files.containers import rows
 from rayward.data.formats.registry import read
-from rayward.data.formats.writers import WRITERS
+from rayward.data.formats.writers.table import WRITERS
 from tests.data.examples import detect
 
 ROOT = Path(__file__).resolve().parents[2]

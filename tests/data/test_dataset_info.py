@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.registry import outcomes, read
+from rayward.data.formats.rows.fields import ReadOptions
 from rayward.data.records import Conversation, Labelled, Preference, Record, Turn
 from tests.data.examples import run, write_lines
 

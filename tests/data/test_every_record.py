@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayward.data.formats.beside import read_row
-from rayward.data.formats.fields import ReadOptions
-from rayward.data.formats.format_table import FORMATS
-from rayward.data.formats.readers_ranked import distinct
-from rayward.data.formats.writers import WRITERS
+from rayward.data.formats.known.formats import FORMATS
+from rayward.data.formats.readers.ranked import distinct
+from rayward.data.formats.rows.fields import ReadOptions
+from rayward.data.formats.writers.table import WRITERS
 from rayward.data.parts import json_text
 from rayward.data.records import (
     Conversation,

@@ -13,12 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayward.data.formats.beside import read_row
-from rayward.data.formats.column_rows import unopened
 from rayward.data.formats.convert import convert
-from rayward.data.formats.fields import EVERYTHING, TURN, ReadOptions, is_empty, left, paths, tree
-from rayward.data.formats.format_table import FORMATS
-from rayward.data.formats.meaning import MEANING_OF
+from rayward.data.formats.files.column_rows import unopened
+from rayward.data.formats.known.formats import FORMATS
 from rayward.data.formats.registry import Report, outcomes, read
+from rayward.data.formats.rows.fields import (
+    EVERYTHING,
+    TURN,
+    ReadOptions,
+    is_empty,
+    left,
+    paths,
+    tree,
+)
+from rayward.data.formats.rows.meaning import MEANING_OF
 from rayward.data.records import Conversation, Labelled, RowError
 from tests.data.examples import RECORDS, ROWS, write_lines
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rayward.data.formats.format_table import FORMATS
+from rayward.data.formats.known.formats import FORMATS
 from rayward.data.formats.registry import outcomes, read
 from rayward.data.record_json import from_json, to_json
 from rayward.data.records import Conversation, Preference, Prompt, Ranking, RowError, Turn, validate

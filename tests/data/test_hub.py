@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from rayward.data.formats.containers import sources
 from rayward.data.formats.convert import convert
+from rayward.data.formats.files.containers import sources
 from rayward.data.formats.registry import read
 from tests.data.examples import detect
 

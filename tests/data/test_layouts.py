@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rayward.data.formats.beside import read_row
-from rayward.data.formats.fields import ReadOptions
-from rayward.data.formats.format_table import FORMATS
+from rayward.data.formats.known.formats import FORMATS
 from rayward.data.formats.registry import outcomes, read
+from rayward.data.formats.rows.fields import ReadOptions
 from rayward.data.records import (
     Conversation,
     Labelled,

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from rayward.configs.load import ConfigError, load
-from rayward.data.formats.field_paths import look_up
-from rayward.data.formats.fields import ReadOptions
 from rayward.data.formats.mapped import FieldMap, field_map
 from rayward.data.formats.registry import Report, located, outcomes
+from rayward.data.formats.rows.field_paths import look_up
+from rayward.data.formats.rows.fields import ReadOptions
 from rayward.data.records import (
     Conversation,
     Labelled,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rayward.data.formats.convert import convert
-from rayward.data.formats.outputs import open_output
-from rayward.data.formats.overwriting import refuse_overwriting
+from rayward.data.formats.files.outputs import open_output
+from rayward.data.formats.files.overwriting import refuse_overwriting
 from rayward.pipelines.cli import main
 
 ROW = {"instruction": "Say hi.", "input": "", "output": "Hi."}

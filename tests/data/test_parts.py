@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from rayward.data.formats.outputs import open_output
+from rayward.data.formats.files.outputs import open_output
 from rayward.data.formats.registry import read
-from rayward.data.formats.writers import WITH_PARTS, WRITERS
+from rayward.data.formats.writers.table import WITH_PARTS, WRITERS
 from rayward.data.parts import arguments_text, tools_of
 from rayward.data.record_json import from_json, to_json
 from rayward.data.records import (

@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from rayward.data.formats.beside import read_row
-from rayward.data.formats.fields import ReadOptions, is_empty
 from rayward.data.formats.mapped import FieldMap
-from rayward.data.formats.meaning import MEANING_OF
 from rayward.data.formats.registry import read
-from rayward.data.formats.writers import WRITERS
+from rayward.data.formats.rows.fields import ReadOptions, is_empty
+from rayward.data.formats.rows.meaning import MEANING_OF
+from rayward.data.formats.writers.table import WRITERS
 from rayward.data.records import (
     BLANK,
     KINDS,

@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 
 from rayward.data.formats.beside import read_row
-from rayward.data.formats.fields import ReadOptions
-from rayward.data.formats.format_table import FORMATS
+from rayward.data.formats.known.formats import FORMATS
+from rayward.data.formats.rows.fields import ReadOptions
 from rayward.data.records import (
     Conversation,
     Labelled,

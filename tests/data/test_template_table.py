@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rayward.data.formats.readers_chat import alpaca
-from rayward.data.formats.writers import WRITERS
+from rayward.data.formats.readers.chat import alpaca
+from rayward.data.formats.writers.table import WRITERS
 from rayward.data.records import Turn
 from rayward.data.templates.pieces import text, with_condition
 from rayward.data.templates.table import TEMPLATES, find

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from rayward.data.formats.containers import sources
 from rayward.data.formats.convert import convert
+from rayward.data.formats.files.containers import sources
+from rayward.data.formats.files.token_rows import (
+    TokenRow,
+    open_token_rows,
+    read_token_rows,
+    text_path,
+)
 from rayward.data.formats.registry import outcomes, read
-from rayward.data.formats.token_rows import TokenRow, open_token_rows, read_token_rows, text_path
 from rayward.data.records import RowError
 from tests.data.examples import detect
 

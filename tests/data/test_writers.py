@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from rayward.data.formats.containers import rows
-from rayward.data.formats.format_table import FORMATS
-from rayward.data.formats.outputs import open_output
+from rayward.data.formats.files.containers import rows
+from rayward.data.formats.files.outputs import open_output
+from rayward.data.formats.known.formats import FORMATS
 from rayward.data.formats.registry import read
-from rayward.data.formats.writers import WRITERS
+from rayward.data.formats.writers.table import WRITERS
 from rayward.data.records import (
     KINDS,
     Conversation,

@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from rayward.configs.schema import Config
+from rayward.pipelines.run.folder import Run
+from tests.pipelines.brought import SOURCES, write
+
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -60,3 +64,41 @@ def road(tmp_path_factory: pytest.TempPathFactory, rayward: Callable[..., str]) 
     folder = tmp_path_factory.mktemp("road")
     (folder / "log.txt").write_text(rayward("align", folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def own(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., Config]
+) -> Callable[..., Config]:
+    """A config that reads SOURCES; sections given are merged over it."""
+    root = tmp_path_factory.mktemp("data")
+    lists = write(root, SOURCES)
+
+    def config(**overrides: Any) -> Config:
+        data = {
+            "toyworld": None,
+            "root": str(root),
+            "heldout_fraction": 0.3,
+            **lists,
+            **overrides.pop("data", {}),
+        }
+        return tiny_config(
+            **{
+                "model": {"context_tokens": 128, "scratch": {"vocab_size": 320}},
+                "data": data,
+                "evaluate": {"judge": "reward_model", "prompts": 16},
+                **overrides,
+            }
+        )
+
+    return config
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, own: Callable[..., Config]) -> Run:
+    """A finished prepare stage on SOURCES."""
+    from rayward.pipelines.stages import prepare
+
+    run = Run(tmp_path_factory.mktemp("run"), own())
+    assert prepare.prepare(run) is not None
+    return run

@@ -20,8 +20,8 @@ from rayward.configs.checks import checked
 from rayward.configs.reference import groups
 from rayward.configs.schema import Config
 from rayward.configs.sections.algorithms import RECIPES
-from rayward.data.formats import token_rows
-from rayward.data.formats.format_table import FORMATS
+from rayward.data.formats.files import token_rows
+from rayward.data.formats.known.formats import FORMATS
 from tests.pages import PAGES, ROOT, RUN, SHOWN, Block, Reader, blocks, runnable
 
 TINY = ROOT / "tests" / "tiny.yaml"

@@ -22,7 +22,7 @@ from transformers import AutoModelForSequenceClassification
 
 from rayward.actors.models.load import load_scalar, save_model
 from rayward.actors.scoring.score_service import Message, turn_of
-from rayward.data.formats.message_parts import messages_of
+from rayward.data.formats.rows.message_parts import messages_of
 from rayward.data.records import ToolCall, Turn
 from rayward.data.templates.template import encode, find
 from rayward.data.toy import toyworld

@@ -1,0 +1,1 @@
+"""Rows as records, by one function a format."""

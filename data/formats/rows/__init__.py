@@ -1,0 +1,1 @@
+"""What stands in a row: its fields, its turns, and which of them carry meaning."""
