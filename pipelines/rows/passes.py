@@ -23,6 +23,7 @@ from rayward.pipelines.rows.left_out import Listing
 from rayward.pipelines.rows.mixture import Mixture
 from rayward.pipelines.rows.prepared_file import PreparedFile
 from rayward.pipelines.rows.processes import Processes
+from rayward.pipelines.rows.reading import local_bytes
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.rows.splitting import FILES, Division, Questions, first_file
 from rayward.pipelines.rows.spool import Entry, Spool
@@ -64,6 +65,14 @@ class Records:
         """
         records = cls()
         processes = config.data.processes or own_cores()
+
+        def start_pool() -> None:
+            if processes > 1 and not records.pool:
+                records.pool = opened.enter_context(Processes(processes, IMPORTED))
+
+        # So that they import beside the reading.
+        if local_bytes(config.data) > PARALLEL_BYTES:
+            start_pool()
         # First what no other list may ask.
         evaluation = Questions.of(())
         compared: EvaluationTexts | None = None
@@ -80,8 +89,8 @@ class Records:
                     division.add(entry.record)
                 if isinstance(entry.record, Conversation):
                     records.labels[entry.record.quality] += 1
-                if spool.size_bytes > PARALLEL_BYTES and processes > 1 and not records.pool:
-                    records.pool = opened.enter_context(Processes(processes, IMPORTED))
+                if spool.size_bytes > PARALLEL_BYTES:
+                    start_pool()
             spool.close()
             division.end()
             records.spools[name], records.divisions[name] = spool, division

@@ -110,6 +110,13 @@ def contents(data: Data) -> dict[str, str]:
     return digests
 
 
+def local_bytes(data: Data) -> int:
+    """The size of all files that prepare reads, but for data sets on the hub."""
+    local = [Path(data.root) / path for path in paths(data) if not path.startswith("hf:")]
+    files = {file for path in local for file in (_files(path) if path.is_dir() else [path])}
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
 def _files(folder: Path) -> list[Path]:
     """What decides on the rows of a folder: all that lies in it, and data in folders below."""
     try:

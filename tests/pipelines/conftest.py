@@ -4,10 +4,13 @@ they write.
 
 from __future__ import annotations
 
+import io
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -37,32 +40,38 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
-def rayward() -> Callable[..., str]:
-    """`rayward("rl", folder, "--set", ...)` on tiny.yaml: what it printed; it must not fail."""
+def rayward(local_ray: None) -> Callable[..., str]:
+    """`rayward("rl", folder, "--set", ...)` on tiny.yaml: what it printed; it must not fail.
+
+    In this process and on its Ray, so that neither is started and imported anew; `road` is made by
+    a process of its own.
+    """
+    from rayward.pipelines import cli
 
     def command(name: str, folder: Path, *options: str) -> str:
-        command = [
-            sys.executable,
-            "-m",
-            "rayward.pipelines.cli",
-            name,
-            str(TINY),
-            "--run",
-            str(folder),
-            *options,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout
+        out, errors = io.StringIO(), io.StringIO()
+        on_term = signal.getsignal(signal.SIGTERM)
+        try:
+            with redirect_stdout(out), redirect_stderr(errors):
+                status = cli.main([name, str(TINY), "--run", str(folder), *options])
+        finally:
+            signal.signal(signal.SIGTERM, on_term)  # the command put one of its own there
+        assert status == 0, out.getvalue()[-3000:] + errors.getvalue()[-3000:]
+        return out.getvalue()
 
     return command
 
 
 @pytest.fixture(scope="session")
-def road(tmp_path_factory: pytest.TempPathFactory, rayward: Callable[..., str]) -> Path:
-    """A finished run of all stages."""
+def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of all stages, by a command with a Ray of its own."""
     folder = tmp_path_factory.mktemp("road")
-    (folder / "log.txt").write_text(rayward("align", folder))
+    command = [sys.executable, "-m", "rayward.pipelines.cli", "align", str(TINY)]
+    done = subprocess.run(
+        [*command, "--run", str(folder)], capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    (folder / "log.txt").write_text(done.stdout)
     return folder
 
 
