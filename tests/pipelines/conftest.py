@@ -4,13 +4,10 @@ they write.
 
 from __future__ import annotations
 
-import io
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +43,12 @@ def rayward(local_ray: None) -> Callable[..., str]:
     In this process and on its Ray, so that neither is started and imported anew; `road` is made by
     a process of its own.
     """
-    from rayward.pipelines import cli
+    from tests.pipelines import commands
 
     def command(name: str, folder: Path, *options: str) -> str:
-        out, errors = io.StringIO(), io.StringIO()
-        on_term = signal.getsignal(signal.SIGTERM)
-        try:
-            with redirect_stdout(out), redirect_stderr(errors):
-                status = cli.main([name, str(TINY), "--run", str(folder), *options])
-        finally:
-            signal.signal(signal.SIGTERM, on_term)  # the command put one of its own there
-        assert status == 0, out.getvalue()[-3000:] + errors.getvalue()[-3000:]
-        return out.getvalue()
+        done = commands.rayward(name, TINY, "--run", folder, *options, cwd=Path.cwd())
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout
 
     return command
 

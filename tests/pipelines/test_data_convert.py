@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,20 +14,14 @@ from rayward.data.formats.registry import read
 from rayward.data.templates.tokenizer import train_tokenizer
 from rayward.pipelines.cli import main
 from rayward.pipelines.data_tools.stats import stats
+from tests.pipelines import commands
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT / ".." / "shared" / "data"
 
 
 def rayward(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rayward.pipelines.cli", "data", *map(str, arguments)],
-        cwd=cwd,
-        timeout=120,
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
+    return commands.rayward("data", *arguments, cwd=cwd)
 
 
 @pytest.fixture

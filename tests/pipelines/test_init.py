@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from rayward.configs.stages import has
 from rayward.data.templates.tokenizer import load_tokenizer
 from rayward.pipelines.model_tools import init as starter
 from rayward.pipelines.model_tools.init import LISTS, PARTS, init
+from tests.pipelines import commands
 
 STAGES = {
     "sft": {"sft"},
@@ -30,11 +29,7 @@ STAGES = {
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    call = [sys.executable, "-m", "rayward.pipelines.cli", *arguments]
-    return subprocess.run(
-        call, capture_output=True, text=True, cwd=cwd, env=environment, check=False
-    )
+    return commands.rayward(*arguments, cwd=cwd)
 
 
 def test_what_it_prints_is_what_can_be_run(tiny_models: Any, tmp_path: Path) -> None:
