@@ -102,7 +102,7 @@ quickstart: $(ENVIRONMENT) ## align a small model from nothing to a report in ru
 
 .PHONY: test
 test: $(ENVIRONMENT) ## run the tests (the real Ray, DeepSpeed and vLLM; not those marked slow)
-	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40
 
 .PHONY: test-slow
 test-slow: $(ENVIRONMENT) ## run the tests marked slow

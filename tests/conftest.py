@@ -111,9 +111,7 @@ RAY_FILES = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with Ray come first: where two processes share the tests they are for one of them, and
-    take longest.
-    """
+    """Tests with Ray come first: they take longest."""
     for item in items:
         starts_ray = RAY_FIXTURES & {*getattr(item, "fixturenames", ())}
         if starts_ray and item.path.name not in RAY_FILES:
@@ -123,19 +121,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Tests by file, those with Ray all for one process: one Ray runs, and what needs none beside.
+    """Tests by file, but for those with Ray: those of pipelines for one process, all others for
+    another, each with one Ray. What needs none comes then, on every core: beside it Ray's
+    processes, which are nice, would stand still.
 
     Not by marks (loadgroup), since pytest 9.2 has no place for the groups that pytest-xdist 3.8
     writes.
     """
     from xdist.scheduler import LoadScopeScheduling
 
-    class OneRay(LoadScopeScheduling):
+    class RayTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "ray" if Path(file).name in RAY_FILES else file
+            if Path(file).name not in RAY_FILES:
+                return file
+            return "pipelines with Ray" if "pipelines" in Path(file).parts else "others with Ray"
 
-    return OneRay(config, log)
+    return RayTogether(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,11 @@ def flags() -> set[str]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize(
+    "level",
+    # With that of this processor the least is enough in every run of the tests.
+    ["AVX2", *(pytest.param(level, marks=pytest.mark.slow) for level in list(LEVELS)[1:])],
+)
 def test_bf16_at_a_level_of_instructions(level: str) -> None:
     has = [name for name, flag in LEVELS.items() if flag in flags()]
     if level not in has[:-1]:
