@@ -26,9 +26,11 @@ def exact_number(
 
 
 def brief(*, completions: Sequence[str], finished: Sequence[bool], **_: Any) -> list[float]:
-    """1 for an answer that ended by itself, 0 for a cut one, less a hundredth for each word."""
+    """1 for an answer that ended by itself, less a hundredth for each word; 0 less those for a cut
+    one, and for an empty one, or saying nothing would be best.
+    """
     return [
-        float(ended) - len(answer.split()) / 100
+        float(ended and bool(answer.strip())) - len(answer.split()) / 100
         for answer, ended in zip(completions, finished, strict=True)
     ]
 

@@ -35,4 +35,4 @@ def test_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert any("image/png" in output.get("data", {}) for output in said), "the plot"
     (answer,) = notebook.cells[-1].outputs
-    assert len(answer["text"].split()) > 1, "the answer of the model"
+    assert answer["text"].strip(), "the answer of the model"

@@ -142,6 +142,9 @@ def test_a_function_is_called_as_trl_calls_one() -> None:
     rules = source(target="rayward.data.rules:exact_number")
     solved = answered("It is 42.", "43", reference="6 x 7 = <<42>>\n#### 42")
     assert SourceWorker(rules, HERE, None, 0).score(solved) == [1, 0]
+    short = source(target="rayward.data.rules:brief")
+    said = SourceWorker(short, HERE, None, 0).score(answered("one two", "", " \n"))
+    assert said == pytest.approx([0.98, 0, 0]), "an empty answer is not the best one"
     asks = source(target=FUNCTIONS + "only_questions")
     assert SourceWorker(asks, HERE, None, 0).score(answered("a", question="Go.")) == [None]
 
