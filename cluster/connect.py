@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import ray
 
+from rayward.cluster.sockets import shorten_tmpdir
 from rayward.configs.sections.machines import Cluster, Role
 
 # Only what actors need: a whole os.environ makes job agents fail.
@@ -42,6 +43,7 @@ def connect(cluster: Cluster) -> None:
     # Ray refuses a size for the store of a cluster that others have started.
     local: dict[str, int | bool] = {}
     if not address:
+        shorten_tmpdir()
         local["object_store_memory"] = int(cluster.object_store_gib * 2**30)
         local["include_dashboard"] = False
     on_term = signal.getsignal(signal.SIGTERM)

@@ -18,6 +18,7 @@ from rayward.pipelines.parts import to_make
 from rayward.pipelines.preflight import check_models, check_tokens, preflight
 from rayward.pipelines.run.files import read_json, write_json
 from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.lock import held
 from rayward.pipelines.run.machine import on_machine, planned
 from rayward.pipelines.run.memory import PeakMemory
 from rayward.pipelines.run.models_named import fetch, pinned
@@ -44,6 +45,25 @@ def align(
     made = preflight(run, stages, redo, keep, replay)
     # From here a refused command leaves a trace: the folder, and models in the hub's cache.
     folder.mkdir(parents=True, exist_ok=True)
+    with held(folder):
+        manifest = _make(run, stages, made, redo, keep, replay)
+    # `preflight` has seen that publish is there with `keep`; it is the last stage.
+    if keep and manifest is not None:
+        from rayward.pipelines.stages.publish import serve_until_interrupted
+
+        serve_until_interrupted(run, manifest["metrics"])
+
+
+def _make(
+    run: Run,
+    stages: Sequence[str],
+    made: set[str],
+    redo: Sequence[str],
+    keep: bool,
+    replay: Path | None,
+) -> dict[str, Any] | None:
+    """Run the stages; the manifest of the last one, None where it was done before."""
+    config, folder = run.config, run.folder
     fetch(run, made)
     check_models(run, made)
     # Last, when nothing is left that could refuse the command: what it removes is gone.
@@ -75,11 +95,7 @@ def align(
 
         print(f"report: {write_report(run)}")
     print(f"summary: {folder / 'summary.json'}", flush=True)
-    # `preflight` has seen that publish is there with `keep`; it is the last stage.
-    if keep and manifest is not None:
-        from rayward.pipelines.stages.publish import serve_until_interrupted
-
-        serve_until_interrupted(run, manifest["metrics"])
+    return manifest
 
 
 def stage_of(name: str) -> Callable[..., dict[str, Any] | None]:

@@ -7,6 +7,7 @@ Heavy imports stay inside the commands that need them, so help and errors come a
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import select
 import signal
@@ -41,6 +42,10 @@ DATA_COMMANDS = (convert, check, render, clean, map_command, simulate, rank)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in config or command line."""
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that lacks a character shows "?" in its place: no reason to end a run.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         try:
             return _main(arguments)

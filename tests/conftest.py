@@ -104,6 +104,7 @@ RAY_FILES = {
     "test_serve_app.py",
     "test_slots.py",
     "test_slurm.py",
+    "test_sockets.py",
     "test_training.py",
     "test_transfer_models.py",
     "test_weights.py",

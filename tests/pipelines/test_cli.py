@@ -259,3 +259,17 @@ def test_a_person_who_asks_sees_the_traceback(tmp_path: Path) -> None:
     assert (
         quiet.returncode == 1 and "summary.json" in quiet.stderr and "Traceback" not in quiet.stderr
     )
+
+
+def test_a_terminal_without_a_character_ends_no_command(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "日本 → ?"}, {"role": "assistant", "content": "Ja."}]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": turns}, ensure_ascii=False))
+    done = subprocess.run(
+        [sys.executable, "-m", "rayward.pipelines.cli", "data", "check", "rows.jsonl"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"?? ? ?" in done.stdout
