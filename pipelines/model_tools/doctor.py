@@ -30,14 +30,21 @@ MAX_ROW_TOKENS = 4096  # of a prompt with its answer, where the model would take
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = commands.add_parser(
-        "doctor", help="gap between rollout engine and trainer on a model, before RL"
+        "doctor",
+        help="is this machine fit for a run? with --model: the gap of engine and trainer on it",
     )
     parser.add_argument(
         "--model",
         type=Path,
-        required=True,
         metavar="M",
-        help="folder or hub name ORG/NAME[@REVISION]",
+        help="folder or hub name ORG/NAME[@REVISION]; without it the machine is examined",
+    )
+    parser.add_argument(
+        "--run",
+        type=Path,
+        default=Path("runs"),
+        metavar="DIR",
+        help="without --model: where runs will lie (default runs)",
     )
     parser.add_argument(
         "--prompts", metavar="FILE", help="ask these, in any known format (default: random tokens)"
@@ -64,6 +71,26 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    return _examine_machine(options.run) if options.model is None else _examine_model(options)
+
+
+def _examine_machine(run: Path) -> int:
+    from rayward.pipelines.model_tools.machine_check import examine_machine
+    from rayward.pipelines.run.metrics import table
+
+    found = list(examine_machine(run))
+    table("", [(line.what, line.found) for line in found])
+    for line in found:
+        if line.note:
+            print(f"note: {line.what}: {line.note}")
+    problems = [line for line in found if line.problem]
+    for line in problems:
+        print(f"PROBLEM: {line.what}: {line.problem}")
+    print("no run can start here" if problems else "a run can start here")
+    return int(bool(problems))
+
+
+def _examine_model(options: argparse.Namespace) -> int:
     from rayward.data.templates.tokenizer import load_tokenizer
     from rayward.pipelines.model_tools.examine import examine, is_reward_model
     from rayward.pipelines.run.metrics import table

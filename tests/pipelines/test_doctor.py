@@ -316,3 +316,12 @@ def test_a_sound_model_is_fit(
     for size in (16, 2):
         assert figures[f"{size} at once: answers with other tokens"] == "0.0%"
         assert figures[f"{size} at once: log-probs with other bits"] == "0.0%"
+
+
+def test_the_clocks_of_one_machine_agree(local_ray: None) -> None:
+    import ray
+
+    from rayward.pipelines.model_tools.machine_check import _clocks
+
+    found = _clocks(ray.nodes())
+    assert found.found == "within 0.0 s of each other" and not found.note
