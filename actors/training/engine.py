@@ -30,6 +30,8 @@ from rayward.actors.models.saved import saved_buffers
 from rayward.algorithms.schedule import learning_rate_factor
 from rayward.configs.sections.training import Updates
 
+STATE = "state"
+"""Folder of DeepSpeed's files in a checkpoint."""
 MetricSums = dict[str, float]
 """Name -> sum over tokens (or rankings), or the largest value where the name ends in `_max`."""
 Batch = TypeVar("Batch")
@@ -267,6 +269,34 @@ class TrainEngine:
                 with self._gathered([parameter]):
                     yield plain, parameter.detach()
         yield from saved_buffers(model)
+
+    def save_state(self, folder: Path) -> None:
+        """Write what training goes on from: weights, optimizer, count of steps, random numbers.
+
+        Every rank must call it, and writes its own part. As DeepSpeed lays it out, so that a rank
+        holds no more than it has.
+        """
+        random = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random["cuda"] = torch.cuda.get_rng_state(self.device)
+        torch.save(random, folder / f"random-{self.rank}.pt")
+        self.engine.save_checkpoint(
+            str(folder), tag=STATE, client_state={"steps_done": self.steps_done}, save_latest=False
+        )
+
+    def load_state(self, folder: Path) -> None:
+        """Go on from what `save_state` wrote with as many ranks and the same ZeRO stage.
+
+        Every rank must call it. ValueError where it does not fit.
+        """
+        path, client = self.engine.load_checkpoint(str(folder), tag=STATE)
+        if path is None:
+            raise ValueError(f"{folder} holds no state of a training")
+        self.steps_done = int(client["steps_done"])
+        random = torch.load(folder / f"random-{self.rank}.pt")
+        torch.set_rng_state(random["cpu"])
+        if "cuda" in random and self.device.type == "cuda":
+            torch.cuda.set_rng_state(random["cuda"], self.device)
 
     def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
         import deepspeed

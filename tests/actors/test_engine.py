@@ -122,6 +122,16 @@ class Rank:
         )
         engine.save(folder, load_tokenizer(start), lambda path: load_scalar(path, "float32"))
 
+    def save_state(self, folder):
+        if self.context.rank == 0:
+            Path(folder).mkdir(parents=True)
+        torch.distributed.barrier()
+        self.engine.save_state(Path(folder))
+
+    def load_state(self, folder):
+        self.engine.load_state(Path(folder))
+        return self.engine.steps_done
+
     def compiled_op(self):
         from deepspeed.comm import comm
 
@@ -354,6 +364,29 @@ def test_weight_decay_is_on_matrices_only(ranks, tiny_models, rollouts, zero_sta
     for name, weight in before.items():
         kept = 1 - RATES[0] * BASE["weight_decay"] if weight.ndim >= 2 else 1.0
         torch.testing.assert_close(after[name], weight * kept, atol=1e-7, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+def test_training_goes_on_to_the_same_bits(
+    ranks, tiny_models, rollouts, tmp_path, zero_stage, world_size, dtype
+):
+    settings = {"zero_stage": zero_stage, "micro_batch_tokens": 60}
+    whole, (history, *_) = trained(
+        ranks, tiny_models, rollouts, world_size, STEPS, dtype, **settings
+    )
+    group = ranks[world_size]
+    trained(ranks, tiny_models, rollouts, world_size, STEPS[:1], dtype, **settings)
+    group.call("save_state", str(tmp_path / "state"))
+    # Another engine, which has learned something else meanwhile.
+    trained(ranks, tiny_models, rollouts, world_size, STEPS[2:], dtype, **settings)
+    assert group.call("load_state", str(tmp_path / "state")) == [1] * world_size
+    results = group.call("train", rollouts, STEPS[1:], 1.0, None, False)
+    resumed, again = results[0]
+    assert again == history[1:]
+    for name, weight in whole.items():
+        assert torch.equal(resumed[name], weight), name
 
 
 @pytest.mark.parametrize("zero_stage", [1, 3])
