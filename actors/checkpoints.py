@@ -38,10 +38,14 @@ class Checkpoints:
 
     def new(self, step: int) -> Path:
         """An empty folder to write into, which is no checkpoint yet. One process calls it."""
-        place = self.folder / f"{WRITING}{step:08d}"
+        place = self.writing(step)
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir(parents=True)
         return place
+
+    def writing(self, step: int) -> Path:
+        """Where `new` made it."""
+        return self.folder / f"{WRITING}{step:08d}"
 
     def complete(self, step: int, info: Mapping[str, Any]) -> Checkpoint:
         """Make what was written since `new` a checkpoint, and remove those that are too old.
@@ -49,7 +53,7 @@ class Checkpoints:
         One process calls it, when all have written. Raises OSError or ValueError where it does not
         read back as it was written; then the ones before are still there.
         """
-        place = self.folder / f"{WRITING}{step:08d}"
+        place = self.writing(step)
         files = {}
         for path in sorted(place.rglob("*")):
             if path.is_file():

@@ -7,6 +7,7 @@ model that it starts from, does. SimPO and ORPO look at the policy alone.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import ray
@@ -28,6 +29,7 @@ from rayward.actors.training.ranked import (
     shares_prompts,
 )
 from rayward.actors.training.rankings import RankedRows
+from rayward.actors.training.resume import Resume
 from rayward.actors.training.worker import announce, make_engine, start
 from rayward.algorithms.sequence import segment_sum
 from rayward.configs.sections.training import Dpo
@@ -67,17 +69,28 @@ def dpo_loop(job: Job, context: RankContext | None = None) -> None:
         part = over_rankings(job, context, engine, data, logprobs, share)
         return on_every_rank(part, len(data.ids)).numpy()
 
+    resume = Resume(job, context, engine)
     if settings.needs_reference:
         announce(job, context, "log-probs of the reference, of all rows")
         # Before the first step the policy is the reference. Afterwards nothing holds its weights:
         # one model is in memory instead of two, and each answer is read by it once.
-        train = replace(train, reference=reference_logprobs(train))
-        heldout = replace(heldout, reference=reference_logprobs(heldout))
+        # A checkpoint has them, for the policy that it goes on from is no reference.
+        train, heldout = (
+            replace(rows, reference=resume.known(name, partial(reference_logprobs, rows)))
+            for name, rows in (("train", train), ("heldout", heldout))
+        )
     else:
         announce(job, context, "first step")
     labels: LabelSteps | None = None
     if settings.objective == "kto":
-        labels = LabelSteps(job, context, engine, train, logprobs, reference_logprobs)
+        labels = LabelSteps(
+            job,
+            context,
+            engine,
+            train,
+            logprobs,
+            lambda rows: resume.known("mismatched", partial(reference_logprobs, rows)),
+        )
 
     def loss(module: nn.Module, rankings: RankedRows) -> tuple[Tensor, MetricSums]:
         policy_N = logprobs(module, rankings)
@@ -104,4 +117,4 @@ def dpo_loop(job: Job, context: RankContext | None = None) -> None:
     validation = score_validation(
         *looked_at, job, engine.total_steps, heldout, heldout_scores, write
     )
-    learn(job, context, engine, train, loss, share, validation, labels)
+    learn(job, context, engine, train, loss, share, validation, resume, labels)

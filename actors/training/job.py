@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class CheckpointPlace:
+    """Where and when a training writes checkpoints, and the one that it goes on from."""
+
+    folder: str
+    found: str | None
+    """Folder of the checkpoint to begin from."""
+    stop: str
+    """File whose appearance asks for a checkpoint, and for the end after it."""
+    every_steps: int | None
+    every_minutes: float | None
+    keep: int
+
+
+@dataclass(frozen=True)
 class Job:
     """Everything a worker needs; data travels by reference through the object store."""
 
@@ -49,3 +63,5 @@ class Job:
     """Optimizer steps between looks at the held-out data; 0: none on the way."""
     keep: str = "last"
     """`last` or `best`, see Validation."""
+    checkpoints: CheckpointPlace | None = None
+    """None: none are written."""

@@ -21,8 +21,9 @@ from rayward.actors.models.prefix import pays, shared_lengths
 from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.actors.training.job import Job
 from rayward.actors.training.rankings import RankedRows, rankings_of
+from rayward.actors.training.resume import Resume
 from rayward.actors.training.validation import Validation
-from rayward.actors.training.worker import Reporter, add_over_ranks, sum_over_ranks
+from rayward.actors.training.worker import add_over_ranks, sum_over_ranks
 from rayward.algorithms.preference import pair_accuracy
 from rayward.configs.sections.training import Dpo, Preferences
 from rayward.data.packing import epoch_order, step_batches
@@ -112,43 +113,53 @@ def learn(
     loss: Callable[[nn.Module, RankedRows], tuple[Tensor, MetricSums]],
     share: bool,
     validation: Validation,
+    resume: Resume,
     steps: Steps | None = None,
 ) -> None:
-    """All optimizer steps, then the model into its folder and its held-out scores to the driver.
+    """All optimizer steps that are left, then the model into its folder and its held-out scores to
+    the driver.
 
     With `share`, the answers of a ranking are one row.
     """
     steps = steps or Steps(job, len(train.sizes))
-    reporter, budget = Reporter(job, context), job.optimizer.micro_batch_tokens
+    reporter, budget = resume.reporter, job.optimizer.micro_batch_tokens
+    resume.load(validation)
     # Tokens of each ranking as one row, by which rankings are packed.
     costs = shared_lengths(train.ids, train.sizes) if share else None
-    for epoch in range(job.epochs):
-        for rankings in step_batches(steps.order(epoch), job.rows_per_step):
-            started_at = time.perf_counter()
-            told = steps.before(rankings)
-            step = train.take(rankings)
-            # A ranking stays in one micro-batch: its loss compares its answers with each other.
-            if costs is not None:
-                plan = context.packs(costs[rankings], budget)
-            else:
-                rows = context.micro_batches(step.ids.lengths, budget, step.sizes.tolist())
-                plan = rankings_of(step, rows)
-            # All ranks know all rankings of the step: the denominator is the global count.
-            sums = engine.step([step.take(part) for part in plan], loss, len(rankings))
-            totals = sum_over_ranks(
-                {name: value for name, value in sums.items() if name.endswith("_sum")}
-            )
-            seconds = time.perf_counter() - started_at
-            metrics: dict[str, Any] = {
-                "step": engine.steps_done,
-                "epoch": epoch,
-                **steps.figures(totals, len(rankings)),
-                **told,
-                "grad_norm": sums["grad_norm"],
-                "learning_rate": sums["learning_rate"],
-                "time": {"tokens_per_s": int(step.ids.lengths.sum()) / seconds},
-            }
-            reporter.tell(metrics | validation.after(engine.steps_done))
+    every_step = (
+        (epoch, rankings)
+        for epoch in range(job.epochs)
+        for rankings in step_batches(steps.order(epoch), job.rows_per_step)
+    )
+    for epoch, rankings in resume.left(every_step):
+        started_at = time.perf_counter()
+        told = steps.before(rankings)
+        step = train.take(rankings)
+        # A ranking stays in one micro-batch: its loss compares its answers with each other.
+        if costs is not None:
+            plan = context.packs(costs[rankings], budget)
+        else:
+            rows = context.micro_batches(step.ids.lengths, budget, step.sizes.tolist())
+            plan = rankings_of(step, rows)
+        # All ranks know all rankings of the step: the denominator is the global count.
+        sums = engine.step([step.take(part) for part in plan], loss, len(rankings))
+        totals = sum_over_ranks(
+            {name: value for name, value in sums.items() if name.endswith("_sum")}
+        )
+        seconds = time.perf_counter() - started_at
+        metrics: dict[str, Any] = {
+            "step": engine.steps_done,
+            "epoch": epoch,
+            **steps.figures(totals, len(rankings)),
+            **told,
+            "grad_norm": sums["grad_norm"],
+            "learning_rate": sums["learning_rate"],
+            "time": {"tokens_per_s": int(step.ids.lengths.sum()) / seconds},
+        }
+        reporter.tell(metrics | validation.after(engine.steps_done))
+        if resume.after(validation):
+            return
+    resume.end(validation)
     reporter.tell({"kept": validation.end(engine.steps_done)})
     reporter.flush()
     # Not by the reporter, which is silent on other ranks: each has the scores of its own rows.

@@ -19,6 +19,7 @@ from rayward.actors.training.ranked import (
     shares_prompts,
 )
 from rayward.actors.training.rankings import RankedRows, ranking_loss
+from rayward.actors.training.resume import Resume
 from rayward.actors.training.worker import announce, make_engine, start, sum_over_ranks
 from rayward.algorithms.preference import zero_sum_penalty
 from rayward.configs.sections.training import Reward
@@ -86,4 +87,5 @@ def reward_loop(job: Job, context: RankContext | None = None) -> None:
     validation = score_validation(
         *ACCURACY, job, engine.total_steps, heldout, heldout_scores, write
     )
-    learn(job, context, engine, train, loss, share, validation)
+    resume = Resume(job, context, engine)
+    learn(job, context, engine, train, loss, share, validation, resume)

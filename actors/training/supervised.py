@@ -21,8 +21,9 @@ from rayward.actors.models.lean import skip_unread
 from rayward.actors.models.load import load_policy
 from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.actors.training.job import Job
+from rayward.actors.training.resume import Resume
 from rayward.actors.training.validation import Validation
-from rayward.actors.training.worker import Reporter, announce, make_engine, start, sum_over_ranks
+from rayward.actors.training.worker import announce, make_engine, start, sum_over_ranks
 from rayward.algorithms.sequence import weighted_nll
 from rayward.data.packing import epoch_order, step_batches
 from rayward.data.ragged import Ragged, Rows
@@ -40,7 +41,6 @@ class WeightedRows:
 def sft_loop(job: Job) -> None:
     """Supervised fine-tuning: weighted mean of the token losses of each optimizer step."""
     context = start(job)
-    reporter = Reporter(job, context)
     train, heldout = ray.get(job.train), ray.get(job.heldout)
     policy = load_policy(job.model, job.dtype)
     # `packing` null packs where the model has an attention that is fast on packs.
@@ -89,30 +89,41 @@ def sft_loop(job: Job) -> None:
     validation = Validation(
         "heldout_loss", False, job, engine.total_steps, heldout_loss, write, at_end=True
     )
+    resume = Resume(job, context, engine)
+    reporter = resume.reporter
     announce(job, context, "held-out loss before training")
-    reporter.tell({"heldout_loss_before": heldout_loss()})
-    for epoch in range(job.epochs):
-        for rows in step_batches(epoch_order(len(train.ids), job.seed, epoch), job.rows_per_step):
-            started_at = time.perf_counter()
-            step_ids = train.ids.take(rows)
-            # All ranks know all rows of the step, so the denominator needs no collective.
-            weight = float(train.weights.take(rows).values.sum())
-            plan = cut(step_ids.lengths, job.optimizer.micro_batch_tokens)
-            # The plan counts rows of the step; `loss` takes rows of the training data.
-            micro_batches = [[rows[i] for i in micro_batch] for micro_batch in plan]
-            sums = engine.step(micro_batches, loss, weight)
-            total = sum_over_ranks({"loss": sums["loss_sum"]})["loss"]
-            seconds = time.perf_counter() - started_at
-            metrics: dict[str, Any] = {
-                "step": engine.steps_done,
-                "epoch": epoch,
-                "loss": total / weight,
-                "grad_norm": sums["grad_norm"],
-                "learning_rate": sums["learning_rate"],
-                "time": {"tokens_per_s": int(step_ids.lengths.sum()) / seconds},
-            }
-            reporter.tell(metrics | validation.after(engine.steps_done))
+    before = float(resume.known("heldout_loss_before", heldout_loss))
+    reporter.tell({"heldout_loss_before": before})
+    resume.load(validation)
+    every_step = (
+        (epoch, rows)
+        for epoch in range(job.epochs)
+        for rows in step_batches(epoch_order(len(train.ids), job.seed, epoch), job.rows_per_step)
+    )
+    for epoch, rows in resume.left(every_step):
+        started_at = time.perf_counter()
+        step_ids = train.ids.take(rows)
+        # All ranks know all rows of the step, so the denominator needs no collective.
+        weight = float(train.weights.take(rows).values.sum())
+        plan = cut(step_ids.lengths, job.optimizer.micro_batch_tokens)
+        # The plan counts rows of the step; `loss` takes rows of the training data.
+        micro_batches = [[rows[i] for i in micro_batch] for micro_batch in plan]
+        sums = engine.step(micro_batches, loss, weight)
+        total = sum_over_ranks({"loss": sums["loss_sum"]})["loss"]
+        seconds = time.perf_counter() - started_at
+        metrics: dict[str, Any] = {
+            "step": engine.steps_done,
+            "epoch": epoch,
+            "loss": total / weight,
+            "grad_norm": sums["grad_norm"],
+            "learning_rate": sums["learning_rate"],
+            "time": {"tokens_per_s": int(step_ids.lengths.sum()) / seconds},
+        }
+        reporter.tell(metrics | validation.after(engine.steps_done))
+        if resume.after(validation):
+            return
 
+    resume.end(validation)
     reporter.tell({"kept": validation.end(engine.steps_done)})
     reporter.flush()
 

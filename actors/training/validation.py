@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rayward.actors.training.job import Job
+
+STATE = ("value", "measured_at", "kept_value", "kept_step", "written")
 
 
 class Validation:
@@ -54,6 +56,15 @@ class Validation:
             self.written = [self.write()]
             self.kept_value, self.kept_step = self.sign * self.value, step
         return {self.metric: self.sign * self.kept_value, "kept_step": self.kept_step}
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` goes on from; this rank's."""
+        return {name: getattr(self, name) for name in STATE}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from the `state` of the same step."""
+        for name in STATE:
+            setattr(self, name, state[name])
 
     @property
     def result(self) -> Any:

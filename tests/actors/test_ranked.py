@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from ray.util.queue import Queue
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from rayward.actors.checkpoints import Checkpoints
 from rayward.actors.group import TrainingGroup
 from rayward.actors.process import Rendezvous
 from rayward.actors.training.dpo import dpo_loop
-from rayward.actors.training.job import Job
+from rayward.actors.training.job import CheckpointPlace, Job
 from rayward.actors.training.labels import mismatched
 from rayward.actors.training.rankings import RankedRows
 from rayward.actors.training.reward_model import reward_loop
@@ -111,9 +113,10 @@ def learned(
     zero_stage=1,
     model=None,
     epochs=1,
+    checkpoints=None,
     **settings,
 ):
-    """(weights, held-out scores, metrics of the steps)."""
+    """(weights, held-out scores, metrics of the steps); None where it was stopped on the way."""
     cls = LOOPS[name][1]
     objective = settings.get("objective", "dpo")
     beta = {"beta": BETA} if name == "dpo" and objective in ("dpo", "ipo", "kto") else {}
@@ -134,11 +137,14 @@ def learned(
         role=Role(),
         queue=queue,
         preferences=preferences,
+        checkpoints=checkpoints,
     )
     ranks[world].call("learn", name, job)
     told = [message for batch in queue.get_nowait_batch(queue.qsize()) for message in batch]
     queue.shutdown()
     steps = [message for message in told if "step" in message]
+    if not folder.exists():
+        return None, None, steps
     parts = [message["heldout_scores"] for message in told if "heldout_scores" in message]
     scores = merge(parts, len(heldout.ids))
     return load_file(folder / "model.safetensors"), scores, steps
@@ -191,6 +197,51 @@ def test_ranks_and_micro_batches_change_nothing(ranks, tiny_models, tmp_path, na
             assert ours.keys() == theirs.keys()
             for figure in ours.keys() - {"time"} - chance:
                 assert ours[figure] == pytest.approx(theirs[figure], rel=1e-5, abs=3e-5), figure
+
+
+@pytest.mark.parametrize("world", [1, 2])
+@pytest.mark.parametrize("name, settings", [CASES[0], ("dpo", {}), ("dpo", {"objective": "kto"})])
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
+    ranks, tiny_models, tmp_path, name, settings, world
+):
+    weights, scores, steps = learned(
+        ranks, tiny_models, tmp_path / "whole", name, world, epochs=2, **settings
+    )
+    stop = tmp_path / "stop"
+    stop.touch()
+    place = CheckpointPlace(str(tmp_path / "made"), None, str(stop), 2, None, 1)
+
+    def go_on(place: CheckpointPlace) -> Any:
+        return learned(
+            ranks,
+            tiny_models,
+            tmp_path / "resumed",
+            name,
+            world,
+            epochs=2,
+            checkpoints=place,
+            **settings,
+        )
+
+    done = []
+    for _ in range(2):  # stopped after each of the first two steps
+        none, _, told = go_on(place)
+        assert none is None and len(told) == 1
+        done += told
+        found, broken = Checkpoints(place.folder).latest()
+        assert found and found.step == len(done) and not broken
+        place = replace(place, found=str(found.folder))
+    stop.unlink()
+    resumed, again, told = go_on(place)
+    done += told
+    assert len(done) == len(steps) == 6
+    for ours, theirs in zip(done, steps, strict=True):
+        assert ours | {"time": None} == theirs | {"time": None}
+    for key, value in weights.items():
+        assert torch.equal(resumed[key], value), key
+    assert np.array_equal(again, scores)
+    found, _ = Checkpoints(place.folder).latest()
+    assert found and found.step == 6, "every second step"
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -1,0 +1,125 @@
+"""A training that goes on where a checkpoint left it: the workers' side.
+
+What is restored is all that decides the numbers: weights, optimizer, count of steps, random numbers
+(engine.py), which state is kept (validation.py), and what was computed before the first step. The
+rows of a step follow from its number and the seed.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+
+from rayward.actors.checkpoints import Checkpoints
+from rayward.actors.models.forward import RankContext
+from rayward.actors.training.engine import TrainEngine
+from rayward.actors.training.job import Job
+from rayward.actors.training.validation import Validation
+from rayward.actors.training.worker import Reporter, add_over_ranks
+
+KNOWN = "known.npz"
+WORTH_S = 60
+"""Seconds of training that are worth a checkpoint at its end."""
+Step = TypeVar("Step")
+
+
+class Resume:
+    """The checkpoints of a training. Every rank must call the same methods at the same steps."""
+
+    def __init__(self, job: Job, context: RankContext, engine: TrainEngine) -> None:
+        self.job, self.rank, self.engine = job, context.rank, engine
+        self.reporter = Reporter(job, context)
+        place = job.checkpoints
+        self.made = Checkpoints(place.folder, place.keep) if place else None
+        self.found = Path(place.found) if place and place.found else None
+        # Computed once in a training, and the same on every rank.
+        self._known: dict[str, np.ndarray] = {}
+        if self.found and (self.found / KNOWN).is_file():
+            with np.load(self.found / KNOWN) as arrays:
+                self._known = dict(arrays)
+        self._written_at, self._written_step = time.monotonic(), 0
+
+    def known(self, name: str, compute: Callable[[], Any]) -> np.ndarray:
+        """What `compute` gives of the model before its first step; it is not called again where a
+        checkpoint has it.
+        """
+        if name not in self._known:
+            self._known[name] = np.asarray(compute())
+        return self._known[name]
+
+    def load(self, validation: Validation) -> None:
+        """Go on from the checkpoint, if there is one; what was `known` must be computed before."""
+        if self.found:
+            self.engine.load_state(self.found)
+            with (self.found / f"validation-{self.rank}.pkl").open("rb") as file:
+                validation.restore(pickle.load(file))
+        self._written_at, self._written_step = time.monotonic(), self.engine.steps_done
+
+    def left(self, steps: Iterable[Step]) -> Iterator[Step]:
+        """Of all steps of the training those that are still to do."""
+        return islice(steps, self.engine.steps_done, None)
+
+    def after(self, validation: Validation) -> bool:
+        """Write a checkpoint where it is time for one; whether the training is to end here.
+
+        A collective.
+        """
+        place = self.job.checkpoints
+        if place is None:
+            return False
+        step = self.engine.steps_done
+        # One rank looks at the clock and the disk, so that all do the same.
+        asked = torch.zeros(2, dtype=torch.float64)
+        if self.rank == 0:
+            stop = Path(place.stop).exists()
+            minutes = (time.monotonic() - self._written_at) / 60
+            by_steps = place.every_steps and step - self._written_step >= place.every_steps
+            by_time = place.every_minutes and minutes >= place.every_minutes
+            asked = torch.tensor([stop or bool(by_steps or by_time), stop], dtype=torch.float64)
+        write, stop_here = (bool(value) for value in add_over_ranks(asked).tolist())
+        if write:
+            self.write(validation)
+        return stop_here
+
+    def end(self, validation: Validation) -> None:
+        """After the last step: a checkpoint, where the training since the last one is worth it.
+
+        The result is written next, and may fail; or another model is trained, and fails.
+        """
+        worth = torch.zeros(1, dtype=torch.float64)
+        if self.rank == 0:
+            worth += time.monotonic() - self._written_at > WORTH_S
+        if self.made and bool(add_over_ranks(worth)):
+            self.write(validation)
+
+    def write(self, validation: Validation) -> None:
+        """Write a checkpoint of this step. A collective."""
+        if self.made is None or self._written_step == self.engine.steps_done:
+            return
+        # Whoever reads the checkpoint has the metrics of all steps up to it.
+        self.reporter.flush()
+        started_at, step = time.monotonic(), self.engine.steps_done
+        if self.rank == 0:
+            self.made.new(step)
+        torch.distributed.barrier()
+        place = self.made.writing(step)
+        self.engine.save_state(place)
+        with (place / f"validation-{self.rank}.pkl").open("wb") as file:
+            pickle.dump(validation.state(), file)
+        if self.rank == 0:
+            np.savez(place / KNOWN, **self._known)
+        torch.distributed.barrier()
+        if self.rank == 0:
+            layout = {"ranks": self.engine.world_size, "zero_stage": self.engine.zero_stage}
+            self.made.complete(step, layout)
+            seconds = time.monotonic() - started_at
+            self.reporter.tell({"checkpoint": {"step": step, "seconds": seconds}})
+        torch.distributed.barrier()
+        self._written_at, self._written_step = time.monotonic(), step
