@@ -82,7 +82,7 @@ class Checkpoints:
         """The last whole one, and why those after it are none. What was half written is removed."""
         for half in self.folder.glob(f"{WRITING}*"):
             shutil.rmtree(half, ignore_errors=True)
-        broken = []
+        broken: list[str] = []
         for folder in reversed(self._all()):
             try:
                 return _read(folder), broken

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from rayward.configs.sections.base import Count, Positive, Section, StageSection
+from rayward.configs.sections.checkpoint import Checkpoint
 from rayward.configs.sections.data import Data
 from rayward.configs.sections.kube import Kube
 from rayward.configs.sections.machines import Cluster, Resources
@@ -145,6 +146,8 @@ class Config(Section):
     """The Ray cluster and waiting times."""
     resources: Resources = Resources()
     """Processes and what each gets."""
+    checkpoint: Checkpoint = Checkpoint()
+    """What a training goes on from."""
     kube: Kube = Kube()
     """Pods on Kubernetes (`rayward kube render`)."""
     sft: Sft = Sft()

@@ -93,6 +93,7 @@ RAY_FILES = {
     "test_policy.py",
     "test_proof.py",
     "test_ranked.py",
+    "test_resume.py",
     "test_reward_eval.py",
     "test_reward_serve.py",
     "test_rl.py",

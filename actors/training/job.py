@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from ray.util.queue import Queue
 
 
+STOP, WRITE = "stop", "write"
+
+
 @dataclass(frozen=True)
 class CheckpointPlace:
     """Where and when a training writes checkpoints, and the one that it goes on from."""
@@ -23,8 +26,8 @@ class CheckpointPlace:
     folder: str
     found: str | None
     """Folder of the checkpoint to begin from."""
-    stop: str
-    """File whose appearance asks for a checkpoint, and for the end after it."""
+    asked: str
+    """File that asks for a checkpoint when it appears: STOP in it, to end after that; or WRITE."""
     every_steps: int | None
     every_minutes: float | None
     keep: int

@@ -7,9 +7,10 @@ rows of a step follow from its number and the seed.
 
 from __future__ import annotations
 
+import json
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,14 +21,36 @@ import torch
 from rayward.actors.checkpoints import Checkpoints
 from rayward.actors.models.forward import RankContext
 from rayward.actors.training.engine import TrainEngine
-from rayward.actors.training.job import Job
+from rayward.actors.training.job import STOP, Job
 from rayward.actors.training.validation import Validation
 from rayward.actors.training.worker import Reporter, add_over_ranks
 
-KNOWN = "known.npz"
+KNOWN, METRICS = "known.npz", "metrics.jsonl"
 WORTH_S = 60
 """Seconds of training that are worth a checkpoint at its end."""
 Step = TypeVar("Step")
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Metrics, a line of JSON each step."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The metrics of a checkpoint."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _wish(path: Path) -> str:
+    """What the driver asks for; each wish is granted once."""
+    try:
+        wish = path.read_text(encoding="utf-8")
+        path.unlink()
+    except FileNotFoundError:
+        return ""
+    return wish
 
 
 class Resume:
@@ -60,6 +83,7 @@ class Resume:
             self.engine.load_state(self.found)
             with (self.found / f"validation-{self.rank}.pkl").open("rb") as file:
                 validation.restore(pickle.load(file))
+            self.reporter.history = read_lines(self.found / METRICS)
         self._written_at, self._written_step = time.monotonic(), self.engine.steps_done
 
     def left(self, steps: Iterable[Step]) -> Iterator[Step]:
@@ -78,11 +102,12 @@ class Resume:
         # One rank looks at the clock and the disk, so that all do the same.
         asked = torch.zeros(2, dtype=torch.float64)
         if self.rank == 0:
-            stop = Path(place.stop).exists()
+            wish = _wish(Path(place.asked))
             minutes = (time.monotonic() - self._written_at) / 60
             by_steps = place.every_steps and step - self._written_step >= place.every_steps
             by_time = place.every_minutes and minutes >= place.every_minutes
-            asked = torch.tensor([stop or bool(by_steps or by_time), stop], dtype=torch.float64)
+            write = bool(wish or by_steps or by_time)
+            asked = torch.tensor([write, wish == STOP], dtype=torch.float64)
         write, stop_here = (bool(value) for value in add_over_ranks(asked).tolist())
         if write:
             self.write(validation)
@@ -114,7 +139,8 @@ class Resume:
         with (place / f"validation-{self.rank}.pkl").open("wb") as file:
             pickle.dump(validation.state(), file)
         if self.rank == 0:
-            np.savez(place / KNOWN, **self._known)
+            np.savez(place / KNOWN, allow_pickle=False, **self._known)
+            write_lines(place / METRICS, self.reporter.history)
         torch.distributed.barrier()
         if self.rank == 0:
             layout = {"ranks": self.engine.world_size, "zero_stage": self.engine.zero_stage}

@@ -72,6 +72,8 @@ class Reporter:
     def __init__(self, job: Job, context: RankContext):
         self.queue, self.silent = job.queue, context.rank != 0
         self.waiting: list[dict[str, Any]] = []
+        # Of all steps, for checkpoints: the driver may die before it has written what it was told.
+        self.history: list[dict[str, Any]] = []
         self.sent_at = time.monotonic()
 
     def tell(self, message: dict[str, Any]) -> None:
@@ -79,6 +81,8 @@ class Reporter:
         # All ranks have the same sums; one report of them is enough.
         if not self.silent:
             self.waiting.append(message)
+            if "step" in message:
+                self.history.append(message)
         if time.monotonic() - self.sent_at > REPORT_EVERY_S:
             self.flush()
 

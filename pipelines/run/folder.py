@@ -99,7 +99,7 @@ class Run:
             key: value for key, value in self.manifest(stage)["settings"].items() if key in settings
         }
         changes = [
-            *_differences(kept, settings),
+            *differences(kept, settings),
             *(f"{name} has changed since" for name in self.changed_since(stage)),
         ]
         hint = ""
@@ -145,10 +145,10 @@ def model_folder(folder: str | Path, setting: str) -> Path:
     return path
 
 
-def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
+def differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             name = f"{prefix}.{key}" if prefix else key
-            yield from _differences(old.get(key), new.get(key), name)
+            yield from differences(old.get(key), new.get(key), name)
     elif old != new:
         yield f"{prefix} was {old}, now {new}"

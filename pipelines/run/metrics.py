@@ -18,16 +18,27 @@ class Metrics:
     nowhere else.
     """
 
-    def __init__(self, folder: Path, title: str, total: int, unit: str):
+    def __init__(
+        self,
+        folder: Path,
+        title: str,
+        total: int,
+        unit: str,
+        kept: Sequence[Mapping[str, Any]] = (),
+    ):
+        """`kept`: the lines of an earlier try that goes on; others that it wrote are gone."""
         # Brings in torch, which `table`, for commands without a run, does without.
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
         self.file = (folder / "metrics.jsonl").open("w", encoding="utf-8")
-        self.board = SummaryWriter(str(folder / "tensorboard"))
+        self.file.writelines(json.dumps(row) + "\n" for row in kept)
+        purge = {"purge_step": kept[-1]["step"] + 1} if kept else {}
+        self.board = SummaryWriter(str(folder / "tensorboard"), **purge)
         terminal = sys.stderr.isatty()
         self.bar = tqdm(
             total=total,
+            initial=len(kept),
             desc=f"{title:<9}",
             unit=unit,
             # In a log file each refresh is a line of its own: few of them.

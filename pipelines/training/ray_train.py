@@ -18,6 +18,7 @@ from rayward.configs.sections.training import Preferences, Supervised
 from rayward.data.model_files.hub_models import local
 from rayward.pipelines.run.metrics import Metrics
 from rayward.pipelines.run.stage import Stage
+from rayward.pipelines.training.going_on import GoingOn, without_step
 
 if TYPE_CHECKING:
     from rayward.actors.training.rankings import RankedRows
@@ -45,6 +46,8 @@ def train(
     from ray.train.torch import TorchTrainer
 
     check_fits({"train": job.role})
+    going_on = GoingOn(stage, folder_name, title, steps)
+    job = replace(job, checkpoints=going_on.place)
     # Without a CPU of its own: `check_fits` has counted those of the workers only.
     queue = Queue(actor_options={"num_cpus": 0})
     role = job.role
@@ -56,8 +59,12 @@ def train(
             use_gpu=role.gpus > 0,
             resources_per_worker={"CPU": role.cpus, **({"GPU": role.gpus} if role.gpus else {})},
         ),
-        # Absolute: workers have working directories of their own.
-        run_config=RunConfig(storage_path=str((stage.folder / "ray").resolve()), name=title),
+        # Absolute: workers have working directories of their own. Ray Train would go on by itself
+        # from what an earlier try left there, so each has a folder of its own.
+        run_config=RunConfig(
+            storage_path=str((stage.folder / "ray").resolve()),
+            name=f"{title}-{going_on.step}" if going_on.step else title,
+        ),
     )
     failure: list[BaseException] = []
 
@@ -74,12 +81,21 @@ def train(
     thread = threading.Thread(target=fit, daemon=True)
     thread.start()
     reports: dict[str, Any] = {}
-    step_metrics: dict[int, dict[str, Any]] = {}
+    rows = going_on.rows
+    step_metrics = {row["step"]: without_step(row) for row in rows}
+    if rows:
+        reports["last"] = step_metrics[rows[-1]["step"]]
     limit = stage.run.config.cluster.start_timeout_s
-    with Metrics(stage.folder / folder_name, title, steps, "step") as metrics:
+    with (
+        going_on.asked(),
+        Metrics(stage.folder / folder_name, title, steps, "step", rows) as metrics,
+    ):
         for message in messages(queue, thread.is_alive, limit, title):
             if "doing" in message:
                 metrics.doing(message["doing"])
+            elif "checkpoint" in message:
+                written = message["checkpoint"]
+                metrics.doing(f"checkpoint of {written['step']}: {written['seconds']:.1f} s")
             elif "step" in message:
                 step = message.pop("step")
                 metrics.log(step, message, show)
@@ -91,6 +107,8 @@ def train(
     queue.shutdown()
     if failure:
         raise failure[0]
+    if "kept" not in reports:  # what it tells after the last step
+        raise KeyboardInterrupt
     if job.keep == "best":
         reports["last"] = step_metrics[reports["kept"][0]["kept_step"]]
     return reports
