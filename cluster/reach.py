@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import platform
 import socket
@@ -15,10 +16,17 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+import grpc
+import httpx
 import ray
 from ray._common.usage.usage_constants import CLUSTER_METADATA_KEY
 from ray._private import ray_constants, services
-from ray.exceptions import AuthenticationError, RpcError
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
+from ray._raylet import AuthenticationTokenLoader
+from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+from ray.core.generated.gcs_pb2 import GcsNodeInfo
 
 from rayward.configs.load import ConfigError
 
@@ -43,6 +51,9 @@ class Head:
 
 def check_joins(address: str, named_by: str) -> None:
     """ConfigError where this process cannot join the cluster at `address`, set by `named_by`."""
+    if os.environ.get("RAY_USE_TLS") == "1":  # with certificates, which only Ray's own client knows
+        _connect(_place(address, named_by), f"{address} ({named_by})")
+        return
     head = head_of(address, named_by)
     ours = {"ray_version": ray.__version__, "python_version": platform.python_version()}
     told = {name: head.versions.get(name, ours[name]) for name in ours}
@@ -67,38 +78,56 @@ def check_joins(address: str, named_by: str) -> None:
 
 def head_of(address: str, named_by: str) -> Head:
     """What the head at an address of Ray (HOST:PORT or auto) says; ConfigError: why it does not."""
+    if address == "auto":
+        # As Ray does for this machine's cluster, which may have made a token of its own.
+        logging.disable(logging.WARNING)
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        logging.disable(logging.NOTSET)
     place = _place(address, named_by)
-    _connect(place, f"{place} ({named_by})")
-    # Once more in a way that tells Ray from others, and with the token.
-    from ray._raylet import GcsClient
-
+    who = f"{place} ({named_by})"
+    _connect(place, who)
     try:
-        client = GcsClient(address=place)
-        kept = client.internal_kv_get(
-            CLUSTER_METADATA_KEY, ray_constants.KV_NAMESPACE_CLUSTER, timeout=ANSWER_WITHIN_S
-        )
-        dashboard = client.internal_kv_get(
-            ray_constants.DASHBOARD_ADDRESS.encode(),
-            ray_constants.KV_NAMESPACE_DASHBOARD,
-            timeout=ANSWER_WITHIN_S,
-        )
-        nodes = client.get_all_node_info(timeout=ANSWER_WITHIN_S)
-    except AuthenticationError:
-        raise _token(f"{place} ({named_by})") from None
-    except (RpcError, RuntimeError, TimeoutError) as error:
-        if "nauthenticated" in str(error):
-            raise _token(f"{place} ({named_by})") from None
+        told, dashboard, nodes = _ask(place)
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise _token(who) from None
         raise ConfigError(
-            f"what answers at {place} ({named_by}) is no head of Ray {ray.__version__}: give the "
-            "address that ray start --head printed"
+            f"what answers at {who} is no head of Ray {ray.__version__}: give the address that "
+            "ray start --head printed"
         ) from None
-    alive = [node.node_id.hex() for node in nodes.values() if node.state == 0]
     return Head(
         place,
         f"http://{dashboard.decode()}" if dashboard else None,
-        json.loads(kept) if kept else {},
-        tuple(alive),
+        json.loads(told) if told else {},
+        nodes,
     )
+
+
+def _ask(place: str) -> tuple[bytes, bytes, tuple[str, ...]]:
+    """Versions as JSON, the dashboard's HOST:PORT, and ids of the nodes that are up, from the
+    store of a cluster.
+
+    Not by Ray's own client: it waits 40 s where something else answers, writes to the terminal, and
+    aborts the process where a token is missing.
+    """
+    token = AuthenticationTokenLoader.instance().get_token_for_http_header()
+    more = {"timeout": ANSWER_WITHIN_S, "metadata": tuple(token.items())}
+    with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        store = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel)
+        values = [
+            store.InternalKVGet(
+                gcs_service_pb2.InternalKVGetRequest(key=key, namespace=namespace), **more
+            ).value
+            for key, namespace in (
+                (CLUSTER_METADATA_KEY, ray_constants.KV_NAMESPACE_CLUSTER),
+                (ray_constants.DASHBOARD_ADDRESS.encode(), ray_constants.KV_NAMESPACE_DASHBOARD),
+            )
+        ]
+        nodes = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel).GetAllNodeInfo(
+            gcs_service_pb2.GetAllNodeInfoRequest(), **more
+        )
+    alive = (node for node in nodes.node_info_list if node.state == GcsNodeInfo.ALIVE)
+    return values[0], values[1], tuple(node.node_id.hex() for node in alive)
 
 
 def dashboard_of(address: str, named_by: str) -> str:
@@ -131,17 +160,9 @@ def dashboard_of(address: str, named_by: str) -> str:
 
 def _version(url: str, who: str) -> str:
     """The version of Ray behind a dashboard."""
-    import httpx
-    from ray._private.authentication.http_token_authentication import (
-        get_auth_headers_if_auth_enabled,
-    )
-
+    headers = AuthenticationTokenLoader.instance().get_token_for_http_header()
     try:
-        answer = httpx.get(
-            f"{url}/api/version",
-            headers=get_auth_headers_if_auth_enabled({}),
-            timeout=ANSWER_WITHIN_S,
-        )
+        answer = httpx.get(f"{url}/api/version", headers=headers, timeout=ANSWER_WITHIN_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise ConfigError(
             f"nobody answers at {who}: {_why(error)}; give the address of a dashboard that runs, "

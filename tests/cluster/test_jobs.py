@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
@@ -97,13 +99,15 @@ def test_a_client_that_cannot_reach_the_cluster_is_told_in_one_sentence(
     token = (
         "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to that of its head"
     )
-    dashboard = head.url.removeprefix("http://")
+    other = ThreadingHTTPServer(("", 0), SimpleHTTPRequestHandler)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
     cases = [
         (align, {**no_token, "RAY_ADDRESS": head.gcs}, f"no token was given: {token}"),
         (align, {"RAY_AUTH_TOKEN": "0" * 32, "RAY_ADDRESS": head.gcs}, f"another one: {token}"),
         (align, {"RAY_ADDRESS": f"127.0.0.1:{nobody}"}, "the connection was refused"),
         (align, {"RAY_ADDRESS": head.url}, "which takes jobs: hand the run over with rayward sub"),
-        (align, {"RAY_ADDRESS": dashboard}, "is no head of Ray"),
+        (align, {"RAY_ADDRESS": f"127.0.0.1:{other.server_port}"}, "is no head of Ray"),
+        (handed, {"RAY_ADDRESS": f"http://127.0.0.1:{other.server_port}"}, "is no dashboard of"),
         (handed, {**no_token, "RAY_ADDRESS": head.url}, f"no token was given: {token}"),
         (handed, {"RAY_ADDRESS": f"http://127.0.0.1:{nobody}"}, "the connection was refused"),
         (handed, {}, "no cluster is named: give --address http://HOST:8265"),
@@ -122,6 +126,7 @@ def test_a_client_that_cannot_reach_the_cluster_is_told_in_one_sentence(
             told = [line for line in output.splitlines() if line.startswith("rayward: ")]
             assert len(told) == 1 and "Traceback" not in output, output
             assert len(output.splitlines()) <= 4 and time.monotonic() - began < 45, output
+    other.shutdown()
     assert not (tmp_path / "run").exists()
 
 

@@ -80,7 +80,11 @@ def test_a_package_of_functions_goes_along_without_what_lies_beside(folder: Path
     assert all((folder / "out" / name).is_file() for name in names)
 
 
-DATA = ["data.toyworld=null", *(f"data.{name}=[{{path: rows.jsonl}}]" for name in ROWS)]
+DATA = [
+    "evaluate=null",
+    "data.toyworld=null",
+    *(f"data.{name}=[{{path: rows.jsonl}}]" for name in ROWS),
+]
 
 
 @pytest.mark.parametrize(
