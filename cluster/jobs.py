@@ -29,6 +29,9 @@ LOST_S = 120
 """Time without an answer after which a job is not followed any more."""
 QUIET_S = 20
 """Time without a word after which the head is asked whether it is there."""
+CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk")
+CHATTY += ("_private.runtime_env.packaging",)
+"""Loggers of Ray that tell of each request and upload."""
 RUN = "rayward_run"
 """Metadata of a job: the run folder that it works on."""
 STOPPED = 130
@@ -49,9 +52,8 @@ class Jobs:
         self.url = dashboard_of(address, named_by)
         # Ray takes this one before an address that it is given.
         os.environ["RAY_API_SERVER_ADDRESS"] = self.url
-        logging.getLogger("ray.dashboard").setLevel(logging.ERROR)  # it tells of every upload
-        for name in ("dashboard_sdk", "job.sdk"):
-            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.ERROR)
+        for name in CHATTY:
+            logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
         self.client = _Client(self.url)
 
     def submit(
@@ -80,6 +82,11 @@ class Jobs:
             # Ray takes an id once: of two that ask at the same time one is refused.
             if "already exists" in str(error):
                 raise self._at_work(folder, job_id) from None
+            if "No available agent" in str(error):
+                raise TimeoutError(
+                    f"the head at {self.url} takes no jobs: its agent is not up; where another Ray "
+                    "runs on that machine, start it with --dashboard-agent-listen-port PORT"
+                ) from None
             raise
 
     def of_run(self, folder: str) -> dict[str, JobStatus]:

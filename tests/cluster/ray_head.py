@@ -120,6 +120,9 @@ def ray_head(folder: Path, **variables: str) -> Iterator[RayHead]:
     command += ["--port", str(gcs), "--include-dashboard", "true"]
     command += ["--dashboard-port", str(dashboard), "--object-store-memory", str(300 * 2**20)]
     short = f"/tmp/rw{os.getpid()}-{gcs}"  # sockets lie below it
+    # Of a fixed number unless given: where another Ray on this machine has it, this one would take
+    # no jobs.
+    command += ["--dashboard-agent-listen-port", str(free_port())]
     command += ["--temp-dir", short, "--disable-usage-stats"]
     log = folder / "head.txt"
     with log.open("wb") as file:

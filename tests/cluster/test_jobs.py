@@ -10,16 +10,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 
-from rayward.cluster.ports import free_port
 from tests.cluster.ray_head import BIN, RayHead, ray_head, until
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
@@ -89,44 +86,28 @@ def log(head: RayHead, job: str) -> str:
     return str(head.get(f"/api/jobs/{job}/logs")["logs"])
 
 
-def test_a_client_that_cannot_reach_the_cluster_is_told_in_one_sentence(
+def test_a_client_without_the_token_is_told_in_one_sentence(
     head: RayHead, clean: Path, tmp_path: Path
 ) -> None:
-    nobody = free_port()
     align = ["rayward", "align", "tiny.yaml", "--run", str(tmp_path / "run")]
     handed = submit(tmp_path / "run", [])
-    no_token = {"RAY_AUTH_MODE": None, "RAY_AUTH_TOKEN": None, "HOME": str(tmp_path)}
-    token = (
-        "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to that of its head"
-    )
-    other = ThreadingHTTPServer(("", 0), SimpleHTTPRequestHandler)
-    threading.Thread(target=other.serve_forever, daemon=True).start()
+    none = {"RAY_AUTH_MODE": None, "RAY_AUTH_TOKEN": None, "HOME": str(tmp_path)}
     cases = [
-        (align, {**no_token, "RAY_ADDRESS": head.gcs}, f"no token was given: {token}"),
-        (align, {"RAY_AUTH_TOKEN": "0" * 32, "RAY_ADDRESS": head.gcs}, f"another one: {token}"),
-        (align, {"RAY_ADDRESS": f"127.0.0.1:{nobody}"}, "the connection was refused"),
-        (align, {"RAY_ADDRESS": head.url}, "which takes jobs: hand the run over with rayward sub"),
-        (align, {"RAY_ADDRESS": f"127.0.0.1:{other.server_port}"}, "is no head of Ray"),
-        (handed, {"RAY_ADDRESS": f"http://127.0.0.1:{other.server_port}"}, "is no dashboard of"),
-        (handed, {**no_token, "RAY_ADDRESS": head.url}, f"no token was given: {token}"),
-        (handed, {"RAY_ADDRESS": f"http://127.0.0.1:{nobody}"}, "the connection was refused"),
-        (handed, {}, "no cluster is named: give --address http://HOST:8265"),
+        (align, {**none, "RAY_ADDRESS": head.gcs}, "no token was given"),
+        (align, {"RAY_AUTH_TOKEN": "0" * 32, "RAY_ADDRESS": head.gcs}, "missing or another one"),
+        (handed, {**none, "RAY_ADDRESS": head.url}, "no token was given"),
     ]
-    for number in range(0, len(cases), 2):  # two at a time, as there are cores
-        some = cases[number : number + 2]
-        at_work = [
-            started(command, clean, head.client(**{"RAY_ADDRESS": None, **more}))
-            for command, more, _ in some
-        ]
-        for process, (command, more, words) in zip(at_work, some, strict=True):
-            began = time.monotonic()
-            status, output = ended(process, 60)
-            assert status == 2 and words in output, (command, more, output)
-            # One sentence, after what is handed over; nothing of Ray's stacks.
-            told = [line for line in output.splitlines() if line.startswith("rayward: ")]
-            assert len(told) == 1 and "Traceback" not in output, output
-            assert len(output.splitlines()) <= 4 and time.monotonic() - began < 45, output
-    other.shutdown()
+    at_work = [started(command, clean, head.client(**more)) for command, more, _ in cases]
+    for process, (command, more, words) in zip(at_work, cases, strict=True):
+        status, output = ended(process, 60)
+        assert status == 2 and words in output, (command, more, output)
+        # One sentence, after what is handed over; nothing of Ray's stacks.
+        told = [line for line in output.splitlines() if line.startswith("rayward: ")]
+        assert len(told) == 1 and len(output.splitlines()) <= 4, output
+        assert told[0].endswith(
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to that of its "
+            "head"
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -174,11 +155,9 @@ def test_the_status_of_a_job_is_that_of_its_command(
 ) -> None:
     client = head.client(RAY_ADDRESS=head.url)
     # A mistake that only the cluster knows of: data that is not there.
-    settings = ["data.toyworld=null", "data.root=/not/there"]
-    settings += [f"data.{name}=[{{path: rows.jsonl}}]" for name in ("conversations", "preferences")]
-    status, output = ran(
-        submit(tmp_path / "run", [*settings, "data.prompts=[{path: rows.jsonl}]"]), clean, client
-    )
+    settings = [*SHORT, "data.toyworld=null", "data.root=/not/there"]
+    settings += ["data.conversations=[{path: rows.jsonl}]"]
+    status, output = ran(submit(tmp_path / "run", settings), clean, client)
     assert status == 1 and "no such file or folder" in output, output
     # Followed as `ray job submit` does it; Ray's own status is 1 whatever went wrong.
     entry = ["rayward", "align", "tiny.yaml", "--run", "/x", "--set", "seeds=1"]
