@@ -27,6 +27,11 @@ MARK = "RAYWARD_TEST_HEAD"
 """Environment variable that the head's processes have, and all that come from them."""
 
 
+RAYS_OWN = ("JobSupervisor", "_AutoscalingCoordinatorActor")
+"""Actors of Ray's own: one ends just after its job; one is made by the first that trains, for all
+that come, and stays."""
+
+
 @dataclass(frozen=True)
 class RayHead:
     """A head that is up."""
@@ -75,8 +80,7 @@ class RayHead:
                     found.append(f"process: {title}")
             except psutil.Error:
                 continue
-        # Ray's own: the one that watches over a job ends just after it.
-        return [name for name in found if "JobSupervisor" not in name]
+        return [name for name in found if not any(own in name for own in RAYS_OWN)]
 
     def empty_within(self, seconds: float) -> float:
         """Wait until nothing of a run is there; the seconds that it took."""

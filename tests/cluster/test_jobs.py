@@ -150,24 +150,20 @@ def test_a_stopped_job_leaves_nothing_and_the_next_goes_on(
     head.empty_within(20)
 
 
-def test_the_status_of_a_job_is_that_of_its_command(
-    head: RayHead, clean: Path, tmp_path: Path
-) -> None:
+def test_the_status_of_a_job_is_that_of_its_command(head: RayHead, clean: Path) -> None:
     client = head.client(RAY_ADDRESS=head.url)
-    # A mistake that only the cluster knows of: data that is not there.
-    settings = [*SHORT, "data.toyworld=null", "data.root=/not/there"]
-    settings += ["data.conversations=[{path: rows.jsonl}]"]
-    status, output = ran(submit(tmp_path / "run", settings), clean, client)
-    assert status == 1 and "no such file or folder" in output, output
-    # Followed as `ray job submit` does it; Ray's own status is 1 whatever went wrong.
     entry = ["rayward", "align", "tiny.yaml", "--run", "/x", "--set", "seeds=1"]
     status, output = ran(
         ["ray", "job", "submit", "--working-dir", ".", "--", *entry], clean, client
     )
+    # Ray's command knows 0 and 1 only; the job itself has the status.
     assert status == 1 and "seeds" in output, output
-    jobs = head.get("/api/jobs/")
-    codes = {job["entrypoint"]: job["driver_exit_code"] for job in jobs}
-    assert codes[" ".join(entry)] == 2, jobs
+    jobs = {job["entrypoint"]: job for job in head.get("/api/jobs/")}
+    failed = jobs[" ".join(entry)]
+    assert failed["driver_exit_code"] == 2, failed
+    job = failed["submission_id"]
+    status, output = ran(["rayward", "submit", "--attach", job], clean, client)
+    assert status == 2 and f"job {job} ended with status 2" in output, output
 
 
 def test_another_version_of_ray_is_told(head: RayHead, tmp_path: Path) -> None:
@@ -235,6 +231,17 @@ def test_the_whole_road_as_a_job(head: RayHead, road: tuple[Path, str]) -> None:
     for words in ("graceful_shutdown", "(raylet)", "Traceback", "%|"):
         assert words not in output, output
     head.empty_within(20)
+
+
+@pytest.mark.slow
+def test_a_fault_that_only_the_cluster_knows_of_ends_with_1(
+    head: RayHead, clean: Path, tmp_path: Path
+) -> None:
+    settings = [*SHORT, "data.toyworld=null", "data.root=/not/there"]
+    settings += ["data.conversations=[{path: rows.jsonl}]"]
+    client = head.client(RAY_ADDRESS=head.url)
+    status, output = ran(submit(tmp_path / "run", settings), clean, client)
+    assert status == 1 and "/not/there/rows.jsonl: no such file" in output, output
 
 
 @pytest.mark.slow
