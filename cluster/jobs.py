@@ -29,8 +29,11 @@ LOST_S = 120
 """Time without an answer after which a job is not followed any more."""
 QUIET_S = 20
 """Time without a word after which the head is asked whether it is there."""
-CHATTY = ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk")
-CHATTY += ("_private.runtime_env.packaging",)
+CHATTY = (
+    "dashboard.modules.dashboard_sdk",
+    "dashboard.modules.job.sdk",
+    "_private.runtime_env.packaging",
+)
 """Loggers of Ray that tell of each request and upload."""
 RUN = "rayward_run"
 """Metadata of a job: the run folder that it works on."""

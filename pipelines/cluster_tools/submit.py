@@ -223,8 +223,9 @@ def not_there(config: Config) -> None:
     for named in named_models(config):
         if not is_hub_name(named.model) and not Path(named.model).is_absolute():
             wrong[f"{named.setting} is {named.model}"] = None
-    for path in (config.scoring.functions, *(source.prompts for source in config.scoring.sources)):
-        if path and ".." in Path(path).parts:
+    prompts = [source.prompts for source in config.scoring.sources if source.prompts]
+    for path in (config.scoring.functions, *prompts):
+        if ".." in Path(path).parts:
             wrong[f"scoring names {path}"] = None
     if wrong:
         raise ConfigError(
