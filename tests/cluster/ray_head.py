@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,16 +71,18 @@ class RayHead:
             answer = self.get(f"/api/v0/{kind}", detail="true", limit="1000")
             rows = answer["data"]["result"]["result"]
             found += [f"{kind}: {row[name]}" for row in rows if row["state"] != gone]
-        mine = f"{MARK}={self.variables[MARK]}"
+        titles = [title for _, title in self.processes()]
+        found += [f"process: {title}" for title in titles if "VLLM" in title or "Engine" in title]
+        return [name for name in found if not any(own in name for own in RAYS_OWN)]
+
+    def processes(self) -> Iterator[tuple[psutil.Process, str]]:
+        """All that come from the head, with their command lines."""
         for process in psutil.process_iter():
             try:
-                title = " ".join(process.cmdline())
-                ours = "VLLM" in title or "EngineCore" in title
-                if ours and f"{MARK}={process.environ().get(MARK)}" == mine:
-                    found.append(f"process: {title}")
-            except psutil.Error:
+                if process.environ().get(MARK) == self.variables[MARK]:
+                    yield process, " ".join(process.cmdline())
+            except psutil.Error:  # of another, or gone
                 continue
-        return [name for name in found if not any(own in name for own in RAYS_OWN)]
 
     def empty_within(self, seconds: float) -> float:
         """Wait until nothing of a run is there; the seconds that it took."""
@@ -146,6 +148,9 @@ def ray_head(folder: Path, **variables: str) -> Iterator[RayHead]:
         until(up, 120, lambda: log.read_text()[-3000:])
         yield head
     finally:
-        process.terminate()
+        # Killed, since a head that is told to end waits half a minute for Ray's own actors.
+        for other, _ in list(head.processes()):
+            with suppress(psutil.Error):
+                other.kill()
         process.wait(60)
         shutil.rmtree(short, ignore_errors=True)
