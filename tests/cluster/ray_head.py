@@ -43,6 +43,8 @@ class RayHead:
     token: str
     variables: dict[str, str]
     """Environment of its processes, and of a client, which does not know where it is."""
+    session: int
+    """Session of its processes, and of all but the drivers of jobs."""
 
     def client(self, **more: str | None) -> dict[str, str]:
         """A client's environment; None takes a variable away."""
@@ -79,9 +81,11 @@ class RayHead:
         """All that come from the head, with their command lines."""
         for process in psutil.process_iter():
             try:
-                if process.environ().get(MARK) == self.variables[MARK]:
+                # Workers write their titles over their environment, and jobs have own sessions.
+                marked = process.environ().get(MARK) == self.variables[MARK]
+                if marked or os.getsid(process.pid) == self.session:
                     yield process, " ".join(process.cmdline())
-            except psutil.Error:  # of another, or gone
+            except (psutil.Error, OSError):  # of another user, or gone
                 continue
 
     def empty_within(self, seconds: float) -> float:
@@ -135,7 +139,8 @@ def ray_head(folder: Path, **variables: str) -> Iterator[RayHead]:
         process = subprocess.Popen(
             command, env=environment, cwd=folder, stdout=file, stderr=file, start_new_session=True
         )
-    head = RayHead(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", token, environment)
+    url = f"http://127.0.0.1:{dashboard}"
+    head = RayHead(f"127.0.0.1:{gcs}", url, token, environment, process.pid)
 
     def up() -> bool:
         assert process.poll() is None, log.read_text()[-3000:]
