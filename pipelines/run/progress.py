@@ -65,7 +65,7 @@ class Lines:
         self.title, self.total, self.unit = title, total, unit
         self.done = self.told = 0
         self.figures: Mapping[str, str] = {}
-        self.started_at = self.told_at = time.monotonic()
+        self.first_at = self.told_at = time.monotonic()
 
     def doing(self, activity: str) -> None:
         self._print(activity)
@@ -73,6 +73,8 @@ class Lines:
     def step(self, figures: Mapping[str, str]) -> None:
         self.done += 1
         self.figures = figures
+        if self.done == 1:  # the start, which this one waited for, says nothing of the others
+            self.first_at = time.monotonic()
         late = time.monotonic() - self.told_at >= LINE_EVERY_S
         if late or self.done in (1, self.total):
             self._tell()
@@ -84,12 +86,12 @@ class Lines:
 
     def _tell(self) -> None:
         self.told, self.told_at = self.done, time.monotonic()
-        rate = self.done / max(self.told_at - self.started_at, 1e-9)
-        left = tqdm.format_interval((self.total - self.done) / rate)
-        figures = "".join(f", {name}={value}" for name, value in self.figures.items())
-        self._print(
-            f"{self.done}/{self.total} {self.unit}, {rate:.3g} {self.unit}/s, {left} left{figures}"
-        )
+        parts = [f"{self.done}/{self.total} {self.unit}"]
+        if self.done > 1:
+            rate = (self.done - 1) / max(self.told_at - self.first_at, 1e-9)
+            left = tqdm.format_interval((self.total - self.done) / rate)
+            parts += [f"{rate:.3g} {self.unit}/s", f"{left} left"]
+        self._print(", ".join([*parts, *(f"{name}={text}" for name, text in self.figures.items())]))
 
     def _print(self, text: str) -> None:
         print(f"   {self.title.strip()}: {text}", file=sys.stderr, flush=True)

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from rayward.cluster.connect import FORWARDED_VARIABLES
+from rayward.configs.load import load
 from rayward.pipelines.cli import main
+from rayward.pipelines.cluster_tools.submit import OURS, collect
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 ROWS = ("conversations", "preferences", "prompts")
@@ -22,7 +25,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "base").mkdir()
     (tmp_path / "rewards.py").write_text("def short(completions, **_):\n    return [0.0]\n")
     monkeypatch.chdir(tmp_path)
-    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAYWARD_WORKER_LOGS"):
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", *FORWARDED_VARIABLES, *OURS):
         monkeypatch.delenv(name, raising=False)
     return tmp_path
 
@@ -46,9 +49,6 @@ def test_what_is_handed_over_is_small_and_named(
 
 
 def test_the_config_that_goes_along_is_the_one_that_is_meant(folder: Path) -> None:
-    from rayward.configs.load import load
-    from rayward.pipelines.cluster_tools.submit import collect
-
     config = load("tiny.yaml", ["rl.iterations=3", "cluster.address=http://head:8265"])
     (folder / "out").mkdir()
     assert collect(config, folder / "out") == ["config.yaml"]
@@ -58,9 +58,6 @@ def test_the_config_that_goes_along_is_the_one_that_is_meant(folder: Path) -> No
 
 
 def test_a_package_of_functions_goes_along_without_what_lies_beside(folder: Path) -> None:
-    from rayward.configs.load import load
-    from rayward.pipelines.cluster_tools.submit import collect
-
     for name in ("ours/__init__.py", "ours/deep/more.py", "ours/rows.bin", "judge/rate_user.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("")
