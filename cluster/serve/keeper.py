@@ -20,6 +20,8 @@ from ray.exceptions import RayActorError
 NAME, NAMESPACE = "serve-keeper", "rayward"
 ENDPOINTS = 64
 """Threads of the keeper, one for each application that it waits for."""
+TELEMETRY = ("llm_serve_telemetry", "llm_serve_telemetry")
+"""Name and namespace of an actor that ray.serve.llm makes."""
 DOWN_WITHIN_S = 90
 """Longest wait for an application, and Serve, to be down."""
 
@@ -145,3 +147,6 @@ def _shut_down() -> None:
             break
         time.sleep(0.2)
     _set_global_client(None)
+    # What counts the models for Ray's statistics is detached too, and made again where needed.
+    with contextlib.suppress(ValueError):
+        ray.kill(ray.get_actor(*TELEMETRY))

@@ -273,7 +273,8 @@ def test_two_runs_serve_at_once_and_neither_takes_the_other_down(
     for name in ("one", "two"):
         shutil.copytree(road[0], clean / name, symlinks=True)
         command = ["rayward", "publish", "tiny.yaml", "--run", str(clean / name), "--keep"]
-        served.append(started([*command, "--set", f"publish.model_id={name}"], clean, client))
+        command += ["--redo", "publish", "--set", f"publish.model_id={name}"]
+        served.append(started(command, clean, client))
     urls = []
     for process in served:
         line = read_to(process, "serving ")
