@@ -112,7 +112,8 @@ class Keeper:
         with self.changed:
             self.ended = not self.names
         if self.ended:
-            ray.actor.exit_actor()
+            # Not `exit_actor`, after which an actor with threads stays.
+            ray.kill(ray.get_runtime_context().current_actor)
 
     def _take_down(self, name: str) -> None:
         from ray import serve  # here, so that a holder does without it
