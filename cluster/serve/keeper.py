@@ -39,8 +39,10 @@ def hold(name: str) -> None:
     deadline = time.monotonic() + DOWN_WITHIN_S
     while True:
         actor = keeper.remote()
+        # Both at once: a driver may be killed between two calls.
+        registered, down = actor.register.remote(name), actor.keep.remote(name, holder)
         try:
-            if ray.get(actor.register.remote(name), timeout=DOWN_WITHIN_S):
+            if ray.get(registered, timeout=DOWN_WITHIN_S):
                 break
         except RayActorError:
             pass
@@ -48,7 +50,7 @@ def hold(name: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"Ray started no actor {NAME} within {DOWN_WITHIN_S} s")
         time.sleep(0.5)
-    _held[name] = (holder, actor.keep.remote(name, holder))
+    _held[name] = (holder, down)
 
 
 def release(name: str) -> None:

@@ -117,12 +117,19 @@ def test_a_stopped_job_leaves_nothing_and_the_next_goes_on(
     run, client = tmp_path / "runs" / "short", head.client(RAY_ADDRESS=head.url)
     # Long enough to be stopped in.
     began = time.monotonic()
-    status, output = ran(submit(run, [*SHORT, "sft.epochs=50"], "--no-follow"), clean, client)
-    assert status == 0 and "ray job stop" in output, output
-    job = job_of(output)
-    until(lambda: "sft: 1/" in log(head, job), 120, lambda: log(head, job))
+    process = started(submit(run, [*SHORT, "sft.epochs=50"]), clean, client)
+    output = read_to(process, "sft: 1/")
     print(f"submit to the first SFT step: {time.monotonic() - began:.1f} s")
-    assert "%|" not in log(head, job) and "\r" not in log(head, job), log(head, job)
+    assert "%|" not in output and "\r" not in output, output
+    job = job_of(output)
+    # Ctrl-C leaves it at work.
+    process.send_signal(signal.SIGINT)
+    status, output = ended(process, 30)
+    assert (
+        status == 130
+        and f"rayward: the job goes on; follow it with rayward submit --attach {job}" in output
+    )
+    assert f"stop it with ray job stop {job} --address {head.url}" in output
     # The same run folder again, while it is at work.
     status, output = ran(submit(run, SHORT), clean, client)
     assert status == 2 and f"job {job} is at work on {run}" in output, output
@@ -240,7 +247,9 @@ def test_a_fault_that_only_the_cluster_knows_of_ends_with_1(
     settings = [*SHORT, "data.toyworld=null", "data.root=/not/there"]
     settings += ["data.conversations=[{path: rows.jsonl}]"]
     client = head.client(RAY_ADDRESS=head.url)
-    status, output = ran(submit(tmp_path / "run", settings), clean, client)
+    status, output = ran(submit(tmp_path / "run", settings, "--no-follow"), clean, client)
+    assert status == 0 and "ray job stop" in output, output
+    status, output = ran(["rayward", "submit", "--attach", job_of(output)], clean, client)
     assert status == 1 and "/not/there/rows.jsonl: no such file" in output, output
 
 
@@ -277,7 +286,7 @@ def test_two_runs_serve_at_once_and_neither_takes_the_other_down(
         served.append(started(command, clean, client))
     urls = []
     for process in served:
-        line = read_to(process, "serving ")
+        line = read_to(process, "serving ").splitlines()[-1]
         urls.append(re.findall(r"http://\S+/v1", line)[0])
     assert urls[0] != urls[1] and models(urls[0]) == ["one"] and models(urls[1]) == ["two"]
     # The first dies, and its endpoint goes; the second has noticed nothing.
@@ -292,13 +301,13 @@ def test_two_runs_serve_at_once_and_neither_takes_the_other_down(
 
 
 def read_to(process: subprocess.Popen[str], words: str) -> str:
-    """The line with the words; what was printed where there is none."""
+    """What is printed up to the line with the words; AssertionError where there is none."""
     assert process.stdout is not None
     lines = []
     for line in process.stdout:
         lines.append(line)
         if words in line:
-            return line
+            return "".join(lines)
     raise AssertionError("".join(lines)[-4000:])
 
 
