@@ -11,7 +11,6 @@ from collections.abc import Mapping
 
 import ray
 
-from rayward.cluster.reach import check_joins
 from rayward.configs.sections.machines import Cluster, Role
 
 # Only what actors need: a whole os.environ makes job agents fail.
@@ -35,6 +34,10 @@ def connect(cluster: Cluster) -> None:
         return
     address = joined_address(cluster)
     if address and address != "local":
+        from rayward.cluster.reach import (
+            check_joins,
+        )  # brings in gRPC, which a local Ray is without
+
         check_joins(address, "cluster.address" if cluster.address else "RAY_ADDRESS")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
