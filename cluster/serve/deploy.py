@@ -6,6 +6,7 @@ import hashlib
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,10 +126,7 @@ def publish_app(
         keeper.hold(name)
     # Its greeting comes before the level that it is given.
     logging.disable(logging.WARNING)
-    serve.start(
-        http_options={"host": host, "port": port or free_port()},
-        logging_config={"log_level": "ERROR", "enable_access_log": False},
-    )
+    _start_serve({"host": host, "port": port or free_port()})
     logging.disable(logging.NOTSET)
     for logger in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -149,6 +147,24 @@ def publish_app(
         )
     address = "127.0.0.1" if http.host == "0.0.0.0" else http.host
     return f"http://{address}:{http.port}{route.rstrip('/')}"
+
+
+def _start_serve(http: dict[str, Any]) -> None:
+    """Start Serve, or join the one that runs."""
+    tries = 20
+    while True:
+        try:
+            serve.start(
+                http_options=http,
+                logging_config={"log_level": "ERROR", "enable_access_log": False},
+            )
+            return
+        except ValueError as error:
+            # Ray looks whether one runs and then starts it: another run may come between the two.
+            tries -= 1
+            if "already exists" not in str(error) or not tries:
+                raise
+            time.sleep(0.5)
 
 
 def _run(app: serve.Application, name: str, route: str, failures: list[BaseException]) -> None:
