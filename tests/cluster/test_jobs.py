@@ -58,6 +58,8 @@ def started(
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # Of tests that a shell runs in the background children would ignore it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
