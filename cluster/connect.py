@@ -27,9 +27,19 @@ FORWARDED_VARIABLES = (
 
 
 def connect(cluster: Cluster) -> None:
-    """Join the cluster at `cluster.address` or RAY_ADDRESS, or start a local one, once."""
+    """Join the cluster at `cluster.address` or RAY_ADDRESS, or start a local one, once.
+
+    ConfigError, within seconds, where that cluster cannot be joined.
+    """
     if ray.is_initialized():
         return
+    address = joined_address(cluster)
+    if address and address != "local":
+        from rayward.cluster.reach import (
+            check_joins,
+        )  # brings in gRPC, which a local Ray is without
+
+        check_joins(address, "cluster.address" if cluster.address else "RAY_ADDRESS")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # What a submitted job was given as env_vars reaches the workers by itself, and Ray refuses to
@@ -39,7 +49,6 @@ def connect(cluster: Cluster) -> None:
     environment = {name: os.environ[name] for name in FORWARDED_VARIABLES if name in os.environ}
     environment |= {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_V2_ENABLED": "1"}
     environment = {name: value for name, value in environment.items() if name not in job_variables}
-    address = joined_address(cluster)
     # Ray refuses a size for the store of a cluster that others have started.
     local: dict[str, int | bool] = {}
     if not address:

@@ -87,6 +87,7 @@ RAY_FILES = {
     "test_feedback_vllm.py",
     "test_house.py",
     "test_interface.py",
+    "test_jobs.py",
     "test_kube_job.py",
     "test_notebook.py",
     "test_parts.py",

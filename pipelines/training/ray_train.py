@@ -18,6 +18,7 @@ from rayward.configs.sections.training import Preferences, Supervised
 from rayward.data.model_files.hub_models import local
 from rayward.pipelines.run.metrics import Metrics
 from rayward.pipelines.run.stage import Stage
+from rayward.pipelines.training.trainer import trainer
 
 if TYPE_CHECKING:
     from rayward.actors.training.rankings import RankedRows
@@ -42,13 +43,12 @@ def train(
     state is kept, lists of all else. Raises what a worker raised.
     """
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
     check_fits({"train": job.role})
     # Without a CPU of its own: `check_fits` has counted those of the workers only.
     queue = Queue(actor_options={"num_cpus": 0})
     role = job.role
-    trainer = TorchTrainer(
+    run = trainer(
         loop,
         train_loop_config=replace(job, queue=queue),
         scaling_config=ScalingConfig(
@@ -63,7 +63,7 @@ def train(
 
     def fit() -> None:
         try:
-            trainer.fit()
+            run.fit()
         # An exception of a thread would be printed and lost. It is raised below, where the stage
         # fails of it.
         except BaseException as error:
