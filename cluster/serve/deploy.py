@@ -12,6 +12,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from rayward.cluster.connect import joined_address
+from rayward.cluster.hosts import head_address, several
 from rayward.cluster.ports import free_port
 from rayward.cluster.serve.endpoint import Endpoint
 from rayward.configs.schema import Config
@@ -31,9 +32,12 @@ def llm_config(endpoint: Endpoint) -> LLMConfig:
             "gpu_memory_utilization": endpoint.gpu_memory_fraction,
             "tensor_parallel_size": endpoint.gpus,
         }
-        # One bundle for each GPU that the model is split over.
+        # One bundle for each GPU that the model is split over, all on one host.
         placement: dict[str, Any] = {
-            "placement_group_config": {"bundles": [{"GPU": 1, "CPU": 1}] * endpoint.gpus}
+            "placement_group_config": {
+                "bundles": [{"GPU": 1, "CPU": 1}] * endpoint.gpus,
+                "strategy": "STRICT_PACK",
+            }
         }
     else:
         engine |= {"enforce_eager": True, "max_num_seqs": 16}
@@ -71,7 +75,7 @@ def application(endpoint: Endpoint) -> serve.Application:
 
 
 def start(folder: str, config: Config) -> str:
-    """Start the endpoint on this host and wait until every replica is up; its base URL (…/v1).
+    """Start the endpoint and wait until every replica is up; its base URL (…/v1).
 
     Raises TimeoutError where that takes longer than publish.start_timeout_s.
     """
@@ -90,20 +94,23 @@ def start(folder: str, config: Config) -> str:
 def publish_app(
     build: Callable[[], serve.Application],
     name: str,
-    host: str,
+    host: str | None,
     port: int,
     timeout_s: float,
     setting: str,
 ) -> str:
-    """Run a Serve application at / of this host and wait until it is up; its URL.
+    """Run a Serve application at / of the head node and wait until it is up; its URL.
 
-    Port 0 takes a free one. Where Serve runs on the cluster already, its address and port are used,
-    not those given. Raises TimeoutError, which names `setting` as what to raise, and what Serve
-    raises. `build` is called when Serve has started.
+    `host` None listens where Ray does on a cluster of several hosts, so that they reach it, and
+    else on loopback. Port 0 takes a free one. Where Serve runs on the cluster already, its address
+    and port are used, not those given. Raises TimeoutError, which names `setting` as what to raise,
+    and what Serve raises. `build` is called when Serve has started.
     """
+    # Of the head, on which Serve's proxy runs.
+    address = head_address() if several() else "127.0.0.1"
     logging.disable(logging.INFO)  # its greeting comes before the level that it is given
     serve.start(
-        http_options={"host": host, "port": port or free_port()},
+        http_options={"host": host or address, "port": port or free_port()},
         logging_config={"log_level": "ERROR", "enable_access_log": False},
     )
     logging.disable(logging.NOTSET)
@@ -124,8 +131,7 @@ def publish_app(
             f"allow it more ({setting}); Serve says: "
             f"{serve.status().applications[name].message or 'nothing'}"
         )
-    address = "127.0.0.1" if http.host == "0.0.0.0" else http.host
-    return f"http://{address}:{http.port}"
+    return f"http://{address if http.host == '0.0.0.0' else http.host}:{http.port}"
 
 
 def _run(app: serve.Application, name: str, failures: list[BaseException]) -> None:
