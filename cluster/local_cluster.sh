@@ -86,7 +86,7 @@ start_ray() { # on host $1
 }
 
 nodes_up() {
-    on 1 env RAY_ADDRESS="$(address 1):$port" python3 - 2>/dev/null <<'PYTHON'
+    on 1 env RAY_ADDRESS="$(address 1):$port" python3 - 2>"$state/nodes.log" <<'PYTHON'
 import ray
 
 ray.init(logging_level="ERROR", log_to_driver=False)
@@ -94,10 +94,18 @@ print(sum(node["Alive"] for node in ray.nodes()))
 PYTHON
 }
 
+wait_for_head() {
+    local deadline=$((SECONDS + 120))
+    until on 1 bash -c ">/dev/tcp/$(address 1)/$port" 2>/dev/null; do
+        ((SECONDS < deadline)) || die "Ray's head did not start within 120 s; see $state/ray1.log"
+        sleep 0.2
+    done
+}
+
 wait_for_nodes() { # until $1 have joined
     local deadline=$((SECONDS + 120))
     until [[ $(nodes_up) == "$1" ]]; do
-        ((SECONDS < deadline)) || die "fewer than $1 hosts joined within 120 s; see $state/ray*.log"
+        ((SECONDS < deadline)) || die "fewer than $1 hosts joined within 120 s: $(tail -qn 3 "$state"/*.log)"
     done
 }
 
@@ -114,8 +122,8 @@ up() {
     fi
     for host in $(seq "$number"); do
         start_ray "$host"
-        # The head first: others give up where nobody answers.
-        if ((host == 1)); then wait_for_nodes 1; fi
+        # The head first: others give up where it does not answer, or does not know itself yet.
+        if ((host == 1)); then wait_for_head && wait_for_nodes 1; fi
     done
     wait_for_nodes "$number"
     for host in $(seq "$number"); do echo "host $host: $(address "$host")"; done
