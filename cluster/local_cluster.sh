@@ -12,7 +12,7 @@
 # LOCAL_CLUSTER      name of the cluster, at most 8 characters: hosts are NAME1, NAME2, ... (default rwl)
 # LOCAL_CLUSTER_NET  first three numbers of its addresses (default 10.77.0)
 # LOCAL_CLUSTER_CPUS, LOCAL_CLUSTER_GPUS  of each host as Ray is told, for all (2) or one after the other (2,4,4)
-# Variables that begin with RAY_ reach Ray: RAY_health_check_timeout_ms=1000 and so on.
+# Variables that begin with RAY_ reach Ray: RAY_health_check_timeout_ms=4000 and so on.
 set -euo pipefail
 
 name=${LOCAL_CLUSTER:-rwl}
