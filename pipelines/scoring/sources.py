@@ -43,9 +43,10 @@ class ModelSource:
         self.settings = settings
         ours = not settings.paths
         folders = [run.model("reward")] if ours else settings.paths
+        places: Sequence[Sequence[Any] | None] = seats or [None] * len(folders)
         self.models = [
-            RewardFolder(path, run, renderer, "scoring.sources paths", ours, places)
-            for path, places in zip(folders, seats or [None] * len(folders), strict=True)
+            RewardFolder(path, run, renderer, "scoring.sources paths", ours, place)
+            for path, place in zip(folders, places, strict=True)
         ]
 
     @property

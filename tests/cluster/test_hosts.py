@@ -179,6 +179,24 @@ def test_ranks_follow_hosts_and_gpus_as_planned(hosts: Hosts) -> None:
     assert f"host {NET}.2: 2 CPU, 2 GPU" in refused
 
 
+TOLD = """
+class Reads(Here):
+    def told(self):
+        import os
+        return {name: os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCCL_NET", "OTHER")}
+
+group = Group("policy", Reads, Role(workers=2, cpus=1.5), cluster, ())
+print(json.dumps([group.addresses(), group.call("told")]))
+"""
+
+
+def test_what_users_set_for_gloo_and_nccl_reaches_the_actors(hosts: Hosts) -> None:
+    given = ("env", "GLOO_SOCKET_IFNAME=e0", "NCCL_NET=Socket", "OTHER=no")
+    said = hosts.script("run", *given, "python", "-c", WHERE + TOLD)
+    told = {"GLOO_SOCKET_IFNAME": "e0", "NCCL_NET": "Socket", "OTHER": None}
+    assert json.loads(said.splitlines()[-1]) == [[f"{NET}.1", f"{NET}.2"], [told, told]]
+
+
 HOLDER = """
 role = Role(workers=2, gpus=2, cpus=0.1)
 group = Group("policy", Here, role, cluster, ())
