@@ -122,10 +122,11 @@ up() {
     fi
     for host in $(seq "$number"); do
         start_ray "$host"
-        # The head first: others give up where it does not answer, or does not know itself yet.
-        if ((host == 1)); then wait_for_head && wait_for_nodes 1; fi
+        if ((host == 1)); then wait_for_head; fi
+        # One after the other: two that start at once may take the same names for their sockets, all of which lie in one
+        # folder here.
+        wait_for_nodes "$host"
     done
-    wait_for_nodes "$number"
     for host in $(seq "$number"); do echo "host $host: $(address "$host")"; done
 }
 

@@ -197,6 +197,34 @@ def test_what_users_set_for_gloo_and_nccl_reaches_the_actors(hosts: Hosts) -> No
     assert json.loads(said.splitlines()[-1]) == [[f"{NET}.1", f"{NET}.2"], [told, told]]
 
 
+SERVES = """
+import subprocess
+from ray import serve
+from rayward.cluster.serve.deploy import publish_app, stop
+
+ASKS = "import sys, httpx; print(httpx.get(sys.argv[1], trust_env=False).text)"
+
+@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+class Hello:
+    def __call__(self, request):
+        return "hello"
+
+url = publish_app(lambda: Hello.bind(), "hello", None, 0, 60, "a setting")
+from_host_2 = ["ip", "netns", "exec", sys.argv[1], sys.executable, "-c", ASKS, url]
+said = subprocess.run(from_host_2, capture_output=True, text=True)
+print(json.dumps([url, said.stdout.strip() or said.stderr]))
+stop(cluster, "hello")
+"""
+
+
+@pytest.mark.slow
+def test_what_is_published_is_reached_from_another_host(hosts: Hosts) -> None:
+    url, said = json.loads(
+        hosts.script("run", "python", "-c", WHERE + SERVES, f"{NAME}2").splitlines()[-1]
+    )
+    assert url.startswith(f"http://{NET}.1:") and said == "hello"
+
+
 HOLDER = """
 role = Role(workers=2, gpus=2, cpus=0.1)
 group = Group("policy", Here, role, cluster, ())
@@ -305,6 +333,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_host_that_is_cut_off_ends_the_run(hosts: Hosts, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, hosts.folder / "cut")
     log = tmp_path / "log.txt"
