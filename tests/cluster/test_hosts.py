@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -100,6 +101,14 @@ class Hosts:
         """What a program on host 1 prints."""
         return self.script("run", "python", "-c", code)
 
+    def said(self, code: str) -> Any:
+        """What it prints as JSON; Ray may print more."""
+        return said(self.python(code))
+
+
+def said(printed: str) -> Any:
+    return json.loads([line for line in printed.splitlines() if line.startswith("[")][-1])
+
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
@@ -149,7 +158,7 @@ PACKED = """
 table = {
     "policy": Role(workers=4, gpus=1, cpus=0.1),
     "rollout": Role(workers=2, gpus=1, cpus=0.1),
-    "reward": Role(workers=3, cpus=0, gpus=0),
+    "reward": Role(cpus=0, gpus=0),
 }
 with Placement(table, cluster) as placement:
     said = placement.plan.addresses()
@@ -168,9 +177,9 @@ except ValueError as error:
 
 
 def test_ranks_follow_hosts_and_gpus_as_planned(hosts: Hosts) -> None:
-    said, answers, refused = json.loads(hosts.python(WHERE + PACKED).splitlines()[-1])
+    planned, answers, refused = hosts.said(WHERE + PACKED)
     for name, places in answers.items():
-        assert [address for address, _ in places] == said[name], name
+        assert [address for address, _ in places] == planned[name], name
     assert answers["policy"] == [[f"{NET}.{host}", [gpu]] for host in (1, 2) for gpu in (0, 1)]
     # What is left: both on host 3.
     assert [address for address, _ in answers["rollout"]] == [f"{NET}.3"] * 2
@@ -192,9 +201,9 @@ print(json.dumps([group.addresses(), group.call("told")]))
 
 def test_what_users_set_for_gloo_and_nccl_reaches_the_actors(hosts: Hosts) -> None:
     given = ("env", "GLOO_SOCKET_IFNAME=e0", "NCCL_NET=Socket", "OTHER=no")
-    said = hosts.script("run", *given, "python", "-c", WHERE + TOLD)
+    printed = hosts.script("run", *given, "python", "-c", WHERE + TOLD)
     told = {"GLOO_SOCKET_IFNAME": "e0", "NCCL_NET": "Socket", "OTHER": None}
-    assert json.loads(said.splitlines()[-1]) == [[f"{NET}.1", f"{NET}.2"], [told, told]]
+    assert said(printed) == [[f"{NET}.1", f"{NET}.2"], [told, told]]
 
 
 SERVES = """
@@ -219,10 +228,8 @@ stop(cluster, "hello")
 
 @pytest.mark.slow
 def test_what_is_published_is_reached_from_another_host(hosts: Hosts) -> None:
-    url, said = json.loads(
-        hosts.script("run", "python", "-c", WHERE + SERVES, f"{NAME}2").splitlines()[-1]
-    )
-    assert url.startswith(f"http://{NET}.1:") and said == "hello"
+    url, answer = said(hosts.script("run", "python", "-c", WHERE + SERVES, f"{NAME}2"))
+    assert url.startswith(f"http://{NET}.1:") and answer == "hello"
 
 
 HOLDER = """
@@ -264,14 +271,12 @@ def test_runs_share_no_place_and_a_killed_one_leaves_none(hosts: Hosts, tmp_path
         told = hosts.python(WHERE + NEXT)
         assert "others use it: policy 1 of 3 (from 0) finds no host with" in told
         # The other run stands elsewhere, where there is room.
-        (free,) = {f"{NET}.{n}" for n in (1, 2, 3)} - set(
-            json.loads((tmp_path / "log.txt").read_text().splitlines()[-1])
-        )
+        (free,) = {f"{NET}.{n}" for n in (1, 2, 3)} - set(said((tmp_path / "log.txt").read_text()))
         alone = WHERE + HOLDER.replace("workers=2", "workers=1").replace("time.sleep(600)", "")
-        assert json.loads(hosts.python(alone).splitlines()[-1]) == [free]
+        assert hosts.said(alone) == [free]
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
-    assert json.loads(hosts.python(WHERE + LEFT).splitlines()[-1]) == []
+    assert hosts.said(WHERE + LEFT) == []
 
 
 @pytest.fixture(scope="module")
@@ -350,11 +355,11 @@ def test_a_host_that_is_cut_off_ends_the_run(hosts: Hosts, run: Path, tmp_path: 
         assert started.wait(120) == 1, log.read_text()[-4000:]
         ended_at = time.time()
         assert watcher.wait(30) == 0
-        gone, noticed_at = json.loads((tmp_path / "watch.txt").read_text().splitlines()[-1])
+        gone, noticed_at = said((tmp_path / "watch.txt").read_text())
         assert gone == [f"{NET}.2"]
         assert ended_at - noticed_at < 10
-        said = log.read_text().splitlines()[-1]
-        assert said.startswith(f"rayward: host {NET}.2 is gone: "), log.read_text()[-4000:]
-        assert json.loads(hosts.python(WHERE + LEFT).splitlines()[-1]) == []
+        told = log.read_text().splitlines()[-1]
+        assert told.startswith(f"rayward: host {NET}.2 is gone: "), log.read_text()[-4000:]
+        assert hosts.said(WHERE + LEFT) == []
     finally:
         hosts.script("mend", "2")
