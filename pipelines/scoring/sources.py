@@ -37,16 +37,16 @@ class ModelSource:
         settings: RewardSource,
         run: Run,
         renderer: Renderer,
-        seats: Sequence[Sequence[Any]] = (),
+        seats: Sequence[Sequence[Any] | None] = (),
     ):
         """`seats`: of each model, where the stage has reserved them."""
         self.settings = settings
         ours = not settings.paths
         folders = [run.model("reward")] if ours else settings.paths
-        places: Sequence[Sequence[Any] | None] = seats or [None] * len(folders)
+        seats = seats or [None] * len(folders)
         self.models = [
             RewardFolder(path, run, renderer, "scoring.sources paths", ours, place)
-            for path, place in zip(folders, places, strict=True)
+            for path, place in zip(folders, seats, strict=True)
         ]
 
     @property
