@@ -18,7 +18,7 @@ from ray.util.scheduling_strategies import (
     PlacementGroupSchedulingStrategy,
 )
 
-from rayward.cluster.hosts import hosts
+from rayward.cluster.hosts import hosts, lost
 from rayward.cluster.planning import Crew, Host, Plan, crews, plan, table_of
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Cluster, Role
@@ -46,6 +46,7 @@ def check_fits(table: Mapping[str, Role], config: Config | None = None) -> Plan:
                 [
                     f"the actors do not fit the cluster: {found.no_room}",
                     *table_of(found, wanted),
+                    *(f"  host {address}: gone" for address in lost()),
                     "lower resources.ROLE.cpus, .gpus or .workers, or add nodes",
                 ]
             )
@@ -92,16 +93,18 @@ class Placement:
         self.group: PlacementGroup | None = None
         self.bundles: dict[Crew, list[int]] = {}
         """The bundle of each rank; of who asks for nothing there is none."""
-        best = check_fits(table, config)
         try:
-            self._wait(best, cluster.start_timeout_s)
+            self._wait(table, config, cluster.start_timeout_s)
         except BaseException:  # Ctrl-C too
             self.remove()
             raise
 
-    def _wait(self, best: Plan, limit_s: float) -> None:
+    def _wait(self, table: Mapping[str, Role], config: Config | None, limit_s: float) -> None:
         started_at = time.monotonic()
-        while not self._reserve(best, patient=time.monotonic() < started_at + PATIENCE_S):
+        # Anew each time: a host may go meanwhile, or come.
+        while not self._reserve(
+            check_fits(table, config), patient=time.monotonic() < started_at + PATIENCE_S
+        ):
             if time.monotonic() > started_at + limit_s:
                 now = plan(hosts(free=True), self.crews)
                 raise TimeoutError(

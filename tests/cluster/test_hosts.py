@@ -341,8 +341,9 @@ while True:
 @pytest.mark.slow
 def test_a_host_that_is_cut_off_ends_the_run(hosts: Hosts, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, hosts.folder / "cut")
+    shutil.rmtree(hosts.folder / "cut" / "rl")
     log = tmp_path / "log.txt"
-    command = ["rayward", "rl", "config.yaml", "--run", "cut", "--redo", "rl"]
+    command = ["rayward", "rl", "config.yaml", "--run", "cut"]
     command += ["--set", "rl.iterations=500"]
     watcher = hosts.start("python", "-c", WHERE + WATCH, log=tmp_path / "watch.txt")
     started = hosts.start(*command, log=log)
