@@ -151,13 +151,15 @@ class Here:
     def __init__(self, rank):
         pass
     def place(self):
-        import os
         return [ray.util.get_node_ip_address(), ray.get_gpu_ids()]
+    def told(self):
+        import os
+        return [os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCCL_NET", "OTHER")]
 """
 PACKED = """
 table = {
     "policy": Role(workers=4, gpus=1, cpus=0.1),
-    "rollout": Role(workers=2, gpus=1, cpus=0.1),
+    "rollout": Role(gpus=1, cpus=0.1),
     "reward": Role(cpus=0, gpus=0),
 }
 with Placement(table, cluster) as placement:
@@ -167,43 +169,31 @@ with Placement(table, cluster) as placement:
         for name, role in table.items()
     }
     answers = {name: group.call("place") for name, group in groups.items()}
+    told = groups["policy"].call("told")
     for group in groups.values():
         group.stop()
 try:
     Placement({"rollout": Role(gpus=3, cpus=0.1)}, cluster)
 except ValueError as error:
-    print(json.dumps([said, answers, str(error)]))
+    print(json.dumps([said, answers, told, str(error)]))
 """
 
 
 def test_ranks_follow_hosts_and_gpus_as_planned(hosts: Hosts) -> None:
-    planned, answers, refused = hosts.said(WHERE + PACKED)
+    """And what users set for Gloo and NCCL reaches them."""
+    given = ("env", "GLOO_SOCKET_IFNAME=e0", "NCCL_NET=Socket", "OTHER=no")
+    planned, answers, told, refused = said(
+        hosts.script("run", *given, "python", "-c", WHERE + PACKED)
+    )
     for name, places in answers.items():
         assert [address for address, _ in places] == planned[name], name
     assert answers["policy"] == [[f"{NET}.{host}", [gpu]] for host in (1, 2) for gpu in (0, 1)]
-    # What is left: both on host 3.
-    assert [address for address, _ in answers["rollout"]] == [f"{NET}.3"] * 2
+    # What is left.
+    assert [address for address, _ in answers["rollout"]] == [f"{NET}.3"]
+    assert told == [["e0", "Socket", None]] * 4
     # Six GPUs, and no host with three.
     assert "rollout finds no host with 0.1 CPU, 3 GPU to spare" in refused
     assert f"host {NET}.2: 2 CPU, 2 GPU" in refused
-
-
-TOLD = """
-class Reads(Here):
-    def told(self):
-        import os
-        return {name: os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCCL_NET", "OTHER")}
-
-group = Group("policy", Reads, Role(workers=2, cpus=1.5), cluster, ())
-print(json.dumps([group.addresses(), group.call("told")]))
-"""
-
-
-def test_what_users_set_for_gloo_and_nccl_reaches_the_actors(hosts: Hosts) -> None:
-    given = ("env", "GLOO_SOCKET_IFNAME=e0", "NCCL_NET=Socket", "OTHER=no")
-    printed = hosts.script("run", *given, "python", "-c", WHERE + TOLD)
-    told = {"GLOO_SOCKET_IFNAME": "e0", "NCCL_NET": "Socket", "OTHER": None}
-    assert said(printed) == [[f"{NET}.1", f"{NET}.2"], [told, told]]
 
 
 SERVES = """
@@ -233,17 +223,17 @@ def test_what_is_published_is_reached_from_another_host(hosts: Hosts) -> None:
 
 
 HOLDER = """
-role = Role(workers=2, gpus=2, cpus=0.1)
-group = Group("policy", Here, role, cluster, ())
+group = Group("policy", Here, Role(workers=2, cpus=1.5), cluster, ())
 print(json.dumps(sorted(address for address, _ in group.call("place"))), flush=True)
 time.sleep(600)
 """
 NEXT = """
-wanted = {"policy": Role(workers=3, gpus=2, cpus=0.1)}
 try:
-    Placement(wanted, Cluster(start_timeout_s=1))
+    Placement({"policy": Role(workers=3, cpus=1.5)}, Cluster(start_timeout_s=1))
 except TimeoutError as error:
-    print(error)
+    # Elsewhere, where there is room.
+    one = Placement({"policy": Role(cpus=1.5)}, cluster).plan.addresses()["policy"]
+    print(json.dumps([str(error), one]))
 """
 LEFT = """
 from ray._private.state import actors
@@ -268,12 +258,11 @@ def test_runs_share_no_place_and_a_killed_one_leaves_none(hosts: Hosts, tmp_path
         while "[" not in (tmp_path / "log.txt").read_text():
             assert time.monotonic() < until and holder.poll() is None
             time.sleep(0.2)
-        told = hosts.python(WHERE + NEXT)
+        told, one = hosts.said(WHERE + NEXT)
         assert "others use it: policy 1 of 3 (from 0) finds no host with" in told
-        # The other run stands elsewhere, where there is room.
-        (free,) = {f"{NET}.{n}" for n in (1, 2, 3)} - set(said((tmp_path / "log.txt").read_text()))
-        alone = WHERE + HOLDER.replace("workers=2", "workers=1").replace("time.sleep(600)", "")
-        assert hosts.said(alone) == [free]
+        assert {*one, *said((tmp_path / "log.txt").read_text())} == {
+            f"{NET}.{number}" for number in (1, 2, 3)
+        }
     finally:
         os.killpg(holder.pid, signal.SIGKILL)
     assert hosts.said(WHERE + LEFT) == []
