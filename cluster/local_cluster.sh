@@ -12,6 +12,7 @@
 # LOCAL_CLUSTER      name of the cluster, at most 8 characters: hosts are NAME1, NAME2, ... (default rwl)
 # LOCAL_CLUSTER_NET  first three numbers of its addresses (default 10.77.0)
 # LOCAL_CLUSTER_CPUS, LOCAL_CLUSTER_GPUS  of each host as Ray is told, for all (2) or one after the other (2,4,4)
+# LOCAL_CLUSTER_KIND=loopback  no namespaces, also where they are allowed
 # Variables that begin with RAY_ reach Ray: RAY_health_check_timeout_ms=4000 and so on.
 set -euo pipefail
 
@@ -113,12 +114,13 @@ up() {
     local number=$1
     [[ ! -e $state ]] || die "$state is there: cluster $name is up, or was; local_cluster.sh down ends it"
     mkdir -p "$state"
-    if [[ $(id -u) == 0 ]] && command -v ip >/dev/null && add_network "$number" 2>"$state/network.log"; then
+    if [[ ${LOCAL_CLUSTER_KIND:-} != loopback && $(id -u) == 0 ]] && command -v ip >/dev/null &&
+        add_network "$number" 2>"$state/network.log"; then
         echo namespaces >"$state/kind"
     else
         remove_network
         echo loopback >"$state/kind"
-        echo "no network namespaces here ($(id -un)): $number loopback addresses of this host stand for hosts, and none can be cut"
+        echo "no network namespaces: $number loopback addresses of this host stand for hosts, and none can be cut"
     fi
     for host in $(seq "$number"); do
         start_ray "$host"
