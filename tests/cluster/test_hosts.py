@@ -251,6 +251,7 @@ print(json.dumps(left()))
 """
 
 
+@pytest.mark.slow
 def test_runs_share_no_place_and_a_killed_one_leaves_none(hosts: Hosts, tmp_path: Path) -> None:
     holder = hosts.start("python", "-c", WHERE + HOLDER, log=tmp_path / "log.txt")
     try:
