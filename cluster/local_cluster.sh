@@ -7,7 +7,7 @@
 #   local_cluster.sh down            ends all of it
 #
 # As root each host is a network namespace behind a bridge. Where those are not allowed, all are this host under the
-# addresses 127.0.0.1, 127.0.0.2, ...; then nothing can be cut, and `up` says so.
+# addresses 127.0.0.1 (in its place Ray tells this host's own), 127.0.0.2, ...; then nothing can be cut, and `up` says so.
 #
 # LOCAL_CLUSTER      name of the cluster, at most 8 characters: hosts are NAME1, NAME2, ... (default rwl)
 # LOCAL_CLUSTER_NET  first three numbers of its addresses (default 10.77.0)
