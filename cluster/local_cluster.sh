@@ -74,7 +74,7 @@ remove_network() {
 }
 
 start_ray() { # on host $1
-    local host=$1 options
+    local host=$1 options command=()
     options=(--node-ip-address "$(address "$host")" --num-cpus "$(nth "${LOCAL_CLUSTER_CPUS:-2}" "$host")"
         --num-gpus "$(nth "${LOCAL_CLUSTER_GPUS:-0}" "$host")" --object-store-memory 200000000 --disable-usage-stats --block)
     if ((host == 1)); then
@@ -82,7 +82,9 @@ start_ray() { # on host $1
     else
         options+=(--address "$(address 1):$port")
     fi
-    on "$host" setsid ray start "${options[@]}" >"$state/ray$host.log" 2>&1 &
+    # Not by `on`: its process would be a shell's, and `down` ends Ray's own.
+    if [[ $(kind) == namespaces ]]; then command=(ip netns exec "$name$host"); fi
+    "${command[@]}" setsid ray start "${options[@]}" >"$state/ray$host.log" 2>&1 &
     echo $! >>"$state/pids"
 }
 
