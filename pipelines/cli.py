@@ -210,6 +210,11 @@ def _align(options: argparse.Namespace) -> int:
         made = preflight(looked_at, stages, redo, options.keep, getattr(options, "replay", None))
         # A dry run fetches nothing, so hub names that the cache lacks cannot be looked at.
         check_models(looked_at, made, fetched=False)
+        # Asking a cluster needs Ray, which a plan without one does without.
+        if config.cluster.address or os.environ.get("RAY_ADDRESS"):
+            from rayward.pipelines.cluster_tools.where import where_text
+
+            print(where_text(config, stages))
         return 0
     if rollouts := getattr(options, "rollout_only", None):
         from rayward.pipelines.rl.rollout_only import rollout_only

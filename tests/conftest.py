@@ -85,6 +85,7 @@ RAY_FILES = {
     "test_evaluate.py",
     "test_extra_prompts.py",
     "test_feedback_vllm.py",
+    "test_hosts.py",
     "test_house.py",
     "test_interface.py",
     "test_jobs.py",

@@ -16,6 +16,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from rayward.cluster.connect import joined_address
+from rayward.cluster.hosts import head_address, several
 from rayward.cluster.ports import free_port
 from rayward.cluster.serve import keeper
 from rayward.cluster.serve.endpoint import Endpoint
@@ -36,9 +37,12 @@ def llm_config(endpoint: Endpoint) -> LLMConfig:
             "gpu_memory_utilization": endpoint.gpu_memory_fraction,
             "tensor_parallel_size": endpoint.gpus,
         }
-        # One bundle for each GPU that the model is split over.
+        # One bundle for each GPU that the model is split over, all on one host.
         placement: dict[str, Any] = {
-            "placement_group_config": {"bundles": [{"GPU": 1, "CPU": 1}] * endpoint.gpus}
+            "placement_group_config": {
+                "bundles": [{"GPU": 1, "CPU": 1}] * endpoint.gpus,
+                "strategy": "STRICT_PACK",
+            }
         }
     else:
         engine |= {"enforce_eager": True, "max_num_seqs": 16}
@@ -85,7 +89,7 @@ def app_name(config: Config, run_folder: Path) -> str:
 
 
 def start(folder: str, config: Config, run_folder: Path) -> str:
-    """Start the endpoint on this host and wait until every replica is up; its base URL (…/v1).
+    """Start the endpoint and wait until every replica is up; its base URL (…/v1).
 
     Raises TimeoutError where that takes longer than publish.start_timeout_s.
     """
@@ -108,25 +112,28 @@ def start(folder: str, config: Config, run_folder: Path) -> str:
 def publish_app(
     build: Callable[[], serve.Application],
     name: str,
-    host: str,
+    host: str | None,
     port: int,
     timeout_s: float,
     setting: str,
     route: str = "/",
     cluster: Cluster | None = None,
 ) -> str:
-    """Run a Serve application at `route` of this host and wait until it is up; its URL.
+    """Run a Serve application at `route` of the head node and wait until it is up; its URL.
 
-    Port 0 takes a free one. Where Serve runs on the cluster already, its address and port are used,
-    not those given. Raises TimeoutError, which names `setting` as what to raise, and what Serve
-    raises. `build` is called when Serve has started. On a joined cluster it is taken down with this
-    process, however that ends.
+    `host` None listens where Ray does on a cluster of several hosts, so that they reach it, and
+    else on loopback. Port 0 takes a free one. Where Serve runs on the cluster already, its address
+    and port are used, not those given. Raises TimeoutError, which names `setting` as what to raise,
+    and what Serve raises. `build` is called when Serve has started. On a joined cluster it is taken
+    down with this process, however that ends.
     """
     if joined_address(cluster or Cluster()):
         keeper.hold(name)
+    # Of the head, on which Serve's proxy runs.
+    address = head_address() if several() else "127.0.0.1"
     # Its greeting comes before the level that it is given.
     logging.disable(logging.WARNING)
-    _start_serve({"host": host, "port": port or free_port()})
+    _start_serve({"host": host or address, "port": port or free_port()})
     logging.disable(logging.NOTSET)
     for logger in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -145,8 +152,8 @@ def publish_app(
             f"allow it more ({setting}); Serve says: "
             f"{serve.status().applications[name].message or 'nothing'}"
         )
-    address = "127.0.0.1" if http.host == "0.0.0.0" else http.host
-    return f"http://{address}:{http.port}{route.rstrip('/')}"
+    shown = address if http.host == "0.0.0.0" else http.host
+    return f"http://{shown}:{http.port}{route.rstrip('/')}"
 
 
 def _start_serve(http: dict[str, Any]) -> None:

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rayward.cluster.connect import check_fits, connect
+from rayward.cluster.connect import connect
+from rayward.cluster.placement import check_fits
 from rayward.configs.plan import roles
 from rayward.configs.stages import MODELS, START, baseline, has
 from rayward.configs.stages import models as configured

@@ -13,7 +13,7 @@ import ray
 from ray.util.queue import Queue
 
 from rayward.actors.training.job import Job
-from rayward.cluster.connect import check_fits
+from rayward.cluster.placement import train_hosts
 from rayward.configs.sections.training import Preferences, Supervised
 from rayward.data.model_files.hub_models import local
 from rayward.pipelines.run.metrics import Metrics
@@ -44,17 +44,21 @@ def train(
     """
     from ray.train import RunConfig, ScalingConfig
 
-    check_fits({"train": job.role})
-    # Without a CPU of its own: `check_fits` has counted those of the workers only.
+    from rayward.actors.training.torch_backend import InterfaceConfig
+
+    hosts = train_hosts(job.role)
+    # Without a CPU of its own: `train_hosts` has counted those of the workers only.
     queue = Queue(actor_options={"num_cpus": 0})
     role = job.role
     run = trainer(
         loop,
         train_loop_config=replace(job, queue=queue),
+        torch_config=InterfaceConfig(),
         scaling_config=ScalingConfig(
             num_workers=role.workers,
             use_gpu=role.gpus > 0,
             resources_per_worker={"CPU": role.cpus, **({"GPU": role.gpus} if role.gpus else {})},
+            label_selector=hosts,
         ),
         # Absolute: workers have working directories of their own.
         run_config=RunConfig(storage_path=str((stage.folder / "ray").resolve()), name=title),
