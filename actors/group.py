@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from rayward.actors.calls import wait_for
 from rayward.actors.critic import Critic
 from rayward.actors.policy import Policy
 from rayward.actors.scoring.reference import FrozenModel
 from rayward.actors.scoring.reward import RewardModel
+from rayward.cluster.hosts import own_address, several
+from rayward.cluster.placement import Placement
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Cluster, Role
 from rayward.data.ragged import Ragged, merge
@@ -31,13 +31,18 @@ class Group:
         role: Role,
         cluster: Cluster,
         arguments: tuple[Any, ...],
-        slots: PlacementGroup | None = None,
+        seats: Sequence[Any] | None = None,
     ):
         """Starts `role.workers` actors of a plain class, each with `arguments` and its rank.
 
-        Does not wait for them (`ready`). With `slots`, rank i stands in bundle i.
+        Does not wait for them (`ready`), but for their places where it is given none. `seats`:
+        Ray's scheduling strategy for each rank (`Placement.seats`).
         """
         self.name, self.role, self.cluster = name, role, cluster
+        # Places of the group's own, which end with it; those of a stage are the stage's.
+        self.own = None if seats else Placement({name: role}, cluster)
+        seats = self.own.seats(name) if self.own else seats
+        assert seats is not None
         threads = str(role.compute_threads)
         # Read by OpenMP and MKL when they are loaded, so the process starts with them. Ray would
         # set the first to the number of CPUs, and here shares of CPUs are reserved.
@@ -50,8 +55,8 @@ class Group:
             num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": environment}
         )(cls)
         self.actors = [
-            remote.options(**_placement(slots, rank)).remote(*arguments, rank)
-            for rank in range(role.workers)
+            remote.options(scheduling_strategy=seat).remote(*arguments, rank)
+            for rank, seat in enumerate(seats)
         ]
 
     def begin(self, method: str, *arguments: Any) -> list[ray.ObjectRef]:
@@ -90,6 +95,20 @@ class Group:
         # Killed, not asked: an actor that waits in a collective would never come to an answer.
         for actor in self.actors:
             ray.kill(actor)
+        if self.own:
+            self.own.remove()
+
+    def addresses(self) -> list[str]:
+        """The host of each rank, as the actor itself says."""
+        calls = [actor.__ray_call__.remote(own_address) for actor in self.actors]
+        return [str(address) for address in self.finish(calls)]
+
+
+def tell_hosts(groups: Sequence[Group]) -> None:
+    """Print who stands where, on a cluster of several hosts. All must be up."""
+    if several():
+        for group in groups:
+            print(f"   {group.name} on {', '.join(group.addresses())}", flush=True)
 
 
 @contextmanager
@@ -98,6 +117,7 @@ def running(*groups: Group) -> Iterator[None]:
     try:
         for group in groups:
             group.ready()
+        tell_hosts(groups)
         yield
     finally:
         for group in groups:
@@ -114,73 +134,52 @@ class TrainingGroup(Group):
         return self.begin("start", host, port)
 
 
-def gpu_slots(config: Config) -> PlacementGroup | None:
-    """In mode colocate a bundle for each engine: a part of one GPU, with room for its learners.
-
-    The policy (and critic) of the same rank stand in it. Ray by itself packs the fractions of one
-    role onto one GPU. ValueError where the cluster has no room within cluster.start_timeout_s.
-    """
-    if config.rl.mode != "colocate":
-        return None
-    resources = config.resources
-    # A critic without GPUs needs no room here.
-    sharing = [
-        role for role in (resources.rollout, resources.policy, resources.critic) if role.gpus
-    ]
-    bundle = {"GPU": sum(role.gpus for role in sharing), "CPU": sum(role.cpus for role in sharing)}
-    slots = placement_group([bundle] * resources.rollout.workers)
-    if not slots.wait(config.cluster.start_timeout_s):
-        raise ValueError(
-            f"rl.mode colocate: no {resources.rollout.workers} GPUs with room for {bundle} are free"
-        )
-    return slots
-
-
-def _placement(slots: PlacementGroup | None, rank: int) -> dict[str, Any]:
-    if slots is None:
-        return {}
-    strategy = PlacementGroupSchedulingStrategy(slots, placement_group_bundle_index=rank)
-    return {"scheduling_strategy": strategy}
-
-
 def policy_group(
-    folder: str, config: Config, algorithm: str, slots: PlacementGroup | None = None
+    folder: str, config: Config, algorithm: str, seats: Sequence[Any] | None = None
 ) -> TrainingGroup:
     """The ranks of the policy, which starts from the model of a folder."""
     role, arguments = config.resources.policy, (folder, config, algorithm)
-    return TrainingGroup("policy", Policy, role, config.cluster, arguments, slots)
+    return TrainingGroup("policy", Policy, role, config.cluster, arguments, seats)
 
 
 def critic_group(
-    folder: str, config: Config, slots: PlacementGroup | None = None, new_head: bool = False
+    folder: str, config: Config, seats: Sequence[Any] | None = None, new_head: bool = False
 ) -> TrainingGroup:
     """The ranks of the critic, which starts from a reward model, or with a new head."""
     role, arguments = config.resources.critic, (folder, new_head, config)
-    # `slots` have room for it only where it takes a part of a GPU.
-    slots = slots if role.gpus else None
-    return TrainingGroup("critic", Critic, role, config.cluster, arguments, slots)
+    return TrainingGroup("critic", Critic, role, config.cluster, arguments, seats)
 
 
-def frozen_group(name: str, folder: str, config: Config, temperature: float) -> Group:
+def frozen_group(
+    name: str, folder: str, config: Config, temperature: float, seats: Sequence[Any] | None = None
+) -> Group:
     """Processes that hold a language model which does not learn."""
     role, arguments = config.resources.reference, (folder, config, temperature)
-    return Group(name, FrozenModel, role, config.cluster, arguments)
+    return Group(name, FrozenModel, role, config.cluster, arguments, seats)
 
 
-def reward_group(folder: str, config: Config) -> RewardGroup:
+def reward_group(folder: str, config: Config, seats: Sequence[Any] | None = None) -> RewardGroup:
     """The processes of the reward model in a folder, as the config places them."""
     budget = config.reward.optimizer.micro_batch_tokens
-    return RewardGroup(folder, config.model.dtype, budget, config.resources.reward, config.cluster)
+    return RewardGroup(
+        folder, config.model.dtype, budget, config.resources.reward, config.cluster, seats
+    )
 
 
 class RewardGroup(Group):
     """Reward-model actors behind one call."""
 
     def __init__(
-        self, folder: str, dtype: str, micro_batch_tokens: int, role: Role, cluster: Cluster
+        self,
+        folder: str,
+        dtype: str,
+        micro_batch_tokens: int,
+        role: Role,
+        cluster: Cluster,
+        seats: Sequence[Any] | None = None,
     ):
         arguments = (folder, dtype, micro_batch_tokens, role)
-        super().__init__("reward", RewardModel, role, cluster, arguments)
+        super().__init__("reward", RewardModel, role, cluster, arguments, seats)
 
     def score(self, sequences: Ragged) -> np.ndarray:
         """One score per row."""

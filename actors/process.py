@@ -11,6 +11,7 @@ import torch
 from torch.distributed import ProcessGroup, TCPStore  # type: ignore[attr-defined]
 
 from rayward.actors.models.forward import RankContext
+from rayward.cluster.interfaces import use_own_interface
 from rayward.configs.schema import Config
 
 
@@ -72,6 +73,7 @@ class Rendezvous:
 
     def join(self, host: str, port: int, gpus: float) -> RankContext:
         """Enter the process group: NCCL with GPUs, gloo without. Every rank must call it."""
+        use_own_interface()
         if self.store is None:
             self.store = TCPStore(host, port, is_master=False, timeout=self.timeout)
         ours = device(gpus)

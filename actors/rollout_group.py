@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from ray.util.placement_group import remove_placement_group
 
-from rayward.actors.group import Group, gpu_slots
+from rayward.actors.group import Group
 from rayward.actors.models.proof import transfer_gap
 from rayward.actors.rollout.generation import Generation
 from rayward.actors.rollout.worker import RolloutEngine
@@ -41,20 +40,21 @@ class RolloutGroup(Group):
     `load_weights` the engines read no weights but wait for those of a transfer.
     """
 
-    def __init__(self, folder: str, config: Config, sender: Role, load_weights: bool = True):
-        self.backend, self.slots = transfer_backend(config, sender), gpu_slots(config)
+    def __init__(
+        self,
+        folder: str,
+        config: Config,
+        sender: Role,
+        load_weights: bool = True,
+        seats: Sequence[Any] | None = None,
+    ):
+        self.backend = transfer_backend(config, sender)
         self.allowed_gap = max_mismatch(config)
         role, arguments = config.resources.rollout, (folder, config, self.backend, load_weights)
-        super().__init__("rollout", RolloutEngine, role, config.cluster, arguments, self.slots)
+        super().__init__("rollout", RolloutEngine, role, config.cluster, arguments, seats)
         # vLLM measures the free memory when it starts: nobody else may load meanwhile.
         if 0 < role.gpus < 1:
             self.ready()
-
-    def stop(self) -> None:
-        """End the engines, and give the placement group back, which outlives its actors."""
-        super().stop()
-        if self.slots:
-            remove_placement_group(self.slots)
 
     def prove(self, probe: tuple[list[int], list[float]], version: int) -> float:
         """Hold the engines against the sender's `probe` of the weights just sent.

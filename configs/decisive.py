@@ -77,6 +77,9 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
         for source in config.scoring.sources
     ]
     scoring = {"sources": sources, "functions": config.scoring.functions}
+    # null may mean another, but earlier runs say so of this machine's own.
+    publish = config.publish.model_dump(mode="json")
+    publish["host"] = publish["host"] or "127.0.0.1"
     table: dict[str, dict[str, Any]] = {
         "prepare": {
             "model": config.model,
@@ -110,7 +113,7 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
             "max_new_tokens": rollout.max_new_tokens,
         }
         | ({"scoring": scoring} if config.evaluate.judge == "scoring" else {}),
-        "publish": {"model": model, "publish": config.publish},
+        "publish": {"model": model, "publish": publish},
     }
     settings = table[part] | ({"seed": config.seed} if part != "publish" else {})
     return {name: _deciding(value) for name, value in settings.items()}

@@ -65,9 +65,7 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
         max(1, len(source.paths)) for source in config.scoring.sources if source.kind == "model"
     )
     # A source without paths holds one model: that of stage reward.
-    scorers = {
-        f"reward_{number}" if number else "reward": resources.reward for number in range(models)
-    }
+    scorers = {scorer(number): resources.reward for number in range(models)}
     rl_roles = {"policy": resources.policy}
     if set(config.rl.algorithms) & set(WITH_CRITIC):
         rl_roles["critic"] = resources.critic
@@ -96,6 +94,22 @@ def roles(config: Config, stage: str) -> dict[str, Role]:
         "evaluate": evaluate_roles,
         "publish": {"serve": serve},
     }[stage]
+
+
+def scorer(number: int) -> str:
+    """The role of a reward model among those of scoring.sources, which count from 0."""
+    return f"reward_{number}" if number else "reward"
+
+
+def sharing(config: Config) -> dict[str, Role]:
+    """With rl.mode colocate the roles that take turns on a GPU, else none.
+
+    A critic without GPUs stands elsewhere.
+    """
+    if config.rl.mode != "colocate":
+        return {}
+    named = {name: getattr(config.resources, name) for name in ("rollout", "policy", "critic")}
+    return {name: role for name, role in named.items() if role.gpus}
 
 
 def serving(config: Config) -> Role:

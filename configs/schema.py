@@ -118,8 +118,11 @@ class Publish(StageSection):
     """
     model_id: str = "rayward"
     """Name of the model in the API."""
-    host: str = "127.0.0.1"
-    """Address to listen on; 0.0.0.0 opens the model to the network, without a password."""
+    host: str | None = None
+    """Address of the head node to listen on; null takes 127.0.0.1 on one host, and on a cluster of
+    several the address by which they know it. 0.0.0.0 opens the model to every network, without a
+    password.
+    """
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     """HTTP port; 0 takes a free one."""
     replicas: Count = 1

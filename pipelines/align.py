@@ -8,13 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayward.configs.load import ConfigError, dump
+from rayward.configs.load import dump
 from rayward.configs.plan import INPUTS, followers, roles
 from rayward.configs.schema import Config
-from rayward.configs.stages import RL_PARTS, STAGES, parts
+from rayward.configs.stages import STAGES, parts
 from rayward.configs.summary import arithmetic_lines, stage_summary
 from rayward.configs.threads import with_threads
-from rayward.pipelines.parts import to_make
+from rayward.pipelines.parts import PARTS_OF, to_make
 from rayward.pipelines.preflight import check_models, check_tokens, preflight
 from rayward.pipelines.run.files import read_json, write_json
 from rayward.pipelines.run.folder import Run
@@ -22,8 +22,6 @@ from rayward.pipelines.run.lock import held
 from rayward.pipelines.run.machine import on_machine, planned
 from rayward.pipelines.run.memory import PeakMemory
 from rayward.pipelines.run.models_named import fetch, pinned
-
-PARTS_OF = {"rl": RL_PARTS}
 
 
 def align(
@@ -43,6 +41,7 @@ def align(
     # Before anything asks for a model: hub names mean the commits that the run began with.
     pinned(run)
     made = preflight(run, stages, redo, keep, replay)
+    _join(config)
     # From here a refused command leaves a trace: the folder, and models in the hub's cache.
     folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
@@ -96,6 +95,18 @@ def _make(
         print(f"report: {write_report(run)}")
     print(f"summary: {folder / 'summary.json'}", flush=True)
     return manifest
+
+
+def _join(config: Config) -> None:
+    """Join the cluster that is named; ConfigError where it does not answer.
+
+    Now, where stages that begin without it would run for an hour before they find out.
+    """
+    # Brings in Ray, which a plan does without.
+    from rayward.cluster.connect import connect, joined_address
+
+    if joined_address(config.cluster):
+        connect(config.cluster)
 
 
 def stage_of(name: str) -> Callable[..., dict[str, Any] | None]:
@@ -187,22 +198,3 @@ def plan_text(config: Config, folder: Path, stages: Sequence[str], redo: Sequenc
 
 def _state(run: Run, part: str, made: set[str]) -> str:
     return ("again" if run.done(part) else "to do") if part in made else run.state(part)
-
-
-def parse_stages(text: str | None) -> tuple[str, ...]:
-    """Stage names of a comma-separated list, in the order of the road. ConfigError if unknown."""
-    return STAGES if text is None else _names(text, STAGES)
-
-
-def parse_redo(text: str | None) -> tuple[str, ...]:
-    """Parts to make again: stages, or `rl/ppo` and such; `rl` is all. ConfigError if unknown."""
-    names = _names(text or "", (*STAGES, *PARTS_OF["rl"]))
-    return tuple(part for name in names for part in PARTS_OF.get(name, (name,)))
-
-
-def _names(text: str, known: Sequence[str]) -> tuple[str, ...]:
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise ConfigError(f"unknown stage {name!r}; stages: {', '.join(known)}")
-    return tuple(stage for stage in known if stage in names)

@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from rayward.configs.stages import STAGES
-from rayward.pipelines.cluster_tools import kube
+from rayward.pipelines.cluster_tools import kube, submit
 from rayward.pipelines.data_tools import check, clean, convert, rank, render, simulate
 from rayward.pipelines.data_tools import map as map_command
 from rayward.pipelines.model_tools import doctor, extend, init, reward_eval, reward_serve
@@ -36,7 +36,7 @@ COMMANDS = {
 
 # Each has an `add(actions)` that declares its parsers; none imports anything heavy before it runs.
 MODEL_COMMANDS = (init, doctor, extend, reward_eval, reward_serve)
-CLUSTER_COMMANDS = (kube,)
+CLUSTER_COMMANDS = (submit, kube)
 DATA_COMMANDS = (convert, check, render, clean, map_command, simulate, rank)
 
 
@@ -190,8 +190,9 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 def _align(options: argparse.Namespace) -> int:
     from rayward.configs.load import load
     from rayward.data.model_files.hub_models import trust
-    from rayward.pipelines.align import align, parse_redo, parse_stages, plan_text
+    from rayward.pipelines.align import align, plan_text
     from rayward.pipelines.interface import run_folder
+    from rayward.pipelines.parts import parse_redo, parse_stages
 
     config = load(options.config, options.set)
     trust(config.model.trust_remote_code)
@@ -209,6 +210,11 @@ def _align(options: argparse.Namespace) -> int:
         made = preflight(looked_at, stages, redo, options.keep, getattr(options, "replay", None))
         # A dry run fetches nothing, so hub names that the cache lacks cannot be looked at.
         check_models(looked_at, made, fetched=False)
+        # Asking a cluster needs Ray, which a plan without one does without.
+        if config.cluster.address or os.environ.get("RAY_ADDRESS"):
+            from rayward.pipelines.cluster_tools.where import where_text
+
+            print(where_text(config, stages))
         return 0
     if rollouts := getattr(options, "rollout_only", None):
         from rayward.pipelines.rl.rollout_only import rollout_only

@@ -49,7 +49,8 @@ def run(
     """
     quiet()
     from rayward.data.model_files.hub_models import trust
-    from rayward.pipelines.align import align, parse_redo, parse_stages
+    from rayward.pipelines.align import align
+    from rayward.pipelines.parts import parse_redo, parse_stages
 
     config = checked(config) if isinstance(config, Config) else load_config(config)
     trust(config.model.trust_remote_code)

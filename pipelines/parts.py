@@ -10,12 +10,33 @@ from collections.abc import Sequence
 from rayward.configs.decisive import decisive
 from rayward.configs.load import ConfigError
 from rayward.configs.plan import INPUTS, followers, inputs
-from rayward.configs.stages import STAGES, all_parts, parts
+from rayward.configs.stages import RL_PARTS, STAGES, all_parts, parts
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import NOT_READ, Run
 
+PARTS_OF = {"rl": RL_PARTS}
+"""Stages of several parts."""
 AGAIN = ("evaluate", "publish")
 """Parts made again where what they read is another now: quick, and about whatever is there."""
+
+
+def parse_stages(text: str | None) -> tuple[str, ...]:
+    """Stage names of a comma-separated list, in the order of the road. ConfigError if unknown."""
+    return STAGES if text is None else _names(text, STAGES)
+
+
+def parse_redo(text: str | None) -> tuple[str, ...]:
+    """Parts to make again: stages, or `rl/ppo` and such; `rl` is all. ConfigError if unknown."""
+    names = _names(text or "", (*STAGES, *PARTS_OF["rl"]))
+    return tuple(part for name in names for part in PARTS_OF.get(name, (name,)))
+
+
+def _names(text: str, known: Sequence[str]) -> tuple[str, ...]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"unknown stage {name!r}; stages: {', '.join(known)}")
+    return tuple(stage for stage in known if stage in names)
 
 
 def to_make(run: Run, stages: Sequence[str], redo: Sequence[str] = ()) -> set[str]:

@@ -27,6 +27,7 @@ from rayward.actors.models.saved import as_saved
 from rayward.actors.process import workers_per_engine
 from rayward.actors.rollout.digest import WeightDigest
 from rayward.actors.rollout.object_store import ObjectStoreTrainerInitInfo, register
+from rayward.cluster.interfaces import use_own_interface
 from rayward.configs.schema import Config
 
 if TYPE_CHECKING:
@@ -247,6 +248,7 @@ def sender_to(
     config: Config,
 ) -> WeightSender:
     """A model's way to the engines of a run. Every rank of `context` must call it."""
+    use_own_interface()  # of a frozen model, which is in no other group
     deadline_s = SHARE_OF_DEADLINE * config.cluster.call_timeout_s
     client = EngineClient(engines, deadline_s, workers_per_engine(config))
     return WeightSender(model, client, backend, context)

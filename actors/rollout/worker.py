@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rayward.actors.spans import Timed
+from rayward.cluster.interfaces import use_own_interface
 from rayward.configs.schema import Config
 from rayward.data.model_files.hub_models import trusted
 from rayward.data.ragged import Ragged
@@ -236,6 +237,7 @@ class RolloutEngine(Timed):
 def _set_environment(config: Config, rank: int) -> None:
     """What vLLM reads from the environment."""
     role = config.resources.rollout
+    use_own_interface()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     # The engine core runs in this process: object refs of a transfer reach it as they are, which
     # vLLM's messages between processes could not carry.

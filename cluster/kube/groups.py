@@ -4,7 +4,7 @@ Stages come one after the other, so the cluster has what the largest of them ask
 placed as Ray would, whole GPUs first, each where the fewest CPUs are taken; a pod then has the sum
 of the CPUs of the actors on it, rounded up, and a GPU for each that they fill. All pods of a group
 are alike; GPUs that do not divide by those of a machine leave one smaller pod. With rl.mode
-colocate an engine and its learners are placed as one, as `gpu_slots` of actors/group.py does.
+colocate an engine and its learners are placed as one, as `crews` of cluster/planning.py does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
 
-from rayward.configs.plan import roles
+from rayward.cluster.rooms import Room
+from rayward.configs.plan import roles, sharing
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Role
 from rayward.configs.stages import STAGES, parts
@@ -50,34 +51,16 @@ class _Slot:
 
 
 @dataclass
-class _Pod:
-    """A pod while actors are placed; `free`: the share of each GPU that nobody has."""
+class _Pod(Room):
+    """A pod while actors are placed."""
 
-    free: list[float]
-    room_cpus: float
-    cpus: float = 0.0
     processes: int = 0
     engines_on_cpu: int = 0
 
     def take(self, slot: _Slot) -> bool:
         """Place it here, if it fits."""
-        # Sums of fractions are not exact.
-        if self.cpus + slot.cpus > self.room_cpus + 1e-6:
+        if not self.take_share(slot.cpus, slot.gpus):
             return False
-        if slot.gpus >= 1:
-            whole = [number for number, share in enumerate(self.free) if share == 1]
-            if len(whole) < slot.gpus:
-                return False
-            for number in whole[: int(slot.gpus)]:
-                self.free[number] = 0.0
-        elif slot.gpus:
-            fits = [share for share in self.free if share >= slot.gpus - 1e-6]
-            if not fits:
-                return False
-            # The fullest that has room, so that others stay whole.
-            number = self.free.index(min(fits))
-            self.free[number] -= slot.gpus
-        self.cpus += slot.cpus
         self.processes += slot.processes
         self.engines_on_cpu += slot.engine and not slot.gpus
         return True
@@ -161,28 +144,22 @@ def _in_order(config: Config, table: Mapping[str, Role]) -> list[_Slot]:
     slots: list[_Slot] = []
     if config.rl.mode == "colocate" and "rollout" in table:
         slots += _colocated(config, table)
-        alone = {name: role for name, role in table.items() if name not in _sharing(config)}
+        alone = {name: role for name, role in table.items() if name not in sharing(config)}
     for name, role in alone.items():
         engine = name in ("rollout", "serve")
         slots += [_Slot(role.cpus, role.gpus, 1, engine)] * role.workers
     return sorted(slots, key=lambda slot: (-slot.gpus, -slot.cpus))
 
 
-def _sharing(config: Config) -> dict[str, Role]:
-    """The roles that take turns on a GPU; a critic without GPUs stands elsewhere."""
-    named = {name: getattr(config.resources, name) for name in ("rollout", "policy", "critic")}
-    return {name: role for name, role in named.items() if role.gpus}
-
-
 def _colocated(config: Config, table: Mapping[str, Role]) -> list[_Slot]:
     """A slot for each engine. Where no learner is started (sampling), its room is kept all the
     same.
     """
-    sharing = _sharing(config)
-    cpus = sum(role.cpus for role in sharing.values())
+    together = sharing(config)
+    cpus = sum(role.cpus for role in together.values())
     # Shares as Ray counts them; 0.7 + 0.2 + 0.1 is a little less than 1.
-    gpus = round(sum(role.gpus for role in sharing.values()), 4)
-    processes = sum(name in table for name in sharing)
+    gpus = round(sum(role.gpus for role in together.values()), 4)
+    processes = sum(name in table for name in together)
     return [_Slot(cpus, gpus, processes, engine=True)] * table["rollout"].workers
 
 

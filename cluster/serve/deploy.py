@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray import serve
@@ -12,7 +16,9 @@ from ray.serve.context import _get_global_client
 from ray.serve.llm import LLMConfig, build_openai_app
 
 from rayward.cluster.connect import joined_address
+from rayward.cluster.hosts import head_address, several
 from rayward.cluster.ports import free_port
+from rayward.cluster.serve import keeper
 from rayward.cluster.serve.endpoint import Endpoint
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Cluster
@@ -31,9 +37,12 @@ def llm_config(endpoint: Endpoint) -> LLMConfig:
             "gpu_memory_utilization": endpoint.gpu_memory_fraction,
             "tensor_parallel_size": endpoint.gpus,
         }
-        # One bundle for each GPU that the model is split over.
+        # One bundle for each GPU that the model is split over, all on one host.
         placement: dict[str, Any] = {
-            "placement_group_config": {"bundles": [{"GPU": 1, "CPU": 1}] * endpoint.gpus}
+            "placement_group_config": {
+                "bundles": [{"GPU": 1, "CPU": 1}] * endpoint.gpus,
+                "strategy": "STRICT_PACK",
+            }
         }
     else:
         engine |= {"enforce_eager": True, "max_num_seqs": 16}
@@ -70,19 +79,32 @@ def application(endpoint: Endpoint) -> serve.Application:
     )
 
 
-def start(folder: str, config: Config) -> str:
-    """Start the endpoint on this host and wait until every replica is up; its base URL (…/v1).
+def app_name(config: Config, run_folder: Path) -> str:
+    """The application of a run; on a joined cluster one of its own, as others may serve there."""
+    if not joined_address(config.cluster):
+        return APP
+    name = re.sub(r"[^a-z0-9]+", "-", config.name.lower()).strip("-")
+    digest = hashlib.sha256(str(run_folder.resolve()).encode()).hexdigest()[:8]
+    return f"{APP}-{name}-{digest}" if name else f"{APP}-{digest}"
+
+
+def start(folder: str, config: Config, run_folder: Path) -> str:
+    """Start the endpoint and wait until every replica is up; its base URL (…/v1).
 
     Raises TimeoutError where that takes longer than publish.start_timeout_s.
     """
     publish = config.publish
+    name = app_name(config, run_folder)
     url = publish_app(
         lambda: application(Endpoint.of(config, folder)),
-        APP,
+        name,
         publish.host,
         publish.port,
         publish.start_timeout_s,
         "publish.start_timeout_s",
+        # Of a Ray of our own / is ours; on a cluster two runs cannot both have it.
+        "/" if name == APP else f"/{name}",
+        config.cluster,
     )
     return url + "/v1"
 
@@ -90,22 +112,28 @@ def start(folder: str, config: Config) -> str:
 def publish_app(
     build: Callable[[], serve.Application],
     name: str,
-    host: str,
+    host: str | None,
     port: int,
     timeout_s: float,
     setting: str,
+    route: str = "/",
+    cluster: Cluster | None = None,
 ) -> str:
-    """Run a Serve application at / of this host and wait until it is up; its URL.
+    """Run a Serve application at `route` of the head node and wait until it is up; its URL.
 
-    Port 0 takes a free one. Where Serve runs on the cluster already, its address and port are used,
-    not those given. Raises TimeoutError, which names `setting` as what to raise, and what Serve
-    raises. `build` is called when Serve has started.
+    `host` None listens where Ray does on a cluster of several hosts, so that they reach it, and
+    else on loopback. Port 0 takes a free one. Where Serve runs on the cluster already, its address
+    and port are used, not those given. Raises TimeoutError, which names `setting` as what to raise,
+    and what Serve raises. `build` is called when Serve has started. On a joined cluster it is taken
+    down with this process, however that ends.
     """
-    logging.disable(logging.INFO)  # its greeting comes before the level that it is given
-    serve.start(
-        http_options={"host": host, "port": port or free_port()},
-        logging_config={"log_level": "ERROR", "enable_access_log": False},
-    )
+    if joined_address(cluster or Cluster()):
+        keeper.hold(name)
+    # Of the head, on which Serve's proxy runs.
+    address = head_address() if several() else "127.0.0.1"
+    # Its greeting comes before the level that it is given.
+    logging.disable(logging.WARNING)
+    _start_serve({"host": host or address, "port": port or free_port()})
     logging.disable(logging.NOTSET)
     for logger in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -113,7 +141,7 @@ def publish_app(
     # `serve.run` waits without a deadline of its own, so a thread waits for it. A daemon: one that
     # is late does not keep the process.
     failures: list[BaseException] = []
-    starting = threading.Thread(target=_run, args=(build(), name, failures), daemon=True)
+    starting = threading.Thread(target=_run, args=(build(), name, route, failures), daemon=True)
     starting.start()
     starting.join(timeout_s)
     if failures:
@@ -124,20 +152,39 @@ def publish_app(
             f"allow it more ({setting}); Serve says: "
             f"{serve.status().applications[name].message or 'nothing'}"
         )
-    address = "127.0.0.1" if http.host == "0.0.0.0" else http.host
-    return f"http://{address}:{http.port}"
+    shown = address if http.host == "0.0.0.0" else http.host
+    return f"http://{shown}:{http.port}{route.rstrip('/')}"
 
 
-def _run(app: serve.Application, name: str, failures: list[BaseException]) -> None:
+def _start_serve(http: dict[str, Any]) -> None:
+    """Start Serve, or join the one that runs."""
+    tries = 20
+    while True:
+        try:
+            serve.start(
+                http_options=http,
+                logging_config={"log_level": "ERROR", "enable_access_log": False},
+            )
+            return
+        except ValueError as error:
+            # Ray looks whether one runs and then starts it: another run may come between the two.
+            tries -= 1
+            if "already exists" not in str(error) or not tries:
+                raise
+            time.sleep(0.5)
+
+
+def _run(app: serve.Application, name: str, route: str, failures: list[BaseException]) -> None:
     try:
-        serve.run(app, name=name, route_prefix="/", blocking=False)
+        serve.run(app, name=name, route_prefix=route, blocking=False)
     except BaseException as error:  # any: `publish_app` raises it in the thread that waits
         failures.append(error)
 
 
 def stop(cluster: Cluster, name: str = APP) -> None:
-    """Take the endpoint down; of a joined cluster also Serve, where it has no other application."""
-    serve.delete(name)
-    # A Ray that this process has started ends with it, and Serve with Ray.
-    if joined_address(cluster) and not serve.status().applications:
-        serve.shutdown()
+    """Take the endpoint down; of a joined cluster also Serve, where nobody else needs it."""
+    if joined_address(cluster):
+        keeper.release(name)
+    else:
+        # A Ray that this process has started ends with it, and Serve with Ray.
+        serve.delete(name)

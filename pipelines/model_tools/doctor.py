@@ -150,14 +150,13 @@ def measure(
 
     from rayward.actors.group import frozen_group, running
     from rayward.actors.rollout_group import RolloutGroup
-    from rayward.cluster.connect import check_fits, connect
+    from rayward.cluster.connect import connect
     from rayward.data.ragged import merge
 
     folder = str(options.model.resolve())  # actors have working directories of their own
     prompts, stops = questions(options, tokenizer, folder)
     config = settings(options, folder, int(prompts.lengths.max()) + options.tokens)
     connect(config.cluster)
-    check_fits({"rollout": config.resources.rollout})
     engine = RolloutGroup(folder, config, config.resources.reference, load_weights=options.gpus > 0)
     trainer = None
     if not options.gpus:

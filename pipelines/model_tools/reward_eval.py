@@ -215,7 +215,6 @@ def score(options: argparse.Namespace, model: str, ids: Ragged) -> np.ndarray:
     from tqdm import tqdm
 
     from rayward.actors.group import RewardGroup, running
-    from rayward.cluster.connect import check_fits
     from rayward.configs.sections.machines import Cluster, Role
 
     role = Role(
@@ -224,7 +223,6 @@ def score(options: argparse.Namespace, model: str, ids: Ragged) -> np.ndarray:
         gpus=options.gpus,
         threads=options.threads,
     )
-    check_fits({"reward": role})
     folder = str(Path(model).resolve())  # actors have working directories of their own
     micro_batch_tokens = 8192 if options.gpus else 1024
     group = RewardGroup(folder, options.dtype, micro_batch_tokens, role, Cluster())

@@ -12,7 +12,7 @@ def add(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("reward-serve", help="serve a reward model: POST /score")
     parser.add_argument("model", metavar="MODEL", help="folder or hub name of the reward model")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
+        "--host", help="address to listen on (default 127.0.0.1; on several hosts the head's)"
     )
     parser.add_argument("--port", type=int, default=0, help="port (default: a free one)")
     parser.add_argument("--replicas", type=int, default=1, help="processes that score (default 1)")

@@ -11,11 +11,18 @@ from typing import Any
 
 import ray
 
-from rayward.actors.group import Group, TrainingGroup, critic_group, frozen_group, policy_group
+from rayward.actors.group import (
+    Group,
+    TrainingGroup,
+    critic_group,
+    frozen_group,
+    policy_group,
+    tell_hosts,
+)
 from rayward.actors.rollout.generation import Generation
 from rayward.actors.rollout_group import ExtraPrompts, RolloutGroup, SeedParts
 from rayward.actors.training.updates import mean_over_steps
-from rayward.cluster.connect import check_fits
+from rayward.cluster.placement import Placement
 from rayward.configs.plan import critic_start, has_reference, roles
 from rayward.configs.sections.algorithms import WITH_CRITIC
 from rayward.data.ragged import Ragged, merge
@@ -52,21 +59,22 @@ class RlActors:
         self.config, self.run, self.replays = run.config, run, replays
         config, start = run.config, run.first
         self.renderer = Renderer.of_run(run)
-        # Before any actor starts: Ray would wait for resources that no machine has.
-        check_fits(roles(config, "rl"))
         if training and set(config.rl.algorithms) & set(WITH_CRITIC):
             self.critic_start = self._critic_start()
+        # Of all at once, before any actor starts; the learners of every algorithm take theirs.
+        self.placement = Placement(roles(config, "rl"), config.cluster, config)
+        seats = self.placement.seats
         # An engine that is to be trained for gets all weights by transfer, so it loads none.
         self.rollout = RolloutGroup(
-            start, config, config.resources.policy, load_weights=not training
+            start, config, config.resources.policy, not training, seats("rollout")
         )
-        self.reward = Scorer(run, self.renderer)
-        self.second = second_model(run, self.renderer) if training else None
+        self.reward = Scorer(run, self.renderer, self.placement)
+        self.second = second_model(run, self.renderer, self.placement) if training else None
         # In the order of their start; `ready` and `stop` go through it.
         self.shared: dict[str, Group] = {"rollout": self.rollout}
         if training and any(has_reference(config, name) for name in config.rl.algorithms):
             self.shared["reference"] = frozen_group(
-                "reference", start, config, config.rollout.temperature
+                "reference", start, config, config.rollout.temperature, seats("reference")
             )
         for number, group in enumerate(self.reward.groups):
             self.shared[f"reward {number}" if number else "reward"] = group
@@ -80,6 +88,7 @@ class RlActors:
     def __exit__(self, *_: object) -> None:
         for group in self.shared.values():
             group.stop()
+        self.placement.remove()
 
     def ready(self) -> None:
         """Wait for the actors that serve every algorithm."""
@@ -99,12 +108,12 @@ class RlActors:
             # The learners load into the memory that the engines hold until they sleep.
             self.rollout.ready()
             self.rollout.call("sleep")
-        slots = self.rollout.slots
-        self.policy = policy_group(self.run.first, config, algorithm, slots)
+        seats = self.placement.seats
+        self.policy = policy_group(self.run.first, config, algorithm, seats("policy"))
         self.critic = None
         if algorithm in WITH_CRITIC:
             folder, new_head = self.critic_start
-            self.critic = critic_group(folder, config, slots, new_head)
+            self.critic = critic_group(folder, config, seats("critic"), new_head)
         self.colocation = ColocationSwitch(self.rollout, list(self.learners.values()), colocated)
         self.scoring = ResponseScoring(
             config,
@@ -122,6 +131,7 @@ class RlActors:
             self.ready()
             for group, calls in starting:
                 group.finish(calls, config.cluster.start_timeout_s)
+            tell_hosts([*self.learners.values(), *self.shared.values()])
             self.machine = self.policy.call("describe")
             # After `ready`: opening the way of the weights calls every engine.
             self.policy.call("connect", self.rollout.actors, self.rollout.backend)

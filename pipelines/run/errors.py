@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rayward.cluster.hosts import lost
+
 
 class StageError(RuntimeError):
     """A stage cannot run; the message says what to do."""
@@ -29,6 +31,12 @@ def explain(error: BaseException) -> str:
             break
         cause = inner
     message = str(cause).strip() or "no message"
+    ours = type(cause).__name__ in _OURS
+    if not ours and (gone := lost()):
+        return (
+            f"host {', '.join(gone)} is gone: Ray's head no longer hears of it, and what ran there "
+            "is lost; when the cluster has room again, run the same command again to go on"
+        )
     kinds = (ValueError, FileNotFoundError, TimeoutError)
     if isinstance(cause, kinds) or type(cause).__name__ == "StageError":
         return message

@@ -1,4 +1,4 @@
-"""What a stage shows while it works: metrics.jsonl, TensorBoard, a progress bar, and tables."""
+"""What a stage shows while it works: metrics.jsonl, TensorBoard, its progress, and tables."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from tqdm import tqdm
+from rayward.pipelines.run.progress import progress
 
 
 class Metrics:
-    """metrics.jsonl and TensorBoard events of a stage, and its progress bar.
+    """metrics.jsonl and TensorBoard events of a stage, and its progress: a bar, in a log lines.
 
     Everything that depends on the clock goes under "time", so two runs of the same seed differ
     nowhere else.
@@ -35,45 +35,29 @@ class Metrics:
         self.file.writelines(json.dumps(row) + "\n" for row in kept)
         purge = {"purge_step": kept[-1]["step"] + 1} if kept else {}
         self.board = SummaryWriter(str(folder / "tensorboard"), **purge)
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(
-            total=total,
-            initial=len(kept),
-            desc=f"{title:<9}",
-            unit=unit,
-            # In a log file each refresh is a line of its own: few of them.
-            mininterval=0.3 if terminal else 15,
-            ncols=110,
-            bar_format=(
-                "{desc} {percentage:3.0f}%|{bar:24}| {n_fmt}/{total_fmt} {rate_fmt} ETA "
-                "{remaining}{postfix}"
-            ),
-        )
+        self.progress = progress(title, total, unit, len(kept))
 
     def doing(self, activity: str) -> None:
-        """Say beside the bar what comes before the first step."""
-        self.bar.set_postfix_str(activity)
+        """Say what comes before the first step."""
+        self.progress.doing(activity)
 
     def log(self, step: int, values: Mapping[str, Any], show: tuple[str, ...] = ()) -> None:
-        """One line of metrics; `show` names those that stand beside the bar."""
+        """One line of metrics; `show` names those that are shown with it."""
         self.file.write(json.dumps({"step": step, **values}) + "\n")
         # Whoever follows the file, and who reads it after a crash, has every step.
         self.file.flush()
         for name, value in flatten(values):
             if isinstance(value, int | float):
                 self.board.add_scalar(name, value, step)
-        # refresh=False: `update` redraws the bar, at most once each `mininterval`.
-        self.bar.set_postfix(
-            {name.split("/")[-1]: f"{values[name]:.3g}" for name in show if name in values},
-            refresh=False,
+        self.progress.step(
+            {name.split("/")[-1]: f"{values[name]:.3g}" for name in show if name in values}
         )
-        self.bar.update(1)
 
     def __enter__(self) -> Metrics:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.close()
+        self.progress.close()
         self.file.close()
         self.board.close()
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rayward.actors.group import Group
+from rayward.cluster.placement import Placement
 from rayward.data.records import Prompt
 from rayward.data.rollouts import Rollouts
 from rayward.data.toy import toyworld
@@ -53,8 +54,15 @@ class GoldJudge:
 class RewardModelJudge:
     """A reward model. One that reads the run's ids gets those that were sampled."""
 
-    def __init__(self, folder: str, run: Run, renderer: Renderer, made: bool):
-        self.model = RewardFolder(folder, run, renderer, "evaluate.judge", made)
+    def __init__(
+        self,
+        folder: str,
+        run: Run,
+        renderer: Renderer,
+        made: bool,
+        seats: Sequence[Any] | None = None,
+    ):
+        self.model = RewardFolder(folder, run, renderer, "evaluate.judge", made, seats)
         self.groups: list[Group] = [self.model.group]
 
     def of_rollouts(
@@ -84,8 +92,8 @@ class RewardJudge:
         return np.array([np.nan if row["score"] is None else row["score"] for row in rows])
 
 
-def judge_of(run: Run, renderer: Renderer) -> Judge:
-    """The judge that evaluate.judge names."""
+def judge_of(run: Run, renderer: Renderer, placement: Placement) -> Judge:
+    """The judge that evaluate.judge names; its actors have places in the stage's `placement`."""
     name = run.config.evaluate.judge
     if name == "gold":
         return GoldJudge()
@@ -93,4 +101,4 @@ def judge_of(run: Run, renderer: Renderer) -> Judge:
         return RewardJudge()
     made = name == "reward_model"
     folder = str(run.folder / "reward" / "judge") if made else name
-    return RewardModelJudge(folder, run, renderer, made)
+    return RewardModelJudge(folder, run, renderer, made, placement.seats("judge"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import ray
@@ -50,10 +51,17 @@ class RewardFolder:
     that names it.
 
     `made`: by this run, so it reads the run's ids whatever its folder says. `renderer`: the run's.
+    `seats`: as `Group` takes them.
     """
 
     def __init__(
-        self, folder: str | Path, run: Run, renderer: Renderer, setting: str, made: bool = False
+        self,
+        folder: str | Path,
+        run: Run,
+        renderer: Renderer,
+        setting: str,
+        made: bool = False,
+        seats: Sequence[Any] | None = None,
     ):
         folder = model_folder(folder, setting)
         self.reads_ids = made or reads_ids_of(folder, renderer, setting)
@@ -61,7 +69,7 @@ class RewardFolder:
         # Sampled ids become text by the tokenizer that they are of.
         self.renderer_of_run = renderer
         self.longest = positions(config_of(folder)) or UNBOUNDED
-        self.group: RewardGroup = reward_group(str(folder), run.config)
+        self.group: RewardGroup = reward_group(str(folder), run.config, seats)
 
     def begin(self, rollouts: Rollouts, prompts: Sequence[Prompt]) -> PendingScores:
         """Ask for the scores of responses; `prompts` are those that `prompt_index` counts."""

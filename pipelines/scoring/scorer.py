@@ -18,7 +18,8 @@ import numpy as np
 
 from rayward.actors.group import Group
 from rayward.actors.scoring.sources import Score, SourceDataError
-from rayward.configs.plan import given_second
+from rayward.cluster.placement import Placement
+from rayward.configs.plan import given_second, scorer
 from rayward.configs.plan import second_model as has_second
 from rayward.data.records import Prompt
 from rayward.data.rollouts import Rollouts
@@ -43,15 +44,20 @@ class SourceCalls:
 class Scorer:
     """The actors of all sources behind one call."""
 
-    def __init__(self, run: Run, renderer: Renderer):
+    def __init__(self, run: Run, renderer: Renderer, placement: Placement | None = None):
+        """`placement`: of the stage, with places for the reward models."""
         self.scoring, self.renderer = run.config.scoring, renderer
         # Before any actor starts.
         check_only(run)
         folder = str(Path(run.config.scoring.functions).resolve())
         self.sources: list[ModelSource | OtherSource] = []
+        models = 0
         for source in self.scoring.sources:
             if source.kind == "model":
-                self.sources.append(ModelSource(source, run, renderer))
+                numbers = range(models, models + max(1, len(source.paths)))
+                seats = [placement.seats(scorer(number)) for number in numbers] if placement else []
+                self.sources.append(ModelSource(source, run, renderer, seats))
+                models = numbers.stop
             else:
                 self.sources.append(OtherSource(source, run, folder))
 
@@ -178,13 +184,16 @@ def check_only(run: Run) -> None:
         )
 
 
-def second_model(run: Run, renderer: Renderer) -> RewardFolder | None:
+def second_model(
+    run: Run, renderer: Renderer, placement: Placement | None = None
+) -> RewardFolder | None:
     """The second reward model, if the config has one. StageError for a folder that holds none."""
     if not has_second(run.config):
         return None
     given, ours = given_second(run.config), run.folder / "reward" / "judge"
     setting = "rl.monitor.second" if run.config.rl.monitor.second else "evaluate.judge"
-    second = RewardFolder(given or ours, run, renderer, setting, made=not given)
+    seats = placement.seats("second") if placement else None
+    second = RewardFolder(given or ours, run, renderer, setting, not given, seats)
     # An error of its actors must not speak of the first one's.
     second.group.name = "second reward model"
     return second

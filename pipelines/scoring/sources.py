@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import ray
@@ -31,13 +32,21 @@ from rayward.pipelines.scoring.reward_folder import PendingScores, RewardFolder
 class ModelSource:
     """Reward models: one, or several whose mean or worst score counts."""
 
-    def __init__(self, settings: RewardSource, run: Run, renderer: Renderer):
+    def __init__(
+        self,
+        settings: RewardSource,
+        run: Run,
+        renderer: Renderer,
+        seats: Sequence[Sequence[Any] | None] = (),
+    ):
+        """`seats`: of each model, where the stage has reserved them."""
         self.settings = settings
         ours = not settings.paths
         folders = [run.model("reward")] if ours else settings.paths
+        seats = seats or [None] * len(folders)
         self.models = [
-            RewardFolder(path, run, renderer, "scoring.sources paths", made=ours)
-            for path in folders
+            RewardFolder(path, run, renderer, "scoring.sources paths", ours, place)
+            for path, place in zip(folders, seats, strict=True)
         ]
 
     @property

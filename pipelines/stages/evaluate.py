@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from rayward.actors.group import running
-from rayward.cluster.connect import check_fits, connect
+from rayward.cluster.connect import connect
+from rayward.cluster.placement import Placement
 from rayward.configs.plan import asks_reward, roles
 from rayward.configs.schema import Config
 from rayward.configs.stages import (
@@ -70,7 +71,6 @@ def evaluate(run: Run) -> dict[str, Any] | None:
     if stage is None:
         return None
     connect(config.cluster)
-    check_fits(roles(config, "evaluate"))
     renderer = Renderer.of_run(run)
     prompts = subset(prepared(run, "evaluation_prompts"), config.evaluate.prompts, config.seed)
     folders = {name: run.named(name) for name in names}
@@ -79,15 +79,18 @@ def evaluate(run: Run) -> dict[str, Any] | None:
         check_same_tokens(
             folders[name], renderer, f"evaluate.models.{name}", "evaluate it in a run of its own"
         )
-    panel = EvaluationActors(run, folders[against], against, renderer)
-    try:
-        with running(*panel.groups):
-            answers = panel.answer(stage.folder, folders, prompts)
-            curves = {name: _curve(run, name, panel.judge) for name in ALGORITHMS if name in made}
-    finally:
-        # Engines that took the place of the first ones: `running` knows only those.
-        if panel.rollout not in panel.groups:
-            panel.rollout.stop()
+    with Placement(roles(config, "evaluate"), config.cluster, config) as placement:
+        panel = EvaluationActors(run, folders[against], against, renderer, placement)
+        try:
+            with running(*panel.groups):
+                answers = panel.answer(stage.folder, folders, prompts)
+                curves = {
+                    name: _curve(run, name, panel.judge) for name in ALGORITHMS if name in made
+                }
+        finally:
+            # Engines that took the place of the first ones: `running` knows only those.
+            if panel.rollout not in panel.groups:
+                panel.rollout.stop()
     # All answers, before those are left out that some judge could not score.
     for name, rows in answers.items():
         write_jsonl(stage.folder / f"answers_{name}.jsonl", rows)

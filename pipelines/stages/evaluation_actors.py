@@ -11,6 +11,7 @@ import ray
 
 from rayward.actors.group import Group, frozen_group
 from rayward.actors.rollout_group import RolloutGroup
+from rayward.cluster.placement import Placement
 from rayward.configs.plan import asks_reward
 from rayward.configs.stages import has
 from rayward.data.model_files.hub_models import config_of
@@ -33,19 +34,24 @@ MISMATCH_ANSWERS = 64
 class EvaluationActors:
     """Rollout engines, the model under test, the one it is compared with, the judge, the reward."""
 
-    def __init__(self, run: Run, reference: str, against: str, renderer: Renderer):
-        config = run.config
+    def __init__(
+        self, run: Run, reference: str, against: str, renderer: Renderer, placement: Placement
+    ):
+        config, seats = run.config, placement.seats
         self.config, self.renderer, self.against = config, renderer, against
-        self.judge = judge_of(run, renderer)
-        self.reward = Scorer(run, renderer) if asks_reward(config) else None
+        self.judge = judge_of(run, renderer, placement)
+        self.reward = Scorer(run, renderer, placement) if asks_reward(config) else None
+        self.engine_seats = seats("rollout")
         # The engines read no weights of their own: each model's come by transfer, and are proved.
-        self.rollout = RolloutGroup(
-            reference, config, config.resources.reference, load_weights=False
+        self.rollout = self._engines(reference)
+        self.engine_shape, temperature = shape(reference), config.evaluate.temperature
+        self.reference = frozen_group(
+            "reference", reference, config, temperature, seats("reference")
         )
-        self.engine_shape = shape(reference)
-        self.reference = frozen_group("reference", reference, config, config.evaluate.temperature)
         # Loads each model in turn; it starts as the reference since it has to start as something.
-        self.candidate = frozen_group("candidate", reference, config, config.evaluate.temperature)
+        self.candidate = frozen_group(
+            "candidate", reference, config, temperature, seats("candidate")
+        )
         self.groups: list[Group] = [
             self.rollout,
             self.reference,
@@ -53,6 +59,10 @@ class EvaluationActors:
             *self.judge.groups,
         ]
         self.groups += self.reward.groups if self.reward else []
+
+    def _engines(self, path: str) -> RolloutGroup:
+        config = self.config
+        return RolloutGroup(path, config, config.resources.reference, False, self.engine_seats)
 
     def answer(self, folder: Path, models: dict[str, str], prompts: list[Prompt]) -> Answers:
         """One answer of every model to every prompt, with its KL and the engine's log-prob gap."""
@@ -98,9 +108,7 @@ class EvaluationActors:
         if (kind := shape(path)) != self.engine_shape:
             # The new engines are in no group of `self.groups`: who started those stops these.
             self.rollout.stop()
-            self.rollout = RolloutGroup(
-                path, self.config, self.config.resources.reference, load_weights=False
-            )
+            self.rollout = self._engines(path)
             self.rollout.ready()
         elif not first:
             return

@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rayward.cluster.connect import check_fits, connect
+from rayward.cluster.connect import connect
+from rayward.cluster.placement import check_fits
 from rayward.configs.plan import roles
 from rayward.configs.stages import MODELS, START, baseline, has
 from rayward.configs.stages import models as configured
@@ -54,6 +55,7 @@ def publish(run: Run, keep: bool = False) -> dict[str, Any] | None:
     from rayward.cluster.serve import deploy
 
     started_at = time.perf_counter()
+    app = deploy.app_name(config, run.folder)
     # Done before and asked to stay up: what is there is kept as it is.
     folder = stage.folder if stage else run.folder / "publish" / "again"
     try:
@@ -64,7 +66,7 @@ def publish(run: Run, keep: bool = False) -> dict[str, Any] | None:
                 model = with_tokenizer(run, name, folder / "model")
             if change := mend(find(config.model.template), model):
                 print(f"   served otherwise than trained: {change}")
-            url = deploy.start(model, config)
+            url = deploy.start(model, config, run.folder)
             metrics: dict[str, Any] = {"model": name, "url": url}
             metrics["start_seconds"] = round(time.perf_counter() - started_at, 1)
             progress.log(0, {"up": 1, "time": {"start_s": metrics["start_seconds"]}}, ("up",))
@@ -75,11 +77,11 @@ def publish(run: Run, keep: bool = False) -> dict[str, Any] | None:
                 1, {"answered": 1, "completion_tokens": metrics["completion_tokens"]}, ("answered",)
             )
     except BaseException:  # Ctrl-C too: on a joined cluster Serve would go on without this process
-        deploy.stop(config.cluster)
+        deploy.stop(config.cluster, app)
         raise
     table("publish", metrics)
     if not keep:
-        deploy.stop(config.cluster)
+        deploy.stop(config.cluster, app)
     return stage.finish(metrics) if stage else {"metrics": metrics}
 
 
@@ -99,7 +101,7 @@ def serve_until_interrupted(run: Run, metrics: dict[str, Any]) -> None:
     except KeyboardInterrupt:
         print("stopping")
     finally:
-        deploy.stop(run.config.cluster)
+        deploy.stop(run.config.cluster, deploy.app_name(run.config, run.folder))
 
 
 def choose(run: Run) -> str:

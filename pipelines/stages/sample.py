@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ from tqdm import tqdm
 from rayward.actors.group import running
 from rayward.actors.rollout_group import RolloutGroup
 from rayward.algorithms.winrate import best_of_n_kl
-from rayward.cluster.connect import check_fits, connect
+from rayward.cluster.connect import connect
+from rayward.cluster.placement import Placement
 from rayward.configs.plan import inputs, roles
 from rayward.configs.schema import Config
 from rayward.data.records import Conversation, Prompt, Turn
@@ -69,17 +71,16 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
     """One row a prompt: its answers with scores, and the best. Stops its actors at the end."""
     config = stage.run.config
     sample = config.sample
-    # Training comes after these actors are gone, and checks for itself.
-    check_fits({name: role for name, role in roles(config, "sample").items() if name != "train"})
     longest = config.rollout.max_new_tokens
     prompts, ids = fit_prompts(prompts, renderer, longest, Counter(), repeated=True)
-    rollout = RolloutGroup(stage.run.first, config, config.resources.policy)
-    reward = Scorer(stage.run, renderer)
+    # Training comes after these actors are gone, and has places of its own.
+    table = {name: role for name, role in roles(config, "sample").items() if name != "train"}
     rows: list[dict[str, Any]] = []
     warned = False
     batches = range(0, len(prompts), PROMPTS_PER_BATCH)
     with (
-        running(rollout, *reward.groups),
+        Placement(table, config.cluster, config) as placement,
+        _actors(stage, renderer, placement) as (rollout, reward),
         Metrics(stage.folder / "draw", "draw", len(batches), "batch") as metrics,
     ):
         for number, start in enumerate(batches):
@@ -104,6 +105,18 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
                 tqdm.write(warning)
                 warned = True
     return rows
+
+
+@contextmanager
+def _actors(
+    stage: Stage, renderer: Renderer, placement: Placement
+) -> Iterator[tuple[RolloutGroup, Scorer]]:
+    run, config = stage.run, stage.run.config
+    engines = placement.seats("rollout")
+    rollout = RolloutGroup(run.first, config, config.resources.policy, seats=engines)
+    reward = Scorer(run, renderer, placement)
+    with running(rollout, *reward.groups):
+        yield rollout, reward
 
 
 def batch_figures(rows: list[dict[str, Any]]) -> dict[str, float]:

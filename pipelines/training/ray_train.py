@@ -13,12 +13,13 @@ import ray
 from ray.util.queue import Queue
 
 from rayward.actors.training.job import Job
-from rayward.cluster.connect import check_fits
+from rayward.cluster.placement import train_hosts
 from rayward.configs.sections.training import Preferences, Supervised
 from rayward.data.model_files.hub_models import local
 from rayward.pipelines.run.metrics import Metrics
 from rayward.pipelines.run.stage import Stage
 from rayward.pipelines.training.going_on import GoingOn, without_step
+from rayward.pipelines.training.trainer import trainer
 
 if TYPE_CHECKING:
     from rayward.actors.training.rankings import RankedRows
@@ -43,21 +44,24 @@ def train(
     state is kept, lists of all else. Raises what a worker raised.
     """
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
 
-    check_fits({"train": job.role})
+    from rayward.actors.training.torch_backend import InterfaceConfig
+
+    hosts = train_hosts(job.role)
     going_on = GoingOn(stage, folder_name, title, steps)
     job = replace(job, checkpoints=going_on.place)
-    # Without a CPU of its own: `check_fits` has counted those of the workers only.
+    # Without a CPU of its own: `train_hosts` has counted those of the workers only.
     queue = Queue(actor_options={"num_cpus": 0})
     role = job.role
-    trainer = TorchTrainer(
+    run = trainer(
         loop,
         train_loop_config=replace(job, queue=queue),
+        torch_config=InterfaceConfig(),
         scaling_config=ScalingConfig(
             num_workers=role.workers,
             use_gpu=role.gpus > 0,
             resources_per_worker={"CPU": role.cpus, **({"GPU": role.gpus} if role.gpus else {})},
+            label_selector=hosts,
         ),
         # Absolute: workers have working directories of their own. Ray Train would go on by itself
         # from what an earlier try left there, so each has a folder of its own.
@@ -70,7 +74,7 @@ def train(
 
     def fit() -> None:
         try:
-            trainer.fit()
+            run.fit()
         # An exception of a thread would be printed and lost. It is raised below, where the stage
         # fails of it.
         except BaseException as error:

@@ -14,8 +14,10 @@ pytestmark = pytest.mark.timeout(180)
 SCRIPT = """
 import json
 import ray
-from actors.group import Group, gpu_slots
+from actors.group import Group
+from cluster.placement import Placement
 from configs.load import load
+from configs.plan import roles
 
 shares = [
     "resources.rollout={workers: 2, gpus: 0.4}",
@@ -43,9 +45,11 @@ class Here:
         return ray.get_gpu_ids()
 
 
-slots = gpu_slots(config)
-roles = [getattr(config.resources, name) for name in ("rollout", "policy", "critic")]
-groups = [Group("one", Here, role, config.cluster, (), slots) for role in roles]
+placement = Placement(roles(config, "rl"), config.cluster, config)
+groups = [
+    Group("one", Here, getattr(config.resources, name), config.cluster, (), placement.seats(name))
+    for name in ("rollout", "policy", "critic")
+]
 print(json.dumps([group.call("gpus") for group in groups]))
 """
 

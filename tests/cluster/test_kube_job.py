@@ -4,77 +4,29 @@ runtime environment and token authentication, as KubeRay's submitter does.
 
 from __future__ import annotations
 
-import os
-import secrets
 import shlex
-import shutil
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 
 from rayward.cluster.kube.names import CONFIG_FOLDER
 from rayward.cluster.kube.ray_objects import config_map, ray_job
-from rayward.cluster.ports import free_port
 from rayward.configs.load import load
+from tests.cluster.ray_head import BIN, ray_head
 
-ROOT = Path(__file__).parents[2]
-BIN = Path(sys.executable).parent
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A head with a dashboard, and the environment of its clients."""
-    gcs, dashboard = free_port(), free_port()
-    folder = tmp_path_factory.mktemp("ray")
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    environment |= {
-        "PATH": f"{BIN}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        # As the pods have it: `authOptions: {mode: token}`.
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(16),
-        "RAY_JOB_STOP_WAIT_TIME_S": "60",
-    }
-    command = [str(BIN / "ray"), "start", "--head", "--block", "--num-cpus", "4"]
-    command += ["--port", str(gcs), "--dashboard-port", str(dashboard)]
-    command += ["--object-store-memory", str(300 * 2**20), "--disable-usage-stats"]
-    short = f"/tmp/rw{os.getpid()}"  # sockets lie below it
-    command += ["--temp-dir", short]
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            command, env=environment, cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-    client = environment | {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
-    try:
-        _wait(process, client, folder / "log.txt")
-        yield client
-    finally:
-        process.terminate()
-        process.wait(60)
-        shutil.rmtree(short, ignore_errors=True)
-
-
-def _wait(process: subprocess.Popen[bytes], client: dict[str, str], log: Path) -> None:
-    token = {"Authorization": f"Bearer {client['RAY_AUTH_TOKEN']}"}
-    for _ in range(600):
-        assert process.poll() is None, log.read_text()[-3000:]
-        try:
-            url = f"{client['RAY_API_SERVER_ADDRESS']}/api/jobs/"
-            if httpx.get(url, headers=token, timeout=5, trust_env=False).status_code == 200:
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.3)
-    raise AssertionError("no dashboard: " + log.read_text()[-3000:])
+    """The environment of a head's clients."""
+    with ray_head(tmp_path_factory.mktemp("ray"), RAY_JOB_STOP_WAIT_TIME_S="60") as started:
+        yield started.client(RAY_API_SERVER_ADDRESS=started.url)
 
 
 @pytest.fixture(scope="module")

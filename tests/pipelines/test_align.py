@@ -14,7 +14,8 @@ from rayward.configs.load import ConfigError, dump, load
 from rayward.configs.plan import inputs
 from rayward.configs.schema import Config
 from rayward.configs.stages import STAGES
-from rayward.pipelines.align import align, forget, parse_redo, parse_stages, plan_text, summarize
+from rayward.pipelines.align import align, forget, plan_text, summarize
+from rayward.pipelines.parts import parse_redo, parse_stages
 from rayward.pipelines.preflight import check_names
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import read_json

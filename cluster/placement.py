@@ -1,0 +1,213 @@
+"""Places for the actors of a stage, reserved together on the cluster before any of them starts.
+
+A placement group holds them: it is made whole or not at all, so of two runs on one cluster none
+takes what the other has reserved, and Ray takes it back where the process that made it is gone.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+)
+
+from rayward.cluster.hosts import hosts, lost
+from rayward.cluster.planning import Crew, Host, Plan, crews, plan, table_of
+from rayward.configs.schema import Config
+from rayward.configs.sections.machines import Cluster, Role
+
+NODE = "ray.io/node-id"
+"""Label that Ray gives every node."""
+PATIENCE_S = 5.0
+"""Wait for the hosts that are best; what ended just now gives its room back only after a moment."""
+RESERVING_S = 10.0
+"""Wait for a group for which there seemed to be room, before the cluster is looked at anew."""
+POLL_S = 0.1
+
+
+def check_fits(table: Mapping[str, Role], config: Config | None = None) -> Plan:
+    """Where the actors of a stage stand on an empty cluster.
+
+    ValueError, with a table of who asks for what and what the hosts have, where one finds no host
+    with room for it: they would wait for ever.
+    """
+    wanted = crews(table, config)
+    found = plan(hosts(), wanted)
+    if found.no_room:
+        raise ValueError(
+            "\n".join(
+                [
+                    f"the actors do not fit the cluster: {found.no_room}",
+                    *table_of(found, wanted),
+                    *(f"  host {address}: gone" for address in lost()),
+                    "lower resources.ROLE.cpus, .gpus or .workers, or add nodes",
+                ]
+            )
+        )
+    return found
+
+
+def planned_now(table: Mapping[str, Role], config: Config) -> tuple[Plan, bool]:
+    """(where the actors would stand, whether there is room for them now)."""
+    best = check_fits(table, config)
+    now = _now(best, crews(table, config), patient=False)
+    return now or best, now is not None
+
+
+def _now(best: Plan, wanted: Sequence[Crew], patient: bool) -> Plan | None:
+    """The plan for which there is room now: the best one, or, where not `patient`, another."""
+    free = hosts(free=True)
+    if _has_room(free, best):
+        return best
+    other = plan(free, wanted)
+    return None if patient or other.no_room else other
+
+
+def _has_room(free: Sequence[Host], best: Plan) -> bool:
+    rooms = {host.id: host.room() for host in free}
+    return all(
+        best.hosts[number].id in rooms
+        and rooms[best.hosts[number].id].take_share(crew.cpus, crew.gpus)
+        for crew, numbers in best.seats.items()
+        for number in numbers
+    )
+
+
+class Placement:
+    """Places on the cluster, until `remove` (or the end of a `with`)."""
+
+    def __init__(self, table: Mapping[str, Role], cluster: Cluster, config: Config | None = None):
+        """Reserve one for each process of the roles, with the `config` of a run by its rl.mode.
+
+        ValueError where the cluster has too little, TimeoutError where what it has is not free
+        within cluster.start_timeout_s.
+        """
+        self.crews = crews(table, config)
+        self.group: PlacementGroup | None = None
+        self.bundles: dict[Crew, list[int]] = {}
+        """The bundle of each rank; of who asks for nothing there is none."""
+        try:
+            self._wait(table, config, cluster.start_timeout_s)
+        except BaseException:  # Ctrl-C too
+            self.remove()
+            raise
+
+    def _wait(self, table: Mapping[str, Role], config: Config | None, limit_s: float) -> None:
+        started_at = time.monotonic()
+        # Anew each time: a host may go meanwhile, or come.
+        while not self._reserve(
+            check_fits(table, config), patient=time.monotonic() < started_at + PATIENCE_S
+        ):
+            if time.monotonic() > started_at + limit_s:
+                now = plan(hosts(free=True), self.crews)
+                raise TimeoutError(
+                    "\n".join(
+                        [
+                            f"the cluster has had no room for these actors within {limit_s:.0f} s "
+                            "(cluster.start_timeout_s), others use it: "
+                            f"{now.no_room or 'what is free is in parts too small'}",
+                            *table_of(now, self.crews),
+                        ]
+                    )
+                )
+            time.sleep(POLL_S)
+        self._sort_by_gpu(limit_s)
+
+    def _reserve(self, best: Plan, patient: bool) -> bool:
+        found = _now(best, self.crews, patient)
+        if found is None:
+            return False
+        bundles: list[dict[str, float]] = []
+        selectors: list[dict[str, str]] = []
+        self.bundles = {}
+        for crew, numbers in found.seats.items():
+            if not crew.cpus and not crew.gpus:
+                continue  # Ray has no bundle of nothing
+            self.bundles[crew] = [len(bundles) + rank for rank in range(len(numbers))]
+            amounts = {"CPU": crew.cpus, "GPU": crew.gpus}
+            bundles += [{name: n for name, n in amounts.items() if n}] * len(numbers)
+            selectors += [{NODE: found.hosts[number].id} for number in numbers]
+        self.plan = found
+        if not bundles:
+            return True
+        self.group = placement_group(bundles, strategy="PACK", bundle_label_selector=selectors)
+        # Also where nobody comes to `remove`: unlike actors, a group does not end with its handle.
+        weakref.finalize(self, _give_back, self.group).atexit = False
+        if self.group.wait(RESERVING_S):
+            return True
+        self.remove()
+        return False
+
+    def _sort_by_gpu(self, limit_s: float) -> None:
+        """Let ranks of a host follow each other as their GPUs do, next to which others are near."""
+        for crew, bundles in self.bundles.items():
+            if not crew.gpus or crew.spread or crew.count == 1:
+                continue
+            asked = [
+                _gpu_ids.options(
+                    num_gpus=crew.gpus, scheduling_strategy=self._bundle(bundle)
+                ).remote()
+                for bundle in bundles
+            ]
+            try:
+                gpus = ray.get(asked, timeout=limit_s)
+            except ray.exceptions.GetTimeoutError:
+                raise TimeoutError(
+                    f"{crew.name}: which GPUs they have did not show within {limit_s:.0f} s "
+                    "(cluster.start_timeout_s)"
+                ) from None
+            seats = zip(self.plan.seats[crew], gpus, bundles, strict=True)
+            self.bundles[crew] = [bundle for _, _, bundle in sorted(seats)]
+
+    def _bundle(self, number: int) -> PlacementGroupSchedulingStrategy:
+        assert self.group is not None
+        return PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=number)
+
+    def seats(self, role: str) -> list[Any]:
+        """Ray's scheduling strategy for each process of a role, in the order of the ranks."""
+        crew = next(crew for crew in self.crews if role in crew.roles)
+        if crew in self.bundles:
+            return [self._bundle(number) for number in self.bundles[crew]]
+        found = [self.plan.hosts[number].id for number in self.plan.seats[crew]]
+        return [NodeAffinitySchedulingStrategy(node, soft=False) for node in found]
+
+    def remove(self) -> None:
+        """Give the places back; what stands on them ends."""
+        if self.group is not None:
+            _give_back(self.group)
+            self.group = None
+
+    def __enter__(self) -> Placement:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
+
+def _give_back(group: PlacementGroup) -> None:
+    if ray.is_initialized():
+        remove_placement_group(group)
+
+
+@ray.remote(num_cpus=0)
+def _gpu_ids() -> list[int]:
+    return sorted(int(number) for number in ray.get_gpu_ids())
+
+
+def train_hosts(role: Role) -> list[dict[str, str]] | None:
+    """Labels of the hosts for Ray Train's workers; None where there is no choice.
+
+    ValueError where the cluster has too little.
+    """
+    table = {"train": role}
+    best = check_fits(table)
+    found = _now(best, crews(table), patient=False) or best
+    (seats,) = found.seats.values()
+    return [{NODE: found.hosts[number].id} for number in seats] if len(found.hosts) > 1 else None

@@ -1,0 +1,356 @@
+"""Several hosts, each a network namespace of this machine with an address of its own, and the real
+Ray and Rayward over them (cluster/local_cluster.sh).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.test_slurm import shellcheck
+from tests.conftest import SMALL
+from tests.same_run import differences
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = ROOT / "cluster" / "local_cluster.sh"
+NAME = f"rw{os.getpid() % 10000}"
+NET = f"10.{64 + os.getpid() % 64}.77"
+STAGES = "prepare,sft,reward,rl"
+pytestmark = pytest.mark.timeout(400)
+
+# Three hosts of two CPUs: a rank of the policy takes most of one. Sizes decide no result.
+PLACES = {
+    "train": {"workers": 2, "cpus": 1.5, "threads": 1},
+    "policy": {"workers": 2, "cpus": 1.5, "threads": 1},
+    "reference": {"cpus": 0.2, "threads": 1},
+    "reward": {"cpus": 0.2, "threads": 1},
+    "rollout": {"workers": 2, "cpus": 0.4, "threads": 1},
+}
+CONFIG = SMALL | {
+    "resources": PLACES,
+    "rl": {
+        **{key: value for key, value in SMALL["rl"].items() if key not in ("ppo", "apa")},
+        "algorithms": ["rloo"],
+        "rloo": {"learning_rate": 1e-3},
+    },
+    "sample": None,
+    "dpo": None,
+    "evaluate": None,
+    "publish": None,
+}
+
+
+class Hosts:
+    """Three hosts that are up."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY")}
+        self.environment |= {
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "LOCAL_CLUSTER": NAME,
+            "LOCAL_CLUSTER_NET": NET,
+            "LOCAL_CLUSTER_GPUS": "2",
+            # A host that is cut off is taken for dead after 15 s, in place of Ray's 65. Less would
+            # make hosts dead that are only busy, when all start at once on two cores.
+            "RAY_health_check_period_ms": "1000",
+            "RAY_health_check_timeout_ms": "4000",
+            "RAY_health_check_failure_threshold": "3",
+        }
+        self.script("up", "3")
+
+    def script(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["bash", str(SCRIPT), *arguments],
+            env=self.environment,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+        return done.stdout
+
+    def start(self, *command: str, log: Path) -> subprocess.Popen[str]:
+        """A command on host 1."""
+        with log.open("w") as output:
+            return subprocess.Popen(
+                ["bash", str(SCRIPT), "run", *command],
+                env=self.environment,
+                cwd=self.folder,
+                stdout=output,
+                stderr=output,
+                text=True,
+                start_new_session=True,
+            )
+
+    def python(self, code: str) -> str:
+        """What a program on host 1 prints."""
+        return self.script("run", "python", "-c", code)
+
+    def said(self, code: str) -> Any:
+        """What it prints as JSON; Ray may print more."""
+        return said(self.python(code))
+
+
+def said(printed: str) -> Any:
+    return json.loads([line for line in printed.splitlines() if line.startswith("[")][-1])
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        pytest.skip("network namespaces need root and iproute2")
+    probe = subprocess.run(["ip", "netns", "add", f"{NAME}p"], capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"no network namespaces here: {probe.stderr.strip()}")
+    subprocess.run(["ip", "netns", "del", f"{NAME}p"], check=True)
+    folder = tmp_path_factory.mktemp("hosts")
+    try:
+        cluster = Hosts(folder)
+        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        yield cluster
+    finally:
+        subprocess.run(["bash", str(SCRIPT), "down"], env=os.environ | {"LOCAL_CLUSTER": NAME})
+
+
+def test_shellcheck_finds_nothing() -> None:
+    assert shellcheck(SCRIPT).stdout == ""
+
+
+def test_without_a_word_it_says_how_it_is_used() -> None:
+    done = subprocess.run(["bash", str(SCRIPT)], capture_output=True, text=True)
+    assert done.returncode == 2 and "local_cluster.sh up N" in done.stderr
+
+
+WHERE = """
+import json, sys, time
+import ray
+from rayward.actors.group import Group
+from rayward.cluster.connect import connect
+from rayward.cluster.placement import Placement
+from rayward.configs.sections.machines import Cluster, Role
+
+cluster = Cluster(start_timeout_s=60)
+connect(cluster)
+
+class Here:
+    def __init__(self, rank):
+        pass
+    def place(self):
+        return [ray.util.get_node_ip_address(), ray.get_gpu_ids()]
+    def told(self):
+        import os
+        return [os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCCL_NET", "OTHER")]
+"""
+PACKED = """
+table = {
+    "policy": Role(workers=4, gpus=1, cpus=0.1),
+    "rollout": Role(gpus=1, cpus=0.1),
+    "reward": Role(cpus=0, gpus=0),
+}
+with Placement(table, cluster) as placement:
+    said = placement.plan.addresses()
+    groups = {
+        name: Group(name, Here, role, cluster, (), placement.seats(name))
+        for name, role in table.items()
+    }
+    answers = {name: group.call("place") for name, group in groups.items()}
+    told = groups["policy"].call("told")
+    for group in groups.values():
+        group.stop()
+try:
+    Placement({"rollout": Role(gpus=3, cpus=0.1)}, cluster)
+except ValueError as error:
+    print(json.dumps([said, answers, told, str(error)]))
+"""
+
+
+def test_ranks_follow_hosts_and_gpus_as_planned(hosts: Hosts) -> None:
+    """And what users set for Gloo and NCCL reaches them."""
+    given = ("env", "GLOO_SOCKET_IFNAME=e0", "NCCL_NET=Socket", "OTHER=no")
+    planned, answers, told, refused = said(
+        hosts.script("run", *given, "python", "-c", WHERE + PACKED)
+    )
+    for name, places in answers.items():
+        assert [address for address, _ in places] == planned[name], name
+    assert answers["policy"] == [[f"{NET}.{host}", [gpu]] for host in (1, 2) for gpu in (0, 1)]
+    # What is left.
+    assert [address for address, _ in answers["rollout"]] == [f"{NET}.3"]
+    assert told == [["e0", "Socket", None]] * 4
+    # Six GPUs, and no host with three.
+    assert "rollout finds no host with 0.1 CPU, 3 GPU to spare" in refused
+    assert f"host {NET}.2: 2 CPU, 2 GPU" in refused
+
+
+SERVES = """
+import subprocess
+from ray import serve
+from rayward.cluster.serve.deploy import publish_app, stop
+
+ASKS = "import sys, httpx; print(httpx.get(sys.argv[1], trust_env=False).text)"
+
+@serve.deployment(ray_actor_options={"num_cpus": 0.1})
+class Hello:
+    def __call__(self, request):
+        return "hello"
+
+url = publish_app(lambda: Hello.bind(), "hello", None, 0, 60, "a setting")
+from_host_2 = ["ip", "netns", "exec", sys.argv[1], sys.executable, "-c", ASKS, url]
+said = subprocess.run(from_host_2, capture_output=True, text=True)
+print(json.dumps([url, said.stdout.strip() or said.stderr]))
+stop(cluster, "hello")
+"""
+
+
+@pytest.mark.slow
+def test_what_is_published_is_reached_from_another_host(hosts: Hosts) -> None:
+    url, answer = said(hosts.script("run", "python", "-c", WHERE + SERVES, f"{NAME}2"))
+    assert url.startswith(f"http://{NET}.1:") and answer == "hello"
+
+
+HOLDER = """
+group = Group("policy", Here, Role(workers=2, cpus=1.5), cluster, ())
+print(json.dumps(sorted(address for address, _ in group.call("place"))), flush=True)
+time.sleep(600)
+"""
+NEXT = """
+try:
+    Placement({"policy": Role(workers=3, cpus=1.5)}, Cluster(start_timeout_s=1))
+except TimeoutError as error:
+    # Elsewhere, where there is room.
+    one = Placement({"policy": Role(cpus=1.5)}, cluster).plan.addresses()["policy"]
+    print(json.dumps([str(error), one]))
+"""
+LEFT = """
+from ray._private.state import actors
+from ray.util import placement_group_table
+
+def left():
+    alive = [a["ActorClassName"] for a in actors().values() if a["State"] != "DEAD"]
+    groups = [g["state"] for g in placement_group_table().values() if g["state"] != "REMOVED"]
+    return alive + groups
+
+until = time.monotonic() + 20
+while left() and time.monotonic() < until:
+    time.sleep(0.2)
+print(json.dumps(left()))
+"""
+
+
+@pytest.mark.slow
+def test_runs_share_no_place_and_a_killed_one_leaves_none(hosts: Hosts, tmp_path: Path) -> None:
+    holder = hosts.start("python", "-c", WHERE + HOLDER, log=tmp_path / "log.txt")
+    try:
+        until = time.monotonic() + 60
+        while "[" not in (tmp_path / "log.txt").read_text():
+            assert time.monotonic() < until and holder.poll() is None
+            time.sleep(0.2)
+        told, one = hosts.said(WHERE + NEXT)
+        assert "others use it: policy 1 of 3 (from 0) finds no host with" in told
+        assert {*one, *said((tmp_path / "log.txt").read_text())} == {
+            f"{NET}.{number}" for number in (1, 2, 3)
+        }
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
+    assert hosts.said(WHERE + LEFT) == []
+
+
+@pytest.fixture(scope="module")
+def run(hosts: Hosts) -> Path:
+    """The road over three hosts."""
+    log = hosts.folder / "log.txt"
+    command = ["rayward", "align", "config.yaml", "--run", "three", "--stages", STAGES]
+    done = hosts.start(*command, log=log).wait(300)
+    assert done == 0, log.read_text()[-4000:]
+    return hosts.folder / "three"
+
+
+def places(log: str, role: str) -> list[str]:
+    """The hosts of a role's actors, as they said themselves when RL began."""
+    (found,) = re.findall(rf"^   {role} on (.*)$", log, re.MULTILINE)
+    return found.split(", ")
+
+
+def test_everybody_stands_where_the_plan_says(hosts: Hosts, run: Path) -> None:
+    log = (hosts.folder / "log.txt").read_text()
+    one, two, three = (f"{NET}.{n}" for n in (1, 2, 3))
+    assert places(log, "policy") == [one, two]
+    assert places(log, "rollout") == [three, one]
+    assert places(log, "reward") == places(log, "reference") == [three]
+    plan = hosts.script(
+        "run", "rayward", "align", "config.yaml", "--run", "new", "--stages", STAGES, "--dry-run"
+    )
+    assert f"  rl        policy     0 on {one}; 1 on {two}\n" in plan
+    assert f"  rl        rollout    0 on {three}; 1 on {one}\n" in plan
+    assert f"  rl        reward     0 on {three}\n" in plan
+    assert f"  sft       train      0 on {one}; 1 on {two}\n" in plan
+
+
+def test_three_hosts_give_the_bits_of_one(hosts: Hosts, run: Path) -> None:
+    command = [str(Path(sys.executable).parent / "rayward"), "align", "config.yaml"]
+    command += ["--run", "one", "--stages", STAGES]
+    for role in ("train", "policy"):
+        command += ["--set", f"resources.{role}.cpus=0.2"]
+    environment = {k: v for k, v in hosts.environment.items() if not k.startswith("RAY")}
+    done = subprocess.run(
+        command, env=environment, cwd=hosts.folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    left_out = ("machine.json", "config.yaml", "summary.json")
+    found = [
+        line for line in differences(hosts.folder / "one", run) if not line.startswith(left_out)
+    ]
+    assert found == []
+    assert (run / "rl" / "rloo" / "model" / "model.safetensors").is_file()
+
+
+WATCH = """
+from ray._private.state import state
+while True:
+    if gone := [node["NodeManagerAddress"] for node in ray.nodes() if not node["Alive"]]:
+        print(json.dumps([gone, time.time()]), flush=True)
+        break
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.slow
+def test_a_host_that_is_cut_off_ends_the_run(hosts: Hosts, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, hosts.folder / "cut")
+    shutil.rmtree(hosts.folder / "cut" / "rl")
+    log = tmp_path / "log.txt"
+    command = ["rayward", "rl", "config.yaml", "--run", "cut"]
+    command += ["--set", "rl.iterations=500"]
+    watcher = hosts.start("python", "-c", WHERE + WATCH, log=tmp_path / "watch.txt")
+    started = hosts.start(*command, log=log)
+    metrics, until = hosts.folder / "cut" / "rl" / "rloo" / "metrics.jsonl", time.monotonic() + 200
+    while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 1):
+        assert started.poll() is None and time.monotonic() < until, log.read_text()[-4000:]
+        time.sleep(0.2)
+    hosts.script("cut", "2")
+    try:
+        assert started.wait(120) == 1, log.read_text()[-4000:]
+        ended_at = time.time()
+        assert watcher.wait(30) == 0
+        gone, noticed_at = said((tmp_path / "watch.txt").read_text())
+        assert gone == [f"{NET}.2"]
+        assert ended_at - noticed_at < 10
+        told = log.read_text().splitlines()[-1]
+        assert told.startswith(f"rayward: host {NET}.2 is gone: "), log.read_text()[-4000:]
+        assert hosts.said(WHERE + LEFT) == []
+    finally:
+        hosts.script("mend", "2")

@@ -1,0 +1,114 @@
+"""Addresses at which there is no cluster to be joined: told in one sentence, within seconds."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from rayward.cluster.ports import free_port
+from rayward.pipelines.cli import main
+
+TINY = str(Path(__file__).parents[1] / "tiny.yaml")
+
+
+class Other(BaseHTTPRequestHandler):
+    """Answers every request with 501."""
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the commands' own words are looked at."""
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[int]:
+    """The port of a service that is no Ray, on every address of this machine."""
+    server = ThreadingHTTPServer(("", 0), Other)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a service that never answers."""
+    with socket.create_server(("", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("rayward.cluster.reach.ANSWER_WITHIN_S", 2)
+
+
+def told(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one sentence on standard error of a command that ends with 2, soon."""
+    began = time.monotonic()
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("rayward: ") and error.count("\n") == 1, error
+    assert time.monotonic() - began < 20
+    return error
+
+
+@pytest.mark.parametrize("by", ["RAY_ADDRESS", "cluster.address"])
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("127.0.0.1:{nobody}", "nobody answers at"),
+        ("127.0.0.1:{other}", "is no head of Ray"),
+        ("127.0.0.1:{silent}", "is no head of Ray"),
+        ("no-such-host.invalid:6379", "no-such-host.invalid"),
+        (
+            "http://127.0.0.1:8265",
+            "the address of a dashboard, which takes jobs: hand the run over",
+        ),
+        ("ray://127.0.0.1:10001", "Ray Client cannot run this"),
+        ("nonsense", "is nonsense, which is no address of Ray"),
+    ],
+)
+def test_align_says_what_is_wrong_with_an_address(
+    by: str,
+    address: str,
+    words: str,
+    other: int,
+    silent: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = address.format(nobody=free_port(), other=other, silent=silent)
+    command = ["align", TINY, "--run", str(tmp_path / "run")]
+    if by == "RAY_ADDRESS":
+        monkeypatch.setenv(by, place)
+    else:
+        command += ["--set", f"{by}={place}"]
+    error = told(command, capsys)
+    assert words in error and by in error, error
+    # Before anything is made.
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("http://127.0.0.1:{nobody}", "the connection was refused"),
+        ("http://127.0.0.1:{other}", "is no dashboard of Ray (status 501)"),
+        ("http://127.0.0.1:{silent}", "no answer within 2 s"),
+        ("http://no-such-host.invalid", "nobody answers at http://no-such-host.invalid"),
+        ("ray://127.0.0.1:10001", "jobs are handed over by HTTP"),
+        ("127.0.0.1:{nobody}", "nobody answers at"),
+    ],
+)
+def test_submit_says_what_is_wrong_with_an_address(
+    address: str, words: str, other: int, silent: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = address.format(nobody=free_port(), other=other, silent=silent)
+    assert words in told(["submit", "--attach", "job", "--address", place], capsys)
+    assert words in told(["submit", TINY, "--run", "/shared/x", "--address", place], capsys)
