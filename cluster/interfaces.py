@@ -13,11 +13,15 @@ import psutil
 
 
 def interface_of(address: str) -> str | None:
-    """Name of the interface that has an address; None where no interface of this host has it.
+    """Name of the interface that has an address; None where no interface of this host has it, or
+    where it is a name.
 
     All of 127.0.0.0/8 is the loopback interface's, of which only one address is listed.
     """
-    wanted = ipaddress.ip_address(address)
+    try:
+        wanted = ipaddress.ip_address(address)
+    except ValueError:
+        return None
     loopback = None
     for name, addresses in psutil.net_if_addrs().items():
         for entry in addresses:
