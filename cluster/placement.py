@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import (
 )
 
 from rayward.cluster.hosts import hosts, lost
-from rayward.cluster.planning import Crew, Host, Plan, crews, plan, table_of
+from rayward.cluster.planning import Crew, Plan, crews, has_room, largest_first, plan, table_of
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Cluster, Role
 
@@ -64,20 +64,10 @@ def planned_now(table: Mapping[str, Role], config: Config) -> tuple[Plan, bool]:
 def _now(best: Plan, wanted: Sequence[Crew], patient: bool) -> Plan | None:
     """The plan for which there is room now: the best one, or, where not `patient`, another."""
     free = hosts(free=True)
-    if _has_room(free, best):
+    if has_room(free, best):
         return best
     other = plan(free, wanted)
     return None if patient or other.no_room else other
-
-
-def _has_room(free: Sequence[Host], best: Plan) -> bool:
-    rooms = {host.id: host.room() for host in free}
-    return all(
-        best.hosts[number].id in rooms
-        and rooms[best.hosts[number].id].take_share(crew.cpus, crew.gpus)
-        for crew, numbers in best.seats.items()
-        for number in numbers
-    )
 
 
 class Placement:
@@ -127,7 +117,8 @@ class Placement:
         bundles: list[dict[str, float]] = []
         selectors: list[dict[str, str]] = []
         self.bundles = {}
-        for crew, numbers in found.seats.items():
+        for crew in largest_first(found.seats):
+            numbers = found.seats[crew]
             if not crew.cpus and not crew.gpus:
                 continue  # Ray has no bundle of nothing
             self.bundles[crew] = [len(bundles) + rank for rank in range(len(numbers))]
