@@ -154,7 +154,7 @@ class Placement:
                     f"{crew.name}: which GPUs they have did not show within {limit_s:.0f} s "
                     "(cluster.start_timeout_s)"
                 ) from None
-            seats = zip(self.plan.seats[crew], gpus, bundles, strict=True)
+            seats = zip(self.plan.seats[crew], map(in_order, gpus), bundles, strict=True)
             self.bundles[crew] = [bundle for _, _, bundle in sorted(seats)]
 
     def _bundle(self, number: int) -> PlacementGroupSchedulingStrategy:
@@ -188,8 +188,13 @@ def _give_back(group: PlacementGroup) -> None:
 
 
 @ray.remote(num_cpus=0)
-def _gpu_ids() -> list[int]:
-    return sorted(int(number) for number in ray.get_gpu_ids())
+def _gpu_ids() -> list[Any]:
+    return ray.get_gpu_ids()
+
+
+def in_order(gpus: Sequence[int | str]) -> list[tuple[int, str]]:
+    """What sorts GPUs: 9 before 10, and what has a name (a UUID, a part of a GPU) by its name."""
+    return sorted((len(str(gpu)), str(gpu)) for gpu in gpus)
 
 
 def train_hosts(role: Role) -> list[dict[str, str]] | None:

@@ -9,6 +9,7 @@ import pytest
 
 from rayward.cluster.kube.groups import at_once, worker_groups
 from rayward.cluster.kube.sizes import sized
+from rayward.cluster.placement import in_order
 from rayward.cluster.planning import (
     Crew,
     Host,
@@ -153,6 +154,14 @@ def assert_holds(found: Plan, wanted: list[Crew]) -> None:
         assert crew.spread or numbers == sorted(numbers)
     for room in rooms:
         assert room.cpus <= room.room_cpus + 1e-6 and all(share > -1e-6 for share in room.free)
+
+
+def test_gpus_are_sorted_by_number_or_by_name() -> None:
+    """Ray tells numbers, or what CUDA_VISIBLE_DEVICES of the node has."""
+    ranks_of = [["10"], ["9"], [2, 1]]
+    assert sorted(ranks_of, key=in_order) == [[2, 1], ["9"], ["10"]]
+    names = [["GPU-c1"], ["MIG-a0"], ["GPU-a7"]]
+    assert sorted(names, key=in_order) == [["GPU-a7"], ["GPU-c1"], ["MIG-a0"]]
 
 
 def test_numbers_in_words() -> None:
