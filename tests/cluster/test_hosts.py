@@ -141,7 +141,7 @@ import json, sys, time
 import ray
 from rayward.actors.group import Group
 from rayward.cluster.connect import connect
-from rayward.cluster.placement import Placement
+from rayward.cluster.placement import Placement, train_hosts
 from rayward.configs.sections.machines import Cluster, Role
 
 cluster = Cluster(start_timeout_s=60)
@@ -233,7 +233,10 @@ try:
 except TimeoutError as error:
     # Elsewhere, where there is room.
     one = Placement({"policy": Role(cpus=1.5)}, cluster).plan.addresses()["policy"]
-    print(json.dumps([str(error), one]))
+    try:
+        train_hosts(Role(workers=3, cpus=1.5), Cluster(start_timeout_s=1))
+    except TimeoutError as of_train:
+        print(json.dumps([str(error), one, str(of_train)]))
 """
 LEFT = """
 from ray._private.state import actors
@@ -259,8 +262,9 @@ def test_runs_share_no_place_and_a_killed_one_leaves_none(hosts: Hosts, tmp_path
         while "[" not in (tmp_path / "log.txt").read_text():
             assert time.monotonic() < until and holder.poll() is None
             time.sleep(0.2)
-        told, one = hosts.said(WHERE + NEXT)
+        told, one, of_train = hosts.said(WHERE + NEXT)
         assert "others use it: policy 1 of 3 (from 0) finds no host with" in told
+        assert "others use it: train 1 of 3 (from 0) finds no host with" in of_train
         assert {*one, *said((tmp_path / "log.txt").read_text())} == {
             f"{NET}.{number}" for number in (1, 2, 3)
         }
