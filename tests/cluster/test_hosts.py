@@ -136,6 +136,31 @@ def test_without_a_word_it_says_how_it_is_used() -> None:
     assert done.returncode == 2 and "local_cluster.sh up N" in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_others_have_put_in_its_place_ends_nothing(tmp_path: Path) -> None:
+    state = Path("/tmp") / f"{NAME}o"
+    bystander = subprocess.Popen(["sleep", "60"])
+    down = ["bash", str(SCRIPT), "down"]
+    try:
+        (tmp_path / "pids").write_text(f"{bystander.pid}\n")
+        state.symlink_to(tmp_path)
+        environment = os.environ | {"LOCAL_CLUSTER": state.name}
+        done = subprocess.run(down, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1 and f"{state} is a link" in done.stderr
+        state.unlink()
+        shutil.copytree(tmp_path, state)
+        os.chown(state, 65534, 65534)
+        done = subprocess.run(down, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1 and f"{state} is somebody else's" in done.stderr
+        assert bystander.poll() is None and (state / "pids").is_file()
+    finally:
+        bystander.kill()
+        bystander.wait()
+        if state.is_symlink():
+            state.unlink()
+        shutil.rmtree(state, ignore_errors=True)
+
+
 WHERE = """
 import json, sys, time
 import ray
