@@ -213,7 +213,8 @@ def train_hosts(role: Role, cluster: Cluster) -> list[dict[str, str]] | None:
     ValueError where the cluster has too little, TimeoutError where what it has is not free within
     cluster.start_timeout_s.
     """
-    table, labels = {"train": role}, []
+    table = {"train": role}
+    labels: list[dict[str, str]] = []
     if len(check_fits(table).hosts) == 1:
         return None  # where Ray Train waits
 
