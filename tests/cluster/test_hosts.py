@@ -179,6 +179,8 @@ class Here:
         return [ray.util.get_node_ip_address(), ray.get_gpu_ids()]
     def told(self):
         import os
+        from rayward.cluster.interfaces import use_own_interface
+        use_own_interface()
         return [os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCCL_NET", "OTHER")]
 """
 PACKED = """

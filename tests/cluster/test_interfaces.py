@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import socket
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import psutil
 import pytest
 import torch
 
-from rayward.cluster.interfaces import interface_of, use_interface
+from rayward.cluster.interfaces import DEFAULTS, interface_of, use_interface, use_own_interface
 
 VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", "VLLM_HOST_IP")
 LOOPBACK = next(
@@ -66,6 +67,14 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
     use_interface("127.0.0.1")
     assert [os.environ[name] for name in VARIABLES] == ["ib0", f"={LOOPBACK}", "127.0.0.1"]
+
+
+def test_what_a_node_has_goes_before_what_the_driver_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"GLOO_SOCKET_IFNAME": "eth0", "NCCL_SOCKET_IFNAME": "ib0"}
+    monkeypatch.setenv(DEFAULTS, json.dumps(given))
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eno1")
+    use_own_interface()
+    assert [os.environ[name] for name in VARIABLES[:2]] == ["eno1", "ib0"]
 
 
 def test_an_address_of_no_interface_leaves_gloo_and_nccl_their_own_choice() -> None:
