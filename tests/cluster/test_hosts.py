@@ -57,7 +57,9 @@ class Hosts:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY")}
+        # Nor what a test that ran before in this process has set for its groups.
+        ours = ("RAY", "GLOO_", "NCCL_", "VLLM_HOST_IP")
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         self.environment |= {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
