@@ -17,6 +17,7 @@ from ray.serve.llm import LLMConfig, build_openai_app
 
 from rayward.cluster.connect import joined_address
 from rayward.cluster.hosts import head_address, several
+from rayward.cluster.interfaces import of_groups
 from rayward.cluster.ports import free_port
 from rayward.cluster.serve import keeper
 from rayward.cluster.serve.endpoint import Endpoint
@@ -37,6 +38,8 @@ def llm_config(endpoint: Endpoint) -> LLMConfig:
             "gpu_memory_utilization": endpoint.gpu_memory_fraction,
             "tensor_parallel_size": endpoint.gpus,
         }
+        # On one host, which may have other interfaces than this one.
+        environment |= {n: v for n, v in of_groups().items() if not n.endswith("_SOCKET_IFNAME")}
         # One bundle for each GPU that the model is split over, all on one host.
         placement: dict[str, Any] = {
             "placement_group_config": {

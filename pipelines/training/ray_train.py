@@ -46,7 +46,7 @@ def train(
 
     from rayward.actors.training.torch_backend import InterfaceConfig
 
-    hosts = train_hosts(job.role)
+    hosts = train_hosts(job.role, stage.run.config.cluster)
     # Without a CPU of its own: `train_hosts` has counted those of the workers only.
     queue = Queue(actor_options={"num_cpus": 0})
     role = job.role
