@@ -133,8 +133,10 @@ def publish_app(
     address = head_address() if several() else "127.0.0.1"
     # Its greeting comes before the level that it is given.
     logging.disable(logging.WARNING)
-    _start_serve({"host": host or address, "port": port or free_port()})
-    logging.disable(logging.NOTSET)
+    try:
+        _start_serve({"host": host or address, "port": port or free_port()})
+    finally:
+        logging.disable(logging.NOTSET)
     for logger in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
         logging.getLogger(logger).setLevel(logging.ERROR)
     http = _get_global_client().http_config  # of the Serve that runs, ours or an older one
@@ -147,10 +149,11 @@ def publish_app(
     if failures:
         raise failures[0]
     if starting.is_alive():
+        status = serve.status().applications.get(name)  # none yet where Serve is that slow
         raise TimeoutError(
             f"the endpoint was not up within {timeout_s:.0f} s; if the model only loads slowly, "
             f"allow it more ({setting}); Serve says: "
-            f"{serve.status().applications[name].message or 'nothing'}"
+            f"{status.message if status and status.message else 'nothing'}"
         )
     shown = address if http.host == "0.0.0.0" else http.host
     return f"http://{shown}:{http.port}{route.rstrip('/')}"
