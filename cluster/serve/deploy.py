@@ -24,6 +24,8 @@ from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Cluster
 
 APP = "rayward"
+ANYWHERE = ("0.0.0.0", "::")
+"""Hosts that are addresses on every node."""
 
 
 def llm_config(endpoint: Endpoint) -> LLMConfig:
@@ -165,6 +167,9 @@ def _start_serve(http: dict[str, Any]) -> None:
     while True:
         try:
             serve.start(
+                # Ray's own is a proxy on each node with a replica, which cannot have an address of
+                # the head: it would fail, and be started again.
+                None if http["host"] in ANYWHERE else "HeadOnly",
                 http_options=http,
                 logging_config={"log_level": "ERROR", "enable_access_log": False},
             )
