@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -193,6 +194,15 @@ def stop(cluster: Cluster, name: str = APP) -> None:
     """Take the endpoint down; of a joined cluster also Serve, where nobody else needs it."""
     if joined_address(cluster):
         keeper.release(name)
-    else:
+    elif _get_global_client(raise_if_no_controller_running=False):
         # A Ray that this process has started ends with it, and Serve with Ray.
         serve.delete(name)
+
+
+def stop_after_error(cluster: Cluster, name: str = APP) -> None:
+    """The same where another error is on its way, which one of this must not replace."""
+    try:
+        stop(cluster, name)
+    except Exception as error:  # any: the other one is the cause
+        why = (str(error).strip() or repr(error)).splitlines()[-1]
+        print(f"rayward: the endpoint {name} may still be up: {why}", file=sys.stderr)
