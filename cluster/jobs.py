@@ -116,16 +116,18 @@ class Jobs:
 
         TimeoutError where the cluster does not answer any more.
         """
-        log, heard_at = _Log(self.client, job_id), time.monotonic()
+        log = _Log(self.client, job_id)
         while True:
             try:
                 asyncio.run(log.tail())
                 job = self.client.get_job_info(job_id)
-                heard_at = time.monotonic()
+                log.failing_since = None
                 if job.status.is_terminal():
                     return self._ended(job, job_id)
             except (aiohttp.ClientError, requests.RequestException, OSError, RuntimeError):
-                if time.monotonic() - heard_at > LOST_S:
+                if log.failing_since is None:
+                    log.failing_since = time.monotonic()
+                if time.monotonic() - log.failing_since > LOST_S:
                     raise TimeoutError(
                         f"{self.url} has not answered for {LOST_S} s; the job may go on: "
                         f"{self.again(job_id)}"
@@ -172,6 +174,8 @@ class _Log:
         self.client, self.job_id = client, job_id
         self.printed = 0
         """Characters."""
+        self.failing_since: float | None = None
+        """When the first request failed of those since the last answer."""
 
     async def tail(self) -> None:
         """Print what is new, until the job ends or the connection does."""
@@ -182,6 +186,7 @@ class _Log:
             if not done:
                 # A connection that was cut in between tells nobody. Raises where the head is gone.
                 job = await asyncio.to_thread(self.client.get_job_info, self.job_id)
+                self.failing_since = None
                 if job.status.is_terminal():
                     waiting.cancel()
                     return
@@ -190,6 +195,7 @@ class _Log:
                 text = waiting.result()
             except StopAsyncIteration:
                 return
+            self.failing_since = None
             new = text[max(0, self.printed - sent) :]
             sent += len(text)
             self.printed = max(self.printed, sent)

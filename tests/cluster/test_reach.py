@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from rayward.cluster.ports import free_port
+from rayward.cluster.reach import Head, _check_reached
+from rayward.configs.load import ConfigError
 from rayward.pipelines.cli import main
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")
@@ -112,3 +117,48 @@ def test_submit_says_what_is_wrong_with_an_address(
     place = address.format(nobody=free_port(), other=other, silent=silent)
     assert words in told(["submit", "--attach", "job", "--address", place], capsys)
     assert words in told(["submit", TINY, "--run", "/shared/x", "--address", place], capsys)
+
+
+@pytest.mark.parametrize("file", [None, "/not/there"])
+@pytest.mark.parametrize("address", ["http://127.0.0.1:{other}", "127.0.0.1:{other}"])
+def test_a_token_that_is_wanted_and_not_there_is_told(
+    address: str, file: str | None, other: int, tmp_path: Path
+) -> None:
+    # Ray reads it once, so in a process of its own.
+    place = address.format(other=other)
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "RAY_"}
+    environment |= {"HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
+    if file:
+        environment["RAY_AUTH_TOKEN_PATH"] = file
+    done = subprocess.run(
+        [sys.executable, "-m", "rayward.pipelines.cli", "submit", "--attach", "job"]
+        + ["--address", place],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith("rayward: a token is wanted here for the cluster at "), done
+    assert done.stderr.count("\n") == 1 and f":{other} (--address)" in done.stderr
+    assert "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" in done.stderr
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]"])
+def test_a_dashboard_of_another_machine_for_itself_alone_is_told(host: str) -> None:
+    # 203.0.113.0/24 is nobody's (RFC 5737).
+    head = Head("203.0.113.1:6379", f"http://{host}:8265", {}, ())
+    with pytest.raises(ConfigError, match="ray start --head --dashboard-host 0.0.0.0"):
+        _check_reached(head, "--address")
+
+
+@pytest.mark.parametrize(
+    ("address", "dashboard"),
+    [
+        ("203.0.113.1:6379", "203.0.113.1:8265"),
+        ("127.0.0.1:6379", "127.0.0.1:8265"),
+        (f"{socket.gethostname()}:6379", "127.0.0.1:8265"),
+    ],
+)
+def test_a_dashboard_that_is_reached_passes(address: str, dashboard: str) -> None:
+    _check_reached(Head(address, f"http://{dashboard}", {}, ()), "--address")
