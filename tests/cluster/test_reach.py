@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from rayward.cluster.ports import free_port
-from rayward.cluster.reach import Head, _check_reached
+from rayward.cluster.reach import Head, _check_reached, check_joins
 from rayward.configs.load import ConfigError
 from rayward.pipelines.cli import main
 
@@ -62,7 +62,6 @@ def told(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return error
 
 
-@pytest.mark.parametrize("by", ["RAY_ADDRESS", "cluster.address"])
 @pytest.mark.parametrize(
     ("address", "words"),
     [
@@ -78,25 +77,31 @@ def told(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("nonsense", "is nonsense, which is no address of Ray"),
     ],
 )
-def test_align_says_what_is_wrong_with_an_address(
-    by: str,
-    address: str,
-    words: str,
-    other: int,
-    silent: int,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_what_is_wrong_with_an_address_is_told(
+    address: str, words: str, other: int, silent: int
 ) -> None:
     place = address.format(nobody=free_port(), other=other, silent=silent)
-    command = ["align", TINY, "--run", str(tmp_path / "run")]
-    if by == "RAY_ADDRESS":
-        monkeypatch.setenv(by, place)
-    else:
+    began = time.monotonic()
+    with pytest.raises(ConfigError) as error:
+        check_joins(place, "cluster.address")
+    assert words in str(error.value) and "cluster.address" in str(error.value)
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize("by", ["RAY_ADDRESS", "cluster.address"])
+def test_align_says_it_before_anything_is_made(by: str, tmp_path: Path) -> None:
+    """In a process of its own: one that has a Ray already joins no other."""
+    place = f"127.0.0.1:{free_port()}"
+    command = [sys.executable, "-m", "rayward.pipelines.cli", "align", TINY]
+    command += ["--run", str(tmp_path / "run")]
+    if by == "cluster.address":
         command += ["--set", f"{by}={place}"]
-    error = told(command, capsys)
-    assert words in error and by in error, error
-    # Before anything is made.
+    given = {"RAY_ADDRESS": place} if by == "RAY_ADDRESS" else {}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | given, timeout=60
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "nobody answers at" in done.stderr and by in done.stderr
     assert not (tmp_path / "run").exists()
 
 
