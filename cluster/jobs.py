@@ -6,10 +6,8 @@ By Ray's JobSubmissionClient (HTTP), so this machine need not be a node of the c
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +19,7 @@ import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from rayward.cluster.reach import dashboard_of
+from rayward.cluster.run_name import run_name
 from rayward.configs.load import ConfigError
 
 REQUEST_S = 60
@@ -70,7 +69,7 @@ class Jobs:
         for job_id, status in before.items():
             if not status.is_terminal():
                 raise self._at_work(folder, job_id)
-        base = _job_id(name, folder)
+        base = run_name(name, folder)
         numbers = [job_id.removeprefix(f"{base}-") for job_id in before]
         last = max((int(number) for number in numbers if number.isdigit()), default=0)
         job_id = f"{base}-{last + 1}"
@@ -201,10 +200,3 @@ class _Log:
             self.printed = max(self.printed, sent)
             print(new, end="", flush=True)
             waiting = asyncio.ensure_future(anext(parts))
-
-
-def _job_id(name: str, folder: str) -> str:
-    """Readable, and one for each run folder."""
-    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
-    digest = hashlib.sha256(folder.encode()).hexdigest()[:8]
-    return "-".join(filter(None, ("rayward", words, digest)))

@@ -7,7 +7,7 @@ learners that share its GPU are one. Starts nothing, and asks no cluster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rayward.cluster.rooms import ROUNDING, Room
@@ -180,7 +180,10 @@ def _each_by_itself(hosts: tuple[Host, ...], wanted: Sequence[Crew]) -> Plan:
     """Each process where the fewest CPUs a GPU are taken."""
     rooms = [host.room() for host in hosts]
     seats: dict[Crew, list[int]] = {}
-    load: Callable[[int], float] = lambda n: rooms[n].cpus / max(1, len(rooms[n].free))  # noqa: E731
+
+    def load(number: int) -> float:
+        return rooms[number].cpus / max(1, len(rooms[number].free))
+
     for crew in largest_first(wanted):
         chosen: list[int] = []
         for _ in range(crew.count):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 import sys
 import threading
 import time
@@ -20,6 +18,7 @@ from rayward.cluster.connect import joined_address
 from rayward.cluster.hosts import head_address, several
 from rayward.cluster.interfaces import of_groups
 from rayward.cluster.ports import free_port
+from rayward.cluster.run_name import run_name
 from rayward.cluster.serve import keeper
 from rayward.cluster.serve.endpoint import Endpoint
 from rayward.configs.schema import Config
@@ -89,9 +88,7 @@ def app_name(config: Config, run_folder: Path) -> str:
     """The application of a run; on a joined cluster one of its own, as others may serve there."""
     if not joined_address(config.cluster):
         return APP
-    name = re.sub(r"[^a-z0-9]+", "-", config.name.lower()).strip("-")
-    digest = hashlib.sha256(str(run_folder.resolve()).encode()).hexdigest()[:8]
-    return f"{APP}-{name}-{digest}" if name else f"{APP}-{digest}"
+    return run_name(config.name, str(run_folder.resolve()))
 
 
 def start(folder: str, config: Config, run_folder: Path) -> str:
