@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,17 +62,27 @@ def test_too_little_room_is_a_note(
 
 
 def test_another_python_and_a_cluster_that_is_not_there_are_problems_among_others(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     other = tmp_path / "rayward-9.dist-info"
     other.mkdir()
     (other / "METADATA").write_text(
         "Metadata-Version: 2.1\nName: rayward\nVersion: 9\nRequires-Python: <3\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
-    assert main(["doctor"]) == 1
-    said = " ".join(capsys.readouterr().out.split())
+    # A process of its own: one that has a Ray already joins no other.
+    done = subprocess.run(
+        [sys.executable, "-m", "rayward.pipelines.cli", "doctor"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(tmp_path),
+            "RAY_ADDRESS": f"127.0.0.1:{free_port()}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    said = " ".join(done.stdout.split())
     assert "PROBLEM: Python: it is 3." in said and ", not <3" in said
     assert "PROBLEM: Ray: nobody answers at " in said and "(RAY_ADDRESS)" in said
     # What else was found is told as well.
