@@ -54,10 +54,15 @@ class Group:
         remote = ray.remote(
             num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": environment}
         )(cls)
-        self.actors = [
-            remote.options(scheduling_strategy=seat).remote(*arguments, rank)
-            for rank, seat in enumerate(seats)
-        ]
+        try:
+            self.actors = [
+                remote.options(scheduling_strategy=seat).remote(*arguments, rank)
+                for rank, seat in enumerate(seats)
+            ]
+        except BaseException:  # of arguments that cannot be sent
+            if self.own:
+                self.own.remove()
+            raise
 
     def begin(self, method: str, *arguments: Any) -> list[ray.ObjectRef]:
         """Start `method` on every actor."""

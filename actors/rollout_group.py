@@ -54,7 +54,11 @@ class RolloutGroup(Group):
         super().__init__("rollout", RolloutEngine, role, config.cluster, arguments, seats)
         # vLLM measures the free memory when it starts: nobody else may load meanwhile.
         if 0 < role.gpus < 1:
-            self.ready()
+            try:
+                self.ready()
+            except BaseException:
+                self.stop()
+                raise
 
     def prove(self, probe: tuple[list[int], list[float]], version: int) -> float:
         """Hold the engines against the sender's `probe` of the weights just sent.

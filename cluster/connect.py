@@ -11,6 +11,7 @@ import threading
 import ray
 
 from rayward.cluster.hosts import hosts
+from rayward.cluster.interfaces import DEFAULTS, of_groups
 from rayward.cluster.sockets import shorten_tmpdir
 from rayward.configs.sections.machines import Cluster
 
@@ -22,8 +23,6 @@ FORWARDED_VARIABLES = (
     "TRANSFORMERS_OFFLINE",
     "RAYWARD_TRUST_REMOTE_CODE",
 )
-FORWARDED_PREFIXES = ("NCCL_", "GLOO_")
-"""Of what users set for the ways between processes."""
 
 
 def connect(cluster: Cluster) -> None:
@@ -45,11 +44,8 @@ def connect(cluster: Cluster) -> None:
     # be told twice.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     job_variables = job.get("env_vars") or {}
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name in FORWARDED_VARIABLES or name.startswith(FORWARDED_PREFIXES)
-    }
+    environment = {name: value for name, value in os.environ.items() if name in FORWARDED_VARIABLES}
+    environment[DEFAULTS] = json.dumps(of_groups())
     environment |= {"TOKENIZERS_PARALLELISM": "false", "RAY_TRAIN_V2_ENABLED": "1"}
     environment = {name: value for name, value in environment.items() if name not in job_variables}
     # Ray refuses a size for the store of a cluster that others have started.

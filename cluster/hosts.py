@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from contextlib import suppress
 
 from rayward.cluster.planning import Host
 
@@ -51,8 +53,26 @@ def head_address() -> str:
     return str(heads[0]["NodeManagerAddress"]) if heads else "127.0.0.1"
 
 
-def lost() -> list[str]:
-    """Addresses of nodes that Ray took for dead while this process was connected."""
+def lost(wait_s: float = 0) -> list[str]:
+    """Addresses of nodes that Ray took for dead while this process was connected.
+
+    `wait_s`: on several hosts, for how long one may come to be taken for dead; says that it waits.
+    """
+    if (gone := _gone()) or not wait_s or len(set(_seen.values())) < 2:
+        return gone
+    print(
+        f"rayward: is a host gone? Ray tells within {wait_s:.0f} s (Ctrl-C: do not wait)",
+        file=sys.stderr,
+        flush=True,
+    )
+    until = time.monotonic() + wait_s
+    with suppress(KeyboardInterrupt):
+        while not (gone := _gone()) and time.monotonic() < until:
+            time.sleep(0.5)
+    return gone
+
+
+def _gone() -> list[str]:
     # Nothing is lost of a Ray that was never there; what only looks at errors must not start one.
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():

@@ -7,17 +7,25 @@ interface that it finds; others need not reach either. They reach the address th
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 
 import psutil
 
+DEFAULTS = "RAYWARD_DEFAULT_ENV"
+"""Variable with the driver's NCCL_* and GLOO_* as JSON, for where a node has none of its own."""
+
 
 def interface_of(address: str) -> str | None:
-    """Name of the interface that has an address; None where no interface of this host has it.
+    """Name of the interface that has an address; None where no interface of this host has it, or
+    where it is a name.
 
     All of 127.0.0.0/8 is the loopback interface's, of which only one address is listed.
     """
-    wanted = ipaddress.ip_address(address)
+    try:
+        wanted = ipaddress.ip_address(address)
+    except ValueError:
+        return None
     loopback = None
     for name, addresses in psutil.net_if_addrs().items():
         for entry in addresses:
@@ -33,6 +41,15 @@ def interface_of(address: str) -> str | None:
     return loopback if wanted.is_loopback else None
 
 
+def of_groups() -> dict[str, str]:
+    """What this process was given for the ways between processes.
+
+    Only a default for others: a node may have values of its own, and a driver those of the head (as
+    a job that is started there).
+    """
+    return {n: value for n, value in os.environ.items() if n.startswith(("NCCL_", "GLOO_"))}
+
+
 def use_interface(address: str) -> None:
     """Let Gloo, NCCL and vLLM of this process speak from `address`; what the user has set stays.
 
@@ -46,8 +63,12 @@ def use_interface(address: str) -> None:
 
 
 def use_own_interface() -> None:
-    """The same with the address by which Ray knows this node; nothing without Ray."""
+    """The same with the address by which Ray knows this node, after what the driver was given; of
+    the address nothing without Ray.
+    """
     import ray
 
+    for name, value in json.loads(os.environ.get(DEFAULTS, "{}")).items():
+        os.environ.setdefault(name, value)
     if ray.is_initialized():
         use_interface(ray.util.get_node_ip_address())

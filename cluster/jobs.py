@@ -6,10 +6,8 @@ By Ray's JobSubmissionClient (HTTP), so this machine need not be a node of the c
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -21,6 +19,7 @@ import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from rayward.cluster.reach import dashboard_of
+from rayward.cluster.run_name import run_name
 from rayward.configs.load import ConfigError
 
 REQUEST_S = 60
@@ -70,7 +69,7 @@ class Jobs:
         for job_id, status in before.items():
             if not status.is_terminal():
                 raise self._at_work(folder, job_id)
-        base = _job_id(name, folder)
+        base = run_name(name, folder)
         numbers = [job_id.removeprefix(f"{base}-") for job_id in before]
         last = max((int(number) for number in numbers if number.isdigit()), default=0)
         job_id = f"{base}-{last + 1}"
@@ -116,16 +115,18 @@ class Jobs:
 
         TimeoutError where the cluster does not answer any more.
         """
-        log, heard_at = _Log(self.client, job_id), time.monotonic()
+        log = _Log(self.client, job_id)
         while True:
             try:
                 asyncio.run(log.tail())
                 job = self.client.get_job_info(job_id)
-                heard_at = time.monotonic()
+                log.failing_since = None
                 if job.status.is_terminal():
                     return self._ended(job, job_id)
             except (aiohttp.ClientError, requests.RequestException, OSError, RuntimeError):
-                if time.monotonic() - heard_at > LOST_S:
+                if log.failing_since is None:
+                    log.failing_since = time.monotonic()
+                if time.monotonic() - log.failing_since > LOST_S:
                     raise TimeoutError(
                         f"{self.url} has not answered for {LOST_S} s; the job may go on: "
                         f"{self.again(job_id)}"
@@ -172,6 +173,8 @@ class _Log:
         self.client, self.job_id = client, job_id
         self.printed = 0
         """Characters."""
+        self.failing_since: float | None = None
+        """When the first request failed of those since the last answer."""
 
     async def tail(self) -> None:
         """Print what is new, until the job ends or the connection does."""
@@ -182,6 +185,7 @@ class _Log:
             if not done:
                 # A connection that was cut in between tells nobody. Raises where the head is gone.
                 job = await asyncio.to_thread(self.client.get_job_info, self.job_id)
+                self.failing_since = None
                 if job.status.is_terminal():
                     waiting.cancel()
                     return
@@ -190,15 +194,9 @@ class _Log:
                 text = waiting.result()
             except StopAsyncIteration:
                 return
+            self.failing_since = None
             new = text[max(0, self.printed - sent) :]
             sent += len(text)
             self.printed = max(self.printed, sent)
             print(new, end="", flush=True)
             waiting = asyncio.ensure_future(anext(parts))
-
-
-def _job_id(name: str, folder: str) -> str:
-    """Readable, and one for each run folder."""
-    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:40]
-    digest = hashlib.sha256(folder.encode()).hexdigest()[:8]
-    return "-".join(filter(None, ("rayward", words, digest)))

@@ -115,7 +115,8 @@ wait_for_nodes() { # until $1 have joined
 up() {
     local number=$1
     [[ ! -e $state ]] || die "$state is there: cluster $name is up, or was; local_cluster.sh down ends it"
-    mkdir -p "$state"
+    mkdir "$state"
+    trap 'echo "local_cluster.sh: up failed; local_cluster.sh down ends what it has started" >&2' EXIT
     if [[ ${LOCAL_CLUSTER_KIND:-} != loopback && $(id -u) == 0 ]] && command -v ip >/dev/null &&
         add_network "$number" 2>"$state/network.log"; then
         echo namespaces >"$state/kind"
@@ -132,10 +133,14 @@ up() {
         wait_for_nodes "$host"
     done
     for host in $(seq "$number"); do echo "host $host: $(address "$host")"; done
+    trap - EXIT
 }
 
 down() {
     local processes=()
+    # Anybody may write in /tmp, and what stands in there says which processes end.
+    [[ ! -L $state ]] || die "$state is a link, which up does not make"
+    [[ ! -e $state || -O $state ]] || die "$state is somebody else's"
     if [[ -f $state/pids ]]; then mapfile -t processes <"$state/pids"; fi
     # `ray start --block` ends what it has started.
     for process in "${processes[@]}"; do kill -TERM "$process" 2>/dev/null || true; done

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import (
 )
 
 from rayward.cluster.hosts import hosts, lost
-from rayward.cluster.planning import Crew, Host, Plan, crews, plan, table_of
+from rayward.cluster.planning import Crew, Plan, crews, has_room, largest_first, plan, table_of
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Cluster, Role
 
@@ -64,20 +64,42 @@ def planned_now(table: Mapping[str, Role], config: Config) -> tuple[Plan, bool]:
 def _now(best: Plan, wanted: Sequence[Crew], patient: bool) -> Plan | None:
     """The plan for which there is room now: the best one, or, where not `patient`, another."""
     free = hosts(free=True)
-    if _has_room(free, best):
+    if has_room(free, best):
         return best
     other = plan(free, wanted)
     return None if patient or other.no_room else other
 
 
-def _has_room(free: Sequence[Host], best: Plan) -> bool:
-    rooms = {host.id: host.room() for host in free}
-    return all(
-        best.hosts[number].id in rooms
-        and rooms[best.hosts[number].id].take_share(crew.cpus, crew.gpus)
-        for crew, numbers in best.seats.items()
-        for number in numbers
-    )
+def _wait_for_room(
+    table: Mapping[str, Role],
+    config: Config | None,
+    limit_s: float,
+    take: Callable[[Plan], bool],
+) -> None:
+    """Until there is room for a plan, and `take` has taken it.
+
+    ValueError where the cluster has too little, TimeoutError after `limit_s` seconds.
+    """
+    wanted, started_at = crews(table, config), time.monotonic()
+    while True:
+        # Anew each time: a host may go meanwhile, or come.
+        best = check_fits(table, config)
+        found = _now(best, wanted, patient=time.monotonic() < started_at + PATIENCE_S)
+        if found and take(found):
+            return
+        if time.monotonic() > started_at + limit_s:
+            now = plan(hosts(free=True), wanted)
+            raise TimeoutError(
+                "\n".join(
+                    [
+                        f"the cluster has had no room for these actors within {limit_s:.0f} s "
+                        "(cluster.start_timeout_s), others use it: "
+                        f"{now.no_room or 'what is free is in parts too small'}",
+                        *table_of(now, wanted),
+                    ]
+                )
+            )
+        time.sleep(POLL_S)
 
 
 class Placement:
@@ -94,40 +116,18 @@ class Placement:
         self.bundles: dict[Crew, list[int]] = {}
         """The bundle of each rank; of who asks for nothing there is none."""
         try:
-            self._wait(table, config, cluster.start_timeout_s)
+            _wait_for_room(table, config, cluster.start_timeout_s, self._reserve)
+            self._sort_by_gpu(cluster.start_timeout_s)
         except BaseException:  # Ctrl-C too
             self.remove()
             raise
 
-    def _wait(self, table: Mapping[str, Role], config: Config | None, limit_s: float) -> None:
-        started_at = time.monotonic()
-        # Anew each time: a host may go meanwhile, or come.
-        while not self._reserve(
-            check_fits(table, config), patient=time.monotonic() < started_at + PATIENCE_S
-        ):
-            if time.monotonic() > started_at + limit_s:
-                now = plan(hosts(free=True), self.crews)
-                raise TimeoutError(
-                    "\n".join(
-                        [
-                            f"the cluster has had no room for these actors within {limit_s:.0f} s "
-                            "(cluster.start_timeout_s), others use it: "
-                            f"{now.no_room or 'what is free is in parts too small'}",
-                            *table_of(now, self.crews),
-                        ]
-                    )
-                )
-            time.sleep(POLL_S)
-        self._sort_by_gpu(limit_s)
-
-    def _reserve(self, best: Plan, patient: bool) -> bool:
-        found = _now(best, self.crews, patient)
-        if found is None:
-            return False
+    def _reserve(self, found: Plan) -> bool:
         bundles: list[dict[str, float]] = []
         selectors: list[dict[str, str]] = []
         self.bundles = {}
-        for crew, numbers in found.seats.items():
+        for crew in largest_first(found.seats):
+            numbers = found.seats[crew]
             if not crew.cpus and not crew.gpus:
                 continue  # Ray has no bundle of nothing
             self.bundles[crew] = [len(bundles) + rank for rank in range(len(numbers))]
@@ -163,7 +163,7 @@ class Placement:
                     f"{crew.name}: which GPUs they have did not show within {limit_s:.0f} s "
                     "(cluster.start_timeout_s)"
                 ) from None
-            seats = zip(self.plan.seats[crew], gpus, bundles, strict=True)
+            seats = zip(self.plan.seats[crew], map(in_order, gpus), bundles, strict=True)
             self.bundles[crew] = [bundle for _, _, bundle in sorted(seats)]
 
     def _bundle(self, number: int) -> PlacementGroupSchedulingStrategy:
@@ -197,17 +197,31 @@ def _give_back(group: PlacementGroup) -> None:
 
 
 @ray.remote(num_cpus=0)
-def _gpu_ids() -> list[int]:
-    return sorted(int(number) for number in ray.get_gpu_ids())
+def _gpu_ids() -> list[Any]:
+    return ray.get_gpu_ids()
 
 
-def train_hosts(role: Role) -> list[dict[str, str]] | None:
-    """Labels of the hosts for Ray Train's workers; None where there is no choice.
+def in_order(gpus: Sequence[int | str]) -> list[tuple[int, str]]:
+    """What sorts GPUs: 9 before 10, and what has a name (a UUID, a part of a GPU) by its name."""
+    return sorted((len(str(gpu)), str(gpu)) for gpu in gpus)
 
-    ValueError where the cluster has too little.
+
+def train_hosts(role: Role, cluster: Cluster) -> list[dict[str, str]] | None:
+    """Labels of the hosts for Ray Train's workers, once there is room; None where there is no
+    choice.
+
+    ValueError where the cluster has too little, TimeoutError where what it has is not free within
+    cluster.start_timeout_s.
     """
     table = {"train": role}
-    best = check_fits(table)
-    found = _now(best, crews(table), patient=False) or best
-    (seats,) = found.seats.values()
-    return [{NODE: found.hosts[number].id} for number in seats] if len(found.hosts) > 1 else None
+    labels: list[dict[str, str]] = []
+    if len(check_fits(table).hosts) == 1:
+        return None  # where Ray Train waits
+
+    def take(found: Plan) -> bool:
+        (seats,) = found.seats.values()
+        labels.extend({NODE: found.hosts[number].id} for number in seats)
+        return True
+
+    _wait_for_room(table, None, cluster.start_timeout_s, take)
+    return labels

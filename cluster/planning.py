@@ -7,7 +7,7 @@ learners that share its GPU are one. Starts nothing, and asks no cluster.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rayward.cluster.rooms import ROUNDING, Room
@@ -111,7 +111,8 @@ def _order(host: Host) -> tuple[object, ...]:
     return ([int(part) if part.isdigit() else 0 for part in parts], host.address, host.id)
 
 
-def _largest_first(wanted: Sequence[Crew]) -> list[Crew]:
+def largest_first(wanted: Iterable[Crew]) -> list[Crew]:
+    """In the order in which they are placed: what is small fits beside what is large."""
     return sorted(wanted, key=lambda crew: (-crew.gpus, -crew.cpus))
 
 
@@ -123,7 +124,7 @@ def _free(room: Room, crew: Crew) -> tuple[float, float]:
 def _grouped(hosts: tuple[Host, ...], wanted: Sequence[Crew], emptiest: bool) -> Plan:
     rooms = [host.room() for host in hosts]
     seats: dict[Crew, list[int]] = {}
-    for crew in _largest_first(wanted):
+    for crew in largest_first(wanted):
         place = _spread if crew.spread else _pack
         seats[crew] = place(rooms, crew, emptiest)
         if len(seats[crew]) < crew.count:
@@ -179,8 +180,11 @@ def _each_by_itself(hosts: tuple[Host, ...], wanted: Sequence[Crew]) -> Plan:
     """Each process where the fewest CPUs a GPU are taken."""
     rooms = [host.room() for host in hosts]
     seats: dict[Crew, list[int]] = {}
-    load: Callable[[int], float] = lambda n: rooms[n].cpus / max(1, len(rooms[n].free))  # noqa: E731
-    for crew in _largest_first(wanted):
+
+    def load(number: int) -> float:
+        return rooms[number].cpus / max(1, len(rooms[number].free))
+
+    for crew in largest_first(wanted):
         chosen: list[int] = []
         for _ in range(crew.count):
             order = sorted(range(len(rooms)), key=load)
@@ -190,6 +194,17 @@ def _each_by_itself(hosts: tuple[Host, ...], wanted: Sequence[Crew]) -> Plan:
             chosen.append(taken)
         seats[crew] = chosen if crew.spread else sorted(chosen)
     return Plan(hosts, {crew: seats[crew] for crew in wanted})
+
+
+def has_room(free: Sequence[Host], found: Plan) -> bool:
+    """Whether everybody fits where a plan says, with what is `free` of the hosts."""
+    rooms = {host.id: host.room() for host in free}
+    return all(
+        found.hosts[number].id in rooms
+        and rooms[found.hosts[number].id].take_share(crew.cpus, crew.gpus)
+        for crew in largest_first(found.seats)
+        for number in found.seats[crew]
+    )
 
 
 def _lacks(crew: Crew, seated: Sequence[int]) -> str:
@@ -202,12 +217,14 @@ def table_of(found: Plan, wanted: Sequence[Crew]) -> list[str]:
     lines = [f"  {crew.name}: {crew.count} x ({crew.wants})" for crew in wanted]
     for number, host in enumerate(found.hosts):
         room, guests = host.room(), []
-        for crew, numbers in found.seats.items():
+        for crew in largest_first(found.seats):
+            numbers = found.seats[crew]
             here = [rank for rank, seat in enumerate(numbers) if seat == number]
             for _ in here:
                 room.take_share(crew.cpus, crew.gpus)
             guests += [f"{crew.name} {ranks(here)}"] if here else []
-        left = f"{room.room_cpus - room.cpus:g} CPU and {sum(room.free):g} GPU left"
+        gpus = max(0.0, round(sum(room.free), 4))
+        left = f"{room.room_cpus - room.cpus:g} CPU and {gpus:g} GPU left"
         takes = f" after {', '.join(guests)}" if guests else ""
         lines.append(f"  host {host.address}: {host.cpus:g} CPU, {host.gpus:g} GPU; {left}{takes}")
     return lines

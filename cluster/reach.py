@@ -7,6 +7,7 @@ wrong here is a ConfigError: an address or a token that is set otherwise mends i
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import logging
 import os
@@ -27,7 +28,9 @@ from ray._private.authentication.authentication_token_setup import (
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
 from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
+from ray.exceptions import AuthenticationError
 
+from rayward.cluster.interfaces import interface_of
 from rayward.configs.load import ConfigError
 
 ANSWER_WITHIN_S = 10
@@ -81,13 +84,17 @@ def head_of(address: str, named_by: str) -> Head:
     if address == "auto":
         # As Ray does for this machine's cluster, which may have made a token of its own.
         logging.disable(logging.WARNING)
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-        logging.disable(logging.NOTSET)
+        try:
+            maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+        except AuthenticationError:
+            raise _no_token(f"{address} ({named_by})") from None
+        finally:
+            logging.disable(logging.NOTSET)
     place = _place(address, named_by)
     who = f"{place} ({named_by})"
     _connect(place, who)
     try:
-        told, dashboard, nodes = _ask(place)
+        told, dashboard, nodes = _ask(place, who)
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
             raise _token(who) from None
@@ -103,15 +110,14 @@ def head_of(address: str, named_by: str) -> Head:
     )
 
 
-def _ask(place: str) -> tuple[bytes, bytes, tuple[str, ...]]:
+def _ask(place: str, who: str) -> tuple[bytes, bytes, tuple[str, ...]]:
     """Versions as JSON, the dashboard's HOST:PORT, and ids of the nodes that are up, from the
     store of a cluster.
 
     Not by Ray's own client: it waits 40 s where something else answers, writes to the terminal, and
     aborts the process where a token is missing.
     """
-    token = AuthenticationTokenLoader.instance().get_token_for_http_header()
-    more = {"timeout": ANSWER_WITHIN_S, "metadata": tuple(token.items())}
+    more = {"timeout": ANSWER_WITHIN_S, "metadata": tuple(_headers(who).items())}
     with grpc.insecure_channel(place, options=[("grpc.enable_http_proxy", 0)]) as channel:
         store = gcs_service_pb2_grpc.InternalKVGcsServiceStub(channel)
         values = [
@@ -142,6 +148,7 @@ def dashboard_of(address: str, named_by: str) -> str:
                 f"the head at {head.address} ({named_by}) takes no jobs, since it runs without its "
                 "dashboard: start it with ray start --head --include-dashboard true"
             )
+        _check_reached(head, named_by)
         address = head.dashboard
     elif not address.startswith(("http://", "https://")):
         raise ConfigError(
@@ -158,9 +165,36 @@ def dashboard_of(address: str, named_by: str) -> str:
     return url
 
 
+def _check_reached(head: Head, named_by: str) -> None:
+    """ConfigError where the dashboard of another machine listens for that one alone."""
+    host = httpx.URL(head.dashboard or "").host
+    if _is_loopback(host) and not _is_here(head.address.rpartition(":")[0].strip("[]")):
+        raise ConfigError(
+            f"the head at {head.address} ({named_by}) takes jobs from its own machine only (its "
+            f"dashboard listens at {host}): start it with ray start --head --dashboard-host "
+            "0.0.0.0, or submit there"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _is_here(host: str) -> bool:
+    """Whether a host, by name or address, is this machine."""
+    try:
+        address = socket.gethostbyname(host)
+    except OSError:  # of IPv6: not known for another
+        return True
+    return interface_of(address) is not None
+
+
 def _version(url: str, who: str) -> str:
     """The version of Ray behind a dashboard."""
-    headers = AuthenticationTokenLoader.instance().get_token_for_http_header()
+    headers = _headers(who)
     try:
         answer = httpx.get(f"{url}/api/version", headers=headers, timeout=ANSWER_WITHIN_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -230,6 +264,21 @@ def _fits(cluster: dict[str, str], ours: dict[str, str]) -> bool:
     parts = 2 if level == "minor" else 3
     pythons = [versions["python_version"].split(".")[:parts] for versions in (cluster, ours)]
     return cluster["ray_version"] == ours["ray_version"] and pythons[0] == pythons[1]
+
+
+def _headers(who: str) -> dict[str, str]:
+    """The token that was given, as Ray sends it; nothing where none is wanted."""
+    try:
+        return dict(AuthenticationTokenLoader.instance().get_token_for_http_header())
+    except AuthenticationError:
+        raise _no_token(who) from None
+
+
+def _no_token(who: str) -> ConfigError:
+    return ConfigError(
+        f"a token is wanted here for the cluster at {who}, and there is none or its file cannot be "
+        f"read: set {TOKEN} to that of its head"
+    )
 
 
 def _token(who: str) -> ConfigError:

@@ -89,6 +89,7 @@ RAY_FILES = {
     "test_house.py",
     "test_interface.py",
     "test_jobs.py",
+    "test_keeper.py",
     "test_kube_job.py",
     "test_notebook.py",
     "test_parts.py",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -17,13 +16,17 @@ from ray.serve.llm import LLMConfig, build_openai_app
 
 from rayward.cluster.connect import joined_address
 from rayward.cluster.hosts import head_address, several
+from rayward.cluster.interfaces import of_groups
 from rayward.cluster.ports import free_port
+from rayward.cluster.run_name import run_name
 from rayward.cluster.serve import keeper
 from rayward.cluster.serve.endpoint import Endpoint
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Cluster
 
 APP = "rayward"
+ANYWHERE = ("0.0.0.0", "::")
+"""Hosts that are addresses on every node."""
 
 
 def llm_config(endpoint: Endpoint) -> LLMConfig:
@@ -37,6 +40,8 @@ def llm_config(endpoint: Endpoint) -> LLMConfig:
             "gpu_memory_utilization": endpoint.gpu_memory_fraction,
             "tensor_parallel_size": endpoint.gpus,
         }
+        # On one host, which may have other interfaces than this one.
+        environment |= {n: v for n, v in of_groups().items() if not n.endswith("_SOCKET_IFNAME")}
         # One bundle for each GPU that the model is split over, all on one host.
         placement: dict[str, Any] = {
             "placement_group_config": {
@@ -83,9 +88,7 @@ def app_name(config: Config, run_folder: Path) -> str:
     """The application of a run; on a joined cluster one of its own, as others may serve there."""
     if not joined_address(config.cluster):
         return APP
-    name = re.sub(r"[^a-z0-9]+", "-", config.name.lower()).strip("-")
-    digest = hashlib.sha256(str(run_folder.resolve()).encode()).hexdigest()[:8]
-    return f"{APP}-{name}-{digest}" if name else f"{APP}-{digest}"
+    return run_name(config.name, str(run_folder.resolve()))
 
 
 def start(folder: str, config: Config, run_folder: Path) -> str:
@@ -133,8 +136,10 @@ def publish_app(
     address = head_address() if several() else "127.0.0.1"
     # Its greeting comes before the level that it is given.
     logging.disable(logging.WARNING)
-    _start_serve({"host": host or address, "port": port or free_port()})
-    logging.disable(logging.NOTSET)
+    try:
+        _start_serve({"host": host or address, "port": port or free_port()})
+    finally:
+        logging.disable(logging.NOTSET)
     for logger in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
         logging.getLogger(logger).setLevel(logging.ERROR)
     http = _get_global_client().http_config  # of the Serve that runs, ours or an older one
@@ -147,10 +152,11 @@ def publish_app(
     if failures:
         raise failures[0]
     if starting.is_alive():
+        status = serve.status().applications.get(name)  # none yet where Serve is that slow
         raise TimeoutError(
             f"the endpoint was not up within {timeout_s:.0f} s; if the model only loads slowly, "
             f"allow it more ({setting}); Serve says: "
-            f"{serve.status().applications[name].message or 'nothing'}"
+            f"{status.message if status and status.message else 'nothing'}"
         )
     shown = address if http.host == "0.0.0.0" else http.host
     return f"http://{shown}:{http.port}{route.rstrip('/')}"
@@ -162,6 +168,9 @@ def _start_serve(http: dict[str, Any]) -> None:
     while True:
         try:
             serve.start(
+                # Ray's own is a proxy on each node with a replica, which cannot have an address of
+                # the head: it would fail, and be started again.
+                None if http["host"] in ANYWHERE else "HeadOnly",
                 http_options=http,
                 logging_config={"log_level": "ERROR", "enable_access_log": False},
             )
@@ -185,6 +194,15 @@ def stop(cluster: Cluster, name: str = APP) -> None:
     """Take the endpoint down; of a joined cluster also Serve, where nobody else needs it."""
     if joined_address(cluster):
         keeper.release(name)
-    else:
+    elif _get_global_client(raise_if_no_controller_running=False):
         # A Ray that this process has started ends with it, and Serve with Ray.
         serve.delete(name)
+
+
+def stop_after_error(cluster: Cluster, name: str = APP) -> None:
+    """The same where another error is on its way, which one of this must not replace."""
+    try:
+        stop(cluster, name)
+    except Exception as error:  # any: the other one is the cause
+        why = (str(error).strip() or repr(error)).splitlines()[-1]
+        print(f"rayward: the endpoint {name} may still be up: {why}", file=sys.stderr)

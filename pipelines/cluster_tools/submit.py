@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 CONFIG = "config.yaml"
 STOP_WAIT_S = "60"
 """Time that a stopped job has to end by itself; Ray's own is 3 s."""
-OF_THIS_MACHINE = ("HF_HOME", "NCCL_")
-"""Beginnings of forwarded variables that name what a machine has: there they are the cluster's."""
+OF_THIS_MACHINE = ("HF_HOME",)
+"""Forwarded variables that name what a machine has: there they are the cluster's."""
 OURS = ("RAYWARD_TRACEBACK", "RAYWARD_WORKER_LOGS")
 
 
@@ -150,7 +150,7 @@ def environment(given: list[str]) -> dict[str, str]:
     from rayward.cluster.connect import FORWARDED_VARIABLES
     from rayward.configs.load import ConfigError
 
-    names = [name for name in FORWARDED_VARIABLES if not name.startswith(OF_THIS_MACHINE)]
+    names = [name for name in FORWARDED_VARIABLES if name not in OF_THIS_MACHINE]
     variables = {name: os.environ[name] for name in (*names, *OURS) if name in os.environ}
     # Ray's process beside the driver reads it there.
     variables["RAY_JOB_STOP_WAIT_TIME_S"] = STOP_WAIT_S

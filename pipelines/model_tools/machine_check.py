@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
+from rayward.configs.load import ConfigError
 from rayward.configs.sections.machines import Cluster
 
 LEAST_DISK_GIB, SKEW_S = 10, 5.0
@@ -48,9 +50,12 @@ def examine_machine(run: Path) -> Iterator[Found]:
 
 
 def _python() -> Found:
-    found = sys.version.split()[0]
+    found = ".".join(map(str, sys.version_info[:3]))
     wanted = metadata.metadata("rayward")["Requires-Python"]
-    return Found("Python", found if not wanted else f"{found} (wanted {wanted})")
+    if not wanted:
+        return Found("Python", found)
+    problem = "" if SpecifierSet(wanted).contains(found) else f"it is {found}, not {wanted}"
+    return Found("Python", f"{found} (wanted {wanted})", problem)
 
 
 def _packages() -> Found:
@@ -188,8 +193,11 @@ def _ray() -> Iterator[Found]:
 
     from rayward.cluster.connect import connect
 
-    # ConfigError, which says what to set, where it cannot be joined.
-    connect(Cluster())
+    try:
+        connect(Cluster())
+    except ConfigError as error:  # it says what to set
+        yield Found("Ray", f"{address}: not joined", str(error))
+        return
     nodes = [node for node in ray.nodes() if node["Alive"]]
     total = ray.cluster_resources()
     has = ", ".join(f"{total.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
@@ -200,6 +208,7 @@ def _ray() -> Iterator[Found]:
 def _clocks(nodes: list[dict]) -> Found:
     """How far the nodes' clocks are from this one's, as far as an answer's time allows."""
     import ray
+    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     @ray.remote(num_cpus=0)
@@ -210,7 +219,11 @@ def _clocks(nodes: list[dict]) -> Found:
     for node in nodes:
         place = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         asked = time.time()
-        told = ray.get(now.options(scheduling_strategy=place).remote(), timeout=CLOCK_WITHIN_S)
+        try:
+            told = ray.get(now.options(scheduling_strategy=place).remote(), timeout=CLOCK_WITHIN_S)
+        except RayError as error:  # busy, or gone by now
+            silent = f"{node['NodeManagerAddress']} has not told its time within {CLOCK_WITHIN_S} s"
+            return Found("clocks", "not compared", note=f"{silent} ({type(error).__name__})")
         # Right clocks tell a time between the question and its answer.
         apart = max(asked - told, told - time.time(), 0.0)
         if apart >= furthest:

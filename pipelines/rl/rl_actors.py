@@ -57,13 +57,23 @@ class RlActors:
         from files.
         """
         self.config, self.run, self.replays = run.config, run, replays
-        config, start = run.config, run.first
+        config = run.config
         self.renderer = Renderer.of_run(run)
         if training and set(config.rl.algorithms) & set(WITH_CRITIC):
             self.critic_start = self._critic_start()
         # Of all at once, before any actor starts; the learners of every algorithm take theirs.
         self.placement = Placement(roles(config, "rl"), config.cluster, config)
-        seats = self.placement.seats
+        try:
+            self._start_shared(training)
+        except BaseException:
+            # Nobody has entered the block that gives the places back; what stands on them ends.
+            self.placement.remove()
+            raise
+        self.spans: list[dict[str, Any]] = []
+
+    def _start_shared(self, training: bool) -> None:
+        """Start the actors that serve every algorithm."""
+        run, config, start, seats = self.run, self.config, self.run.first, self.placement.seats
         # An engine that is to be trained for gets all weights by transfer, so it loads none.
         self.rollout = RolloutGroup(
             start, config, config.resources.policy, not training, seats("rollout")
@@ -80,7 +90,6 @@ class RlActors:
             self.shared[f"reward {number}" if number else "reward"] = group
         if self.second:
             self.shared["second"] = self.second.group
-        self.spans: list[dict[str, Any]] = []
 
     def __enter__(self) -> RlActors:
         return self

@@ -97,10 +97,8 @@ def contents(data: Data) -> dict[str, str]:
     Also of every dataset_info.json that may name the fields of one. They are among the settings of
     prepare, so a changed file is not taken for the old one.
     """
-    local = [Path(data.root) / path for path in paths(data) if not path.startswith("hf:")]
     digests: dict[str, str] = {}
-    for path in sorted(local):
-        files = _files(path) if path.is_dir() else [path]
+    for files in _local_files(data):
         infos = {info for file in files for info in infos_of(file)}
         for file in {*files, *infos}:
             if file.is_file():
@@ -112,9 +110,15 @@ def contents(data: Data) -> dict[str, str]:
 
 def local_bytes(data: Data) -> int:
     """The size of all files that prepare reads, but for data sets on the hub."""
-    local = [Path(data.root) / path for path in paths(data) if not path.startswith("hf:")]
-    files = {file for path in local for file in (_files(path) if path.is_dir() else [path])}
-    return sum(file.stat().st_size for file in files if file.is_file())
+    every = {file for files in _local_files(data) for file in files}
+    return sum(file.stat().st_size for file in every if file.is_file())
+
+
+def _local_files(data: Data) -> Iterator[list[Path]]:
+    """The files of each source, or set to compare with, that is no data set on the hub."""
+    local = (Path(data.root) / path for path in paths(data) if not path.startswith("hf:"))
+    for path in sorted(local):
+        yield _files(path) if path.is_dir() else [path]
 
 
 def _files(folder: Path) -> list[Path]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 from rayward.cluster.hosts import lost
 
 
@@ -14,12 +17,35 @@ class StageError(RuntimeError):
 _OURS = ("StageError", "ConfigError", "ValueError")
 
 
-def explain(error: BaseException) -> str:
+# Of Ray, and of torch's groups of processes. By name too: torch and Ray need not be loaded.
+_OF_HOSTS = {
+    "RayActorError",
+    "NodeDiedError",
+    "WorkerCrashedError",
+    "LocalRayletDiedError",
+    "ObjectLostError",
+    "ActorPlacementGroupRemoved",
+    "TaskPlacementGroupRemoved",
+    "DistBackendError",
+    "DistNetworkError",
+}
+# A RuntimeError of Gloo, or such an error in the text that Ray Train makes of those of its workers.
+_OF_COLLECTIVES = re.compile(
+    r"gloo.*([Cc]losed|[Rr]eset|[Rr]efused|[Tt]imeout|[Tt]imed out)"
+    r"|NCCL (error|operation|communicator)|DistBackendError|DistNetworkError"
+    r"|ActorDiedError|ActorUnavailableError|NodeDiedError"
+)
+NOTICED_S = 70.0
+"""Ray takes a host for dead after 65 s (docs/scale.md); connections to it may break at once."""
+
+
+def explain(error: BaseException, missing: Callable[[float], list[str]] = lost) -> str:
     """In one paragraph: what says which stage, setting or file is at fault, else the innermost
     cause, with its kind where that helps.
 
     A ValueError is ours, and says more than what it was made of; of what Ray makes of one the class
-    has another name.
+    has another name. Where a host is gone (`missing`, asked how long it may wait) that is told
+    too, or, of errors that come of it, alone.
     """
     cause: BaseException = error
     seen: set[int] = set()  # a chain of causes may be a circle
@@ -32,12 +58,30 @@ def explain(error: BaseException) -> str:
         cause = inner
     message = str(cause).strip() or "no message"
     ours = type(cause).__name__ in _OURS
-    if not ours and (gone := lost()):
-        return (
-            f"host {', '.join(gone)} is gone: Ray's head no longer hears of it, and what ran there "
-            "is lost; when the cluster has room again, run the same command again to go on"
-        )
     kinds = (ValueError, FileNotFoundError, TimeoutError)
-    if isinstance(cause, kinds) or type(cause).__name__ == "StageError":
+    if not isinstance(cause, kinds) and type(cause).__name__ != "StageError":
+        message = f"{type(cause).__name__}: {message}"
+        message += "\nRAYWARD_TRACEBACK=1 shows where it came from"
+    if ours:
         return message
-    return f"{type(cause).__name__}: {message}\nRAYWARD_TRACEBACK=1 shows where it came from"
+    of_hosts = _may_be_of_a_host(cause)
+    if not (gone := _lost(missing, NOTICED_S if of_hosts else 0)):
+        return message
+    told = (
+        f"host {', '.join(gone)} is gone: Ray's head no longer hears of it, and what ran there is "
+        "lost; when the cluster has room again, run the same command again to go on"
+    )
+    return told if of_hosts else f"{message}\n{told}"
+
+
+def _may_be_of_a_host(cause: BaseException) -> bool:
+    """Whether it is what processes say whose counterpart is gone."""
+    classes = {kind.__name__ for kind in type(cause).__mro__}
+    return bool(classes & _OF_HOSTS) or bool(_OF_COLLECTIVES.search(str(cause)))
+
+
+def _lost(missing: Callable[[float], list[str]], wait_s: float) -> list[str]:
+    try:
+        return missing(wait_s)
+    except Exception:  # of a Ray that is itself going: what is told is the error before it
+        return []

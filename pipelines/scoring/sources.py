@@ -79,7 +79,8 @@ class OtherSource:
         # A function may hold the interpreter, so it runs in several processes. The process of a
         # judge sends its requests from threads, and a service gets one batch at a time.
         workers = settings.parallel if settings.kind == "function" else 1
-        role = Role(workers=workers, cpus=0.01)
+        # Without CPUs, since the stage has no places for them: its own may have taken all.
+        role = Role(workers=workers, cpus=0)
         # Read in the driver: other machines need not have the variable.
         key = os.environ.get(settings.key or ("OPENAI_API_KEY" if settings.kind == "judge" else ""))
         name, arguments = f"scoring source {settings.title}", (settings, folder, key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,7 @@ def publish(run: Run, keep: bool = False) -> dict[str, Any] | None:
                 1, {"answered": 1, "completion_tokens": metrics["completion_tokens"]}, ("answered",)
             )
     except BaseException:  # Ctrl-C too: on a joined cluster Serve would go on without this process
-        deploy.stop(config.cluster, app)
+        deploy.stop_after_error(config.cluster, app)
         raise
     table("publish", metrics)
     if not keep:
@@ -89,19 +90,21 @@ def serve_until_interrupted(run: Run, metrics: dict[str, Any]) -> None:
     """Wait for Ctrl-C (or SIGTERM), then take the endpoint down."""
     from rayward.cluster.serve import deploy
 
-    url = metrics["url"]
+    url, app = metrics["url"], deploy.app_name(run.config, run.folder)
     try:
-        print(
-            f"serving {metrics['model']} at {url}; talk to it with: rayward chat {url}\nCtrl-C "
-            "stops it",
-            flush=True,
-        )
-        while True:
-            time.sleep(3600)  # Serve answers in processes of its own
-    except KeyboardInterrupt:
+        with suppress(KeyboardInterrupt):
+            print(
+                f"serving {metrics['model']} at {url}; talk to it with: rayward chat {url}\nCtrl-C "
+                "stops it",
+                flush=True,
+            )
+            while True:
+                time.sleep(3600)  # Serve answers in processes of its own
         print("stopping")
-    finally:
-        deploy.stop(run.config.cluster, deploy.app_name(run.config, run.folder))
+    except BaseException:
+        deploy.stop_after_error(run.config.cluster, app)
+        raise
+    deploy.stop(run.config.cluster, app)
 
 
 def choose(run: Run) -> str:

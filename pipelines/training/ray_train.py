@@ -47,7 +47,7 @@ def train(
 
     from rayward.actors.training.torch_backend import InterfaceConfig
 
-    hosts = train_hosts(job.role)
+    hosts = train_hosts(job.role, stage.run.config.cluster)
     going_on = GoingOn(stage, folder_name, title, steps)
     job = replace(job, checkpoints=going_on.place)
     # Without a CPU of its own: `train_hosts` has counted those of the workers only.

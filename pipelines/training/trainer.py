@@ -9,8 +9,9 @@ def trainer(*arguments: Any, **named: Any) -> Any:
     """A TorchTrainer of which nothing is left where its driver is killed.
 
     Ray's own starts a detached actor that is to remove the placement group of the workers should
-    the controller die. Ray removes that group by itself, with the actor that made it; and of a
-    driver that is killed the detached one stays for good, since a thread cannot end its actor.
+    the controller die. Ray removes that group by itself, once the controller and the driver's job
+    have ended; and of a driver that is killed the detached one stays for good, since a thread
+    cannot end its actor. So where the controller alone dies, the group stays until the driver ends.
     """
     # Here, since `connect` says before which version of Ray Train that is.
     from ray.train.torch import TorchTrainer

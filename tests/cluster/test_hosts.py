@@ -57,7 +57,9 @@ class Hosts:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY")}
+        # Nor what a test that ran before in this process has set for its groups.
+        ours = ("RAY", "GLOO_", "NCCL_", "VLLM_HOST_IP")
+        self.environment = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
         self.environment |= {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(ROOT),
@@ -136,12 +138,37 @@ def test_without_a_word_it_says_how_it_is_used() -> None:
     assert done.returncode == 2 and "local_cluster.sh up N" in done.stderr
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_what_others_have_put_in_its_place_ends_nothing(tmp_path: Path) -> None:
+    state = Path("/tmp") / f"{NAME}o"
+    bystander = subprocess.Popen(["sleep", "60"])
+    down = ["bash", str(SCRIPT), "down"]
+    try:
+        (tmp_path / "pids").write_text(f"{bystander.pid}\n")
+        state.symlink_to(tmp_path)
+        environment = os.environ | {"LOCAL_CLUSTER": state.name}
+        done = subprocess.run(down, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1 and f"{state} is a link" in done.stderr
+        state.unlink()
+        shutil.copytree(tmp_path, state)
+        os.chown(state, 65534, 65534)
+        done = subprocess.run(down, env=environment, capture_output=True, text=True)
+        assert done.returncode == 1 and f"{state} is somebody else's" in done.stderr
+        assert bystander.poll() is None and (state / "pids").is_file()
+    finally:
+        bystander.kill()
+        bystander.wait()
+        if state.is_symlink():
+            state.unlink()
+        shutil.rmtree(state, ignore_errors=True)
+
+
 WHERE = """
 import json, sys, time
 import ray
 from rayward.actors.group import Group
 from rayward.cluster.connect import connect
-from rayward.cluster.placement import Placement
+from rayward.cluster.placement import Placement, train_hosts
 from rayward.configs.sections.machines import Cluster, Role
 
 cluster = Cluster(start_timeout_s=60)
@@ -154,6 +181,8 @@ class Here:
         return [ray.util.get_node_ip_address(), ray.get_gpu_ids()]
     def told(self):
         import os
+        from rayward.cluster.interfaces import use_own_interface
+        use_own_interface()
         return [os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCCL_NET", "OTHER")]
 """
 PACKED = """
@@ -179,6 +208,7 @@ except ValueError as error:
 """
 
 
+@pytest.mark.slow
 def test_ranks_follow_hosts_and_gpus_as_planned(hosts: Hosts) -> None:
     """And what users set for Gloo and NCCL reaches them."""
     given = ("env", "GLOO_SOCKET_IFNAME=e0", "NCCL_NET=Socket", "OTHER=no")
@@ -233,7 +263,10 @@ try:
 except TimeoutError as error:
     # Elsewhere, where there is room.
     one = Placement({"policy": Role(cpus=1.5)}, cluster).plan.addresses()["policy"]
-    print(json.dumps([str(error), one]))
+    try:
+        train_hosts(Role(workers=3, cpus=1.5), Cluster(start_timeout_s=1))
+    except TimeoutError as of_train:
+        print(json.dumps([str(error), one, str(of_train)]))
 """
 LEFT = """
 from ray._private.state import actors
@@ -259,8 +292,9 @@ def test_runs_share_no_place_and_a_killed_one_leaves_none(hosts: Hosts, tmp_path
         while "[" not in (tmp_path / "log.txt").read_text():
             assert time.monotonic() < until and holder.poll() is None
             time.sleep(0.2)
-        told, one = hosts.said(WHERE + NEXT)
+        told, one, of_train = hosts.said(WHERE + NEXT)
         assert "others use it: policy 1 of 3 (from 0) finds no host with" in told
+        assert "others use it: train 1 of 3 (from 0) finds no host with" in of_train
         assert {*one, *said((tmp_path / "log.txt").read_text())} == {
             f"{NET}.{number}" for number in (1, 2, 3)
         }
@@ -310,7 +344,7 @@ def test_three_hosts_give_the_bits_of_one(hosts: Hosts, run: Path) -> None:
         command, env=environment, cwd=hosts.folder, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    left_out = ("machine.json", "config.yaml", "summary.json")
+    left_out = (".lock", "machine.json", "config.yaml", "summary.json")
     found = [
         line for line in differences(hosts.folder / "one", run) if not line.startswith(left_out)
     ]

@@ -291,6 +291,13 @@ def test_two_runs_serve_at_once_and_neither_takes_the_other_down(
         line = read_to(process, "serving ").splitlines()[-1]
         urls.append(re.findall(r"http://\S+/v1", line)[0])
     assert urls[0] != urls[1] and models(urls[0]) == ["one"] and models(urls[1]) == ["two"]
+    # A second command on the run folder of the first is told so, and takes nothing down.
+    again = ["rayward", "publish", "tiny.yaml", "--run", str(clean / "one"), "--keep"]
+    status, output = ran([*again, "--set", "publish.model_id=one"], clean, client)
+    assert status == 1 and "is up for another command that runs" in output, output
+    assert "Traceback" not in output and "RayTaskError" not in output, output
+    time.sleep(3)
+    assert models(urls[0]) == ["one"]
     # The first dies, and its endpoint goes; the second has noticed nothing.
     os.kill(served[0].pid, signal.SIGKILL)
     served[0].wait(30)

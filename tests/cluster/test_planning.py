@@ -9,7 +9,18 @@ import pytest
 
 from rayward.cluster.kube.groups import at_once, worker_groups
 from rayward.cluster.kube.sizes import sized
-from rayward.cluster.planning import Crew, Host, Plan, crews, plan, ranks, table_of
+from rayward.cluster.placement import in_order
+from rayward.cluster.planning import (
+    Crew,
+    Host,
+    Plan,
+    crews,
+    has_room,
+    largest_first,
+    plan,
+    ranks,
+    table_of,
+)
 from rayward.configs.load import load
 from rayward.configs.plan import roles
 from rayward.configs.schema import Config
@@ -76,6 +87,16 @@ def test_a_share_of_a_gpu_that_others_have_taken_is_no_whole_one() -> None:
     assert plan(free, crews({"reward": Role(gpus=0.6), "policy": Role(gpus=1)})).no_room
 
 
+def test_a_plan_has_room_whatever_the_order_of_the_roles() -> None:
+    """0.3 and 0.3 on one GPU would leave 0.4 and 1, which have no room for 0.7 and 0.7."""
+    shares = {"reference": 0.3, "reward": 0.3, "policy": 0.7, "critic": 0.7}
+    wanted = crews({name: Role(gpus=share) for name, share in shares.items()})
+    found = plan(hosts((8, 2)), wanted)
+    assert not found.no_room and has_room(hosts((8, 2)), found)
+    assert not has_room(hosts((8, 1.5)), found) and not has_room([], found)
+    assert "host 10.0.0.1: 8 CPU, 2 GPU; 6.8 CPU and 0 GPU left" in table_of(found, wanted)[-1]
+
+
 def test_a_head_without_cpus_takes_none_but_those_that_ask_for_nothing() -> None:
     assert placed([(0, 0), (4, 0)], {"policy": Role(), "rollout": Role(workers=2)}) == {
         "policy": [2],
@@ -125,14 +146,22 @@ def test_every_cluster_that_is_rendered_has_room(tiny_config: Callable[..., Conf
 def assert_holds(found: Plan, wanted: list[Crew]) -> None:
     """Everybody has a place, nobody too much, and ranks of a host follow each other."""
     rooms = [host.room() for host in found.hosts]
-    for crew in wanted:
+    for crew in largest_first(wanted):
         numbers = found.seats[crew]
         assert len(numbers) == crew.count
         for number in numbers:
-            rooms[number].take_share(crew.cpus, crew.gpus)
+            assert rooms[number].take_share(crew.cpus, crew.gpus)
         assert crew.spread or numbers == sorted(numbers)
     for room in rooms:
         assert room.cpus <= room.room_cpus + 1e-6 and all(share > -1e-6 for share in room.free)
+
+
+def test_gpus_are_sorted_by_number_or_by_name() -> None:
+    """Ray tells numbers, or what CUDA_VISIBLE_DEVICES of the node has."""
+    ranks_of = [["10"], ["9"], [2, 1]]
+    assert sorted(ranks_of, key=in_order) == [[2, 1], ["9"], ["10"]]
+    names = [["GPU-c1"], ["MIG-a0"], ["GPU-a7"]]
+    assert sorted(names, key=in_order) == [["GPU-a7"], ["GPU-c1"], ["MIG-a0"]]
 
 
 def test_numbers_in_words() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from rayward.cluster.ports import free_port
 from rayward.pipelines.cli import main
 from rayward.pipelines.model_tools import machine_check
 from rayward.pipelines.model_tools.machine_check import wanted
@@ -55,3 +59,31 @@ def test_too_little_room_is_a_note(
     monkeypatch.setattr(machine_check, "LEAST_DISK_GIB", 10**9)
     assert main(["doctor"]) == 0
     assert "note: run folder: less than 1000000000 GiB" in capsys.readouterr().out
+
+
+def test_another_python_and_a_cluster_that_is_not_there_are_problems_among_others(
+    tmp_path: Path,
+) -> None:
+    other = tmp_path / "rayward-9.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: rayward\nVersion: 9\nRequires-Python: <3\n"
+    )
+    # A process of its own: one that has a Ray already joins no other.
+    done = subprocess.run(
+        [sys.executable, "-m", "rayward.pipelines.cli", "doctor"],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(tmp_path),
+            "RAY_ADDRESS": f"127.0.0.1:{free_port()}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 1, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "PROBLEM: Python: it is 3." in said and ", not <3" in said
+    assert "PROBLEM: Ray: nobody answers at " in said and "(RAY_ADDRESS)" in said
+    # What else was found is told as well.
+    assert "run folder" in said and said.endswith("no run can start here")

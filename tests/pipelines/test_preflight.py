@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.exceptions import ActorDiedError, NodeDiedError, RayActorError
 
 from rayward.configs.load import load
 from rayward.configs.schema import STAGE_SECTIONS, Config
@@ -269,6 +270,37 @@ def test_an_error_is_told_with_the_stage_and_the_setting() -> None:
             raise ValueError("folder: the tokenizer cannot be read") from error
     except ValueError as error:
         assert explain(error) == "folder: the tokenizer cannot be read"
+
+
+def test_a_host_that_is_gone_is_told_of_what_comes_of_it_and_beside_all_else() -> None:
+    waits: list[float] = []
+
+    def missing(wait_s: float) -> list[str]:
+        waits.append(wait_s)
+        return ["10.0.0.2"]
+
+    reset = RuntimeError("[/pytorch/third_party/gloo/pair.cc:534] Connection closed by peer")
+    for error in (RayActorError(), ActorDiedError(), NodeDiedError("x"), reset):
+        assert explain(error, missing).startswith("host 10.0.0.2 is gone: ")
+    # Only these wait for Ray to notice.
+    assert all(waits) and waits
+    waits.clear()
+    told = explain(RuntimeError("CUDA out of memory"), missing).splitlines()
+    assert told[0] == "RuntimeError: CUDA out of memory" and "10.0.0.2 is gone" in told[-1]
+    assert explain(FileNotFoundError("no x.jsonl"), missing).startswith("no x.jsonl\nhost 10.0.0.2")
+    assert explain(TimeoutError("policy 1 is late"), missing).startswith("policy 1 is late\nhost")
+    assert not any(waits) and len(waits) == 3
+    # What is ours says enough.
+    assert explain(StageError("no model"), missing) == "no model" and len(waits) == 3
+
+
+def test_an_error_is_told_also_where_ray_no_longer_answers() -> None:
+    def missing(wait_s: float) -> list[str]:
+        raise ConnectionError("no head")
+
+    assert explain(RuntimeError("a worker"), missing).startswith("RuntimeError: a worker\n")
+    # And where there is no Ray, or one host.
+    assert explain(RayActorError(error_msg="it died")).startswith("RayActorError: it died\n")
 
 
 def test_a_dry_run_fails_where_the_run_would(config: Any, tmp_path: Path) -> None:
