@@ -18,7 +18,7 @@ Shapes: N = tokens, B = sequences, T = longest sequence, G = prompts, K = most s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -163,6 +163,10 @@ class RunningMoments:
 
     def state_dict(self) -> dict[str, float]:
         return {"mean": self.mean, "var": self.var, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on from a `state_dict`."""
+        self.mean, self.var, self.count = state["mean"], state["var"], state["count"]
 
 
 class AdaptiveKL:

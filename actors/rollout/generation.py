@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import ray
@@ -75,7 +76,32 @@ class Generation:
         shares = [share_of[engine] for engine in sorted(share_of)]
         return gather(shares, np.argsort(np.concatenate(self.rows_of[part])))
 
+    def arrived(self) -> Arrived:
+        """All parts, in the order in which they were complete; waits for them."""
+        parts = list(self.parts())
+        return Arrived(parts, self.started_at, self.seconds)
+
     def all(self) -> Rollouts:
         """Every response, in the order of the requests."""
         parts = dict(self.parts())
         return concatenated([parts[number] for number in sorted(parts)])
+
+
+@dataclass
+class Arrived:
+    """A generation that has ended and waits to be taken: in the hands of a checkpoint, say."""
+
+    known: list[tuple[int, Rollouts]]
+    started_at: float
+    seconds: float
+
+    def running(self) -> list[int]:
+        """No engine."""
+        return []
+
+    def parts(self) -> Iterator[tuple[int, Rollouts]]:
+        """(number, responses) of each part."""
+        return iter(self.known)
+
+    def arrived(self) -> Arrived:
+        return self

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,15 @@ class Learner(Timed):
         """Take it back."""
         with self.span("reload"):
             self.engine.reload()
+
+    def save_state(self, folder: str) -> None:
+        """Write this rank's part of what the training goes on from. A collective."""
+        with self.span("checkpoint"):
+            self.engine.save_state(Path(folder))
+
+    def load_state(self, folder: str) -> None:
+        """Go on from what as many ranks wrote there. A collective."""
+        self.engine.load_state(Path(folder))
 
 
 Loss = Callable[[nn.Module, Rollouts, dict[str, Any], Rollouts], tuple[Tensor, MetricSums]]

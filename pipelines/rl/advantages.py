@@ -95,6 +95,13 @@ class RewardShaper:
     def state_dict(self) -> dict[str, Any]:
         return {"kl_coef": self.kl_coef, **self.moments.state_dict()}
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        self.kl_coef = state["kl_coef"]
+        self.moments.load_state_dict(state)
+        if self.controller:
+            self.controller.coef = self.kl_coef
+
 
 def estimate_advantages(
     rollouts: Rollouts, config: Config, algorithm: str, shaper: RewardShaper

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
-from rayward.actors.rollout.generation import Generation
+from rayward.actors.rollout.generation import Arrived, Generation
 from rayward.configs.schema import Config
 from rayward.data import rollout_file
 from rayward.data.records import Prompt
@@ -31,12 +31,14 @@ class IterationWriter:
     stage: Stage
     actors: RlActors
     history: list[dict[str, Any]] = field(default_factory=list)
+    before_s: float = 0.0
+    """Seconds of an earlier try, which `history` is of."""
 
     def __post_init__(self) -> None:
         for name in ("transcripts", "rollouts"):
-            (self.stage.folder / name).mkdir()
-        # Seconds in spans.jsonl count from here.
-        self.origin = time.time()
+            (self.stage.folder / name).mkdir(exist_ok=True)
+        # Seconds in spans.jsonl count from here, less what an earlier try took.
+        self.origin = time.time() - self.before_s
 
     def start(self, iteration: int) -> None:
         self.iteration, self.started_at = iteration, time.time()
@@ -76,7 +78,10 @@ class IterationWriter:
         write_json(folder / "reward_state.json", shaper.state_dict())
 
     def end(
-        self, rollouts: Rollouts, tokens_per_s: float = 0.0, in_flight: Generation | None = None
+        self,
+        rollouts: Rollouts,
+        tokens_per_s: float = 0.0,
+        in_flight: Generation | Arrived | None = None,
     ) -> dict[str, Any]:
         """The iteration's line of metrics; all that the clock decides stands under "time".
 
@@ -109,6 +114,11 @@ class IterationWriter:
         self.history.append(self.figures)
         return self.figures
 
+    @property
+    def seconds(self) -> float:
+        """So far, with those of earlier tries."""
+        return self._since_origin(time.time())
+
     def _since_origin(self, seconds: float) -> float:
         return round(seconds - self.origin, 5)
 
@@ -126,6 +136,7 @@ PHASES = {
     ("policy", "send_weights"): "transfer_s",
     ("driver", "monitor"): "monitor_s",
     ("driver", "save"): "save_s",
+    ("driver", "checkpoint"): "checkpoint_s",
     ("driver", "advantages"): "advantages_s",
 }
 """Names of the seconds of metrics.jsonl."""

@@ -53,6 +53,7 @@ from rayward.pipelines.rl.advantages import (
     trains_policy,
 )
 from rayward.pipelines.rl.alarms import counts
+from rayward.pipelines.rl.checkpoints import RlCheckpoints
 from rayward.pipelines.rl.iteration_files import IterationWriter
 from rayward.pipelines.rl.monitor import Monitor
 from rayward.pipelines.rl.responses import Replay, Sampler, replay_digest
@@ -97,9 +98,10 @@ def train_online(run: Run, replay: Path | None = None) -> dict[str, Any] | None:
         for algorithm, stage in missing.items():
             # Else the seconds of the second algorithm would count those of the first.
             stage.started_at = time.perf_counter()
-            with actors.learning(algorithm):
+            checkpoints = RlCheckpoints(stage)
+            with actors.learning(algorithm, checkpoints):
                 sampler = Replay(replay, actors) if replay else Sampler(actors)
-                metrics = OnlineTraining(stage, algorithm, actors, sampler).run()
+                metrics = OnlineTraining(stage, algorithm, actors, sampler, checkpoints).run()
             results[algorithm] = stage.finish(metrics)
     return results
 
@@ -108,30 +110,45 @@ class OnlineTraining:
     """The iterations of one algorithm, from the first responses to the saved model."""
 
     def __init__(
-        self, stage: Stage, algorithm: str, actors: RlActors, sampler: Sampler | Replay
+        self,
+        stage: Stage,
+        algorithm: str,
+        actors: RlActors,
+        sampler: Sampler | Replay,
+        checkpoints: RlCheckpoints,
     ) -> None:
         self.stage, self.algorithm = stage, algorithm
-        self.actors, self.sampler = actors, sampler
+        self.actors, self.sampler, self.checkpoints = actors, sampler, checkpoints
         self.config, self.rl = stage.run.config, stage.run.config.rl
         self.monitor = Monitor(stage, algorithm, actors)
-        self.record = IterationWriter(stage, actors)
+        before_s = checkpoints.state.get("seconds", 0.0)
+        self.record = IterationWriter(stage, actors, checkpoints.history, before_s)
         self.shaper = RewardShaper.of(self.config, algorithm)
         self.replays = isinstance(sampler, Replay)
         # A replay has nothing to sample ahead, and runs in the order of sync.
         self.samples_ahead = self.rl.mode == "one_step_off" and not self.replays
+        if checkpoints.done:
+            self._restore(checkpoints)
 
     def run(self) -> dict[str, Any]:
         """Train and save the model; the metrics of the stage's manifest."""
-        with Metrics(self.stage.folder, self.algorithm, self.rl.iterations, "iter") as metrics:
-            for iteration in range(self.rl.iterations):
+        kept = [{"step": step, **line} for step, line in enumerate(self.record.history)]
+        with (
+            self.checkpoints.asked(),
+            Metrics(self.stage.folder, self.algorithm, self.rl.iterations, "iter", kept) as metrics,
+        ):
+            for iteration in range(self.checkpoints.done, self.rl.iterations):
                 line = self._iterate(iteration)
                 metrics.log(iteration, line, ("score", "kl", "length"))
+                if self.checkpoints.writing:
+                    self._checkpoint(iteration + 1)
                 # After the line is written, which shows why the stage stopped.
                 self.monitor.check_patience()
         tokenizer = self.stage.run.folder / "prepare" / "tokenizer"
         folder = self.stage.folder / "model"
         # On every rank: gathering the weights is a collective.
         self.actors.policy.call("save", str(folder.resolve()), str(tokenizer.resolve()))
+        self.checkpoints.tell()
         write_trace(self.stage.folder)
         alarms = counts(self.monitor.alarms)
         return summary(self.algorithm, self.record.history, alarms) | {
@@ -150,12 +167,39 @@ class OnlineTraining:
             "monitor", self.monitor.measure, iteration, rollouts, measures, fixed
         )
         measures |= self._update(rollouts, iteration, staleness, measures)
+        # Now, while the learners have their memory in mode colocate too.
+        record.timed("checkpoint", self.checkpoints.begin, iteration + 1, self.actors.learners)
         # The last weights have nobody to sample for.
         if not self._is_last(iteration) and not self.samples_ahead:
             record.note(record.timed("transfer", self.actors.send_weights, iteration + 1))
         record.note(measures | {"staleness": staleness})
         record.timed("save", record.save, rollouts, prompts, self.shaper)
         return record.end(rollouts, self.sampler.tokens_per_s, self.sampler.in_flight)
+
+    def _checkpoint(self, done: int) -> None:
+        """Add the driver's part to what the learners have written."""
+        sampler, in_flight = self.sampler, None
+        state = {
+            "shaper": self.shaper.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "seconds": self.record.seconds,
+        }
+        if isinstance(sampler, Sampler):
+            state["taken"] = sampler.stream.taken
+            in_flight = sampler.settle()
+            # Responses to the fixed prompts by the weights that the engines hold now: after a
+            # restart they hold later ones, and the last iteration sends none.
+            if in_flight and self._is_last(done):
+                sampler.add_fixed(self.monitor.sample_fixed(done))
+        self.checkpoints.complete(state, self.record.history, in_flight)
+
+    def _restore(self, checkpoints: RlCheckpoints) -> None:
+        """Remember what the driver of an earlier try did."""
+        self.shaper.load_state_dict(checkpoints.state["shaper"])
+        self.monitor.load_state_dict(checkpoints.state["monitor"])
+        if isinstance(self.sampler, Sampler):
+            arrived = checkpoints.in_flight()
+            self.sampler.restore(checkpoints.state["taken"], checkpoints.done, arrived)
 
     def _sample(self, iteration: int) -> tuple[list[Prompt], Rollouts | None]:
         """Sample the iteration's responses and hand them to the scorers; its prompts, and responses

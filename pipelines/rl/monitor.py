@@ -30,6 +30,8 @@ from rayward.pipelines.run.stage import Stage
 if TYPE_CHECKING:
     from rayward.pipelines.rl.rl_actors import RlActors
 
+STATE = ("alarms", "running", "first", "first_responses")
+
 
 class Monitor:
     """Watches one algorithm; `alarms` holds every alarm of every iteration."""
@@ -49,7 +51,16 @@ class Monitor:
         # Figures and responses of iteration 0, which later ones are compared with.
         self.first: dict[str, float] = {}
         self.first_responses: list[list[int]] = []
-        (self.folder / "fixed").mkdir()
+        (self.folder / "fixed").mkdir(exist_ok=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers from iteration to iteration."""
+        return {name: getattr(self, name) for name in STATE}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        for name in STATE:
+            setattr(self, name, state[name])
 
     def fixed_prompts(self, iteration: int) -> ExtraPrompts | None:
         """The fixed prompts, where it is their turn; always with the same seeds."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rayward.actors.rollout.generation import Generation
+from rayward.actors.rollout.generation import Arrived, Generation
 from rayward.actors.rollout_group import ExtraPrompts
 from rayward.configs.schema import Config
 from rayward.data import rollout_file
@@ -63,7 +63,7 @@ class Sampler:
         self.actors, self.stream = actors, PromptStream(actors.run, actors.renderer)
         self.rl = actors.config.rl
         # By iteration, from `begin` to `finish`.
-        self.running: dict[int, tuple[list[Prompt], Generation]] = {}
+        self.running: dict[int, tuple[list[Prompt], Generation | Arrived]] = {}
         # Parts that wait for `hand_over`.
         self.waiting: list[Rollouts] = []
         # Responses to the extra prompts of the last `finish`.
@@ -81,6 +81,32 @@ class Sampler:
         if iteration not in self.running:
             prompts, ids = self.stream.take(self.rl.prompts_per_iteration)
             self.running[iteration] = (prompts, self.actors.generate(ids, iteration, extra))
+
+    def settle(self) -> Arrived | None:
+        """Wait for the responses in flight, which stay for `finish`; None where there are none."""
+        for iteration, (prompts, generation) in self.running.items():
+            arrived = generation.arrived()
+            self.running[iteration] = (prompts, arrived)
+            return arrived
+        return None
+
+    def add_fixed(self, fixed: Rollouts | None) -> None:
+        """Responses to extra prompts, beside those that have settled."""
+        for prompts, arrived in self.running.values():
+            if fixed and isinstance(arrived, Arrived):
+                # Numbered as the engines do it; see `_parts`.
+                index = fixed.prompt_index + len(prompts)
+                arrived.known.append((len(arrived.known), replace(fixed, prompt_index=index)))
+
+    def restore(self, taken: int, iteration: int, arrived: Arrived | None) -> None:
+        """Go on with the next prompts after `taken` ones, the last of them those of what has
+        `arrived` for an iteration.
+        """
+        self.stream.taken = taken
+        if arrived:
+            count = self.rl.prompts_per_iteration
+            self.stream.taken -= count
+            self.running[iteration] = (self.stream.take(count)[0], arrived)
 
     def finish(self, iteration: int, shaper: RewardShaper) -> list[Prompt]:
         """Wait for the responses, which go to the scorers on the way; the iteration's prompts.
@@ -110,7 +136,9 @@ class Sampler:
                 self.actors.scoring.ask(part, prompts, iteration)
         return prompts
 
-    def _parts(self, generation: Generation, prompts: int, iteration: int) -> Iterator[Rollouts]:
+    def _parts(
+        self, generation: Generation | Arrived, prompts: int, iteration: int
+    ) -> Iterator[Rollouts]:
         """The responses to so many prompts, part by part; those to extra ones go aside."""
         # One update old, but in iteration 0, which has no older ones than w0.
         one_step_off = self.rl.mode == "one_step_off"
@@ -136,7 +164,7 @@ class Sampler:
         return self.tokens / self.seconds if self.seconds else 0.0
 
     @property
-    def in_flight(self) -> Generation | None:
+    def in_flight(self) -> Generation | Arrived | None:
         """Responses that the engines are sampling; None where they do nothing."""
         return next((generation for _, generation in self.running.values()), None)
 

@@ -19,7 +19,7 @@ from rayward.actors.group import (
     policy_group,
     tell_hosts,
 )
-from rayward.actors.rollout.generation import Generation
+from rayward.actors.rollout.generation import Arrived, Generation
 from rayward.actors.rollout_group import ExtraPrompts, RolloutGroup, SeedParts
 from rayward.actors.training.updates import mean_over_steps
 from rayward.cluster.placement import Placement
@@ -28,6 +28,7 @@ from rayward.configs.sections.algorithms import WITH_CRITIC
 from rayward.data.ragged import Ragged, merge
 from rayward.data.rollouts import Rollouts
 from rayward.pipelines.rl.advantages import gap
+from rayward.pipelines.rl.checkpoints import RlCheckpoints
 from rayward.pipelines.rl.colocation import ColocationSwitch
 from rayward.pipelines.rl.response_scoring import ResponseScoring
 from rayward.pipelines.rows.renderer import Renderer
@@ -105,9 +106,9 @@ class RlActors:
             group.ready()
 
     @contextmanager
-    def learning(self, algorithm: str) -> Iterator[None]:
-        """Policy and critic of an algorithm, from the SFT and the reward model; the engines hold
-        the policy's weights as version 0.
+    def learning(self, algorithm: str, checkpoints: RlCheckpoints) -> Iterator[None]:
+        """Policy and critic of an algorithm, from the SFT and the reward model or a checkpoint; the
+        engines hold the policy's weights as the version of the iterations that are done.
 
         The first time it waits for the other actors too, which start meanwhile.
         """
@@ -144,7 +145,8 @@ class RlActors:
             self.machine = self.policy.call("describe")
             # After `ready`: opening the way of the weights calls every engine.
             self.policy.call("connect", self.rollout.actors, self.rollout.backend)
-            self.send_weights(0)
+            checkpoints.load(self.learners)
+            self.send_weights(checkpoints.done)
             # The work of the start belongs to no iteration.
             self.take_spans()
             self.spans = []
@@ -236,7 +238,9 @@ class RlActors:
         sent["gap"] = self.rollout.prove(sent.pop("probe"), version)
         return {"transfer": {"version": version, **sent}, "time": {"transfer_bytes_per_s": rate}}
 
-    def take_spans(self, only: str | None = None, in_flight: Generation | None = None) -> None:
+    def take_spans(
+        self, only: str | None = None, in_flight: Generation | Arrived | None = None
+    ) -> None:
         """Remember what the actors did and when; `only` those of one role, since a call waits for
         work before it.
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rayward.actors.checkpoints import Checkpoints
 from rayward.actors.training.job import STOP, WRITE, CheckpointPlace
 from rayward.actors.training.resume import METRICS, read_lines
+from rayward.pipelines.run.signals import wishes
 from rayward.pipelines.run.stage import Stage
 
 RESUMABLE = ("sft", "reward", "dpo")
@@ -54,31 +51,20 @@ class GoingOn:
 
     @contextmanager
     def asked(self) -> Iterator[None]:
-        """SIGTERM asks the workers for a checkpoint and the end, SIGUSR1 for a checkpoint.
-
-        A second SIGTERM ends at once.
-        """
-        # Python lets only the main thread set handlers.
-        if self.place is None or threading.current_thread() is not threading.main_thread():
+        """Signals reach the workers as a file."""
+        if self.place is None:
             yield
             return
         path = Path(self.place.asked)
 
-        def ask(number: int, _: FrameType | None) -> None:
+        def ask(stop: bool) -> None:
             # Renamed, so that nobody reads half of it.
             half = path.with_suffix(".half")
-            half.write_text(STOP if number == signal.SIGTERM else WRITE, encoding="utf-8")
+            half.write_text(STOP if stop else WRITE, encoding="utf-8")
             half.replace(path)
-            if number == signal.SIGTERM:
-                signal.signal(signal.SIGTERM, signal.default_int_handler)
-                sys.stderr.write("rayward: SIGTERM: ends after the step, with a checkpoint\n")
 
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGUSR1)}
-        try:
+        with wishes(ask):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def without_step(row: dict[str, Any]) -> dict[str, Any]:
