@@ -1,0 +1,148 @@
+"""Checkpoints of an algorithm of online RL: what a killed run goes on from, to the same bits.
+
+One stands at the end of an iteration. Policy and critic write theirs right after their update, each
+rank its own part, while they have their memory; then the driver adds what it remembers, and the
+checkpoint counts. All else of an iteration follows from the config, its number, and these.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rayward.actors.checkpoints import Checkpoints
+from rayward.actors.group import TrainingGroup
+from rayward.actors.rollout.generation import Arrived
+from rayward.pipelines.run.signals import wishes
+from rayward.pipelines.run.stage import Stage
+
+DRIVER, IN_FLIGHT, METRICS = "driver.json", "in_flight.pkl", "metrics.jsonl"
+BY_ITERATION = ("transcripts", "rollouts", "fixed")
+"""Folders of a stage with a file each iteration."""
+WORTH_S = 60
+"""Seconds since the last checkpoint that are worth one at the end of the training."""
+
+
+class RlCheckpoints:
+    """Those of one algorithm. `done`: the iterations that the last whole one has; 0: there is none.
+
+    `state` and `history` are of that one, and empty where there is none.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.settings = stage, stage.run.config.checkpoint
+        self.iterations = stage.run.config.rl.iterations
+        self.made = Checkpoints(stage.checkpoints_of("training").resolve(), self.settings.keep)
+        self.found, broken = self.made.latest()
+        for line in broken:
+            print(f"   {stage.name}: a checkpoint is passed over: {line}", flush=True)
+        self.done = self.found.step if self.found else 0
+        self.state: dict[str, Any] = {}
+        self.history: list[dict[str, Any]] = []
+        if self.found:
+            self.state = json.loads((self.found.folder / DRIVER).read_text(encoding="utf-8"))
+            lines = (self.found.folder / METRICS).read_text(encoding="utf-8").splitlines()
+            self.history = [json.loads(line) for line in lines]
+            print(
+                f"   {stage.name}: goes on after {self.done} of {self.iterations} iterations",
+                flush=True,
+            )
+            self._cut_back()
+        self.wish, self.stop = False, False
+        self.written_at, self.writing = time.monotonic(), 0
+        self.written, self.waited_s = 0, 0.0
+
+    def _cut_back(self) -> None:
+        """Remove what iterations after the checkpoint wrote; they are done again."""
+        for name in BY_ITERATION:
+            for path in (self.stage.folder / name).glob("[0-9]*.*"):
+                if int(path.stem) >= self.done:
+                    path.unlink()
+        spans = self.stage.folder / "spans.jsonl"
+        if spans.is_file():
+            lines = spans.read_text(encoding="utf-8").splitlines(keepends=True)
+            spans.write_text("".join(lines[: self.done]), encoding="utf-8")
+
+    # ---- going on
+
+    def load(self, learners: Mapping[str, TrainingGroup]) -> None:
+        """Policy and critic as the checkpoint has them; as they started where there is none."""
+        if self.found:
+            for name, group in learners.items():
+                group.call("load_state", str(self.found.folder / name))
+
+    def in_flight(self) -> Arrived | None:
+        """Responses of the next iteration that were sampled before the checkpoint."""
+        if not self.found or not (self.found.folder / IN_FLIGHT).is_file():
+            return None
+        with (self.found.folder / IN_FLIGHT).open("rb") as file:
+            arrived: Arrived = pickle.load(file)
+        return arrived
+
+    # ---- writing
+
+    @contextmanager
+    def asked(self) -> Iterator[None]:
+        """Signals are granted after the update of the iteration that they come in."""
+
+        def ask(stop: bool) -> None:
+            self.wish, self.stop = True, self.stop or stop
+
+        with wishes(ask, "iteration"):
+            yield
+
+    def begin(self, done: int, learners: Mapping[str, TrainingGroup]) -> None:
+        """After the update of an iteration, the `done`-th: let the learners write, where it is time
+        for a checkpoint.
+        """
+        if not self._due(done):
+            return
+        started_at = time.monotonic()
+        place, self.writing = self.made.new(done), done
+        calls = {}
+        for name, group in learners.items():
+            (place / name).mkdir()
+            calls[name] = group.begin("save_state", str(place / name))
+        for name, pending in calls.items():
+            learners[name].finish(pending)
+        self.waited_s += time.monotonic() - started_at
+
+    def _due(self, done: int) -> bool:
+        settings, since_s = self.settings, time.monotonic() - self.written_at
+        last = done == self.iterations
+        return (
+            self.wish
+            or (last and since_s > WORTH_S)
+            or bool(settings.every_steps and done % settings.every_steps == 0 and not last)
+            or bool(settings.every_minutes and since_s >= 60 * settings.every_minutes)
+        )
+
+    def complete(
+        self, state: Mapping[str, Any], history: list[dict[str, Any]], in_flight: Arrived | None
+    ) -> None:
+        """End of the iteration: add the driver's part. KeyboardInterrupt where a signal asked
+        for the end.
+        """
+        started_at, done = time.monotonic(), self.writing
+        place = self.made.writing(done)
+        (place / DRIVER).write_text(json.dumps(state), encoding="utf-8")
+        with (place / METRICS).open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in history)
+        if in_flight:
+            with (place / IN_FLIGHT).open("wb") as binary:
+                pickle.dump(in_flight, binary)
+        self.made.complete(done, {})
+        self.waited_s += time.monotonic() - started_at
+        self.written, self.writing, self.wish = self.written + 1, 0, False
+        self.written_at = time.monotonic()
+        if self.stop:
+            raise KeyboardInterrupt
+
+    def tell(self) -> None:
+        """Say what they cost."""
+        if self.written:
+            print(f"   {self.written} checkpoints, {self.waited_s:.1f} s waited", flush=True)
