@@ -9,6 +9,10 @@ from typing import Any
 import ray
 
 
+class Unanswered(TimeoutError):
+    """A process that was at work gave no answer in time."""
+
+
 def wait_for(
     calls: Sequence[ray.ObjectRef], timeout_s: float, too_late: Callable[[str], Exception]
 ) -> list[Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from rayward.actors.calls import wait_for
+from rayward.actors.calls import Unanswered, wait_for
 from rayward.actors.critic import Critic
 from rayward.actors.policy import Policy
 from rayward.actors.scoring.reference import FrozenModel
@@ -78,7 +78,8 @@ class Group:
         setting = "start_timeout_s" if is_start else "call_timeout_s"
 
         def too_late(ranks: str) -> TimeoutError:
-            return TimeoutError(
+            kind = TimeoutError if is_start else Unanswered
+            return kind(
                 f"{self.name} {ranks} did not answer within {limit:.0f} s; if only slow, raise "
                 f"cluster.{setting}"
             )

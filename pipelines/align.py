@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from rayward.pipelines.run.lock import held
 from rayward.pipelines.run.machine import on_machine, planned
 from rayward.pipelines.run.memory import PeakMemory
 from rayward.pipelines.run.models_named import fetch, pinned
+from rayward.pipelines.run.retries import Retries
 
 
 def align(
@@ -72,13 +74,15 @@ def _make(
     # What each stage's function takes beside the run.
     arguments: dict[str, dict[str, Any]] = {"publish": {"keep": keep}, "rl": {"replay": replay}}
     manifest: dict[str, Any] | None = None
+    retries = Retries(config.cluster.retries)
     with PeakMemory() as memory:
         for stage in stages:
             if not parts(config, stage):
                 continue
             started_at = time.perf_counter()
             print(f"== {stage}: {stage_summary(config, stage)}", flush=True)
-            manifest = stage_of(stage)(on_machine(run, stage), **arguments.get(stage, {}))
+            work = partial(stage_of(stage), on_machine(run, stage), **arguments.get(stage, {}))
+            manifest = retries.run(stage, work)
             # Also where prepare was done before: the models named may be others.
             if stage == "prepare":
                 check_tokens(run, made)

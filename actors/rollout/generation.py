@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import ray
 
+from rayward.actors.calls import Unanswered
 from rayward.data.rollouts import Rollouts, concatenated, gather
 
 
@@ -42,7 +43,7 @@ class Generation:
     def parts(self) -> Iterator[tuple[int, Rollouts]]:
         """(number, responses) of each part, in the order in which they are complete.
 
-        Raises TimeoutError where no engine sends anything for `timeout_s` seconds, and what an
+        Raises Unanswered where no engine sends anything for `timeout_s` seconds, and what an
         engine raises.
         """
         shares: dict[int, dict[int, Rollouts]] = {part: {} for part in self.rows_of}
@@ -52,7 +53,7 @@ class Generation:
             ready, _ = ray.wait(running, num_returns=1, timeout=self.timeout_s, fetch_local=False)
             if not ready:
                 late = ", ".join(str(self.engine_of[id(stream)]) for stream in running)
-                raise TimeoutError(
+                raise Unanswered(
                     f"rollout {late} sent no answers for {self.timeout_s:.0f} s; if only slow, "
                     "raise cluster.call_timeout_s or generate fewer tokens"
                 )

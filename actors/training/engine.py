@@ -12,6 +12,7 @@ empty one with a loss of 0 where it has no rows; the plans of rayward.data.packi
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
@@ -30,8 +31,8 @@ from rayward.actors.models.saved import saved_buffers
 from rayward.algorithms.schedule import learning_rate_factor
 from rayward.configs.sections.training import Updates
 
-STATE = "state"
-"""Folder of DeepSpeed's files in a checkpoint."""
+STATE, LAYOUT = "state", "layout.json"
+"""Folder of DeepSpeed's files in a checkpoint, and what they depend on."""
 MetricSums = dict[str, float]
 """Name -> sum over tokens (or rankings), or the largest value where the name ends in `_max`."""
 Batch = TypeVar("Batch")
@@ -280,6 +281,8 @@ class TrainEngine:
         if self.device.type == "cuda":
             random["cuda"] = torch.cuda.get_rng_state(self.device)
         torch.save(random, folder / f"random-{self.rank}.pt")
+        if self.rank == 0:
+            (folder / LAYOUT).write_text(json.dumps(self._layout), encoding="utf-8")
         self.engine.save_checkpoint(
             str(folder), tag=STATE, client_state={"steps_done": self.steps_done}, save_latest=False
         )
@@ -289,6 +292,13 @@ class TrainEngine:
 
         Every rank must call it. ValueError where it does not fit.
         """
+        written = json.loads((folder / LAYOUT).read_text(encoding="utf-8"))
+        if written != self._layout:
+            raise ValueError(
+                f"{folder} was written with {_words(written)}, and this training has "
+                f"{_words(self._layout)}: give it the same again (resources, optimizer.zero_stage, "
+                "model.dtype), or start the stage over with --redo"
+            )
         path, client = self.engine.load_checkpoint(str(folder), tag=STATE)
         if path is None:
             raise ValueError(f"{folder} holds no state of a training")
@@ -297,6 +307,11 @@ class TrainEngine:
         torch.set_rng_state(random["cpu"])
         if "cuda" in random and self.device.type == "cuda":
             torch.cuda.set_rng_state(random["cuda"], self.device)
+
+    @property
+    def _layout(self) -> dict[str, Any]:
+        """What DeepSpeed's files of a state depend on."""
+        return {"ranks": self.world_size, "zero_stage": self.zero_stage, "dtype": self.dtype}
 
     def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
         import deepspeed
@@ -339,3 +354,7 @@ class TrainEngine:
 
 def _hf_model(module: Trained) -> PreTrainedModel:
     return module.lm if isinstance(module, TokenPolicy) else module.classifier
+
+
+def _words(layout: dict[str, Any]) -> str:
+    return f"{layout['ranks']} ranks, ZeRO stage {layout['zero_stage']}, {layout['dtype']}"

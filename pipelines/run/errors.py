@@ -26,6 +26,7 @@ _OF_HOSTS = {
     "ObjectLostError",
     "ActorPlacementGroupRemoved",
     "TaskPlacementGroupRemoved",
+    "OutOfMemoryError",
     "DistBackendError",
     "DistNetworkError",
 }
@@ -72,6 +73,23 @@ def explain(error: BaseException, missing: Callable[[float], list[str]] = lost) 
         "lost; when the cluster has room again, run the same command again to go on"
     )
     return told if of_hosts else f"{message}\n{told}"
+
+
+def of_infrastructure(error: BaseException) -> bool:
+    """Whether a process or a host was lost, or hangs: elsewhere, or again, the same may work.
+
+    An actor whose constructor failed is none of them: it would fail again.
+    """
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while isinstance(cause, BaseException) and id(cause) not in seen:
+        seen.add(id(cause))
+        if type(cause).__name__ in _OURS or getattr(cause, "actor_init_failed", False):
+            return False
+        if type(cause).__name__ == "Unanswered" or _may_be_of_a_host(cause):
+            return True
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return False
 
 
 def _may_be_of_a_host(cause: BaseException) -> bool:

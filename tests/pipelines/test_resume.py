@@ -12,87 +12,126 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 TINY = Path(__file__).parents[1] / "tiny.yaml"
-STEPS = ("--set", "checkpoint.every_steps=2", "--set", "sft.epochs=6", "--set", "sft.keep=best")
-STEPS += ("--set", "sft.validate_every=5")
+
+SFT = ("sft.epochs=6", "sft.keep=best", "sft.validate_every=5", "checkpoint.every_steps=2")
+RL = (
+    "rl.iterations=5",
+    "rl.monitor.every=1",
+    "rl.save_rollouts=true",
+    "rl.reward_scaling=std_then_clip",
+    "checkpoint.every_steps=1",
+)
+CASES = {
+    "sft": ("sft", SFT, "model", (10, 30)),
+    "ppo": ("rl", ("rl.algorithms=[ppo]", "rl.ppo.kl_target=0.01", *RL), "training", (1, 2)),
+    "ahead": (
+        "rl",
+        (
+            "rl.algorithms=[rloo]",
+            "rl.mode=one_step_off",
+            "resources.rollout.workers=2",
+            "resources.policy.workers=2",
+            *RL,
+        ),
+        "training",
+        (1, 3),
+    ),
+}
+FOLDER = {"sft": "sft", "ppo": "rl/ppo", "ahead": "rl/rloo"}
 
 
-def command(folder: Path, *options: str) -> list[str]:
-    call = [sys.executable, "-m", "rayward.pipelines.cli", "sft", str(TINY)]
-    return [*call, "--run", str(folder), *STEPS, *options]
+class Case:
+    """A stage with its settings, run in folders whose earlier stages are the same."""
+
+    def __init__(self, name: str, base: Path) -> None:
+        self.stage, self.settings, training, self.at = CASES[name]
+        self.folder, self.base = FOLDER[name], base
+        self.made = f"{self.folder}/checkpoints/{training}"
+
+    def start(self, run: Path) -> Path:
+        """A run folder with what comes before."""
+        run.mkdir(exist_ok=True)
+        for stage in ("prepare", "sft", "reward"):
+            if stage != self.stage and (self.base / stage).is_dir():
+                (run / stage).symlink_to(self.base / stage)
+        return run
+
+    def command(self, run: Path, *options: str) -> list[str]:
+        settings = [part for setting in self.settings for part in ("--set", setting)]
+        call = [sys.executable, "-m", "rayward.pipelines.cli", self.stage, str(TINY)]
+        return [*call, "--run", str(run), *settings, *options]
+
+    def run(self, run: Path, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(run, *options), capture_output=True, text=True, timeout=400
+        )
+
+    def interrupted(self, run: Path, number: int, at_least: int) -> tuple[int, str]:
+        """Send a signal when there is a checkpoint of so many steps; the status, what was said."""
+        with subprocess.Popen(
+            self.command(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as process:
+            deadline = time.monotonic() + 300
+            while not any(
+                int(path.name[5:]) >= at_least for path in (run / self.made).glob("step-*")
+            ):
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(number)
+            said, _ = process.communicate(timeout=300)
+        return process.returncode, said
+
+    def rows(self, run: Path) -> list[dict[str, Any]]:
+        lines = (run / self.folder / "metrics.jsonl").read_text().splitlines()
+        return [
+            {name: value for name, value in json.loads(line).items() if name != "time"}
+            for line in lines
+        ]
+
+    def files(self, run: Path) -> dict[str, bytes]:
+        """All that the stage leaves, but what the clock decides."""
+        folder = run / self.folder
+        return {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file()
+            and path.parts[len(folder.parts)] not in ("ray", "tensorboard")
+            and path.name
+            not in ("metrics.jsonl", "spans.jsonl", "trace.json", "manifest.json", "README.md")
+        }
 
 
-def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(folder, *options), capture_output=True, text=True, timeout=300)
-
-
-def interrupted(folder: Path, number: int, at_least: int) -> tuple[int, str]:
-    """Send a signal when there is a checkpoint of so many steps; the status and what was said."""
-    made = folder / "sft" / "checkpoints" / "model"
-    with subprocess.Popen(
-        command(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        deadline = time.monotonic() + 200
-        while not any(int(path.name[5:]) >= at_least for path in made.glob("step-*")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(number)
-        said, _ = process.communicate(timeout=200)
-    return process.returncode, said
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    lines = (folder / "sft" / "metrics.jsonl").read_text().splitlines()
-    return [
-        {name: value for name, value in json.loads(line).items() if name != "time"}
-        for line in lines
-    ]
-
-
-@pytest.fixture(scope="module")
-def prepared(road: Path) -> Path:
-    return road / "prepare"
-
-
-@pytest.fixture(scope="module")
-def whole(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of the stage that nobody disturbs."""
-    folder = tmp_path_factory.mktemp("whole")
-    (folder / "prepare").symlink_to(prepared)
-    done = run(folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
+@pytest.mark.parametrize("name", CASES)
 def test_killed_and_stopped_it_goes_on_to_the_same_bits(
-    prepared: Path, whole: Path, tmp_path: Path
+    name: str, road: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "prepare").symlink_to(prepared)
-    status, _ = interrupted(tmp_path, signal.SIGKILL, 10)
-    assert status == -signal.SIGKILL
+    case = Case(name, road)
+    whole, torn = case.start(tmp_path / "whole"), case.start(tmp_path / "torn")
+    done = case.run(whole)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, second = case.at
+    status, said = case.interrupted(torn, signal.SIGKILL, first)
+    assert status == -signal.SIGKILL, said
     time.sleep(3)  # Ray's processes end when they see it
-    status, said = interrupted(tmp_path, signal.SIGTERM, 30)
-    assert status == 130 and "sft: goes on from step " in said
-    assert "ends after the step, with a checkpoint" in said and "run the same command again" in said
-    refused = run(tmp_path, "--set", "sft.optimizer.learning_rate=0.002")
-    assert (
-        refused.returncode == 1 and "holds checkpoints that were made with other" in refused.stderr
-    )
-    assert "learning_rate was 0.003, now 0.002" in refused.stderr
-    done = run(tmp_path)
-    assert done.returncode == 0 and "sft: goes on from step " in done.stdout, done.stderr
-    assert rows(tmp_path) == rows(whole) and len(rows(whole)) > 100
-    names = ("model.safetensors", "config.json")
-    for name in names:
-        ours, theirs = (folder / "sft" / "model" / name for folder in (tmp_path, whole))
-        assert ours.read_bytes() == theirs.read_bytes(), name
+    status, said = case.interrupted(torn, signal.SIGTERM, second)
+    assert status == 130 and ": goes on " in said, said
+    assert "with a checkpoint" in said and "run the same command again" in said
+    if name == "sft":
+        refused = case.run(torn, "--set", "sft.optimizer.learning_rate=0.002")
+        assert refused.returncode == 1
+        assert "holds checkpoints that were made with other" in refused.stderr
+        assert "learning_rate was 0.003, now 0.002" in refused.stderr
+    done = case.run(torn)
+    assert done.returncode == 0 and ": goes on " in done.stdout, done.stdout + done.stderr
+    assert case.rows(torn) == case.rows(whole)
+    ours, theirs = case.files(torn), case.files(whole)
+    assert ours.keys() == theirs.keys()
+    assert [path for path in ours if ours[path] != theirs[path]] == []
+    assert any(path.endswith("model.safetensors") for path in ours)
     ours, theirs = (
-        json.loads((folder / "sft" / "manifest.json").read_text()) for folder in (tmp_path, whole)
+        json.loads((run / case.folder / "manifest.json").read_text()) for run in (torn, whole)
     )
-    assert ours["metrics"] == theirs["metrics"] and ours["fingerprint"] == theirs["fingerprint"]
-    assert not (tmp_path / "sft" / "checkpoints").exists()
-    ours, theirs = (
-        {path.name for path in (folder / "sft" / "model").iterdir()} for folder in (tmp_path, whole)
-    )
-    assert ours == theirs
+    assert ours["fingerprint"] == theirs["fingerprint"]
+    assert not (torn / case.folder / "checkpoints").exists()
