@@ -36,7 +36,10 @@ def write(path: Path, rollouts: Rollouts, prompt_ids: Sequence[str]) -> None:
             columns[name] = _lists(rollouts.responses.like(values_N.astype(np.float32)))
     metadata = {WEIGHT_VERSION_KEY: str(rollouts.weight_version).encode()}
     table = pa.table(columns).replace_schema_metadata(metadata)
-    pq.write_table(table, path, compression="zstd")
+    # A reader, or a later try, sees the whole file or none.
+    temporary = path.with_name(f".{path.name}.writing")
+    pq.write_table(table, temporary, compression="zstd")
+    temporary.replace(path)
 
 
 def read(path: Path) -> tuple[Rollouts, list[str]]:

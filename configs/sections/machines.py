@@ -60,6 +60,4 @@ class Cluster(Section):
     call_timeout_s: Positive = 600
     """Longest wait for one call to an actor, in seconds."""
     retries: Annotated[int, Field(ge=0)] = 3
-    """Times within an hour that a stage goes on by itself, from what it has kept, after a process or
-    a host was lost.
-    """
+    """Times within an hour that a stage goes on by itself after a process or a host was lost."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -68,26 +68,47 @@ class Stage:
         write_json(self.checkpoints / BEGUN, self._decided_by)
         return self.checkpoints / training
 
-    def open(self) -> None:
+    def kept(self, name: str) -> bool:
+        """Whether a try before has finished this part of the stage."""
+        return self._part(name).is_file()
+
+    def part(self, name: str, make: Callable[[], Any]) -> Any:
+        """What `make` returns, as JSON has it; kept under a name, so that a later try has it
+        without making it.
+        """
+        if not self.kept(name):
+            write_json(self.checkpoints / BEGUN, self._decided_by)
+            write_json(self._part(name), make())
+        with self._part(name).open(encoding="utf-8") as file:
+            return json.load(file)
+
+    def _part(self, name: str) -> Path:
+        return self.checkpoints / "parts" / f"{name}.json"
+
+    def open(self, follows_inputs: bool = False) -> None:
         """Start from an empty folder: what a killed try left behind is not trusted.
 
         Nothing says whether its files are whole, nor that they are of these settings. A stage that
         wrote beside them would count as done with files of two tries. Stages also make their
         subfolders without asking whether they are there.
 
-        Only checkpoints say both. Where there are some of these settings, the stage goes on from
-        them; of others, StageError: they may be worth days.
+        Only checkpoints and parts say both. Where there are some of these settings, the stage goes
+        on from them; of others, StageError: they may be worth days. (Not of one that
+        `follows_inputs`.)
         """
         begun = self.checkpoints / BEGUN
-        if begun.is_file() and any(self.checkpoints.glob("*/step-*")):
-            if changes := list(differences(read_json(begun), self._decided_by)):
+        found = [*self.checkpoints.glob("*/step-*"), *self.checkpoints.glob("parts/*.json")]
+        if begun.is_file() and found:
+            changes = list(differences(read_json(begun), self._decided_by))
+            if not changes:
+                return
+            if not follows_inputs:
                 raise StageError(
                     f"{self.folder} holds checkpoints that were made with other settings: "
                     f"{'; '.join(changes)}. Nothing was overwritten. Undo the change, choose "
                     f"another folder with --run, or start over: rayward align CONFIG --redo "
                     f"{self.name}"
                 )
-            return
         if self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
@@ -135,8 +156,10 @@ def begin(
     digests = given.digests(run.config, name)
     stage = Stage(run, name, fingerprint(settings), settings, digests)
     if not run.done(name):
-        stage.open()
+        stage.open(follows_inputs)
         return stage
+    # Of a try that ended between its manifest and their end.
+    shutil.rmtree(stage.checkpoints, ignore_errors=True)
     # `same` compares the settings of now only. One that only the manifest has (a replay, say) did
     # decide the result, unless it is known not to.
     absent_now = run.manifest(name)["settings"].keys() - settings.keys()

@@ -83,7 +83,7 @@ def evaluate(run: Run) -> dict[str, Any] | None:
         panel = EvaluationActors(run, folders[against], against, renderer, placement)
         try:
             with running(*panel.groups):
-                answers = panel.answer(stage.folder, folders, prompts)
+                answers = panel.answer(stage, folders, prompts)
                 curves = {
                     name: _curve(run, name, panel.judge) for name in ALGORITHMS if name in made
                 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from rayward.cluster.placement import Placement
 from rayward.configs.plan import asks_reward
 from rayward.configs.stages import has
 from rayward.data.model_files.hub_models import config_of
-from rayward.data.ragged import merge
+from rayward.data.ragged import Ragged, merge
 from rayward.data.records import Prompt
 from rayward.data.rollouts import Rollouts
 from rayward.pipelines.rows.prompts import fit_prompts
@@ -23,6 +23,7 @@ from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.metrics import Metrics
+from rayward.pipelines.run.stage import Stage
 from rayward.pipelines.scoring.judges import judge_of
 from rayward.pipelines.scoring.scorer import Scorer
 from rayward.pipelines.stages.comparison import Answers, largest_mismatch
@@ -41,7 +42,7 @@ class EvaluationActors:
         self.config, self.renderer, self.against = config, renderer, against
         self.judge = judge_of(run, renderer, placement)
         self.reward = Scorer(run, renderer, placement) if asks_reward(config) else None
-        self.engine_seats = seats("rollout")
+        self.engine_seats, self.connected = seats("rollout"), False
         # The engines read no weights of their own: each model's come by transfer, and are proved.
         self.rollout = self._engines(reference)
         self.engine_shape, temperature = shape(reference), config.evaluate.temperature
@@ -64,8 +65,11 @@ class EvaluationActors:
         config = self.config
         return RolloutGroup(path, config, config.resources.reference, False, self.engine_seats)
 
-    def answer(self, folder: Path, models: dict[str, str], prompts: list[Prompt]) -> Answers:
-        """One answer of every model to every prompt, with its KL and the engine's log-prob gap."""
+    def answer(self, stage: Stage, models: dict[str, str], prompts: list[Prompt]) -> Answers:
+        """One answer of every model to every prompt, with its KL and the engine's log-prob gap.
+
+        The answers of a model are a part of the stage, which a later try has.
+        """
         config = self.config
         ids = fit_prompts(prompts, self.renderer, config.rollout.max_new_tokens, Counter())[1]
         # `prepare` left only what fits, with the settings that it had.
@@ -75,24 +79,12 @@ class EvaluationActors:
                 "(--redo)"
             )
         answers: Answers = {}
-        with Metrics(folder, "evaluate", len(models), "model") as metrics:
+        with Metrics(stage.folder, "evaluate", len(models), "model") as metrics:
             for version, (name, path) in enumerate(models.items(), start=1):
-                self.candidate.call("load", path)
-                self._fit_engines(path, first=version == 1)
-                sent = self.candidate.call("send_weights", version)[0]
-                # Else an engine that kept the model before would give two models the same answers.
-                self.rollout.prove(sent["probe"], version)
-                rollouts = self.rollout.generate(
-                    ids,
-                    1,
-                    # By name, not by number: a model more leaves the answers of the others alone.
-                    (config.seed, "evaluate", name),
-                    self.renderer.stop_token_ids,
-                    config.evaluate.temperature,
-                    config.rollout.max_new_tokens,
+                answers[name] = stage.part(
+                    f"answers-{name}",
+                    partial(self._answers_of, name, path, version, prompts, ids),
                 )
-                rewards = self._rewards(rollouts, prompts)
-                answers[name] = self._describe(name, rollouts, prompts, rewards)
                 metrics.log(
                     version,
                     {
@@ -103,16 +95,37 @@ class EvaluationActors:
                 )
         return answers
 
-    def _fit_engines(self, path: str, first: bool) -> None:
+    def _answers_of(
+        self, name: str, path: str, version: int, prompts: list[Prompt], ids: Ragged
+    ) -> list[dict[str, Any]]:
+        config = self.config
+        self.candidate.call("load", path)
+        self._fit_engines(path)
+        sent = self.candidate.call("send_weights", version)[0]
+        # Else an engine that kept the model before would give two models the same answers.
+        self.rollout.prove(sent["probe"], version)
+        rollouts = self.rollout.generate(
+            ids,
+            1,
+            # By name, not by number: a model more leaves the answers of the others alone.
+            (config.seed, "evaluate", name),
+            self.renderer.stop_token_ids,
+            config.evaluate.temperature,
+            config.rollout.max_new_tokens,
+        )
+        rewards = self._rewards(rollouts, prompts)
+        return self._describe(name, rollouts, prompts, rewards)
+
+    def _fit_engines(self, path: str) -> None:
         """Let the engines be of the model's kind: one that is given may have another shape."""
         if (kind := shape(path)) != self.engine_shape:
             # The new engines are in no group of `self.groups`: who started those stops these.
             self.rollout.stop()
             self.rollout = self._engines(path)
             self.rollout.ready()
-        elif not first:
+        elif self.connected:
             return
-        self.engine_shape = kind
+        self.engine_shape, self.connected = kind, True
         # The way of the weights is between these processes: opened once, and anew for new engines.
         self.candidate.call("connect", self.rollout.actors, self.rollout.backend)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,17 +74,27 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
     sample = config.sample
     longest = config.rollout.max_new_tokens
     prompts, ids = fit_prompts(prompts, renderer, longest, Counter(), repeated=True)
-    # Training comes after these actors are gone, and has places of its own.
-    table = {name: role for name, role in roles(config, "sample").items() if name != "train"}
     rows: list[dict[str, Any]] = []
     warned = False
     batches = range(0, len(prompts), PROMPTS_PER_BATCH)
+    # Those of a try before; a part of its own each, since drawing may take days.
+    names = [f"draw-{number:05d}" for number in range(len(batches))]
+    first = next((number for number, name in enumerate(names) if not stage.kept(name)), len(names))
+    kept = [stage.part(name, list) for name in names[:first]]
+    if kept:
+        print(f"   sample: {first} of {len(names)} batches are drawn already", flush=True)
+        rows = [row for batch_rows in kept for row in batch_rows]
+    if first == len(names):
+        return rows
+    figures = [{"step": number, **batch_figures(kept[number])} for number in range(first)]
+    # Training comes after these actors are gone, and has places of its own.
+    table = {name: role for name, role in roles(config, "sample").items() if name != "train"}
     with (
         Placement(table, config.cluster, config) as placement,
         _actors(stage, renderer, placement) as (rollout, reward),
-        Metrics(stage.folder / "draw", "draw", len(batches), "batch") as metrics,
+        Metrics(stage.folder / "draw", "draw", len(batches), "batch", figures) as metrics,
     ):
-        for number, start in enumerate(batches):
+        for number, start in list(enumerate(batches))[first:]:
             # In batches for the bar and the warning; a seed of each, so that all batches differ.
             batch = np.arange(start, min(start + PROMPTS_PER_BATCH, len(prompts)))
             rollouts = rollout.generate(
@@ -96,7 +107,8 @@ def draw(stage: Stage, prompts: list[Prompt], renderer: Renderer) -> list[dict[s
             )
             batch_prompts = [prompts[i] for i in batch]
             scored = rollouts.with_columns(scores=reward.score(rollouts, batch_prompts))
-            batch_rows = list(pick_best(scored, batch_prompts, renderer, sample.samples_per_prompt))
+            picked = pick_best(scored, batch_prompts, renderer, sample.samples_per_prompt)
+            batch_rows = stage.part(names[number], partial(list, picked))
             rows += batch_rows
             shown = ("mean_score", "best_score", "finished_share")
             metrics.log(number, batch_figures(batch_rows), shown)

@@ -13,24 +13,18 @@ from rayward.actors.training.resume import METRICS, read_lines
 from rayward.pipelines.run.signals import wishes
 from rayward.pipelines.run.stage import Stage
 
-RESUMABLE = ("sft", "reward", "dpo")
-"""Stages that do nothing but train."""
-
 
 class GoingOn:
     """What an earlier try of a training left: its last whole checkpoint, and the metrics up to
     it.
 
     `step`: the optimizer steps that are done; 0 where there is no checkpoint. `place`: for the
-    workers; None where the stage cannot go on.
+    workers.
     """
 
     def __init__(self, stage: Stage, folder_name: str, title: str, steps: int) -> None:
-        self.place: CheckpointPlace | None = None
         self.step = 0
         self.rows: list[dict[str, Any]] = []
-        if stage.name not in RESUMABLE:
-            return
         settings = stage.run.config.checkpoint
         folder = stage.checkpoints_of(folder_name or "model").resolve()
         latest, broken = Checkpoints(folder, settings.keep).latest()
@@ -52,9 +46,6 @@ class GoingOn:
     @contextmanager
     def asked(self) -> Iterator[None]:
         """Signals reach the workers as a file."""
-        if self.place is None:
-            yield
-            return
         path = Path(self.place.asked)
 
         def ask(stop: bool) -> None:
