@@ -14,12 +14,16 @@ class Unanswered(TimeoutError):
 
 
 def wait_for(
-    calls: Sequence[ray.ObjectRef], timeout_s: float, too_late: Callable[[str], Exception]
+    calls: Sequence[ray.ObjectRef],
+    timeout_s: float,
+    too_late: Callable[[list[int]], Exception],
+    moved: Callable[[list[int]], bool] | None = None,
 ) -> list[Any]:
     """Results in the order of the calls.
 
     Raises the first error that a call ends with, without waiting for the others (which may hang
-    because of it), or `too_late(numbers of the late calls)` after `timeout_s` seconds.
+    because of it), or `too_late(numbers of the late calls)` after `timeout_s` seconds. The time
+    begins anew where one of those has `moved`: what works is waited for.
     """
     # One deadline for all calls: it does not begin anew with each that is done.
     deadline = time.monotonic() + timeout_s
@@ -30,8 +34,11 @@ def wait_for(
             pending, num_returns=1, timeout=max(0.0, deadline - time.monotonic())
         )
         if not ready:
-            late = (str(number) for number, call in enumerate(calls) if call in pending)
-            raise too_late(", ".join(late))
+            late = [number for number, call in enumerate(calls) if call in pending]
+            if moved and moved(late):
+                deadline = time.monotonic() + timeout_s
+                continue
+            raise too_late(late)
         # For its error. A rank that fails leaves the others waiting in a collective, so waiting for
         # all calls first would end in their timeout and hide the cause.
         ray.get(ready)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import ray
 
+from rayward.actors import pulse
 from rayward.actors.calls import Unanswered, wait_for
 from rayward.actors.critic import Critic
 from rayward.actors.policy import Policy
@@ -59,6 +60,8 @@ class Group:
                 remote.options(scheduling_strategy=seat).remote(*arguments, rank)
                 for rank, seat in enumerate(seats)
             ]
+            for actor in self.actors:  # as soon as its constructor is through
+                actor.__ray_call__.remote(pulse.start)
         except BaseException:  # of arguments that cannot be sent
             if self.own:
                 self.own.remove()
@@ -71,20 +74,34 @@ class Group:
     def finish(self, calls: Sequence[ray.ObjectRef], timeout_s: float | None = None) -> list[Any]:
         """Results of `begin`, in rank order; `timeout_s` None: cluster.call_timeout_s.
 
-        Raises TimeoutError that names the late ranks, or the first error of a rank.
+        A call may take longer while its process is seen to work. Raises TimeoutError that names the
+        late ranks and where they are, or the first error of a rank.
         """
         limit = timeout_s or self.cluster.call_timeout_s
         is_start = timeout_s == self.cluster.start_timeout_s
         setting = "start_timeout_s" if is_start else "call_timeout_s"
 
-        def too_late(ranks: str) -> TimeoutError:
-            kind = TimeoutError if is_start else Unanswered
-            return kind(
-                f"{self.name} {ranks} did not answer within {limit:.0f} s; if only slow, raise "
+        def too_late(ranks: list[int]) -> TimeoutError:
+            if is_start:
+                late = ", ".join(map(str, ranks))
+                return TimeoutError(
+                    f"{self.name} {late} did not answer within {limit:.0f} s; if only slow, raise "
+                    f"cluster.{setting}"
+                )
+            return Unanswered(
+                f"{self.watch(ranks).told()}: no answer within {limit:.0f} s; if only slow, raise "
                 f"cluster.{setting}"
             )
 
-        return wait_for(calls, limit, too_late)
+        def moved(ranks: list[int]) -> bool:
+            return not is_start and self.watch(ranks).moved(limit)
+
+        return wait_for(calls, limit, too_late, moved)
+
+    def watch(self, ranks: Iterable[int]) -> pulse.Watch:
+        """The signs of life of these ranks."""
+        ids = {f"{self.name} {rank}": self.actors[rank]._actor_id.hex() for rank in ranks}
+        return pulse.Watch(ids)
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """`begin` and `finish`."""
@@ -101,6 +118,7 @@ class Group:
         # Killed, not asked: an actor that waits in a collective would never come to an answer.
         for actor in self.actors:
             ray.kill(actor)
+            pulse.forget(actor._actor_id.hex())
         if self.own:
             self.own.remove()
 

@@ -112,7 +112,7 @@ class RolloutGroup(Group):
         # By prompt, so that all samples of one meet the same engine and its prefix cache. Which
         # engine has a request changes no token of it: its seed is its own.
         engine_of = requests.prompt_index % len(self.actors)
-        streams = []
+        streams, engines = [], []
         rows_of: dict[int, list[np.ndarray]] = {
             part: [] for part in dict.fromkeys(requests.part_of.tolist())
         }
@@ -125,6 +125,7 @@ class RolloutGroup(Group):
                 share = rows[requests.part_of[rows] == part]
                 if len(share):
                     shares.append(share)
+            engines.append(engine)
             generate = actor.generate.options(num_returns="streaming")
             streams.append(
                 generate.remote(
@@ -138,7 +139,12 @@ class RolloutGroup(Group):
                     span_name,
                 )
             )
-        return Generation(streams, rows_of, self.cluster.call_timeout_s)
+        return Generation(
+            streams,
+            rows_of,
+            self.cluster.call_timeout_s,
+            lambda numbers: self.watch([engines[number] for number in numbers]),
+        )
 
 
 @dataclass(frozen=True)

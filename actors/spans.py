@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from rayward.actors.pulse import tick
+
 Span = tuple[str, float, float]
 """Name, start and end, in seconds since the epoch by the clock of the machine."""
 
@@ -21,9 +23,11 @@ class Timed:
         """Everything under it is work called `name`."""
         # Not the monotonic clock: spans of several processes stand on one timeline.
         started_at = time.time()
+        tick()
         try:
             yield
         finally:
+            tick()
             self.spans.append((name, started_at, time.time()))
 
     def take_spans(self) -> list[Span]:

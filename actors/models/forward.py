@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rayward.actors.models.heads import last_tokens, response_tokens
+from rayward.actors.pulse import tick
 from rayward.data.packing import plan_micro_batches, plan_packs
 from rayward.data.ragged import Ragged, Shard
 from rayward.data.rollouts import Rollouts
@@ -122,5 +123,6 @@ def collect(results: Iterable[tuple[list[int], Tensor]], lengths: np.ndarray) ->
         all_rows += rows
         # Here and not in the end, so that a generator's results leave the GPU one by one.
         flat.append(values.float().cpu().numpy())
+        tick()
     rows_B = np.array(all_rows, dtype=np.int64)
     return Shard(rows_B, Ragged(np.concatenate(flat), lengths[rows_B]))

@@ -5,13 +5,14 @@ they are complete.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import ray
 
 from rayward.actors.calls import Unanswered
+from rayward.actors.pulse import Watch
 from rayward.data.rollouts import Rollouts, concatenated, gather
 
 
@@ -23,11 +24,14 @@ class Generation:
         streams: Sequence[ray.ObjectRefGenerator],
         rows_of: dict[int, list[np.ndarray]],
         timeout_s: float,
+        watch: Callable[[list[int]], Watch],
     ):
         """`streams`: what `RolloutEngine.generate` sends, of engine 0, 1, ...; `rows_of`: of each
-        part, the rows of the request that every engine with a share in it has, in that order.
+        part, the rows of the request that every engine with a share in it has, in that order;
+        `watch`: the signs of life of engines.
         """
         self.streams, self.rows_of, self.timeout_s = streams, rows_of, timeout_s
+        self.watch = watch
         # Ray's streams are told apart by identity.
         self.engine_of = {id(stream): engine for engine, stream in enumerate(streams)}
         self.started_at = time.time()
@@ -52,9 +56,11 @@ class Generation:
             # Ready is a stream whose next item exists; `ray.get` below brings it here.
             ready, _ = ray.wait(running, num_returns=1, timeout=self.timeout_s, fetch_local=False)
             if not ready:
-                late = ", ".join(str(self.engine_of[id(stream)]) for stream in running)
+                watch = self.watch([self.engine_of[id(stream)] for stream in running])
+                if watch.moved(self.timeout_s):
+                    continue
                 raise Unanswered(
-                    f"rollout {late} sent no answers for {self.timeout_s:.0f} s; if only slow, "
+                    f"{watch.told()}: no answers for {self.timeout_s:.0f} s; if only slow, "
                     "raise cluster.call_timeout_s or generate fewer tokens"
                 )
             stream = ready[0]

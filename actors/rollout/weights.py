@@ -21,7 +21,7 @@ from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, TrainerInitInfo, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from rayward.actors.calls import wait_for
+from rayward.actors.calls import Unanswered, wait_for
 from rayward.actors.models.forward import RankContext
 from rayward.actors.models.saved import as_saved
 from rayward.actors.process import workers_per_engine
@@ -114,8 +114,8 @@ class EngineClient:
         return wait_for(
             calls,
             remaining_s,
-            lambda late: TimeoutError(
-                f"weight transfer: rollout engine {late} did not finish {method} within "
+            lambda late: Unanswered(
+                f"weight transfer: rollout engine {', '.join(map(str, late))} did not finish {method} within "
                 f"{self.timeout_s:.0f} s"
             ),
         )

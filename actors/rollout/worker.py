@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rayward.actors.pulse import tick
 from rayward.actors.spans import Timed
 from rayward.cluster.interfaces import use_own_interface
 from rayward.configs.schema import Config
@@ -102,6 +103,7 @@ class RolloutEngine(Timed):
             outputs: dict[int, CompletionOutput] = {}
             try:
                 while self.llm.llm_engine.has_unfinished_requests():
+                    tick()
                     # `enqueue` asks for final outputs only: each request comes once, complete.
                     for request in self.llm.llm_engine.step():
                         row = row_of.pop(request.request_id)

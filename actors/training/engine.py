@@ -28,6 +28,7 @@ from rayward.actors.models.load import probe, save_model
 from rayward.actors.models.lora import adapted_layers, merged, plain_name
 from rayward.actors.models.pretrained import DTYPES
 from rayward.actors.models.saved import saved_buffers
+from rayward.actors.pulse import tick
 from rayward.algorithms.schedule import learning_rate_factor
 from rayward.configs.sections.training import Updates
 
@@ -166,6 +167,7 @@ class TrainEngine:
             # Also for an empty micro-batch: its backward takes part in the others' reduction.
             self.engine.backward(loss_sum * loss_factor)
             totals["loss_sum"] += float(loss_sum.detach())
+            tick()
             for name, value in sums.items():
                 if name.endswith("_max"):
                     totals[name] = max(totals.get(name, value), value)

@@ -19,6 +19,7 @@ from rayward.actors.models.attention import attend_to_packs
 from rayward.actors.models.forward import packed_inputs, weighted_inputs
 from rayward.actors.models.lean import skip_unread
 from rayward.actors.models.load import load_policy
+from rayward.actors.pulse import tick
 from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.actors.training.job import Job
 from rayward.actors.training.resume import Resume
@@ -75,6 +76,7 @@ def sft_loop(job: Job) -> None:
             total = 0.0
             for rows in cut(heldout.ids.lengths, job.optimizer.micro_batch_tokens):
                 total += float(loss(module, rows, heldout)[0])
+                tick()
             return total
 
         # Each rank has the sum of its own micro-batches; the weights are those of all rows.

@@ -1,0 +1,131 @@
+"""Signs of life: a process tells every few seconds how far its work has come, and where it is.
+
+A call that takes long is not one that hangs. Work calls `tick` at each small piece; a thread of the
+process writes the count to Ray's key-value store, which answers while the process is busy. Whoever
+waits for it looks there when it is late.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+EVERY_S, SILENT_S = 2.0, 20.0
+"""Seconds between two signs, and after which a process is taken for silent."""
+PREFIX = "rayward-pulse-"
+_ticks = 0
+_keys: set[str] = set()
+
+
+def tick() -> None:
+    """A piece of work is done: a micro-batch, an engine's step, a tensor written."""
+    global _ticks
+    _ticks += 1
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a process last told of itself."""
+
+    ticks: int
+    at: float
+    """When, in seconds since the epoch."""
+    moved_at: float
+    """When the count had last changed."""
+    where: str
+    """The innermost lines that its main thread was in, and its process."""
+
+
+def start(_: Any = None, key: str = "") -> None:
+    """Tell of this process from now on: under a name, or that of the actor it is."""
+    import ray
+
+    key = key or ray.get_runtime_context().get_actor_id() or ""
+    if key not in _keys:
+        _keys.add(key)
+        threading.Thread(target=_tell, args=(key,), daemon=True, name="pulse").start()
+
+
+def _tell(key: str) -> None:
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    known, moved_at = -1, time.time()
+    while True:
+        if _ticks != known:
+            known, moved_at = _ticks, time.time()
+        beat = [known, time.time(), moved_at, _where()]
+        with suppress(Exception):  # of a cluster that ends, or is not to be reached now
+            _internal_kv_put(PREFIX + key, json.dumps(beat), overwrite=True)
+        time.sleep(EVERY_S)
+
+
+def _where() -> str:
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    ours = _first(frame, "rayward") or _first(frame, "")
+    inner = _first(frame, "")
+    lines = dict.fromkeys(filter(None, (ours, inner)))
+    return f"in {', '.join(lines)} (process {os.getpid()} on {socket.gethostname()})"
+
+
+def _first(frame: FrameType | None, part: str) -> str:
+    """The innermost line of a file with `part` in its module's name."""
+    while frame:
+        if frame.f_globals.get("__name__", "").startswith(part):
+            code = frame.f_code
+            return f"{code.co_name} ({Path(code.co_filename).name}:{frame.f_lineno})"
+        frame = frame.f_back
+    return ""
+
+
+def read(key: str) -> Beat | None:
+    """The last sign of a process; None of one that has given none."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    told = _internal_kv_get(PREFIX + key)
+    return Beat(*json.loads(told)) if told else None
+
+
+def forget(key: str) -> None:
+    """Its process is ended."""
+    from ray.experimental.internal_kv import _internal_kv_del
+
+    _internal_kv_del(PREFIX + key)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Of processes that somebody waits for: whether one moves, and what each does."""
+
+    keys: dict[str, str]
+    """By the name that is told, `policy 1` say."""
+
+    def moved(self, within_s: float) -> bool:
+        """Whether one has done a piece of work in the last `within_s` seconds, and still tells."""
+        beats = [beat for key in self.keys.values() if (beat := read(key))]
+        now = time.time()
+        # By the process's own clock; that of another host may be some seconds away.
+        return any(
+            beat.at - beat.moved_at < within_s and now - beat.at < SILENT_S for beat in beats
+        )
+
+    def told(self) -> str:
+        """A sentence each: since when, and where."""
+        return "; ".join(f"{name} {_sentence(read(key))}" for name, key in self.keys.items())
+
+
+def _sentence(beat: Beat | None) -> str:
+    if beat is None:
+        return "has given no sign of life"
+    silent_s = time.time() - beat.at
+    if silent_s > SILENT_S:
+        return f"has been silent for {silent_s:.0f} s, when it was {beat.where}"
+    return f"has not moved for {beat.at - beat.moved_at:.0f} s, {beat.where}"
