@@ -115,8 +115,8 @@ class EngineClient:
             calls,
             remaining_s,
             lambda late: Unanswered(
-                f"weight transfer: rollout engine {', '.join(map(str, late))} did not finish {method} within "
-                f"{self.timeout_s:.0f} s"
+                f"weight transfer: rollout engine {', '.join(map(str, late))} did not finish "
+                f"{method} within {self.timeout_s:.0f} s"
             ),
         )
 
