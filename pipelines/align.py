@@ -24,6 +24,7 @@ from rayward.pipelines.run.machine import on_machine, planned
 from rayward.pipelines.run.memory import PeakMemory
 from rayward.pipelines.run.models_named import fetch, pinned
 from rayward.pipelines.run.retries import Retries
+from rayward.pipelines.run.stage import BEFORE
 
 
 def align(
@@ -141,13 +142,22 @@ def stage_of(name: str) -> Callable[..., dict[str, Any] | None]:
 
 
 def forget(run: Run, redo: Sequence[str]) -> None:
-    """Remove the parts in `redo` and all that follows from them."""
+    """Take away the parts in `redo` and all that follows from them.
+
+    A whole one is moved aside (BEFORE), and stays there until the new one is whole.
+    """
     gone = [name for name in INPUTS if any(name in followers(part) for part in redo)]
     # What follows goes first: killed in between, nothing is left that was made from what is gone.
     for name in reversed(gone):
-        if (run.folder / name).exists():
-            print(f"removing {run.folder / name} to make it again")
-            shutil.rmtree(run.folder / name)
+        folder, aside = run.folder / name, run.folder / BEFORE / name
+        if run.done(name):
+            print(f"{folder} is made again; until that is whole, it is kept in {aside}")
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            folder.rename(aside)
+        elif folder.exists():
+            print(f"removing {folder}, which is not whole, to make it again")
+            shutil.rmtree(folder)
     # The folder of the algorithms is no part itself; empty it would look like one.
     if (run.folder / "rl").is_dir() and not any((run.folder / "rl").iterdir()):
         (run.folder / "rl").rmdir()

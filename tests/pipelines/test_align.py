@@ -75,7 +75,13 @@ def test_redo_removes_that_stage_and_what_follows_from_it(
     assert all(
         (run.folder / name).is_file() for name in ("config.yaml", "summary.json", "notes.txt")
     )
+    aside = run.folder / ".before"
+    gone = {name for name in PARTS if name not in left}
+    assert {name for name in PARTS if (aside / name / "manifest.json").is_file()} == gone
     forget(run, parse_redo(text))  # what is gone already is no error
+    again = sorted(gone)[0]
+    finish(run, again)
+    assert run.done(again) and not (aside / again).exists()
 
 
 def test_redo_of_what_the_command_does_not_make_again_is_refused(run: Run) -> None:
