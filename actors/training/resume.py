@@ -125,27 +125,51 @@ class Resume:
             self.write(validation)
 
     def write(self, validation: Validation) -> None:
-        """Write a checkpoint of this step. A collective."""
+        """Write a checkpoint of this step, or tell why there is none. A collective."""
         if self.made is None or self._written_step == self.engine.steps_done:
             return
         # Whoever reads the checkpoint has the metrics of all steps up to it.
         self.reporter.flush()
         started_at, step = time.monotonic(), self.engine.steps_done
-        if self.rank == 0:
-            self.made.new(step)
-        torch.distributed.barrier()
         place = self.made.writing(step)
+        # Ranks agree after each of them: none may wait in the next for one that has failed.
+        for part in (
+            lambda: self._open(step),
+            lambda: self._write_own(place, validation),
+            lambda: self._complete(step),
+        ):
+            if reason := self._failed(part):
+                told = {"step": step, "failed": reason}
+                break
+        else:
+            told = {"step": step, "seconds": time.monotonic() - started_at}
+        self.reporter.tell({"checkpoint": told})
+        self._written_at, self._written_step = time.monotonic(), step
+
+    def _open(self, step: int) -> None:
+        if self.rank == 0 and self.made:
+            self.made.new(step)
+
+    def _write_own(self, place: Path, validation: Validation) -> None:
         self.engine.save_state(place)
         with (place / f"validation-{self.rank}.pkl").open("wb") as file:
             pickle.dump(validation.state(), file)
         if self.rank == 0:
             np.savez(place / KNOWN, allow_pickle=False, **self._known)
             write_lines(place / METRICS, self.reporter.history)
-        torch.distributed.barrier()
-        if self.rank == 0:
-            layout = {"ranks": self.engine.world_size, "zero_stage": self.engine.zero_stage}
-            self.made.complete(step, layout)
-            seconds = time.monotonic() - started_at
-            self.reporter.tell({"checkpoint": {"step": step, "seconds": seconds}})
-        torch.distributed.barrier()
-        self._written_at, self._written_step = time.monotonic(), step
+
+    def _complete(self, step: int) -> None:
+        if self.rank == 0 and self.made:
+            self.made.complete(step, {})
+
+    def _failed(self, part: Callable[[], None]) -> str:
+        """Why a part of a checkpoint could not be written by some rank; "" where all have. A
+        collective.
+        """
+        reason = ""
+        try:
+            part()
+        except (OSError, ValueError) as error:
+            reason = str(error)
+        failed = add_over_ranks(torch.tensor([float(bool(reason))], dtype=torch.float64))
+        return (reason or "another rank could not write") if bool(failed) else ""

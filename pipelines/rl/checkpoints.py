@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from tqdm import tqdm
+
 from rayward.actors.checkpoints import Checkpoints
 from rayward.actors.group import TrainingGroup
 from rayward.actors.rollout.generation import Arrived
@@ -101,15 +103,30 @@ class RlCheckpoints:
         """
         if not self._due(done):
             return
-        started_at = time.monotonic()
-        place, self.writing = self.made.new(done), done
+        started_at, self.writing = time.monotonic(), done
         calls = {}
-        for name, group in learners.items():
-            (place / name).mkdir()
-            calls[name] = group.begin("save_state", str(place / name))
-        for name, pending in calls.items():
-            learners[name].finish(pending)
+        try:
+            place = self.made.new(done)
+            for name, group in learners.items():
+                (place / name).mkdir()
+                calls[name] = group.begin("save_state", str(place / name))
+            for name, pending in calls.items():
+                learners[name].finish(pending)
+        except OSError as error:
+            if isinstance(error, TimeoutError):  # a rank that hangs, and not its disk
+                raise
+            self._give_up(error)
         self.waited_s += time.monotonic() - started_at
+
+    def _give_up(self, error: Exception) -> None:
+        """It costs this checkpoint, and no more."""
+        # Ray keeps the worker's own error, whose text is no traceback, in `cause`.
+        reason = getattr(error, "cause", None) or error
+        tqdm.write(
+            f"   {self.stage.name}: no checkpoint after iteration {self.writing}, the one before "
+            f"stays: {reason}"
+        )
+        self.written_at, self.writing, self.wish = time.monotonic(), 0, False
 
     def _due(self, done: int) -> bool:
         settings, since_s = self.settings, time.monotonic() - self.written_at
@@ -124,23 +141,22 @@ class RlCheckpoints:
     def complete(
         self, state: Mapping[str, Any], history: list[dict[str, Any]], in_flight: Arrived | None
     ) -> None:
-        """End of the iteration: add the driver's part. KeyboardInterrupt where a signal asked
-        for the end.
-        """
-        started_at, done = time.monotonic(), self.writing
-        place = self.made.writing(done)
-        (place / DRIVER).write_text(json.dumps(state), encoding="utf-8")
-        with (place / METRICS).open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in history)
-        if in_flight:
-            with (place / IN_FLIGHT).open("wb") as binary:
-                pickle.dump(in_flight, binary)
-        self.made.complete(done, {})
+        """At the end of the iteration: add the driver's part."""
+        started_at, place = time.monotonic(), self.made.writing(self.writing)
+        try:
+            (place / DRIVER).write_text(json.dumps(state), encoding="utf-8")
+            with (place / METRICS).open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in history)
+            if in_flight:
+                with (place / IN_FLIGHT).open("wb") as binary:
+                    pickle.dump(in_flight, binary)
+            self.made.complete(self.writing, {})
+        except (OSError, ValueError) as error:
+            self._give_up(error)
+        else:
+            self.written, self.writing, self.wish = self.written + 1, 0, False
+            self.written_at = time.monotonic()
         self.waited_s += time.monotonic() - started_at
-        self.written, self.writing, self.wish = self.written + 1, 0, False
-        self.written_at = time.monotonic()
-        if self.stop:
-            raise KeyboardInterrupt
 
     def tell(self) -> None:
         """Say what they cost."""

@@ -142,6 +142,8 @@ class OnlineTraining:
                 metrics.log(iteration, line, ("score", "kl", "length"))
                 if self.checkpoints.writing:
                     self._checkpoint(iteration + 1)
+                if self.checkpoints.stop:
+                    raise KeyboardInterrupt
                 # After the line is written, which shows why the stage stopped.
                 self.monitor.check_patience()
         tokenizer = self.stage.run.folder / "prepare" / "tokenizer"

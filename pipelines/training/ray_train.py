@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from queue import Empty
 from typing import TYPE_CHECKING, Any
@@ -98,8 +98,7 @@ def train(
             if "doing" in message:
                 metrics.doing(message["doing"])
             elif "checkpoint" in message:
-                written = message["checkpoint"]
-                metrics.doing(f"checkpoint of {written['step']}: {written['seconds']:.1f} s")
+                metrics.doing(checkpoint_text(message["checkpoint"]))
             elif "step" in message:
                 step = message.pop("step")
                 metrics.log(step, message, show)
@@ -116,6 +115,13 @@ def train(
     if job.keep == "best":
         reports["last"] = step_metrics[reports["kept"][0]["kept_step"]]
     return reports
+
+
+def checkpoint_text(told: Mapping[str, Any]) -> str:
+    """What the workers tell of a checkpoint, in words."""
+    if "failed" in told:
+        return f"no checkpoint of {told['step']}, the one before stays: {told['failed']}"
+    return f"checkpoint of {told['step']}: {told['seconds']:.1f} s"
 
 
 def messages(
