@@ -46,6 +46,13 @@ from rayward.configs.sections.algorithms import (
 from rayward.configs.sections.rl import Rl
 from rayward.data.rollouts import Rollouts
 
+LARGEST = 1e15
+"""Of a reward: sums of squares of larger ones leave the range of fp32, and teach nothing."""
+
+
+class MismatchError(RuntimeError):
+    """An engine that holds the trainer's weights does not run the trainer's model."""
+
 
 @dataclass
 class RewardShaper:
@@ -121,6 +128,7 @@ def estimate_advantages(
     policy_N = torch.from_numpy(rollouts.policy_logprobs)
     lengths = rollouts.responses.lengths.tolist()
     shaped_B = shaper.shaped(scores_B, lengths, torch.from_numpy(rollouts.finished), rl)
+    _check_size(shaped_B, scores_B)
     kl_N = torch.zeros(len(policy_N))
     kl_figures = {}
     if rollouts.reference_logprobs is not None:
@@ -161,6 +169,17 @@ def estimate_advantages(
     if returns_N is not None:
         columns["returns"] = returns_N.float().numpy()
     return rollouts.with_columns(**columns), measures
+
+
+def _check_size(shaped_B: Tensor, scores_B: Tensor) -> None:
+    """FloatingPointError for rewards that fp32 cannot square."""
+    # Not `>`, which a NaN would pass.
+    if not float(shaped_B.abs().max()) < LARGEST:
+        raise FloatingPointError(
+            f"rewards up to {float(shaped_B.abs().max()):.3g} (scores from "
+            f"{float(scores_B.min()):.3g} to {float(scores_B.max()):.3g}) are too large to compare "
+            f"in fp32, which would train nothing: set rl.reward_clip, or mend the source of reward"
+        )
 
 
 def _critic_figures(values_N: Tensor, returns_N: Tensor) -> dict[str, float]:
@@ -259,7 +278,7 @@ def trains_policy(rl: Rl, with_critic: bool, iteration: int, measures: Mapping[s
 
 
 def check_mismatch(gaps: Mapping[str, float], config: Config) -> None:
-    """RuntimeError where an engine that holds the trainer's weights does not run the trainer's
+    """MismatchError where an engine that holds the trainer's weights does not run the trainer's
     model.
 
     `gaps` as `gap` gives them, of responses that were sampled with these weights.
@@ -267,7 +286,7 @@ def check_mismatch(gaps: Mapping[str, float], config: Config) -> None:
     allowed = max_mismatch(config)
     # Not `>`: NaN has to fail too.
     if not gaps["mismatch_mean"] <= allowed:
-        raise RuntimeError(
+        raise MismatchError(
             f"trainer and rollout log-probs of a token differ by {gaps['mismatch_mean']:.3g} "
             f"nats on the average, more than {allowed} (rl.max_mismatch): the engine does not run "
             "the trainer's model"

@@ -40,12 +40,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from rayward.cluster.connect import connect
 from rayward.configs.plan import inputs
 from rayward.configs.summary import arithmetic_lines
+from rayward.data import rollout_file
 from rayward.data.records import Prompt
 from rayward.data.rollouts import Rollouts
 from rayward.pipelines.rl.advantages import (
+    MismatchError,
     RewardShaper,
     check_mismatch,
     estimate_advantages,
@@ -124,6 +128,7 @@ class OnlineTraining:
         before_s = checkpoints.state.get("seconds", 0.0)
         self.record = IterationWriter(stage, actors, checkpoints.history, before_s)
         self.shaper = RewardShaper.of(self.config, algorithm)
+        self.batch: tuple[Rollouts, list[Prompt]] | None = None
         self.replays = isinstance(sampler, Replay)
         # A replay has nothing to sample ahead, and runs in the order of sync.
         self.samples_ahead = self.rl.mode == "one_step_off" and not self.replays
@@ -138,7 +143,11 @@ class OnlineTraining:
             Metrics(self.stage.folder, self.algorithm, self.rl.iterations, "iter", kept) as metrics,
         ):
             for iteration in range(self.checkpoints.done, self.rl.iterations):
-                line = self._iterate(iteration)
+                try:
+                    line = self._iterate(iteration)
+                except (FloatingPointError, MismatchError):
+                    self._keep_batch(iteration)
+                    raise
                 metrics.log(iteration, line, ("score", "kl", "length"))
                 if self.checkpoints.writing:
                     self._checkpoint(iteration + 1)
@@ -162,6 +171,7 @@ class OnlineTraining:
         record = self.record
         record.start(iteration)
         prompts, fixed = self._sample(iteration)
+        self.batch = None
         rollouts, measures = self._score(prompts)
         staleness = self._staleness(rollouts, iteration)
         measures |= self._check_engines(rollouts, fixed, iteration, staleness)
@@ -203,6 +213,20 @@ class OnlineTraining:
             arrived = checkpoints.in_flight()
             self.sampler.restore(checkpoints.state["taken"], checkpoints.done, arrived)
 
+    def _keep_batch(self, iteration: int) -> None:
+        """Write the responses whose numbers ended the stage, for whoever looks for the reason."""
+        if self.batch is None:
+            return
+        rollouts, prompts = self.batch
+        folder = self.stage.folder / "failed"
+        folder.mkdir(exist_ok=True)
+        path = folder / f"{iteration:05d}.parquet"
+        rollout_file.write(path, rollouts, [prompt.id for prompt in prompts])
+        tqdm.write(
+            f"   the responses of iteration {iteration} are kept in {path}: --replay {folder} with "
+            "rl.iterations 1 trains on them alone"
+        )
+
     def _sample(self, iteration: int) -> tuple[list[Prompt], Rollouts | None]:
         """Sample the iteration's responses and hand them to the scorers; its prompts, and responses
         to the fixed prompts of the monitor where it is their turn.
@@ -237,6 +261,7 @@ class OnlineTraining:
     def _score(self, prompts: list[Prompt]) -> tuple[Rollouts, dict[str, Any]]:
         """Wait for all scorers; the rollouts with their advantages, and the figures so far."""
         rollouts, figures = self.record.timed("score", self.actors.scoring.collect, prompts)
+        self.batch = (rollouts, prompts)
         rollouts, measures = self.record.timed(
             "advantages", estimate_advantages, rollouts, self.config, self.algorithm, self.shaper
         )

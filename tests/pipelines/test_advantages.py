@@ -223,3 +223,33 @@ def test_the_critic_learns_alone_at_first_or_while_it_is_far_off(
         trains_policy(rl, True, iteration, {"value_loss": value_loss}) for iteration in (0, 1)
     ] == expected
     assert trains_policy(rl, False, 0, {}), "without a critic there is nothing to wait for"
+
+
+@pytest.mark.parametrize("score", [1e30, -1e16, 3e38])
+def test_rewards_that_fp32_cannot_square_are_told(rollouts, tiny_config, score) -> None:
+    config = tiny_config(rl={"algorithms": ["rloo"], "reward_clip": None})
+    large = rollouts.with_columns(scores=np.array([score, 1, 2, 3], np.float32))
+    with pytest.raises(FloatingPointError, match="are too large to compare in fp32, which would"):
+        estimate_advantages(large, config, "rloo", RewardShaper.of(config, "rloo"))
+    clipped = tiny_config(rl={"algorithms": ["rloo"], "reward_clip": 5.0})
+    made, _ = estimate_advantages(large, clipped, "rloo", RewardShaper.of(clipped, "rloo"))
+    assert made.advantages is not None and np.ptp(made.advantages) > 0
+
+
+def test_what_a_shaper_remembers_is_carried_on(rollouts, tiny_config) -> None:
+    config = tiny_config(
+        rl={
+            "algorithms": ["rloo"],
+            "reward_scaling": "std_then_clip",
+            "rloo": {"kl_coef": 0.1, "kl_target": 1.0},
+        }
+    )
+    first, second = RewardShaper.of(config, "rloo"), RewardShaper.of(config, "rloo")
+    estimate_advantages(rollouts, config, "rloo", first)
+    first.update_kl_coef(3.0, 4)
+    second.load_state_dict(first.state_dict())
+    for shaper in (first, second):
+        shaper.update_kl_coef(2.0, 4)
+    made = [estimate_advantages(rollouts, config, "rloo", shaper)[0] for shaper in (first, second)]
+    assert first.state_dict() == second.state_dict() and first.kl_coef != 0.1
+    assert np.array_equal(made[0].advantages, made[1].advantages)
