@@ -55,7 +55,7 @@ class RlCheckpoints:
             )
             self._cut_back()
         self.wish, self.stop = False, False
-        self.written_at, self.writing = time.monotonic(), 0
+        self.written_at, self.writing, self.last = time.monotonic(), 0, self.done
         self.written, self.waited_s = 0, 0.0
 
     def _cut_back(self) -> None:
@@ -101,8 +101,10 @@ class RlCheckpoints:
         """After the update of an iteration, the `done`-th: let the learners write, where it is time
         for a checkpoint.
         """
-        if not self._due(done):
-            return
+        if self._due(done):
+            self._begin(done, learners)
+
+    def _begin(self, done: int, learners: Mapping[str, TrainingGroup]) -> None:
         started_at, self.writing = time.monotonic(), done
         calls = {}
         try:
@@ -121,9 +123,9 @@ class RlCheckpoints:
     def _give_up(self, error: Exception) -> None:
         """It costs this checkpoint, and no more."""
         # Ray keeps the worker's own error, whose text is no traceback, in `cause`.
-        reason = getattr(error, "cause", None) or error
+        reason = str(getattr(error, "cause", None) or error).split("\n")[0]
         tqdm.write(
-            f"   {self.stage.name}: no checkpoint after iteration {self.writing}, the one before "
+            f"   {self.stage.name}: no checkpoint after {self.writing} iterations, the one before "
             f"stays: {reason}"
         )
         self.written_at, self.writing, self.wish = time.monotonic(), 0, False
@@ -154,9 +156,24 @@ class RlCheckpoints:
         except (OSError, ValueError) as error:
             self._give_up(error)
         else:
-            self.written, self.writing, self.wish = self.written + 1, 0, False
-            self.written_at = time.monotonic()
+            self.written, self.last = self.written + 1, self.writing
+            self.written_at, self.writing, self.wish = time.monotonic(), 0, False
         self.waited_s += time.monotonic() - started_at
+
+    def rescue(
+        self,
+        done: int,
+        learners: Mapping[str, TrainingGroup],
+        state: Mapping[str, Any],
+        history: list[dict[str, Any]],
+    ) -> None:
+        """A checkpoint out of turn, of learners that may be lost too: then there is none."""
+        try:
+            self._begin(done, learners)
+        except Exception as error:
+            self._give_up(error)
+        if self.writing:
+            self.complete(state, history, None)
 
     def tell(self) -> None:
         """Say what they cost."""

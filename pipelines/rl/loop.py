@@ -64,7 +64,7 @@ from rayward.pipelines.rl.responses import Replay, Sampler, replay_digest
 from rayward.pipelines.rl.rl_actors import RlActors
 from rayward.pipelines.rl.summary import summary
 from rayward.pipelines.rl.trace import write_trace
-from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.errors import StageError, of_infrastructure
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.metrics import Metrics
 from rayward.pipelines.run.stage import Stage, begin
@@ -129,6 +129,7 @@ class OnlineTraining:
         self.record = IterationWriter(stage, actors, checkpoints.history, before_s)
         self.shaper = RewardShaper.of(self.config, algorithm)
         self.batch: tuple[Rollouts, list[Prompt]] | None = None
+        self.updating = False
         self.replays = isinstance(sampler, Replay)
         # A replay has nothing to sample ahead, and runs in the order of sync.
         self.samples_ahead = self.rl.mode == "one_step_off" and not self.replays
@@ -143,10 +144,15 @@ class OnlineTraining:
             Metrics(self.stage.folder, self.algorithm, self.rl.iterations, "iter", kept) as metrics,
         ):
             for iteration in range(self.checkpoints.done, self.rl.iterations):
+                before = self._remembered()
                 try:
                     line = self._iterate(iteration)
                 except (FloatingPointError, MismatchError):
                     self._keep_batch(iteration)
+                    raise
+                except Exception as error:
+                    if of_infrastructure(error):
+                        self._keep_learners(iteration, before)
                     raise
                 metrics.log(iteration, line, ("score", "kl", "length"))
                 if self.checkpoints.writing:
@@ -168,7 +174,7 @@ class OnlineTraining:
 
     def _iterate(self, iteration: int) -> dict[str, Any]:
         """One iteration; its line of metrics."""
-        record = self.record
+        record, self.updating = self.record, False
         record.start(iteration)
         prompts, fixed = self._sample(iteration)
         self.batch = None
@@ -191,19 +197,32 @@ class OnlineTraining:
     def _checkpoint(self, done: int) -> None:
         """Add the driver's part to what the learners have written."""
         sampler, in_flight = self.sampler, None
-        state = {
-            "shaper": self.shaper.state_dict(),
-            "monitor": self.monitor.state_dict(),
-            "seconds": self.record.seconds,
-        }
         if isinstance(sampler, Sampler):
-            state["taken"] = sampler.stream.taken
             in_flight = sampler.settle()
             # Responses to the fixed prompts by the weights that the engines hold now: after a
             # restart they hold later ones, and the last iteration sends none.
             if in_flight and self._is_last(done):
                 sampler.add_fixed(self.monitor.sample_fixed(done))
-        self.checkpoints.complete(state, self.record.history, in_flight)
+        self.checkpoints.complete(self._remembered(), self.record.history, in_flight)
+
+    def _remembered(self) -> dict[str, Any]:
+        """What the driver goes on from, beside the history."""
+        return {
+            "shaper": self.shaper.state_dict(),
+            "monitor": self.monitor.state_dict(),
+            "seconds": self.record.seconds,
+            "taken": self.sampler.stream.taken if isinstance(self.sampler, Sampler) else 0,
+        }
+
+    def _keep_learners(self, iteration: int, before: dict[str, Any]) -> None:
+        """After an engine or a scorer was lost: a checkpoint of what stood `before` the iteration.
+
+        Only where the learners have not begun their update, and have their memory; with answers in
+        flight, whose engines may be the lost ones, the last checkpoint has to do.
+        """
+        apart = not self.samples_ahead and not self.actors.colocation.on
+        if apart and not self.updating and iteration > self.checkpoints.last:
+            self.checkpoints.rescue(iteration, self.actors.learners, before, self.record.history)
 
     def _restore(self, checkpoints: RlCheckpoints) -> None:
         """Remember what the driver of an earlier try did."""
@@ -299,7 +318,7 @@ class OnlineTraining:
         self, rollouts: Rollouts, iteration: int, staleness: int | None, measures: dict[str, Any]
     ) -> dict[str, Any]:
         """Train policy and critic, or the critic alone; the figures of the update."""
-        actors = self.actors
+        actors, self.updating = self.actors, True
         trains = trains_policy(self.rl, actors.critic is not None, iteration, measures)
         # The KL coefficient answers to a policy that moves; it acts from the next iteration on.
         if trains and "kl" in measures:

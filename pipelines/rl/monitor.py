@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -55,7 +56,8 @@ class Monitor:
 
     def state_dict(self) -> dict[str, Any]:
         """What it remembers from iteration to iteration."""
-        return {name: getattr(self, name) for name in STATE}
+        # Copies, since the next iteration adds to them.
+        return {name: copy(getattr(self, name)) for name in STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state_dict`."""
