@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,10 @@ CASES = {
     "sft2": Case("sft", "sft", ("sft.epochs=2", "resources.train.workers=2"), TRAIN, 2),
     "reward": Case("reward", "reward", ("reward.epochs=3",), TRAIN),
     "dpo": Case("dpo", "dpo", ("dpo.epochs=3",), TRAIN),
+    "sample": Case("sample", "sample", (), (("engine", "generate"), ("reward", "score"), *TRAIN)),
+    "evaluate": Case(
+        "evaluate", "evaluate", (), (("engine", "generate"), ("reference", "logprobs"), *DRIVER)
+    ),
     "ppo": Case(
         "rl", "rl/ppo", ("rl.algorithms=[ppo]", "rl.ppo.kl_target=0.01", *RL), ONLINE + CRITIC
     ),
@@ -87,7 +92,14 @@ CASES = {
     ),
 }
 KINDS = ("kill", "kill", "stop", "slow")
-EARLIER = {"sft": (), "reward": ("sft",), "dpo": ("sft",), "rl": ("sft", "reward")}
+EARLIER = {
+    "sft": (),
+    "reward": ("sft",),
+    "dpo": ("sft",),
+    "sample": ("sft", "reward"),
+    "rl": ("sft", "reward"),
+    "evaluate": ("sft", "reward", "sample"),
+}
 BY_CLOCK = {"metrics.jsonl", "spans.jsonl", "trace.json", "manifest.json", "README.md"}
 
 
@@ -209,15 +221,24 @@ class Chaos:
             shutil.rmtree(run, ignore_errors=True)
             run.mkdir(parents=True)
             self._link(case, run)
+            started_at = time.monotonic()
             subprocess.run(
                 self._command(case, run), check=True, timeout=1500, stdout=subprocess.DEVNULL
             )
+            (run.parent / f"{name}.txt").write_text(str(time.monotonic() - started_at))
         return run
 
     def _link(self, case: Case, run: Path) -> None:
         base = self.work / "base"
-        if not (base / "reward" / "manifest.json").is_file():
-            stages = ["align", str(TINY), "--run", str(base), "--stages", "prepare,sft,reward"]
+        if not (base / "sample" / "manifest.json").is_file():
+            stages = [
+                "align",
+                str(TINY),
+                "--run",
+                str(base),
+                "--stages",
+                "prepare,sft,reward,sample",
+            ]
             subprocess.run([*RAYWARD, *stages], check=True, timeout=1500)
         for stage in ("prepare", *EARLIER[case.command]):
             (run / stage).symlink_to(base / stage)
@@ -225,6 +246,27 @@ class Chaos:
     def _command(self, case: Case, run: Path) -> list[str]:
         settings = [part for one in (*ALWAYS, *case.settings) for part in ("--set", one)]
         return [*RAYWARD, case.command, str(TINY), "--run", str(run), *settings]
+
+    def killed(self, name: str, times: int) -> dict[str, Any]:
+        """A run of a case whose driver is killed so many times, at moments drawn over the time that
+        the undisturbed one takes; what is lost, doubled, different.
+        """
+        case, whole, run = CASES[name], self._whole(name), self.work / f"killed-{name}"
+        seconds = float((self.work / "whole" / f"{name}.txt").read_text())
+        shutil.rmtree(run, ignore_errors=True)
+        run.mkdir()
+        self._link(case, run)
+        random_ = random.Random(f"{self.seed}-{name}")
+        for _ in range(times):
+            with subprocess.Popen(
+                self._command(case, run), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as process:
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(random_.uniform(0.2, 1.0) * seconds)
+                process.kill()
+            time.sleep(2)
+        subprocess.run(self._command(case, run), check=True, timeout=1500)
+        return differences(case, whole, run)
 
     # ---- all of them
 

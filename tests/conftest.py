@@ -97,6 +97,7 @@ RAY_FILES = {
     "test_pulse.py",
     "test_proof.py",
     "test_ranked.py",
+    "test_chaos.py",
     "test_resume.py",
     "test_retries.py",
     "test_reward_eval.py",
