@@ -34,12 +34,14 @@ def test_six_faults_and_a_killed_driver_change_nothing(
 ) -> None:
     made = chaos.Chaos(link_base(road, tmp_path), seed=3, per_run=6)
     case = chaos.CASES["ppo"]
-    # By seed, but one of them is the driver's death for certain.
+    # By seed, but the last two are the driver's death, and its end by a signal.
     drawn = made._fault
-    last = {"role": "driver", "phase": "log", "kind": "kill", "nth": 2, "rank": None}
-    made._fault = lambda case, random_, index: (
-        {**last, "id": index, "after_s": 0.0} if index == 5 else drawn(case, random_, index)
-    )
+    driver = {"role": "driver", "rank": None, "after_s": 0.0}
+    certain = {
+        4: {**driver, "id": 4, "phase": "log", "nth": 2, "kind": "kill"},
+        5: {**driver, "id": 5, "phase": "record", "nth": 1, "kind": "term"},
+    }
+    made._fault = lambda case, random_, index: certain.get(index) or drawn(case, random_, index)
     made.one("ppo")
     (row,) = made.rows
     assert row["status"] == 0, row["stopped"]

@@ -103,7 +103,9 @@ class Case:
         }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", ["sft", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "ahead"))]
+)
 def test_killed_and_stopped_it_goes_on_to_the_same_bits(
     name: str, road: Path, tmp_path: Path
 ) -> None:
