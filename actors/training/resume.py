@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -25,7 +26,7 @@ from rayward.actors.training.job import STOP, Job
 from rayward.actors.training.validation import Validation
 from rayward.actors.training.worker import Reporter, add_over_ranks
 
-KNOWN, METRICS = "known.npz", "metrics.jsonl"
+KNOWN, METRICS, BEST = "known.npz", "metrics.jsonl", "best"
 WORTH_S = 60
 """Seconds of training that are worth a checkpoint at its end."""
 Step = TypeVar("Step")
@@ -84,6 +85,12 @@ class Resume:
             with (self.found / f"validation-{self.rank}.pkl").open("rb") as file:
                 validation.restore(pickle.load(file))
             self.reporter.history = read_lines(self.found / METRICS)
+            if self.rank == 0 and (self.found / BEST).is_dir():
+                # A later step of the try before may have left a better one there, which on a GPU
+                # need not come again.
+                shutil.rmtree(self.job.output, ignore_errors=True)
+                shutil.copytree(self.found / BEST, self.job.output)
+            torch.distributed.barrier()
         self._written_at, self._written_step = time.monotonic(), self.engine.steps_done
 
     def left(self, steps: Iterable[Step]) -> Iterator[Step]:
@@ -157,6 +164,8 @@ class Resume:
         if self.rank == 0:
             np.savez(place / KNOWN, allow_pickle=False, **self._known)
             write_lines(place / METRICS, self.reporter.history)
+            if self.job.keep == "best" and validation.written is not None:
+                shutil.copytree(self.job.output, place / BEST)
 
     def _complete(self, step: int) -> None:
         if self.rank == 0 and self.made:
