@@ -34,6 +34,8 @@ class GoingOn:
             self.step = latest.step
             self.rows = read_lines(latest.folder / METRICS)
             print(f"   {title}: goes on from step {latest.step} of {steps}", flush=True)
+        # A wish that the try before was killed over is no wish of this one.
+        (folder.parent / "asked").unlink(missing_ok=True)
         self.place = CheckpointPlace(
             str(folder),
             str(latest.folder) if latest else None,

@@ -125,6 +125,8 @@ def test_killed_and_stopped_it_goes_on_to_the_same_bits(
         assert refused.returncode == 1
         assert "holds checkpoints that were made with other" in refused.stderr
         assert "learning_rate was 0.003, now 0.002" in refused.stderr
+        # Of a try that was killed before it granted it.
+        (torn / case.made).with_name("asked").write_text("stop")
     done = case.run(torn)
     assert done.returncode == 0 and ": goes on " in done.stdout, done.stdout + done.stderr
     assert case.rows(torn) == case.rows(whole)
