@@ -31,8 +31,12 @@ class Metrics:
         from torch.utils.tensorboard import SummaryWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        self.file = (folder / "metrics.jsonl").open("w", encoding="utf-8")
-        self.file.writelines(json.dumps(row) + "\n" for row in kept)
+        path = folder / "metrics.jsonl"
+        # Cut back under another name, so that a reader never finds less than what is kept.
+        shorter = path.with_name(".metrics.jsonl.writing")
+        shorter.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        shorter.replace(path)
+        self.file = path.open("a", encoding="utf-8")
         purge = {"purge_step": kept[-1]["step"] + 1} if kept else {}
         self.board = SummaryWriter(str(folder / "tensorboard"), **purge)
         self.progress = progress(title, total, unit, len(kept))
