@@ -12,13 +12,14 @@
 # LOCAL_CLUSTER      name of the cluster, at most 8 characters: hosts are NAME1, NAME2, ... (default rwl)
 # LOCAL_CLUSTER_NET  first three numbers of its addresses (default 10.77.0)
 # LOCAL_CLUSTER_CPUS, LOCAL_CLUSTER_GPUS  of each host as Ray is told, for all (2) or one after the other (2,4,4)
+# LOCAL_CLUSTER_PORT  of Ray's head (default 6379)
 # LOCAL_CLUSTER_KIND=loopback  no namespaces, also where they are allowed
 # Variables that begin with RAY_ reach Ray: RAY_health_check_timeout_ms=4000 and so on.
 set -euo pipefail
 
 name=${LOCAL_CLUSTER:-rwl}
 net=${LOCAL_CLUSTER_NET:-10.77.0}
-port=6379
+port=${LOCAL_CLUSTER_PORT:-6379}
 state=/tmp/$name # short, since Ray's sockets lie below it
 export RAY_AUTH_MODE=${RAY_AUTH_MODE:-disabled}
 

@@ -7,7 +7,6 @@ wrong here is a ConfigError: an address or a token that is set otherwise mends i
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import logging
 import os
@@ -30,7 +29,7 @@ from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.exceptions import AuthenticationError
 
-from rayward.cluster.interfaces import interface_of
+from rayward.cluster.interfaces import interface_of, is_loopback
 from rayward.configs.load import ConfigError
 
 ANSWER_WITHIN_S = 10
@@ -168,19 +167,12 @@ def dashboard_of(address: str, named_by: str) -> str:
 def _check_reached(head: Head, named_by: str) -> None:
     """ConfigError where the dashboard of another machine listens for that one alone."""
     host = httpx.URL(head.dashboard or "").host
-    if _is_loopback(host) and not _is_here(head.address.rpartition(":")[0].strip("[]")):
+    if is_loopback(host) and not _is_here(head.address.rpartition(":")[0].strip("[]")):
         raise ConfigError(
             f"the head at {head.address} ({named_by}) takes jobs from its own machine only (its "
             f"dashboard listens at {host}): start it with ray start --head --dashboard-host "
             "0.0.0.0, or submit there"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_here(host: str) -> bool:

@@ -238,7 +238,7 @@ class Hello:
     def __call__(self, request):
         return "hello"
 
-url = publish_app(lambda: Hello.bind(), "hello", None, 0, 60, "a setting")
+url = publish_app(lambda: Hello.bind(), "hello", None, 0, 60, ("a host", "a wait"))
 from_host_2 = ["ip", "netns", "exec", sys.argv[1], sys.executable, "-c", ASKS, url]
 said = subprocess.run(from_host_2, capture_output=True, text=True)
 print(json.dumps([url, said.stdout.strip() or said.stderr]))
@@ -248,8 +248,11 @@ stop(cluster, "hello")
 
 @pytest.mark.slow
 def test_what_is_published_is_reached_from_another_host(hosts: Hosts) -> None:
-    url, answer = said(hosts.script("run", "python", "-c", WHERE + SERVES, f"{NAME}2"))
+    printed = hosts.script("run", "python", "-c", WHERE + SERVES, f"{NAME}2")
+    url, answer = said(printed)
     assert url.startswith(f"http://{NET}.1:") and answer == "hello"
+    assert f"note: anyone who reaches {NET}.1, port {url.rsplit(':')[-1]}, can ask" in printed
+    assert "there is no key; a host 127.0.0.1 leaves it to the head's own machine" in printed
 
 
 HOLDER = """
