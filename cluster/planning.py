@@ -53,6 +53,11 @@ class Crew:
         return " with ".join(self.roles)
 
     @property
+    def engine(self) -> bool:
+        """Whether each is one of vLLM, alone or with its learners."""
+        return any(role in SPREAD for role in self.roles)
+
+    @property
     def wants(self) -> str:
         return f"{self.cpus:g} CPU, {self.gpus:g} GPU"
 
@@ -101,7 +106,7 @@ def plan(hosts: Sequence[Host], wanted: Sequence[Crew]) -> Plan:
     hosts = tuple(sorted(hosts, key=_order))
     tries = [_grouped(hosts, wanted, emptiest=True), _grouped(hosts, wanted, emptiest=False)]
     # As the pods of a rendered cluster are counted (kube/groups.py): there it has room.
-    tries.append(_each_by_itself(hosts, wanted))
+    tries.append(each_by_itself(hosts, wanted))
     return next((found for found in tries if not found.no_room), tries[0])
 
 
@@ -176,8 +181,9 @@ def _takes(room: Room, crew: Crew, most: int) -> int:
     return next((n for n in range(most) if not trial.take_share(crew.cpus, crew.gpus)), most)
 
 
-def _each_by_itself(hosts: tuple[Host, ...], wanted: Sequence[Crew]) -> Plan:
-    """Each process where the fewest CPUs a GPU are taken."""
+def each_by_itself(hosts: Sequence[Host], wanted: Sequence[Crew]) -> Plan:
+    """Each process where the fewest CPUs a GPU are taken, so that a smaller host gets its share."""
+    hosts = tuple(hosts)
     rooms = [host.room() for host in hosts]
     seats: dict[Crew, list[int]] = {}
 

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
+from rayward.cluster.ports import free_port
 from tests.cluster.test_slurm import shellcheck
 from tests.conftest import SMALL
 from tests.same_run import differences
@@ -161,6 +163,46 @@ def test_what_others_have_put_in_its_place_ends_nothing(tmp_path: Path) -> None:
         if state.is_symlink():
             state.unlink()
         shutil.rmtree(state, ignore_errors=True)
+
+
+NODES = """
+import json, ray
+ray.init(logging_level="ERROR", log_to_driver=False)
+found = {node["NodeManagerAddress"]: node["Resources"]["CPU"] for node in ray.nodes()}
+print(json.dumps(list(found.items())))
+"""
+
+
+def test_without_namespaces_loopback_addresses_stand_for_hosts(tmp_path: Path) -> None:
+    name = f"rw{os.getpid() % 10000}l"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY")} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "LOCAL_CLUSTER": name,
+        "LOCAL_CLUSTER_KIND": "loopback",
+        "LOCAL_CLUSTER_CPUS": "3,1",
+        "LOCAL_CLUSTER_PORT": str(free_port()),
+    }
+
+    def script(*arguments: str, status: int = 0) -> str:
+        command = ["bash", str(SCRIPT), *arguments]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=120
+        )
+        assert done.returncode == status, (done.stdout + done.stderr)[-4000:]
+        return done.stdout + done.stderr
+
+    try:
+        assert "no network namespaces: 2 loopback addresses" in script("up", "2")
+        nodes = dict(said(script("run", "python", "-c", NODES)))
+        # In place of 127.0.0.1 Ray tells the machine's own.
+        assert nodes.pop("127.0.0.2") == 1 and list(nodes.values()) == [3]
+        assert "is a loopback address, which cannot be cut" in script("cut", "2", status=1)
+        assert f"/tmp/{name} is there" in script("up", "2", status=1)
+    finally:
+        script("down")
+    assert not Path("/tmp", name).exists()
+    assert f"no cluster {name} is up" in script("run", "true", status=1)
+    assert [p.pid for p in psutil.process_iter() if f"/tmp/{name}/" in " ".join(p.cmdline())] == []
 
 
 WHERE = """
