@@ -207,9 +207,9 @@ class _Log:
             done, _ = await asyncio.wait([waiting], timeout=QUIET_S)
             if not done:
                 # A connection that was cut in between tells nobody. Raises where the head is gone.
-                job = await asyncio.to_thread(self.client.get_job_info, self.job_id)
+                await asyncio.to_thread(self.client.get_job_info, self.job_id)
                 quiet += 1
-                if job.status.is_terminal() or quiet == self.patience:
+                if quiet == self.patience:
                     # Seldom for a job that says nothing: the head notices only with its next word
                     # that nobody listens any more.
                     self.patience *= 2

@@ -98,10 +98,10 @@ print(sum(node["Alive"] for node in ray.nodes()))
 PYTHON
 }
 
-wait_for_head() {
+wait_for_ray() { # on host $1
     local deadline=$((SECONDS + 120))
-    until on 1 bash -c ">/dev/tcp/$(address 1)/$port" 2>/dev/null; do
-        ((SECONDS < deadline)) || die "Ray's head did not start within 120 s; see $state/ray1.log"
+    until grep -qs "Ray runtime started" "$state/ray$1.log"; do
+        ((SECONDS < deadline)) || die "Ray did not start on host $1 within 120 s; see $state/ray$1.log"
         sleep 0.2
     done
 }
@@ -128,11 +128,11 @@ up() {
     fi
     for host in $(seq "$number"); do
         start_ray "$host"
-        if ((host == 1)); then wait_for_head; fi
         # One after the other: two that start at once may take the same names for their sockets, all of which lie in one
         # folder here.
-        wait_for_nodes "$host"
+        wait_for_ray "$host"
     done
+    wait_for_nodes "$number"
     for host in $(seq "$number"); do echo "host $host: $(address "$host")"; done
     trap - EXIT
 }
@@ -155,6 +155,7 @@ down() {
 }
 
 set_link() { # of host $1, up or down
+    kind >/dev/null
     [[ $(kind) == namespaces ]] || die "host $1 is a loopback address, which cannot be cut"
     ip link set "${name}v$1" "$2"
 }
@@ -166,6 +167,7 @@ cut) set_link "${2:?which host}" down ;;
 mend) set_link "${2:?which host}" up ;;
 run)
     shift
+    kind >/dev/null # ends here where none is up: within $( ) it would end that alone
     RAY_ADDRESS=$(address 1):$port on 1 "$@"
     ;;
 *)

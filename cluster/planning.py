@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heapreplace
 
 from rayward.cluster.rooms import ROUNDING, Room
 from rayward.configs.plan import sharing
@@ -192,12 +193,17 @@ def each_by_itself(hosts: Sequence[Host], wanted: Sequence[Crew]) -> Plan:
 
     for crew in largest_first(wanted):
         chosen: list[int] = []
-        for _ in range(crew.count):
-            order = sorted(range(len(rooms)), key=load)
-            taken = next((n for n in order if rooms[n].take_share(crew.cpus, crew.gpus)), None)
-            if taken is None:
-                return Plan(hosts, seats | {crew: chosen}, _lacks(crew, chosen))
-            chosen.append(taken)
+        # Of many hosts: sorted by their load, without those that are full for this crew.
+        queue = sorted((load(number), number) for number in range(len(rooms)))
+        while queue and len(chosen) < crew.count:
+            number = queue[0][1]
+            if rooms[number].take_share(crew.cpus, crew.gpus):
+                chosen.append(number)
+                heapreplace(queue, (load(number), number))
+            else:
+                heappop(queue)
+        if len(chosen) < crew.count:
+            return Plan(hosts, seats | {crew: chosen}, _lacks(crew, chosen))
         seats[crew] = chosen if crew.spread else sorted(chosen)
     return Plan(hosts, {crew: seats[crew] for crew in wanted})
 

@@ -217,18 +217,22 @@ def _place(address: str, named_by: str) -> str:
             f"{named_by} is {address}, and Ray Client cannot run this: {SUBMIT}, or give the "
             "address of Ray itself, HOST:6379"
         )
+    logging.disable(logging.ERROR)  # of a host without a name Ray prints a stack
     try:
         place = services.canonicalize_bootstrap_address(address)
         if place is None and address == "auto":
             place = next(iter(services.find_gcs_addresses()), None)
     except (ValueError, OSError):
         place = None
+    finally:
+        logging.disable(logging.NOTSET)
     if place is None and address == "auto":
         raise ConfigError(
             f"{named_by} is auto, and no Ray runs on this machine: start one (ray start --head), "
             "or give HOST:PORT of a head"
         )
-    if place is None or not place.rpartition(":")[2].isdigit():
+    port = (place or "").rpartition(":")[2]
+    if place is None or not port.isdigit() or int(port) > 65535:
         raise ConfigError(
             f"{named_by} is {address}, which is no address of Ray: give HOST:PORT of a head "
             "(usually HOST:6379)"

@@ -110,12 +110,14 @@ def _check_machines(config: Config, asked: list[dict[str, Role]]) -> None:
 
 def _gpus(config: Config, table: Mapping[str, Role]) -> int:
     """GPUs that a stage fills: shares of one are put together, whole ones are not shared."""
+    wanted = largest_first(crews(table, config))
+    whole = sum(int(crew.gpus) * crew.count for crew in wanted if crew.gpus >= 1)
     room = Room([], float("inf"))
-    for crew in largest_first(crews(table, config)):
+    for crew in [crew for crew in wanted if crew.gpus < 1]:
         for _ in range(crew.count):
             while not room.take_share(crew.cpus, crew.gpus):
                 room.free.append(1.0)
-    return len(room.free)
+    return whole + len(room.free)
 
 
 def _place_all(

@@ -22,14 +22,14 @@ import yaml
 
 from rayward.cluster.ports import free_port
 from tests.cluster.test_slurm import shellcheck
-from tests.conftest import SMALL
+from tests.conftest import SMALL, TinyModels
 from tests.same_run import differences
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "cluster" / "local_cluster.sh"
 NAME = f"rw{os.getpid() % 10000}"
 NET = f"10.{64 + os.getpid() % 64}.77"
-STAGES = "prepare,sft,reward,rl"
+STAGES = "prepare,sft,rl"
 pytestmark = pytest.mark.timeout(400)
 
 # Three hosts of two CPUs: a rank of the policy takes most of one. Sizes decide no result.
@@ -47,6 +47,8 @@ CONFIG = SMALL | {
         "algorithms": ["rloo"],
         "rloo": {"learning_rate": 1e-3},
     },
+    # Trained as stage sft is.
+    "reward": None,
     "sample": None,
     "dpo": None,
     "evaluate": None,
@@ -115,7 +117,7 @@ def said(printed: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+def hosts(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels) -> Iterator[Hosts]:
     if os.geteuid() != 0 or not shutil.which("ip"):
         pytest.skip("network namespaces need root and iproute2")
     probe = subprocess.run(["ip", "netns", "add", f"{NAME}p"], capture_output=True, text=True)
@@ -125,7 +127,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     folder = tmp_path_factory.mktemp("hosts")
     try:
         cluster = Hosts(folder)
-        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        sources = {"scoring": {"sources": [{"paths": [tiny_models.reward]}]}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG | sources))
         yield cluster
     finally:
         subprocess.run(["bash", str(SCRIPT), "down"], env=os.environ | {"LOCAL_CLUSTER": NAME})
