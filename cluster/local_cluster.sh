@@ -145,7 +145,7 @@ down() {
     if [[ -f $state/pids ]]; then mapfile -t processes <"$state/pids"; fi
     # `ray start --block` ends what it has started.
     for process in "${processes[@]}"; do kill -TERM "$process" 2>/dev/null || true; done
-    for _ in $(seq 100); do
+    for _ in $(seq 30); do
         kill -0 "${processes[@]}" 2>/dev/null || break
         sleep 0.1
     done

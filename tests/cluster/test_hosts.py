@@ -319,9 +319,11 @@ except TimeoutError as error:
 LEFT = """
 from ray._private.state import actors
 from ray.util import placement_group_table
+from tests.cluster.ray_head import RAYS_OWN
 
 def left():
     alive = [a["ActorClassName"] for a in actors().values() if a["State"] != "DEAD"]
+    alive = [name for name in alive if name not in RAYS_OWN]
     groups = [g["state"] for g in placement_group_table().values() if g["state"] != "REMOVED"]
     return alive + groups
 
