@@ -39,7 +39,8 @@ BIN = Path(sys.executable).parent
 TINY = ROOT / "tests" / "tiny.yaml"
 RAYWARD = (sys.executable, "-m", "rayward.pipelines.cli")
 CLUSTER = ("bash", str(ROOT / "cluster" / "local_cluster.sh"))
-MARKS = {"sft: 1/": "first SFT step", "ppo: 1/": "first RL iteration"}
+FIRST_ITERATION = "first RL iteration"
+MARKS = {"sft: 1/": "first SFT step", "ppo: 1/": FIRST_ITERATION}
 # Ranks of training and of the policy one a host; sizes decide no result.
 SPREAD = {
     "train.workers": 2,
@@ -62,8 +63,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all figures there")
     options = parser.parse_args()
     found: dict[str, float] = {}
-    for part in options.only:
-        with tempfile.TemporaryDirectory(prefix="rayward-") as folder:
+    with tempfile.TemporaryDirectory(prefix="rayward-") as folder:
+        for part in options.only:
             found |= PARTS[part](Path(folder))
     table("seconds", [(name, round(seconds, 1)) for name, seconds in found.items()])
     if options.json:
@@ -72,20 +73,22 @@ def main() -> None:
 
 
 def of_job(folder: Path) -> dict[str, float]:
-    """From the start of the command to its first steps and its end, by both commands."""
-    found = {}
-    with ray_head(folder) as head:
-        environment = head.client(RAY_API_SERVER_ADDRESS=head.url)
-        for name in ("rayward submit", "ray job submit"):
-            clean, run = folder / name.split()[0], folder / f"{name.split()[0]}-run"
-            clean.mkdir()
-            (clean / "tiny.yaml").write_bytes(TINY.read_bytes())
-            command = [*RAYWARD, "submit", "tiny.yaml", "--run", str(run)]
-            if name == "ray job submit":
-                command = [str(BIN / "ray"), "job", "submit", "--working-dir", ".", "--"]
-                command += ["rayward", "align", "tiny.yaml", "--run", str(run)]
-            seconds = timed(command, clean, environment)
-            found |= {f"{name}: {what}": n for what, n in seconds.items()}
+    """From the start of the command to its first steps, by both commands."""
+    found: dict[str, float] = {}
+    for name in ("rayward submit", "ray job submit"):
+        place = folder / name.split()[0]
+        clean, run = place / "clean", place / "run"
+        clean.mkdir(parents=True)
+        (clean / "tiny.yaml").write_bytes(TINY.read_bytes())
+        command = [*RAYWARD, "submit", "tiny.yaml", "--run", str(run)]
+        if name == "ray job submit":
+            command = [str(BIN / "ray"), "job", "submit", "--working-dir", ".", "--"]
+            command += ["rayward", "align", "tiny.yaml", "--run", str(run)]
+        # The job ends with the head.
+        with ray_head(place) as head:
+            environment = head.client(RAY_API_SERVER_ADDRESS=head.url)
+            seconds = timed(command, clean, environment, until=FIRST_ITERATION)
+        found |= {f"{name}: {what}": n for what, n in seconds.items()}
     return found
 
 
@@ -104,12 +107,14 @@ def of_hosts(folder: Path) -> dict[str, float]:
 
 def of_cut(folder: Path) -> dict[str, float]:
     """From the cut of a host to the sentence, as RL goes on over three."""
-    command = [*RAYWARD, "align", str(TINY), "--run", "base", *sets(ONE)]
-    timed([*command, "--stages", "prepare,sft,reward"], folder, os.environ)
-    found = {}
+    if not (folder / "one").is_dir():  # that of part hosts
+        command = [*RAYWARD, "align", str(TINY), "--run", "one", *sets(ONE)]
+        timed([*command, "--stages", "prepare,sft,reward"], folder, os.environ)
+    found: dict[str, float] = {}
     for name, variables in (("defaults of Ray", {}), ("shortened", SOONER)):
         run = folder / name.split()[0]
-        shutil.copytree(folder / "base", run, symlinks=True)
+        shutil.copytree(folder / "one", run, symlinks=True)
+        shutil.rmtree(run / "rl", ignore_errors=True)
         with three_hosts(variables) as environment:
             command = [*CLUSTER, "run", "rayward", "rl", str(TINY), "--run", str(run)]
             command += [*sets(HOSTS), "--set", "rl.iterations=2000"]
@@ -140,8 +145,12 @@ def cut(command: Sequence[str], run: Path, folder: Path, environment: Mapping[st
     raise SystemExit("RL ended without a word of the host")
 
 
-def timed(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> dict[str, float]:
-    """Seconds from the start of a command to the lines of MARKS, and to its end."""
+def timed(
+    command: Sequence[str], folder: Path, environment: Mapping[str, str], until: str = ""
+) -> dict[str, float]:
+    """Seconds from the start of a command to the lines of MARKS, and to its end; or only as far as
+    one of these lines, after which it is ended.
+    """
     began, found = time.monotonic(), dict[str, float]()
     process = started(command, folder, environment)
     for line in process.stdout or ():
@@ -149,7 +158,11 @@ def timed(command: Sequence[str], folder: Path, environment: Mapping[str, str]) 
         for words, what in MARKS.items():
             if words in line:
                 found.setdefault(what, time.monotonic() - began)
-    if process.wait():
+        if until in found:
+            process.kill()
+            process.wait()
+            return found
+    if process.wait() or until:
         raise SystemExit(f"ended with {process.returncode}: {' '.join(command)}")
     return found | {"whole": time.monotonic() - began}
 
@@ -171,7 +184,7 @@ def started(
 
 def sets(amounts: Mapping[str, Any]) -> list[str]:
     """Settings of the roles."""
-    given = SPREAD | amounts
+    given = {**SPREAD, **amounts}
     return [word for key, n in given.items() for word in ("--set", f"resources.{key}={n}")]
 
 
