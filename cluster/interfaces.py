@@ -41,6 +41,14 @@ def interface_of(address: str) -> str | None:
     return loopback if wanted.is_loopback else None
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, by address or name, is reached from its own machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 def of_groups() -> dict[str, str]:
     """What this process was given for the ways between processes.
 

@@ -28,6 +28,8 @@ LOST_S = 120
 """Time without an answer after which a job is not followed any more."""
 QUIET_S = 20
 """Time without a word after which the head is asked whether it is there."""
+LOG_TRIES = 5
+"""Connections for the log of a job that has ended."""
 CHATTY = (
     "dashboard.modules.dashboard_sdk",
     "dashboard.modules.job.sdk",
@@ -113,20 +115,24 @@ class Jobs:
     def follow(self, job_id: str) -> int:
         """Print the job's log as it grows, until the job ends; its exit status.
 
-        TimeoutError where the cluster does not answer any more.
+        TimeoutError where the cluster does not answer any more; ConfigError where it has forgotten
+        the job, as a head does that was started anew.
         """
-        log = _Log(self.client, job_id)
+        log, failing_since = _Log(self.client, job_id), None
         while True:
             try:
-                asyncio.run(log.tail())
-                job = self.client.get_job_info(job_id)
-                log.failing_since = None
-                if job.status.is_terminal():
+                job = self.find(job_id)
+                failing_since = None
+                if whole := log.read():
+                    job = self.find(job_id)
+                # Of a node that is gone the log is not to be had.
+                if job.status.is_terminal() and (whole or log.broken >= LOG_TRIES):
                     return self._ended(job, job_id)
-            except (aiohttp.ClientError, requests.RequestException, OSError, RuntimeError):
-                if log.failing_since is None:
-                    log.failing_since = time.monotonic()
-                if time.monotonic() - log.failing_since > LOST_S:
+            except BrokenPipeError:  # nobody reads what is printed
+                raise
+            except (requests.RequestException, OSError, RuntimeError):
+                failing_since = failing_since or time.monotonic()
+                if time.monotonic() - failing_since > LOST_S:
                     raise TimeoutError(
                         f"{self.url} has not answered for {LOST_S} s; the job may go on: "
                         f"{self.again(job_id)}"
@@ -173,30 +179,50 @@ class _Log:
         self.client, self.job_id = client, job_id
         self.printed = 0
         """Characters."""
-        self.failing_since: float | None = None
-        """When the first request failed of those since the last answer."""
+        self.broken = 0
+        """Connections that broke, one after the other."""
+        self.patience = 1
+        """Times QUIET_S without a word after which another connection is tried."""
 
-    async def tail(self) -> None:
-        """Print what is new, until the job ends or the connection does."""
-        sent, parts = 0, self.client.tail_job_logs(self.job_id)
+    def read(self) -> bool:
+        """Print what is new; whether the log has ended, and no connection broke."""
+        try:
+            whole = asyncio.run(self._tail())
+        except BrokenPipeError:
+            raise
+        except (aiohttp.ClientError, requests.RequestException, OSError, RuntimeError):
+            self.broken += 1
+            return False
+        self.broken = 0
+        return whole
+
+    async def _tail(self) -> bool:
+        """The same, until the log ends (True), or it is better asked for anew.
+
+        Raises where the connection has broken, or the head does not answer.
+        """
+        sent, quiet, parts = 0, 0, self.client.tail_job_logs(self.job_id)
         waiting = asyncio.ensure_future(anext(parts))
         while True:
             done, _ = await asyncio.wait([waiting], timeout=QUIET_S)
             if not done:
                 # A connection that was cut in between tells nobody. Raises where the head is gone.
-                job = await asyncio.to_thread(self.client.get_job_info, self.job_id)
-                self.failing_since = None
-                if job.status.is_terminal():
-                    waiting.cancel()
-                    return
+                await asyncio.to_thread(self.client.get_job_info, self.job_id)
+                quiet += 1
+                if quiet == self.patience:
+                    # Seldom for a job that says nothing: the head notices only with its next word
+                    # that nobody listens any more.
+                    self.patience *= 2
+                    return False
                 continue
             try:
                 text = waiting.result()
             except StopAsyncIteration:
-                return
-            self.failing_since = None
-            new = text[max(0, self.printed - sent) :]
+                return True
+            new, quiet = text[max(0, self.printed - sent) :], 0
             sent += len(text)
+            if new:
+                self.patience = 1
             self.printed = max(self.printed, sent)
             print(new, end="", flush=True)
             waiting = asyncio.ensure_future(anext(parts))

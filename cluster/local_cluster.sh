@@ -12,13 +12,14 @@
 # LOCAL_CLUSTER      name of the cluster, at most 8 characters: hosts are NAME1, NAME2, ... (default rwl)
 # LOCAL_CLUSTER_NET  first three numbers of its addresses (default 10.77.0)
 # LOCAL_CLUSTER_CPUS, LOCAL_CLUSTER_GPUS  of each host as Ray is told, for all (2) or one after the other (2,4,4)
+# LOCAL_CLUSTER_PORT  of Ray's head (default 6379)
 # LOCAL_CLUSTER_KIND=loopback  no namespaces, also where they are allowed
 # Variables that begin with RAY_ reach Ray: RAY_health_check_timeout_ms=4000 and so on.
 set -euo pipefail
 
 name=${LOCAL_CLUSTER:-rwl}
 net=${LOCAL_CLUSTER_NET:-10.77.0}
-port=6379
+port=${LOCAL_CLUSTER_PORT:-6379}
 state=/tmp/$name # short, since Ray's sockets lie below it
 export RAY_AUTH_MODE=${RAY_AUTH_MODE:-disabled}
 
@@ -97,10 +98,10 @@ print(sum(node["Alive"] for node in ray.nodes()))
 PYTHON
 }
 
-wait_for_head() {
+wait_for_ray() { # on host $1
     local deadline=$((SECONDS + 120))
-    until on 1 bash -c ">/dev/tcp/$(address 1)/$port" 2>/dev/null; do
-        ((SECONDS < deadline)) || die "Ray's head did not start within 120 s; see $state/ray1.log"
+    until grep -qs "Ray runtime started" "$state/ray$1.log"; do
+        ((SECONDS < deadline)) || die "Ray did not start on host $1 within 120 s; see $state/ray$1.log"
         sleep 0.2
     done
 }
@@ -127,11 +128,11 @@ up() {
     fi
     for host in $(seq "$number"); do
         start_ray "$host"
-        if ((host == 1)); then wait_for_head; fi
         # One after the other: two that start at once may take the same names for their sockets, all of which lie in one
         # folder here.
-        wait_for_nodes "$host"
+        wait_for_ray "$host"
     done
+    wait_for_nodes "$number"
     for host in $(seq "$number"); do echo "host $host: $(address "$host")"; done
     trap - EXIT
 }
@@ -144,7 +145,7 @@ down() {
     if [[ -f $state/pids ]]; then mapfile -t processes <"$state/pids"; fi
     # `ray start --block` ends what it has started.
     for process in "${processes[@]}"; do kill -TERM "$process" 2>/dev/null || true; done
-    for _ in $(seq 100); do
+    for _ in $(seq 30); do
         kill -0 "${processes[@]}" 2>/dev/null || break
         sleep 0.1
     done
@@ -154,6 +155,7 @@ down() {
 }
 
 set_link() { # of host $1, up or down
+    kind >/dev/null
     [[ $(kind) == namespaces ]] || die "host $1 is a loopback address, which cannot be cut"
     ip link set "${name}v$1" "$2"
 }
@@ -165,6 +167,7 @@ cut) set_link "${2:?which host}" down ;;
 mend) set_link "${2:?which host}" up ;;
 run)
     shift
+    kind >/dev/null # ends here where none is up: within $( ) it would end that alone
     RAY_ADDRESS=$(address 1):$port on 1 "$@"
     ;;
 *)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import heappop, heapreplace
 
 from rayward.cluster.rooms import ROUNDING, Room
 from rayward.configs.plan import sharing
@@ -51,6 +52,11 @@ class Crew:
     @property
     def name(self) -> str:
         return " with ".join(self.roles)
+
+    @property
+    def engine(self) -> bool:
+        """Whether each is one of vLLM, alone or with its learners."""
+        return any(role in SPREAD for role in self.roles)
 
     @property
     def wants(self) -> str:
@@ -101,7 +107,7 @@ def plan(hosts: Sequence[Host], wanted: Sequence[Crew]) -> Plan:
     hosts = tuple(sorted(hosts, key=_order))
     tries = [_grouped(hosts, wanted, emptiest=True), _grouped(hosts, wanted, emptiest=False)]
     # As the pods of a rendered cluster are counted (kube/groups.py): there it has room.
-    tries.append(_each_by_itself(hosts, wanted))
+    tries.append(each_by_itself(hosts, wanted))
     return next((found for found in tries if not found.no_room), tries[0])
 
 
@@ -176,8 +182,9 @@ def _takes(room: Room, crew: Crew, most: int) -> int:
     return next((n for n in range(most) if not trial.take_share(crew.cpus, crew.gpus)), most)
 
 
-def _each_by_itself(hosts: tuple[Host, ...], wanted: Sequence[Crew]) -> Plan:
-    """Each process where the fewest CPUs a GPU are taken."""
+def each_by_itself(hosts: Sequence[Host], wanted: Sequence[Crew]) -> Plan:
+    """Each process where the fewest CPUs a GPU are taken, so that a smaller host gets its share."""
+    hosts = tuple(hosts)
     rooms = [host.room() for host in hosts]
     seats: dict[Crew, list[int]] = {}
 
@@ -186,12 +193,17 @@ def _each_by_itself(hosts: tuple[Host, ...], wanted: Sequence[Crew]) -> Plan:
 
     for crew in largest_first(wanted):
         chosen: list[int] = []
-        for _ in range(crew.count):
-            order = sorted(range(len(rooms)), key=load)
-            taken = next((n for n in order if rooms[n].take_share(crew.cpus, crew.gpus)), None)
-            if taken is None:
-                return Plan(hosts, seats | {crew: chosen}, _lacks(crew, chosen))
-            chosen.append(taken)
+        # Of many hosts: sorted by their load, without those that are full for this crew.
+        queue = sorted((load(number), number) for number in range(len(rooms)))
+        while queue and len(chosen) < crew.count:
+            number = queue[0][1]
+            if rooms[number].take_share(crew.cpus, crew.gpus):
+                chosen.append(number)
+                heapreplace(queue, (load(number), number))
+            else:
+                heappop(queue)
+        if len(chosen) < crew.count:
+            return Plan(hosts, seats | {crew: chosen}, _lacks(crew, chosen))
         seats[crew] = chosen if crew.spread else sorted(chosen)
     return Plan(hosts, {crew: seats[crew] for crew in wanted})
 

@@ -7,7 +7,6 @@ wrong here is a ConfigError: an address or a token that is set otherwise mends i
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import json
 import logging
 import os
@@ -30,7 +29,7 @@ from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.exceptions import AuthenticationError
 
-from rayward.cluster.interfaces import interface_of
+from rayward.cluster.interfaces import interface_of, is_loopback
 from rayward.configs.load import ConfigError
 
 ANSWER_WITHIN_S = 10
@@ -168,19 +167,12 @@ def dashboard_of(address: str, named_by: str) -> str:
 def _check_reached(head: Head, named_by: str) -> None:
     """ConfigError where the dashboard of another machine listens for that one alone."""
     host = httpx.URL(head.dashboard or "").host
-    if _is_loopback(host) and not _is_here(head.address.rpartition(":")[0].strip("[]")):
+    if is_loopback(host) and not _is_here(head.address.rpartition(":")[0].strip("[]")):
         raise ConfigError(
             f"the head at {head.address} ({named_by}) takes jobs from its own machine only (its "
             f"dashboard listens at {host}): start it with ray start --head --dashboard-host "
             "0.0.0.0, or submit there"
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _is_here(host: str) -> bool:
@@ -225,18 +217,22 @@ def _place(address: str, named_by: str) -> str:
             f"{named_by} is {address}, and Ray Client cannot run this: {SUBMIT}, or give the "
             "address of Ray itself, HOST:6379"
         )
+    logging.disable(logging.ERROR)  # of a host without a name Ray prints a stack
     try:
         place = services.canonicalize_bootstrap_address(address)
         if place is None and address == "auto":
             place = next(iter(services.find_gcs_addresses()), None)
     except (ValueError, OSError):
         place = None
+    finally:
+        logging.disable(logging.NOTSET)
     if place is None and address == "auto":
         raise ConfigError(
             f"{named_by} is auto, and no Ray runs on this machine: start one (ray start --head), "
             "or give HOST:PORT of a head"
         )
-    if place is None or not place.rpartition(":")[2].isdigit():
+    port = (place or "").rpartition(":")[2]
+    if place is None or not port.isdigit() or int(port) > 65535:
         raise ConfigError(
             f"{named_by} is {address}, which is no address of Ray: give HOST:PORT of a head "
             "(usually HOST:6379)"

@@ -3,18 +3,19 @@
 Stages come one after the other, so the cluster has what the largest of them asks. Its actors are
 placed as Ray would, whole GPUs first, each where the fewest CPUs are taken; a pod then has the sum
 of the CPUs of the actors on it, rounded up, and a GPU for each that they fill. All pods of a group
-are alike; GPUs that do not divide by those of a machine leave one smaller pod. With rl.mode
-colocate an engine and its learners are placed as one, as `crews` of cluster/planning.py does.
+are alike; GPUs that do not divide by those of a machine leave one smaller pod.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 
+from rayward.cluster.planning import Crew, Host, crews, each_by_itself, largest_first
 from rayward.cluster.rooms import Room
-from rayward.configs.plan import roles, sharing
+from rayward.configs.plan import roles
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Role
 from rayward.configs.stages import STAGES, parts
@@ -40,45 +41,23 @@ class Group:
     """Of each pod."""
 
 
-@dataclass(frozen=True)
-class _Slot:
-    """What is placed as one: a process, or an engine with the learners that share its GPU."""
-
-    cpus: float
-    gpus: float
-    processes: int
-    engine: bool
-
-
 @dataclass
-class _Pod(Room):
-    """A pod while actors are placed."""
+class _Most:
+    """The most that any stage takes of a pod."""
 
-    processes: int = 0
-    engines_on_cpu: int = 0
-
-    def take(self, slot: _Slot) -> bool:
-        """Place it here, if it fits."""
-        if not self.take_share(slot.cpus, slot.gpus):
-            return False
-        self.processes += slot.processes
-        self.engines_on_cpu += slot.engine and not slot.gpus
-        return True
-
-
-@dataclass
-class _Placed:
-    """The most that any stage takes of the pods of one group."""
-
+    pods: int
     cpus: float = 0.0
     processes: int = 0
     engines_on_cpu: int = 0
-    pods: list[_Pod] = field(default_factory=list)
 
-    def add(self, pod: _Pod) -> None:
-        self.cpus = max(self.cpus, pod.cpus)
-        self.processes = max(self.processes, pod.processes)
-        self.engines_on_cpu = max(self.engines_on_cpu, pod.engines_on_cpu)
+    def add(self, table: Mapping[str, Role], here: Mapping[Crew, int]) -> None:
+        """What a stage has on one pod: how many of each crew."""
+        # Where no learner is started (sampling), its room is kept all the same.
+        processes = sum(n * sum(role in table for role in crew.roles) for crew, n in here.items())
+        engines = sum(n for crew, n in here.items() if crew.engine and not crew.gpus)
+        self.cpus = max(self.cpus, sum(n * crew.cpus for crew, n in here.items()))
+        self.processes = max(self.processes, processes)
+        self.engines_on_cpu = max(self.engines_on_cpu, engines)
 
 
 def at_once(config: Config, stages: Iterable[str] = STAGES) -> list[dict[str, Role]]:
@@ -131,64 +110,34 @@ def _check_machines(config: Config, asked: list[dict[str, Role]]) -> None:
 
 def _gpus(config: Config, table: Mapping[str, Role]) -> int:
     """GPUs that a stage fills: shares of one are put together, whole ones are not shared."""
-    pod = _Pod([], float("inf"))
-    for slot in _in_order(config, table):
-        while not pod.take(slot):
-            pod.free.append(1.0)
-    return len(pod.free)
-
-
-def _in_order(config: Config, table: Mapping[str, Role]) -> list[_Slot]:
-    """Everything of a stage that is placed, the largest first."""
-    alone = dict(table)
-    slots: list[_Slot] = []
-    if config.rl.mode == "colocate" and "rollout" in table:
-        slots += _colocated(config, table)
-        alone = {name: role for name, role in table.items() if name not in sharing(config)}
-    for name, role in alone.items():
-        engine = name in ("rollout", "serve")
-        slots += [_Slot(role.cpus, role.gpus, 1, engine)] * role.workers
-    return sorted(slots, key=lambda slot: (-slot.gpus, -slot.cpus))
-
-
-def _colocated(config: Config, table: Mapping[str, Role]) -> list[_Slot]:
-    """A slot for each engine. Where no learner is started (sampling), its room is kept all the
-    same.
-    """
-    together = sharing(config)
-    cpus = sum(role.cpus for role in together.values())
-    # Shares as Ray counts them; 0.7 + 0.2 + 0.1 is a little less than 1.
-    gpus = round(sum(role.gpus for role in together.values()), 4)
-    processes = sum(name in table for name in together)
-    return [_Slot(cpus, gpus, processes, engine=True)] * table["rollout"].workers
-
-
-def _place(config: Config, table: Mapping[str, Role], sizes: list[int]) -> list[_Pod] | None:
-    """The pods with a stage on them; None where it does not fit."""
-    room = float(config.kube.cpus_per_node or "inf")
-    pods = [_Pod([1.0] * gpus, room) for gpus in sizes]
-    for slot in _in_order(config, table):
-        # Fewest CPUs a GPU first, so that a smaller pod gets its share only.
-        by_load = sorted(pods, key=lambda pod: pod.cpus / max(1, len(pod.free)))
-        if not any(pod.take(slot) for pod in by_load):
-            return None
-    return pods
+    wanted = largest_first(crews(table, config))
+    whole = sum(int(crew.gpus) * crew.count for crew in wanted if crew.gpus >= 1)
+    room = Room([], float("inf"))
+    for crew in [crew for crew in wanted if crew.gpus < 1]:
+        for _ in range(crew.count):
+            while not room.take_share(crew.cpus, crew.gpus):
+                room.free.append(1.0)
+    return whole + len(room.free)
 
 
 def _place_all(
     config: Config, asked: list[dict[str, Role]], sizes: list[int]
-) -> dict[int, _Placed] | None:
-    """By a pod's GPUs: how many such pods there are, and the most that any stage takes of one."""
-    placed = {gpus: _Placed() for gpus in sizes}
+) -> dict[int, _Most] | None:
+    """By a pod's GPUs: the most that any stage takes of one. None where a stage does not fit."""
+    most = {gpus: _Most(count) for gpus, count in Counter(sizes).items()}
+    cpus = float(config.kube.cpus_per_node or "inf")
+    pods = [Host(str(number), "", cpus, gpus) for number, gpus in enumerate(sizes)]
     for table in asked:
-        pods = _place(config, table, sizes)
-        if pods is None:
+        placed = each_by_itself(pods, crews(table, config))
+        if placed.no_room:
             return None
-        for pod in pods:
-            placed[len(pod.free)].add(pod)
-    for gpus, most in placed.items():
-        most.pods = [_Pod([], 0)] * sizes.count(gpus)
-    return placed
+        guests: list[dict[Crew, int]] = [{} for _ in pods]
+        for crew, numbers in placed.seats.items():
+            for number, count in Counter(numbers).items():
+                guests[number][crew] = count
+        for gpus, here in zip(sizes, guests, strict=True):
+            most[gpus].add(table, here)
+    return most
 
 
 def _cpu_group(config: Config, asked: list[dict[str, Role]]) -> Group:
@@ -200,7 +149,7 @@ def _cpu_group(config: Config, asked: list[dict[str, Role]]) -> Group:
     raise AssertionError("a pod for each process has room for it: _check_machines has looked")
 
 
-def _gpu_groups(config: Config, placed: Mapping[int, _Placed]) -> list[Group]:
+def _gpu_groups(config: Config, placed: Mapping[int, _Most]) -> list[Group]:
     sizes = sorted(placed, reverse=True)
     return [
         _group(config, "gpu" if gpus == sizes[0] else "gpu-rest", gpus, placed[gpus])
@@ -208,7 +157,7 @@ def _gpu_groups(config: Config, placed: Mapping[int, _Placed]) -> list[Group]:
     ]
 
 
-def _group(config: Config, name: str, gpus: int, most: _Placed) -> Group:
+def _group(config: Config, name: str, gpus: int, most: _Most) -> Group:
     rule = (
         NODE_GIB
         + PROCESS_GIB * most.processes
@@ -218,4 +167,4 @@ def _group(config: Config, name: str, gpus: int, most: _Placed) -> Group:
     # A ten-thousandth off: 3 x 0.1 is a little more than 0.3, and would round up to a CPU more.
     cpus = max(1, ceil(most.cpus - 1e-4))
     memory = ceil(config.kube.memory_gib or rule)
-    return Group(name, len(most.pods), cpus, gpus, memory)
+    return Group(name, most.pods, cpus, gpus, memory)

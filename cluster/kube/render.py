@@ -25,6 +25,9 @@ def render(config: Config, out: Path, sizes: Sequence[tuple[int, int]]) -> list[
     ValueError where `out` holds something else, a machine is too small, or the config's stages do
     not fit a size; then nothing is written or removed.
     """
+    for place in (out, *out.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"--out {out}: {place} is no folder")
     before = _written_before(out) if out.exists() else []
     folders = {
         "base": [

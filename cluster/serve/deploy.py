@@ -16,7 +16,7 @@ from ray.serve.llm import LLMConfig, build_openai_app
 
 from rayward.cluster.connect import joined_address
 from rayward.cluster.hosts import head_address, several
-from rayward.cluster.interfaces import of_groups
+from rayward.cluster.interfaces import is_loopback, of_groups
 from rayward.cluster.ports import free_port
 from rayward.cluster.run_name import run_name
 from rayward.cluster.serve import keeper
@@ -104,7 +104,7 @@ def start(folder: str, config: Config, run_folder: Path) -> str:
         publish.host,
         publish.port,
         publish.start_timeout_s,
-        "publish.start_timeout_s",
+        ("publish.host", "publish.start_timeout_s"),
         # Of a Ray of our own / is ours; on a cluster two runs cannot both have it.
         "/" if name == APP else f"/{name}",
         config.cluster,
@@ -118,7 +118,7 @@ def publish_app(
     host: str | None,
     port: int,
     timeout_s: float,
-    setting: str,
+    settings: tuple[str, str],
     route: str = "/",
     cluster: Cluster | None = None,
 ) -> str:
@@ -126,18 +126,19 @@ def publish_app(
 
     `host` None listens where Ray does on a cluster of several hosts, so that they reach it, and
     else on loopback. Port 0 takes a free one. Where Serve runs on the cluster already, its address
-    and port are used, not those given. Raises TimeoutError, which names `setting` as what to raise,
-    and what Serve raises. `build` is called when Serve has started. On a joined cluster it is taken
-    down with this process, however that ends.
+    and port are used, not those given. Prints who else reaches it. Raises TimeoutError, and what
+    Serve raises. `settings`: what the user calls `host` and `timeout_s`. `build` is called when
+    Serve has started. On a joined cluster it is taken down with this process, however that ends.
     """
     if joined_address(cluster or Cluster()):
         keeper.hold(name)
     # Of the head, on which Serve's proxy runs.
     address = head_address() if several() else "127.0.0.1"
+    wanted = host or address
     # Its greeting comes before the level that it is given.
     logging.disable(logging.WARNING)
     try:
-        _start_serve({"host": host or address, "port": port or free_port()})
+        _start_serve({"host": wanted, "port": port or free_port()})
     finally:
         logging.disable(logging.NOTSET)
     for logger in ("", "ray.serve", "httpx"):  # Serve turns the whole process's logging on
@@ -155,11 +156,28 @@ def publish_app(
         status = serve.status().applications.get(name)  # none yet where Serve is that slow
         raise TimeoutError(
             f"the endpoint was not up within {timeout_s:.0f} s; if the model only loads slowly, "
-            f"allow it more ({setting}); Serve says: "
+            f"allow it more ({settings[1]}); Serve says: "
             f"{status.message if status and status.message else 'nothing'}"
         )
+    tell_who_reaches(http.host, http.port, wanted, settings[0])
     shown = address if http.host == "0.0.0.0" else http.host
     return f"http://{shown}:{http.port}{route.rstrip('/')}"
+
+
+def tell_who_reaches(host: str, port: int, wanted: str, setting: str) -> None:
+    """Say who may ask a model behind `host`, where that is more than this machine.
+
+    `wanted`: the host that `setting` asked for.
+    """
+    if is_loopback(host):
+        return
+    who = "on any network of the head" if host in ANYWHERE else f"who reaches {host}"
+    change = (
+        f"{setting} 127.0.0.1 leaves it to the head's own machine"
+        if host == wanted
+        else f"Serve was up before with that address, so {setting} changes nothing"
+    )
+    print(f"   note: anyone {who}, port {port}, can ask the model: there is no key; {change}")
 
 
 def _start_serve(http: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import Annotated, Literal
 
@@ -13,7 +14,11 @@ from pydantic import Field, field_validator, model_validator
 from rayward.configs.sections.base import Count, Positive, Section
 
 LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
-"""A name that Kubernetes takes."""
+"""A part of a name that Kubernetes takes."""
+Name = Annotated[str, Field(pattern=rf"^{LABEL}(\.{LABEL})*$", max_length=253)]
+"""A name of most objects."""
+TAKEN = ("/dev/shm", "/etc/rayward", "/home/rayward", "/tmp")
+"""Where other volumes of a pod lie."""
 
 
 class Kube(Section):
@@ -37,9 +42,9 @@ class Kube(Section):
     """Folder of every pod where the volume lies: runs/NAME and the cache of models are in it."""
     storage_gib: Positive = 500
     """Size of the volume that is asked for, in GiB."""
-    storage_class: str | None = None
+    storage_class: Name | None = None
     """Storage class of the volume, one that many pods can write; null is the cluster's default."""
-    claim: str | None = None
+    claim: Name | None = None
     """PersistentVolumeClaim that is there already and is taken in place of a new one."""
     bucket: str | None = None
     """Bucket of an object storage that a CSI driver mounts in place of a volume."""
@@ -47,21 +52,31 @@ class Kube(Section):
     """Name of that CSI driver; it must be able to rename files."""
     bucket_attributes: dict[str, str] = Field({})
     """Volume attributes that the driver wants, as {bucketName: NAME} for s3.csi.aws.com."""
-    secret: Annotated[str, Field(pattern=f"^{LABEL}$", max_length=253)] = "rayward-keys"
+    secret: Name = "rayward-keys"
     """Secret with HF_TOKEN (may be missing) and the variables that scoring.sources name as key."""
     node_selector: dict[str, str] = Field({})
     """Labels of the machines that worker pods go to."""
-    priority_class: str | None = None
+    priority_class: Name | None = None
     """Priority class of the pods, or with kueue of the workload."""
     scheduler: Literal["kueue", "volcano"] | None = None
     """Who admits all pods of a cluster at once; null is Kubernetes, which places them one by one.
     """
-    queue: str | None = None
+    queue: Name | None = None
     """Queue of that scheduler, a LocalQueue of Kueue or a queue of Volcano."""
     retries: Annotated[int, Field(ge=0)] = 3
     """Further clusters that a training job gets where one fails; each goes on in the run folder."""
     keep_failed_s: Annotated[int, Field(ge=0)] = 3600
     """Time that the head of a failed job stays to be looked at, in seconds."""
+
+    @field_validator("mount")
+    @classmethod
+    def _is_a_folder_of_its_own(cls, mount: str) -> str:
+        if posixpath.normpath(mount) != mount or mount in TAKEN:
+            raise ValueError(
+                f"kube.mount is {mount!r}, expected a folder by its plain path, and none of "
+                f"{', '.join(TAKEN)}, where pods have other things"
+            )
+        return mount
 
     @field_validator("image")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import posixpath
+import re
 import shlex
 import shutil
 import sys
@@ -133,7 +134,11 @@ def run_folder(given: str | None, config: Config) -> str:
             f"the run folder would be {given or f'runs/{config.name}'}, which goes with the job: "
             "give --run an absolute path on storage that all nodes of the cluster see"
         )
-    return posixpath.normpath(given)
+    # Two slashes at its beginning would stay, and be another folder's name.
+    folder = posixpath.normpath(given).lstrip("/")
+    if not folder:
+        raise ConfigError(f"--run is {given}, all of the disk: give the run a folder of its own")
+    return f"/{folder}"
 
 
 def entrypoint(options: argparse.Namespace, folder: str) -> str:
@@ -156,6 +161,8 @@ def environment(given: list[str]) -> dict[str, str]:
     variables["RAY_JOB_STOP_WAIT_TIME_S"] = STOP_WAIT_S
     for text in given:
         name, sign, value = text.partition("=")
+        if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
+            raise ConfigError(f"--env {text}: expected NAME or NAME=VALUE, found the name {name!r}")
         if not sign and name not in os.environ:
             raise ConfigError(f"--env {name}: no such variable is set here; give {name}=VALUE")
         variables[name] = value if sign else os.environ[name]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -51,22 +52,23 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from rayward.actors.scoring.score_service import APP
-    from rayward.cluster.serve.deploy import stop
+    from rayward.cluster.serve.deploy import stop, stop_after_error
     from rayward.configs.sections.machines import Cluster
     from rayward.data.model_files.hub_models import fetched
 
     options.model = fetched(options.model)
     prepare(options)
     try:
-        url = start(options)
-        print(f"scoring with {options.model} at {url}/score\nCtrl-C stops it", flush=True)
-        while True:
-            time.sleep(3600)
-    except KeyboardInterrupt:
+        with suppress(KeyboardInterrupt):
+            url = start(options)
+            print(f"scoring with {options.model} at {url}/score\nCtrl-C stops it", flush=True)
+            while True:
+                time.sleep(3600)
         print("stopping")
-    finally:
-        # Also where it did not come up in time: Serve would go on to start it.
-        stop(Cluster(), APP)
+    except BaseException:  # also where it did not come up in time: Serve would go on to start it
+        stop_after_error(Cluster(), APP)
+        raise
+    stop(Cluster(), APP)
     return 0
 
 
@@ -117,5 +119,10 @@ def start(options: argparse.Namespace) -> str:
     )
     app = application(folder, limits, options.replicas)
     return publish_app(
-        lambda: app, APP, options.host, options.port, options.start_timeout, "--start-timeout"
+        lambda: app,
+        APP,
+        options.host,
+        options.port,
+        options.start_timeout,
+        ("--host", "--start-timeout"),
     )

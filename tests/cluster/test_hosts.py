@@ -16,18 +16,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
+from rayward.cluster.ports import free_port
 from tests.cluster.test_slurm import shellcheck
-from tests.conftest import SMALL
+from tests.conftest import SMALL, TinyModels
 from tests.same_run import differences
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "cluster" / "local_cluster.sh"
 NAME = f"rw{os.getpid() % 10000}"
 NET = f"10.{64 + os.getpid() % 64}.77"
-STAGES = "prepare,sft,reward,rl"
+STAGES = "prepare,sft,rl"
 pytestmark = pytest.mark.timeout(400)
 
 # Three hosts of two CPUs: a rank of the policy takes most of one. Sizes decide no result.
@@ -45,6 +47,8 @@ CONFIG = SMALL | {
         "algorithms": ["rloo"],
         "rloo": {"learning_rate": 1e-3},
     },
+    # Trained as stage sft is.
+    "reward": None,
     "sample": None,
     "dpo": None,
     "evaluate": None,
@@ -113,7 +117,7 @@ def said(printed: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+def hosts(tmp_path_factory: pytest.TempPathFactory, tiny_models: TinyModels) -> Iterator[Hosts]:
     if os.geteuid() != 0 or not shutil.which("ip"):
         pytest.skip("network namespaces need root and iproute2")
     probe = subprocess.run(["ip", "netns", "add", f"{NAME}p"], capture_output=True, text=True)
@@ -123,7 +127,8 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     folder = tmp_path_factory.mktemp("hosts")
     try:
         cluster = Hosts(folder)
-        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG))
+        sources = {"scoring": {"sources": [{"paths": [tiny_models.reward]}]}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(CONFIG | sources))
         yield cluster
     finally:
         subprocess.run(["bash", str(SCRIPT), "down"], env=os.environ | {"LOCAL_CLUSTER": NAME})
@@ -161,6 +166,46 @@ def test_what_others_have_put_in_its_place_ends_nothing(tmp_path: Path) -> None:
         if state.is_symlink():
             state.unlink()
         shutil.rmtree(state, ignore_errors=True)
+
+
+NODES = """
+import json, ray
+ray.init(logging_level="ERROR", log_to_driver=False)
+found = {node["NodeManagerAddress"]: node["Resources"]["CPU"] for node in ray.nodes()}
+print(json.dumps(list(found.items())))
+"""
+
+
+def test_without_namespaces_loopback_addresses_stand_for_hosts(tmp_path: Path) -> None:
+    name = f"rw{os.getpid() % 10000}l"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY")} | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "LOCAL_CLUSTER": name,
+        "LOCAL_CLUSTER_KIND": "loopback",
+        "LOCAL_CLUSTER_CPUS": "3,1",
+        "LOCAL_CLUSTER_PORT": str(free_port()),
+    }
+
+    def script(*arguments: str, status: int = 0) -> str:
+        command = ["bash", str(SCRIPT), *arguments]
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, cwd=tmp_path, timeout=120
+        )
+        assert done.returncode == status, (done.stdout + done.stderr)[-4000:]
+        return done.stdout + done.stderr
+
+    try:
+        assert "no network namespaces: 2 loopback addresses" in script("up", "2")
+        nodes = dict(said(script("run", "python", "-c", NODES)))
+        # In place of 127.0.0.1 Ray tells the machine's own.
+        assert nodes.pop("127.0.0.2") == 1 and list(nodes.values()) == [3]
+        assert "is a loopback address, which cannot be cut" in script("cut", "2", status=1)
+        assert f"/tmp/{name} is there" in script("up", "2", status=1)
+    finally:
+        script("down")
+    assert not Path("/tmp", name).exists()
+    assert f"no cluster {name} is up" in script("run", "true", status=1)
+    assert [p.pid for p in psutil.process_iter() if f"/tmp/{name}/" in " ".join(p.cmdline())] == []
 
 
 WHERE = """
@@ -238,7 +283,7 @@ class Hello:
     def __call__(self, request):
         return "hello"
 
-url = publish_app(lambda: Hello.bind(), "hello", None, 0, 60, "a setting")
+url = publish_app(lambda: Hello.bind(), "hello", None, 0, 60, ("a host", "a wait"))
 from_host_2 = ["ip", "netns", "exec", sys.argv[1], sys.executable, "-c", ASKS, url]
 said = subprocess.run(from_host_2, capture_output=True, text=True)
 print(json.dumps([url, said.stdout.strip() or said.stderr]))
@@ -248,8 +293,11 @@ stop(cluster, "hello")
 
 @pytest.mark.slow
 def test_what_is_published_is_reached_from_another_host(hosts: Hosts) -> None:
-    url, answer = said(hosts.script("run", "python", "-c", WHERE + SERVES, f"{NAME}2"))
+    printed = hosts.script("run", "python", "-c", WHERE + SERVES, f"{NAME}2")
+    url, answer = said(printed)
     assert url.startswith(f"http://{NET}.1:") and answer == "hello"
+    assert f"note: anyone who reaches {NET}.1, port {url.rsplit(':')[-1]}, can ask" in printed
+    assert "there is no key; a host 127.0.0.1 leaves it to the head's own machine" in printed
 
 
 HOLDER = """
@@ -271,9 +319,11 @@ except TimeoutError as error:
 LEFT = """
 from ray._private.state import actors
 from ray.util import placement_group_table
+from tests.cluster.ray_head import RAYS_OWN
 
 def left():
     alive = [a["ActorClassName"] for a in actors().values() if a["State"] != "DEAD"]
+    alive = [name for name in alive if name not in RAYS_OWN]
     groups = [g["state"] for g in placement_group_table().values() if g["state"] != "REMOVED"]
     return alive + groups
 

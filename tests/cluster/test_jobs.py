@@ -18,6 +18,7 @@ import httpx
 import pytest
 
 from tests.cluster.ray_head import BIN, RayHead, ray_head, until
+from tests.cluster.relay import Relay, relay
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 pytestmark = pytest.mark.timeout(1200)
@@ -173,6 +174,67 @@ def test_the_status_of_a_job_is_that_of_its_command(head: RayHead, clean: Path) 
     job = failed["submission_id"]
     status, output = ran(["rayward", "submit", "--attach", job], clean, client)
     assert status == 2 and f"job {job} ended with status 2" in output, output
+
+
+COUNTS = """
+import time
+for number in range(60):
+    print("line", number, flush=True)
+    time.sleep(0.25)
+"""
+FOLLOWS = """
+import sys
+from rayward.cluster import jobs
+jobs.QUIET_S, jobs.LOST_S = 1, 3
+try:
+    print("status", jobs.Jobs(sys.argv[1], "--address").follow(sys.argv[2]))
+except (TimeoutError, ValueError) as error:
+    print(error)
+"""
+
+
+def follower(head: RayHead, way: Relay, job: str) -> subprocess.Popen[str]:
+    """`rayward submit --attach` with less patience."""
+    return subprocess.Popen(
+        [sys.executable, "-c", FOLLOWS, way.url, job],
+        env=head.client(PYTHONUNBUFFERED="1"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_a_log_goes_on_over_another_connection(head: RayHead, clean: Path) -> None:
+    (clean / "count.py").write_text(COUNTS)
+    entry = ["--submission-id", "counted", "--no-wait", "--working-dir", "."]
+    entry += ["--", "python", "count.py"]
+    client = head.client(RAY_ADDRESS=head.url)
+    status, output = ran(["ray", "job", "submit", *entry], clean, client)
+    assert status == 0, output
+    port = int(head.url.rpartition(":")[2])
+    with relay(port) as way, relay(port) as cut, relay(port) as bare:
+        process, lost = follower(head, way, "counted"), follower(head, cut, "counted")
+        output = read_to(process, "line 3\n")
+        way.cut()
+        time.sleep(1)
+        way.mend()
+        output += read_to(process, "line 20\n")
+        # Nobody is told that these are dead.
+        way.fall_silent()
+        read_to(lost, "line 3\n")
+        cut.cut()
+        status, rest = ended(process, 60)
+        lines = [line for line in (output + rest).splitlines() if line.startswith("line ")]
+        # Each once, also those that were said meanwhile.
+        assert lines == [f"line {n}" for n in range(60)] and rest.endswith("status 0\n"), rest
+        _, told = ended(lost, 60)
+        assert f"{cut.url} has not answered for 3 s; the job may go on: follow it with" in told
+        # As after the node of the job is gone: the head answers, and has no log.
+        bare.refused = b"/logs/tail"
+        assert ended(follower(head, bare, "counted"), 60)[1] == "status 0\n"
+        # A head that was started anew knows nothing of it.
+        _, told = ended(follower(head, bare, "forgotten"), 60)
+        assert told.startswith(f"{bare.url} has no job forgotten; ray job list"), told
 
 
 def test_another_version_of_ray_is_told(head: RayHead, tmp_path: Path) -> None:

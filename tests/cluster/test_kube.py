@@ -24,7 +24,7 @@ from rayward.cluster.kube.render import render
 from rayward.cluster.kube.sizes import sized
 from rayward.configs.load import ConfigError, load
 from rayward.configs.schema import Config
-from rayward.configs.sections.kube import Kube
+from rayward.configs.sections.kube import TAKEN, Kube
 from rayward.pipelines.cli import main
 from tests.cluster.kube_schemas import RAY_KINDS, mistakes
 
@@ -170,6 +170,7 @@ def test_pods_have_no_rights_and_a_root_that_is_read_only(rendered: tuple[Config
                 resources = container["resources"]
                 assert resources["requests"] == resources["limits"] != {}
                 mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+                assert {*mounts.values()} <= {*TAKEN, rendered[0].kube.mount}
                 assert set(mounts) == volumes and mounts["tmp"] == "/tmp"
 
 
@@ -388,6 +389,10 @@ def test_render_takes_no_folder_that_others_have_made(tmp_path: Path, name: str)
         ("kube.bucket_driver=s3.csi.aws.com", "kube.bucket_driver has no effect without kube.buc"),
         ("kube.namespace=Rayward", "kube.namespace is 'Rayward'"),
         ("kube.mount=shared", "kube.mount is 'shared'"),
+        ("kube.mount=/shared/../x", "expected a folder by its plain path"),
+        *((f"kube.mount={folder}", "where pods have other things") for folder in TAKEN),
+        ("kube.claim=My Claim", "kube.claim is 'My Claim'"),
+        ("kube.priority_class=high_", "kube.priority_class is 'high_'"),
         ("kube={claim: a, bucket: b}", "give one"),
         ("kube={claim: a, storage_gib: 3}", "kube.storage_gib has no effect"),
     ],
@@ -417,6 +422,10 @@ def test_the_command_says_what_it_wrote_and_what_pods_will_not_find(
     assert "4 GPUs are too few" in capsys.readouterr().err
     assert (tmp_path / "kube" / "train" / "rayjob.yaml").is_file(), "nothing was removed"
     assert main(["kube", "render", "quickstart", "--out", out, "--set", "kube.image=a:b"]) == 2
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "kube"):
+        assert main(["kube", "render", "quickstart", "--out", str(place)]) == 1
+        assert f"{tmp_path / 'file'} is no folder" in capsys.readouterr().err
 
 
 def test_the_page_names_settings_versions_and_folders_that_are_there(tmp_path: Path) -> None:

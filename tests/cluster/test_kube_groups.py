@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import time
 from collections.abc import Callable
 from math import ceil
 from typing import Any
@@ -117,6 +118,13 @@ def test_a_size_fills_its_machines_and_no_more(name: str, size: tuple[int, int])
     if load(name).rl.left_out is False:
         rl = roles(config, "rl")
         assert size[0] * size[1] - 2 < total([rl], "gpus") <= size[0] * size[1]
+
+
+def test_a_thousand_machines_are_planned_at_once() -> None:
+    began = time.monotonic()
+    groups = worker_groups(sized(load("quickstart"), 1000, 8))
+    assert 4000 < sum(group.pods * group.gpus for group in groups) <= 8000
+    assert time.monotonic() - began < 5
 
 
 def test_a_sized_config_is_one_that_loads(tmp_path) -> None:

@@ -75,6 +75,7 @@ def told(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ),
         ("ray://127.0.0.1:10001", "Ray Client cannot run this"),
         ("nonsense", "is nonsense, which is no address of Ray"),
+        ("127.0.0.1:99999", "is 127.0.0.1:99999, which is no address of Ray"),
     ],
 )
 def test_what_is_wrong_with_an_address_is_told(
@@ -114,6 +115,7 @@ def test_align_says_it_before_anything_is_made(by: str, tmp_path: Path) -> None:
         ("http://no-such-host.invalid", "nobody answers at http://no-such-host.invalid"),
         ("ray://127.0.0.1:10001", "jobs are handed over by HTTP"),
         ("127.0.0.1:{nobody}", "nobody answers at"),
+        (":8265", "--address is :8265, which is no address of Ray"),
     ],
 )
 def test_submit_says_what_is_wrong_with_an_address(

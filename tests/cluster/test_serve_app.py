@@ -17,6 +17,7 @@ import yaml
 from rayward.cluster.kube.ray_objects import ray_service
 from rayward.cluster.ports import free_port
 from rayward.cluster.serve import app
+from rayward.cluster.serve.deploy import tell_who_reaches
 from rayward.cluster.serve.endpoint import Endpoint
 from rayward.configs.schema import Config
 
@@ -126,3 +127,30 @@ def test_arguments_of_a_command_line_are_text_and_mistakes_are_told(tmp_path: Pa
         app(endpoint)
     with pytest.raises(ValueError, match="replica"):
         Endpoint.model_validate({"model": "m", "replica": 2})
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted", "words"),
+    [
+        ("127.0.0.1", "127.0.0.1", None),
+        ("localhost", "0.0.0.0", None),
+        (
+            "10.0.0.1",
+            "10.0.0.1",
+            "anyone who reaches 10.0.0.1, port 8000, can ask the model: there is no key; "
+            "publish.host 127.0.0.1 leaves it to the head's own machine\n",
+        ),
+        ("::", "::", "anyone on any network of the head, port 8000, can ask"),
+        (
+            "0.0.0.0",
+            "127.0.0.1",
+            "Serve was up before with that address, so publish.host changes nothing\n",
+        ),
+    ],
+)
+def test_who_may_ask_is_said_where_others_may(
+    host: str, wanted: str, words: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell_who_reaches(host, 8000, wanted, "publish.host")
+    told = capsys.readouterr().out
+    assert (words in told and told.startswith("   note: ")) if words else told == ""

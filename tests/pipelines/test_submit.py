@@ -41,7 +41,7 @@ def test_what_is_handed_over_is_small_and_named(
         monkeypatch.setenv(name, "value")
     source = "{kind: function, target: 'rewards:short'}"
     more = ["--set", f"scoring.sources=[{source}]", "--redo", "rl", "--keep"]
-    assert submit(*more, "--env", "GIVEN", "--env", "OTHER=1", run="/shared/a b/../x") == 0
+    assert submit(*more, "--env", "GIVEN", "--env", "OTHER=1", run="//shared/a b/../x") == 0
     job, files, variables = capsys.readouterr().out.splitlines()
     assert job == "job:       rayward align config.yaml --run /shared/x --redo rl --keep"
     assert files == "files:     config.yaml, rewards.py"
@@ -91,7 +91,10 @@ DATA = [
         (["model={path: ./base}"], [], "model.path is ./base: a path of this machine"),
         ([*DATA, "data.root=data"], [], "data.root is data: a path of this machine"),
         (["scoring.functions=../other"], [], "scoring names ../other"),
+        ([], ["--run", "//"], "--run is //, all of the disk"),
         ([], ["--env", "NOT_SET_HERE"], "no such variable is set here"),
+        ([], ["--env", "=1"], "--env =1: expected NAME or NAME=VALUE, found the name ''"),
+        ([], ["--env", "A B=1"], "found the name 'A B'"),
         ([], ["--stages", "sftt"], "unknown stage 'sftt'"),
         ([], ["--attach", "job"], "either CONFIG or --attach JOB_ID"),
         (["rl.iteration=3"], [], "did you mean"),
