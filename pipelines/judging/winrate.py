@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayward.pipelines.judging.options import add_json, add_seed, tell_left_out, write_result
-from rayward.pipelines.judging.reading import Compared
+from rayward.pipelines.judging.verdict_groups import Compared
 
 if TYPE_CHECKING:
     from rayward.pipelines.judging.length_controlled import Published, Refit
-    from rayward.pipelines.judging.reading import Comparison
+    from rayward.pipelines.judging.verdict_groups import Comparison
 
 CONTROLLED = "length_controlled_winrate"
 
@@ -79,7 +79,7 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.pipelines.judging.paired import add_pairs
     from rayward.pipelines.judging.published import compare
-    from rayward.pipelines.judging.reading import comparisons
+    from rayward.pipelines.judging.verdict_groups import comparisons
     from rayward.pipelines.rows.left_out import LeftOut
 
     _check(options)
