@@ -8,6 +8,7 @@ the instructions, whose texts it lacks.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,16 +25,17 @@ class Verdict:
     """A judge's verdict on a baseline's answer and a model's to one instruction.
 
     `preference`: from 1, the baseline's is better, to 2; 0 is an old code for a tie, None a verdict
-    that is missing. `position`: place of the instruction in its file, from 0. `instruction` is ""
-    and lengths may be None where the file does not say them. `row`: the row as it was read, where
-    that was asked for.
+    that is missing. `place`: that of the instruction in a row of lists, from 0, which has neither
+    `instruction` nor `digest`: of the instruction and both answers. `row`: the row as it was read,
+    where that was asked for.
     """
 
     model: str
     baseline: str
     annotator: str
-    position: int
+    place: int | None
     instruction: str
+    digest: bytes
     preference: float | None
     length_1: int | None
     length_2: int | None
@@ -52,14 +54,13 @@ class BadRow:
 def verdicts(path: str | Path, keep_rows: bool = False) -> Iterator[Verdict | BadRow]:
     """The verdicts of a file, or of the files of a folder, and in their places what is none."""
     for source in sources(path):
-        position = 0
         for line, value in source.rows():
             try:
                 if isinstance(value, RowError):
                     raise value
                 row = object_of(value, "row")
                 if not isinstance(row.get("preference"), list):
-                    yield _verdict(row, position, keep_rows)
+                    yield _verdict(row, keep_rows)
                     continue
                 names = _names(row)
                 preferences = list_of(row.get("preference"), "preference")
@@ -70,14 +71,13 @@ def verdicts(path: str | Path, keep_rows: bool = False) -> Iterator[Verdict | Ba
             except RowError as error:
                 yield BadRow(source.name, line, error)
                 continue
-            finally:
-                position += 1
             for place, (preference, *of_both) in enumerate(zip(preferences, *lengths, strict=True)):
                 try:
                     yield Verdict(
                         *names,
                         place,
                         "",
+                        b"",
                         _preference(preference, f"preference[{place}]"),
                         _length(of_both[0], f"len_output_1[{place}]"),
                         _length(of_both[1], f"len_output_2[{place}]"),
@@ -86,18 +86,28 @@ def verdicts(path: str | Path, keep_rows: bool = False) -> Iterator[Verdict | Ba
                     yield BadRow(source.name, line, error)
 
 
-def _verdict(row: Mapping[str, Any], position: int, keep_row: bool) -> Verdict:
+def _verdict(row: Mapping[str, Any], keep_row: bool) -> Verdict:
     """The verdict of a row a comparison."""
     outputs = [_output(row, name) for name in ("output_1", "output_2")]
+    instruction = text_of(row.get("instruction"), "instruction")
     return Verdict(
         *_names(row),
-        position,
-        text_of(row.get("instruction"), "instruction"),
+        None,
+        instruction,
+        _digest(instruction, *outputs),
         _preference(row.get("preference"), "preference"),
         len(outputs[0]),
         len(outputs[1]),
         row if keep_row else {},
     )
+
+
+def _digest(*texts: str) -> bytes:
+    """The same 16 bytes for the same texts only."""
+    # An escape of half a surrogate pair is no UTF-8, and what it stands for does not matter here.
+    parts = [text.encode(errors="surrogatepass") for text in texts]
+    lengths = ",".join(str(len(part)) for part in parts).encode()
+    return hashlib.blake2b(b"".join([lengths, b":", *parts]), digest_size=16).digest()
 
 
 def _names(row: Mapping[str, Any]) -> tuple[str, str, str]:

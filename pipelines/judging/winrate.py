@@ -3,28 +3,72 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayward.pipelines.judging.options import add_json, add_seed, tell_left_out, write_result
+from rayward.pipelines.judging.verdict_groups import Compared
 
 if TYPE_CHECKING:
-    from rayward.data.judging.annotations import Verdict
-    from rayward.pipelines.rows.left_out import LeftOut
+    from rayward.pipelines.judging.length_controlled import Published, Refit
+    from rayward.pipelines.judging.verdict_groups import Comparison
 
-Key = tuple[str, str, str]  # model, baseline, annotator
+CONTROLLED = "length_controlled_winrate"
 
 
 def add(actions: argparse._SubParsersAction) -> None:
     """Declare the command."""
     parser = actions.add_parser(
-        "winrate", help="win rates of AlpacaEval from files of verdicts, with intervals"
+        "winrate",
+        help="win rates of AlpacaEval from files of verdicts, with intervals",
+        description="Rates are in percent. low and high: 95 % percentile bootstrap of the win "
+        "rate over instructions, 10,000 draws.",
     )
     parser.add_argument(
         "files",
-        nargs="+",
+        nargs="*",
         metavar="FILE",
         help="annotations.json of AlpacaEval, verdicts of judge pairwise, or a row a model with "
-        "lists of preferences; folders of these",
+        "lists of preferences; folders of these; with --weights none is needed",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="length-controlled rates from these published weights of models (JSON, CSV)",
+    )
+    parser.add_argument(
+        "--difficulty",
+        type=Path,
+        metavar="FILE",
+        help="the difficulty of each instruction, in their order: a list of numbers, or rows with "
+        "instruction_difficulty",
+    )
+    parser.add_argument(
+        "--instructions",
+        type=Path,
+        metavar="FILE",
+        help="with --refit: the instructions of these difficulties, where files have another order",
+    )
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="length-controlled rates from weights that are fitted to the verdicts; without "
+        "--difficulty by length alone",
+    )
+    parser.add_argument(
+        "--leaderboard",
+        type=Path,
+        metavar="FILE",
+        help="published rows (JSON, CSV) of the models, to say how far these figures are from them",
+    )
+    parser.add_argument(
+        "--paired",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("A", "B"),
+        help="also the difference of two models on the same instructions; repeatable",
     )
     add_seed(parser)
     add_json(parser)
@@ -32,74 +76,165 @@ def add(actions: argparse._SubParsersAction) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from rayward.data.formats.files.overwriting import refuse_overwriting
+    from rayward.pipelines.judging.paired import add_pairs
+    from rayward.pipelines.judging.published import compare
+    from rayward.pipelines.judging.verdict_groups import comparisons
     from rayward.pipelines.rows.left_out import LeftOut
-    from rayward.pipelines.run.metrics import table
 
+    _check(options)
+    tables = [options.weights, options.difficulty, options.instructions, options.leaderboard]
+    refuse_overwriting([options.json], [*options.files, *tables])
     left_out = LeftOut()
-    of_all = read(options.files, left_out)
-    rows = [figures(key, of_one, options.seed) for key, of_one in of_all.items()]
-    columns = ("model", "baseline", "win rate [95 %]", "SE", "discrete", "n", "missing", "length")
-    table("win rates, in %", [_shown(row) for row in rows], columns)
+    found = comparisons(options.files, left_out) if options.files else []
+    control = _control(options, [each.of.baseline for each in found])
+    rows = [figures(each, control, options.seed) for each in found]
+    if not options.files:
+        rows = [row for model in control.weights if (row := _of_weights(model, control))]
+    _tell(rows)
+    _tell_baselines(rows)
+    if options.refit:
+        _tell_refit()
+    add_pairs(rows, found, options.paired, options.seed)
+    if options.leaderboard:
+        compare(rows, options.leaderboard)
     tell_left_out(left_out)
     write_result(options.json, rows)
     return 0
 
 
-def read(files: list[str], left_out: LeftOut) -> dict[Key, list[Verdict]]:
-    """The verdicts of files by model, baseline and annotator, in the order of the files.
-
-    What is none is in `left_out`. ValueError: there is no verdict in them.
-    """
-    from rayward.data.judging.annotations import BadRow, verdicts
-
-    of_all: dict[Key, list[Verdict]] = {}
-    for path in files:
-        for verdict in verdicts(path):
-            if isinstance(verdict, BadRow):
-                error = verdict.error
-                where = f"{verdict.file}:{verdict.line}: {error.field}"
-                left_out.add(where, error.reason, error.found, error.expected)
-                continue
-            key = (verdict.model, verdict.baseline, verdict.annotator)
-            of_all.setdefault(key, []).append(verdict)
-    if not of_all:
-        raise ValueError(f"{', '.join(map(str, files))}: no verdict in it; {left_out.rows[:1]}")
-    return of_all
+def _check(options: argparse.Namespace) -> None:
+    """ValueError for options that do not go together."""
+    if not options.files and not options.weights:
+        raise ValueError("no FILE: give verdicts, or --weights and --difficulty")
+    if options.weights and options.refit:
+        raise ValueError("--weights are published ones and --refit makes others: give one of them")
+    if options.weights and not options.difficulty:
+        raise ValueError("--weights needs --difficulty, the file that its weights belong to")
+    if options.difficulty and not (options.weights or options.refit):
+        raise ValueError("--difficulty is of use with --weights or --refit only")
+    if options.instructions and not (options.refit and options.difficulty):
+        raise ValueError("--instructions is of use with --refit and --difficulty only")
 
 
-def figures(key: Key, verdicts: list[Verdict], seed: int) -> dict[str, Any]:
+def _control(options: argparse.Namespace, baselines: list[str]) -> Published | Refit | None:
+    """What makes the length-controlled rates."""
+    from rayward.pipelines.judging.length_controlled import Published, Refit
+
+    if options.refit:
+        return Refit(options.difficulty, options.instructions)
+    if options.weights:
+        published = Published(options.weights, options.difficulty)
+        published.check(baselines, options.weights)
+        return published
+    return None
+
+
+def figures(comparison: Comparison, control: Published | Refit | None, seed: int) -> dict[str, Any]:
     """What AlpacaEval's leaderboard says of a model, with the interval of its win rate."""
     from rayward.algorithms.judging.win_rates import win_rate
+    from rayward.pipelines.judging.length_controlled import Refit
 
-    model, baseline, annotator = key
-    preferences = [
-        float("nan") if verdict.preference is None else verdict.preference for verdict in verdicts
-    ]
-    rate = win_rate(preferences, seed)
+    of, verdicts = comparison.of, comparison.verdicts
+    rate = win_rate(comparison.preferences, seed)
+    controlled, weights = None, None
+    if isinstance(control, Refit):
+        controlled, weights = control.rate(comparison)
+    elif control and control.is_for(of.baseline):
+        controlled = control.rate(of.model)
     # An answer that is missing has no length.
     lengths = [verdict.length_2 for verdict in verdicts if verdict.length_2 is not None]
-    return {
-        "model": model,
+    row = {
+        **_row(of),
         "win_rate": rate["win_rate"],
         "standard_error": rate["standard_error"],
         "discrete_win_rate": rate["discrete_win_rate"],
-        "length_controlled_winrate": None,
+        CONTROLLED: controlled,
         "n_total": rate["n_total"],
         "avg_length": int(sum(lengths) / len(lengths)) if lengths else None,
         "low": rate["low"],
         "high": rate["high"],
-        "baseline": baseline,
-        "annotator": annotator,
         "n_missing": len(verdicts) - rate["n_total"],
     }
+    if weights:
+        row["weights"] = vars(weights)
+    return row
+
+
+def _of_weights(model: str, published: Published) -> dict[str, Any]:
+    """What published weights alone say of a model."""
+    row = _row(Compared(model, published.baseline or "", ""))
+    return {**row, CONTROLLED: published.rate(model)}
+
+
+def _row(of: Compared) -> dict[str, Any]:
+    """A model's row before anything is known of it, in the order in which it is written."""
+    return {
+        "model": of.model,
+        "win_rate": None,
+        "standard_error": None,
+        "discrete_win_rate": None,
+        CONTROLLED: None,
+        "n_total": 0,
+        "avg_length": None,
+        "low": None,
+        "high": None,
+        "baseline": of.baseline,
+        "annotator": of.annotator,
+        "n_missing": 0,
+    }
+
+
+def _tell(rows: list[dict[str, Any]]) -> None:
+    """A table for each baseline and judge."""
+    from rayward.pipelines.run.metrics import table
+
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["baseline"], row["annotator"]), []).append(row)
+    columns = ("model", "win rate [95 %]", "SE", "discrete", "LC", "n", "none", "chars")
+    for (baseline, annotator), of_group in groups.items():
+        judge = f", judged by {annotator}" if annotator else ""
+        against = f"against {baseline}" if baseline else "by their weights"
+        table(f"win rates {against}{judge}, in %", [_shown(row) for row in of_group], columns)
 
 
 def _shown(row: dict[str, Any]) -> tuple[Any, ...]:
     """The columns of a model on the terminal."""
-    rate = "-"
-    if row["win_rate"] is not None:
-        rate = f"{row['win_rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-    numbers = [row["standard_error"], row["discrete_win_rate"]]
+    numbers = [row[name] for name in ("standard_error", "discrete_win_rate", CONTROLLED)]
     shown = ["-" if number is None else f"{number:.2f}" for number in numbers]
     length = "-" if row["avg_length"] is None else row["avg_length"]
-    return (row["model"], row["baseline"], rate, *shown, row["n_total"], row["n_missing"], length)
+    return (row["model"], _rate(row), *shown, row["n_total"], row["n_missing"], length)
+
+
+def _rate(row: dict[str, Any]) -> str:
+    if row["win_rate"] is None:
+        return "-"
+    return f"{row['win_rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def _tell_baselines(rows: list[dict[str, Any]]) -> None:
+    """Models that were compared with several baselines: a column each, side by side."""
+    from rayward.pipelines.run.metrics import table
+
+    of_model: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        key = (row["model"], row["annotator"])
+        of_model.setdefault(key, {})[row["baseline"]] = _rate(row)
+    several = {key: cells for key, cells in of_model.items() if len(cells) > 1}
+    if several:
+        baselines = list(dict.fromkeys(name for cells in several.values() for name in cells))
+        lines = [
+            (*key, *(cells.get(baseline, "-") for baseline in baselines))
+            for key, cells in several.items()
+        ]
+        columns = ("model", "judge", *(f"vs {baseline}" for baseline in baselines))
+        table("win rates by baseline, in % [95 %]", lines, columns)
+
+
+def _tell_refit() -> None:
+    print(
+        "LC: weights fitted to these verdicts alone, without AlpacaEval's two data sets of a "
+        "baseline that games lengths;\nso its published rates are others (docs/judging.md says by "
+        "how much)."
+    )
