@@ -68,11 +68,7 @@ def comparisons(
                     "one of the two"
                 )
     if not found:
-        names = ", ".join(map(str, files))
-        first = [
-            "{where}: found {found}, expected {expected}".format(**row) for row in left_out.rows
-        ]
-        raise ValueError(": ".join([f"{names}: no verdict in it", *first[:1]]))
+        raise no_row(files, "verdict", left_out)
     return [Comparison(of, list(verdicts.values())) for of, verdicts in found.items()]
 
 
@@ -80,3 +76,10 @@ def add_bad_row(left_out: LeftOut, row: BadRow) -> None:
     """Count a row that is set aside."""
     error = row.error
     left_out.add(f"{row.file}:{row.line}: {error.field}", error.reason, error.found, error.expected)
+
+
+def no_row(files: Sequence[str], kind: str, left_out: LeftOut) -> ValueError:
+    """What to raise where no row of the files is what was asked for: with the first one's fault."""
+    names = ", ".join(map(str, files))
+    first = ["{where}: found {found}, expected {expected}".format(**row) for row in left_out.rows]
+    return ValueError(": ".join([f"{names}: no {kind} in it", *first[:1]]))
