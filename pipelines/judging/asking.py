@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 CACHE_FORM = {"replies of": "rayward judge", "form": 1}
 """The first line of a cache file."""
+LEAST_UNREADABLE = 10
+"""Replies that may be unreadable, however few there are."""
+MAX_TOLD = 5
 FRAME_TOKENS = 64
 """More than a chat template writes around a message."""
 
@@ -55,13 +58,14 @@ class BudgetError(Exception):
 class Budget:
     """What may be spent. A request takes the most that it can cost, and gives back the rest.
 
-    So the sum never passes the limit. `spent`: what earlier runs paid for the replies of this one.
+    So the sum never passes the limit. `spent`: with what earlier runs paid for the replies of this
+    one.
     """
 
-    def __init__(self, limit: float | None, prices: Sequence[float], spent: float = 0.0) -> None:
+    def __init__(self, limit: float | None, prices: Sequence[float], role: str) -> None:
         if limit is not None and not any(prices):
-            raise ValueError("--budget needs the prices of tokens (--judge-price IN OUT)")
-        self.limit, self.prices, self.spent, self.reserved = limit, prices, spent, 0.0
+            raise ValueError(f"--budget needs the prices of tokens (--{role}-price IN OUT)")
+        self.limit, self.prices, self.spent, self.reserved = limit, prices, 0.0, 0.0
         self.given_back = asyncio.Condition()
 
     def price(self, prompt_tokens: int, reply_tokens: int) -> float:
@@ -118,29 +122,36 @@ class Asking:
     def __init__(
         self,
         cache: Ledger,
-        model: ChatModel,
-        identity: str,
         options: argparse.Namespace,
+        role: str,
         readable: Callable[[Request, Mapping[str, Any]], bool] = lambda request, reply: True,
         allowed: int | None = None,
     ) -> None:
-        """`identity`: what the model is, beside its name; `options`: seed, concurrency, budget."""
-        self.cache, self.model, self.identity, self.options = cache, model, identity, options
+        """`role`: of the model in the options, which say its name, its fields and its prices."""
+        from rayward.pipelines.data_tools.endpoint import is_folder, model_name
+        from rayward.pipelines.run.given import model_digest
+
+        values = vars(options)
+        self.cache, self.options, self.role = cache, options, role
+        self.name, self.shared_fields = model_name(values[role]), values[f"{role}_request"]
+        # A folder of the same name may hold another model the next time.
+        self.identity = model_digest(Path(values[role])) if is_folder(values[role]) else ""
         self.readable, self.allowed = readable, allowed
+        self.model: ChatModel | None = None  # once something is asked
         self.unreadable = 0
         self.unanswered, self.refused = list[str](), list[str]()
         self.stopped = ""  # why not all was asked
-        self.budget = Budget(options.budget, model.prices)
+        self.budget = Budget(options.budget, values[f"{role}_price"], role)
 
     def fields(self, request: Request) -> dict[str, Any]:
         """What is sent beside the prompt. Each sample has a seed of its own."""
         seed = self.options.seed + request.sample
-        return {"seed": seed, **self.model.fields, **request.fields}
+        return {"seed": seed, **self.shared_fields, **request.fields}
 
     def key(self, request: Request) -> str:
         """The name of the reply in the cache: of all that decides it."""
         decides = {
-            "model": self.model.name,
+            "model": self.name,
             "is": self.identity,
             "prompt": list(request.prompt),
             "fields": self.fields(request),
@@ -158,9 +169,10 @@ class Asking:
         """Ask for what the cache lacks of these.
 
         Sets `stopped` where the budget ends it. Raises TooManyUnreadableError, and what
-        `ChatModel.ask` raises.
+        `ChatModel.ask` raises. A folder is served only where something is missing.
         """
         from rayward.pipelines.data_tools.at_once import at_once
+        from rayward.pipelines.data_tools.endpoint import models
 
         missing = dict[str, Request]()
         for request in requests:
@@ -176,7 +188,9 @@ class Asking:
             if not self.stopped:
                 await self._ask(*item)
 
-        at_once(missing.items(), len(missing), self.options.concurrency, one)
+        if missing:
+            with models(self.options, self.role) as (self.model,):
+                at_once(missing.items(), len(missing), self.options.concurrency, one)
 
     async def _ask(self, key: str, request: Request) -> None:
         from rayward.pipelines.data_tools.endpoint import NoReplyError
@@ -206,6 +220,7 @@ class Asking:
 
     async def _reply(self, key: str, request: Request) -> dict[str, Any]:
         """A model's reply, once it is in the cache."""
+        assert self.model is not None
         seed, fields = self.options.seed + request.sample, dict(request.fields)
         ask = self.model.go_on if request.of_ids else self.model.ask
         started = time.perf_counter()
@@ -237,7 +252,7 @@ class Asking:
         self.unreadable += 1
         if self.allowed is not None and self.unreadable > self.allowed:
             raise TooManyUnreadableError(
-                f"{self.unreadable} replies of {self.model.name} cannot be read, and --unreadable "
+                f"{self.unreadable} replies of {self.name} cannot be read, and --unreadable "
                 f"allows {self.allowed}. The last one: {reply['text'][:300]!r}. Is it the right "
                 "model, and the right prompt? What it said is in the cache; allow more to go on"
             )
@@ -256,7 +271,7 @@ class Asking:
             "prompt_tokens": prompt_tokens,
             "reply_tokens": reply_tokens,
             "price": round(self.budget.price(prompt_tokens, reply_tokens), 6),
-            "this_run": self.model.counts(),
+            "this_run": self.model.counts() if self.model else {"requests": 0},
         }
 
 
@@ -267,9 +282,55 @@ def open_cache(stack: ExitStack, path: Path) -> Ledger:
     return cache
 
 
-def identity_of(model: str) -> str:
-    """What a model is beside its name: the digest of its files, where it is a folder."""
-    from rayward.pipelines.data_tools.endpoint import is_folder
-    from rayward.pipelines.run.given import model_digest
+def allowed_unreadable(options: argparse.Namespace, count: int) -> int:
+    """How many of so many replies may be something else than what was asked for."""
+    if options.unreadable is None:
+        return max(LEAST_UNREADABLE, count // 10)
+    if options.unreadable < 0:
+        raise ValueError(f"--unreadable is {options.unreadable}, expected 0 or more")
+    return int(options.unreadable)
 
-    return model_digest(Path(model)) if is_folder(model) else ""
+
+def ask_all(asking: Asking, requests: Sequence[Request], allowed: int) -> None:
+    """Ask for what is missing, and tell how much that is."""
+    there = sum(asking.key(request) in asking.cache.places for request in requests)
+    print(
+        f"{len(requests)} replies of {asking.name}, {there} of them in the cache; up to "
+        f"{allowed} may be unreadable",
+        flush=True,
+    )
+    asking.ask(requests)
+
+
+def account_of(asking: Asking, requests: Sequence[Request]) -> dict[str, Any]:
+    """What was asked and what it cost; "stopped" says why not all is there."""
+    account = {"asked": asking.account(requests), "stopped": asking.stopped}
+    return account | {"refusals": asking.refused[:20]}
+
+
+def tell_account(account: dict[str, Any], out: Path) -> int:
+    """Print what was asked, what it cost and what is missing; the status: 1 where something is."""
+    from rayward.pipelines.run.metrics import table
+
+    asked = dict(account["asked"])
+    this_run = asked.pop("this_run", {})
+    table("", asked | {f"this run: {name}": value for name, value in this_run.items()})
+    if lacking := account["lacking"]:
+        print(f"{len(lacking)} turns are left out, as an answer is missing:")
+        for text in lacking[:MAX_TOLD]:
+            print(f"  {text}")
+    print(out)
+    wanted, there = asked.get("wanted", 0), asked.get("replies", 0)
+    if account["stopped"]:
+        print(
+            f"stopped before the budget: {account['stopped']}; {there} of {wanted} replies are "
+            "there. Raise --budget and run it again to go on"
+        )
+    elif there < wanted:
+        print(
+            f"{wanted - there} replies are missing; run the same command again to ask for them "
+            "again"
+        )
+    for refusal in account.get("refusals", [])[:MAX_TOLD]:
+        print(f"  refused: {refusal}")
+    return int(there < wanted)

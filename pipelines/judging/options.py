@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from rayward.pipelines.data_tools.feedback import add_models
 
 if TYPE_CHECKING:
     from rayward.pipelines.rows.left_out import LeftOut
 
+AT_ONCE = 32  # requests
 MAX_PRINTED = 5  # rows that were set aside, on the terminal
 
 
@@ -43,3 +47,33 @@ def tell_left_out(left_out: LeftOut) -> None:
         print("{where}: found {found}, expected {expected}".format(**row))
     if len(left_out.rows) > MAX_PRINTED:
         print(f"... and {len(left_out.rows) - MAX_PRINTED} more")
+
+
+def add_asking(
+    parser: argparse.ArgumentParser, requests: Mapping[str, dict[str, Any]], kinds: str
+) -> None:
+    """Declare what all commands take that ask a model: of one role, with its default fields.
+
+    `kinds`: what the model may be.
+    """
+    (role,) = requests
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for what is made"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of orders and samples (default 0)"
+    )
+    parser.add_argument(
+        "--budget",
+        type=float,
+        metavar="X",
+        help=f"most that all replies may cost, at --{role}-price; stops before it is passed",
+    )
+    parser.add_argument(
+        "--unreadable",
+        type=int,
+        metavar="N",
+        help="replies that may not be what was asked for, before it stops (default: a tenth, and "
+        "at least 10)",
+    )
+    add_models(parser, requests, AT_ONCE, kinds)

@@ -9,16 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayward.data.judging.rules import RULES
-from rayward.pipelines.data_tools.feedback import add_models
+from rayward.pipelines.judging.options import add_asking
 from rayward.pipelines.judging.reading import add_questions
 from rayward.pipelines.judging.scorers import add_scorers
 
 if TYPE_CHECKING:
     from rayward.data.judging.pairs import Pair
-    from rayward.pipelines.judging.asking import Asking
-
-LEAST_UNREADABLE = 10
-AT_ONCE = 32
+    from rayward.pipelines.data_tools.ledger import Ledger
 
 
 def add(actions: argparse._SubParsersAction) -> None:
@@ -51,39 +48,14 @@ def add(actions: argparse._SubParsersAction) -> None:
         help="prompts in place of ours: a judge_prompts.jsonl of FastChat, Vicuna's prompt.jsonl, "
         "or a prompt.txt of AlpacaEval",
     )
-    add_asking(parser)
-    add_scorers(parser)
-    parser.set_defaults(run_command=_run)
-
-
-def add_asking(parser: argparse.ArgumentParser) -> None:
-    """Declare what all commands that ask a judge take."""
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for what is made"
-    )
-    parser.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of orders and samples (default 0)"
-    )
-    parser.add_argument(
-        "--budget",
-        type=float,
-        metavar="X",
-        help="most that all replies may cost, at --judge-price; stops before it is passed",
-    )
-    parser.add_argument(
-        "--unreadable",
-        type=int,
-        metavar="N",
-        help="replies that may not be what was asked for, before it stops (default: a tenth, and "
-        f"at least {LEAST_UNREADABLE})",
-    )
-    add_models(
+    add_asking(
         parser,
         {"judge": {}},
-        AT_ONCE,
         "NAME@http://HOST:PORT/v1, or a folder, which vLLM serves; of a reward model, which scores "
         "answers; or MODULE:FUNCTION, as scoring.sources has it",
     )
+    add_scorers(parser)
+    parser.set_defaults(run_command=_run)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -114,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
 
             rows, account = verdicts_by_score(options, made, names, cache)
         else:
-            rows, account = _verdicts(options, made, names, cache, stack)
+            rows, account = _verdicts(options, made, names, cache)
         account |= {"lacking": lacking, "left_out": dict(left_out)}
         return close(options, rows, account)
 
@@ -131,48 +103,17 @@ def _verdicts(
     options: argparse.Namespace,
     made: Sequence[Pair],
     names: tuple[str, str],
-    cache: Any,
-    stack: ExitStack,
+    cache: Ledger,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The verdicts of a language model, and the account of what it was asked."""
-    from rayward.pipelines.data_tools.endpoint import models
-    from rayward.pipelines.judging.asking import Asking, identity_of
+    from rayward.pipelines.judging.asking import Asking, account_of, allowed_unreadable, ask_all
     from rayward.pipelines.judging.comparing import Comparing
 
     comparing = Comparing(options, made, names)
     comparing.tell()
     options.judge_request = {**comparing.rules.request, **options.judge_request}
-    (judge,) = stack.enter_context(models(options, "judge"))
     allowed = allowed_unreadable(options, len(comparing.requests))
-    asking = Asking(
-        cache, judge, identity_of(options.judge), options, comparing.is_readable, allowed
-    )
+    asking = Asking(cache, options, "judge", comparing.is_readable, allowed)
     ask_all(asking, comparing.requests, allowed)
-    rows = comparing.rows(asking, judge.name)
+    rows = comparing.rows(asking, asking.name)
     return rows, account_of(asking, comparing.requests) | comparing.settings
-
-
-def allowed_unreadable(options: argparse.Namespace, count: int) -> int:
-    """How many of so many replies may be something else than what was asked for."""
-    if options.unreadable is None:
-        return max(LEAST_UNREADABLE, count // 10)
-    if options.unreadable < 0:
-        raise ValueError(f"--unreadable is {options.unreadable}, expected 0 or more")
-    return int(options.unreadable)
-
-
-def ask_all(asking: Asking, requests: Sequence[Any], allowed: int) -> None:
-    """Ask for what is missing, and tell how much that is."""
-    there = sum(asking.key(request) in asking.cache.places for request in requests)
-    print(
-        f"{len(requests)} replies of {asking.model.name}, {there} of them in the cache; up to "
-        f"{allowed} may be unreadable",
-        flush=True,
-    )
-    asking.ask(requests)
-
-
-def account_of(asking: Asking, requests: Sequence[Any]) -> dict[str, Any]:
-    """What was asked and what it cost; "stopped" says why not all is there."""
-    account = {"asked": asking.account(requests), "stopped": asking.stopped}
-    return account | {"refusals": asking.refused[:20]}

@@ -6,14 +6,13 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-MAX_LACKING = 5  # questions without an answer, on the terminal
-
 
 def close(
     options: argparse.Namespace, rows: Sequence[dict[str, Any]], account: dict[str, Any]
 ) -> int:
     """Write the verdicts and their summary, and print it; the status: 1 where some are missing."""
     from rayward.data.formats.files.outputs import open_output
+    from rayward.pipelines.judging.asking import tell_account
     from rayward.pipelines.run.files import write_json
 
     summary = summarize(rows, options.seed) | account
@@ -23,18 +22,7 @@ def close(
             file.write(row)
     write_json(options.out / "summary.json", summary)
     _print(summary)
-    print(path)
-    asked = summary["asked"]
-    if summary["stopped"]:
-        print(
-            f"stopped before the budget: {summary['stopped']}; {asked['replies']} of "
-            f"{asked['wanted']} replies are there. Raise --budget and run it again to go on"
-        )
-    elif waiting := asked.get("unanswered", 0) + asked.get("refused", 0):
-        print(f"{waiting} got no reply; run the same command again to ask for them again")
-        for refusal in summary.get("refusals", [])[:3]:
-            print(f"  refused: {refusal}")
-    return int(summary["missing"] > 0)
+    return max(tell_account(account, path), int(summary["missing"] > 0))
 
 
 def summarize(rows: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
@@ -98,14 +86,6 @@ def _print(summary: dict[str, Any]) -> None:
         parts += [(name or "(none)", part) for name, part in summary["by_category"].items()]
     title = f"{summary['model']} against {summary['baseline']}, judged by {summary['annotator']}"
     table(title, [_line(name, part) for name, part in parts], columns)
-    asked = {name: value for name, value in summary["asked"].items() if name != "this_run"}
-    this_run = summary["asked"].get("this_run", {})
-    asked |= {f"this run: {name}": value for name, value in this_run.items()}
-    table("", asked)
-    if lacking := summary.get("lacking"):
-        print(f"{len(lacking)} turns are not compared, as an answer is missing:")
-        for text in lacking[:MAX_LACKING]:
-            print(f"  {text}")
 
 
 def _line(name: str, part: dict[str, Any]) -> tuple[Any, ...]:

@@ -72,11 +72,6 @@ def shown(request: dict[str, Any]) -> tuple[str, str]:
     return found[1], found[2]
 
 
-def longer(request: dict[str, Any]) -> str:
-    first, second = shown(request)
-    return f"The longer one is better.\n[{len(first) % 11}, {len(second) % 11}]"
-
-
 def content(request: dict[str, Any]) -> str:
     """Prefers the longer answer, wherever it stands."""
     first, second = (text.count("x") for text in shown(request))
