@@ -118,18 +118,19 @@ def _rating(row: Mapping[str, Any]) -> Rating:
 
 
 def _winners(row: Mapping[str, Any]) -> Winners:
-    names = [text_of(row.get(name), name) for name in ("model_1", "model_2")]
+    first, second = (text_of(row.get(name), name) for name in ("model_1", "model_2"))
     # FastChat says "model_1", in old files also the model's name.
     word = {"model_1": "first", "model_2": "second", "tie": "tie", "error": None}
-    word |= {names[1]: "second", names[0]: "first"}
-    found = []
+    word |= {second: "second", first: "first"}
+    found: list[str | None] = []
     for field in ("g1_winner", "g2_winner"):
         value = row.get(field)
         if not isinstance(value, str) or value not in word:
             raise RowError(field, describe(value), "model_1, model_2, tie or error")
         found.append(word[value])
     judge, question, turn = _judge(row.get("judge")), _id(row), _turn(row)
-    return Winners(*names, judge, question, turn, (found[0], found[1]), _category(row))
+    both = (found[0], found[1])
+    return Winners(first, second, judge, question, turn, both, _category(row))
 
 
 def _review(row: Mapping[str, Any], file: str, line: int) -> Scores:

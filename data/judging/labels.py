@@ -98,10 +98,9 @@ def _pandalm(source: RowSource) -> Iterator[LabelledPair | BadRow]:
             if isinstance(row.get("input"), str) and row["input"].strip():
                 prompt = f"{prompt}\n\n{row['input']}"
             labels = {name: _choice(row.get(name), name) for name in ANNOTATORS}
-            answers = [_answer(row, name) for name in ("response1", "response2")]
-            yield LabelledPair(
-                f"{_stem(source.name)}-{line}", _group(prompt), prompt, *answers, labels
-            )
+            first, second = (_answer(row, name) for name in ("response1", "response2"))
+            name = f"{_stem(source.name)}-{line}"
+            yield LabelledPair(name, _group(prompt), prompt, first, second, labels)
         except RowError as error:
             yield BadRow(source.name, line, error)
 

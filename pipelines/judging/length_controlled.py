@@ -42,7 +42,7 @@ class Published:
     def rate(self, model: str) -> float | None:
         """The rate of a model against their baseline; None where it has no weights."""
         weights = self.weights.get(model)
-        return weights and weights.rate(self.difficulty)
+        return None if weights is None else weights.rate(self.difficulty)
 
     def check(self, baselines: Sequence[str], path: Path) -> None:
         """ValueError where it is not clear which of several baselines the weights are for."""
@@ -65,7 +65,9 @@ class Refit:
         from rayward.data.judging import tables
 
         self.path = difficulty
-        self.difficulties: Difficulties | None = difficulty and tables.difficulties(difficulty)
+        self.difficulties: Difficulties | None = None
+        if difficulty:
+            self.difficulties = tables.difficulties(difficulty)
         if instructions and self.difficulties:
             texts, by_place = tables.instructions(instructions), self.difficulties.by_place
             if len(texts) != len(by_place):

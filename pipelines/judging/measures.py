@@ -134,14 +134,14 @@ def of_humans(pairs: Sequence[LabelledPair], seed: int) -> list[dict[str, Any]]:
         both = [pair for pair in pairs if one in pair.labels and other in pair.labels]
         if not both:
             continue
-        sides = [[pair.labels[name] for pair in both] for name in (one, other)]
+        first, second = ([pair.labels[name] for pair in both] for name in (one, other))
         groups = [pair.group for pair in both]
         rows.append(
             {
                 "labellers": [one, other],
                 "n": len(both),
-                **same(*sides, groups, seed),
-                "accuracy": accuracy(*sides, groups, seed),
+                **same(first, second, groups, seed),
+                "accuracy": accuracy(first, second, groups, seed),
             }
         )
     return rows

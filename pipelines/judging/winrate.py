@@ -77,6 +77,7 @@ def add(actions: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.formats.files.overwriting import refuse_overwriting
+    from rayward.pipelines.judging.length_controlled import Published
     from rayward.pipelines.judging.paired import add_pairs
     from rayward.pipelines.judging.published import compare
     from rayward.pipelines.judging.verdict_groups import comparisons
@@ -89,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
     found = comparisons(options.files, left_out) if options.files else []
     control = _control(options, [each.of.baseline for each in found])
     rows = [figures(each, control, options.seed) for each in found]
-    if not options.files:
+    if isinstance(control, Published) and not options.files:
         rows = [row for model in control.weights if (row := _of_weights(model, control))]
     _tell(rows)
     _tell_baselines(rows)
