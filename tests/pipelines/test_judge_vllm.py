@@ -65,6 +65,11 @@ def greedy(folder: Path, turns: list[str], answers: list[str], count: int) -> st
     return text.strip()
 
 
+def whole(text: str) -> str:
+    """Without the character that the last token began: vLLM waits for the rest of it."""
+    return text.rstrip("\ufffd").strip()
+
+
 def test_a_folder_answers_in_its_template_and_judges_its_answers(
     folder: Path, tmp_path: Path, capsys: Any
 ) -> None:
@@ -83,8 +88,8 @@ def test_a_folder_answers_in_its_template_and_judges_its_answers(
     rows = [json.loads(x) for x in (tmp_path / "own" / "own.jsonl").read_text().splitlines()]
     for row, question in zip(rows, questions, strict=True):
         turns = row["choices"][0]["turns"]
-        assert turns[0] == greedy(folder, question["turns"][:1], [], 12)
-        assert turns[1] == greedy(folder, question["turns"], turns[:1], 12)
+        assert whole(turns[0]) == whole(greedy(folder, question["turns"][:1], [], 12))
+        assert whole(turns[1]) == whole(greedy(folder, question["turns"], turns[:1], 12))
     other = ["--template", "vicuna_v1.1", "--name", "other", "--out", str(tmp_path / "other")]
     status = main([*command, *other])
     assert status == 0, capsys.readouterr().err
