@@ -1,9 +1,9 @@
 """Python programs of strangers, each in a process that has nothing but itself.
 
-It sees the interpreter and the system's libraries, read-only, and a folder in memory; no network, no
-process but its own, none of our variables; memory, processor time, files and processes have limits,
-and all of it ends at the deadline. Namespaces of the Linux kernel do that, as bubblewrap has it
-(data/verifiable/enter.py). Where the kernel or a container forbids them nothing is run.
+It sees the interpreter and the system's libraries, read-only, and a folder in memory; no network,
+no process but its own, none of our variables; memory, processor time, files and processes have
+limits, and all of it ends at the deadline. Namespaces of the Linux kernel do that, as bubblewrap
+has it (data/verifiable/enter.py). Where the kernel or a container forbids them nothing is run.
 """
 
 from __future__ import annotations

@@ -5,9 +5,6 @@ the program was stopped, or else what went wrong. On standard input: the setting
 the program's own input.
 """
 
-# ruff: noqa: PTH
-# pathlib would be half of its start.
-
 import ctypes
 import json
 import os
