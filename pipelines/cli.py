@@ -18,7 +18,16 @@ from rayward.configs.stages import STAGES
 from rayward.pipelines.cluster_tools import kube, submit
 from rayward.pipelines.data_tools import check, clean, convert, rank, render, simulate
 from rayward.pipelines.data_tools import map as map_command
-from rayward.pipelines.judging import agreement, board, page, pairwise, scores, single, winrate
+from rayward.pipelines.judging import (
+    agreement,
+    answers,
+    board,
+    page,
+    pairwise,
+    scores,
+    single,
+    winrate,
+)
 from rayward.pipelines.model_tools import doctor, extend, init, reward_eval, reward_serve
 
 COMMANDS = {
@@ -39,7 +48,7 @@ COMMANDS = {
 MODEL_COMMANDS = (init, doctor, extend, reward_eval, reward_serve)
 CLUSTER_COMMANDS = (submit, kube)
 DATA_COMMANDS = (convert, check, render, clean, map_command, simulate, rank)
-JUDGE_COMMANDS = (pairwise, single, winrate, scores, agreement, page, board)
+JUDGE_COMMANDS = (answers, pairwise, single, winrate, scores, agreement, page, board)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -48,19 +48,18 @@ def add_models(
     concurrency: int = 16,
     kinds: str = "NAME@http://HOST:PORT/v1, or a folder, which vLLM serves",
 ) -> None:
-    """Declare the options of each role's model. `requests`: default fields by role."""
+    """Declare the options of each role's model. `requests`: default fields by role.
+
+    `kinds`: what the model may be; "" where the model itself is declared elsewhere.
+    """
     for role, request in requests.items():
         # The default binds this role's fields: options are read after the loop.
         def json_fields(text: str, request: dict[str, Any] = request) -> dict[str, Any]:
             return request | json.loads(text)
 
         add = parser.add_argument_group(f"the {role}").add_argument
-        add(
-            f"--{role}",
-            required=True,
-            metavar="M",
-            help=kinds,
-        )
+        if kinds:
+            add(f"--{role}", required=True, metavar="M", help=kinds)
         add(
             f"--{role}-key",
             default="OPENAI_API_KEY",

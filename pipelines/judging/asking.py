@@ -8,105 +8,24 @@ was under way; the same one again asks for the rest, and costs nothing where all
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rayward.data.feedback.prompt_files import digest
 from rayward.data.records import RowError
 from rayward.pipelines.data_tools.ledger import Ledger
+from rayward.pipelines.judging.budget import Budget, BudgetError, Request
 
 if TYPE_CHECKING:
     from rayward.pipelines.data_tools.endpoint import ChatModel
 
+T = TypeVar("T")
 CACHE_FORM = {"replies of": "rayward judge", "form": 1}
 """The first line of a cache file."""
-LEAST_UNREADABLE = 10
-"""Replies that may be unreadable, however few there are."""
-MAX_TOLD = 5
-FRAME_TOKENS = 64
-"""More than a chat template writes around a message."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a model is asked once. `place`: what it is about, for people who read the cache.
-
-    `prompt`: messages, or the token ids that are gone on with. `sample`: its number, from 0.
-    """
-
-    prompt: Sequence[Any]
-    place: Mapping[str, Any]
-    sample: int = 0
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def of_ids(self) -> bool:
-        """Whether the prompt is token ids."""
-        return bool(self.prompt) and isinstance(self.prompt[0], int)
-
-
-class BudgetError(Exception):
-    """The next request could cost more than is left."""
-
-
-class Budget:
-    """What may be spent. A request takes the most that it can cost, and gives back the rest.
-
-    So the sum never passes the limit. `spent`: with what earlier runs paid for the replies of this
-    one.
-    """
-
-    def __init__(self, limit: float | None, prices: Sequence[float], role: str) -> None:
-        if limit is not None and not any(prices):
-            raise ValueError(f"--budget needs the prices of tokens (--{role}-price IN OUT)")
-        self.limit, self.prices, self.spent, self.reserved = limit, prices, 0.0, 0.0
-        self.given_back = asyncio.Condition()
-
-    def price(self, prompt_tokens: int, reply_tokens: int) -> float:
-        """Of so many tokens."""
-        return (prompt_tokens * self.prices[0] + reply_tokens * self.prices[1]) / 1e6
-
-    def most(self, request: Request, fields: Mapping[str, Any]) -> float:
-        """The most that a request can cost. ValueError where its reply has no limit."""
-        longest = fields.get("max_completion_tokens") or fields.get("max_tokens")
-        if longest is None:
-            raise ValueError("--budget needs max_tokens among the fields of the request")
-        if request.of_ids:
-            return self.price(len(request.prompt), longest)
-        # No tokenizer makes more tokens of a text than it has bytes.
-        size = sum(len(json.dumps(message).encode()) for message in request.prompt)
-        return self.price(size + FRAME_TOKENS * len(request.prompt), longest)
-
-    async def reserve(self, amount: float) -> None:
-        """Wait until `amount` is free. BudgetError: it cannot become free any more."""
-        if self.limit is None:
-            return
-        async with self.given_back:
-            while self.spent + self.reserved + amount > self.limit:
-                if not self.reserved:
-                    raise BudgetError(
-                        f"{self.spent:.6g} of {self.limit:g} is spent, and the next request may "
-                        f"cost up to {amount:.6g}"
-                    )
-                await self.given_back.wait()
-            self.reserved += amount
-
-    async def settle(self, amount: float, cost: float) -> None:
-        """What was reserved is replaced by what it cost."""
-        self.spent += cost
-        if self.limit is None:
-            return
-        async with self.given_back:
-            # Sums of floats: without a request under way nothing is reserved, to the last bit.
-            self.reserved = max(0.0, self.reserved - amount)
-            self.reserved = 0.0 if self.reserved < 1e-12 else self.reserved
-            self.given_back.notify_all()
 
 
 class TooManyUnreadableError(ValueError):
@@ -124,21 +43,26 @@ class Asking:
         cache: Ledger,
         options: argparse.Namespace,
         role: str,
+        stack: ExitStack,
         readable: Callable[[Request, Mapping[str, Any]], bool] = lambda request, reply: True,
         allowed: int | None = None,
     ) -> None:
-        """`role`: of the model in the options, which say its name, its fields and its prices."""
+        """`role`: of the model in the options, which say its name, its fields and its prices.
+
+        `stack`: a folder is served until its end.
+        """
         from rayward.pipelines.data_tools.endpoint import is_folder, model_name
         from rayward.pipelines.run.given import model_digest
 
         values = vars(options)
-        self.cache, self.options, self.role = cache, options, role
+        self.cache, self.options, self.role, self.stack = cache, options, role, stack
         self.name, self.shared_fields = model_name(values[role]), values[f"{role}_request"]
         # A folder of the same name may hold another model the next time.
         self.identity = model_digest(Path(values[role])) if is_folder(values[role]) else ""
         self.readable, self.allowed = readable, allowed
         self.model: ChatModel | None = None  # once something is asked
         self.unreadable = 0
+        self.used = set[str]()  # keys of replies that are counted
         self.unanswered, self.refused = list[str](), list[str]()
         self.stopped = ""  # why not all was asked
         self.budget = Budget(options.budget, values[f"{role}_price"], role)
@@ -165,60 +89,71 @@ class Asking:
         key = self.key(request)
         return self.cache.get(key) if key in self.cache.places else None
 
-    def ask(self, requests: Iterable[Request]) -> None:
-        """Ask for what the cache lacks of these.
+    def use(self, request: Request) -> dict[str, Any] | None:
+        """`reply`, counted: what it cost, and whether it can be read."""
+        reply = self.reply(request)
+        key = self.key(request)
+        if reply is not None and key not in self.used:
+            self.used.add(key)
+            self.budget.spent += self._cost(reply, self._most(request))
+            self._count(request, reply)
+        return reply
 
-        Sets `stopped` where the budget ends it. Raises TooManyUnreadableError, and what
-        `ChatModel.ask` raises. A folder is served only where something is missing.
+    def ask(self, requests: Iterable[Request]) -> None:
+        """Ask for what the cache lacks of these; raises as `work` does."""
+        missing = {self.key(request): request for request in requests if self.use(request) is None}
+        self.work(list(missing.values()), self.get)
+
+    def work(self, items: Sequence[T], do: Callable[[T], Awaitable[Any]]) -> None:
+        """`do` each item, which calls `get`. A folder is served only where there is one.
+
+        Raises TooManyUnreadableError, and what `ChatModel.ask` raises.
         """
         from rayward.pipelines.data_tools.at_once import at_once
         from rayward.pipelines.data_tools.endpoint import models
 
-        missing = dict[str, Request]()
-        for request in requests:
-            key = self.key(request)
-            if key not in self.cache.places:
-                missing.setdefault(key, request)
-                continue
-            reply = self.cache.get(key)
-            self.budget.spent += self._cost(reply, 0.0)
-            self._count(request, reply)
+        if items:
+            (self.model,) = self.stack.enter_context(models(self.options, self.role))
+            at_once(items, len(items), self.options.concurrency, do)
 
-        async def one(item: tuple[str, Request]) -> None:
-            if not self.stopped:
-                await self._ask(*item)
+    async def get(self, request: Request) -> dict[str, Any] | None:
+        """The reply to a request, asked for where the cache lacks it; None where there is none.
 
-        if missing:
-            with models(self.options, self.role) as (self.model,):
-                at_once(missing.items(), len(missing), self.options.concurrency, one)
-
-    async def _ask(self, key: str, request: Request) -> None:
+        Sets `stopped` where the budget ends it: from then on nothing is asked.
+        """
         from rayward.pipelines.data_tools.endpoint import NoReplyError
 
-        limited = self.budget.limit is not None
-        amount = self.budget.most(request, self.fields(request)) if limited else 0.0
+        if self.stopped or (reply := self.use(request)) is not None:
+            return None if self.stopped else reply
+        amount = self._most(request)
         try:
             await self.budget.reserve(amount)
         except BudgetError as error:
             # No exception for the others: what they have asked for is paid, and comes in.
             self.stopped = str(error)
-            return
+            return None
         cost = 0.0
         try:
-            reply = await self._reply(key, request)
+            reply = await self._reply(request)
             cost = self._cost(reply, amount)
         except NoReplyError as error:
             # Not in the cache, so that the next run asks for it again.
             self.unanswered.append(str(error))
-            return
+            return None
         except RowError as error:
             self.refused.append(f"{error.found[:300]}")
-            return
+            return None
         finally:
             await self.budget.settle(amount, cost)
         self._count(request, reply)
+        return reply
 
-    async def _reply(self, key: str, request: Request) -> dict[str, Any]:
+    def _most(self, request: Request) -> float:
+        """The most that it can cost, where that matters."""
+        limited = self.budget.limit is not None
+        return self.budget.most(request, self.fields(request)) if limited else 0.0
+
+    async def _reply(self, request: Request) -> dict[str, Any]:
         """A model's reply, once it is in the cache."""
         assert self.model is not None
         seed, fields = self.options.seed + request.sample, dict(request.fields)
@@ -237,7 +172,9 @@ class Asking:
         }
         more = {"reasoning": reply.reasoning, "logprobs": dict(reply.logprobs)}
         row |= {name: value for name, value in more.items() if value}
+        key = self.key(request)
         self.cache.add(key, row)
+        self.used.add(key)
         return row
 
     def _cost(self, reply: Mapping[str, Any], most: float) -> float:
@@ -280,57 +217,3 @@ def open_cache(stack: ExitStack, path: Path) -> Ledger:
     cache = Ledger(path, CACHE_FORM)
     stack.callback(cache.file.close)
     return cache
-
-
-def allowed_unreadable(options: argparse.Namespace, count: int) -> int:
-    """How many of so many replies may be something else than what was asked for."""
-    if options.unreadable is None:
-        return max(LEAST_UNREADABLE, count // 10)
-    if options.unreadable < 0:
-        raise ValueError(f"--unreadable is {options.unreadable}, expected 0 or more")
-    return int(options.unreadable)
-
-
-def ask_all(asking: Asking, requests: Sequence[Request], allowed: int) -> None:
-    """Ask for what is missing, and tell how much that is."""
-    there = sum(asking.key(request) in asking.cache.places for request in requests)
-    print(
-        f"{len(requests)} replies of {asking.name}, {there} of them in the cache; up to "
-        f"{allowed} may be unreadable",
-        flush=True,
-    )
-    asking.ask(requests)
-
-
-def account_of(asking: Asking, requests: Sequence[Request]) -> dict[str, Any]:
-    """What was asked and what it cost; "stopped" says why not all is there."""
-    account = {"asked": asking.account(requests), "stopped": asking.stopped}
-    return account | {"refusals": asking.refused[:20]}
-
-
-def tell_account(account: dict[str, Any], out: Path) -> int:
-    """Print what was asked, what it cost and what is missing; the status: 1 where something is."""
-    from rayward.pipelines.run.metrics import table
-
-    asked = dict(account["asked"])
-    this_run = asked.pop("this_run", {})
-    table("", asked | {f"this run: {name}": value for name, value in this_run.items()})
-    if lacking := account["lacking"]:
-        print(f"{len(lacking)} turns are left out, as an answer is missing:")
-        for text in lacking[:MAX_TOLD]:
-            print(f"  {text}")
-    print(out)
-    wanted, there = asked.get("wanted", 0), asked.get("replies", 0)
-    if account["stopped"]:
-        print(
-            f"stopped before the budget: {account['stopped']}; {there} of {wanted} replies are "
-            "there. Raise --budget and run it again to go on"
-        )
-    elif there < wanted:
-        print(
-            f"{wanted - there} replies are missing; run the same command again to ask for them "
-            "again"
-        )
-    for refusal in account.get("refusals", [])[:MAX_TOLD]:
-        print(f"  refused: {refusal}")
-    return int(there < wanted)

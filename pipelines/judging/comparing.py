@@ -17,7 +17,8 @@ from rayward.data.judging.prompts import (
     pair_fields,
 )
 from rayward.data.judging.rules import BOTH, RULES, Order, Review, drawn_order, outcome, read_review
-from rayward.pipelines.judging.asking import Asking, Request
+from rayward.pipelines.judging.asking import Asking
+from rayward.pipelines.judging.budget import Request
 
 if TYPE_CHECKING:
     from rayward.data.judging.pairs import Pair

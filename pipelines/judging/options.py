@@ -50,11 +50,15 @@ def tell_left_out(left_out: LeftOut) -> None:
 
 
 def add_asking(
-    parser: argparse.ArgumentParser, requests: Mapping[str, dict[str, Any]], kinds: str
+    parser: argparse.ArgumentParser,
+    requests: Mapping[str, dict[str, Any]],
+    kinds: str,
+    judges: bool = True,
 ) -> None:
     """Declare what all commands take that ask a model: of one role, with its default fields.
 
-    `kinds`: what the model may be.
+    `kinds`: what the model may be; "" where the command declares it. `judges`: whether its replies
+    are read.
     """
     (role,) = requests
     parser.add_argument(
@@ -69,11 +73,12 @@ def add_asking(
         metavar="X",
         help=f"most that all replies may cost, at --{role}-price; stops before it is passed",
     )
-    parser.add_argument(
-        "--unreadable",
-        type=int,
-        metavar="N",
-        help="replies that may not be what was asked for, before it stops (default: a tenth, and "
-        "at least 10)",
-    )
+    if judges:
+        parser.add_argument(
+            "--unreadable",
+            type=int,
+            metavar="N",
+            help="replies that may not be what was asked for, before it stops (default: a tenth, "
+            "and at least 10)",
+        )
     add_models(parser, requests, AT_ONCE, kinds)

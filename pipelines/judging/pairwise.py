@@ -60,6 +60,7 @@ def add(actions: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.judging.pairs import pairs
+    from rayward.data.model_files.hub_models import fetched, is_hub_name
     from rayward.pipelines.data_tools.feedback import check_models
     from rayward.pipelines.judging.asking import open_cache
     from rayward.pipelines.judging.options import tell_left_out
@@ -72,6 +73,8 @@ def _run(options: argparse.Namespace) -> int:
     if options.samples is not None and options.samples < 1:
         raise ValueError(f"--samples is {options.samples}, expected at least 1")
     _refuse_overwriting(options)
+    if is_hub_name(options.judge):
+        options.judge = fetched(options.judge)
     left_out = LeftOut()
     model = answers_of(options.model, left_out)
     baseline = answers_of(options.baseline, left_out)
@@ -86,7 +89,7 @@ def _run(options: argparse.Namespace) -> int:
 
             rows, account = verdicts_by_score(options, made, names, cache)
         else:
-            rows, account = _verdicts(options, made, names, cache)
+            rows, account = _verdicts(options, made, names, cache, stack)
         account |= {"lacking": lacking, "left_out": dict(left_out)}
         return close(options, rows, account)
 
@@ -104,16 +107,18 @@ def _verdicts(
     made: Sequence[Pair],
     names: tuple[str, str],
     cache: Ledger,
+    stack: ExitStack,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The verdicts of a language model, and the account of what it was asked."""
-    from rayward.pipelines.judging.asking import Asking, account_of, allowed_unreadable, ask_all
+    from rayward.pipelines.judging.account import account_of, allowed_unreadable, ask_all
+    from rayward.pipelines.judging.asking import Asking
     from rayward.pipelines.judging.comparing import Comparing
 
     comparing = Comparing(options, made, names)
     comparing.tell()
     options.judge_request = {**comparing.rules.request, **options.judge_request}
     allowed = allowed_unreadable(options, len(comparing.requests))
-    asking = Asking(cache, options, "judge", comparing.is_readable, allowed)
+    asking = Asking(cache, options, "judge", stack, comparing.is_readable, allowed)
     ask_all(asking, comparing.requests, allowed)
     rows = comparing.rows(asking, asking.name)
     return rows, account_of(asking, comparing.requests) | comparing.settings

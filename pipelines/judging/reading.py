@@ -43,7 +43,7 @@ def questions_of(options: argparse.Namespace, answers: str, left_out: LeftOut) -
         references = read_answers(options.references, bad)
         by_id = {id: answer.turns for id, answer in references.by_id.items()}
         questions = with_references(questions, by_id)
-    _set_aside(bad, left_out)
+    set_aside(bad, left_out)
     return questions
 
 
@@ -53,11 +53,12 @@ def answers_of(path: str, left_out: LeftOut) -> Answers:
 
     bad: list[BadRow] = []
     answers = read_answers(path, bad)
-    _set_aside(bad, left_out)
+    set_aside(bad, left_out)
     return answers
 
 
-def _set_aside(bad: list[BadRow], left_out: LeftOut) -> None:
+def set_aside(bad: list[BadRow], left_out: LeftOut) -> None:
+    """Count rows that were no questions or answers."""
     for row in bad:
         where = f"{row.file}:{row.line}: {row.error.field}"
         left_out.add(where, row.error.reason, row.error.found, row.error.expected)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rayward.data.judging.answers import Answers
     from rayward.data.judging.prompts import JudgePrompt
     from rayward.data.judging.questions import Question
-    from rayward.pipelines.judging.asking import Asking, Request
+    from rayward.pipelines.judging.asking import Asking
+    from rayward.pipelines.judging.budget import Request
 
 REQUEST = {"temperature": 0.0, "max_tokens": 2048}
 NO_RATING = -1
@@ -58,19 +59,17 @@ class Graded:
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.data.judging.replies import rating
+    from rayward.data.model_files.hub_models import fetched, is_hub_name
     from rayward.pipelines.data_tools.feedback import check_models
-    from rayward.pipelines.judging.asking import (
-        Asking,
-        account_of,
-        allowed_unreadable,
-        ask_all,
-        open_cache,
-    )
+    from rayward.pipelines.judging.account import account_of, allowed_unreadable, ask_all
+    from rayward.pipelines.judging.asking import Asking, open_cache
     from rayward.pipelines.judging.options import tell_left_out
     from rayward.pipelines.judging.reading import answers_of, questions_of
     from rayward.pipelines.rows.left_out import LeftOut
 
     check_models(options)
+    if is_hub_name(options.judge):
+        options.judge = fetched(options.judge)
     left_out = LeftOut()
     of_models = [answers_of(path, left_out) for path in options.answers]
     questions = questions_of(options, options.answers[0], left_out)
@@ -85,7 +84,7 @@ def _run(options: argparse.Namespace) -> int:
         cache = open_cache(stack, options.out / "cache.jsonl")
         requests = [one.request for one in graded]
         allowed = allowed_unreadable(options, len(requests))
-        asking = Asking(cache, options, "judge", is_readable, allowed)
+        asking = Asking(cache, options, "judge", stack, is_readable, allowed)
         out = options.out / f"{_file_name(asking.name)}_single.jsonl"
         refuse_overwriting([out], [*options.answers, options.questions, options.references])
         ask_all(asking, requests, allowed)
@@ -105,7 +104,7 @@ def grades(
         needs_reference,
         single_fields,
     )
-    from rayward.pipelines.judging.asking import Request
+    from rayward.pipelines.judging.budget import Request
 
     prompts = load_prompts(options.prompts)
     graded, lacking, alone = list[Graded](), list[str](), Counter[str]()
@@ -201,7 +200,7 @@ def _close(
 ) -> int:
     """Write the rows and the account, and print the scores; 1 where grades are missing."""
     from rayward.data.formats.files.outputs import open_output
-    from rayward.pipelines.judging.asking import tell_account
+    from rayward.pipelines.judging.account import tell_account
     from rayward.pipelines.run.files import write_json
     from rayward.pipelines.run.metrics import table
 
