@@ -95,7 +95,7 @@ def _run(options: argparse.Namespace) -> int:
     _tell(rows)
     _tell_baselines(rows)
     if options.refit:
-        _tell_refit()
+        _tell_refit(options.difficulty)
     add_pairs(rows, found, options.paired, options.seed)
     if options.leaderboard:
         compare(rows, options.leaderboard)
@@ -233,9 +233,11 @@ def _tell_baselines(rows: list[dict[str, Any]]) -> None:
         table("win rates by baseline, in % [95 %]", lines, columns)
 
 
-def _tell_refit() -> None:
-    print(
-        "LC: weights fitted to these verdicts alone, without AlpacaEval's two data sets of a "
-        "baseline that games lengths;\nso its published rates are others (docs/judging.md says by "
-        "how much)."
+def _tell_refit(difficulty: Path | None) -> None:
+    fitted = (
+        "LC: weights fitted to these verdicts, without AlpacaEval's data of a baseline that games"
     )
+    if difficulty:
+        print(f"{fitted}\nlengths: its published rates are others (docs/judging.md says how far)")
+    else:
+        print(f"{fitted}\nlengths, and by length alone: no figure of AlpacaEval's")
