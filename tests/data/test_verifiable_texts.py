@@ -1,12 +1,15 @@
-"""`exact` and `math` as rewards: what is right, what is not, and answers that want to be."""
+"""`exact`, `math`, `ifeval` as rewards: right answers, wrong ones, and those that look so."""
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
 
 from rayward.data.verifiable.exact import exact
+from rayward.data.verifiable.ifeval import ifeval, ifeval_all
+from rayward.data.verifiable.instructions import CHECKS
 
 
 def test_exact_is_the_text_but_for_white_space_and_thinking() -> None:
@@ -65,3 +68,149 @@ class TestMath:
         assert self.score(answer, "123") == 0.0
         assert time.monotonic() - started < 60
         assert self.score("$\\boxed{123}$", "123") == 1.0
+
+
+FOLLOWED = [
+    ("keywords:existence", {"keywords": ["sea", "Sky"]}, "The SEA and the sky.", "The sea."),
+    (
+        "keywords:frequency",
+        {"keyword": "sea", "relation": "at least", "frequency": 2},
+        "Sea, sea!",
+        "One sea.",
+    ),
+    ("keywords:forbidden_words", {"forbidden_words": ["sea"]}, "A seat.", "The Sea."),
+    (
+        "keywords:letter_frequency",
+        {"letter": "q", "let_relation": "less than", "let_frequency": 2},
+        "Quite so.",
+        "Quite quiet.",
+    ),
+    (
+        "language:response_language",
+        {"language": "de"},
+        "Das ist ein einfacher deutscher Satz über das Wetter.",
+        "This is a simple English sentence about the weather.",
+    ),
+    (
+        "length_constraints:number_sentences",
+        {"relation": "less than", "num_sentences": 3},
+        "One. Two!",
+        "One. Two! Three?",
+    ),
+    (
+        "length_constraints:number_paragraphs",
+        {"num_paragraphs": 2},
+        "a\n***\nb",
+        "a\n***\n\n***\nb",
+    ),
+    (
+        "length_constraints:number_words",
+        {"relation": "at least", "num_words": 3},
+        "One two three.",
+        "One two.",
+    ),
+    (
+        "length_constraints:nth_paragraph_first_word",
+        {"num_paragraphs": 2, "nth_paragraph": 2, "first_word": "then"},
+        "First.\n\nThen, so.",
+        "Then.\n\nFirst.",
+    ),
+    ("detectable_content:number_placeholders", {"num_placeholders": 2}, "[a] and [b]", "[a]"),
+    (
+        "detectable_content:postscript",
+        {"postscript_marker": "P.S."},
+        "So.\nP.S. More",
+        "So. PS more",
+    ),
+    (
+        "detectable_content:postscript",
+        {"postscript_marker": "P.P.S"},
+        "So.\nP.P.S more",
+        "P.S. more",
+    ),
+    ("detectable_format:number_bullet_lists", {"num_bullets": 2}, "* a\n- b", "* a"),
+    ("detectable_format:constrained_response", {}, "My answer is maybe.", "Maybe."),
+    (
+        "detectable_format:number_highlighted_sections",
+        {"num_highlights": 2},
+        "*a* and **b**",
+        "*a* and ** **",
+    ),
+    (
+        "detectable_format:multiple_sections",
+        {"section_spliter": "Section", "num_sections": 2},
+        "Section 1\na\nSection 2\nb",
+        "Section 1\na",
+    ),
+    ("detectable_format:json_format", {}, '```json\n{"a": 1}\n```', "{a: 1}"),
+    ("detectable_format:title", {}, "<<A title>>\nText", "<< >>\nText"),
+    ("combination:two_responses", {}, "one\n******\ntwo", "one\n******\none"),
+    ("combination:repeat_prompt", {"prompt_to_repeat": "Say it."}, "say it. It.", "It. Say it."),
+    ("startend:end_checker", {"end_phrase": "The end."}, 'So. "the end."', "The end. So."),
+    ("startend:quotation", {}, '"So."', '"'),
+    (
+        "change_case:capital_word_frequency",
+        {"capital_relation": "at least", "capital_frequency": 2},
+        "It IS SO.",
+        "It IS so.",
+    ),
+    (
+        "change_case:english_capital",
+        {},
+        "THE WEATHER IS VERY NICE TODAY AND WE GO OUT.",
+        "The weather is very nice today.",
+    ),
+    (
+        "change_case:english_lowercase",
+        {},
+        "the weather is very nice today and we go out.",
+        "The weather is very nice today.",
+    ),
+    ("punctuation:no_comma", {}, "So.", "So, so."),
+]
+
+
+class TestIfeval:
+    @pytest.mark.parametrize(("name", "of", "good", "bad"), FOLLOWED)
+    def test_an_instruction_is_followed_or_not(
+        self, name: str, of: dict[str, object], good: str, bad: str
+    ) -> None:
+        empty = {"language": None} if "language" not in of else {}
+        reference = json.dumps({"instruction_id_list": [name], "kwargs": [of | empty]})
+        answers = [good, bad, "", f"<think>{bad}</think>{good}"]
+        assert ifeval(completions=answers, references=[reference] * 4) == [1.0, 0.0, 0.0, 1.0]
+
+    def test_all_of_the_25_are_there(self) -> None:
+        assert {name for name, *_ in FOLLOWED} == set(CHECKS) and len(CHECKS) == 25
+
+    def test_a_share_of_several_and_what_cannot_be_checked(self) -> None:
+        both = {"instruction_id_list": ["punctuation:no_comma", "startend:quotation"]}
+        reference = json.dumps(both | {"kwargs": [{}, {}]})
+        assert ifeval(completions=["So."], references=[reference]) == [0.5]
+        assert ifeval_all(completions=["So.", '"So."'], references=[reference] * 2) == [0.0, 1.0]
+        for wrong in (
+            None,
+            "no JSON",
+            "[]",
+            json.dumps(both | {"kwargs": [{}]}),
+            json.dumps({"instruction_id_list": [], "kwargs": []}),
+            json.dumps({"instruction_id_list": ["new:one"], "kwargs": [{}]}),
+            json.dumps({"instruction_id_list": ["keywords:existence"], "kwargs": [{}]}),
+        ):
+            assert ifeval(completions=["So."], references=[wrong]) == [None]
+
+    def test_long_answers_are_read_soon(self) -> None:
+        names = [name for name, *_ in FOLLOWED]
+        reference = json.dumps(
+            {"instruction_id_list": names, "kwargs": [of for _, of, *_ in FOLLOWED]}
+        )
+        started = time.monotonic()
+        for text in (
+            "[" * 200_000,
+            "*" * 200_000,
+            " " * 100_000 + "x",
+            "<<" * 100_000,
+            "p." * 99_999,
+        ):
+            assert ifeval(completions=[text], references=[reference])[0] is not None
+        assert time.monotonic() - started < 60
