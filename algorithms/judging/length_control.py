@@ -13,7 +13,7 @@ strength is the best of ten in five folds, judged by the loss at the soft target
 two data sets of a baseline that games lengths, which pull the weights of all models towards each
 other, are not published with its results, and take no part. So rates differ from the leaderboard.
 
-Shapes: N = instructions, R = those with a verdict and both lengths, F = 2 or 3 features.
+Shapes: N = instructions, R = those with a verdict and both lengths, F = 3 features.
 """
 
 from __future__ import annotations
@@ -34,18 +34,34 @@ MIN_ROWS = 2 * FOLDS
 @dataclass(frozen=True)
 class Weights:
     """l, d and b of a model. AlpacaEval's files call them np.tanh(std_delta_len),
-    instruction_difficulty and not_gamed_baseline.astype(float).
+    instruction_difficulty and not_gamed_baseline.astype(float). `strength`: the C they were fitted
+    with.
     """
 
     length: float
     difficulty: float
     model: float
+    strength: float | None = None
 
     def rate(self, difficulty_N: ArrayLike) -> float:
         """The length-controlled win rate in percent."""
+        return 100 * float(self._chances(difficulty_N).mean())
+
+    def standard_error(self, difficulty_N: ArrayLike) -> float | None:
+        """AlpacaEval's lc_standard_error: that of the mean of p over instructions, weights given.
+
+        It does not tell how sure the weights are. None for a single instruction.
+        """
+        chance_N = self._chances(difficulty_N)
+        if len(chance_N) < 2:
+            return None
+        return 100 * float(chance_N.std(ddof=1) / np.sqrt(len(chance_N)))
+
+    def _chances(self, difficulty_N: ArrayLike) -> Floats:
         logit_N = self.model + self.difficulty * np.asarray(difficulty_N, dtype=np.float64)
         # exp(-log(1 + exp(-x))): no overflow, however large x is.
-        return 100 * float(np.exp(-np.logaddexp(0, -logit_N)).mean())
+        chances: Floats = np.exp(-np.logaddexp(0, -logit_N))
+        return chances
 
 
 def refit(
@@ -58,26 +74,67 @@ def refit(
 
     Without difficulties `difficulty` is 0. ValueError: fewer than ten verdicts with both lengths.
     """
+    features_RF, share_R, _ = _usable(preferences_N, length_1_N, length_2_N, difficulty_N)
+    strength, fitted = _best_fit(features_RF, share_R)
+    return _weights(fitted, strength)
+
+
+def refit_interval(
+    preferences_N: ArrayLike,
+    length_1_N: ArrayLike,
+    length_2_N: ArrayLike,
+    difficulty_N: ArrayLike | None,
+    strength: float,
+    resamples: int,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """95 % percentile interval of the rate: the weights are fitted anew to each resample of the
+    instructions, with the same penalty, whose pull towards 50 % it does not tell.
+    """
+    features_RF, share_R, difficulty_R = _usable(
+        preferences_N, length_1_N, length_2_N, difficulty_N
+    )
+    rng = np.random.default_rng(seed)
+    rates = []
+    for _ in range(resamples):
+        drawn_R = rng.integers(len(share_R), size=len(share_R))
+        weights = _weights(_fit(features_RF[drawn_R], share_R[drawn_R], strength), strength)
+        rates.append(weights.rate(difficulty_R[drawn_R]))
+    low, high = np.quantile(rates, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _usable(
+    preferences_N: ArrayLike,
+    length_1_N: ArrayLike,
+    length_2_N: ArrayLike,
+    difficulty_N: ArrayLike | None,
+) -> tuple[Floats, Floats, Floats]:
+    """Features [R, F], the model's shares [R] and difficulties [R] of the verdicts to be fitted."""
     share_N = shares(preferences_N)
     gap_N = np.asarray(length_1_N, dtype=np.float64) - np.asarray(length_2_N, dtype=np.float64)
     spread = np.nanstd(gap_N, ddof=1) if (~np.isnan(gap_N)).sum() > 1 else 0.0
-    columns = [np.tanh(gap_N / spread) if spread else np.where(np.isnan(gap_N), np.nan, 0.0)]
-    if difficulty_N is not None:
-        columns.append(np.asarray(difficulty_N, dtype=np.float64))
-    features_NF = np.stack([*columns, np.ones_like(gap_N)], axis=1)
+    length_N = np.tanh(gap_N / spread) if spread else np.where(np.isnan(gap_N), np.nan, 0.0)
+    # A feature that is 0 everywhere has the weight 0 under the penalty.
+    difficulty = np.zeros_like(gap_N) if difficulty_N is None else difficulty_N
+    difficulty = np.asarray(difficulty, dtype=np.float64)
+    features_NF = np.stack([length_N, difficulty, np.ones_like(gap_N)], axis=1)
     usable_N = ~np.isnan(share_N) & ~np.isnan(features_NF).any(axis=1)
     if (usable := int(usable_N.sum())) < MIN_ROWS:
         raise ValueError(
             f"{usable} verdicts with both lengths, but a length-controlled rate is fitted to at "
             f"least {MIN_ROWS}"
         )
-    fitted = _best_fit(features_NF[usable_N], share_N[usable_N])
-    difficulty = float(fitted[1]) if difficulty_N is not None else 0.0
-    return Weights(float(fitted[0]), difficulty, float(fitted[-1]))
+    return features_NF[usable_N], share_N[usable_N], difficulty[usable_N]
 
 
-def _best_fit(features_RF: Floats, share_R: Floats) -> Floats:
-    """The weights [F] with the penalty that does best on rows that were held out."""
+def _weights(fitted_F: Floats, strength: float) -> Weights:
+    length, difficulty, model = (float(value) for value in fitted_F)
+    return Weights(length, difficulty, model, float(strength))
+
+
+def _best_fit(features_RF: Floats, share_R: Floats) -> tuple[float, Floats]:
+    """The penalty that does best on rows that were held out, and the weights [F] with it."""
     # A second to import, and an extra (rayward[data]).
     from sklearn.model_selection import GroupKFold
 
@@ -93,7 +150,8 @@ def _best_fit(features_RF: Floats, share_R: Floats) -> Floats:
             losses.append(_soft_loss(logit_R, share_R[test_R]))
         return float(np.mean(losses))
 
-    return _fit(features_RF, share_R, min(STRENGTHS, key=loss))
+    best = float(min(STRENGTHS, key=loss))
+    return best, _fit(features_RF, share_R, best)
 
 
 def _rows_twice(share_R: Floats) -> NDArray[np.int64]:

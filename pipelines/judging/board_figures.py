@@ -15,7 +15,7 @@ from typing import Any
 
 Fields = Mapping[str, Any]
 NORMAL_95 = 1.959963984540054  # standard errors on each side of a 95 % interval
-WEIGHTS = "length_controlled_winrate"
+CONTROLLED = "length_controlled_winrate"
 
 
 @dataclass(frozen=True)
@@ -92,9 +92,10 @@ def _win_rates(row: Fields) -> Iterator[Figure]:
     if row["win_rate"] is not None:
         name = f"win rate in % {against}"
         yield Figure(name, row["model"], row["win_rate"], row.get("low"), row.get("high"), count)
-    if row.get(WEIGHTS) is not None:
+    if row.get(CONTROLLED) is not None:
         name = f"length-controlled win rate in % {against}"
-        yield Figure(name, row["model"], row[WEIGHTS], None, None, count)
+        interval = (row.get("lc_low"), row.get("lc_high"))
+        yield Figure(name, row["model"], row[CONTROLLED], *interval, count)
 
 
 def _ratings(row: Fields) -> Iterator[Figure]:

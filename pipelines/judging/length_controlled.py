@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rayward.pipelines.judging.verdict_groups import Comparison, number_or_nan
 
@@ -39,10 +39,10 @@ class Published:
         zero = [name for name, of in self.weights.items() if of == Weights(0, 0, 0)]
         self.baseline = zero[0] if len(zero) == 1 else None
 
-    def rate(self, model: str) -> float | None:
-        """The rate of a model against their baseline; None where it has no weights."""
+    def figures(self, model: str) -> dict[str, Any]:
+        """The rate of a model against their baseline and its error; {} where it has no weights."""
         weights = self.weights.get(model)
-        return None if weights is None else weights.rate(self.difficulty)
+        return {} if weights is None else _figures(weights, self.difficulty)
 
     def check(self, baselines: Sequence[str], path: Path) -> None:
         """ValueError where it is not clear which of several baselines the weights are for."""
@@ -61,9 +61,12 @@ class Published:
 class Refit:
     """Weights fitted to the verdicts that are there; without difficulties by length alone."""
 
-    def __init__(self, difficulty: Path | None, instructions: Path | None) -> None:
+    def __init__(
+        self, difficulty: Path | None, instructions: Path | None, resamples: int, seed: int
+    ) -> None:
         from rayward.data.judging import tables
 
+        self.resamples, self.seed = resamples, seed
         self.path = difficulty
         self.difficulties: Difficulties | None = None
         if difficulty:
@@ -78,29 +81,37 @@ class Refit:
             by_text = dict(zip(texts, by_place, strict=True))
             self.difficulties = tables.Difficulties(by_place, by_text)
 
-    def rate(self, comparison: Comparison) -> tuple[float, Weights]:
-        """The length-controlled win rate over all instructions of the comparison; its weights."""
-        from rayward.algorithms.judging.length_control import Weights, refit
+    def figures(self, comparison: Comparison) -> dict[str, Any]:
+        """The length-controlled win rate over all instructions of the comparison, its standard
+        error, its interval where that was asked for, and the weights.
+        """
+        from rayward.algorithms.judging.length_control import Weights, refit, refit_interval
 
         verdicts = comparison.verdicts
         difficulty = self._of(comparison)
+        zeros = [0.0] * len(verdicts)
         if comparison.of.model == comparison.of.baseline:
-            weights = Weights(0, 0, 0)  # as AlpacaEval has it, whatever the judge said
-        else:
-            try:
-                weights = refit(
-                    comparison.preferences,
-                    [number_or_nan(verdict.length_1) for verdict in verdicts],
-                    [number_or_nan(verdict.length_2) for verdict in verdicts],
-                    difficulty,
-                )
-            except ModuleNotFoundError as error:
-                raise ValueError(
-                    f"--refit needs scikit-learn ({error}): pip install 'rayward[data]'"
-                ) from None
-            except ValueError as error:
-                raise ValueError(f"{comparison.of.model}: {error}") from None
-        return weights.rate(difficulty or [0.0] * len(verdicts)), weights
+            # As AlpacaEval has it, whatever the judge said.
+            return _figures(Weights(0, 0, 0), difficulty or zeros)
+        columns = (
+            comparison.preferences,
+            [number_or_nan(verdict.length_1) for verdict in verdicts],
+            [number_or_nan(verdict.length_2) for verdict in verdicts],
+            difficulty,
+        )
+        try:
+            weights = refit(*columns)
+            figures = _figures(weights, difficulty or zeros)
+            if self.resamples and weights.strength:
+                interval = refit_interval(*columns, weights.strength, self.resamples, self.seed)
+                figures |= {"lc_low": interval[0], "lc_high": interval[1]}
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"--refit needs scikit-learn ({error}): pip install 'rayward[data]'"
+            ) from None
+        except ValueError as error:
+            raise ValueError(f"{comparison.of.model}: {error}") from None
+        return {**figures, "weights": vars(weights)}
 
     def _of(self, comparison: Comparison) -> list[float] | None:
         """The difficulty of each verdict's instruction: by its text, or by its place."""
@@ -131,3 +142,10 @@ class Refit:
                 "to which"
             )
         return [by_place[place] for place in places]
+
+
+def _figures(weights: Weights, difficulty: Sequence[float]) -> dict[str, Any]:
+    return {
+        "length_controlled_winrate": weights.rate(difficulty),
+        "lc_standard_error": weights.standard_error(difficulty),
+    }

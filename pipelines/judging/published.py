@@ -11,6 +11,7 @@ COMPARED = (
     "standard_error",
     "discrete_win_rate",
     "length_controlled_winrate",
+    "lc_standard_error",
     "n_total",
     "avg_length",
 )

@@ -57,6 +57,14 @@ def add(actions: argparse._SubParsersAction) -> None:
         "--difficulty by length alone",
     )
     parser.add_argument(
+        "--lc-resamples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --refit: interval of the length-controlled rate from so many fits to resampled "
+        "instructions (default 0: none; 200 take a second or two a model)",
+    )
+    parser.add_argument(
         "--leaderboard",
         type=Path,
         metavar="FILE",
@@ -114,6 +122,8 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError("--weights needs --difficulty, the file that its weights belong to")
     if options.difficulty and not (options.weights or options.refit):
         raise ValueError("--difficulty is of use with --weights or --refit only")
+    if options.lc_resamples < 0 or (options.lc_resamples and not options.refit):
+        raise ValueError("--lc-resamples is of use with --refit only, and at least 0")
     if options.instructions and not (options.refit and options.difficulty):
         raise ValueError("--instructions is of use with --refit and --difficulty only")
 
@@ -123,7 +133,8 @@ def _control(options: argparse.Namespace, baselines: list[str]) -> Published | R
     from rayward.pipelines.judging.length_controlled import Published, Refit
 
     if options.refit:
-        return Refit(options.difficulty, options.instructions)
+        resamples, seed = options.lc_resamples, options.seed
+        return Refit(options.difficulty, options.instructions, resamples, seed)
     if options.weights:
         published = Published(options.weights, options.difficulty)
         published.check(baselines, options.weights)
@@ -138,34 +149,26 @@ def figures(comparison: Comparison, control: Published | Refit | None, seed: int
 
     of, verdicts = comparison.of, comparison.verdicts
     rate = win_rate(comparison.preferences, seed)
-    controlled, weights = None, None
+    controlled: dict[str, Any] = {}
     if isinstance(control, Refit):
-        controlled, weights = control.rate(comparison)
+        controlled = control.figures(comparison)
     elif control and control.is_for(of.baseline):
-        controlled = control.rate(of.model)
+        controlled = control.figures(of.model)
     # An answer that is missing has no length.
     lengths = [verdict.length_2 for verdict in verdicts if verdict.length_2 is not None]
-    row = {
+    return {
         **_row(of),
-        "win_rate": rate["win_rate"],
-        "standard_error": rate["standard_error"],
-        "discrete_win_rate": rate["discrete_win_rate"],
-        CONTROLLED: controlled,
-        "n_total": rate["n_total"],
+        **rate,
         "avg_length": int(sum(lengths) / len(lengths)) if lengths else None,
-        "low": rate["low"],
-        "high": rate["high"],
         "n_missing": len(verdicts) - rate["n_total"],
+        **controlled,
     }
-    if weights:
-        row["weights"] = vars(weights)
-    return row
 
 
 def _of_weights(model: str, published: Published) -> dict[str, Any]:
     """What published weights alone say of a model."""
     row = _row(Compared(model, published.baseline or "", ""))
-    return {**row, CONTROLLED: published.rate(model)}
+    return {**row, **published.figures(model)}
 
 
 def _row(of: Compared) -> dict[str, Any]:
@@ -183,6 +186,7 @@ def _row(of: Compared) -> dict[str, Any]:
         "baseline": of.baseline,
         "annotator": of.annotator,
         "n_missing": 0,
+        "lc_standard_error": None,
     }
 
 
@@ -204,6 +208,8 @@ def _shown(row: dict[str, Any]) -> tuple[Any, ...]:
     """The columns of a model on the terminal."""
     numbers = [row[name] for name in ("standard_error", "discrete_win_rate", CONTROLLED)]
     shown = ["-" if number is None else f"{number:.2f}" for number in numbers]
+    if "lc_low" in row:
+        shown[2] += " [{lc_low:.2f}, {lc_high:.2f}]".format(**row)
     length = "-" if row["avg_length"] is None else row["avg_length"]
     return (row["model"], _rate(row), *shown, row["n_total"], row["n_missing"], length)
 

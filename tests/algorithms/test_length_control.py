@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from rayward.algorithms.judging.length_control import Weights, refit
+from rayward.algorithms.judging.length_control import Weights, refit, refit_interval
 
 ROWS = 805
 Numbers = np.ndarray
@@ -52,6 +52,25 @@ def test_published_weights_by_hand() -> None:
     assert weights.rate([0, 1]) == pytest.approx(62.5)
     assert Weights(0, 0, 0).rate([5.0, -900.0]) == 50
     assert Weights(0, 1, 0).rate([-5000.0]) == 0
+
+
+def test_the_error_and_the_interval_of_a_rate() -> None:
+    # 1/2 and 3/4: standard deviation 1/8 times the root of 2, over the root of 2.
+    assert Weights(0, math.log(3), 0).standard_error([0, 1]) == pytest.approx(12.5)
+    assert Weights(0, 1, 0).standard_error([0.0]) is None
+    preference_N, gap_N, difficulty_N = world(-1, 0.5, 0.4)
+    won_N = 1 + (np.random.default_rng(5).random(ROWS) < preference_N - 1)
+    columns = (won_N, gap_N, np.zeros(ROWS), difficulty_N)
+    weights = refit(*columns)
+    assert weights.strength is not None
+    low, high = refit_interval(*columns, weights.strength, resamples=60)
+    assert low < weights.rate(difficulty_N) < high
+    # About four standard errors of 805 coins; the length's weight is not known either.
+    assert 5 < high - low < 14
+    assert (low, high) == refit_interval(*columns, weights.strength, resamples=60)
+    # The penalty pulls a little towards 50, which the interval does not tell.
+    truth = 100 * logistic(0.5 * difficulty_N + 0.4).mean()
+    assert low - 2 < truth < high + 2
 
 
 def test_verdicts_that_are_missing_change_nothing() -> None:
