@@ -35,6 +35,11 @@ def brief(*, completions: Sequence[str], finished: Sequence[bool], **_: Any) -> 
     ]
 
 
+def length(*, completions: Sequence[str], **_: Any) -> list[float]:
+    """Characters of an answer: the judge that every other one should be better than."""
+    return [float(len(answer)) for answer in completions]
+
+
 def final_number(text: str) -> float | None:
     """The number after the last "####", else the last one of the text; None where there is none."""
     marked = NUMBER.findall(text.rpartition("####")[2]) if "####" in text else []

@@ -18,6 +18,16 @@ from rayward.configs.stages import STAGES
 from rayward.pipelines.cluster_tools import kube, submit
 from rayward.pipelines.data_tools import check, clean, convert, rank, render, simulate
 from rayward.pipelines.data_tools import map as map_command
+from rayward.pipelines.judging import (
+    agreement,
+    answers,
+    board,
+    page,
+    pairwise,
+    scores,
+    single,
+    winrate,
+)
 from rayward.pipelines.model_tools import doctor, extend, init, reward_eval, reward_serve
 
 COMMANDS = {
@@ -38,6 +48,7 @@ COMMANDS = {
 MODEL_COMMANDS = (init, doctor, extend, reward_eval, reward_serve)
 CLUSTER_COMMANDS = (submit, kube)
 DATA_COMMANDS = (convert, check, render, clean, map_command, simulate, rank)
+JUDGE_COMMANDS = (answers, pairwise, single, winrate, scores, agreement, page, board)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -159,6 +170,12 @@ def _parser() -> argparse.ArgumentParser:
     data = commands.add_parser("data", help="work on data files: see rayward data --help")
     actions = data.add_subparsers(title="actions", required=True, metavar="ACTION")
     for module in DATA_COMMANDS:
+        module.add(actions)
+    judge = commands.add_parser(
+        "judge", help="judge answers, and make numbers of verdicts: see rayward judge --help"
+    )
+    actions = judge.add_subparsers(title="actions", required=True, metavar="ACTION")
+    for module in JUDGE_COMMANDS:
         module.add(actions)
     presets = commands.add_parser("presets", help="list the presets in configs/")
     presets.set_defaults(run_command=_presets)

@@ -12,14 +12,15 @@ import asyncio
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import openai
+from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
 from rayward.cluster.serve.vllm_server import served
@@ -30,16 +31,27 @@ FAILURES_IN_A_ROW = 20  # from so many on the endpoint is taken for broken, and 
 AT_URL = "@(?=https?://)"  # a model's name may have an @ of its own
 
 
+T = TypeVar("T", Completion, ChatCompletion)
+
+
 class NoReplyError(Exception):
     """No reply after all tries, by a fault of the endpoint: worth asking again another time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a model said; `cut`: it was stopped at the largest number of tokens."""
+    """What a model said; `cut`: it was stopped at the largest number of tokens.
+
+    Tokens are None where the endpoint does not count them. `reasoning`: what it thought before,
+    where the endpoint tells it apart. `logprobs`: of the likeliest first tokens, where asked for.
+    """
 
     text: str
     cut: bool
+    prompt_tokens: int | None = None
+    reply_tokens: int | None = None
+    reasoning: str = ""
+    logprobs: Mapping[str, float] = field(default_factory=dict)
 
 
 class ChatModel:
@@ -82,16 +94,43 @@ class ChatModel:
         ValueError: it refuses every request (key, address, name). ConnectionError: too many failed
         in a row.
         """
+
+        def create(body: dict[str, Any]) -> Awaitable[ChatCompletion]:
+            return self.client.chat.completions.create(
+                model=self.name, messages=messages, extra_body=body
+            )
+
+        answer = await self._asked(create, ChatCompletion, {"seed": seed, **self.fields, **fields})
+        choice = answer.choices[0]
+        top = choice.logprobs.content if choice.logprobs else None
+        logprobs = {token.token: token.logprob for token in top[0].top_logprobs} if top else {}
+        message = choice.message
+        # The names that vLLM and others give it.
+        thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
+        return self._reply(answer, message.content or "", thought or "", logprobs)
+
+    async def go_on(self, ids: Sequence[int], seed: int, **fields: Any) -> Reply:
+        """What follows the token ids of a prompt. Raises as `ask` does."""
+
+        def create(body: dict[str, Any]) -> Awaitable[Completion]:
+            return self.client.completions.create(
+                model=self.name, prompt=list(ids), extra_body=body
+            )
+
+        answer = await self._asked(create, Completion, {"seed": seed, **self.fields, **fields})
+        return self._reply(answer, answer.choices[0].text)
+
+    async def _asked(
+        self, create: Callable[[dict[str, Any]], Awaitable[T]], kind: type[T], body: dict[str, Any]
+    ) -> T:
+        """The endpoint's answer, of a `kind`, to a request with these fields."""
         # Later ones win: the run's fields over the seed, those of this request over both; null
         # takes a field out for endpoints that do not know it.
-        body = {"seed": seed, **self.fields, **fields}
         body = {name: value for name, value in body.items() if value is not None}
         self.calls += 1
         try:
             async with asyncio.timeout(self.deadline_s):
-                answer = await self.client.chat.completions.create(
-                    model=self.name, messages=messages, extra_body=body
-                )
+                answer = await create(body)
         except (
             openai.APIConnectionError,
             openai.RateLimitError,
@@ -108,17 +147,31 @@ class ChatModel:
                 "request", error.message, "one that is taken", "refused by the endpoint"
             )
             raise self._failed(refused, error.message) from error
-        if not isinstance(answer, ChatCompletion) or not answer.choices:
+        if not isinstance(answer, kind) or not answer.choices:
             raise self._failed(
-                NoReplyError("no chat completion"), f"{str(answer)[:200]!r}; is {self.url} right?"
+                NoReplyError("no completion"), f"{str(answer)[:200]!r}; is {self.url} right?"
             )
         self.failures = 0
+        return answer
+
+    def _reply(
+        self,
+        answer: Completion | ChatCompletion,
+        text: str,
+        reasoning: str = "",
+        logprobs: Mapping[str, float] | None = None,
+    ) -> Reply:
+        """The reply in an answer, counted."""
+        prompt_tokens = reply_tokens = None
         if answer.usage:
-            self.prompt_tokens += answer.usage.prompt_tokens
-            self.reply_tokens += answer.usage.completion_tokens
-        # JSON may hold halves of surrogates, which no file could be written with.
-        text = (answer.choices[0].message.content or "").encode(errors="replace").decode()
-        return Reply(text, answer.choices[0].finish_reason == "length")
+            prompt_tokens = answer.usage.prompt_tokens
+            reply_tokens = answer.usage.completion_tokens
+            self.prompt_tokens += prompt_tokens
+            self.reply_tokens += reply_tokens
+        cut = answer.choices[0].finish_reason == "length"
+        return Reply(
+            _writable(text), cut, prompt_tokens, reply_tokens, _writable(reasoning), logprobs or {}
+        )
 
     def _failed(self, failure: Exception, message: str) -> Exception:
         """`failure`, or the end of the run where the endpoint does nothing but fail."""
@@ -140,6 +193,11 @@ class ChatModel:
             **tokens,
             "cost": round(cost, 6),
         }
+
+
+def _writable(text: str) -> str:
+    """JSON may hold halves of surrogates, which no file could be written with."""
+    return text.encode(errors="replace").decode()
 
 
 def is_folder(model: str) -> bool:

@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -39,18 +39,27 @@ def add_options(parser: argparse.ArgumentParser, **requests: dict[str, Any]) -> 
         metavar="DIR",
         help="prompts in place of those in data/feedback/prompts",
     )
+    add_models(parser, requests)
+
+
+def add_models(
+    parser: argparse.ArgumentParser,
+    requests: Mapping[str, dict[str, Any]],
+    concurrency: int = 16,
+    kinds: str = "NAME@http://HOST:PORT/v1, or a folder, which vLLM serves",
+) -> None:
+    """Declare the options of each role's model. `requests`: default fields by role.
+
+    `kinds`: what the model may be; "" where the model itself is declared elsewhere.
+    """
     for role, request in requests.items():
         # The default binds this role's fields: options are read after the loop.
         def json_fields(text: str, request: dict[str, Any] = request) -> dict[str, Any]:
             return request | json.loads(text)
 
         add = parser.add_argument_group(f"the {role}").add_argument
-        add(
-            f"--{role}",
-            required=True,
-            metavar="M",
-            help="NAME@http://HOST:PORT/v1, or a folder, which vLLM serves",
-        )
+        if kinds:
+            add(f"--{role}", required=True, metavar="M", help=kinds)
         add(
             f"--{role}-key",
             default="OPENAI_API_KEY",
@@ -79,7 +88,13 @@ def add_options(parser: argparse.ArgumentParser, **requests: dict[str, Any]) -> 
             ),
         )
     add = parser.add_argument_group("every model").add_argument
-    add("--concurrency", type=int, default=16, metavar="N", help="items at a time (default 16)")
+    add(
+        "--concurrency",
+        type=int,
+        default=concurrency,
+        metavar="N",
+        help=f"items at a time (default {concurrency})",
+    )
     add("--requests-per-minute", type=float, metavar="N", help="to each model (default: no limit)")
     add(
         "--retries", type=int, default=6, metavar="N", help="further tries of a request (default 6)"
@@ -100,6 +115,14 @@ def add_options(parser: argparse.ArgumentParser, **requests: dict[str, Any]) -> 
         help="until a folder is served (default 900)",
     )
     add("--vllm", default="", metavar="ARGS", help='more arguments of "vllm serve" for a folder')
+
+
+def check_models(options: argparse.Namespace) -> None:
+    """ValueError where an option of `add_models` is out of range."""
+    if options.concurrency < 1 or options.retries < 0 or options.timeout <= 0:
+        raise ValueError(
+            "--concurrency must be at least 1, --retries at least 0 and --timeout more than 0"
+        )
 
 
 def outputs(options: argparse.Namespace) -> list[Path | None]:
@@ -133,10 +156,7 @@ class Feedback:
         """`settings`: what decides the result, beside the seed, the models and their requests."""
         from rayward.pipelines.data_tools.endpoint import model_name
 
-        if options.concurrency < 1 or options.retries < 0 or options.timeout <= 0:
-            raise ValueError(
-                "--concurrency must be at least 1, --retries at least 0 and --timeout more than 0"
-            )
+        check_models(options)
         values = vars(options)
         settings |= {role: model_name(values[role]) for role in roles} | {"seed": options.seed}
         settings |= {f"{role}-request": values[f"{role}_request"] for role in roles}
@@ -169,45 +189,13 @@ class Feedback:
         A RowError is kept as the item's "error"; an item without answer is not kept. Other
         exceptions end the run.
         """
-        import asyncio
+        from rayward.pipelines.data_tools.at_once import at_once
 
-        try:
-            asyncio.run(self._work(items, total, do))
-        except asyncio.CancelledError:  # by a signal, see `_work`
-            raise KeyboardInterrupt from None
-        except ExceptionGroup as errors:  # the first ended the others
-            raise errors.exceptions[0] from None
+        async def one(item: FeedbackItem) -> None:
+            if not isinstance(item.task, RowError) and item.key not in self.ledger.places:
+                await self._one(item, do)
 
-    async def _work(
-        self,
-        items: Iterable[FeedbackItem],
-        total: int,
-        do: Callable[[Any], Awaitable[dict[str, Any]]],
-    ) -> None:
-        import asyncio
-        import signal
-
-        from tqdm import tqdm
-
-        # As an exception, an interrupt would come up in the middle of anything; cancelled tasks end
-        # where they wait.
-        main_task = asyncio.current_task()
-        assert main_task is not None
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, main_task.cancel)
-        # One iterator for all workers: each item is read when it is needed, and given out once.
-        queue = iter(items)
-        with tqdm(total=total, unit=" items", disable=None) as bar:
-
-            async def worker() -> None:
-                for item in queue:
-                    if not isinstance(item.task, RowError) and item.key not in self.ledger.places:
-                        await self._one(item, do)
-                    bar.update()
-
-            async with asyncio.TaskGroup() as group:
-                for _ in range(self.options.concurrency):
-                    group.create_task(worker())
+        at_once(items, total, self.options.concurrency, one)
 
     async def _one(
         self, item: FeedbackItem, do: Callable[[Any], Awaitable[dict[str, Any]]]

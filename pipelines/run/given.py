@@ -31,7 +31,7 @@ def digests(config: Config, part: str) -> dict[str, str]:
     """A digest of each thing that is given to a part, by its name; none of what is not there."""
     stage = part.split("/")[0]
     contents = {
-        f"{named.setting} {named.model}": _model(Path(local(named.model)))
+        f"{named.setting} {named.model}": model_digest(Path(local(named.model)))
         for named in named_models(config)
         if named.stage == stage and _is_here(named.model)
     }
@@ -56,7 +56,7 @@ def _sources(config: Config) -> Iterator[tuple[str, str]]:
     folder = str(Path(config.scoring.functions).resolve())
     for source in config.scoring.sources:
         if source.kind == "function" and source.target:
-            path = _module_file(source.modules[0], folder)
+            path = module_file(source.modules[0], folder)
             # Ours are no file that somebody gives: they change with the version.
             if path is not None and not path.is_relative_to(OURS):
                 yield f"function {source.target}", _short(path.read_bytes())
@@ -65,7 +65,7 @@ def _sources(config: Config) -> Iterator[tuple[str, str]]:
             yield f"prompts {source.prompts}", _short(b"\0".join(texts))
 
 
-def _module_file(name: str, folder: str) -> Path | None:
+def module_file(name: str, folder: str) -> Path | None:
     """The file of a module that is found in `folder` or installed."""
     before = list(sys.path)
     sys.path.append(folder)  # at the end, as `function_source` does, which imports it
@@ -79,7 +79,7 @@ def _module_file(name: str, folder: str) -> Path | None:
     return Path(origin) if origin and Path(origin).is_file() else None
 
 
-def _model(folder: Path) -> str:
+def model_digest(folder: Path) -> str:
     """Of its config, its tokenizer, and the sizes and ends of its weights."""
     digest = hashlib.sha256()
     for path in sorted(folder.iterdir()):

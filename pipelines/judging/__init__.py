@@ -1,0 +1,1 @@
+"""The commands under `rayward judge`: verdicts, and the numbers and pages that are made of them."""

@@ -1,0 +1,249 @@
+"""`rayward judge winrate FILE...`: numbers of AlpacaEval, from its annotations or from ours."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayward.pipelines.judging.options import add_json, add_seed, tell_left_out, write_result
+from rayward.pipelines.judging.verdict_groups import Compared
+
+if TYPE_CHECKING:
+    from rayward.pipelines.judging.length_controlled import Published, Refit
+    from rayward.pipelines.judging.verdict_groups import Comparison
+
+CONTROLLED = "length_controlled_winrate"
+
+
+def add(actions: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    parser = actions.add_parser(
+        "winrate",
+        help="win rates of AlpacaEval from files of verdicts, with intervals",
+        description="Rates are in percent. low and high: 95 % percentile bootstrap of the win "
+        "rate over instructions, 10,000 draws.",
+    )
+    parser.add_argument(
+        "files",
+        nargs="*",
+        metavar="FILE",
+        help="annotations.json of AlpacaEval, verdicts of judge pairwise, or a row a model with "
+        "lists of preferences; folders of these; with --weights none is needed",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="length-controlled rates from these published weights of models (JSON, CSV)",
+    )
+    parser.add_argument(
+        "--difficulty",
+        type=Path,
+        metavar="FILE",
+        help="the difficulty of each instruction, in their order: a list of numbers, or rows with "
+        "instruction_difficulty",
+    )
+    parser.add_argument(
+        "--instructions",
+        type=Path,
+        metavar="FILE",
+        help="with --refit: the instructions of these difficulties, where files have another order",
+    )
+    parser.add_argument(
+        "--refit",
+        action="store_true",
+        help="length-controlled rates from weights that are fitted to the verdicts; without "
+        "--difficulty by length alone",
+    )
+    parser.add_argument(
+        "--lc-resamples",
+        type=int,
+        default=0,
+        metavar="N",
+        help="with --refit: interval of the length-controlled rate from so many fits to resampled "
+        "instructions (default 0: none; 200 take a second or two a model)",
+    )
+    parser.add_argument(
+        "--leaderboard",
+        type=Path,
+        metavar="FILE",
+        help="published rows (JSON, CSV) of the models, to say how far these figures are from them",
+    )
+    parser.add_argument(
+        "--paired",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("A", "B"),
+        help="also the difference of two models on the same instructions; repeatable",
+    )
+    add_seed(parser)
+    add_json(parser)
+    parser.set_defaults(run_command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rayward.data.formats.files.overwriting import refuse_overwriting
+    from rayward.pipelines.judging.length_controlled import Published
+    from rayward.pipelines.judging.paired import add_pairs
+    from rayward.pipelines.judging.published import compare
+    from rayward.pipelines.judging.verdict_groups import comparisons
+    from rayward.pipelines.rows.left_out import LeftOut
+
+    _check(options)
+    tables = [options.weights, options.difficulty, options.instructions, options.leaderboard]
+    refuse_overwriting([options.json], [*options.files, *tables])
+    left_out = LeftOut()
+    found = comparisons(options.files, left_out) if options.files else []
+    control = _control(options, [each.of.baseline for each in found])
+    rows = [figures(each, control, options.seed) for each in found]
+    if isinstance(control, Published) and not options.files:
+        rows = [row for model in control.weights if (row := _of_weights(model, control))]
+    _tell(rows)
+    _tell_baselines(rows)
+    if options.refit:
+        _tell_refit(options.difficulty)
+    add_pairs(rows, found, options.paired, options.seed)
+    if options.leaderboard:
+        compare(rows, options.leaderboard)
+    tell_left_out(left_out)
+    write_result(options.json, rows)
+    return 0
+
+
+def _check(options: argparse.Namespace) -> None:
+    """ValueError for options that do not go together."""
+    if not options.files and not options.weights:
+        raise ValueError("no FILE: give verdicts, or --weights and --difficulty")
+    if options.weights and options.refit:
+        raise ValueError("--weights are published ones and --refit makes others: give one of them")
+    if options.weights and not options.difficulty:
+        raise ValueError("--weights needs --difficulty, the file that its weights belong to")
+    if options.difficulty and not (options.weights or options.refit):
+        raise ValueError("--difficulty is of use with --weights or --refit only")
+    if options.lc_resamples < 0 or (options.lc_resamples and not options.refit):
+        raise ValueError("--lc-resamples is of use with --refit only, and at least 0")
+    if options.instructions and not (options.refit and options.difficulty):
+        raise ValueError("--instructions is of use with --refit and --difficulty only")
+
+
+def _control(options: argparse.Namespace, baselines: list[str]) -> Published | Refit | None:
+    """What makes the length-controlled rates."""
+    from rayward.pipelines.judging.length_controlled import Published, Refit
+
+    if options.refit:
+        resamples, seed = options.lc_resamples, options.seed
+        return Refit(options.difficulty, options.instructions, resamples, seed)
+    if options.weights:
+        published = Published(options.weights, options.difficulty)
+        published.check(baselines, options.weights)
+        return published
+    return None
+
+
+def figures(comparison: Comparison, control: Published | Refit | None, seed: int) -> dict[str, Any]:
+    """What AlpacaEval's leaderboard says of a model, with the interval of its win rate."""
+    from rayward.algorithms.judging.win_rates import win_rate
+    from rayward.pipelines.judging.length_controlled import Refit
+
+    of, verdicts = comparison.of, comparison.verdicts
+    rate = win_rate(comparison.preferences, seed)
+    controlled: dict[str, Any] = {}
+    if isinstance(control, Refit):
+        controlled = control.figures(comparison)
+    elif control and control.is_for(of.baseline):
+        controlled = control.figures(of.model)
+    # An answer that is missing has no length.
+    lengths = [verdict.length_2 for verdict in verdicts if verdict.length_2 is not None]
+    return {
+        **_row(of),
+        **rate,
+        "avg_length": int(sum(lengths) / len(lengths)) if lengths else None,
+        "n_missing": len(verdicts) - rate["n_total"],
+        **controlled,
+    }
+
+
+def _of_weights(model: str, published: Published) -> dict[str, Any]:
+    """What published weights alone say of a model."""
+    row = _row(Compared(model, published.baseline or "", ""))
+    return {**row, **published.figures(model)}
+
+
+def _row(of: Compared) -> dict[str, Any]:
+    """A model's row before anything is known of it, in the order in which it is written."""
+    return {
+        "model": of.model,
+        "win_rate": None,
+        "standard_error": None,
+        "discrete_win_rate": None,
+        CONTROLLED: None,
+        "n_total": 0,
+        "avg_length": None,
+        "low": None,
+        "high": None,
+        "baseline": of.baseline,
+        "annotator": of.annotator,
+        "n_missing": 0,
+        "lc_standard_error": None,
+    }
+
+
+def _tell(rows: list[dict[str, Any]]) -> None:
+    """A table for each baseline and judge."""
+    from rayward.pipelines.run.metrics import table
+
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["baseline"], row["annotator"]), []).append(row)
+    columns = ("model", "win rate [95 %]", "SE", "discrete", "LC", "n", "none", "chars")
+    for (baseline, annotator), of_group in groups.items():
+        judge = f", judged by {annotator}" if annotator else ""
+        against = f"against {baseline}" if baseline else "by their weights"
+        table(f"win rates {against}{judge}, in %", [_shown(row) for row in of_group], columns)
+
+
+def _shown(row: dict[str, Any]) -> tuple[Any, ...]:
+    """The columns of a model on the terminal."""
+    numbers = [row[name] for name in ("standard_error", "discrete_win_rate", CONTROLLED)]
+    shown = ["-" if number is None else f"{number:.2f}" for number in numbers]
+    if "lc_low" in row:
+        shown[2] += " [{lc_low:.2f}, {lc_high:.2f}]".format(**row)
+    length = "-" if row["avg_length"] is None else row["avg_length"]
+    return (row["model"], _rate(row), *shown, row["n_total"], row["n_missing"], length)
+
+
+def _rate(row: dict[str, Any]) -> str:
+    if row["win_rate"] is None:
+        return "-"
+    return f"{row['win_rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def _tell_baselines(rows: list[dict[str, Any]]) -> None:
+    """Models that were compared with several baselines: a column each, side by side."""
+    from rayward.pipelines.run.metrics import table
+
+    of_model: dict[tuple[str, str], dict[str, str]] = {}
+    for row in rows:
+        key = (row["model"], row["annotator"])
+        of_model.setdefault(key, {})[row["baseline"]] = _rate(row)
+    several = {key: cells for key, cells in of_model.items() if len(cells) > 1}
+    if several:
+        baselines = list(dict.fromkeys(name for cells in several.values() for name in cells))
+        lines = [
+            (*key, *(cells.get(baseline, "-") for baseline in baselines))
+            for key, cells in several.items()
+        ]
+        columns = ("model", "judge", *(f"vs {baseline}" for baseline in baselines))
+        table("win rates by baseline, in % [95 %]", lines, columns)
+
+
+def _tell_refit(difficulty: Path | None) -> None:
+    fitted = (
+        "LC: weights fitted to these verdicts, without AlpacaEval's data of a baseline that games"
+    )
+    if difficulty:
+        print(f"{fitted}\nlengths: its published rates are others (docs/judging.md says how far)")
+    else:
+        print(f"{fitted}\nlengths, and by length alone: no figure of AlpacaEval's")
