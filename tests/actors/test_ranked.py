@@ -20,7 +20,7 @@ from rayward.actors.checkpoints import Checkpoints
 from rayward.actors.group import TrainingGroup
 from rayward.actors.process import Rendezvous
 from rayward.actors.training.dpo import dpo_loop
-from rayward.actors.training.job import CheckpointPlace, Job
+from rayward.actors.training.job import STOP, CheckpointPlace, Job
 from rayward.actors.training.labels import mismatched
 from rayward.actors.training.rankings import RankedRows
 from rayward.actors.training.reward_model import reward_loop
@@ -208,7 +208,6 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
         ranks, tiny_models, tmp_path / "whole", name, world, epochs=2, **settings
     )
     stop = tmp_path / "stop"
-    stop.touch()
     place = CheckpointPlace(str(tmp_path / "made"), None, str(stop), 2, None, 1)
 
     def go_on(place: CheckpointPlace) -> Any:
@@ -225,13 +224,14 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
 
     done = []
     for _ in range(2):  # stopped after each of the first two steps
+        stop.write_text(STOP)
         none, _, told = go_on(place)
         assert none is None and len(told) == 1
         done += told
         found, broken = Checkpoints(place.folder).latest()
         assert found and found.step == len(done) and not broken
         place = replace(place, found=str(found.folder))
-    stop.unlink()
+    assert not stop.exists(), "each wish is granted once"
     resumed, again, told = go_on(place)
     done += told
     assert len(done) == len(steps) == 6

@@ -418,7 +418,7 @@ def test_a_host_that_is_cut_off_ends_the_run(hosts: Hosts, run: Path, tmp_path: 
     shutil.rmtree(hosts.folder / "cut" / "rl")
     log = tmp_path / "log.txt"
     command = ["rayward", "rl", "config.yaml", "--run", "cut"]
-    command += ["--set", "rl.iterations=500"]
+    command += ["--set", "rl.iterations=500", "--set", "cluster.retries=0"]
     watcher = hosts.start("python", "-c", WHERE + WATCH, log=tmp_path / "watch.txt")
     started = hosts.start(*command, log=log)
     metrics, until = hosts.folder / "cut" / "rl" / "rloo" / "metrics.jsonl", time.monotonic() + 200
