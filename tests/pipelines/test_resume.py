@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1800)
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 
 SFT = ("sft.epochs=6", "sft.keep=best", "sft.validate_every=5", "checkpoint.every_steps=2")
@@ -65,7 +65,7 @@ class Case:
 
     def run(self, run: Path, *options: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(run, *options), capture_output=True, text=True, timeout=400
+            self.command(run, *options), capture_output=True, text=True, timeout=800
         )
 
     def interrupted(self, run: Path, number: int, at_least: int) -> tuple[int, str]:
@@ -73,14 +73,14 @@ class Case:
         with subprocess.Popen(
             self.command(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
-            deadline = time.monotonic() + 300
+            deadline = time.monotonic() + 600
             while not any(
                 int(path.name[5:]) >= at_least for path in (run / self.made).glob("step-*")
             ):
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(0.02)
             process.send_signal(number)
-            said, _ = process.communicate(timeout=300)
+            said, _ = process.communicate(timeout=600)
         return process.returncode, said
 
     def rows(self, run: Path) -> list[dict[str, Any]]:
