@@ -76,7 +76,8 @@ def processors(config: Config) -> None:
                 "most; give it more workers"
             )
     # In colocate shares of a GPU are the rule, and `colocation` below checks them.
-    for name in ("train",) if config.rl.mode == "colocate" else ("train", "policy", "critic"):
+    shares = ("train", "reference")
+    for name in shares if config.rl.mode == "colocate" else (*shares, "policy", "critic"):
         role = getattr(resources, name)
         if 0 < role.gpus < 1 < role.workers:
             raise ValueError(
@@ -89,6 +90,18 @@ def processors(config: Config) -> None:
         raise ValueError(
             f"resources.rollout.gpus is {rollout.gpus:g}: engines of several GPUs take weights "
             "from GPUs only, in evaluate from resources.reference; give it gpus"
+        )
+    transfer = config.rollout.weight_transfer
+    if transfer == "nccl" and config.rl.mode == "colocate":
+        raise ValueError(
+            "rollout.weight_transfer nccl does not work with rl.mode colocate, where engine and "
+            "policy share a GPU: NCCL refuses two ranks on one; use ipc or auto"
+        )
+    if transfer == "ipc" and rollout.gpus + resources.policy.gpus > 1:
+        raise ValueError(
+            "rollout.weight_transfer ipc hands over memory within one GPU, and an engine of "
+            f"{rollout.gpus:g} GPU and a policy rank of {resources.policy.gpus:g} do not share "
+            "one: use nccl or auto, or rl.mode colocate with shares"
         )
     fraction = config.rollout.gpu_memory_fraction
     if 0 < rollout.gpus < min(1, fraction) and config.rl.mode != "colocate":

@@ -67,8 +67,11 @@ class Stage:
 
     def checkpoints_of(self, training: str) -> Path:
         """The folder for one training of the stage."""
-        write_json(self.checkpoints / BEGUN, self._decided_by)
+        self._begin_to_keep()
         return self.checkpoints / training
+
+    def _begin_to_keep(self) -> None:
+        write_json(self.checkpoints / BEGUN, {**self._decided_by, "versions": versions()})
 
     def kept(self, name: str) -> bool:
         """Whether a try before has finished this part of the stage."""
@@ -79,7 +82,7 @@ class Stage:
         without making it.
         """
         if not self.kept(name):
-            write_json(self.checkpoints / BEGUN, self._decided_by)
+            self._begin_to_keep()
             write_json(self._part(name), make())
         with self._part(name).open(encoding="utf-8") as file:
             return json.load(file)
@@ -101,8 +104,11 @@ class Stage:
         begun = self.checkpoints / BEGUN
         found = [*self.checkpoints.glob("*/step-*"), *self.checkpoints.glob("parts/*.json")]
         if begun.is_file() and found:
-            changes = list(differences(read_json(begun), self._decided_by))
+            before = read_json(begun)
+            installed = before.pop("versions", {})
+            changes = list(differences(before, self._decided_by))
             if not changes:
+                self._tell_versions(installed)
                 return
             if not follows_inputs:
                 raise StageError(
@@ -114,6 +120,14 @@ class Stage:
         if self.folder.exists():
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True)
+
+    def _tell_versions(self, before: Mapping[str, str]) -> None:
+        if others := list(differences(before, versions())):
+            print(
+                f"   {self.name} goes on under other versions than it began with, so the last bits "
+                f"may differ: {'; '.join(others)}",
+                flush=True,
+            )
 
     def finish(self, metrics: Mapping[str, Any]) -> dict[str, Any]:
         """Write the manifest; from now on the stage counts as done. Returns the manifest."""

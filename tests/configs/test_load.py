@@ -500,6 +500,32 @@ def test_values_that_contradict_each_other(overrides: list[str], told: str) -> N
     assert re.search(told, line), line
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            ["rl.mode=colocate", "rollout.weight_transfer=nccl", *(
+                f"resources.{name}.gpus=0.4" for name in ("rollout", "policy", "reference")
+            )],
+            "NCCL refuses two ranks on one",
+        ),
+        (
+            ["rollout.weight_transfer=ipc", *(
+                f"resources.{name}.gpus=1" for name in ("rollout", "policy", "reference")
+            )],
+            "hands over memory within one GPU",
+        ),
+        (
+            ["resources.reference.gpus=0.5", "resources.reference.workers=2"],
+            "ranks of one model need one each",
+        ),
+    ],
+)  # fmt: skip
+def test_places_that_cannot_work_are_refused(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load("quickstart", settings)
+
+
 def test_offload_works_where_there_are_gpus() -> None:
     config = load(
         "quickstart",

@@ -113,7 +113,9 @@ def test_signals_ask_and_a_second_one_ends(capfd: pytest.CaptureFixture[str]) ->
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
 
 
-def test_parts_are_kept_for_a_later_try(tmp_path: Path, tiny_config) -> None:
+def test_parts_are_kept_for_a_later_try(
+    tmp_path: Path, tiny_config, capsys: pytest.CaptureFixture[str]
+) -> None:
     from rayward.pipelines.run.folder import Run
     from rayward.pipelines.run.stage import begin
 
@@ -130,6 +132,10 @@ def test_parts_are_kept_for_a_later_try(tmp_path: Path, tiny_config) -> None:
     again = begin(Run(tmp_path, tiny_config()), "prepare")
     assert again and again.kept("a") and again.part("a", make)[0]["score"] == first[0]["score"]
     assert made == [1]
+    begun = tmp_path / "prepare" / "checkpoints" / "begun.json"
+    begun.write_text(begun.read_text().replace(f'"ray": "{ray.__version__}"', '"ray": "1.0"'))
+    begin(Run(tmp_path, tiny_config()), "prepare")
+    assert f"ray was 1.0, now {ray.__version__}" in capsys.readouterr().out
     with pytest.raises(StageError, match="checkpoints that were made with other settings: .*seed"):
         begin(Run(tmp_path, tiny_config(seed=99)), "prepare")
     again.finish({})
