@@ -89,6 +89,8 @@ RAY_FILES = {
     "test_house.py",
     "test_interface.py",
     "test_jobs.py",
+    "test_judge_scorers.py",
+    "test_judge_vllm.py",
     "test_keeper.py",
     "test_kube_job.py",
     "test_notebook.py",

@@ -356,3 +356,122 @@ def test_a_torn_last_line_is_asked_for_again_and_a_damaged_one_is_told(
     cache.write_bytes(b"\n".join(lines))
     assert judge(answers, server, out) == 1
     assert "cache.jsonl:4: damaged" in capsys.readouterr().err
+
+
+def by_name(names: tuple[str, str]) -> Callable[[dict[str, Any]], str]:
+    """Which of two names the longer answer stands behind."""
+
+    def rule(request: dict[str, Any]) -> str:
+        parts = re.split(rf"\b(?:{names[0]}|{names[1]}) answered:", user_text(request))
+        return names[parts[2].count("x") > parts[1].count("x")]
+
+    return rule
+
+
+def test_alpaca_eval_asks_for_ranks_in_one_order(tmp_path: Path, serve: Any) -> None:
+    better = by_name(("model_1", "model_2"))
+
+    def rule(request: dict[str, Any]) -> str:
+        first = better(request)
+        second = {"model_1": "model_2", "model_2": "model_1"}[first]
+        return f"[{{'model': '{second}', 'rank': 2}}, {{'model': '{first}', 'rank': 1}}]"
+
+    server, out = serve(rule), tmp_path / "out"
+    assert judge(two(tmp_path, 30), server, out, "--rules", "alpaca_eval") == 0
+    assert [row["preference"] for row in verdicts(out)] == [2.0, 1.0] * 15
+    assert len(server.seen) == 30 and {r["max_tokens"] for r in server.seen} == {100}
+    orders = {row["reviews"][0]["order"] for row in verdicts(out)}
+    assert orders == {"model first", "baseline first"}
+
+
+def test_alpaca_eval_2_takes_the_probability_of_a_name(tmp_path: Path, serve: Any) -> None:
+    better = by_name(("Model m", "Model M"))
+
+    def rule(request: dict[str, Any]) -> dict[str, Any]:
+        name = better(request)[-1]
+        other = {"m": "M", "M": "m"}[name]
+        top = [(name, -0.017597131), (other, -4.048847), ("The", -9.0)]
+        tokens = [{"token": token, "logprob": value, "bytes": None} for token, value in top]
+        content = [{**tokens[0], "top_logprobs": tokens}]
+        return {"content": name, "logprobs": {"content": content, "refusal": None}}
+
+    server, out = serve(rule), tmp_path / "out"
+    assert judge(two(tmp_path, 30), server, out, "--rules", "alpaca_eval_2") == 0
+    found = [row["preference"] for row in verdicts(out)]
+    # The golden pair of log-probabilities: 1.9825575 where the model is the better one.
+    assert found == pytest.approx([1.9825575, 1.0174425] * 15, abs=1e-7)
+    sent = {(r["max_tokens"], r["logprobs"], r["top_logprobs"]) for r in server.seen}
+    assert sent == {(1, True, 5)}
+
+
+def test_a_prompt_of_alpaca_eval_is_taken_as_it_is(tmp_path: Path, serve: Any) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text(
+        "<|im_start|>system\nYou judge.\n<|im_end|>\n<|im_start|>user\n"
+        'Of {instruction}, {\n  "m": "{output_1}",\n  "M": "{output_2}"\n}?\n<|im_end|>'
+    )
+    server, out = serve(lambda request: "m"), tmp_path / "out"
+    more = ("--rules", "alpaca_eval_2", "--prompts", str(prompt))
+    assert judge(two(tmp_path, 1), server, out, *more) == 0
+    (request,) = server.seen
+    assert request["messages"][0] == {"role": "system", "content": "You judge."}
+    both = {"model 0 " + "x" * 20, "base 0 " + "x" * 10}
+    found = re.fullmatch(
+        r'Of Question 0\?, \{\n  "m": "(.+)",\n  "M": "(.+)"\n\}\?', user_text(request)
+    )
+    assert found and set(found.groups()) == both
+    # Without log-probabilities there is no verdict.
+    assert summary(out)["unreadable"] == 1
+
+
+def test_what_gets_no_reply_is_told_and_asked_for_again(
+    tmp_path: Path, serve: Any, capsys: Any
+) -> None:
+    sick = {"Question 1?", "Question 2?"}
+
+    def rule(request: dict[str, Any]) -> Any:
+        text = user_text(request)
+        if "Question 1?" in sick and "Question 1?" in text:
+            return {"status": 503}
+        if "Question 2?" in sick and "Question 2?" in text:
+            return {"status": 400}
+        return content(request)
+
+    server, answers, out = serve(rule), two(tmp_path, 4), tmp_path / "out"
+    assert judge(answers, server, out, "--retries", "0") == 1
+    told = capsys.readouterr().out
+    assert "4 replies are missing; run the same command again" in told
+    assert "refused: " in told and "told to fail" in told
+    assert [row["preference"] for row in verdicts(out)] == [2.0, None, None, 1.0]
+    assert summary(out)["missing"] == 2 and summary(out)["unreadable"] == 0
+    sick.clear()
+    asked = len(server.seen)
+    assert judge(answers, server, out) == 0
+    assert len(server.seen) == asked + 4
+    assert [row["preference"] for row in verdicts(out)] == [2.0, 1.0] * 2
+
+
+MT_BENCH = ROOT.parent / "shared" / "data" / "mt_bench"
+
+
+@pytest.mark.skipif(not MT_BENCH.is_dir(), reason="the shared data sets are not here")
+def test_mt_benchs_own_files_are_compared_on_both_turns(tmp_path: Path, serve: Any) -> None:
+    server, out = serve(lambda request: "My verdict: [[B]]"), tmp_path / "out"
+    answers = [str(MT_BENCH / "model_answer" / f"{n}.jsonl.gz") for n in ("gpt-4", "llama-13b")]
+    more = ["--rules", "mt_bench", "--questions", str(MT_BENCH / "question.jsonl.gz")]
+    more += ["--references", str(MT_BENCH / "reference_answer" / "gpt-4.jsonl.gz")]
+    more += ["--prompts", str(MT_BENCH / "judge_prompts.jsonl.gz")]
+    assert judge(answers, server, out, *more) == 0
+    made = summary(out)
+    assert (made["comparisons"], made["win_rate"], made["conflict_rate"]) == (160, 50.0, 100.0)
+    assert len(made["by_category"]) == 8 and len(server.seen) == 320
+    prompts = Counter(row["prompt"] for row in verdicts(out))
+    assert prompts == {
+        "pair-v2": 50,
+        "pair-v2-multi-turn": 50,
+        "pair-math-v1": 30,
+        "pair-math-v1-multi-turn": 30,
+    }
+    shown_first = server.seen[0]["messages"]
+    assert shown_first[0]["role"] == "system"
+    assert shown_first[1]["content"].startswith("[User Question]\nCompose an engaging travel blog")

@@ -56,6 +56,45 @@ def test_what_a_function_cannot_score_has_no_verdict(tmp_path: Path, capsys: Any
     assert "cannot be imported" in capsys.readouterr().err
 
 
+def test_answers_that_can_be_checked_are_judged_by_their_references(tmp_path: Path) -> None:
+    questions = [
+        {"question_id": 1, "turns": ["2 + 2?"], "reference": ["4"]},
+        {"question_id": 2, "turns": ["What is it?", "Sure?"], "reference": ["A cat.", "Yes."]},
+    ]
+    paths = [tmp_path / name for name in ("q.jsonl", "a.jsonl", "b.jsonl")]
+    said = {"a": [["4"], ["A  cat.", "No."]], "b": [["5"], ["A dog.", "Yes."]]}
+    rows: list[Any] = [questions]
+    for model, answers in said.items():
+        rows.append(
+            [
+                {"question_id": n, "model_id": model, "choices": [{"index": 0, "turns": turns}]}
+                for n, turns in enumerate(answers, 1)
+            ]
+        )
+    for path, lines in zip(paths, rows, strict=True):
+        path.write_text("".join(json.dumps(row) + "\n" for row in lines), encoding="utf-8")
+    command = ["judge", "pairwise", str(paths[1]), str(paths[2]), "--questions", str(paths[0])]
+    command += ["--judge", "rayward.data.verifiable.exact:exact", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    made = (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in made]
+    assert [(row["turn"], row["preference"]) for row in found] == [(1, 2.0), (1, 2.0), (2, 1.0)]
+
+
+def test_a_source_that_lacks_what_it_needs_says_so_before_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import importlib.util
+
+    from rayward.actors.scoring.sources import SourceDataError, function_source
+    from rayward.configs.sections.scoring import RewardSource
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    source = RewardSource(kind="function", target="rayward.data.verifiable.maths:math")
+    with pytest.raises(SourceDataError, match="cannot be used: it needs math-verify: pip install"):
+        function_source(source, str(tmp_path))
+
+
 @pytest.mark.usefixtures("local_ray")
 def test_a_reward_model_is_asked_once_and_its_higher_score_wins(
     tmp_path: Path, tiny_models: Any

@@ -1,0 +1,1 @@
+"""Functions for scoring.sources whose reward can be checked: mathematics, exact texts, programs."""

@@ -1,0 +1,111 @@
+"""`rayward judge answers` and `pairwise` with a model folder in a real vLLM server of its own."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rayward.configs.schema import Config
+from rayward.pipelines.cli import main
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[2]
+CONTEXT = 4096  # the tiny tokenizer makes a token of nearly every letter
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tiny_models: Any, tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A random Llama whose context holds a judge's prompt."""
+    from rayward.actors.models.load import build_from_scratch, save_model
+
+    shape, tokenizer = tiny_config().model.scratch, copy.deepcopy(tiny_models.tokenizer)
+    tokenizer.model_max_length = CONTEXT
+    assert shape is not None
+    lm = build_from_scratch(shape, tokenizer, CONTEXT, seed=3)
+    path = tmp_path_factory.mktemp("served") / "tiny"
+    save_model(lm, lm.state_dict(), tokenizer, path)
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        yield
+
+
+def greedy(folder: Path, turns: list[str], answers: list[str], count: int) -> str:
+    """The next answer by transformers alone, from the tokenizer's own template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    said = []
+    for number, turn in enumerate(turns):
+        said.append({"role": "user", "content": turn})
+        if number < len(answers):
+            said.append({"role": "assistant", "content": answers[number]})
+    row = tokenizer.apply_chat_template(
+        said, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    ).input_ids
+    made = model.generate(row, do_sample=False, max_new_tokens=count, pad_token_id=0)
+    text: str = tokenizer.decode(made[0, row.shape[1] :], skip_special_tokens=True)
+    return text.strip()
+
+
+def whole(text: str) -> str:
+    """Without the character that the last token began: vLLM waits for the rest of it."""
+    return text.rstrip("\ufffd").strip()
+
+
+def test_a_folder_answers_in_its_template_and_judges_its_answers(
+    folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    questions = [
+        {"question_id": n, "category": "math", "turns": [f"What is {n} + {n}?", "Sure?"]}
+        for n in range(6)
+    ]
+    path = tmp_path / "question.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in questions))
+    greedily = ["--model-request", '{"max_tokens": 12, "temperature": 0}']
+    serving = ["--context-tokens", str(CONTEXT), "--start-timeout", "300"]
+    command = ["judge", "answers", str(folder), "--suite", "mt_bench", "--data", str(tmp_path)]
+    command += [*greedily, *serving]
+    assert main([*command, "--out", str(tmp_path / "own"), "--name", "own"]) == 0
+    assert "6 of 6 questions answered, template: tokenizer" in capsys.readouterr().out
+    rows = [json.loads(x) for x in (tmp_path / "own" / "own.jsonl").read_text().splitlines()]
+    for row, question in zip(rows, questions, strict=True):
+        turns = row["choices"][0]["turns"]
+        assert whole(turns[0]) == whole(greedy(folder, question["turns"][:1], [], 12))
+        assert whole(turns[1]) == whole(greedy(folder, question["turns"], turns[:1], 12))
+    other = ["--template", "vicuna_v1.1", "--name", "other", "--out", str(tmp_path / "other")]
+    status = main([*command, *other])
+    assert status == 0, capsys.readouterr().err
+    summary = json.loads((tmp_path / "other" / "summary.json").read_text())
+    assert (summary["template"], summary["answered"]) == ("vicuna_v1.1", 6)
+    # vLLM holds the judge to one of the letters, so a random model gives real verdicts.
+    letters = {"max_tokens": 8, "structured_outputs": {"choice": ["[[A]]", "[[B]]", "[[C]]"]}}
+    judge = ["judge", "pairwise", str(tmp_path / "own" / "own.jsonl")]
+    judge += [str(tmp_path / "other" / "other.jsonl"), "--questions", str(path)]
+    judge += ["--rules", "mt_bench", "--judge", str(folder), "--out", str(tmp_path / "judged")]
+    judge += ["--judge-request", json.dumps(letters), *serving]
+    assert main(judge) == 0
+    made = json.loads((tmp_path / "judged" / "summary.json").read_text())
+    assert made["comparisons"] == 12 and made["unreadable"] == made["missing"] == 0
+    # All is in the cache, so no server starts.
+    started = time.monotonic()
+    assert main(judge) == 0 and time.monotonic() - started < 10
+    again = json.loads((tmp_path / "judged" / "summary.json").read_text())
+    assert again["asked"]["this_run"]["requests"] == 0 and again["win_rate"] == made["win_rate"]
