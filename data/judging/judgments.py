@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 from rayward.data.formats.files.containers import sources
 from rayward.data.judging.annotations import BadRow
+from rayward.data.judging.openchat_rows import as_verdict, is_openchat
 from rayward.data.judging.replies import first_line_scores, rating
 from rayward.data.records import RowError, describe, list_of, number_of, object_of, text_of
 
@@ -95,8 +96,8 @@ def _judgment(row: Mapping[str, Any], file: str, line: int) -> Judgment:
         return _rating(row)
     if "answer1_id" in row:
         return _review(row, file, line)
-    if isinstance(row.get("score"), dict) and "raw_a" in row["score"]:
-        return _of_both_orders(row, file, line)
+    if is_openchat(row):
+        row = as_verdict(row, file)
     if {"output_1", "output_2", "reviews"} <= row.keys():
         return _verdict(row, file, line)
     expected = "judgment (a rating), answer1_id (a review), g1_winner or score.raw_a (both orders)"
@@ -152,36 +153,6 @@ def _review(row: Mapping[str, Any], file: str, line: int) -> Scores:
         parsed,
         text,
         None,
-        _category(row),
-    )
-
-
-def _of_both_orders(row: Mapping[str, Any], file: str, line: int) -> Scores:
-    """A row of OpenChat's: reviews with the model first, raw_a, and second, raw_b.
-
-    Both have the model's score first; (0, 0) is no score. The mean is over the orders that have
-    one, as its page of results takes it.
-    """
-    score = object_of(row["score"], "score")
-    orders = []
-    for field in ("raw_a", "raw_b"):
-        pair = list_of(score.get(field), f"score.{field}")
-        values = _pair(pair[0] if pair else None, f"score.{field}[0]")
-        orders.append(None if values == (0, 0) else values)
-    mean = _mean([pair for pair in orders if pair])
-    reviewer = score.get("reviewer")
-    judge = reviewer.get("model") if isinstance(reviewer, dict) else reviewer
-    return Scores(
-        file,
-        line,
-        text_of(row.get("answer_model", "(the model)"), "answer_model"),
-        "(the baseline)",
-        _judge(judge),
-        _id(row),
-        mean,
-        None,
-        "",
-        (orders[0], orders[1]),
         _category(row),
     )
 
