@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -98,6 +99,7 @@ def _facts(verdicts: Sequence[Verdict], seed: int) -> Any:
 def _row(number: int, place: int, verdict: Verdict) -> dict[str, Any]:
     """A verdict as the page's script reads it."""
     row = verdict.row
+    reviews = list(_reviews(row))
     texts = [verdict.instruction, row["output_1"], row["output_2"]]
     name = str(place if row.get("question_id") is None else row["question_id"])
     if row.get("turn", 1) != 1:
@@ -120,8 +122,19 @@ def _row(number: int, place: int, verdict: Verdict) -> dict[str, Any]:
         "conflict": conflict if isinstance(conflict, bool) else None,
         "scores": _scores(row),
         "note": note if isinstance(note, str) else "",
-        "reviews": list(_reviews(row)),
+        "doubt": _doubt([review["said"] for review in reviews]),
+        "reviews": reviews,
     }
+
+
+def _doubt(said: Sequence[str]) -> float:
+    """Entropy in nats of win, tie and loss over the reviews of both orders that can be read.
+
+    BPDE of Wang et al., arXiv:2305.17926, who hand the questions with the most of it to people.
+    """
+    counts = Counter(each for each in said if each != NONE)
+    shares = [count / counts.total() for count in counts.values()]
+    return round(-sum(share * math.log(share) for share in shares), 6) + 0.0
 
 
 def _gap(verdict: Verdict) -> int:

@@ -137,6 +137,9 @@ def test_figures_filters_and_orders(browser: Any, tmp_path: Path) -> None:
         page.select_option("#sort", "longer")
         # The model's answers have up to six marks more; 6, 13, 20 and 27 have all of them.
         assert questions(page)[:4] == [f"question {number}?" for number in (6, 13, 20, 27)]
+        page.select_option("#sort", "doubt")
+        # The ties are made of a win and a loss, all others of two equal verdicts.
+        assert questions(page)[:10] == [f"question {number}?" for number in range(2, 30, 3)]
         page.fill("#search", "REVIEW 17 with")
         counted(page, "1 of 31")
         assert questions(page) == ["question 17?"]
