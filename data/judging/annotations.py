@@ -95,7 +95,7 @@ def _verdict(row: Mapping[str, Any], keep_row: bool) -> Verdict:
         None,
         instruction,
         _digest(instruction, *outputs),
-        _preference(row.get("preference"), "preference"),
+        _preference(_given(row, "preference"), "preference"),
         len(outputs[0]),
         len(outputs[1]),
         row if keep_row else {},
@@ -127,6 +127,13 @@ def _output(row: Mapping[str, Any], name: str) -> str:
         reason = "missing text" if value is None else "wrong type"
         raise RowError(name, describe(value), "text", reason)
     return value
+
+
+def _given(row: Mapping[str, Any], name: str) -> object:
+    """A field that may be null, but must be there."""
+    if name not in row:
+        raise RowError(name, "no such field", "from 1 to 2, or null", "missing field")
+    return row[name]
 
 
 def _preference(value: object, name: str) -> float | None:

@@ -65,6 +65,12 @@ def add(actions: argparse._SubParsersAction) -> None:
         "instructions (default 0: none; 200 take a second or two a model)",
     )
     parser.add_argument(
+        "--style",
+        action="store_true",
+        help="also rates without the advantage of length, headers, lists and bold texts, as "
+        "Arena-Hard controls style; models with one baseline and judge share the weights of style",
+    )
+    parser.add_argument(
         "--leaderboard",
         type=Path,
         metavar="FILE",
@@ -88,6 +94,7 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.pipelines.judging.length_controlled import Published
     from rayward.pipelines.judging.paired import add_pairs
     from rayward.pipelines.judging.published import compare
+    from rayward.pipelines.judging.style import add_style
     from rayward.pipelines.judging.verdict_groups import comparisons
     from rayward.pipelines.rows.left_out import LeftOut
 
@@ -95,7 +102,7 @@ def _run(options: argparse.Namespace) -> int:
     tables = [options.weights, options.difficulty, options.instructions, options.leaderboard]
     refuse_overwriting([options.json], [*options.files, *tables])
     left_out = LeftOut()
-    found = comparisons(options.files, left_out) if options.files else []
+    found = comparisons(options.files, left_out, options.style) if options.files else []
     control = _control(options, [each.of.baseline for each in found])
     rows = [figures(each, control, options.seed) for each in found]
     if isinstance(control, Published) and not options.files:
@@ -104,6 +111,8 @@ def _run(options: argparse.Namespace) -> int:
     _tell_baselines(rows)
     if options.refit:
         _tell_refit(options.difficulty)
+    if options.style and found:
+        add_style(rows, found, options.seed)
     add_pairs(rows, found, options.paired, options.seed)
     if options.leaderboard:
         compare(rows, options.leaderboard)
