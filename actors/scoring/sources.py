@@ -28,6 +28,7 @@ from rayward.actors.spans import Timed
 from rayward.configs.sections.scoring import RewardSource
 from rayward.data.formats.rows.message_parts import messages_of
 from rayward.data.records import Turn
+from rayward.data.verifiable import needs
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageParam
@@ -121,6 +122,10 @@ def function_source(source: RewardSource, folder: str) -> Ask:
     except (ImportError, AttributeError, ValueError) as error:
         raise SourceDataError(f"{who} cannot be imported: {error}") from None
 
+    try:
+        needs.check(source.target or "")
+    except RuntimeError as error:
+        raise SourceDataError(f"{who} cannot be used: {error}") from None
     takes_tools = _takes_tools(function)
 
     def ask(batch: Sequence[ResponseText]) -> list[Score]:

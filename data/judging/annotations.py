@@ -2,8 +2,8 @@
 
 A row a comparison is that of its annotations.json and of `rayward judge pairwise`: instruction,
 output_1 of generator_1 (the baseline), output_2 of generator_2 (the model), annotator, preference.
-A row a model holds lists of preferences and of both answers' lengths in characters, in the order of
-the instructions, whose texts it lacks.
+Rows of OpenChat's evaluation are read as these, too. A row a model holds lists of preferences and
+of both answers' lengths in characters, in the order of the instructions, whose texts it lacks.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rayward.data.formats.files.containers import sources
+from rayward.data.judging.openchat_rows import as_verdict, is_openchat
 from rayward.data.records import RowError, describe, list_of, number_of, object_of, text_of
 
 UNNAMED = "(not named)"  # annotator of rows that do not name theirs
@@ -59,6 +60,8 @@ def verdicts(path: str | Path, keep_rows: bool = False) -> Iterator[Verdict | Ba
                 if isinstance(value, RowError):
                     raise value
                 row = object_of(value, "row")
+                if is_openchat(row):
+                    row = as_verdict(row, source.name)
                 if not isinstance(row.get("preference"), list):
                     yield _verdict(row, keep_rows)
                     continue
@@ -95,8 +98,8 @@ def _verdict(row: Mapping[str, Any], keep_row: bool) -> Verdict:
         None,
         instruction,
         _digest(instruction, *outputs),
-        _preference(row.get("preference"), "preference"),
-        len(outputs[0]),
+        _preference(_given(row, "preference"), "preference"),
+        None if "note" in row else len(outputs[0]),  # an answer that is not in the file
         len(outputs[1]),
         row if keep_row else {},
     )
@@ -127,6 +130,13 @@ def _output(row: Mapping[str, Any], name: str) -> str:
         reason = "missing text" if value is None else "wrong type"
         raise RowError(name, describe(value), "text", reason)
     return value
+
+
+def _given(row: Mapping[str, Any], name: str) -> object:
+    """A field that may be null, but must be there."""
+    if name not in row:
+        raise RowError(name, "no such field", "from 1 to 2, or null", "missing field")
+    return row[name]
 
 
 def _preference(value: object, name: str) -> float | None:

@@ -1,19 +1,20 @@
 """Judgments in the shapes of FastChat and OpenChat: ratings of one answer, scores of two, winners.
 
 A rating is a row of model_judgment/JUDGE_single.jsonl. Scores of two answers are Vicuna's reviews,
-or rows of OpenChat's evaluation with a review of each order. Winners are rows of
-model_judgment/JUDGE_pair.jsonl, with a verdict in each order.
+rows of OpenChat's evaluation with a review of each order, or verdicts of `judge pairwise` with
+scores. Winners are rows of model_judgment/JUDGE_pair.jsonl, with a verdict in each order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from rayward.data.formats.files.containers import sources
 from rayward.data.judging.annotations import BadRow
+from rayward.data.judging.openchat_rows import as_verdict, is_openchat
 from rayward.data.judging.replies import first_line_scores, rating
 from rayward.data.records import RowError, describe, list_of, number_of, object_of, text_of
 
@@ -95,8 +96,10 @@ def _judgment(row: Mapping[str, Any], file: str, line: int) -> Judgment:
         return _rating(row)
     if "answer1_id" in row:
         return _review(row, file, line)
-    if isinstance(row.get("score"), dict) and "raw_a" in row["score"]:
-        return _of_both_orders(row, file, line)
+    if is_openchat(row):
+        row = as_verdict(row, file)
+    if {"output_1", "output_2", "reviews"} <= row.keys():
+        return _verdict(row, file, line)
     expected = "judgment (a rating), answer1_id (a review), g1_winner or score.raw_a (both orders)"
     raise RowError("row", f"the fields {', '.join(sorted(row)[:8])}", expected, "no judgment")
 
@@ -154,39 +157,40 @@ def _review(row: Mapping[str, Any], file: str, line: int) -> Scores:
     )
 
 
-def _of_both_orders(row: Mapping[str, Any], file: str, line: int) -> Scores:
-    """A row of OpenChat's: reviews with the model first, raw_a, and second, raw_b.
-
-    Both have the model's score first; (0, 0) is no score. The mean is over the orders that have
-    one, as its page of results takes it.
-    """
-    score = object_of(row["score"], "score")
-    orders = []
-    for field in ("raw_a", "raw_b"):
-        pair = list_of(score.get(field), f"score.{field}")
-        values = _pair(pair[0] if pair else None, f"score.{field}[0]")
-        orders.append(None if values == (0, 0) else values)
-    read = [pair for pair in orders if pair]
-    mean = (
-        (sum(pair[0] for pair in read) / len(read), sum(pair[1] for pair in read) / len(read))
-        if read
-        else None
-    )
-    reviewer = score.get("reviewer")
-    judge = reviewer.get("model") if isinstance(reviewer, dict) else reviewer
+def _verdict(row: Mapping[str, Any], file: str, line: int) -> Scores:
+    """A verdict of `judge pairwise`: the model's scores first, as OpenChat has them."""
+    mean = None if row.get("scores") is None else _pair(row["scores"], "scores")
+    by_order: dict[Any, list[Pair]] = {}
+    for place, review in enumerate(list_of(row["reviews"], "reviews")):
+        review = object_of(review, f"reviews[{place}]")
+        if review.get("scores") is not None:
+            scores = _pair(review["scores"], f"reviews[{place}].scores")
+            by_order.setdefault(review.get("order"), []).append(scores)
+    orders = [_mean(by_order.get(order, ())) for order in ("model first", "baseline first")]
     return Scores(
         file,
         line,
-        text_of(row.get("answer_model", "(the model)"), "answer_model"),
-        "(the baseline)",
-        _judge(judge),
+        text_of(row.get("generator_2"), "generator_2"),
+        text_of(row.get("generator_1"), "generator_1"),
+        _judge(row.get("annotator")),
         _id(row),
-        mean,
+        _turned(mean),
         None,
         "",
-        (orders[0], orders[1]),
+        (_turned(orders[0]), _turned(orders[1])),
         _category(row),
     )
+
+
+def _mean(pairs: Sequence[Pair]) -> Pair | None:
+    if not pairs:
+        return None
+    count = len(pairs)
+    return sum(pair[0] for pair in pairs) / count, sum(pair[1] for pair in pairs) / count
+
+
+def _turned(pair: Pair | None) -> Pair | None:
+    return None if pair is None else (pair[1], pair[0])
 
 
 def _pair(value: object, field: str) -> Pair:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any, Literal
 
@@ -121,7 +121,6 @@ class Outcome:
     preference: float | None
     conflict: bool | None = None
     scores: tuple[float, float] | None = None
-    winners: Mapping[Order, float] = field(default_factory=dict)
 
 
 def outcome(rules: Rules, orders: Sequence[Order], reviews: Sequence[Review]) -> Outcome:
@@ -137,13 +136,13 @@ def outcome(rules: Rules, orders: Sequence[Order], reviews: Sequence[Review]) ->
         # FairEval's mean of all reviews that can be read, of one order alone where it has to be.
         scores = _mean_scores(read)
         preference = None if scores is None else 1 + _share(scores[1] - scores[0])
-        return Outcome(preference, conflict, scores, found)
+        return Outcome(preference, conflict, scores)
     if len(found) < len(orders):  # one side's view would be that of its position
-        return Outcome(None, conflict, None, found)
+        return Outcome(None, conflict)
     if rules.combine == "agreement":
         agreed = set(found.values())
-        return Outcome(1 + agreed.pop() if len(agreed) == 1 else TIE, conflict, None, found)
-    return Outcome(1 + _mean(read), conflict, None, found)
+        return Outcome(1 + agreed.pop() if len(agreed) == 1 else TIE, conflict)
+    return Outcome(1 + _mean(read), conflict)
 
 
 def _winner(rules: Rules, reviews: Sequence[Review]) -> float | None:

@@ -48,7 +48,8 @@ def run(
         "seconds": max(1, math.ceil(seconds)),
         "memory_bytes": memory_bytes,
         "base": sys.base_prefix,
-        "python": os.path.realpath(sys.executable),
+        # Not that of a virtual environment, which may be a copy outside of `base`.
+        "python": os.path.realpath(getattr(sys, "_base_executable", sys.executable)),
     }
     # In the parent's temporary folder only the name of the new root lies; its contents are memory.
     with (

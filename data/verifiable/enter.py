@@ -155,4 +155,5 @@ def become(setting: dict, text: int, told: int) -> None:
     os._exit(1)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,6 @@ and begun anew where one answer takes too long. Such an answer is wrong.
 from __future__ import annotations
 
 import atexit
-import importlib.util
 import json
 import os
 import select
@@ -29,9 +28,6 @@ START_S = 120.0
 """Until the process has imported what it needs."""
 LONGEST = 20_000
 """Characters of an answer's end that are read: the value stands there."""
-
-if importlib.util.find_spec("math_verify") is None:  # told as the module is imported, before a run
-    raise ImportError("it needs math-verify: pip install 'rayward[verify]' or math-verify")
 
 
 def math(
@@ -86,7 +82,9 @@ class Worker:
         )
         if self._line(START_S) != b'"ready"':
             self.end()
-            raise RuntimeError("the process that compares mathematics did not start")
+            raise RuntimeError(
+                "the process that compares mathematics did not start; is math-verify installed?"
+            )
 
     def _line(self, seconds: float) -> bytes | None:
         """The next line that the process writes; None at the deadline, or where it ends."""

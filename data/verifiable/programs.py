@@ -27,12 +27,6 @@ AT_ONCE = 4
 LARGEST = 1 << 20
 """Characters of an answer, or of a value."""
 
-# Refuses as it is imported, and with that before a run starts, where programs cannot be confined.
-try:
-    confined.check()
-except confined.NotConfinedError as error:
-    raise ImportError(str(error)) from None
-
 
 @dataclass(frozen=True, slots=True)
 class Call:

@@ -196,12 +196,14 @@ class Asking:
 
     def account(self, requests: Sequence[Request]) -> dict[str, Any]:
         """Requests and tokens: of this run, and in all replies that are used, with their price."""
-        replies = [reply for request in requests if (reply := self.reply(request))]
+        # Two requests may be one: the same answer of two models to the same question.
+        wanted = {self.key(request): request for request in requests}
+        replies = [reply for request in wanted.values() if (reply := self.reply(request))]
         prompt_tokens = sum(reply["prompt_tokens"] or 0 for reply in replies)
         reply_tokens = sum(reply["reply_tokens"] or 0 for reply in replies)
         return {
             "replies": len(replies),
-            "wanted": len({self.key(request) for request in requests}),
+            "wanted": len(wanted),
             "unreadable": self.unreadable,
             "refused": len(self.refused),
             "unanswered": len(self.unanswered),

@@ -49,7 +49,6 @@ class Comparing:
         )
         self.names, self.name_of_rules = names, options.rules
         self.prompts = load_prompts(options.prompts)
-        self.given = options.prompts
         self.not_asked, self.without_reference = Counter[str](), 0
         self.settings = {
             "rules": options.rules,

@@ -22,7 +22,8 @@ def add(actions: argparse._SubParsersAction) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="verdicts.jsonl of judge pairwise, or annotations.json of AlpacaEval",
+        help="verdicts.jsonl of judge pairwise, annotations.json of AlpacaEval, or OpenChat's "
+        "results (MODEL_VS_BASELINE.jsonl)",
     )
     parser.add_argument(
         "--out", type=Path, required=True, metavar="PAGE", help="the page, such as page.html"

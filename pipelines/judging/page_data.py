@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -71,21 +72,21 @@ def _facts(verdicts: Sequence[Verdict], seed: int) -> Any:
     sides = [SIDES.index(_said(verdict.preference)) / 2 for verdict in said]
     gaps = [_gap(verdict) for verdict in said]
     longer = longer_preferred(sides, gaps, range(len(said)), seed)
-    lengths = [
-        sum(of or 0 for of in column) / len(verdicts)
-        for column in zip(*((each.length_1, each.length_2) for each in verdicts), strict=True)
-    ]
-    yield "mean length", f"baseline {lengths[0]:.0f}, model {lengths[1]:.0f} characters"
+    columns = {"baseline": [each.length_1 for each in verdicts],
+               "model": [each.length_2 for each in verdicts]}  # fmt: skip
+    known = {name: [of for of in column if of is not None] for name, column in columns.items()}
+    told = [f"{name} {sum(of) / len(of):.0f}" for name, of in known.items() if of]
+    yield "mean length", f"{', '.join(told)} characters"
     if longer["n"]:
         interval = "{:.1f} % [{:.1f}, {:.1f}]".format(
             *(100 * longer[key] for key in ("mean", "low", "high"))
         )
         yield "the longer answer wins", f"{interval} of {longer['n']} that are decided"
-    known = [verdict.row.get("conflict") for verdict in verdicts]
-    told = [one for one in known if isinstance(one, bool)]
-    if told:
-        share = 100 * sum(told) / len(told)
-        yield "the winner changes with the order", f"{share:.1f} % of {len(told)}"
+    conflicts = [verdict.row.get("conflict") for verdict in verdicts]
+    both = [one for one in conflicts if isinstance(one, bool)]
+    if both:
+        share = 100 * sum(both) / len(both)
+        yield "the winner changes with the order", f"{share:.1f} % of {len(both)}"
     if identical := sum(verdict.row.get("identical") is True for verdict in verdicts):
         yield "identical answers, not asked about", str(identical)
     scores = [pair for verdict in verdicts if (pair := _scores(verdict.row))]
@@ -98,12 +99,13 @@ def _facts(verdicts: Sequence[Verdict], seed: int) -> Any:
 def _row(number: int, place: int, verdict: Verdict) -> dict[str, Any]:
     """A verdict as the page's script reads it."""
     row = verdict.row
+    reviews = list(_reviews(row))
     texts = [verdict.instruction, row["output_1"], row["output_2"]]
-    name = str(row.get("question_id", place))
+    name = str(place if row.get("question_id") is None else row["question_id"])
     if row.get("turn", 1) != 1:
         name += f".{row['turn']}"
     conflict = row.get("conflict")
-    note = row.get("missing")
+    note = row.get("missing") or row.get("note")
     return {
         "c": number,
         "id": name,
@@ -120,13 +122,26 @@ def _row(number: int, place: int, verdict: Verdict) -> dict[str, Any]:
         "conflict": conflict if isinstance(conflict, bool) else None,
         "scores": _scores(row),
         "note": note if isinstance(note, str) else "",
-        "reviews": list(_reviews(row)),
+        "doubt": _doubt([review["said"] for review in reviews]),
+        "reviews": reviews,
     }
 
 
+def _doubt(said: Sequence[str]) -> float:
+    """Entropy in nats of win, tie and loss over the reviews of both orders that can be read.
+
+    BPDE of Wang et al., arXiv:2305.17926, who hand the questions with the most of it to people.
+    """
+    counts = Counter(each for each in said if each != NONE)
+    shares = [count / counts.total() for count in counts.values()]
+    return round(-sum(share * math.log(share) for share in shares), 6) + 0.0
+
+
 def _gap(verdict: Verdict) -> int:
-    """Characters of the model's answer less those of the baseline's."""
-    return (verdict.length_2 or 0) - (verdict.length_1 or 0)
+    """Characters of the model's answer less those of the baseline's; 0 where one is not there."""
+    if verdict.length_1 is None or verdict.length_2 is None:
+        return 0
+    return verdict.length_2 - verdict.length_1
 
 
 def _said(preference: float | None) -> str:

@@ -26,7 +26,7 @@ def add(actions: argparse._SubParsersAction) -> None:
         nargs="+",
         metavar="FILE",
         help="judgments of FastChat (model_judgment) or judge single, Vicuna's reviews, OpenChat's "
-        "evaluation; folders of these",
+        "evaluation, verdicts of judge pairwise; folders of these",
     )
     parser.add_argument(
         "--questions",

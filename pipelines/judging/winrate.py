@@ -65,6 +65,12 @@ def add(actions: argparse._SubParsersAction) -> None:
         "instructions (default 0: none; 200 take a second or two a model)",
     )
     parser.add_argument(
+        "--style",
+        action="store_true",
+        help="also rates without the advantage of length, headers, lists and bold texts, as "
+        "Arena-Hard controls style; models with one baseline and judge share the weights of style",
+    )
+    parser.add_argument(
         "--leaderboard",
         type=Path,
         metavar="FILE",
@@ -88,22 +94,25 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.pipelines.judging.length_controlled import Published
     from rayward.pipelines.judging.paired import add_pairs
     from rayward.pipelines.judging.published import compare
+    from rayward.pipelines.judging.style import add_style
     from rayward.pipelines.judging.verdict_groups import comparisons
+    from rayward.pipelines.judging.winrate_shown import tell, tell_refit
     from rayward.pipelines.rows.left_out import LeftOut
 
     _check(options)
     tables = [options.weights, options.difficulty, options.instructions, options.leaderboard]
     refuse_overwriting([options.json], [*options.files, *tables])
     left_out = LeftOut()
-    found = comparisons(options.files, left_out) if options.files else []
+    found = comparisons(options.files, left_out, options.style) if options.files else []
     control = _control(options, [each.of.baseline for each in found])
     rows = [figures(each, control, options.seed) for each in found]
     if isinstance(control, Published) and not options.files:
         rows = [row for model in control.weights if (row := _of_weights(model, control))]
-    _tell(rows)
-    _tell_baselines(rows)
+    tell(rows)
     if options.refit:
-        _tell_refit(options.difficulty)
+        tell_refit(options.difficulty)
+    if options.style and found:
+        add_style(rows, found, options.seed)
     add_pairs(rows, found, options.paired, options.seed)
     if options.leaderboard:
         compare(rows, options.leaderboard)
@@ -188,62 +197,3 @@ def _row(of: Compared) -> dict[str, Any]:
         "n_missing": 0,
         "lc_standard_error": None,
     }
-
-
-def _tell(rows: list[dict[str, Any]]) -> None:
-    """A table for each baseline and judge."""
-    from rayward.pipelines.run.metrics import table
-
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in rows:
-        groups.setdefault((row["baseline"], row["annotator"]), []).append(row)
-    columns = ("model", "win rate [95 %]", "SE", "discrete", "LC", "n", "none", "chars")
-    for (baseline, annotator), of_group in groups.items():
-        judge = f", judged by {annotator}" if annotator else ""
-        against = f"against {baseline}" if baseline else "by their weights"
-        table(f"win rates {against}{judge}, in %", [_shown(row) for row in of_group], columns)
-
-
-def _shown(row: dict[str, Any]) -> tuple[Any, ...]:
-    """The columns of a model on the terminal."""
-    numbers = [row[name] for name in ("standard_error", "discrete_win_rate", CONTROLLED)]
-    shown = ["-" if number is None else f"{number:.2f}" for number in numbers]
-    if "lc_low" in row:
-        shown[2] += " [{lc_low:.2f}, {lc_high:.2f}]".format(**row)
-    length = "-" if row["avg_length"] is None else row["avg_length"]
-    return (row["model"], _rate(row), *shown, row["n_total"], row["n_missing"], length)
-
-
-def _rate(row: dict[str, Any]) -> str:
-    if row["win_rate"] is None:
-        return "-"
-    return f"{row['win_rate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]"
-
-
-def _tell_baselines(rows: list[dict[str, Any]]) -> None:
-    """Models that were compared with several baselines: a column each, side by side."""
-    from rayward.pipelines.run.metrics import table
-
-    of_model: dict[tuple[str, str], dict[str, str]] = {}
-    for row in rows:
-        key = (row["model"], row["annotator"])
-        of_model.setdefault(key, {})[row["baseline"]] = _rate(row)
-    several = {key: cells for key, cells in of_model.items() if len(cells) > 1}
-    if several:
-        baselines = list(dict.fromkeys(name for cells in several.values() for name in cells))
-        lines = [
-            (*key, *(cells.get(baseline, "-") for baseline in baselines))
-            for key, cells in several.items()
-        ]
-        columns = ("model", "judge", *(f"vs {baseline}" for baseline in baselines))
-        table("win rates by baseline, in % [95 %]", lines, columns)
-
-
-def _tell_refit(difficulty: Path | None) -> None:
-    fitted = (
-        "LC: weights fitted to these verdicts, without AlpacaEval's data of a baseline that games"
-    )
-    if difficulty:
-        print(f"{fitted}\nlengths: its published rates are others (docs/judging.md says how far)")
-    else:
-        print(f"{fitted}\nlengths, and by length alone: no figure of AlpacaEval's")

@@ -166,6 +166,12 @@ LAYOUT_ROWS: dict[str, dict[str, Any]] = {
         "cluster": "SQL",
         "turns": [{"content": "q"}],
     },
+    "ifeval": {
+        "key": 1000,
+        "prompt": "q",
+        "instruction_id_list": ["punctuation:no_comma"],
+        "kwargs": [{"num_words": None}],
+    },
 }
 
 Q, QA = (Turn("user", "q"),), (Turn("user", "q"), Turn("assistant", "a"))
@@ -197,6 +203,13 @@ LAYOUT_RECORDS: dict[str, Any] = {
     "exchange": Conversation(QA, "exchange"),
     "vicuna_questions": Prompt(Q, "vicuna/generic", "1"),
     "arena_hard": Prompt(Q, "arena_hard/arena-hard-v0.1", "h"),
+    "ifeval": Prompt(
+        Q,
+        "ifeval",
+        "1000",
+        reference='{"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{"num_words": '
+        "null}]}",
+    ),
 }
 
 # Formats that are used where they are named, and the one that their rows are taken for.

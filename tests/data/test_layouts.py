@@ -253,6 +253,8 @@ def test_what_is_passed_over(name: str, passed_over: list[str]) -> None:
         ("exchange", {"assistant": None}, "assistant", "missing text"),
         ("vicuna_questions", {"text": None}, "text", "missing text"),
         ("arena_hard", {"turns": []}, "turns", "no turns"),
+        ("ifeval", {"kwargs": []}, "kwargs", "lists of other lengths"),
+        ("ifeval", {"instruction_id_list": [1]}, "instruction_id_list[0]", "wrong type"),
     ],
 )
 def test_what_sets_a_row_aside(name: str, change: dict, field: str, reason: str | None) -> None:

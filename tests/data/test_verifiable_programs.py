@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from rayward.data.verifiable import confined
+from rayward.data.verifiable.programs import checks_of, code, program_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -19,8 +20,6 @@ try:
     confined.check()
 except confined.NotConfinedError as refused:
     pytest.skip(f"no user namespaces here: {refused}", allow_module_level=True)
-
-from rayward.data.verifiable.programs import checks_of, code, program_of  # noqa: E402
 
 MBPP = "assert add(2, 3) == 5\nassert add(-1, 1) == 0\nassert add(0, 0) == 0"
 SUM = json.dumps({"inputs": ["1 2\n", "10 -4\n"], "outputs": ["3\n", "6\n"]})
@@ -150,14 +149,17 @@ def test_where_programs_cannot_be_confined_nothing_starts() -> None:
         "assert libc.unshare(0x10000000) == 0\n"
         "pathlib.Path('/proc/self/uid_map').write_text('0 %d 1' % OUTER)\n"
         "pathlib.Path('/proc/sys/user/max_user_namespaces').write_text('0')\n"
-        "try:\n    import rayward.data.verifiable.programs\n"
-        "except ImportError as error:\n    print(error)\n"
+        "from rayward.data.verifiable import confined, needs, programs\n"
+        "try:\n    needs.check('rayward.data.verifiable.programs:code')\n"
+        "except RuntimeError as error:\n    print(error)\n"
+        "try:\n    programs.code(completions=['print(1)'], references=['assert f() == 1'])\n"
+        "except confined.NotConfinedError:\n    print('nothing was run')\n"
     ).replace("OUTER", str(os.getuid()))
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert "cannot be run safely here" in done.stdout, done
-    assert "source of kind http" in done.stdout
+    assert "source of kind http" in done.stdout and "nothing was run" in done.stdout
 
 
 def test_the_last_block_is_the_program() -> None:

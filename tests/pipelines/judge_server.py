@@ -21,9 +21,11 @@ class JudgeServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, rule: Rule, wait_s: float = 0.0) -> None:
+    def __init__(self, rule: Rule, wait_s: float = 0.0, together: int = 0) -> None:
+        """`together`: nobody gets a reply before so many requests were under way at once."""
         super().__init__(("127.0.0.1", 0), Handler)
-        self.rule, self.wait_s = rule, wait_s
+        self.rule, self.wait_s, self.together = rule, wait_s, together
+        self.are_together = threading.Event()
         self.lock, self.seen = threading.Lock(), list[dict[str, Any]]()
         self.at_once = self.most_at_once = 0
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -47,6 +49,9 @@ class Handler(BaseHTTPRequestHandler):
             self.server.seen.append(request)
             self.server.at_once += 1
             self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
+            if self.server.at_once >= self.server.together:
+                self.server.are_together.set()
+        self.server.are_together.wait(60)
         time.sleep(self.server.wait_s)
         said = self.server.rule(request)
         with self.server.lock:

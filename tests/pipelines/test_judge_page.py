@@ -137,6 +137,9 @@ def test_figures_filters_and_orders(browser: Any, tmp_path: Path) -> None:
         page.select_option("#sort", "longer")
         # The model's answers have up to six marks more; 6, 13, 20 and 27 have all of them.
         assert questions(page)[:4] == [f"question {number}?" for number in (6, 13, 20, 27)]
+        page.select_option("#sort", "doubt")
+        # The ties are made of a win and a loss, all others of two equal verdicts.
+        assert questions(page)[:10] == [f"question {number}?" for number in range(2, 30, 3)]
         page.fill("#search", "REVIEW 17 with")
         counted(page, "1 of 31")
         assert questions(page) == ["question 17?"]
@@ -247,6 +250,32 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     page = made(tmp_path, rows).read_text()
     assert "1 row was set aside" in capsys.readouterr().out
     assert "set aside: 1 preference out of range" in page
+
+
+def test_results_of_openchats_evaluation(browser: Any, tmp_path: Path) -> None:
+    """Both orders of a row with the model's score first; (0, 0) could not be read."""
+
+    def result(number: int, a: list[int], b: list[int]) -> dict[str, Any]:
+        score = {"score": [0, 0], "raw_a": [a, f"review a {number}"], "raw_b": [b, "review b"]}
+        more = {"answer_model": "ours", "category": "math", "answer": f"answer {number}"}
+        return {"question_id": number, "text": f"question {number}?", "score": score, **more}
+
+    rows = [result(1, [8, 6], [5, 7]), result(2, [9, 3], [0, 0]), result(3, [0, 0], [0, 0])]
+    path, out = tmp_path / "ours_1_VS_gpt.jsonl", tmp_path / "page.html"
+    path.write_text("".join(json.dumps(each) + "\n" for each in rows))
+    assert main(["judge", "page", str(path), "--out", str(out)]) == 0
+    with Opened(browser, out) as page:
+        assert page.inner_text("#title") == "ours against gpt"
+        # 6.5 to 6.5 is a tie, 9 to 3 a win, and the third has no score.
+        assert page.inner_text("#counts") == "model better 1 · tie 1 · no verdict 1"
+        facts = page.inner_text("#facts")
+        assert "baseline 9.5, model 15.5, 163.2 % of the baseline's" in facts
+        assert "100.0 % of 1" in facts
+        page.keyboard.press("j")
+        page.keyboard.press("Enter")
+        told = page.inner_text("tr.detail")
+        assert "review a 1" in told and "The baseline's answer is not in the file." in told
+        assert "baseline first, baseline 7 : model 5, baseline better" in told
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="AlpacaEval's files are not beside the checkout")

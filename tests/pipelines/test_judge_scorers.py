@@ -85,15 +85,13 @@ def test_a_source_that_lacks_what_it_needs_says_so_before_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import importlib.util
-    import sys
 
     from rayward.actors.scoring.sources import SourceDataError, function_source
     from rayward.configs.sections.scoring import RewardSource
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    monkeypatch.delitem(sys.modules, "rayward.data.verifiable.maths", raising=False)
     source = RewardSource(kind="function", target="rayward.data.verifiable.maths:math")
-    with pytest.raises(SourceDataError, match="needs math-verify: pip install"):
+    with pytest.raises(SourceDataError, match="cannot be used: it needs math-verify: pip install"):
         function_source(source, str(tmp_path))
 
 

@@ -101,6 +101,36 @@ def test_reviews_of_one_order_and_of_both(tmp_path: Path) -> None:
     assert double["first"] == "ours"
 
 
+def test_scores_of_our_own_verdicts(tmp_path: Path) -> None:
+    """The baseline stands first in a verdict, the model in what is told, as OpenChat has it."""
+
+    def verdict(number: int, first: list[int], second: list[int] | None) -> dict[str, Any]:
+        both = {"model first": first, "baseline first": second}
+        read = [each for each in (first, second) if each]
+        return {
+            "question_id": number,
+            "category": "math",
+            "instruction": "q",
+            "output_1": "a",
+            "generator_1": "base",
+            "output_2": "b",
+            "generator_2": "ours",
+            "annotator": "judge",
+            "preference": 2,
+            "scores": [sum(each[side] for each in read) / len(read) for side in (0, 1)],
+            "reviews": [{"order": order, "scores": scores} for order, scores in both.items()],
+        }
+
+    rows = [verdict(1, [6, 9], [6, 8]), verdict(2, [8, 7], [7, 8]), verdict(3, [5, 5], None)]
+    rows.append({**verdict(4, [5, 5], None), "scores": None, "reviews": []})
+    (got,) = figures(write(tmp_path / "v.jsonl", rows), out=tmp_path / "o.json")["pair_scores"]
+    assert (got["first"], got["second"], got["judges"]) == ("ours", "base", ["judge"])
+    # 8.5 + 7.5 + 5 to 6 + 7.5 + 5.
+    assert (got["sum_first"], got["sum_second"]) == (21, 18.5)
+    assert got["percent"] == pytest.approx(100 * 21 / 18.5)
+    assert (got["n"], got["unratable"], got["both_orders"], got["conflicts"]) == (3, 1, 2, 1)
+
+
 def test_winners_count_where_both_orders_agree(tmp_path: Path) -> None:
     def pair(number: int, first: str, second: str) -> dict[str, Any]:
         return {

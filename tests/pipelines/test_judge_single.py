@@ -109,6 +109,13 @@ def test_both_turns_are_graded_beside_references(tmp_path: Path, serve: Any, cap
     assert len(summary["lacking"]) == 3 and "question 111, turn 2" in summary["lacking"][0]
     # "2" of both models to the same question is one request.
     assert len(server.seen) == 8 and {r["temperature"] for r in server.seen} == {0.0}
+    # The numbers of `judge scores` are those that were printed.
+    scored = ["judge", "scores", str(out / "rules_single.jsonl")]
+    assert main([*scored, "--json", str(tmp_path / "scores.json")]) == 0
+    rated = json.loads((tmp_path / "scores.json").read_text())["ratings"]
+    assert [(one["model"], one["mean"]) for one in rated] == [("a", 8.5), ("b", 8.5)]
+    asked = json.loads((out / "summary.json").read_text())["asked"]
+    assert (asked["wanted"], asked["replies"], asked["prompt_tokens"]) == (8, 8, 800)
     before = (out / "rules_single.jsonl").read_bytes()
     assert main(command) == 0
     assert len(server.seen) == 8 and (out / "rules_single.jsonl").read_bytes() == before

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,43 @@ def test_length_control_with_published_weights_and_by_text(tmp_path: Path) -> No
     (told,) = figures(path, *fit, "--lc-resamples", 20, out=tmp_path / "out.json")
     assert told["lc_low"] <= told["length_controlled_winrate"] <= told["lc_high"]
     assert 0 < one["length_controlled_winrate"] < 100
+
+
+def test_style_is_controlled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A judge that takes the longer answer and nothing else: between equal lengths it says 50 %."""
+    rng = random.Random(0)
+    rows = []
+    for number in range(400):
+        lengths = rng.randint(50, 400), rng.randint(100, 800)
+        chance = 1 / (1 + math.exp(-4 * (lengths[1] - lengths[0]) / sum(lengths)))
+        output = {"output_1": "a" * lengths[0], "output_2": "b" * lengths[1]}
+        rows.append(row(number, 1 + chance, **output))
+        rows.append(row(number, 1 + chance, "other", **output))
+    path = write(tmp_path / "rows.jsonl", rows)
+    ours, other = figures(path, "--style", out=tmp_path / "out.json")
+    assert ours["win_rate"] > 60
+    assert ours["style_controlled_winrate"] == pytest.approx(50, abs=0.5)
+    assert ours["style_low"] <= ours["style_controlled_winrate"] <= ours["style_high"]
+    assert other["style_controlled_winrate"] == pytest.approx(ours["style_controlled_winrate"])
+    assert "weights of style: length +" in capsys.readouterr().out
+    lists = write(
+        tmp_path / "lists.jsonl", [{"generator_1": "a", "generator_2": "b", "preference": [1, 2]}]
+    )
+    assert "--style: lists of b have no answers" in fails(capsys, lists, "--style")
+
+
+def test_strong_grades_count_thrice(tmp_path: Path) -> None:
+    """Won with [[B>>A]] in both orders, lost with [[A>B]] in both: 6 to 2, so 75 %."""
+
+    def said(grade: str) -> list[dict[str, Any]]:
+        return [{"order": order, "verdict": grade} for order in ("model first", "baseline first")]
+
+    rows = [row(0, 2, output_2="same", reviews=said("B>>A"))]
+    rows += [row(1, 1, output_2="same", reviews=said("A>B"))]
+    path = write(tmp_path / "rows.jsonl", rows)
+    (ours,) = figures(path, "--style", out=tmp_path / "out.json")
+    assert ours["style_controlled_winrate"] == pytest.approx(75, abs=0.01)
+    assert ours["win_rate"] == 50
 
 
 def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -53,6 +53,12 @@ PLAIN: tuple[Format, ...] = (
         "uid category subcategory prompt",
         reads="question_id uid category turns.content prompt",
     ),
+    make_format(
+        "ifeval",
+        questions.ifeval,
+        "prompt instruction_id_list kwargs",
+        reads="key prompt instruction_id_list kwargs",
+    ),
 )
 
 NO_FORMAT: tuple[tuple[frozenset[str], str], ...] = tuple(

@@ -8,6 +8,8 @@ them are read by data/formats/beside.py, as for all formats.
 
 from __future__ import annotations
 
+import json
+
 from rayward.data.formats.readers.chat import Row, label_of, messages_of, source_of
 from rayward.data.formats.readers.exchanges import exchanges, is_exchanges
 from rayward.data.formats.rows.turns import content_of, prompt_turns
@@ -19,6 +21,7 @@ from rayward.data.records import (
     Turn,
     check_turns,
     describe,
+    list_of,
     objects_of,
     text_of,
 )
@@ -111,6 +114,27 @@ def vicuna_questions(row: Row, repairs: list[str]) -> list[Record]:
     turns = (Turn("user", text_of(row.get("text"), "text")),)
     source = source_of("vicuna", label_of(row, "category"))
     return [Prompt(turns, source, label_of(row, "question_id"))]
+
+
+def ifeval(row: Row, repairs: list[str]) -> list[Record]:
+    """{"key", "prompt", "instruction_id_list", "kwargs"}: IFEval, a prompt.
+
+    Its reference is JSON text of what can be checked, as data/verifiable/ifeval.py reads it.
+    """
+    names = [
+        text_of(name, f"instruction_id_list[{number}]")
+        for number, name in enumerate(
+            list_of(row.get("instruction_id_list"), "instruction_id_list")
+        )
+    ]
+    arguments = [dict(given) for _, given in objects_of(row.get("kwargs"), "kwargs")]
+    if len(names) != len(arguments):
+        found, expected = f"{len(arguments)} items", f"{len(names)}, one an instruction"
+        raise RowError("kwargs", found, expected, "lists of other lengths")
+    checked = {"instruction_id_list": names, "kwargs": arguments}
+    turns = (Turn("user", text_of(row.get("prompt"), "prompt")),)
+    reference = json.dumps(checked, ensure_ascii=False)
+    return [Prompt(turns, "ifeval", label_of(row, "key"), reference=reference)]
 
 
 def arena_hard(row: Row, repairs: list[str]) -> list[Record]:
