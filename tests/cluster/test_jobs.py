@@ -204,6 +204,7 @@ def follower(head: RayHead, way: Relay, job: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_log_goes_on_over_another_connection(head: RayHead, clean: Path) -> None:
     (clean / "count.py").write_text(COUNTS)
     entry = ["--submission-id", "counted", "--no-wait", "--working-dir", "."]
