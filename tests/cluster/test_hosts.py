@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from rayward.cluster.ports import free_port
+from tests.cluster.ray_head import until
 from tests.cluster.test_slurm import shellcheck
 from tests.conftest import SMALL, TinyModels
 from tests.same_run import differences
@@ -205,7 +206,13 @@ def test_without_namespaces_loopback_addresses_stand_for_hosts(tmp_path: Path) -
         script("down")
     assert not Path("/tmp", name).exists()
     assert f"no cluster {name} is up" in script("run", "true", status=1)
-    assert [p.pid for p in psutil.process_iter() if f"/tmp/{name}/" in " ".join(p.cmdline())] == []
+
+    def left() -> list[str]:
+        every = psutil.process_iter(["cmdline"])
+        lines = [" ".join(process.info["cmdline"] or ()) for process in every]
+        return [line for line in lines if f"/tmp/{name}/" in line]
+
+    until(lambda: not left(), 20, lambda: str(left()))
 
 
 WHERE = """
