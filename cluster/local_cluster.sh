@@ -138,14 +138,15 @@ up() {
 }
 
 down() {
-    local processes=()
+    local processes=() tenths=100
     # Anybody may write in /tmp, and what stands in there says which processes end.
     [[ ! -L $state ]] || die "$state is a link, which up does not make"
     [[ ! -e $state || -O $state ]] || die "$state is somebody else's"
     if [[ -f $state/pids ]]; then mapfile -t processes <"$state/pids"; fi
-    # `ray start --block` ends what it has started.
+    # `ray start --block` ends what it has started, which takes it long; in namespaces all is found below.
     for process in "${processes[@]}"; do kill -TERM "$process" 2>/dev/null || true; done
-    for _ in $(seq 30); do
+    if [[ $(cat "$state/kind" 2>/dev/null) == namespaces ]]; then tenths=20; fi
+    for _ in $(seq "$tenths"); do
         kill -0 "${processes[@]}" 2>/dev/null || break
         sleep 0.1
     done

@@ -21,6 +21,7 @@ import pytest
 import yaml
 
 from rayward.cluster.ports import free_port
+from tests.cluster.ray_head import until
 from tests.cluster.test_slurm import shellcheck
 from tests.conftest import SMALL, TinyModels
 from tests.same_run import differences
@@ -29,7 +30,9 @@ ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "cluster" / "local_cluster.sh"
 NAME = f"rw{os.getpid() % 10000}"
 NET = f"10.{64 + os.getpid() % 64}.77"
-STAGES = "prepare,sft,rl"
+# RL alone: what Ray Train does over hosts is among the slow tests.
+RL = ("--stages", "prepare,rl", "--set", "sft=null", "--set", "reward=null")
+TRAINED = ("--stages", "prepare,sft,reward")
 pytestmark = pytest.mark.timeout(400)
 
 # Three hosts of two CPUs: a rank of the policy takes most of one. Sizes decide no result.
@@ -47,8 +50,6 @@ CONFIG = SMALL | {
         "algorithms": ["rloo"],
         "rloo": {"learning_rate": 1e-3},
     },
-    # Trained as stage sft is.
-    "reward": None,
     "sample": None,
     "dpo": None,
     "evaluate": None,
@@ -205,7 +206,13 @@ def test_without_namespaces_loopback_addresses_stand_for_hosts(tmp_path: Path) -
         script("down")
     assert not Path("/tmp", name).exists()
     assert f"no cluster {name} is up" in script("run", "true", status=1)
-    assert [p.pid for p in psutil.process_iter() if f"/tmp/{name}/" in " ".join(p.cmdline())] == []
+
+    def left() -> list[str]:
+        every = psutil.process_iter(["cmdline"])
+        lines = [" ".join(process.info["cmdline"] or ()) for process in every]
+        return [line for line in lines if f"/tmp/{name}/" in line]
+
+    until(lambda: not left(), 20, lambda: str(left()))
 
 
 WHERE = """
@@ -355,12 +362,36 @@ def test_runs_share_no_place_and_a_killed_one_leaves_none(hosts: Hosts, tmp_path
 
 @pytest.fixture(scope="module")
 def run(hosts: Hosts) -> Path:
-    """The road over three hosts."""
-    log = hosts.folder / "log.txt"
-    command = ["rayward", "align", "config.yaml", "--run", "three", "--stages", STAGES]
+    """RL over three hosts."""
+    return over_hosts(hosts, "three", *RL)
+
+
+def over_hosts(hosts: Hosts, name: str, *options: str) -> Path:
+    log = hosts.folder / f"{name}.txt"
+    command = ["rayward", "align", "config.yaml", "--run", name, *options]
     done = hosts.start(*command, log=log).wait(300)
     assert done == 0, log.read_text()[-4000:]
-    return hosts.folder / "three"
+    return hosts.folder / name
+
+
+def on_one(hosts: Hosts, name: str, *options: str) -> Path:
+    """The same on this host alone."""
+    command = [str(Path(sys.executable).parent / "rayward"), "align", "config.yaml"]
+    command += ["--run", name, *options]
+    for role in ("train", "policy"):
+        command += ["--set", f"resources.{role}.cpus=0.2"]
+    environment = {k: v for k, v in hosts.environment.items() if not k.startswith("RAY")}
+    done = subprocess.run(
+        command, env=environment, cwd=hosts.folder, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    return hosts.folder / name
+
+
+def unlike(one: Path, three: Path) -> list[str]:
+    """What differs, but for what is of the machine."""
+    left_out = (".lock", "machine.json", "config.yaml", "summary.json")
+    return [line for line in differences(one, three) if not line.startswith(left_out)]
 
 
 def places(log: str, role: str) -> list[str]:
@@ -370,14 +401,14 @@ def places(log: str, role: str) -> list[str]:
 
 
 def test_everybody_stands_where_the_plan_says(hosts: Hosts, run: Path) -> None:
-    log = (hosts.folder / "log.txt").read_text()
+    log = (hosts.folder / "three.txt").read_text()
     one, two, three = (f"{NET}.{n}" for n in (1, 2, 3))
     assert places(log, "policy") == [one, two]
     assert places(log, "rollout") == [three, one]
     assert places(log, "reward") == places(log, "reference") == [three]
-    plan = hosts.script(
-        "run", "rayward", "align", "config.yaml", "--run", "new", "--stages", STAGES, "--dry-run"
-    )
+    stages = ("--stages", "prepare,sft,rl", "--set", "reward=null")
+    command = ("rayward", "align", "config.yaml", "--run", "new", *stages, "--dry-run")
+    plan = hosts.script("run", *command)
     assert f"  rl        policy     0 on {one}; 1 on {two}\n" in plan
     assert f"  rl        rollout    0 on {three}; 1 on {one}\n" in plan
     assert f"  rl        reward     0 on {three}\n" in plan
@@ -385,21 +416,15 @@ def test_everybody_stands_where_the_plan_says(hosts: Hosts, run: Path) -> None:
 
 
 def test_three_hosts_give_the_bits_of_one(hosts: Hosts, run: Path) -> None:
-    command = [str(Path(sys.executable).parent / "rayward"), "align", "config.yaml"]
-    command += ["--run", "one", "--stages", STAGES]
-    for role in ("train", "policy"):
-        command += ["--set", f"resources.{role}.cpus=0.2"]
-    environment = {k: v for k, v in hosts.environment.items() if not k.startswith("RAY")}
-    done = subprocess.run(
-        command, env=environment, cwd=hosts.folder, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    left_out = (".lock", "machine.json", "config.yaml", "summary.json")
-    found = [
-        line for line in differences(hosts.folder / "one", run) if not line.startswith(left_out)
-    ]
-    assert found == []
+    assert unlike(on_one(hosts, "one", *RL), run) == []
     assert (run / "rl" / "rloo" / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_training_over_hosts_gives_the_bits_of_one(hosts: Hosts) -> None:
+    trained = over_hosts(hosts, "trained", *TRAINED)
+    assert unlike(on_one(hosts, "trained-on-one", *TRAINED), trained) == []
+    assert (trained / "reward" / "model" / "model.safetensors").is_file()
 
 
 WATCH = """
@@ -417,7 +442,7 @@ def test_a_host_that_is_cut_off_ends_the_run(hosts: Hosts, run: Path, tmp_path: 
     shutil.copytree(run, hosts.folder / "cut")
     shutil.rmtree(hosts.folder / "cut" / "rl")
     log = tmp_path / "log.txt"
-    command = ["rayward", "rl", "config.yaml", "--run", "cut"]
+    command = ["rayward", "align", "config.yaml", "--run", "cut", *RL]
     command += ["--set", "rl.iterations=500", "--set", "cluster.retries=0"]
     watcher = hosts.start("python", "-c", WHERE + WATCH, log=tmp_path / "watch.txt")
     started = hosts.start(*command, log=log)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -52,13 +53,13 @@ def test_without_a_run_folder_it_says_how_it_is_used() -> None:
 
 
 @pytest.fixture
-def allocation(tmp_path: Path) -> dict[str, str]:
+def allocation(tmp_path: Path) -> Iterator[dict[str, str]]:
     """The environment that a job of two nodes has."""
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
         (tmp_path / name).write_text(text)
         (tmp_path / name).chmod(0o755)
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY")}
-    return environment | {
+    yield environment | {
         "PATH": f"{tmp_path}:{BIN}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "STAND_INS": str(tmp_path),
@@ -67,6 +68,7 @@ def allocation(tmp_path: Path) -> dict[str, str]:
         "SLURM_CPUS_ON_NODE": "2",
         "RAYWARD_HEAD_ADDRESS": "127.0.0.1",
     }
+    shutil.rmtree(f"/tmp/rw-{os.getpid()}", ignore_errors=True)
 
 
 def start(allocation: dict[str, str], run: Path, stages: str) -> subprocess.Popen[str]:
