@@ -21,6 +21,7 @@ MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 PIVOT_ROOT = 155  # on x86_64; elsewhere the call fails, and nothing is run
 SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/etc/ld.so.cache")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
+STRANGER, NOBODY = 1000, 65534
 FILE_BYTES, PROCESSES, DESCRIPTORS = 16 << 20, 32, 64
 
 
@@ -60,17 +61,46 @@ def show(path: str, root: str) -> None:
     checked(LIBC.syscall(*arguments), f"make {path} read-only")
 
 
+def unshare_as(user: int, group: int) -> None:
+    """Enter the namespaces, where user STRANGER is somebody without rights outside.
+
+    Of root that is NOBODY: the kernel counts no processes against the limit of root. Only a process
+    outside may name another user than its own, so that of root writes the names from there.
+    """
+    kinds = NEWUSER | NEWNS | NEWUTS | NEWIPC | NEWPID | NEWNET
+    if user:
+        checked(LIBC.unshare(kinds), "unshare")
+        name_users("self", "deny", f"{STRANGER} {user} 1", f"{STRANGER} {group} 1")
+        return
+    entered, named = os.pipe(), os.pipe()
+    ours = os.getpid()
+    if not os.fork():
+        os.close(entered[1])
+        if os.read(entered[0], 1):
+            users = f"0 0 1\n{STRANGER} {NOBODY} 1"
+            name_users(str(ours), None, users, users)
+            os.write(named[1], b"x")
+        os._exit(0)
+    os.close(named[1])
+    checked(LIBC.unshare(kinds), "unshare")
+    os.write(entered[1], b"x")
+    if not os.read(named[0], 1):
+        raise OSError(1, "no user may be named", "uid_map")
+    for descriptor in (named[0], *entered):
+        os.close(descriptor)
+    os.wait()
+
+
+def name_users(process: str, setgroups: str | None, users: str, groups: str) -> None:
+    for name, text in (("setgroups", setgroups), ("uid_map", users), ("gid_map", groups)):
+        if text is not None:
+            with open(f"/proc/{process}/{name}", "w") as file:
+                file.write(text)
+
+
 def leave(root: str, base: str) -> None:
     """Into namespaces of its own, and to a root that has the interpreter and little else."""
-    user, group = os.getuid(), os.getgid()
-    checked(LIBC.unshare(NEWUSER | NEWNS | NEWUTS | NEWIPC | NEWPID | NEWNET), "unshare")
-    for name, text in (
-        ("setgroups", "deny"),
-        ("uid_map", f"1000 {user} 1"),
-        ("gid_map", f"1000 {group} 1"),
-    ):
-        with open(f"/proc/self/{name}", "w") as file:
-            file.write(text)
+    unshare_as(os.getuid(), os.getgid())
     # It shall make no namespaces of its own, where it could ask more of the kernel.
     with open("/proc/sys/user/max_user_namespaces", "w") as file:
         file.write("0")
@@ -80,6 +110,7 @@ def leave(root: str, base: str) -> None:
         show(path, root)
     for folder in ("/work", "/tmp", "/old"):
         os.mkdir(root + folder)
+        os.chown(root + folder, STRANGER, STRANGER)
     os.chdir(root)
     checked(LIBC.syscall(PIVOT_ROOT, b".", b"old"), "pivot_root")
     os.chdir("/work")
@@ -141,10 +172,15 @@ def become(setting: dict, text: int, told: int) -> None:
     try:
         with open("/work/program.py", "w", encoding="utf-8", errors="replace") as file:
             file.write(setting["program"])
+        os.chmod("/work/program.py", 0o444)
         os.dup2(text, 0)
         os.set_inheritable(told, False)
         os.closerange(3, told)
         os.closerange(told + 1, 256)
+        if os.getuid() != STRANGER:
+            os.setgroups([])
+            os.setgid(STRANGER)
+            os.setuid(STRANGER)
         limit(setting["seconds"], setting["memory_bytes"])
         os.write(told, b"ready")
         os.close(told)

@@ -134,6 +134,17 @@ def _command(process: Path) -> bytes:
         return b""
 
 
+def test_processes_have_a_limit_whoever_we_are() -> None:
+    many = (
+        "import os, time\nn = 0\n"
+        "try:\n    while n < 500:\n"
+        "        if not os.fork():\n            time.sleep(20)\n        n += 1\n"
+        "except OSError: pass\nprint(n)"
+    )
+    ended = confined.run(many, seconds=10)
+    assert ended.status == 0 and 0 < int(ended.out) < 40
+
+
 def test_a_child_that_goes_its_own_way_ends_with_the_program() -> None:
     left = "import os, time\nif os.fork() == 0:\n    os.setsid()\n    time.sleep(60)\nprint('over')"
     started = time.monotonic()
