@@ -182,7 +182,7 @@ class Chaos:
                 stopped = log.read_text()[-2000:]
                 break
             time.sleep(2)  # the processes of a killed driver end when they see it
-        happened = [fault for fault in faults if (claims / f"claimed-{fault['id']}").exists()]
+        happened = [fault for fault in faults if (claims / f"happened-{fault['id']}").exists()]
         row = {
             "case": name,
             "run": number,

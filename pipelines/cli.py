@@ -278,5 +278,14 @@ def _settings(options: argparse.Namespace) -> int:
     return 0
 
 
+def command() -> None:
+    """The command as a process of its own."""
+    status = main()
+    # All is done: a signal that comes while the interpreter ends would only make it stumble.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

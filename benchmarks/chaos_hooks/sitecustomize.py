@@ -54,13 +54,24 @@ def begins(role: str, rank: int, phase: str) -> None:
 
 def harm(fault: dict) -> None:
     kind = fault["kind"]
+    happened = Path(FOLDER, f"happened-{fault['id']}")
     if kind == "disk":
+        happened.touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if kind == "slow":
+        happened.touch()
         time.sleep(3)
         return
     number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[kind]
-    threading.Timer(fault["after_s"], os.kill, (os.getpid(), number)).start()
+
+    def strike() -> None:
+        # Where another fault came before, this one is none.
+        happened.touch()
+        os.kill(os.getpid(), number)
+
+    timer = threading.Timer(fault["after_s"], strike)
+    timer.daemon = True
+    timer.start()
 
 
 def spans(module: object) -> None:

@@ -37,7 +37,7 @@ class Worker:
         return self.rank
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def group(local_ray: None):
     made = Group("worker", Worker, Role(workers=2, cpus=0.01), Cluster(call_timeout_s=3), ())
     made.ready()
