@@ -158,6 +158,7 @@ def timed(
         for words, what in MARKS.items():
             if words in line:
                 found.setdefault(what, time.monotonic() - began)
+                print(f"== {found[what]:.1f} s to the {what}", flush=True)
         if until in found:
             process.kill()
             process.wait()
