@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -66,8 +67,8 @@ def greedy(folder: Path, turns: list[str], answers: list[str], count: int) -> st
 
 
 def whole(text: str) -> str:
-    """Without the character that the last token began: vLLM waits for the rest of it."""
-    return text.rstrip("\ufffd").strip()
+    """Without the characters that the last tokens began: vLLM waits for the rest of them."""
+    return re.sub(r"[\s\ufffd]+$", "", text).strip()
 
 
 def test_a_folder_answers_in_its_template_and_judges_its_answers(
