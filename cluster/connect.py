@@ -40,6 +40,8 @@ def connect(cluster: Cluster) -> None:
         check_joins(address, "cluster.address" if cluster.address else "RAY_ADDRESS")
     os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Of calls that nobody waits for any more, since another has failed: that one is told.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # What a submitted job was given as env_vars reaches the workers by itself, and Ray refuses to
     # be told twice.
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
