@@ -9,6 +9,10 @@ from typing import Any
 import ray
 
 
+class ProcessLost(RuntimeError):
+    """A process of the run is gone; the message says which."""
+
+
 class Unanswered(TimeoutError):
     """A process that was at work gave no answer in time."""
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from rayward.actors import pulse
 from rayward.actors.calls import Unanswered, wait_for
@@ -96,7 +97,12 @@ class Group:
         def moved(ranks: list[int]) -> bool:
             return not is_start and self.watch(ranks).moved(limit)
 
-        return wait_for(calls, limit, too_late, moved)
+        try:
+            return wait_for(calls, limit, too_late, moved)
+        except (RayActorError, OutOfMemoryError) as error:
+            if is_start or getattr(error, "actor_init_failed", False):
+                raise
+            raise self.watch(range(len(self.actors))).lost(error) from error
 
     def watch(self, ranks: Iterable[int]) -> pulse.Watch:
         """The signs of life of these ranks."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import sys
 import threading
@@ -18,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from rayward.actors.calls import ProcessLost
 
 EVERY_S, SILENT_S = 2.0, 20.0
 """Seconds between two signs, and after which a process is taken for silent."""
@@ -36,13 +39,14 @@ def tick() -> None:
 class Beat:
     """What a process last told of itself."""
 
-    ticks: int
     at: float
     """When, in seconds since the epoch."""
-    moved_at: float
-    """When the count had last changed."""
+    still_s: float
+    """Seconds since its count had last changed, by a clock that nobody sets."""
     where: str
     """The innermost lines that its main thread was in, and its process."""
+    peak_bytes: int
+    """Most memory that it has had."""
 
 
 def start(_: Any = None, key: str = "") -> None:
@@ -58,11 +62,12 @@ def start(_: Any = None, key: str = "") -> None:
 def _tell(key: str) -> None:
     from ray.experimental.internal_kv import _internal_kv_put
 
-    known, moved_at = -1, time.time()
+    known, moved_at = -1, time.monotonic()
     while True:
         if _ticks != known:
-            known, moved_at = _ticks, time.time()
-        beat = [known, time.time(), moved_at, _where()]
+            known, moved_at = _ticks, time.monotonic()
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+        beat = [time.time(), time.monotonic() - moved_at, _where(), peak]
         with suppress(Exception):  # of a cluster that ends, or is not to be reached now
             _internal_kv_put(PREFIX + key, json.dumps(beat), overwrite=True)
         time.sleep(EVERY_S)
@@ -110,16 +115,44 @@ class Watch:
 
     def moved(self, within_s: float) -> bool:
         """Whether one has done a piece of work in the last `within_s` seconds, and still tells."""
+        if self._moved(within_s):
+            return True
+        # A clock that was set between two signs makes one look silent: until the next.
+        time.sleep(2 * EVERY_S)
+        return self._moved(within_s)
+
+    def _moved(self, within_s: float) -> bool:
         beats = [beat for key in self.keys.values() if (beat := read(key))]
         now = time.time()
-        # By the process's own clock; that of another host may be some seconds away.
-        return any(
-            beat.at - beat.moved_at < within_s and now - beat.at < SILENT_S for beat in beats
-        )
+        return any(beat.still_s < within_s and now - beat.at < SILENT_S for beat in beats)
 
     def told(self) -> str:
         """A sentence each: since when, and where."""
         return "; ".join(f"{name} {_sentence(read(key))}" for name, key in self.keys.items())
+
+    def lost(self, error: Exception) -> ProcessLost:
+        """What Ray's error of a dead actor means: which one, and how much memory it had."""
+        actor = getattr(error, "actor_id", None)
+        names = [name for name, key in self.keys.items() if key == actor] or list(self.keys)
+        beat = read(self.keys[names[0]]) if len(names) == 1 else None
+        peak = f"; it had used up to {beat.peak_bytes / 2**30:.1f} GiB" if beat else ""
+        role = names[0].split(" ")[0]
+        help_text = f" ({LESS_MEMORY[role]})" if role in LESS_MEMORY else ""
+        if type(error).__name__ == "OutOfMemoryError":
+            how = "was ended by Ray, since its host ran low on memory"
+        else:
+            how = "died without a word: killed, or by the kernel for want of memory"
+        return ProcessLost(f"{' or '.join(names)} {how}{peak}{help_text}")
+
+
+LESS_MEMORY = {
+    "rollout": "less memory: rollout.max_sequences, rollout.gpu_memory_fraction",
+    "policy": "less memory: rl.optimizer.micro_batch_tokens, rl.optimizer.gradient_checkpointing",
+    "critic": "less memory: rl.optimizer.micro_batch_tokens, rl.optimizer.gradient_checkpointing",
+    "reward": "less memory: reward.optimizer.micro_batch_tokens",
+    "reference": "less memory: rl.optimizer.micro_batch_tokens",
+}
+"""By role, the settings that help most."""
 
 
 def _sentence(beat: Beat | None) -> str:
@@ -128,4 +161,4 @@ def _sentence(beat: Beat | None) -> str:
     silent_s = time.time() - beat.at
     if silent_s > SILENT_S:
         return f"has been silent for {silent_s:.0f} s, when it was {beat.where}"
-    return f"has not moved for {beat.at - beat.moved_at:.0f} s, {beat.where}"
+    return f"has not moved for {beat.still_s:.0f} s, {beat.where}"

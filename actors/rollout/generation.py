@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import ray
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from rayward.actors.calls import Unanswered
 from rayward.actors.pulse import Watch
@@ -69,6 +70,8 @@ class Generation:
             except StopIteration:
                 running.remove(stream)
                 continue
+            except (RayActorError, OutOfMemoryError) as error:
+                raise self.watch([self.engine_of[id(stream)]]).lost(error) from error
             if part < 0:  # the engine's last item: its seconds
                 self.seconds = max(self.seconds, payload)
                 continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 
@@ -17,6 +18,10 @@ class StageError(RuntimeError):
 _OURS = ("StageError", "ConfigError", "ValueError")
 
 
+# Errors that say more than what they come of. (An error of ours is no loss of a process.)
+_TOLD = (*_OURS, "ProcessLost", "Unanswered")
+
+
 # Of Ray, and of torch's groups of processes. By name too: torch and Ray need not be loaded.
 _OF_HOSTS = {
     "RayActorError",
@@ -26,7 +31,7 @@ _OF_HOSTS = {
     "ObjectLostError",
     "ActorPlacementGroupRemoved",
     "TaskPlacementGroupRemoved",
-    "OutOfMemoryError",
+    "ProcessLost",
     "DistBackendError",
     "DistNetworkError",
 }
@@ -50,7 +55,7 @@ def explain(error: BaseException, missing: Callable[[float], list[str]] = lost) 
     """
     cause: BaseException = error
     seen: set[int] = set()  # a chain of causes may be a circle
-    while id(cause) not in seen and type(cause).__name__ not in _OURS:
+    while id(cause) not in seen and type(cause).__name__ not in _TOLD:
         seen.add(id(cause))
         # Ray keeps the worker's exception in `cause`, Python in `__cause__`.
         inner = getattr(cause, "cause", None) or cause.__cause__
@@ -60,8 +65,8 @@ def explain(error: BaseException, missing: Callable[[float], list[str]] = lost) 
     message = str(cause).strip() or "no message"
     ours = type(cause).__name__ in _OURS
     kinds = (ValueError, FileNotFoundError, TimeoutError)
-    if not isinstance(cause, kinds) and type(cause).__name__ != "StageError":
-        message = f"{type(cause).__name__}: {message}"
+    if not isinstance(cause, kinds) and type(cause).__name__ not in _TOLD:
+        message = f"{type(cause).__name__}: {message}{_hint(cause, message)}"
         message += "\nRAYWARD_TRACEBACK=1 shows where it came from"
     if ours:
         return message
@@ -86,10 +91,33 @@ def of_infrastructure(error: BaseException) -> bool:
         seen.add(id(cause))
         if type(cause).__name__ in _OURS or getattr(cause, "actor_init_failed", False):
             return False
-        if type(cause).__name__ == "Unanswered" or _may_be_of_a_host(cause):
+        low = type(cause).__name__ == "OutOfMemoryError" and _of_ray(cause)
+        if low or type(cause).__name__ == "Unanswered" or _may_be_of_a_host(cause):
             return True
         cause = getattr(cause, "cause", None) or cause.__cause__
     return False
+
+
+def _of_ray(error: BaseException) -> bool:
+    return type(error).__module__.split(".")[0] == "ray"
+
+
+def _hint(cause: BaseException, message: str) -> str:
+    """What helps where something was full."""
+    if "CUDA out of memory" in message:
+        return (
+            "\nless memory on a GPU: the stage's optimizer.micro_batch_tokens, "
+            "optimizer.gradient_checkpointing; of engines rollout.gpu_memory_fraction, "
+            "rollout.max_sequences"
+        )
+    if type(cause).__name__ == "ObjectStoreFullError":
+        return (
+            "\nRay's shared memory is full: raise cluster.object_store_gib (on a cluster, `ray "
+            "start --object-store-memory`), or have fewer responses in an iteration"
+        )
+    if getattr(cause, "errno", None) == errno.ENOSPC:
+        return "\nmake room, and run the same command again to go on"
+    return ""
 
 
 def _may_be_of_a_host(cause: BaseException) -> bool:

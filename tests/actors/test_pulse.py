@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 
 import pytest
 
 from rayward.actors import pulse
-from rayward.actors.calls import Unanswered
+from rayward.actors.calls import ProcessLost, Unanswered
 from rayward.actors.group import Group
 from rayward.actors.pulse import tick
 from rayward.configs.sections.machines import Cluster, Role
+from rayward.pipelines.run.errors import explain, of_infrastructure
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -54,6 +56,24 @@ def test_what_works_is_waited_for_and_what_hangs_is_named(group: Group) -> None:
     said = str(caught.value)
     assert "worker 1 has not moved for " in said and "worker 0" not in said
     assert "in hang (test_pulse.py:" in said and "raise cluster.call_timeout_s" in said
+
+
+def test_a_process_that_dies_is_named_with_its_memory(local_ray: None) -> None:
+    made = Group("policy", Worker, Role(workers=2, cpus=0.01), Cluster(), ())
+    made.ready()
+    pids = made.call("pid")
+    time.sleep(pulse.EVERY_S + 1)
+    calls = made.begin("work", 30.0)
+    os.kill(pids[1], signal.SIGKILL)
+    with pytest.raises(ProcessLost) as caught:
+        made.finish(calls)
+    assert re.fullmatch(
+        r"policy 1 died without a word: killed, or by the kernel for want of memory; it had used "
+        r"up to \d\.\d GiB \(less memory: rl.optimizer.micro_batch_tokens, .*\)",
+        str(caught.value),
+    )
+    assert of_infrastructure(caught.value) and explain(caught.value) == str(caught.value)
+    made.stop()
 
 
 def test_a_process_that_is_stopped_is_silent(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -287,6 +287,7 @@ def test_a_host_that_is_gone_is_told_of_what_comes_of_it_and_beside_all_else() -
     waits.clear()
     told = explain(RuntimeError("CUDA out of memory"), missing).splitlines()
     assert told[0] == "RuntimeError: CUDA out of memory" and "10.0.0.2 is gone" in told[-1]
+    assert told[1].startswith("less memory on a GPU: the stage's optimizer.micro_batch_tokens")
     assert explain(FileNotFoundError("no x.jsonl"), missing).startswith("no x.jsonl\nhost 10.0.0.2")
     assert explain(TimeoutError("policy 1 is late"), missing).startswith("policy 1 is late\nhost")
     assert not any(waits) and len(waits) == 3
