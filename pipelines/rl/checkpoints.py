@@ -54,7 +54,7 @@ class RlCheckpoints:
                 flush=True,
             )
             self._cut_back()
-        self.wish, self.stop = False, False
+        self.wish, self.stop, self.ends = False, False, False
         self.written_at, self.writing, self.last = time.monotonic(), 0, self.done
         self.written, self.waited_s = 0, 0.0
 
@@ -106,6 +106,8 @@ class RlCheckpoints:
 
     def _begin(self, done: int, learners: Mapping[str, TrainingGroup]) -> None:
         started_at, self.writing = time.monotonic(), done
+        # What is asked for from here on is for the next one.
+        self.ends, self.wish = self.stop, False
         calls = {}
         try:
             place = self.made.new(done)
@@ -128,7 +130,7 @@ class RlCheckpoints:
             f"   {self.stage.name}: no checkpoint after {self.writing} iterations, the one before "
             f"stays: {reason}"
         )
-        self.written_at, self.writing, self.wish = time.monotonic(), 0, False
+        self.written_at, self.writing = time.monotonic(), 0
 
     def _due(self, done: int) -> bool:
         settings, since_s = self.settings, time.monotonic() - self.written_at
@@ -157,7 +159,7 @@ class RlCheckpoints:
             self._give_up(error)
         else:
             self.written, self.last = self.written + 1, self.writing
-            self.written_at, self.writing, self.wish = time.monotonic(), 0, False
+            self.written_at, self.writing = time.monotonic(), 0
         self.waited_s += time.monotonic() - started_at
 
     def rescue(

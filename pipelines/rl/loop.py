@@ -157,10 +157,12 @@ class OnlineTraining:
                 metrics.log(iteration, line, ("score", "kl", "length"))
                 if self.checkpoints.writing:
                     self._checkpoint(iteration + 1)
-                if self.checkpoints.stop:
+                if self.checkpoints.ends:
                     raise KeyboardInterrupt
                 # After the line is written, which shows why the stage stopped.
                 self.monitor.check_patience()
+            if self.checkpoints.stop:  # asked for after the last update
+                self._rescue(self.rl.iterations, self._remembered())
         tokenizer = self.stage.run.folder / "prepare" / "tokenizer"
         folder = self.stage.folder / "model"
         # On every rank: gathering the weights is a collective.
@@ -222,7 +224,10 @@ class OnlineTraining:
         """
         apart = not self.samples_ahead and not self.actors.colocation.on
         if apart and not self.updating and iteration > self.checkpoints.last:
-            self.checkpoints.rescue(iteration, self.actors.learners, before, self.record.history)
+            self._rescue(iteration, before)
+
+    def _rescue(self, done: int, state: dict[str, Any]) -> None:
+        self.checkpoints.rescue(done, self.actors.learners, state, self.record.history)
 
     def _restore(self, checkpoints: RlCheckpoints) -> None:
         """Remember what the driver of an earlier try did."""

@@ -103,13 +103,20 @@ def test_what_is_no_loss_is_raised_at_once() -> None:
 def test_signals_ask_and_a_second_one_ends(capfd: pytest.CaptureFixture[str]) -> None:
     asked: list[bool] = []
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
-    with wishes(asked.append, "iteration"):
+    with wishes(asked.append):
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert asked == [False]
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt), wishes(asked.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+    asked.clear()
+    with pytest.raises(KeyboardInterrupt), wishes(asked.append, "iteration"):
         os.kill(os.getpid(), signal.SIGUSR1)
         os.kill(os.getpid(), signal.SIGTERM)
         assert asked == [False, True]
         assert "ends after the iteration, with a checkpoint" in capfd.readouterr().err
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("a second one ends at once")
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
 
 
