@@ -82,6 +82,7 @@ def test_a_folder_answers_in_its_template_and_judges_its_answers(
     path.write_text("".join(json.dumps(row) + "\n" for row in questions))
     greedily = ["--model-request", '{"max_tokens": 12, "temperature": 0}']
     serving = ["--context-tokens", str(CONTEXT), "--start-timeout", "300"]
+    serving += ["--vllm", "--dtype float32"]  # of itself vLLM rounds such a model to bfloat16
     command = ["judge", "answers", str(folder), "--suite", "mt_bench", "--data", str(tmp_path)]
     command += [*greedily, *serving]
     assert main([*command, "--out", str(tmp_path / "own"), "--name", "own"]) == 0
