@@ -82,6 +82,7 @@ def test_a_folder_answers_in_its_template_and_judges_its_answers(
     path.write_text("".join(json.dumps(row) + "\n" for row in questions))
     greedily = ["--model-request", '{"max_tokens": 12, "temperature": 0}']
     serving = ["--context-tokens", str(CONTEXT), "--start-timeout", "300"]
+    serving += ["--vllm", "--dtype float32"]  # of itself vLLM rounds such a model to bfloat16
     command = ["judge", "answers", str(folder), "--suite", "mt_bench", "--data", str(tmp_path)]
     command += [*greedily, *serving]
     assert main([*command, "--out", str(tmp_path / "own"), "--name", "own"]) == 0
@@ -91,11 +92,13 @@ def test_a_folder_answers_in_its_template_and_judges_its_answers(
         turns = row["choices"][0]["turns"]
         assert whole(turns[0]) == whole(greedy(folder, question["turns"][:1], [], 12))
         assert whole(turns[1]) == whole(greedy(folder, question["turns"], turns[:1], 12))
-    other = ["--template", "vicuna_v1.1", "--name", "other", "--out", str(tmp_path / "other")]
-    status = main([*command, *other])
-    assert status == 0, capsys.readouterr().err
+    missing = ["--template", "vicuna_v1.1", "--out", str(tmp_path / "none")]
+    assert main([*command, *missing]) == 1
+    assert "vicuna_v1.1 needs the token '</s>'" in capsys.readouterr().err
+    shorter = ["--model-request", '{"max_tokens": 5, "temperature": 0}', "--name", "other"]
+    assert main([*command, *shorter, "--out", str(tmp_path / "other")]) == 0
     summary = json.loads((tmp_path / "other" / "summary.json").read_text())
-    assert (summary["template"], summary["answered"]) == ("vicuna_v1.1", 6)
+    assert (summary["template"], summary["answered"], summary["cut"]) == ("tokenizer", 6, 6)
     # vLLM holds the judge to one of the letters, so a random model gives real verdicts.
     letters = {"max_tokens": 8, "structured_outputs": {"choice": ["[[A]]", "[[B]]", "[[C]]"]}}
     judge = ["judge", "pairwise", str(tmp_path / "own" / "own.jsonl")]
