@@ -151,11 +151,13 @@ def test_a_stopped_job_leaves_nothing_and_the_next_goes_on(
     assert (run / "prepare" / "manifest.json").is_file()
     # Submitted again as Ray's own command does it, from a folder with the config only.
     shutil.copy(TINY, clean / "tiny.yaml")
-    entry = ["rayward", "align", "tiny.yaml", "--run", str(run), *sets([*SHORT, "sft.epochs=1"])]
+    entry = ["rayward", "align", "tiny.yaml", "--run", str(run), *sets([*SHORT, "sft.epochs=50"])]
     status, output = ran(
         ["ray", "job", "submit", "--working-dir", ".", "--", *entry], clean, client
     )
     assert status == 0 and "done before, nothing to do" in output, output
+    # The signal left a checkpoint of the step that it came in.
+    assert re.search(r"sft: goes on from step [1-9]\d* of ", output), output
     assert (run / "sft" / "manifest.json").is_file() and (run / "summary.json").is_file()
     head.empty_within(20)
 
