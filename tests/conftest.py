@@ -77,6 +77,7 @@ def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 RAY_FIXTURES = {"local_ray", "rayward", "road"}
 # Files whose tests start Ray or vLLM, in this process or in a command's.
 RAY_FILES = {
+    "test_chaos.py",
     "test_data_clean.py",
     "test_docs.py",
     "test_doctor.py",
@@ -96,10 +97,9 @@ RAY_FILES = {
     "test_notebook.py",
     "test_parts.py",
     "test_policy.py",
-    "test_pulse.py",
     "test_proof.py",
+    "test_pulse.py",
     "test_ranked.py",
-    "test_chaos.py",
     "test_resume.py",
     "test_retries.py",
     "test_reward_eval.py",
@@ -118,6 +118,10 @@ RAY_FILES = {
     "test_transfer_models.py",
     "test_weights.py",
 }
+
+
+# Of pipelines, in the process of the others, so that both take equally long.
+APART = {"test_chaos.py", "test_resume.py"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -142,10 +146,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class RayTogether(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            file = nodeid.partition("::")[0]
-            if Path(file).name not in RAY_FILES:
-                return file
-            return "pipelines with Ray" if "pipelines" in Path(file).parts else "others with Ray"
+            file = Path(nodeid.partition("::")[0])
+            if file.name not in RAY_FILES:
+                return str(file)
+            apart = "pipelines" not in file.parts or file.name in APART
+            return "others with Ray" if apart else "pipelines with Ray"
 
     return RayTogether(config, log)
 
