@@ -9,14 +9,6 @@ from typing import Any
 import ray
 
 
-class ProcessLost(RuntimeError):
-    """A process of the run is gone; the message says which."""
-
-
-class Unanswered(TimeoutError):
-    """A process that was at work gave no answer in time."""
-
-
 def wait_for(
     calls: Sequence[ray.ObjectRef],
     timeout_s: float,

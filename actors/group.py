@@ -11,9 +11,10 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from rayward.actors import pulse
-from rayward.actors.calls import Unanswered, wait_for
+from rayward.actors.calls import wait_for
 from rayward.actors.critic import Critic
 from rayward.actors.policy import Policy
+from rayward.actors.pulse import Unanswered
 from rayward.actors.scoring.reference import FrozenModel
 from rayward.actors.scoring.reward import RewardModel
 from rayward.cluster.hosts import own_address, several

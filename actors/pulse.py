@@ -20,13 +20,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from rayward.actors.calls import ProcessLost
-
 EVERY_S, SILENT_S = 2.0, 20.0
 """Seconds between two signs, and after which a process is taken for silent."""
 PREFIX = "rayward-pulse-"
 _ticks = 0
 _keys: set[str] = set()
+
+
+class ProcessLost(RuntimeError):
+    """A process of the run is gone; the message says which."""
+
+
+class Unanswered(TimeoutError):
+    """A process that was at work gave no answer in time."""
 
 
 def tick() -> None:

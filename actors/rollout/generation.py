@@ -12,8 +12,7 @@ import numpy as np
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError
 
-from rayward.actors.calls import Unanswered
-from rayward.actors.pulse import Watch
+from rayward.actors.pulse import Unanswered, Watch
 from rayward.data.rollouts import Rollouts, concatenated, gather
 
 

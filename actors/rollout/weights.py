@@ -21,10 +21,11 @@ from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, TrainerInitInfo, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
 
-from rayward.actors.calls import Unanswered, wait_for
+from rayward.actors.calls import wait_for
 from rayward.actors.models.forward import RankContext
 from rayward.actors.models.saved import as_saved
 from rayward.actors.process import workers_per_engine
+from rayward.actors.pulse import Unanswered
 from rayward.actors.rollout.digest import WeightDigest
 from rayward.actors.rollout.object_store import ObjectStoreTrainerInitInfo, register
 from rayward.cluster.interfaces import use_own_interface

@@ -11,9 +11,8 @@ from contextlib import suppress
 import pytest
 
 from rayward.actors import pulse
-from rayward.actors.calls import ProcessLost, Unanswered
 from rayward.actors.group import Group
-from rayward.actors.pulse import tick
+from rayward.actors.pulse import ProcessLost, Unanswered, tick
 from rayward.configs.sections.machines import Cluster, Role
 from rayward.pipelines.run.errors import explain, of_infrastructure
 

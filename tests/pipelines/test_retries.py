@@ -11,7 +11,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 
-from rayward.actors.calls import Unanswered
+from rayward.actors.pulse import Unanswered
 from rayward.configs.load import ConfigError
 from rayward.pipelines.run.errors import StageError, of_infrastructure
 from rayward.pipelines.run.retries import WINDOW_S, Retries
