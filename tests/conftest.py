@@ -120,10 +120,6 @@ RAY_FILES = {
 }
 
 
-# Of pipelines, in the process of the others, so that both take equally long.
-APART = {"test_chaos.py", "test_resume.py"}
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with Ray come first: they take longest."""
     for item in items:
@@ -149,8 +145,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             file = Path(nodeid.partition("::")[0])
             if file.name not in RAY_FILES:
                 return str(file)
-            apart = "pipelines" not in file.parts or file.name in APART
-            return "others with Ray" if apart else "pipelines with Ray"
+            return "pipelines with Ray" if "pipelines" in file.parts else "others with Ray"
 
     return RayTogether(config, log)
 
