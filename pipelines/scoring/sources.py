@@ -13,6 +13,7 @@ import numpy as np
 import ray
 
 from rayward.actors.group import Group
+from rayward.actors.pulse import ProcessLost
 from rayward.actors.scoring.sources import (
     LONGEST_PAUSE_S,
     ResponseText,
@@ -123,7 +124,7 @@ class OtherSource:
                 f"{min(count, settings.batch)} answers within {limit:g} s; raise its timeout_s if "
                 "it is only slow"
             ) from None
-        except ray.exceptions.RayActorError as error:
+        except ProcessLost as error:
             raise SourceUnavailable(
                 f"scoring source {settings.title}: its process ended: {error}"
             ) from None
