@@ -19,6 +19,8 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 WRITING = ".writing-"
+WORTH_S = 60
+"""Seconds of training since the last one that are worth one at its end."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,6 @@ EVERY_S, SILENT_S = 2.0, 20.0
 """Seconds between two signs, and after which a process is taken for silent."""
 PREFIX = "rayward-pulse-"
 _ticks = 0
-_keys: set[str] = set()
 
 
 class ProcessLost(RuntimeError):
@@ -55,14 +54,12 @@ class Beat:
     """Most memory that it has had."""
 
 
-def start(_: Any = None, key: str = "") -> None:
-    """Tell of this process from now on: under a name, or that of the actor it is."""
+def start(_: Any) -> None:
+    """Tell of this process from now on, under the id of the actor it is, which calls it once."""
     import ray
 
-    key = key or ray.get_runtime_context().get_actor_id() or ""
-    if key not in _keys:
-        _keys.add(key)
-        threading.Thread(target=_tell, args=(key,), daemon=True, name="pulse").start()
+    key = ray.get_runtime_context().get_actor_id()
+    threading.Thread(target=_tell, args=(key,), daemon=True, name="pulse").start()
 
 
 def _tell(key: str) -> None:
@@ -81,9 +78,7 @@ def _tell(key: str) -> None:
 
 def _where() -> str:
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    ours = _first(frame, "rayward") or _first(frame, "")
-    inner = _first(frame, "")
-    lines = dict.fromkeys(filter(None, (ours, inner)))
+    lines = dict.fromkeys(filter(None, (_first(frame, "rayward"), _first(frame, ""))))
     return f"in {', '.join(lines)} (process {os.getpid()} on {socket.gethostname()})"
 
 

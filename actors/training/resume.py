@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from rayward.actors.checkpoints import Checkpoints
+from rayward.actors.checkpoints import WORTH_S, Checkpoints
 from rayward.actors.models.forward import RankContext
 from rayward.actors.training.engine import TrainEngine
 from rayward.actors.training.job import STOP, Job
@@ -27,8 +27,6 @@ from rayward.actors.training.validation import Validation
 from rayward.actors.training.worker import Reporter, add_over_ranks
 
 KNOWN, METRICS, BEST = "known.npz", "metrics.jsonl", "best"
-WORTH_S = 60
-"""Seconds of training that are worth a checkpoint at its end."""
 Step = TypeVar("Step")
 
 

@@ -7,7 +7,6 @@ checkpoint counts. All else of an iteration follows from the config, its number,
 
 from __future__ import annotations
 
-import json
 import pickle
 import time
 from collections.abc import Iterator, Mapping
@@ -16,17 +15,16 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rayward.actors.checkpoints import Checkpoints
+from rayward.actors.checkpoints import WORTH_S, Checkpoints
 from rayward.actors.group import TrainingGroup
 from rayward.actors.rollout.generation import Arrived
+from rayward.pipelines.run.files import read_json, read_jsonl, write_json, write_jsonl
 from rayward.pipelines.run.signals import wishes
 from rayward.pipelines.run.stage import Stage
 
 DRIVER, IN_FLIGHT, METRICS = "driver.json", "in_flight.pkl", "metrics.jsonl"
 BY_ITERATION = ("transcripts", "rollouts", "fixed")
 """Folders of a stage with a file each iteration."""
-WORTH_S = 60
-"""Seconds since the last checkpoint that are worth one at the end of the training."""
 
 
 class RlCheckpoints:
@@ -46,9 +44,8 @@ class RlCheckpoints:
         self.state: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         if self.found:
-            self.state = json.loads((self.found.folder / DRIVER).read_text(encoding="utf-8"))
-            lines = (self.found.folder / METRICS).read_text(encoding="utf-8").splitlines()
-            self.history = [json.loads(line) for line in lines]
+            self.state = read_json(self.found.folder / DRIVER)
+            self.history = list(read_jsonl(self.found.folder / METRICS))
             print(
                 f"   {stage.name}: goes on after {self.done} of {self.iterations} iterations",
                 flush=True,
@@ -148,9 +145,8 @@ class RlCheckpoints:
         """At the end of the iteration: add the driver's part."""
         started_at, place = time.monotonic(), self.made.writing(self.writing)
         try:
-            (place / DRIVER).write_text(json.dumps(state), encoding="utf-8")
-            with (place / METRICS).open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in history)
+            write_json(place / DRIVER, state)
+            write_jsonl(place / METRICS, history)
             if in_flight:
                 with (place / IN_FLIGHT).open("wb") as binary:
                     pickle.dump(in_flight, binary)
