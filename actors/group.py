@@ -6,22 +6,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.actor import ActorHandle
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from rayward.actors import pulse
 from rayward.actors.calls import wait_for
 from rayward.actors.critic import Critic
 from rayward.actors.policy import Policy
 from rayward.actors.pulse import Unanswered
-from rayward.actors.scoring.reference import FrozenModel
-from rayward.actors.scoring.reward import RewardModel
 from rayward.cluster.hosts import own_address, several
 from rayward.cluster.placement import Placement
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Cluster, Role
-from rayward.data.ragged import Ragged, merge
 
 
 class Group:
@@ -57,17 +54,21 @@ class Group:
         remote = ray.remote(
             num_cpus=role.cpus, num_gpus=role.gpus, runtime_env={"env_vars": environment}
         )(cls)
+        self.seats, self.make = (
+            list(seats),
+            lambda seat, rank: remote.options(scheduling_strategy=seat).remote(*arguments, rank),
+        )
         try:
-            self.actors = [
-                remote.options(scheduling_strategy=seat).remote(*arguments, rank)
-                for rank, seat in enumerate(seats)
-            ]
-            for actor in self.actors:  # as soon as its constructor is through
-                actor.__ray_call__.remote(pulse.start)
+            self.actors = [self._start(rank) for rank in range(len(self.seats))]
         except BaseException:  # of arguments that cannot be sent
             if self.own:
                 self.own.remove()
             raise
+
+    def _start(self, rank: int) -> ActorHandle:
+        actor = self.make(self.seats[rank], rank)
+        actor.__ray_call__.remote(pulse.start)  # as soon as its constructor is through
+        return actor
 
     def begin(self, method: str, *arguments: Any) -> list[ray.ObjectRef]:
         """Start `method` on every actor."""
@@ -92,7 +93,8 @@ class Group:
                 )
             return Unanswered(
                 f"{self.watch(ranks).told()}: no answer within {limit:.0f} s; if only slow, raise "
-                f"cluster.{setting}"
+                f"cluster.{setting}",
+                ranks,
             )
 
         def moved(ranks: list[int]) -> bool:
@@ -101,7 +103,9 @@ class Group:
         try:
             return wait_for(calls, limit, too_late, moved)
         except (RayActorError, OutOfMemoryError) as error:
-            if is_start or getattr(error, "actor_init_failed", False):
+            # Of an actor that ours had asked something (the policy of an engine), it is theirs.
+            of_others = isinstance(error, RayTaskError)
+            if is_start or of_others or getattr(error, "actor_init_failed", False):
                 raise
             raise self.watch(range(len(self.actors))).lost(error) from error
 
@@ -122,12 +126,15 @@ class Group:
 
     def stop(self) -> None:
         """End the processes and give their resources back."""
-        # Killed, not asked: an actor that waits in a collective would never come to an answer.
-        for actor in self.actors:
-            ray.kill(actor)
-            pulse.forget(actor._actor_id.hex())
+        for rank in range(len(self.actors)):
+            self._end(rank)
         if self.own:
             self.own.remove()
+
+    def _end(self, rank: int) -> None:
+        # Killed, not asked: an actor that waits in a collective would never come to an answer.
+        ray.kill(self.actors[rank])
+        pulse.forget(self.actors[rank]._actor_id.hex())
 
     def addresses(self) -> list[str]:
         """The host of each rank, as the actor itself says."""
@@ -179,40 +186,3 @@ def critic_group(
     """The ranks of the critic, which starts from a reward model, or with a new head."""
     role, arguments = config.resources.critic, (folder, new_head, config)
     return TrainingGroup("critic", Critic, role, config.cluster, arguments, seats)
-
-
-def frozen_group(
-    name: str, folder: str, config: Config, temperature: float, seats: Sequence[Any] | None = None
-) -> Group:
-    """Processes that hold a language model which does not learn."""
-    role, arguments = config.resources.reference, (folder, config, temperature)
-    return Group(name, FrozenModel, role, config.cluster, arguments, seats)
-
-
-def reward_group(folder: str, config: Config, seats: Sequence[Any] | None = None) -> RewardGroup:
-    """The processes of the reward model in a folder, as the config places them."""
-    budget = config.reward.optimizer.micro_batch_tokens
-    return RewardGroup(
-        folder, config.model.dtype, budget, config.resources.reward, config.cluster, seats
-    )
-
-
-class RewardGroup(Group):
-    """Reward-model actors behind one call."""
-
-    def __init__(
-        self,
-        folder: str,
-        dtype: str,
-        micro_batch_tokens: int,
-        role: Role,
-        cluster: Cluster,
-        seats: Sequence[Any] | None = None,
-    ):
-        arguments = (folder, dtype, micro_batch_tokens, role)
-        super().__init__("reward", RewardModel, role, cluster, arguments, seats)
-
-    def score(self, sequences: Ragged) -> np.ndarray:
-        """One score per row."""
-        # `put` once: as an argument the rows would be stored again for every actor.
-        return merge(self.call("score", ray.put(sequences)), len(sequences))

@@ -221,7 +221,9 @@ class Policy(Learner):
         # Brings in vLLM, which drivers that import this file do not need.
         from rayward.actors.rollout.weights import sender_to
 
-        self.sender = sender_to(engines, self.engine, backend, self.context, self.config)
+        # In that mode engines sample with weights that the policy no longer has.
+        keeps = self.config.rl.mode == "one_step_off"
+        self.sender = sender_to(engines, self.engine, backend, self.context, self.config, keeps)
 
     def send_weights(self, version: int) -> dict[str, Any] | None:
         """Bring the current weights to every engine as `version`. Every rank must call it.
@@ -236,6 +238,12 @@ class Policy(Learner):
             context = self.config.model.context_tokens
             probe = self.engine.infer(lambda module: transfer_probe(module, context))
         return sent | {"probe": probe} if sent else None
+
+    def send_again(self, engines: list[ActorHandle], version: int) -> None:
+        """Bring what was sent last to engines that were started anew. Every rank must call it."""
+        assert self.sender is not None, "connect() comes first"
+        with self.span("send_weights"):
+            self.sender.again(engines, version)
 
     def save(self, folder: str, tokenizer: str | None = None) -> None:
         """The model as a Hugging Face folder, reloaded and checked. Every rank must call it.

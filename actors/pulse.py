@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,21 @@ _ticks = 0
 
 
 class ProcessLost(RuntimeError):
-    """A process of the run is gone; the message says which."""
+    """A process of the run is gone; the message says which. `ranks`: those that may be meant."""
+
+    def __init__(self, message: str, ranks: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.ranks = list(ranks)
 
 
 class Unanswered(TimeoutError):
-    """A process that was at work gave no answer in time."""
+    """A process that was at work gave no answer in time. `ranks`: those of its group that are
+    late.
+    """
+
+    def __init__(self, message: str, ranks: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.ranks = list(ranks)
 
 
 def tick() -> None:
@@ -49,7 +60,7 @@ class Beat:
     still_s: float
     """Seconds since its count had last changed, by a clock that nobody sets."""
     where: str
-    """The innermost lines that its main thread was in, and its process."""
+    """The innermost lines that its thread of work was in, and its process."""
     peak_bytes: int
     """Most memory that it has had."""
 
@@ -58,11 +69,16 @@ def start(_: Any) -> None:
     """Tell of this process from now on, under the id of the actor it is, which calls it once."""
     import ray
 
-    key = ray.get_runtime_context().get_actor_id()
-    threading.Thread(target=_tell, args=(key,), daemon=True, name="pulse").start()
+    tell_of(ray.get_runtime_context().get_actor_id())
 
 
-def _tell(key: str) -> None:
+def tell_of(key: str) -> None:
+    """Tell of this process, and where this thread of it is, under a key from now on."""
+    arguments = (key, threading.get_ident())
+    threading.Thread(target=_tell, args=arguments, daemon=True, name="pulse").start()
+
+
+def _tell(key: str, thread: int) -> None:
     from ray.experimental.internal_kv import _internal_kv_put
 
     known, moved_at = -1, time.monotonic()
@@ -70,14 +86,14 @@ def _tell(key: str) -> None:
         if _ticks != known:
             known, moved_at = _ticks, time.monotonic()
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
-        beat = [time.time(), time.monotonic() - moved_at, _where(), peak]
+        beat = [time.time(), time.monotonic() - moved_at, _where(thread), peak]
         with suppress(Exception):  # of a cluster that ends, or is not to be reached now
             _internal_kv_put(PREFIX + key, json.dumps(beat), overwrite=True)
         time.sleep(EVERY_S)
 
 
-def _where() -> str:
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+def _where(thread: int) -> str:
+    frame = sys._current_frames().get(thread)
     lines = dict.fromkeys(filter(None, (_first(frame, "rayward"), _first(frame, ""))))
     return f"in {', '.join(lines)} (process {os.getpid()} on {socket.gethostname()})"
 
@@ -135,6 +151,7 @@ class Watch:
         """What Ray's error of a dead actor means: which one, and how much memory it had."""
         actor = getattr(error, "actor_id", None)
         names = [name for name, key in self.keys.items() if key == actor] or list(self.keys)
+        ranks = [number for number, name in enumerate(self.keys) if name in names]
         beat = read(self.keys[names[0]]) if len(names) == 1 else None
         peak = f"; it had used up to {beat.peak_bytes / 2**30:.1f} GiB" if beat else ""
         role = names[0].split(" ")[0]
@@ -143,7 +160,7 @@ class Watch:
             how = "was ended by Ray, since its host ran low on memory"
         else:
             how = "died without a word: killed, or by the kernel for want of memory"
-        return ProcessLost(f"{' or '.join(names)} {how}{peak}{help_text}")
+        return ProcessLost(f"{' or '.join(names)} {how}{peak}{help_text}", ranks)
 
 
 LESS_MEMORY = {

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import ray
 
-from rayward.actors.group import Group
 from rayward.actors.models.proof import transfer_gap
+from rayward.actors.pulse import Watch
+from rayward.actors.renewable import RenewableGroup
 from rayward.actors.rollout.generation import Generation
 from rayward.actors.rollout.worker import RolloutEngine
 from rayward.configs.plan import max_mismatch
@@ -33,12 +35,15 @@ class ExtraPrompts:
     seed_parts: SeedParts
 
 
-class RolloutGroup(Group):
+class RolloutGroup(RenewableGroup):
     """vLLM engines behind one call.
 
     Prompts are dealt out in turn, responses come back in the order of the requests. Without
-    `load_weights` the engines read no weights but wait for those of a transfer.
+    `load_weights` the engines read no weights but wait for those of a transfer. Of these a lost one
+    is started anew only where `bring_weights` says how it gets what the others hold.
     """
+
+    bring_weights: Callable[[Sequence[int]], None] | None = None
 
     def __init__(
         self,
@@ -50,6 +55,7 @@ class RolloutGroup(Group):
     ):
         self.backend = transfer_backend(config, sender)
         self.allowed_gap = max_mismatch(config)
+        self.loads = load_weights
         role, arguments = config.resources.rollout, (folder, config, self.backend, load_weights)
         super().__init__("rollout", RolloutEngine, role, config.cluster, arguments, seats)
         # vLLM measures the free memory when it starts: nobody else may load meanwhile.
@@ -60,15 +66,33 @@ class RolloutGroup(Group):
                 self.stop()
                 raise
 
-    def prove(self, probe: tuple[list[int], list[float]], version: int) -> float:
-        """Hold the engines against the sender's `probe` of the weights just sent.
+    def renew(self, ranks: Sequence[int], error: Exception) -> None:
+        """Start these engines anew, with the weights that the others hold."""
+        if not self.loads and self.bring_weights is None:
+            raise error
+        super().renew(ranks, error)
+        if self.bring_weights:
+            self.bring_weights(ranks)
+
+    def renew_all(self, error: Exception) -> None:
+        """Start all engines anew; a transfer brings their weights."""
+        super().renew(range(len(self.actors)), error)
+
+    def prove(
+        self,
+        probe: tuple[list[int], list[float]],
+        version: int,
+        ranks: Sequence[int] | None = None,
+    ) -> float:
+        """Hold the engines (None: all) against the sender's `probe` of the weights just sent.
 
         Returns the largest `transfer_gap`, in nats. Raises RuntimeError where it is larger than
         that between trainer and engine may be.
         """
         ids, expected = probe
         allowed = PROBE_SLACK * self.allowed_gap
-        logprobs = self.call("probe", ids)
+        ranks = range(len(self.actors)) if ranks is None else ranks
+        logprobs = self.finish([self._ask(rank, "probe", (ids,)) for rank in ranks])
         gaps = [transfer_gap(of_engine, expected, allowed) for of_engine in logprobs]
         worst = int(np.argmax(gaps))
         # Not `>`, which a NaN would pass; argmax puts NaN first.
@@ -77,9 +101,9 @@ class RolloutGroup(Group):
             mean = float(np.abs(np.subtract(logprobs[worst], expected)).mean())
             raise RuntimeError(
                 f"weight transfer {version} is not proved: the log-probs of a fixed row differ by "
-                f"{mean:.3g} nats on the average between the policy and rollout engine {worst} "
-                f"(allowed {allowed:g}, from rl.max_mismatch), so some weight did not arrive, or "
-                "the engine computes another model"
+                f"{mean:.3g} nats on the average between the policy and rollout engine "
+                f"{ranks[worst]} (allowed {allowed:g}, from rl.max_mismatch), so some weight did "
+                "not arrive, or the engine computes another model"
             )
         return gaps[worst]
 
@@ -112,39 +136,12 @@ class RolloutGroup(Group):
         # By prompt, so that all samples of one meet the same engine and its prefix cache. Which
         # engine has a request changes no token of it: its seed is its own.
         engine_of = requests.prompt_index % len(self.actors)
-        streams, engines = [], []
-        rows_of: dict[int, list[np.ndarray]] = {
-            part: [] for part in dict.fromkeys(requests.part_of.tolist())
+        rows_of = {
+            engine: np.flatnonzero(engine_of == engine) for engine in set(engine_of.tolist())
         }
-        for engine, actor in enumerate(self.actors):
-            rows = np.flatnonzero(engine_of == engine)
-            if not len(rows):
-                continue
-            # A part is complete when each engine with a share in it has sent that.
-            for part, shares in rows_of.items():
-                share = rows[requests.part_of[rows] == part]
-                if len(share):
-                    shares.append(share)
-            engines.append(engine)
-            generate = actor.generate.options(num_returns="streaming")
-            streams.append(
-                generate.remote(
-                    requests.prompts.take(requests.prompt_index[rows]),
-                    requests.prompt_index[rows],
-                    requests.seeds[rows],
-                    temperature,
-                    max_new_tokens,
-                    list(stop_token_ids),
-                    requests.part_of[rows].tolist(),
-                    span_name,
-                )
-            )
-        return Generation(
-            streams,
-            rows_of,
-            self.cluster.call_timeout_s,
-            lambda numbers: self.watch([engines[number] for number in numbers]),
-        )
+        how = (temperature, max_new_tokens, list(stop_token_ids))
+        asked = _Asked(self, requests, how, span_name)
+        return Generation(asked, rows_of, requests.part_of, self.cluster.call_timeout_s)
 
 
 @dataclass(frozen=True)
@@ -158,6 +155,45 @@ class _Requests:
     """[requests] see `request_seed`."""
     part_of: np.ndarray
     """[requests] number of the part that it comes with."""
+
+
+class _Asked:
+    """The engines as a generation sees them."""
+
+    def __init__(
+        self,
+        group: RolloutGroup,
+        requests: _Requests,
+        how: tuple[float, int, list[int]],
+        span_name: str,
+    ) -> None:
+        self.group, self.requests, self.how, self.span_name = group, requests, how, span_name
+        self.actors: dict[int, Any] = {}
+        """By engine, whom it was that was asked."""
+
+    def ask(self, engine: int, rows: np.ndarray) -> ray.ObjectRefGenerator:
+        requests, actor = self.requests, self.group.actors[engine]
+        self.actors[engine] = actor
+        index, parts = requests.prompt_index[rows], requests.part_of[rows].tolist()
+        stream: ray.ObjectRefGenerator = actor.generate.options(num_returns="streaming").remote(
+            requests.prompts.take(index),
+            index,
+            requests.seeds[rows],
+            *self.how,
+            parts,
+            self.span_name,
+        )
+        return stream
+
+    def renew(self, engines: list[int], error: Exception) -> list[int]:
+        # Another call may have met the loss before.
+        lost = [rank for rank in engines if self.group.actors[rank] is self.actors[rank]]
+        if lost:
+            self.group.renew(lost, error)
+        return engines
+
+    def watch(self, engines: list[int]) -> Watch:
+        return self.group.watch(engines)
 
 
 def _requests(

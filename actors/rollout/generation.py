@@ -5,85 +5,140 @@ they are complete.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError
 
 from rayward.actors.pulse import Unanswered, Watch
 from rayward.data.rollouts import Rollouts, concatenated, gather
 
 
+@dataclass
+class _Share:
+    """What one engine was asked."""
+
+    engine: int
+    rows: np.ndarray
+    """Of the request, in its order."""
+    stream: ray.ObjectRefGenerator
+
+
+class Engines(Protocol):
+    """Who answers: rollout engines, of which each can be asked for any rows of the request."""
+
+    def ask(self, engine: int, rows: np.ndarray) -> ray.ObjectRefGenerator:
+        """What `RolloutEngine.generate` sends."""
+
+    def renew(self, engines: list[int], error: Exception) -> list[int]:
+        """Who answers in place of these, which are lost. Raises `error` where nobody does."""
+
+    def watch(self, engines: list[int]) -> Watch:
+        """Their signs of life."""
+
+
 class Generation:
-    """Responses on their way: a part is complete as soon as every engine has sent its share."""
+    """Responses on their way: a part is complete as soon as every engine has sent its share.
+
+    What a lost engine had not sent is drawn again, with the same seeds.
+    """
 
     def __init__(
         self,
-        streams: Sequence[ray.ObjectRefGenerator],
-        rows_of: dict[int, list[np.ndarray]],
+        engines: Engines,
+        rows_of: dict[int, np.ndarray],
+        part_of: np.ndarray,
         timeout_s: float,
-        watch: Callable[[list[int]], Watch],
     ):
-        """`streams`: what `RolloutEngine.generate` sends, of engine 0, 1, ...; `rows_of`: of each
-        part, the rows of the request that every engine with a share in it has, in that order;
-        `watch`: the signs of life of engines.
+        """`rows_of`: the rows of the request that each engine is asked for; `part_of`: the part
+        that each row comes with.
         """
-        self.streams, self.rows_of, self.timeout_s = streams, rows_of, timeout_s
-        self.watch = watch
-        # Ray's streams are told apart by identity.
-        self.engine_of = {id(stream): engine for engine, stream in enumerate(streams)}
+        self.engines, self.part_of, self.timeout_s = engines, part_of, timeout_s
+        self.shares = [
+            _Share(engine, rows, engines.ask(engine, rows)) for engine, rows in rows_of.items()
+        ]
+        self.arrived_rows: dict[int, list[tuple[np.ndarray, Rollouts]]] = {
+            part: [] for part in dict.fromkeys(part_of.tolist())
+        }
+        self.known = np.zeros(len(part_of), bool)
         self.started_at = time.time()
         self.seconds = 0.0
         """What the slowest engine took, after `parts`."""
 
     def running(self) -> list[int]:
         """Numbers of the engines that are still at work on it."""
-        ends = [stream.completed() for stream in self.streams]
+        ends = [share.stream.completed() for share in self.shares]
         _, pending = ray.wait(ends, num_returns=len(ends), timeout=0)
-        return [engine for engine, end in enumerate(ends) if end in pending]
+        return [
+            share.engine for share, end in zip(self.shares, ends, strict=True) if end in pending
+        ]
 
     def parts(self) -> Iterator[tuple[int, Rollouts]]:
         """(number, responses) of each part, in the order in which they are complete.
 
-        Raises Unanswered where no engine sends anything for `timeout_s` seconds, and what an
-        engine raises.
+        Raises Unanswered where no engine sends anything for `timeout_s` seconds, ProcessLost where
+        one is gone and nobody takes its place, and what an engine raises.
         """
-        shares: dict[int, dict[int, Rollouts]] = {part: {} for part in self.rows_of}
-        running = list(self.streams)
+        running = list(self.shares)
         while running:
             # Ready is a stream whose next item exists; `ray.get` below brings it here.
-            ready, _ = ray.wait(running, num_returns=1, timeout=self.timeout_s, fetch_local=False)
+            streams = [share.stream for share in running]
+            ready, _ = ray.wait(streams, num_returns=1, timeout=self.timeout_s, fetch_local=False)
             if not ready:
-                watch = self.watch([self.engine_of[id(stream)] for stream in running])
+                watch = self.engines.watch([share.engine for share in running])
                 if watch.moved(self.timeout_s):
                     continue
-                raise Unanswered(
+                late = Unanswered(
                     f"{watch.told()}: no answers for {self.timeout_s:.0f} s; if only slow, "
                     "raise cluster.call_timeout_s or generate fewer tokens"
                 )
-            stream = ready[0]
-            try:
-                part, payload = ray.get(next(stream))
-            except StopIteration:
-                running.remove(stream)
+                running = self._again(running, late)
                 continue
-            except (RayActorError, OutOfMemoryError) as error:
-                raise self.watch([self.engine_of[id(stream)]]).lost(error) from error
+            # Ray's streams are told apart by identity.
+            share = next(share for share in running if share.stream is ready[0])
+            try:
+                part, payload = ray.get(next(share.stream))
+            except StopIteration:
+                running.remove(share)
+                continue
+            except (RayActorError, OutOfMemoryError, ObjectLostError) as error:
+                running.remove(share)
+                running += self._again([share], self._named(share, error))
+                continue
             if part < 0:  # the engine's last item: its seconds
                 self.seconds = max(self.seconds, payload)
                 continue
-            shares[part][self.engine_of[id(stream)]] = payload
-            if len(shares[part]) == len(self.rows_of[part]):
-                # Popped: a part that was handed on is not kept.
-                yield part, self._merged(part, shares.pop(part))
+            rows, arrived = share.rows[self.part_of[share.rows] == part], self.arrived_rows[part]
+            if self.known[rows].all():
+                continue  # of an engine that was lost after it had sent this
+            arrived.append((rows, payload))
+            self.known[rows] = True
+            if self.known[self.part_of == part].all():
+                yield part, _merged(arrived)
+                arrived.clear()  # a part that was handed on is not kept
 
-    def _merged(self, part: int, share_of: dict[int, Rollouts]) -> Rollouts:
-        """The shares of a part in the order of the request, whatever engine had which row."""
-        # By engine, as in `rows_of`, not by the order in which the shares came.
-        shares = [share_of[engine] for engine in sorted(share_of)]
-        return gather(shares, np.argsort(np.concatenate(self.rows_of[part])))
+    def _named(self, share: _Share, error: Exception) -> Exception:
+        lost = self.engines.watch([share.engine]).lost(error)
+        lost.__cause__ = error
+        return lost
+
+    def _again(self, lost: list[_Share], error: Exception) -> list[_Share]:
+        """Ask anew for what these shares have not brought; the shares in their place.
+
+        All rows of a share, and not only the missing ones: on some processors the last bits of
+        log-probs depend on the batch.
+        """
+        engines = self.engines.renew([share.engine for share in lost], error)
+        new = []
+        for share, engine in zip(lost, engines, strict=True):
+            self.shares.remove(share)
+            if not self.known[share.rows].all():
+                new.append(_Share(engine, share.rows, self.engines.ask(engine, share.rows)))
+        self.shares += new
+        return new
 
     def arrived(self) -> Arrived:
         """All parts, in the order in which they were complete; waits for them."""
@@ -94,6 +149,12 @@ class Generation:
         """Every response, in the order of the requests."""
         parts = dict(self.parts())
         return concatenated([parts[number] for number in sorted(parts)])
+
+
+def _merged(shares: list[tuple[np.ndarray, Rollouts]]) -> Rollouts:
+    """The shares of a part in the order of the request, whatever engine had which row."""
+    rows = np.concatenate([rows for rows, _ in shares])
+    return gather([rollouts for _, rollouts in shares], np.argsort(rows))
 
 
 @dataclass

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ray
+import torch
 from torch import Tensor
 from vllm.distributed.weight_transfer.base import ParamMeta, TrainerInitInfo, WeightSource
 from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
@@ -55,11 +56,17 @@ class HasWeights(Protocol):
 
 
 class WeightReader(WeightSource):
-    """A model's weights as vLLM wants them, with the digest of the last pass."""
+    """A model's weights as vLLM wants them, with the digest of the last pass.
 
-    def __init__(self, engine: HasWeights):
-        self.engine = engine
+    `keeps`: with a copy of them on the host too, `kept`.
+    """
+
+    def __init__(self, engine: HasWeights, keeps: bool = False):
+        self.engine, self.keeps = engine, keeps
         self.digest = WeightDigest()
+        self.kept: list[tuple[str, Tensor]] = []
+        self.passing: Iterator[tuple[str, Tensor]] = iter(())
+        """What is left of the pass that has begun."""
 
     def metadata(self) -> list[ParamMeta]:
         """Names, dtypes and shapes of what an iteration yields, in its order.
@@ -73,12 +80,29 @@ class WeightReader(WeightSource):
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         # vLLM iterates once per transfer, on every rank.
-        self.digest = WeightDigest()
-        return self.digest.watch(self._saved())
+        self.digest, self.kept = WeightDigest(), []
+        self.passing = self.digest.watch(self._remembered() if self.keeps else self._saved())
+        return self.passing
+
+    def _remembered(self) -> Iterator[tuple[str, Tensor]]:
+        for name, tensor in self._saved():
+            self.kept.append((name, tensor.to("cpu", copy=True)))
+            yield name, tensor
 
     def _saved(self) -> Iterator[tuple[str, Tensor]]:
         # The loaders of vLLM know the names of checkpoints, not those of transformers' modules.
         return as_saved(self.engine.hf_model, self.engine.weights())
+
+
+class KeptWeights(WeightReader):
+    """Weights that a reader has kept, whatever its model has learned since."""
+
+    def __init__(self, reader: WeightReader, device: torch.device):
+        super().__init__(reader.engine)
+        self.weights, self.device = reader.kept, device
+
+    def _saved(self) -> Iterator[tuple[str, Tensor]]:
+        return ((name, tensor.to(self.device)) for name, tensor in self.weights)
 
 
 class EngineClient:
@@ -168,12 +192,11 @@ class WeightSender:
     """
 
     def __init__(
-        self, engine: HasWeights, client: EngineClient, backend: str, context: RankContext
+        self, source: WeightReader, client: EngineClient, backend: str, context: RankContext
     ):
         register()
-        self.source = WeightReader(engine)
-        self.context = context
-        self.client = client
+        self.source, self.client = source, client
+        self.backend, self.context = backend, context
         self.transfer = WeightTransferTrainerFactory.trainer_init(
             self._init_info(backend, len(client.engines) * client.workers_per_engine),
             client=self.client,
@@ -223,6 +246,9 @@ class WeightSender:
         try:
             self.transfer.send_weights()
         except Exception as error:
+            # Under ZeRO-3 the other ranks are at it until the last tensor.
+            for _ in self.source.passing:
+                pass
             # A broadcast that was given up fails with an error of NCCL; the engine's is the cause.
             raise self.client.failure or error from None
         if self.context.rank != 0:
@@ -240,6 +266,26 @@ class WeightSender:
             "seconds": time.perf_counter() - started_at,
         }
 
+    def again(self, engines: Sequence[ActorHandle], version: int) -> None:
+        """Bring what was sent last, `version`, to these engines alone, which have been started
+        anew.
+
+        Every rank calls it. RuntimeError where the model has learned since and nothing was kept.
+        """
+        source, context = WeightReader(self.source.engine), self.context
+        if self.source.keeps:
+            if context.rank != 0:
+                return
+            source = KeptWeights(self.source, context.device)
+            context = RankContext(0, 1, context.device)
+        client = EngineClient(engines, self.client.timeout_s, self.client.workers_per_engine)
+        sent = WeightSender(source, client, self.backend, context).send(version)
+        if sent and sent["digest"] != self.source.digest.text():
+            raise RuntimeError(
+                f"weight transfer {version}: a rollout engine that was started anew has other "
+                "weights than the others: the policy has learned meanwhile"
+            )
+
 
 def sender_to(
     engines: Sequence[ActorHandle],
@@ -247,9 +293,15 @@ def sender_to(
     backend: str,
     context: RankContext,
     config: Config,
+    keeps: bool = False,
 ) -> WeightSender:
-    """A model's way to the engines of a run. Every rank of `context` must call it."""
+    """A model's way to the engines of a run. Every rank of `context` must call it.
+
+    `keeps`: rank 0 keeps a copy of what was sent last, for engines that are started anew while the
+    model learns.
+    """
     use_own_interface()  # of a frozen model, which is in no other group
     deadline_s = SHARE_OF_DEADLINE * config.cluster.call_timeout_s
     client = EngineClient(engines, deadline_s, workers_per_engine(config))
-    return WeightSender(model, client, backend, context)
+    source = WeightReader(model, keeps and context.rank == 0)
+    return WeightSender(source, client, backend, context)

@@ -95,3 +95,8 @@ class FrozenModel(Timed):
         sent = self.sender.send(version)
         probe = transfer_probe(self.module, self.config.model.context_tokens)
         return sent | {"probe": probe} if sent else None
+
+    def send_again(self, engines: Sequence[ActorHandle], version: int) -> None:
+        """Bring what was sent last to engines that were started anew."""
+        if self.sender is not None:
+            self.sender.again(engines, version)

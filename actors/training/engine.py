@@ -262,6 +262,7 @@ class TrainEngine:
         model = self.hf_model
         adapted = adapted_layers(model)
         for name, parameter in model.named_parameters():
+            tick()
             layer_name = name.removesuffix(".base_layer.weight")
             layer = adapted.get(layer_name)
             if layer is not None:

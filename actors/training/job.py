@@ -56,6 +56,8 @@ class Job:
     role: Role
     queue: Queue
     """To the driver: lists of messages."""
+    signs: str = ""
+    """Under which each worker tells that it lives, with its rank; "": nowhere."""
     packing: bool | None = None
     """Of SFT."""
     preferences: Preferences | None = None

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rayward.actors.models.forward import RankContext
 from rayward.actors.models.heads import TokenPolicy, TokenScalar
+from rayward.actors.pulse import tell_of
 from rayward.actors.training.engine import MetricSums, TrainEngine
 from rayward.actors.training.job import Job
 from rayward.configs.plan import optimizer_steps
@@ -20,8 +21,11 @@ REPORT_EVERY_S = 0.5
 
 
 def start(job: Job) -> RankContext:
-    """This worker's context, its threads and seeds set."""
+    """This worker's context, its threads and seeds set; from now on it gives signs of life."""
     context = ray.train.get_context()
+    if job.signs:
+        tell_of(f"{job.signs}-{context.get_world_rank()}")
+        job.queue.put([{"worker": ray.get_runtime_context().current_actor}])
     torch.set_num_threads(job.role.compute_threads)
     torch.manual_seed(job.seed)
     # Ray Train shows a worker all GPUs that the run has on its node, and says which one is its own.

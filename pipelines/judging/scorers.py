@@ -142,7 +142,8 @@ def _reward_model(
     options: argparse.Namespace, missing: Mapping[str, Scored], cache: Ledger
 ) -> None:
     """Scores by the actors of a reward model."""
-    from rayward.actors.group import RewardGroup, running
+    from rayward.actors.frozen_groups import RewardGroup
+    from rayward.actors.group import running
     from rayward.cluster.connect import connect
     from rayward.configs.sections.machines import Cluster, Role
     from rayward.data.model_files.folder import positions

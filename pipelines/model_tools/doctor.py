@@ -148,7 +148,8 @@ def measure(
     """
     import ray
 
-    from rayward.actors.group import frozen_group, running
+    from rayward.actors.frozen_groups import frozen_group
+    from rayward.actors.group import running
     from rayward.actors.rollout_group import RolloutGroup
     from rayward.cluster.connect import connect
     from rayward.data.ragged import merge

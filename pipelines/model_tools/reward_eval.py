@@ -214,7 +214,8 @@ def score(options: argparse.Namespace, model: str, ids: Ragged) -> np.ndarray:
     import numpy as np
     from tqdm import tqdm
 
-    from rayward.actors.group import RewardGroup, running
+    from rayward.actors.frozen_groups import RewardGroup
+    from rayward.actors.group import running
     from rayward.configs.sections.machines import Cluster, Role
 
     role = Role(

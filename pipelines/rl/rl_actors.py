@@ -5,20 +5,16 @@ did when.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
-from rayward.actors.group import (
-    Group,
-    TrainingGroup,
-    critic_group,
-    frozen_group,
-    policy_group,
-    tell_hosts,
-)
+from rayward.actors.frozen_groups import reference_group
+from rayward.actors.group import Group, TrainingGroup, critic_group, policy_group, tell_hosts
+from rayward.actors.renewable import lost_by_others
 from rayward.actors.rollout.generation import Arrived, Generation
 from rayward.actors.rollout_group import ExtraPrompts, RolloutGroup, SeedParts
 from rayward.actors.training.updates import mean_over_steps
@@ -39,6 +35,16 @@ from rayward.pipelines.scoring.scorer import Scorer, second_model
 CHUNKS = 4  # in which the responses of an iteration go to be scored, while the engines sample on
 LAYOUT = ("padding", "computed_tokens")
 """Figures of an update that depend on how its rows lie in memory, and change no result."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """The weights that the engines hold."""
+
+    version: int
+    probe: tuple[list[int], list[float]]
+    current: bool = True
+    """Whether the policy has them still."""
 
 
 class RlActors:
@@ -71,6 +77,9 @@ class RlActors:
             self.placement.remove()
             raise
         self.spans: list[dict[str, Any]] = []
+        self.sent: Sent | None = None
+        self.connected: list[Any] = []
+        """The engines to which the policy has opened its way."""
 
     def _start_shared(self, training: bool) -> None:
         """Start the actors that serve every algorithm."""
@@ -84,8 +93,8 @@ class RlActors:
         # In the order of their start; `ready` and `stop` go through it.
         self.shared: dict[str, Group] = {"rollout": self.rollout}
         if training and any(has_reference(config, name) for name in config.rl.algorithms):
-            self.shared["reference"] = frozen_group(
-                "reference", start, config, config.rollout.temperature, seats("reference")
+            self.shared["reference"] = reference_group(
+                start, config, config.rollout.temperature, seats("reference")
             )
         for number, group in enumerate(self.reward.groups):
             self.shared[f"reward {number}" if number else "reward"] = group
@@ -125,6 +134,7 @@ class RlActors:
             folder, new_head = self.critic_start
             self.critic = critic_group(folder, config, seats("critic"), new_head)
         self.colocation = ColocationSwitch(self.rollout, list(self.learners.values()), colocated)
+        self.rollout.bring_weights = None
         self.scoring = ResponseScoring(
             config,
             algorithm,
@@ -145,8 +155,12 @@ class RlActors:
             self.machine = self.policy.call("describe")
             # After `ready`: opening the way of the weights calls every engine.
             self.policy.call("connect", self.rollout.actors, self.rollout.backend)
+            self.connected = list(self.rollout.actors)
             checkpoints.load(self.learners)
             self.send_weights(checkpoints.done)
+            # Engines that share a GPU with a learner have its memory only in turn.
+            if not colocated and self.rollout.backend != "ipc":
+                self.rollout.bring_weights = self._bring_weights
             # The work of the start belongs to no iteration.
             self.take_spans()
             self.spans = []
@@ -215,6 +229,7 @@ class RlActors:
         critic_calls = self.critic.begin("update", batch, iteration) if self.critic else None
         metrics: dict[str, Any] = {}
         if policy:
+            self.sent = self.sent and replace(self.sent, current=False)
             means = mean_over_steps(self.policy.call("update", batch, iteration))
             metrics["time"] = {name: means.pop(name) for name in LAYOUT}
             metrics |= {f"policy/{name}": value for name, value in means.items()}
@@ -230,13 +245,39 @@ class RlActors:
         log-probs. Figures of the transfer.
         """
         self.colocation.to_transfer()
-        # Every rank takes part (gathering is a collective); rank 0 tells of it.
-        sent = self.policy.call("send_weights", version)[0]
+        sent = self._transfer(version)
         rate = sent["bytes"] / sent.pop("seconds")
         # Before the proof: the engines need their cache for its forward pass.
         self.colocation.to_engines()
-        sent["gap"] = self.rollout.prove(sent.pop("probe"), version)
+        probe = sent.pop("probe")
+        sent["gap"] = self.rollout.prove(probe, version)
+        self.sent = Sent(version, probe)
         return {"transfer": {"version": version, **sent}, "time": {"transfer_bytes_per_s": rate}}
+
+    def _transfer(self, version: int) -> dict[str, Any]:
+        """Send; engines that are lost on the way are started anew, all of them, since others may
+        have half of the weights.
+        """
+        while True:
+            try:
+                if self.connected != self.rollout.actors:
+                    self.policy.call("connect", self.rollout.actors, self.rollout.backend)
+                    self.connected = list(self.rollout.actors)
+                # Every rank takes part (gathering is a collective); rank 0 tells of it.
+                sent: dict[str, Any] = self.policy.call("send_weights", version)[0]
+                return sent
+            except Exception as error:
+                if self.rollout.bring_weights is None or not lost_by_others(error):
+                    raise
+                self.rollout.renew_all(error)
+
+    def _bring_weights(self, ranks: Sequence[int]) -> None:
+        """Let engines that were started anew have what the others hold."""
+        sent = self.sent
+        if sent is None or not (sent.current or self.config.rl.mode == "one_step_off"):
+            return  # the next transfer brings what they are to sample with
+        self.policy.call("send_again", [self.rollout.actors[rank] for rank in ranks], sent.version)
+        self.rollout.prove(sent.probe, sent.version, ranks)
 
     def take_spans(
         self, only: str | None = None, in_flight: Generation | Arrived | None = None

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeVar
 
+from rayward.actors.budget import Budget
 from rayward.pipelines.run.errors import explain, of_infrastructure
 
 T = TypeVar("T")
-WINDOW_S = 3600.0
 
 
-@dataclass
-class Retries:
-    """At most so many within an hour, over all stages of a command."""
-
-    most: int
-    at: list[float] = field(default_factory=list)
-    """When there was one, on the clock of time.monotonic."""
+class Retries(Budget):
+    """Over all stages of a command."""
 
     def run(self, title: str, work: Callable[[], T]) -> T:
         """What `work` returns, which is called again where it is worth it. Raises what it raises
@@ -29,13 +22,8 @@ class Retries:
             try:
                 return work()
             except Exception as error:
-                if not of_infrastructure(error):
+                if not of_infrastructure(error) or not self.take():
                     raise
-                now = time.monotonic()
-                self.at = [one for one in self.at if now - one < WINDOW_S]
-                if len(self.at) >= self.most:
-                    raise
-                self.at.append(now)
                 print(
                     f"   {title} lost a process: {_short(error)}\n"
                     f"   goes on from what is kept ({len(self.at)} of {self.most} times within an "

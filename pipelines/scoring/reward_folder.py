@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from rayward.actors.group import RewardGroup, reward_group
+from rayward.actors.frozen_groups import RewardGroup, reward_group
 from rayward.actors.models.prefix import group_sizes
 from rayward.actors.scoring.sources import Score
 from rayward.data.model_files.folder import positions

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 import ray
 
-from rayward.actors.group import Group, frozen_group
+from rayward.actors.frozen_groups import frozen_group, reference_group
+from rayward.actors.group import Group
 from rayward.actors.rollout_group import RolloutGroup
 from rayward.cluster.placement import Placement
 from rayward.configs.plan import asks_reward
@@ -46,9 +48,7 @@ class EvaluationActors:
         # The engines read no weights of their own: each model's come by transfer, and are proved.
         self.rollout = self._engines(reference)
         self.engine_shape, temperature = shape(reference), config.evaluate.temperature
-        self.reference = frozen_group(
-            "reference", reference, config, temperature, seats("reference")
-        )
+        self.reference = reference_group(reference, config, temperature, seats("reference"))
         # Loads each model in turn; it starts as the reference since it has to start as something.
         self.candidate = frozen_group(
             "candidate", reference, config, temperature, seats("candidate")
@@ -104,6 +104,7 @@ class EvaluationActors:
         sent = self.candidate.call("send_weights", version)[0]
         # Else an engine that kept the model before would give two models the same answers.
         self.rollout.prove(sent["probe"], version)
+        self.rollout.bring_weights = partial(self._bring_weights, sent["probe"], version)
         rollouts = self.rollout.generate(
             ids,
             1,
@@ -116,8 +117,18 @@ class EvaluationActors:
         rewards = self._rewards(rollouts, prompts)
         return self._describe(name, rollouts, prompts, rewards)
 
+    def _bring_weights(
+        self, probe: tuple[list[int], list[float]], version: int, ranks: Sequence[int]
+    ) -> None:
+        """Let engines that were started anew have what the others hold."""
+        self.candidate.call("send_again", [self.rollout.actors[rank] for rank in ranks], version)
+        self.rollout.prove(probe, version, ranks)
+        self.connected = False
+
     def _fit_engines(self, path: str) -> None:
         """Let the engines be of the model's kind: one that is given may have another shape."""
+        # Between two models nobody holds what a lost engine would need.
+        self.rollout.bring_weights = None
         if (kind := shape(path)) != self.engine_shape:
             # The new engines are in no group of `self.groups`: who started those stops these.
             self.rollout.stop()

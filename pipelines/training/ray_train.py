@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from queue import Empty
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.util.queue import Queue
 
+from rayward.actors.pulse import Unanswered
 from rayward.actors.training.job import Job
 from rayward.cluster.placement import train_hosts
 from rayward.configs.sections.training import Preferences, Supervised
@@ -20,6 +22,7 @@ from rayward.pipelines.run.metrics import Metrics
 from rayward.pipelines.run.stage import Stage
 from rayward.pipelines.training.going_on import GoingOn, without_step
 from rayward.pipelines.training.trainer import trainer
+from rayward.pipelines.training.workers import Workers
 
 if TYPE_CHECKING:
     from rayward.actors.training.rankings import RankedRows
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
 
 RANKED_SHOWN = ("loss", "pair_accuracy", "heldout_accuracy")
 """Metrics beside the bar where rankings are learned from."""
+ENDING_S = 60.0
+"""Longest wait for Ray Train to notice that its workers were ended."""
 
 
 def train(
@@ -52,10 +57,11 @@ def train(
     job = replace(job, checkpoints=going_on.place)
     # Without a CPU of its own: `train_hosts` has counted those of the workers only.
     queue = Queue(actor_options={"num_cpus": 0})
-    role = job.role
+    role, cluster = job.role, stage.run.config.cluster
+    workers = Workers(title, role.workers, cluster.call_timeout_s)
     run = trainer(
         loop,
-        train_loop_config=replace(job, queue=queue),
+        train_loop_config=replace(job, queue=queue, signs=workers.signs),
         torch_config=InterfaceConfig(),
         scaling_config=ScalingConfig(
             num_workers=role.workers,
@@ -89,12 +95,12 @@ def train(
     step_metrics = {row["step"]: without_step(row) for row in rows}
     if rows:
         reports["last"] = step_metrics[rows[-1]["step"]]
-    limit = stage.run.config.cluster.start_timeout_s
     with (
         going_on.asked(),
+        ended(workers, thread),
         Metrics(stage.folder / folder_name, title, steps, "step", rows) as metrics,
     ):
-        for message in messages(queue, thread.is_alive, limit, title):
+        for message in messages(queue, thread.is_alive, cluster.start_timeout_s, title, workers):
             if "doing" in message:
                 metrics.doing(message["doing"])
             elif "checkpoint" in message:
@@ -124,30 +130,50 @@ def checkpoint_text(told: Mapping[str, Any]) -> str:
     return f"checkpoint of {told['step']}: {told['seconds']:.1f} s"
 
 
+@contextmanager
+def ended(workers: Workers, thread: threading.Thread) -> Iterator[None]:
+    """Leave no process behind where they hang: what they hold is needed to try again."""
+    try:
+        yield
+    except Unanswered:
+        workers.end()
+        thread.join(ENDING_S)
+        raise
+
+
 def messages(
-    queue: Queue, running: Callable[[], bool], limit: float, title: str
+    queue: Queue, running: Callable[[], bool], limit: float, title: str, workers: Workers
 ) -> Iterator[dict[str, Any]]:
     """What the workers put into a queue of lists, until they are not `running` and it is empty.
 
-    TimeoutError where nothing came within `limit` seconds. The first word is that the model is
-    loaded; what comes before the first step then (the reference's log-probs of all rows, for DPO)
-    may take as long as it takes.
+    TimeoutError where they have not loaded the model within `limit` seconds, which their first word
+    says; after that Unanswered where they hang. What works may take as long as it takes: before
+    the first step that is the reference's log-probs of all rows, for DPO.
     """
-    deadline: float | None = time.monotonic() + limit
+    started, at = False, time.monotonic()
     # In this order: once they do not run, nothing is added, so an empty queue stays empty.
     while running() or not queue.empty():
         try:
             # Short, to see soon that they have ended, or failed, without a word.
             batch = queue.get(timeout=0.5)
         except Empty:
-            if deadline is not None and time.monotonic() > deadline:
+            waited = time.monotonic() - at
+            if not started and waited > limit:
                 raise TimeoutError(
                     f"{title}: the workers have not loaded the model within {limit:.0f} s; if the "
                     "cluster is busy or the model loads slowly, raise cluster.start_timeout_s"
                 ) from None
+            if started and waited > workers.limit_s:
+                workers.check()
+                at = time.monotonic()
             continue
-        deadline = None
-        yield from batch
+        for message in batch:
+            if handle := message.get("worker"):
+                workers.handles.append(handle)
+                continue
+            started = True
+            yield message
+        at = time.monotonic() if started else at
 
 
 def job(

@@ -5,6 +5,8 @@ trainer's.
 from __future__ import annotations
 
 import copy
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -171,6 +173,27 @@ def test_prompts_beside_others_get_the_answers_that_they_get_alone(rollout_group
     extra = replace(extra, prompt_index=extra.prompt_index - len(prompts))
     assert_identical(extra, alone, rounding=2e-6)
     assert_identical(concatenated([parts[number] for number in sorted(parts)]), others, 2e-6)
+
+
+def test_an_engine_that_is_killed_on_the_way_changes_no_answer(
+    rollout_group, answers, prompts, stops
+):
+    """But for rounding where its prefix cache was filled before; see above."""
+
+    def pid() -> int:
+        return ray.get(rollout_group.actors[1].__ray_call__.remote(lambda _: os.getpid()))
+
+    before = pid()
+    parts = rollout_group.stream(
+        prompts, 3, ("run", 0), stops, 1.0, MAX_NEW_TOKENS, prompts_per_part=1
+    ).parts()
+    known = dict([next(parts)])
+    os.kill(before, signal.SIGKILL)
+    known |= dict(parts)
+    assert sorted(known) == list(range(len(prompts)))
+    again = concatenated([known[number] for number in sorted(known)])
+    assert_identical(again, answers, rounding=1e-5)
+    assert pid() != before
 
 
 def test_seeds_change_the_answers(rollout_group, answers, prompts, stops):

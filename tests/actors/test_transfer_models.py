@@ -17,7 +17,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from rayward.actors.models.forward import RankContext
 from rayward.actors.models.proof import transfer_probe
-from rayward.actors.rollout.weights import EngineClient, WeightSender
+from rayward.actors.rollout.weights import EngineClient, WeightReader, WeightSender
 from rayward.actors.rollout.worker import RolloutEngine
 from rayward.actors.scoring.reference import FrozenModel
 
@@ -102,7 +102,7 @@ class Walk:
         policy = FrozenModel(folder, config, 1.0, 0)
         engine = RolloutEngine(folder, config, "object_store", False, 0)
         policy.sender = WeightSender(
-            policy,
+            WeightReader(policy),
             Direct([engine], timeout_s=60),
             "object_store",
             RankContext(0, 1, torch.device("cpu")),

@@ -262,7 +262,8 @@ def stopped(actor) -> Iterator[None]:
 
 def test_a_stuck_engine_is_named_within_the_deadline(transfer):
     client = EngineClient(transfer.group.actors, timeout_s=3)
-    hasty = WeightSender(transfer.policy, client, transfer.group.backend, RankContext(0, 1, CPU))
+    source = WeightReader(transfer.policy)
+    hasty = WeightSender(source, client, transfer.group.backend, RankContext(0, 1, CPU))
     with stopped(transfer.group.actors[1]):
         begun = time.monotonic()
         with pytest.raises(
@@ -279,6 +280,35 @@ def test_a_stuck_engine_is_named_within_the_deadline(transfer):
     transfer.send()
     transfer.assert_engines_run_the_policy()
     transfer.restore()
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_an_engine_that_was_started_anew_gets_what_the_others_hold(transfer, keeps):
+    """While the model learns on only where the sender keeps a copy."""
+    policy = transfer.policy
+    policy.sender.source.keeps = keeps
+    weight = dict(policy.weights())["model.norm.weight"]
+    perturb(weight)
+    transfer.send()
+    expected = transfer.sample()
+    actor = transfer.group.actors[1]
+    if not keeps:
+        policy.send_again([actor], transfer.version)
+        assert_same_answers(transfer.sample(), expected)
+    weight.mul_(1.5)
+    if keeps:
+        policy.send_again([actor], transfer.version)
+        assert_same_answers(transfer.sample(), expected)
+    else:
+        with pytest.raises(RuntimeError, match="has other weights than the others"):
+            policy.send_again([actor], transfer.version)
+    policy.sender.source.keeps = False
+    transfer.restore()
+
+
+def assert_same_answers(ours: Rollouts, theirs: Rollouts) -> None:
+    assert np.array_equal(ours.responses.values, theirs.responses.values)
+    np.testing.assert_allclose(ours.rollout_logprobs, theirs.rollout_logprobs, atol=1e-5, rtol=0)
 
 
 def test_a_dead_engine_stops_the_transfer_at_once(transfer, tiny_config, tmp_path):

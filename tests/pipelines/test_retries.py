@@ -11,10 +11,11 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError
 
+from rayward.actors.budget import WINDOW_S
 from rayward.actors.pulse import Unanswered
 from rayward.configs.load import ConfigError
 from rayward.pipelines.run.errors import StageError, of_infrastructure
-from rayward.pipelines.run.retries import WINDOW_S, Retries
+from rayward.pipelines.run.retries import Retries
 from rayward.pipelines.run.signals import wishes
 
 

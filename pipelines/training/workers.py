@@ -1,0 +1,36 @@
+"""The workers of a training as the driver knows them: whether they still move, and their end."""
+
+from __future__ import annotations
+
+import uuid
+from contextlib import suppress
+from typing import Any
+
+import ray
+
+from rayward.actors.pulse import Unanswered, Watch
+
+
+class Workers:
+    """Of one training. `signs`: what their signs of life are kept under; see `Job.signs`."""
+
+    def __init__(self, title: str, count: int, limit_s: float) -> None:
+        """`limit_s`: after which one that has not moved is taken to hang."""
+        self.signs, self.limit_s = f"{title}-{uuid.uuid4().hex}", limit_s
+        self.watch = Watch({f"{title} worker {n}": f"{self.signs}-{n}" for n in range(count)})
+        self.handles: list[Any] = []
+        """Of the actors, as they have told."""
+
+    def check(self) -> None:
+        """Raise Unanswered, with who is where since when, if none has moved for so long."""
+        if not self.watch.moved(self.limit_s):
+            raise Unanswered(
+                f"{self.watch.told()}: no progress for {self.limit_s:.0f} s; if only slow, raise "
+                "cluster.call_timeout_s"
+            )
+
+    def end(self) -> None:
+        """End their processes, hung ones too. Ray Train then ends the training."""
+        for handle in self.handles:
+            with suppress(Exception):  # of one that is gone
+                ray.kill(handle)
