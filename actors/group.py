@@ -66,7 +66,10 @@ class Group:
             raise
 
     def _start(self, rank: int) -> ActorHandle:
-        actor = self.make(self.seats[rank], rank)
+        return self._start_on(self.seats[rank], rank)
+
+    def _start_on(self, seat: Any, rank: int) -> ActorHandle:
+        actor = self.make(seat, rank)
         actor.__ray_call__.remote(pulse.start)  # as soon as its constructor is through
         return actor
 

@@ -6,30 +6,45 @@ one. Each is a function of what it is given, so nobody sees a difference but the
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from tqdm import tqdm
 
 from rayward.actors.budget import Budget
 from rayward.actors.group import Group
 from rayward.actors.pulse import ProcessLost, Unanswered
+from rayward.cluster.placement import has_place
 
 LOSSES = (ProcessLost, Unanswered, ObjectLostError)
 """What a call to a process raises that is gone or hangs. (An answer is lost with its host.)"""
 SOON_S = 5.0
 """In which a process that is gone is known to be."""
+NO_ROOM_S = 10.0
+"""After which a place that was lost with its host is not waited for."""
+MOMENT_S = 1.0
+"""Ray tells of an actor's end before it looks at the places of its host."""
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A process for which there was no room. `up`: a call that ends when it lives."""
+
+    seat: Any
+    actor: ActorHandle
+    up: ray.ObjectRef
 
 
 @dataclass(frozen=True)
 class _Asked:
     """A call that waits for its answer, and to which process it was made."""
 
-    rank: int
-    actor: Any
+    actor: ActorHandle
     method: str
     arguments: tuple[Any, ...]
 
@@ -37,85 +52,163 @@ class _Asked:
 class RenewableGroup(Group):
     """A group of which each process can be started anew, `cluster.retries` times within an hour.
 
-    Raises what `Group` raises where there was one too many, or a new one does not come up.
+    Where its role may have fewer (workers {min, max}), it goes on without those for which there is
+    no room, until `take_back`. Raises what `Group` raises where there was one loss too many, or a
+    new process does not come up.
     """
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
+    def __init__(self, *arguments: Any, later: Sequence[Any] = (), **named: Any) -> None:
+        """`later`: where further processes will stand, once there is room (`Placement.later`)."""
         super().__init__(*arguments, **named)
         self.budget = Budget(self.cluster.retries)
         self.asked: dict[ray.ObjectRef, _Asked] = {}
+        self.heirs: dict[str, ActorHandle | None] = {}
+        """By the id of an actor that is gone, who stands in its place; None: nobody."""
+        self.waiting: list[_Waiting] = []
+        for seat in later:
+            self._wait_on(seat, self._start_on(seat, len(self.actors) + len(self.waiting)))
 
     def begin(self, method: str, *arguments: Any) -> list[ray.ObjectRef]:
         """Start `method` on every actor."""
-        return [self._ask(rank, method, arguments) for rank in range(len(self.actors))]
+        return [self.ask(actor, method, arguments) for actor in self.actors]
 
-    def _ask(self, rank: int, method: str, arguments: tuple[Any, ...]) -> ray.ObjectRef:
-        actor = self.actors[rank]
+    def ask(self, actor: ActorHandle, method: str, arguments: tuple[Any, ...]) -> ray.ObjectRef:
+        """Start `method` on one actor."""
         call: ray.ObjectRef = getattr(actor, method).remote(*arguments)
-        self.asked[call] = _Asked(rank, actor, method, arguments)
+        self.asked[call] = _Asked(actor, method, arguments)
         return call
 
     def finish(self, calls: Sequence[ray.ObjectRef], timeout_s: float | None = None) -> list[Any]:
-        """Results of `begin`, in rank order; what is lost meanwhile is started anew."""
+        """Results of `begin`, in rank order; what is lost meanwhile is started anew. Of one that
+        nobody stands in for there is none.
+        """
         calls = list(calls)
         try:
             while True:
                 # Of a process that was started anew since.
-                calls = [self._again(call) for call in calls]
+                calls = [call for one in calls if (call := self._again(one)) is not None]
                 try:
                     return super().finish(calls, timeout_s)
                 except LOSSES as error:
                     if not all(call in self.asked for call in calls):
                         raise  # a call that is none of its work: of a start, say
-                    self.renew(self._meant(error), error)
+                    self.renew(self._meant(error, calls), error)
         finally:
             for call in calls:
                 self.asked.pop(call, None)
 
-    def _again(self, call: ray.ObjectRef) -> ray.ObjectRef:
+    def _again(self, call: ray.ObjectRef) -> ray.ObjectRef | None:
         asked = self.asked.get(call)
-        if asked is None or asked.actor is self.actors[asked.rank]:
-            return call
-        if _answered(call):
+        if asked is None or _id(asked.actor) not in self.heirs or _answered(call):
             return call
         del self.asked[call]
-        return self._ask(asked.rank, asked.method, asked.arguments)
+        heir = self.heir(asked.actor)
+        return self.ask(heir, asked.method, asked.arguments) if heir else None
 
-    def _meant(self, error: Exception) -> list[int]:
-        """The ranks that an error is of."""
+    def heir(self, actor: ActorHandle) -> ActorHandle | None:
+        """Who stands in the place of an actor now."""
+        found: ActorHandle | None = actor
+        while found is not None and _id(found) in self.heirs:
+            found = self.heirs[_id(found)]
+        return found
+
+    def _meant(self, error: Exception, calls: Sequence[ray.ObjectRef]) -> list[ActorHandle]:
+        """The actors that an error is of."""
         ranks: list[int] = getattr(error, "ranks", [])
-        if len(ranks) == 1 or isinstance(error, Unanswered):
-            return ranks
-        return self.gone() or list(range(len(self.actors)))
+        if isinstance(error, Unanswered):  # of the calls
+            return [self.asked[calls[number]].actor for number in ranks]
+        if len(ranks) == 1:
+            return [self.actors[ranks[0]]]
+        return self.gone() or list(self.actors)
 
-    def gone(self) -> list[int]:
-        """The ranks whose processes do not live."""
+    def gone(self) -> list[ActorHandle]:
+        """The actors that do not live."""
         asked = [actor.__ray_call__.remote(_nothing) for actor in self.actors]
         # Those at work do not answer now, and they live.
         done, _ = ray.wait(asked, num_returns=len(asked), timeout=SOON_S)
-        return [rank for rank, call in enumerate(asked) if call in done and not _answered(call)]
+        return [
+            actor
+            for actor, call in zip(self.actors, asked, strict=True)
+            if call in done and not _answered(call)
+        ]
 
-    def renew(self, ranks: Sequence[int], error: Exception) -> None:
-        """Start these processes anew and wait for them. Raises `error` where the budget is used
-        up, and what a start raises.
+    def renew(self, lost: Sequence[ActorHandle], error: Exception) -> list[ActorHandle]:
+        """Start processes anew and wait for them; the new ones, without those for which there is no
+        room.
+
+        Raises `error` where the budget is used up, and what a start raises.
         """
+        lost = [actor for actor in lost if actor in self.actors]
         if not self.budget.take():
             raise error
+        ranks = [self.actors.index(actor) for actor in lost]
         names = ", ".join(f"{self.name} {rank}" for rank in ranks)
         tqdm.write(
             f"   {error}\n   {names} started anew, and asked again "
             f"({len(self.budget.at)} of {self.budget.most} times within an hour, cluster.retries)"
         )
-        for rank in ranks:
+        for actor, rank in zip(lost, ranks, strict=True):
             self._end(rank)
-            self.actors[rank] = self._start(rank)
+            self.actors[rank] = self.heirs[_id(actor)] = self._start(rank)
+        new = [self.actors[rank] for rank in ranks]
+        new = [actor for actor in new if not self._set_aside(actor)]
         self.ready()
+        return new
+
+    def _set_aside(self, actor: ActorHandle) -> bool:
+        """Whether the group goes on without an actor, since there is no room for it now."""
+        rank = self.actors.index(actor)
+        if len(self.actors) <= self.role.fewest:
+            return False
+        time.sleep(MOMENT_S)
+        if has_place(self.seats[rank], NO_ROOM_S):
+            return False
+        tqdm.write(
+            f"   there is no room for {self.name} {rank}: goes on with {len(self.actors) - 1} "
+            "until there is"
+        )
+        self.actors.pop(rank)
+        self._wait_on(self.seats.pop(rank), actor)
+        self.heirs[_id(actor)] = None
+        return True
+
+    def _wait_on(self, seat: Any, actor: ActorHandle) -> None:
+        self.waiting.append(_Waiting(seat, actor, actor.__ray_call__.remote(_nothing)))
+
+    def take_back(self) -> int:
+        """Let those join for which there is room by now, and which are up; how many."""
+        found = 0
+        for one in list(self.waiting):
+            if not ray.wait([one.up], timeout=0)[0]:
+                continue
+            self.waiting.remove(one)
+            if not _answered(one.up):  # it came up, and was lost again
+                self._wait_on(one.seat, self._start_on(one.seat, len(self.actors)))
+                continue
+            self.heirs.pop(_id(one.actor), None)
+            self.actors.append(one.actor)
+            self.seats.append(one.seat)
+            found += 1
+        if found:
+            tqdm.write(f"   there is room for {found} more: {self.name} has {len(self.actors)} now")
+        return found
+
+    def stop(self) -> None:
+        """End the processes and give their resources back."""
+        for one in self.waiting:
+            ray.kill(one.actor)
+        self.waiting = []
+        super().stop()
 
 
 def lost_by_others(error: Exception) -> bool:
     """Whether it is what an actor raised that had asked another one, which is gone or late."""
     cause = error.cause if isinstance(error, RayTaskError) else None
     return isinstance(cause, (RayActorError, ObjectLostError, Unanswered))
+
+
+def _id(actor: ActorHandle) -> str:
+    return str(actor._actor_id.hex())
 
 
 def _nothing(_: Any) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 import ray
+from ray.actor import ActorHandle
 
 from rayward.actors.models.proof import transfer_gap
 from rayward.actors.pulse import Watch
@@ -43,7 +45,7 @@ class RolloutGroup(RenewableGroup):
     is started anew only where `bring_weights` says how it gets what the others hold.
     """
 
-    bring_weights: Callable[[Sequence[int]], None] | None = None
+    bring_weights: Callable[[Sequence[ActorHandle]], None] | None = None
 
     def __init__(
         self,
@@ -52,12 +54,15 @@ class RolloutGroup(RenewableGroup):
         sender: Role,
         load_weights: bool = True,
         seats: Sequence[Any] | None = None,
+        later: Sequence[Any] = (),
     ):
         self.backend = transfer_backend(config, sender)
         self.allowed_gap = max_mismatch(config)
         self.loads = load_weights
         role, arguments = config.resources.rollout, (folder, config, self.backend, load_weights)
-        super().__init__("rollout", RolloutEngine, role, config.cluster, arguments, seats)
+        super().__init__(
+            "rollout", RolloutEngine, role, config.cluster, arguments, seats, later=later
+        )
         # vLLM measures the free memory when it starts: nobody else may load meanwhile.
         if 0 < role.gpus < 1:
             try:
@@ -66,23 +71,24 @@ class RolloutGroup(RenewableGroup):
                 self.stop()
                 raise
 
-    def renew(self, ranks: Sequence[int], error: Exception) -> None:
-        """Start these engines anew, with the weights that the others hold."""
+    def renew(self, lost: Sequence[ActorHandle], error: Exception) -> list[ActorHandle]:
+        """Start engines anew, with the weights that the others hold."""
         if not self.loads and self.bring_weights is None:
             raise error
-        super().renew(ranks, error)
-        if self.bring_weights:
-            self.bring_weights(ranks)
+        new = super().renew(lost, error)
+        if new and self.bring_weights:
+            self.bring_weights(new)
+        return new
 
     def renew_all(self, error: Exception) -> None:
         """Start all engines anew; a transfer brings their weights."""
-        super().renew(range(len(self.actors)), error)
+        super().renew(self.actors, error)
 
     def prove(
         self,
         probe: tuple[list[int], list[float]],
         version: int,
-        ranks: Sequence[int] | None = None,
+        engines: Sequence[ActorHandle] | None = None,
     ) -> float:
         """Hold the engines (None: all) against the sender's `probe` of the weights just sent.
 
@@ -91,18 +97,19 @@ class RolloutGroup(RenewableGroup):
         """
         ids, expected = probe
         allowed = PROBE_SLACK * self.allowed_gap
-        ranks = range(len(self.actors)) if ranks is None else ranks
-        logprobs = self.finish([self._ask(rank, "probe", (ids,)) for rank in ranks])
+        engines = list(self.actors if engines is None else engines)
+        logprobs = self.finish([self.ask(engine, "probe", (ids,)) for engine in engines])
         gaps = [transfer_gap(of_engine, expected, allowed) for of_engine in logprobs]
         worst = int(np.argmax(gaps))
         # Not `>`, which a NaN would pass; argmax puts NaN first.
         if not gaps[worst] <= allowed:
             # Without the cap on single tokens that `transfer_gap` has.
             mean = float(np.abs(np.subtract(logprobs[worst], expected)).mean())
+            worst_engine = self.actors.index(engines[worst])
             raise RuntimeError(
                 f"weight transfer {version} is not proved: the log-probs of a fixed row differ by "
                 f"{mean:.3g} nats on the average between the policy and rollout engine "
-                f"{ranks[worst]} (allowed {allowed:g}, from rl.max_mismatch), so some weight did "
+                f"{worst_engine} (allowed {allowed:g}, from rl.max_mismatch), so some weight did "
                 "not arrive, or the engine computes another model"
             )
         return gaps[worst]
@@ -136,9 +143,10 @@ class RolloutGroup(RenewableGroup):
         # By prompt, so that all samples of one meet the same engine and its prefix cache. Which
         # engine has a request changes no token of it: its seed is its own.
         engine_of = requests.prompt_index % len(self.actors)
-        rows_of = {
-            engine: np.flatnonzero(engine_of == engine) for engine in set(engine_of.tolist())
-        }
+        rows_of = [
+            (self.actors[engine], np.flatnonzero(engine_of == engine))
+            for engine in np.unique(engine_of).tolist()
+        ]
         how = (temperature, max_new_tokens, list(stop_token_ids))
         asked = _Asked(self, requests, how, span_name)
         return Generation(asked, rows_of, requests.part_of, self.cluster.call_timeout_s)
@@ -168,14 +176,11 @@ class _Asked:
         span_name: str,
     ) -> None:
         self.group, self.requests, self.how, self.span_name = group, requests, how, span_name
-        self.actors: dict[int, Any] = {}
-        """By engine, whom it was that was asked."""
 
-    def ask(self, engine: int, rows: np.ndarray) -> ray.ObjectRefGenerator:
-        requests, actor = self.requests, self.group.actors[engine]
-        self.actors[engine] = actor
+    def ask(self, engine: ActorHandle, rows: np.ndarray) -> ray.ObjectRefGenerator:
+        requests = self.requests
         index, parts = requests.prompt_index[rows], requests.part_of[rows].tolist()
-        stream: ray.ObjectRefGenerator = actor.generate.options(num_returns="streaming").remote(
+        stream: ray.ObjectRefGenerator = engine.generate.options(num_returns="streaming").remote(
             requests.prompts.take(index),
             index,
             requests.seeds[rows],
@@ -185,15 +190,21 @@ class _Asked:
         )
         return stream
 
-    def renew(self, engines: list[int], error: Exception) -> list[int]:
+    def renew(self, engines: list[ActorHandle], error: Exception) -> list[ActorHandle]:
+        group = self.group
         # Another call may have met the loss before.
-        lost = [rank for rank in engines if self.group.actors[rank] is self.actors[rank]]
-        if lost:
-            self.group.renew(lost, error)
-        return engines
+        if lost := [engine for engine in engines if engine in group.actors]:
+            group.renew(lost, error)
+        heirs = [group.heir(engine) for engine in engines]
+        # Where nobody stands in for it, the others share its work.
+        others = cycle(group.actors)
+        return [heir or next(others) for heir in heirs]
 
-    def watch(self, engines: list[int]) -> Watch:
-        return self.group.watch(engines)
+    def numbers(self, engines: list[ActorHandle]) -> list[int]:
+        return [self.group.actors.index(engine) for engine in engines]
+
+    def watch(self, engines: list[ActorHandle]) -> Watch:
+        return self.group.watch(self.numbers(engines))
 
 
 def _requests(

@@ -118,16 +118,20 @@ def of_cut(folder: Path) -> dict[str, float]:
         with three_hosts(variables) as environment:
             command = [*CLUSTER, "run", "rayward", "rl", str(TINY), "--run", str(run)]
             command += [*sets(HOSTS), "--set", "rl.iterations=2000"]
-            seconds = cut(command, run, folder, environment)
-            found[f"cut to the sentence, {name}"] = seconds
+            told, on = cut(command, run, folder, environment)
+            found |= {f"cut to the sentence, {name}": told, f"cut to going on, {name}": on}
     return found
 
 
 PARTS = {"job": of_job, "hosts": of_hosts, "cut": of_cut}
 
 
-def cut(command: Sequence[str], run: Path, folder: Path, environment: Mapping[str, str]) -> float:
-    """Seconds from the cut of host 2, after some iterations, to the sentence that names it."""
+def cut(
+    command: Sequence[str], run: Path, folder: Path, environment: Mapping[str, str]
+) -> tuple[float, float]:
+    """Seconds from the cut of host 2, after some iterations, to the sentence that names it, and to
+    the next iteration on the hosts that are left.
+    """
     process = started(command, folder, environment)
     metrics, deadline = run / "rl" / "ppo" / "metrics.jsonl", time.monotonic() + 300
     while not (metrics.is_file() and len(metrics.read_text().splitlines()) > 2):
@@ -136,13 +140,17 @@ def cut(command: Sequence[str], run: Path, folder: Path, environment: Mapping[st
         time.sleep(0.2)
     began = time.monotonic()
     subprocess.run([*CLUSTER, "cut", "2"], env=environment, check=True)
+    told = 0.0
     for line in process.stdout or ():
-        print(line, end="", flush=True)
-        if " is gone: " in line:
-            seconds = time.monotonic() - began
-            process.wait(60)
-            return seconds
-    raise SystemExit("RL ended without a word of the host")
+        seconds = time.monotonic() - began
+        print(f"{seconds:6.1f} s {line}", end="", flush=True)
+        if " is gone" in line and not told:
+            told = seconds
+        elif "ppo: 1/" in line and told:
+            process.kill()
+            process.wait()
+            return told, seconds
+    raise SystemExit("RL ended")
 
 
 def timed(

@@ -32,6 +32,26 @@ RESERVING_S = 10.0
 POLL_S = 0.1
 
 
+def fitted(table: Mapping[str, Role], config: Config | None = None) -> dict[str, Role]:
+    """The roles with as many processes as there is room for, now or where others give theirs back,
+    of those that may be fewer (workers {min, max}).
+    """
+    fixed, asked = dict(table), {n: role for n, role in table.items() if role.fewest < role.count}
+    for name, role in asked.items():
+        numbers = range(role.count, role.fewest - 1, -1)
+        fixed[name] = _of(role, role.fewest)
+        for there in (hosts(free=True), hosts()):
+            rooms = ({**fixed, name: _of(role, number)} for number in numbers)
+            if found := next((t for t in rooms if not plan(there, crews(t, config)).no_room), None):
+                fixed = found
+                break
+    return fixed
+
+
+def _of(role: Role, workers: int) -> Role:
+    return role.model_copy(update={"workers": workers})
+
+
 def check_fits(table: Mapping[str, Role], config: Config | None = None) -> Plan:
     """Where the actors of a stage stand on an empty cluster.
 
@@ -56,6 +76,7 @@ def check_fits(table: Mapping[str, Role], config: Config | None = None) -> Plan:
 
 def planned_now(table: Mapping[str, Role], config: Config) -> tuple[Plan, bool]:
     """(where the actors would stand, whether there is room for them now)."""
+    table = fitted(table, config)
     best = check_fits(table, config)
     now = _now(best, crews(table, config), patient=False)
     return now or best, now is not None
@@ -111,7 +132,9 @@ class Placement:
         ValueError where the cluster has too little, TimeoutError where what it has is not free
         within cluster.start_timeout_s.
         """
+        self.table, table = table, fitted(table, config)
         self.crews = crews(table, config)
+        self.more: list[PlacementGroup] = []
         self.group: PlacementGroup | None = None
         self.bundles: dict[Crew, list[int]] = {}
         """The bundle of each rank; of who asks for nothing there is none."""
@@ -178,8 +201,24 @@ class Placement:
         found = [self.plan.hosts[number].id for number in self.plan.seats[crew]]
         return [NodeAffinitySchedulingStrategy(node, soft=False) for node in found]
 
+    def later(self, role: str) -> list[Any]:
+        """Of a role that may have more processes than there was room for: where these will stand,
+        once there is.
+        """
+        asked, seats = self.table[role], []
+        for _ in range(asked.count - len(self.seats(role))):
+            bundle = {name: n for name, n in (("CPU", asked.cpus), ("GPU", asked.gpus)) if n}
+            if bundle:
+                self.more.append(placement_group([bundle]))
+                weakref.finalize(self, _give_back, self.more[-1]).atexit = False
+                seats.append(PlacementGroupSchedulingStrategy(self.more[-1], 0))
+        return seats
+
     def remove(self) -> None:
         """Give the places back; what stands on them ends."""
+        for group in self.more:
+            _give_back(group)
+        self.more = []
         if self.group is not None:
             _give_back(self.group)
             self.group = None
@@ -189,6 +228,12 @@ class Placement:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
+
+
+def has_place(seat: Any, within_s: float) -> bool:
+    """Whether a seat is there, or comes within so many seconds: a host may have gone with it."""
+    group = getattr(seat, "placement_group", None)
+    return group is None or bool(group.wait(within_s))
 
 
 def _give_back(group: PlacementGroup) -> None:

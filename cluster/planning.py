@@ -91,10 +91,10 @@ def crews(table: Mapping[str, Role], config: Config | None = None) -> list[Crew]
         cpus = sum(role.cpus for role in together.values())
         # Shares as Ray counts them, in ten-thousandths.
         gpus = round(sum(role.gpus for role in together.values()), 4)
-        found.append(Crew(tuple(together), table["rollout"].workers, cpus, gpus, False))
+        found.append(Crew(tuple(together), table["rollout"].count, cpus, gpus, False))
         alone = {name: role for name, role in table.items() if name not in together}
     for name, role in alone.items():
-        found.append(Crew((name,), role.workers, role.cpus, role.gpus, name in SPREAD))
+        found.append(Crew((name,), role.count, role.cpus, role.gpus, name in SPREAD))
     return found
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from rayward.configs.load import dump
 from rayward.configs.plan import INPUTS, followers, roles
 from rayward.configs.schema import Config
+from rayward.configs.sections.machines import Role
 from rayward.configs.stages import STAGES, parts
 from rayward.configs.summary import arithmetic_lines, stage_summary
 from rayward.configs.threads import with_threads
@@ -204,10 +205,14 @@ def plan_text(config: Config, folder: Path, stages: Sequence[str], redo: Sequenc
     for stage in [stage for stage in stages if parts(config, stage)]:
         for name, role in roles(with_threads(config, threads[stage]), stage).items():
             has = f"{role.cpus:g} CPU, {role.gpus:g} GPU, {role.compute_threads} threads"
-            lines.append(f"  {stage:<9} {name:<10} {role.workers} x {has}")
+            lines.append(f"  {stage:<9} {name:<10} {_number(role)} x {has}")
     if "rl" in stages and parts(config, "rl"):
         lines += ["", "batch arithmetic of rl", *(f"  {line}" for line in arithmetic_lines(config))]
     return "\n".join(lines)
+
+
+def _number(role: Role) -> str:
+    return f"{role.fewest} to {role.count}" if role.fewest < role.count else str(role.count)
 
 
 def _state(run: Run, part: str, made: set[str]) -> str:

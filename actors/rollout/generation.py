@@ -5,12 +5,13 @@ they are complete.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 import ray
+from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError
 
 from rayward.actors.pulse import Unanswered, Watch
@@ -21,7 +22,7 @@ from rayward.data.rollouts import Rollouts, concatenated, gather
 class _Share:
     """What one engine was asked."""
 
-    engine: int
+    engine: ActorHandle
     rows: np.ndarray
     """Of the request, in its order."""
     stream: ray.ObjectRefGenerator
@@ -30,13 +31,16 @@ class _Share:
 class Engines(Protocol):
     """Who answers: rollout engines, of which each can be asked for any rows of the request."""
 
-    def ask(self, engine: int, rows: np.ndarray) -> ray.ObjectRefGenerator:
+    def ask(self, engine: ActorHandle, rows: np.ndarray) -> ray.ObjectRefGenerator:
         """What `RolloutEngine.generate` sends."""
 
-    def renew(self, engines: list[int], error: Exception) -> list[int]:
+    def renew(self, engines: list[ActorHandle], error: Exception) -> list[ActorHandle]:
         """Who answers in place of these, which are lost. Raises `error` where nobody does."""
 
-    def watch(self, engines: list[int]) -> Watch:
+    def numbers(self, engines: list[ActorHandle]) -> list[int]:
+        """Their ranks."""
+
+    def watch(self, engines: list[ActorHandle]) -> Watch:
         """Their signs of life."""
 
 
@@ -49,7 +53,7 @@ class Generation:
     def __init__(
         self,
         engines: Engines,
-        rows_of: dict[int, np.ndarray],
+        rows_of: Sequence[tuple[ActorHandle, np.ndarray]],
         part_of: np.ndarray,
         timeout_s: float,
     ):
@@ -57,9 +61,7 @@ class Generation:
         that each row comes with.
         """
         self.engines, self.part_of, self.timeout_s = engines, part_of, timeout_s
-        self.shares = [
-            _Share(engine, rows, engines.ask(engine, rows)) for engine, rows in rows_of.items()
-        ]
+        self.shares = [_Share(engine, rows, engines.ask(engine, rows)) for engine, rows in rows_of]
         self.arrived_rows: dict[int, list[tuple[np.ndarray, Rollouts]]] = {
             part: [] for part in dict.fromkeys(part_of.tolist())
         }
@@ -72,9 +74,8 @@ class Generation:
         """Numbers of the engines that are still at work on it."""
         ends = [share.stream.completed() for share in self.shares]
         _, pending = ray.wait(ends, num_returns=len(ends), timeout=0)
-        return [
-            share.engine for share, end in zip(self.shares, ends, strict=True) if end in pending
-        ]
+        ended = zip(self.shares, ends, strict=True)
+        return self.engines.numbers([share.engine for share, end in ended if end in pending])
 
     def parts(self) -> Iterator[tuple[int, Rollouts]]:
         """(number, responses) of each part, in the order in which they are complete.

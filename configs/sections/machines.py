@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rayward.configs.sections.base import Count, Positive, Section
 
@@ -24,9 +24,51 @@ class Role(Section):
     """
 
     @property
+    def count(self) -> int:
+        """Processes, where there is room for all."""
+        return self.workers
+
+    @property
+    def fewest(self) -> int:
+        """With so many a stage starts, and goes on."""
+        return self.count
+
+    @property
     def compute_threads(self) -> int:
         """`threads`, or 1 where nothing has filled them in."""
         return self.threads or 1
+
+
+class Range(Section):
+    """A number of processes that the cluster decides."""
+
+    min: Count = 1
+    """With fewer no stage starts, and none goes on."""
+    max: Count = 1
+    """As many as there is room for, up to this."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Range:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+class EngineRole(Role):
+    """vLLM engines and what each of them gets."""
+
+    workers: Count | Range = 1  # type: ignore[assignment]
+    """Engines; or {min, max}: as many as there is room for, fewer where a host is lost, and more
+    again when one comes, from the next weights on.
+    """
+
+    @property
+    def count(self) -> int:
+        return self.workers.max if isinstance(self.workers, Range) else self.workers
+
+    @property
+    def fewest(self) -> int:
+        return self.workers.min if isinstance(self.workers, Range) else self.workers
 
 
 class Resources(Section):
@@ -42,7 +84,7 @@ class Resources(Section):
     """Processes that hold the frozen SFT model."""
     reward: Role = Role()
     """Processes that hold the reward model."""
-    rollout: Role = Role()
+    rollout: EngineRole = EngineRole()
     """vLLM engines."""
 
 
@@ -60,4 +102,4 @@ class Cluster(Section):
     call_timeout_s: Positive = 600
     """Longest wait for one call to an actor, in seconds."""
     retries: Annotated[int, Field(ge=0)] = 3
-    """Times within an hour that a stage goes on by itself after a process or a host was lost."""
+    """Times within an hour that a role's processes, or a stage, are started anew after a loss."""

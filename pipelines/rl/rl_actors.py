@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from rayward.actors.frozen_groups import reference_group
 from rayward.actors.group import Group, TrainingGroup, critic_group, policy_group, tell_hosts
@@ -86,7 +87,12 @@ class RlActors:
         run, config, start, seats = self.run, self.config, self.run.first, self.placement.seats
         # An engine that is to be trained for gets all weights by transfer, so it loads none.
         self.rollout = RolloutGroup(
-            start, config, config.resources.policy, not training, seats("rollout")
+            start,
+            config,
+            config.resources.policy,
+            not training,
+            seats("rollout"),
+            self.placement.later("rollout") if training else (),
         )
         self.reward = Scorer(run, self.renderer, self.placement)
         self.second = second_model(run, self.renderer, self.placement) if training else None
@@ -245,6 +251,7 @@ class RlActors:
         log-probs. Figures of the transfer.
         """
         self.colocation.to_transfer()
+        self.rollout.take_back()
         sent = self._transfer(version)
         rate = sent["bytes"] / sent.pop("seconds")
         # Before the proof: the engines need their cache for its forward pass.
@@ -271,13 +278,13 @@ class RlActors:
                     raise
                 self.rollout.renew_all(error)
 
-    def _bring_weights(self, ranks: Sequence[int]) -> None:
+    def _bring_weights(self, engines: Sequence[ActorHandle]) -> None:
         """Let engines that were started anew have what the others hold."""
         sent = self.sent
         if sent is None or not (sent.current or self.config.rl.mode == "one_step_off"):
             return  # the next transfer brings what they are to sample with
-        self.policy.call("send_again", [self.rollout.actors[rank] for rank in ranks], sent.version)
-        self.rollout.prove(sent.probe, sent.version, ranks)
+        self.policy.call("send_again", list(engines), sent.version)
+        self.rollout.prove(sent.probe, sent.version, engines)
 
     def take_spans(
         self, only: str | None = None, in_flight: Generation | Arrived | None = None

@@ -33,4 +33,5 @@ class Retries(Budget):
 
 
 def _short(error: Exception) -> str:
-    return explain(error).split("\n")[0][:300]
+    # Without what a person would do: it is done here.
+    return explain(error).split("\n")[0].split("; when the cluster has room")[0][:300]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.actor import ActorHandle
 
 from rayward.actors.frozen_groups import frozen_group, reference_group
 from rayward.actors.group import Group
@@ -118,11 +119,11 @@ class EvaluationActors:
         return self._describe(name, rollouts, prompts, rewards)
 
     def _bring_weights(
-        self, probe: tuple[list[int], list[float]], version: int, ranks: Sequence[int]
+        self, probe: tuple[list[int], list[float]], version: int, engines: Sequence[ActorHandle]
     ) -> None:
         """Let engines that were started anew have what the others hold."""
-        self.candidate.call("send_again", [self.rollout.actors[rank] for rank in ranks], version)
-        self.rollout.prove(probe, version, ranks)
+        self.candidate.call("send_again", list(engines), version)
+        self.rollout.prove(probe, version, engines)
         self.connected = False
 
     def _fit_engines(self, path: str) -> None:

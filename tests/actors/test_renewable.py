@@ -118,6 +118,6 @@ def test_whom_an_actor_asked_in_vain_is_not_taken_for_that_actor(local_ray: None
     with pytest.raises(ray.exceptions.RayTaskError) as caught:
         askers.call("pid_of", group.actors[0])
     assert lost_by_others(caught.value) and not lost_by_others(ValueError())
-    assert group.gone() == [0]
+    assert group.gone() == [group.actors[0]]
     askers.stop()
     group.stop()

@@ -493,6 +493,18 @@ def test_a_width_that_heads_do_not_divide_names_one_that_they_do() -> None:
             ],
             r"can move the states of ZeRO-3 only with rl\.optimizer\.offload true",
         ),
+        (
+            [
+                "rl.mode=colocate",
+                "resources.rollout={gpus: 0.5, workers: {min: 1, max: 2}}",
+                "resources.policy={gpus: 0.5, workers: 2}",
+            ],
+            r"resources\.rollout\.workers \{min, max\} does not work with rl\.mode colocate",
+        ),
+        (
+            ["resources.rollout.workers={min: 3, max: 2}"],
+            r"resources\.rollout\.workers.*min 3 is more than max 2",
+        ),
     ],
 )
 def test_values_that_contradict_each_other(overrides: list[str], told: str) -> None:
