@@ -27,7 +27,7 @@ class Critic(Learner):
         role = config.resources.critic
         torch.set_num_threads(role.compute_threads)
         self.config, self.folder, self.new_head = config, folder, new_head
-        self.rendezvous = Rendezvous(rank, role.count, config.cluster.call_timeout_s)
+        self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
 
     def start(self, host: str, port: int) -> None:
         """Join the group and load the model. A collective."""

@@ -43,7 +43,7 @@ class Policy(Learner):
         role = config.resources.policy
         torch.set_num_threads(role.compute_threads)
         self.config, self.algorithm, self.folder = config, algorithm, folder
-        self.rendezvous = Rendezvous(rank, role.count, config.cluster.call_timeout_s)
+        self.rendezvous = Rendezvous(rank, role.workers, config.cluster.call_timeout_s)
         self.sender: WeightSender | None = None
         self.first_step = True
 

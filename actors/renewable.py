@@ -20,6 +20,7 @@ from rayward.actors.budget import Budget
 from rayward.actors.group import Group
 from rayward.actors.pulse import ProcessLost, Unanswered
 from rayward.cluster.placement import has_place
+from rayward.cluster.planning import fewest
 
 LOSSES = (ProcessLost, Unanswered, ObjectLostError)
 """What a call to a process raises that is gone or hangs. (An answer is lost with its host.)"""
@@ -158,7 +159,7 @@ class RenewableGroup(Group):
     def _set_aside(self, actor: ActorHandle) -> bool:
         """Whether the group goes on without an actor, since there is no room for it now."""
         rank = self.actors.index(actor)
-        if len(self.actors) <= self.role.fewest:
+        if len(self.actors) <= fewest(self.role):
             return False
         time.sleep(MOMENT_S)
         if has_place(self.seats[rank], NO_ROOM_S):

@@ -19,7 +19,16 @@ from ray.util.scheduling_strategies import (
 )
 
 from rayward.cluster.hosts import hosts, lost
-from rayward.cluster.planning import Crew, Plan, crews, has_room, largest_first, plan, table_of
+from rayward.cluster.planning import (
+    Crew,
+    Plan,
+    crews,
+    fewest,
+    has_room,
+    largest_first,
+    plan,
+    table_of,
+)
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Cluster, Role
 
@@ -32,24 +41,26 @@ RESERVING_S = 10.0
 POLL_S = 0.1
 
 
-def fitted(table: Mapping[str, Role], config: Config | None = None) -> dict[str, Role]:
-    """The roles with as many processes as there is room for, now or where others give theirs back,
-    of those that may be fewer (workers {min, max}).
+def fitted(
+    table: Mapping[str, Role], config: Config | None = None, patience_s: float = 0.0
+) -> dict[str, Role]:
+    """The roles with as many engines as there is room for, within `patience_s` or, where there are
+    too few, when others give theirs back.
     """
-    fixed, asked = dict(table), {n: role for n, role in table.items() if role.fewest < role.count}
-    for name, role in asked.items():
-        numbers = range(role.count, role.fewest - 1, -1)
-        fixed[name] = _of(role, role.fewest)
-        for there in (hosts(free=True), hosts()):
-            rooms = ({**fixed, name: _of(role, number)} for number in numbers)
-            if found := next((t for t in rooms if not plan(there, crews(t, config)).no_room), None):
-                fixed = found
-                break
-    return fixed
+    engines = table.get("rollout")
+    if engines is None or fewest(engines) == engines.workers:
+        return dict(table)
+    numbers = range(engines.workers, fewest(engines) - 1, -1)
+    tables = [{**table, "rollout": engines.model_copy(update={"workers": n})} for n in numbers]
 
+    def fits(one: Mapping[str, Role], free: bool) -> bool:
+        return not plan(hosts(free=free), crews(one, config)).no_room
 
-def _of(role: Role, workers: int) -> Role:
-    return role.model_copy(update={"workers": workers})
+    ends = time.monotonic() + patience_s
+    while not fits(tables[0], free=True) and time.monotonic() < ends:
+        time.sleep(POLL_S)
+    found = (one for free in (True, False) for one in tables if fits(one, free))
+    return next(found, tables[-1])
 
 
 def check_fits(table: Mapping[str, Role], config: Config | None = None) -> Plan:
@@ -132,7 +143,7 @@ class Placement:
         ValueError where the cluster has too little, TimeoutError where what it has is not free
         within cluster.start_timeout_s.
         """
-        self.table, table = table, fitted(table, config)
+        self.table, table = table, fitted(table, config, PATIENCE_S)
         self.crews = crews(table, config)
         self.more: list[PlacementGroup] = []
         self.group: PlacementGroup | None = None
@@ -206,7 +217,7 @@ class Placement:
         once there is.
         """
         asked, seats = self.table[role], []
-        for _ in range(asked.count - len(self.seats(role))):
+        for _ in range(asked.workers - len(self.seats(role))):
             bundle = {name: n for name, n in (("CPU", asked.cpus), ("GPU", asked.gpus)) if n}
             if bundle:
                 self.more.append(placement_group([bundle]))

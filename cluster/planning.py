@@ -14,10 +14,16 @@ from heapq import heappop, heapreplace
 from rayward.cluster.rooms import ROUNDING, Room
 from rayward.configs.plan import sharing
 from rayward.configs.schema import Config
-from rayward.configs.sections.machines import Role
+from rayward.configs.sections.machines import EngineRole, Role
 
 SPREAD = ("rollout", "serve")
 """Roles whose processes do not talk to each other."""
+
+
+def fewest(role: Role) -> int:
+    """With how many processes a stage starts, and goes on, where there is no room for all."""
+    least = role.min_workers if isinstance(role, EngineRole) else None
+    return least or role.workers
 
 
 @dataclass(frozen=True)
@@ -91,10 +97,10 @@ def crews(table: Mapping[str, Role], config: Config | None = None) -> list[Crew]
         cpus = sum(role.cpus for role in together.values())
         # Shares as Ray counts them, in ten-thousandths.
         gpus = round(sum(role.gpus for role in together.values()), 4)
-        found.append(Crew(tuple(together), table["rollout"].count, cpus, gpus, False))
+        found.append(Crew(tuple(together), table["rollout"].workers, cpus, gpus, False))
         alone = {name: role for name, role in table.items() if name not in together}
     for name, role in alone.items():
-        found.append(Crew((name,), role.count, role.cpus, role.gpus, name in SPREAD))
+        found.append(Crew((name,), role.workers, role.cpus, role.gpus, name in SPREAD))
     return found
 
 

@@ -53,9 +53,14 @@ def batches(config: Config) -> None:
 def processors(config: Config) -> None:
     """Processes, GPUs, and how weights get from one to the other."""
     resources, rollout = config.resources, config.resources.rollout
+    if (rollout.min_workers or 1) > rollout.workers:
+        raise ValueError(
+            f"resources.rollout.min_workers {rollout.min_workers} is more than "
+            f"resources.rollout.workers {rollout.workers}"
+        )
     sharing = config.rl.sequence_parallel
     for name in ("policy", *(["critic"] if set(config.rl.algorithms) & set(WITH_CRITIC) else [])):
-        workers = getattr(resources, name).count
+        workers = getattr(resources, name).workers
         if workers % sharing:
             raise ValueError(
                 f"rl.sequence_parallel {sharing} does not divide resources.{name}.workers "
@@ -79,9 +84,9 @@ def processors(config: Config) -> None:
     shares = ("train", "reference")
     for name in shares if config.rl.mode == "colocate" else (*shares, "policy", "critic"):
         role = getattr(resources, name)
-        if 0 < role.gpus < 1 < role.count:
+        if 0 < role.gpus < 1 < role.workers:
             raise ValueError(
-                f"resources.{name} has {role.count} workers with {role.gpus:g} GPU each, which "
+                f"resources.{name} has {role.workers} workers with {role.gpus:g} GPU each, which "
                 "Ray would put on the same GPU; ranks of one model need one each"
             )
     if rollout.gpus > 1 and rollout.gpus % 1:
@@ -160,13 +165,13 @@ def colocation(config: Config) -> None:
         return
     optimizer = config.rl.optimizer
     roles = {name: getattr(config.resources, name) for name in ("rollout", "policy", "critic")}
-    if roles["rollout"].fewest != roles["rollout"].count:
+    if config.resources.rollout.min_workers:
         raise ValueError(
-            "resources.rollout.workers {min, max} does not work with rl.mode colocate, where each "
-            "engine shares a GPU with a rank of the policy; give a number"
+            "resources.rollout.min_workers does not work with rl.mode colocate, where each "
+            "engine shares a GPU with a rank of the policy; leave it out"
         )
     shown = ", ".join(
-        f"resources.{name} {role.count} x {role.gpus:g}" for name, role in roles.items()
+        f"resources.{name} {role.workers} x {role.gpus:g}" for name, role in roles.items()
     )
     sharing = [name for name, role in roles.items() if role.gpus]
     if (
@@ -178,7 +183,7 @@ def colocation(config: Config) -> None:
             "have to be shares that add up to more than half a GPU and at most one; here: "
             f"{shown}. Or use sync or one_step_off"
         )
-    if len({roles[name].count for name in sharing}) > 1:
+    if len({roles[name].workers for name in sharing}) > 1:
         raise ValueError(
             f"rl.mode colocate needs as many engines as ranks of policy and critic; here: {shown}"
         )

@@ -47,7 +47,7 @@ def shared_out(config: Config, stage: str, cores: int, nodes: int = 1) -> Thread
     shares: Threads = {}
 
     def processes_on_a_node(role: str) -> int:
-        workers = getattr(resources, role).count
+        workers = getattr(resources, role).workers
         if stage == "publish":
             workers = config.publish.replicas
         return -(-workers // nodes)  # rounded up: the fullest node decides

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from rayward.cluster.planning import fewest
 from rayward.configs.load import dump
 from rayward.configs.plan import INPUTS, followers, roles
 from rayward.configs.schema import Config
@@ -212,7 +213,8 @@ def plan_text(config: Config, folder: Path, stages: Sequence[str], redo: Sequenc
 
 
 def _number(role: Role) -> str:
-    return f"{role.fewest} to {role.count}" if role.fewest < role.count else str(role.count)
+    least = fewest(role)
+    return f"{least} to {role.workers}" if least < role.workers else str(role.workers)
 
 
 def _state(run: Run, part: str, made: set[str]) -> str:

@@ -37,7 +37,7 @@ class FrozenModel(Timed):
         role = config.resources.reference
         torch.set_num_threads(role.compute_threads)
         self.config, self.temperature = config, temperature
-        self.context = RankContext(rank, role.count, device(role.gpus))
+        self.context = RankContext(rank, role.workers, device(role.gpus))
         self.sender: WeightSender | None = None
         self.load(folder)
 

@@ -25,7 +25,7 @@ class RewardModel(Timed):
     def __init__(self, folder: str, dtype: str, micro_batch_tokens: int, role: Role, rank: int):
         super().__init__()
         torch.set_num_threads(role.compute_threads)
-        self.context = RankContext(rank, role.count, device(role.gpus))
+        self.context = RankContext(rank, role.workers, device(role.gpus))
         self.token_budget = micro_batch_tokens
         self.module = load_scalar(folder, dtype).to(self.context.device).eval()
         model = self.module.classifier

@@ -142,7 +142,7 @@ def _place_all(
 
 def _cpu_group(config: Config, asked: list[dict[str, Role]]) -> Group:
     """Pods without GPUs: one, or as few as machines allow."""
-    processes = sum(role.count for table in asked for role in table.values())
+    processes = sum(role.workers for table in asked for role in table.values())
     for pods in range(1, max(1, processes) + 1):
         if (placed := _place_all(config, asked, [0] * pods)) is not None:
             return _group(config, "cpu", 0, placed[0])

@@ -67,7 +67,7 @@ def _frozen(config: Config) -> int:
     """The most processes of frozen models that any stage has at once."""
     tables = [roles(config, stage) for stage in STAGES if parts(config, stage)]
     return max(
-        sum(role.count for name, role in table.items() if name.split("_")[0] in FROZEN)
+        sum(role.workers for name, role in table.items() if name.split("_")[0] in FROZEN)
         for table in tables
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -24,51 +24,26 @@ class Role(Section):
     """
 
     @property
-    def count(self) -> int:
-        """Processes, where there is room for all."""
-        return self.workers
-
-    @property
-    def fewest(self) -> int:
-        """With so many a stage starts, and goes on."""
-        return self.count
-
-    @property
     def compute_threads(self) -> int:
         """`threads`, or 1 where nothing has filled them in."""
         return self.threads or 1
 
 
-class Range(Section):
-    """A number of processes that the cluster decides."""
-
-    min: Count = 1
-    """With fewer no stage starts, and none goes on."""
-    max: Count = 1
-    """As many as there is room for, up to this."""
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Range:
-        if self.min > self.max:
-            raise ValueError(f"min {self.min} is more than max {self.max}")
-        return self
-
-
 class EngineRole(Role):
     """vLLM engines and what each of them gets."""
 
-    workers: Count | Range = 1  # type: ignore[assignment]
-    """Engines; or {min, max}: as many as there is room for, fewer where a host is lost, and more
-    again when one comes, from the next weights on.
+    min_workers: Count | None = None
+    """Engines with which RL starts, and goes on after a loss, where there is no room for all of
+    `workers`; null: with all. `workers: {min: 1, max: 3}` sets both.
     """
 
-    @property
-    def count(self) -> int:
-        return self.workers.max if isinstance(self.workers, Range) else self.workers
-
-    @property
-    def fewest(self) -> int:
-        return self.workers.min if isinstance(self.workers, Range) else self.workers
+    @model_validator(mode="before")
+    @classmethod
+    def _of_range(cls, values: Any) -> Any:
+        given = values.get("workers") if isinstance(values, dict) else None
+        if isinstance(given, dict) and set(given) == {"min", "max"}:
+            return {**values, "workers": given["max"], "min_workers": given["min"]}
+        return values
 
 
 class Resources(Section):

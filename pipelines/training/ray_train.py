@@ -43,7 +43,7 @@ def train(
     show: tuple[str, ...],
     folder_name: str = "",
 ) -> dict[str, Any]:
-    """Run `loop` in `job.role.count` Ray Train workers; metrics go to the stage's folder.
+    """Run `loop` in `job.role.workers` Ray Train workers; metrics go to the stage's folder.
 
     Returns what the workers reported beside the steps: as "last" the metrics of the step whose
     state is kept, lists of all else. Raises what a worker raised.
@@ -58,13 +58,13 @@ def train(
     # Without a CPU of its own: `train_hosts` has counted those of the workers only.
     queue = Queue(actor_options={"num_cpus": 0})
     role, cluster = job.role, stage.run.config.cluster
-    workers = Workers(title, role.count, cluster.call_timeout_s)
+    workers = Workers(title, role.workers, cluster.call_timeout_s)
     run = trainer(
         loop,
         train_loop_config=replace(job, queue=queue, signs=workers.signs),
         torch_config=InterfaceConfig(),
         scaling_config=ScalingConfig(
-            num_workers=role.count,
+            num_workers=role.workers,
             use_gpu=role.gpus > 0,
             resources_per_worker={"CPU": role.cpus, **({"GPU": role.gpus} if role.gpus else {})},
             label_selector=hosts,

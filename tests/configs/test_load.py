@@ -499,11 +499,11 @@ def test_a_width_that_heads_do_not_divide_names_one_that_they_do() -> None:
                 "resources.rollout={gpus: 0.5, workers: {min: 1, max: 2}}",
                 "resources.policy={gpus: 0.5, workers: 2}",
             ],
-            r"resources\.rollout\.workers \{min, max\} does not work with rl\.mode colocate",
+            r"resources\.rollout\.min_workers does not work with rl\.mode colocate",
         ),
         (
             ["resources.rollout.workers={min: 3, max: 2}"],
-            r"resources\.rollout\.workers.*min 3 is more than max 2",
+            r"resources\.rollout.*min_workers 3 is more than resources\.rollout\.workers 2",
         ),
     ],
 )
