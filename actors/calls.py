@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 
 def wait_for(
@@ -39,3 +42,23 @@ def wait_for(
         # all calls first would end in their timeout and hide the cause.
         ray.get(ready)
     return ray.get(list(calls))
+
+
+KILLING_S = 5.0
+"""Longest wait for Ray to take note of an actor's end."""
+
+
+def kill(actor: ActorHandle) -> None:
+    """End an actor's process, whatever it does.
+
+    Of an actor that ends by itself just then Ray's answer (2.60) may never come, so it is not
+    waited for without end.
+    """
+
+    def ask() -> None:
+        with suppress(Exception):  # of one that is gone
+            ray.kill(actor)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(KILLING_S)

@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 
 from rayward.actors import pulse
-from rayward.actors.calls import wait_for
+from rayward.actors.calls import kill, wait_for
 from rayward.actors.critic import Critic
 from rayward.actors.policy import Policy
 from rayward.actors.pulse import Unanswered
@@ -136,7 +136,7 @@ class Group:
 
     def _end(self, rank: int) -> None:
         # Killed, not asked: an actor that waits in a collective would never come to an answer.
-        ray.kill(self.actors[rank])
+        kill(self.actors[rank])
         pulse.forget(self.actors[rank]._actor_id.hex())
 
     def addresses(self) -> list[str]:

@@ -17,6 +17,7 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from tqdm import tqdm
 
 from rayward.actors.budget import Budget
+from rayward.actors.calls import kill
 from rayward.actors.group import Group
 from rayward.actors.pulse import ProcessLost, Unanswered
 from rayward.cluster.placement import has_place
@@ -197,7 +198,7 @@ class RenewableGroup(Group):
     def stop(self) -> None:
         """End the processes and give their resources back."""
         for one in self.waiting:
-            ray.kill(one.actor)
+            kill(one.actor)
         self.waiting = []
         super().stop()
 

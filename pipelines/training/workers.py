@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from contextlib import suppress
 from typing import Any
 
-import ray
-
+from rayward.actors.calls import kill
 from rayward.actors.pulse import Unanswered, Watch
 
 
@@ -32,5 +30,4 @@ class Workers:
     def end(self) -> None:
         """End their processes, hung ones too. Ray Train then ends the training."""
         for handle in self.handles:
-            with suppress(Exception):  # of one that is gone
-                ray.kill(handle)
+            kill(handle)
