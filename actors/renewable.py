@@ -20,7 +20,7 @@ from rayward.actors.budget import Budget
 from rayward.actors.calls import kill
 from rayward.actors.group import Group
 from rayward.actors.pulse import ProcessLost, Unanswered
-from rayward.cluster.placement import has_place
+from rayward.cluster.placement import another_seat, has_place, leave
 from rayward.cluster.planning import fewest
 
 LOSSES = (ProcessLost, Unanswered, ObjectLostError)
@@ -67,8 +67,10 @@ class RenewableGroup(Group):
         self.heirs: dict[str, ActorHandle | None] = {}
         """By the id of an actor that is gone, who stands in its place; None: nobody."""
         self.waiting: list[_Waiting] = []
+        self.found_seats: list[Any] = []
+        """On hosts that were looked for in place of others."""
         for seat in later:
-            self._wait_on(seat, self._start_on(seat, len(self.actors) + len(self.waiting)))
+            self._wait_on(seat)
 
     def begin(self, method: str, *arguments: Any) -> list[ray.ObjectRef]:
         """Start `method` on every actor."""
@@ -140,7 +142,7 @@ class RenewableGroup(Group):
 
         Raises `error` where the budget is used up, and what a start raises.
         """
-        lost = [actor for actor in lost if actor in self.actors]
+        asked = lost = [actor for actor in lost if actor in self.actors]
         if not self.budget.take():
             raise error
         ranks = [self.actors.index(actor) for actor in lost]
@@ -149,32 +151,46 @@ class RenewableGroup(Group):
             f"   {error}\n   {names} started anew, and asked again "
             f"({len(self.budget.at)} of {self.budget.most} times within an hour, cluster.retries)"
         )
-        for actor, rank in zip(lost, ranks, strict=True):
-            self._end(rank)
-            self.actors[rank] = self.heirs[_id(actor)] = self._start(rank)
-        new = [self.actors[rank] for rank in ranks]
-        new = [actor for actor in new if not self._set_aside(actor)]
-        self.ready()
-        return new
+        while True:
+            for actor in lost:
+                self._end(self.actors.index(actor))
+            time.sleep(MOMENT_S)
+            for actor in lost:
+                self._replace(actor, error)
+            try:
+                self.ready()
+            except RayActorError as again:
+                # A host was lost, which Ray may notice only now, with what was to start there.
+                lost = self.gone()
+                broken = getattr(again, "actor_init_failed", False)
+                if broken or not lost or not self.budget.take():
+                    raise
+            else:
+                return [heir for actor in asked if (heir := self.heir(actor))]
 
-    def _set_aside(self, actor: ActorHandle) -> bool:
-        """Whether the group goes on without an actor, since there is no room for it now."""
+    def _replace(self, actor: ActorHandle, error: Exception) -> None:
+        """Start another in its place, on another host where that is gone; or go on without where
+        there is no room for it now. Raises `error` where the group may not.
+        """
         rank = self.actors.index(actor)
-        if len(self.actors) <= fewest(self.role):
-            return False
-        time.sleep(MOMENT_S)
+        if not has_place(self.seats[rank], NO_ROOM_S):
+            self.seats[rank] = another_seat(self.role)
+            self.found_seats.append(self.seats[rank])
         if has_place(self.seats[rank], NO_ROOM_S):
-            return False
+            self.actors[rank] = self.heirs[_id(actor)] = self._start(rank)
+            return
+        if len(self.actors) <= fewest(self.role):
+            raise error
         tqdm.write(
             f"   there is no room for {self.name} {rank}: goes on with {len(self.actors) - 1} "
             "until there is"
         )
         self.actors.pop(rank)
-        self._wait_on(self.seats.pop(rank), actor)
         self.heirs[_id(actor)] = None
-        return True
+        self._wait_on(self.seats.pop(rank))
 
-    def _wait_on(self, seat: Any, actor: ActorHandle) -> None:
+    def _wait_on(self, seat: Any) -> None:
+        actor = self._start_on(seat, len(self.actors) + len(self.waiting))
         self.waiting.append(_Waiting(seat, actor, actor.__ray_call__.remote(_nothing)))
 
     def take_back(self) -> int:
@@ -185,9 +201,8 @@ class RenewableGroup(Group):
                 continue
             self.waiting.remove(one)
             if not _answered(one.up):  # it came up, and was lost again
-                self._wait_on(one.seat, self._start_on(one.seat, len(self.actors)))
+                self._wait_on(one.seat)
                 continue
-            self.heirs.pop(_id(one.actor), None)
             self.actors.append(one.actor)
             self.seats.append(one.seat)
             found += 1
@@ -201,6 +216,8 @@ class RenewableGroup(Group):
             kill(one.actor)
         self.waiting = []
         super().stop()
+        for seat in self.found_seats:
+            leave(seat)
 
 
 def lost_by_others(error: Exception) -> bool:

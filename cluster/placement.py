@@ -145,7 +145,7 @@ class Placement:
         """
         self.table, table = table, fitted(table, config, PATIENCE_S)
         self.crews = crews(table, config)
-        self.more: list[PlacementGroup] = []
+        self.more: list[Any] = []
         self.group: PlacementGroup | None = None
         self.bundles: dict[Crew, list[int]] = {}
         """The bundle of each rank; of who asks for nothing there is none."""
@@ -216,19 +216,15 @@ class Placement:
         """Of a role that may have more processes than there was room for: where these will stand,
         once there is.
         """
-        asked, seats = self.table[role], []
-        for _ in range(asked.workers - len(self.seats(role))):
-            bundle = {name: n for name, n in (("CPU", asked.cpus), ("GPU", asked.gpus)) if n}
-            if bundle:
-                self.more.append(placement_group([bundle]))
-                weakref.finalize(self, _give_back, self.more[-1]).atexit = False
-                seats.append(PlacementGroupSchedulingStrategy(self.more[-1], 0))
+        missing = self.table[role].workers - len(self.seats(role))
+        seats = [another_seat(self.table[role]) for _ in range(missing)]
+        self.more += seats
         return seats
 
     def remove(self) -> None:
         """Give the places back; what stands on them ends."""
-        for group in self.more:
-            _give_back(group)
+        for seat in self.more:
+            leave(seat)
         self.more = []
         if self.group is not None:
             _give_back(self.group)
@@ -239,6 +235,19 @@ class Placement:
 
     def __exit__(self, *_: object) -> None:
         self.remove()
+
+
+def another_seat(role: Role) -> Any:
+    """A place on any host, whenever there is room; whoever asks gives it back (`leave`)."""
+    amounts = {"CPU": role.cpus, "GPU": role.gpus}
+    bundle = {name: n for name, n in amounts.items() if n}
+    return PlacementGroupSchedulingStrategy(placement_group([bundle]), 0) if bundle else None
+
+
+def leave(seat: Any) -> None:
+    """Give a seat of `another_seat` back."""
+    if group := getattr(seat, "placement_group", None):
+        _give_back(group)
 
 
 def has_place(seat: Any, within_s: float) -> bool:

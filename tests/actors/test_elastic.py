@@ -5,6 +5,7 @@ back when there is room again. Three of Ray's nodes on this machine.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
@@ -71,6 +72,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_a_host_goes_and_another_comes() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -85,4 +87,4 @@ def test_a_host_goes_and_another_comes() -> None:
         "back": True,
         "all again": 3,
     }
-    assert "there is no room for rollout 1: goes on with 2 until there is" in done.stdout
+    assert re.search(r"no room for rollout \d: goes on with 2 until there is", done.stdout)
