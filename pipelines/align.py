@@ -48,7 +48,6 @@ def align(
     made = preflight(run, stages, redo, keep, replay)
     _join(config)
     # From here a refused command leaves a trace: the folder, and models in the hub's cache.
-    folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
         manifest = _make(run, stages, made, redo, keep, replay)
     # `preflight` has seen that publish is there with `keep`; it is the last stage.

@@ -20,12 +20,20 @@ NAME = ".lock"
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a run's folder. ConfigError, with its owner and age, where another process has it.
+    """Hold a run's folder, which is made. ConfigError where it cannot be, and, with its owner and
+    age, where another process has it.
 
     The system gives it back with the process, however that ends. A file system without locks has
     none, which is told.
     """
-    with (folder / NAME).open("a+", encoding="utf-8") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / NAME).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--run {folder}: nothing can be written there: {error.strerror}; name another folder"
+        ) from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

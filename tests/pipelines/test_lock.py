@@ -60,3 +60,13 @@ def test_it_is_free_again_after_an_error(tmp_path: Path) -> None:
         raise KeyError
     with held(tmp_path):
         pass
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", Path("/proc/nowhere/run")):
+        with (
+            pytest.raises(ConfigError, match=f"--run {folder}: nothing can be written there: "),
+            held(folder),
+        ):
+            pass
