@@ -5,17 +5,14 @@ did when.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 
 from rayward.actors.frozen_groups import reference_group
 from rayward.actors.group import Group, TrainingGroup, critic_group, policy_group, tell_hosts
-from rayward.actors.renewable import lost_by_others
 from rayward.actors.rollout.generation import Arrived, Generation
 from rayward.actors.rollout_group import ExtraPrompts, RolloutGroup, SeedParts
 from rayward.actors.training.updates import mean_over_steps
@@ -28,6 +25,7 @@ from rayward.pipelines.rl.advantages import gap
 from rayward.pipelines.rl.checkpoints import RlCheckpoints
 from rayward.pipelines.rl.colocation import ColocationSwitch
 from rayward.pipelines.rl.response_scoring import ResponseScoring
+from rayward.pipelines.rl.transfer import Transfer
 from rayward.pipelines.rows.renderer import Renderer
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.scoring.reward_folder import check_same_tokens
@@ -36,16 +34,6 @@ from rayward.pipelines.scoring.scorer import Scorer, second_model
 CHUNKS = 4  # in which the responses of an iteration go to be scored, while the engines sample on
 LAYOUT = ("padding", "computed_tokens")
 """Figures of an update that depend on how its rows lie in memory, and change no result."""
-
-
-@dataclass(frozen=True)
-class Sent:
-    """The weights that the engines hold."""
-
-    version: int
-    probe: tuple[list[int], list[float]]
-    current: bool = True
-    """Whether the policy has them still."""
 
 
 class RlActors:
@@ -57,6 +45,7 @@ class RlActors:
     critic: TrainingGroup | None
     scoring: ResponseScoring
     colocation: ColocationSwitch
+    transfer: Transfer
     machine: list[dict[str, float]]
     """What each policy rank says of its model and machine (`Policy.describe`)."""
 
@@ -78,9 +67,6 @@ class RlActors:
             self.placement.remove()
             raise
         self.spans: list[dict[str, Any]] = []
-        self.sent: Sent | None = None
-        self.connected: list[Any] = []
-        """The engines to which the policy has opened its way."""
 
     def _start_shared(self, training: bool) -> None:
         """Start the actors that serve every algorithm."""
@@ -140,7 +126,6 @@ class RlActors:
             folder, new_head = self.critic_start
             self.critic = critic_group(folder, config, seats("critic"), new_head)
         self.colocation = ColocationSwitch(self.rollout, list(self.learners.values()), colocated)
-        self.rollout.bring_weights = None
         self.scoring = ResponseScoring(
             config,
             algorithm,
@@ -160,18 +145,15 @@ class RlActors:
             tell_hosts([*self.learners.values(), *self.shared.values()])
             self.machine = self.policy.call("describe")
             # After `ready`: opening the way of the weights calls every engine.
-            self.policy.call("connect", self.rollout.actors, self.rollout.backend)
-            self.connected = list(self.rollout.actors)
+            self.transfer = Transfer(self.policy, self.rollout, self.colocation, config)
             checkpoints.load(self.learners)
             self.send_weights(checkpoints.done)
-            # Engines that share a GPU with a learner have its memory only in turn.
-            if not colocated and self.rollout.backend != "ipc":
-                self.rollout.bring_weights = self._bring_weights
             # The work of the start belongs to no iteration.
             self.take_spans()
             self.spans = []
             yield
         finally:
+            self.rollout.bring_weights = None
             for group in self.learners.values():
                 group.stop()
 
@@ -235,7 +217,7 @@ class RlActors:
         critic_calls = self.critic.begin("update", batch, iteration) if self.critic else None
         metrics: dict[str, Any] = {}
         if policy:
-            self.sent = self.sent and replace(self.sent, current=False)
+            self.transfer.outdated()
             means = mean_over_steps(self.policy.call("update", batch, iteration))
             metrics["time"] = {name: means.pop(name) for name in LAYOUT}
             metrics |= {f"policy/{name}": value for name, value in means.items()}
@@ -247,44 +229,8 @@ class RlActors:
         return metrics
 
     def send_weights(self, version: int) -> dict[str, Any]:
-        """Policy to rollout engines: versioned, with a deadline, proved by a digest and by
-        log-probs. Figures of the transfer.
-        """
-        self.colocation.to_transfer()
-        self.rollout.take_back()
-        sent = self._transfer(version)
-        rate = sent["bytes"] / sent.pop("seconds")
-        # Before the proof: the engines need their cache for its forward pass.
-        self.colocation.to_engines()
-        probe = sent.pop("probe")
-        sent["gap"] = self.rollout.prove(probe, version)
-        self.sent = Sent(version, probe)
-        return {"transfer": {"version": version, **sent}, "time": {"transfer_bytes_per_s": rate}}
-
-    def _transfer(self, version: int) -> dict[str, Any]:
-        """Send; engines that are lost on the way are started anew, all of them, since others may
-        have half of the weights.
-        """
-        while True:
-            try:
-                if self.connected != self.rollout.actors:
-                    self.policy.call("connect", self.rollout.actors, self.rollout.backend)
-                    self.connected = list(self.rollout.actors)
-                # Every rank takes part (gathering is a collective); rank 0 tells of it.
-                sent: dict[str, Any] = self.policy.call("send_weights", version)[0]
-                return sent
-            except Exception as error:
-                if self.rollout.bring_weights is None or not lost_by_others(error):
-                    raise
-                self.rollout.renew_all(error)
-
-    def _bring_weights(self, engines: Sequence[ActorHandle]) -> None:
-        """Let engines that were started anew have what the others hold."""
-        sent = self.sent
-        if sent is None or not (sent.current or self.config.rl.mode == "one_step_off"):
-            return  # the next transfer brings what they are to sample with
-        self.policy.call("send_again", list(engines), sent.version)
-        self.rollout.prove(sent.probe, sent.version, engines)
+        """Policy to rollout engines; figures of the transfer."""
+        return self.transfer.send(version)
 
     def take_spans(
         self, only: str | None = None, in_flight: Generation | Arrived | None = None
