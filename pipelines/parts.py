@@ -51,7 +51,9 @@ def to_make(run: Run, stages: Sequence[str], redo: Sequence[str] = ()) -> set[st
     gone = {name for part in redo for name in followers(part)}
     made = {part for part in wanted if part in gone or not run.done(part)}
     for part in suite_parts(run.config) if "evaluate" in wanted else ():
-        if part in redo or not run.done(part) or other_inputs(run, part, made):
+        # One of other settings is none of them: `check_suites` tells it.
+        followed = run.state(part) == "done" and other_inputs(run, part, made)
+        if part in redo or not run.done(part) or followed:
             made.add(part)
     # In the order of the road: publish looks at what evaluate has become.
     for part in AGAIN:

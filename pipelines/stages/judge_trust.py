@@ -68,6 +68,8 @@ def trust_of_suite(run: Run, suite: EvaluationSuite, judge: str, folder: Path) -
 def _figures(
     run: Run, pairs: list[LabelledPair], judges: list[dict[str, Any]], left_out: LeftOut
 ) -> dict[str, Any]:
+    if not judges[1]["n"]:
+        return {"not_measured": f"the judge says nothing of {len(pairs)} labelled pairs"}
     return {
         "labels": run.config.evaluate.labelled or HELD_OUT,
         "pairs": len(pairs),

@@ -95,6 +95,8 @@ def test_answers_without_a_score_are_no_verdicts(on_file: Run) -> None:
     found = judge_figures(on_file, silent)
     assert found["judges"][1]["missing"] == 1 and found["judges"][1]["n"] == 3
     assert "no verdict on 1" in in_words(found)
+    none = judge_figures(on_file, lambda prompts, answers: np.full(len(answers), np.nan))
+    assert none == {"not_measured": "the judge says nothing of 4 labelled pairs"}
 
 
 def test_the_gold_judge_on_held_out_rankings_is_right_but_for_the_noise(held_out: Run) -> None:

@@ -73,6 +73,9 @@ def test_a_suite_of_other_settings_is_told_and_evaluate_itself_is_as_before(
     assert other.state("evaluate") == run.state("evaluate") == "done"
     with pytest.raises(StageError, match=r"suite\.limit was None, now 1.*--redo evaluate/sums"):
         check_suites(other, STAGES, to_make(other, STAGES))
+    # Also where another model would have it made again anyway.
+    with pytest.raises(StageError, match=r"suite\.limit was None, now 1"):
+        check_suites(other, STAGES, to_make(other, STAGES, parse_redo("rl/apa")))
     assert to_make(other, STAGES, parse_redo("evaluate/sums")) == {"evaluate/sums"}
 
 
