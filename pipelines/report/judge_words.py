@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-NOT_BETTER = "no better than taking the longer answer"
+NOT_BETTER = "These pairs do not show it to be better than taking the longer answer"
+"""The interval of its accuracy less that of the longer answer does not lie above 0."""
 
 
 def in_words(trust: Mapping[str, Any] | None) -> str:
@@ -31,7 +32,7 @@ def in_words(trust: Mapping[str, Any] | None) -> str:
     if judge["missing"]:
         words += f"; no verdict on {judge['missing']}"
     if trust["no_better_than_length"]:
-        words += f". It is {NOT_BETTER}, by these pairs: its win rates say little"
+        words += f". {NOT_BETTER}, so its win rates say little"
     return words
 
 

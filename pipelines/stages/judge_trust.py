@@ -118,4 +118,4 @@ def _labelled(run: Run, left_out: LeftOut) -> list[LabelledPair]:
 def warn(trust: dict[str, Any]) -> None:
     """Say before the judge judges that it is not worth much, or that nobody knows."""
     if trust.get("no_better_than_length", True):
-        print(f"evaluate: judge: {in_words(trust)}", flush=True)
+        print(f"   the judge before it judges: {in_words(trust)}", flush=True)

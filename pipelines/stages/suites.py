@@ -29,7 +29,7 @@ from rayward.pipelines.run.files import read_json, write_json
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.stage import PART, Stage
 from rayward.pipelines.stages.evaluate import evaluate
-from rayward.pipelines.stages.judge_trust import trust_of_suite
+from rayward.pipelines.stages.judge_trust import trust_of_suite, warn
 
 
 def evaluate_all(run: Run) -> dict[str, Any] | None:
@@ -64,7 +64,6 @@ def make_suite(run: Run, suite: EvaluationSuite) -> dict[str, Any] | None:
     # From here it is not done: a try that ends half-way must not count as the last one.
     (stage.folder / "manifest.json").unlink(missing_ok=True)
     write_json(stage.folder / PART, {"part": suite.part})
-    answers = {name: _answers(run, suite, name, stage.folder / "answers" / name) for name in there}
     metrics: dict[str, Any] = {
         "kind": suite.kind,
         "suite": suite.suite,
@@ -72,8 +71,12 @@ def make_suite(run: Run, suite: EvaluationSuite) -> dict[str, Any] | None:
         "limit": suite.limit,
     }
     if suite.kind == "pairwise":
+        # First of all: what its win rates are worth.
         trust = trust_of_suite(run, suite, scorer, stage.folder / "labelled")
+        warn(trust)
         metrics |= {"rules": suite.rules, "judge_agreement": trust}
+    answers = {name: _answers(run, suite, name, stage.folder / "answers" / name) for name in there}
+    if suite.kind == "pairwise":
         metrics |= _pairwise(run, suite, scorer, answers, stage.folder)
         print(f"judge: {in_words(trust)}", flush=True)
     else:

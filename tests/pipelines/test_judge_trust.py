@@ -16,7 +16,7 @@ from rayward.data.record_json import to_json
 from rayward.data.records import Prompt
 from rayward.data.toy import toyworld
 from rayward.pipelines.preflight import check_labelled
-from rayward.pipelines.report.judge_words import in_words
+from rayward.pipelines.report.judge_words import NOT_BETTER, in_words
 from rayward.pipelines.run import given
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import Run
@@ -82,10 +82,10 @@ def test_a_judge_that_is_always_right_is_better_than_length_and_length_itself_is
 ) -> None:
     right = judge_figures(on_file, by_list([row["chosen"] for row in PAIRS]))
     assert right["judges"][1]["accuracy"] == {"mean": 1, "low": 1, "high": 1, "n": 4}
-    assert not right["no_better_than_length"] and "no better than" not in in_words(right)
+    assert not right["no_better_than_length"] and NOT_BETTER not in in_words(right)
     taken = judge_figures(on_file, length)
     assert taken["no_better_than_length"] and taken["judges"][1]["beyond_length"]["high"] == 0
-    assert "no better than taking the longer answer, by these pairs" in in_words(taken)
+    assert f"{NOT_BETTER}, so its win rates say little" in in_words(taken)
 
 
 def test_answers_without_a_score_are_no_verdicts(on_file: Run) -> None:

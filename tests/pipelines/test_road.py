@@ -17,6 +17,7 @@ import pytest
 
 from rayward.configs.stages import STAGES
 from rayward.data.toy import toyworld
+from rayward.pipelines.report.judge_words import NOT_BETTER
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 pytestmark = pytest.mark.timeout(1800)
@@ -84,7 +85,7 @@ def test_suites_are_parts_of_a_run_that_go_on_from_their_caches(
     by_length = summary["suites"]["short"]["judge_agreement"]
     assert by_length["no_better_than_length"], "the longer answer is no better than itself"
     page = (tmp_path / "report.html").read_text()
-    assert "<h2>short: " in page and "no better than taking the longer answer" in page
+    assert "<h2>short: " in page and NOT_BETTER in page
     cache = tmp_path / "evaluate" / "short" / "answers" / "sft" / "cache.jsonl"
     paid = cache.read_bytes()
     assert len(rows_of(cache)) == 4  # the form of the file, and an answer to each question
