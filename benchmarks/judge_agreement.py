@@ -26,6 +26,7 @@ SETS = {
     "nectar": ("nectar/test.jsonl.gz", 300, ("nectar/rejudged.jsonl.gz",)),
 }
 """Labels, how many pairs of them (None: all), and rankings of the same answers made again."""
+JUDGES = ("reward", "length", "model")
 LENGTH = "rayward.data.rules:length"
 COLUMNS = ("accuracy", "kappa", "prefers_longer", "beyond_length")
 
@@ -47,9 +48,12 @@ def main() -> None:
     parser.add_argument(
         "--sets", nargs="+", choices=tuple(SETS), default=list(SETS), help="default: both"
     )
+    parser.add_argument(
+        "--judges", nargs="+", choices=JUDGES, default=list(JUDGES), help="default: all three"
+    )
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    reward = trained(options)
+    reward = trained(options) if "reward" in options.judges else Path()
     tables = [of_set(options, name, reward) for name in options.sets]
     text = "\n\n".join(tables) + "\n"
     (options.work / "agreement.md").write_text(text, encoding="utf-8")
@@ -99,7 +103,8 @@ def of_set(options: argparse.Namespace, name: str, reward: Path) -> str:
         "model": (options.model, [*asked, "--context-tokens", 4096]),
     }
     verdicts = []
-    for short, (judge, more) in judges.items():
+    for short in options.judges:
+        judge, more = judges[short]
         out = folder / short
         rayward("judge", "pairwise", *files, *common, "--judge", judge, *more, "--out", out)
         verdicts.append(out / "verdicts.jsonl")
