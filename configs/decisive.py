@@ -28,6 +28,8 @@ LATER_SETTINGS = {
     "sft_heldout_fraction": 0.02,
     "models": {},
     "against": None,
+    "labelled": None,
+    "labelled_pairs": 200,
     "critic": None,
     "trust_remote_code": False,
     "validate_every": 0,
@@ -64,6 +66,8 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     model = {name: getattr(config.model, name) for name in ("template", "context_tokens", "dtype")}
     generation = {"max_new_tokens": rollout.max_new_tokens, "temperature": rollout.temperature}
     training = {"workers": resources.train.workers}
+    if part.startswith("evaluate/"):
+        return _of_suite(config, part)
     algorithm = part.removeprefix("rl/")
     asks = any(has(config, stage) for stage in ("sample", "rl", "evaluate"))
     rl = config.rl.model_dump(
@@ -109,7 +113,8 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
         },
         "evaluate": {
             "model": model,
-            "evaluate": config.evaluate,
+            # Suites are parts of their own.
+            "evaluate": config.evaluate.model_dump(mode="json", exclude={"suites"}),
             "max_new_tokens": rollout.max_new_tokens,
         }
         | ({"scoring": scoring} if config.evaluate.judge == "scoring" else {}),
@@ -117,6 +122,22 @@ def decisive(config: Config, part: str) -> dict[str, Any]:
     }
     settings = table[part] | ({"seed": config.seed} if part != "publish" else {})
     return {name: _deciding(value) for name, value in settings.items()}
+
+
+def _of_suite(config: Config, part: str) -> dict[str, Any]:
+    """The settings that decide the result of a suite."""
+    suite = next(suite for suite in config.evaluate.suites if suite.part == part)
+    evaluate = config.evaluate
+    asked = {"labelled": evaluate.labelled, "labelled_pairs": evaluate.labelled_pairs}
+    return {
+        "suite": suite.model_dump(mode="json"),
+        # Of pairwise alone, whose judge is held against them.
+        **(asked if suite.kind == "pairwise" else {}),
+        "against": evaluate.against,
+        "template": config.model.template,
+        "context_tokens": config.model.context_tokens,
+        "seed": config.seed,
+    }
 
 
 def _data(data: Data) -> dict[str, Any]:

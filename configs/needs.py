@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from rayward.configs.schema import Config
+from rayward.configs.sections.suites import RUN_JUDGES
 from rayward.configs.sections.training import Dpo, Supervised
 from rayward.configs.stages import (
     MODELS,
@@ -195,6 +196,17 @@ def _judge(config: Config) -> Iterator[str]:
             "evaluate.judge scoring asks scoring.sources, whose model stage reward would train: "
             f"add {REWARD}"
         )
+    for suite in config.evaluate.suites:
+        if suite.judge in RUN_JUDGES and not has(config, "reward"):
+            yield (
+                f"evaluate.suites {suite.name}: judge {suite.judge} is what stage reward trains, "
+                "and reward is left out"
+            )
+        if suite.judge == "reward_model" and has(config, "reward") and not trains_judge(config):
+            yield (
+                f"evaluate.suites {suite.name}: judge reward_model is a second reward model, which "
+                "is trained with `judge: reward_model` of evaluate only; use reward, or that"
+            )
     if len(compared(config)) < 2:
         yield (
             f"evaluate has nothing to compare with {baseline(config)}: add `models: "

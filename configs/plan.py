@@ -11,13 +11,16 @@ from dataclasses import dataclass
 from rayward.configs.schema import Config
 from rayward.configs.sections.algorithms import WITH_CRITIC
 from rayward.configs.sections.machines import Role
+from rayward.configs.sections.suites import RUN_JUDGES
 from rayward.configs.stages import (
     JUDGES,
     JUDGES_WITHOUT_ACTORS,
     RL_PARTS,
     all_parts,
     has,
+    models,
     own_reward,
+    suite_parts,
     takes_samples,
     trains_judge,
 )
@@ -221,8 +224,13 @@ INPUTS: dict[str, tuple[str, ...]] = {
 def inputs(config: Config, part: str) -> tuple[str, ...]:
     """Those of INPUTS that a config makes and a part needs.
 
-    RL can do without a reward model of the run, DPO without its samples.
+    RL can do without a reward model of the run, DPO without its samples. A suite of evaluate takes
+    models, and perhaps a reward model as judge.
     """
+    if part in suite_parts(config):
+        suite = next(suite for suite in config.evaluate.suites if suite.part == part)
+        scored = ("reward",) if suite.judge in RUN_JUDGES else ()
+        return (*scored, *models(config).values())
     unused: set[str] = set()
     from_reward = part.removeprefix("rl/") in WITH_CRITIC and critic_start(config) == "reward"
     if (part in RL_PARTS or part == "sample") and not (own_reward(config) or from_reward):

@@ -28,6 +28,7 @@ from rayward.configs.sections.machines import Cluster, Resources
 from rayward.configs.sections.model import Model
 from rayward.configs.sections.rl import Rl
 from rayward.configs.sections.scoring import Scoring
+from rayward.configs.sections.suites import EvaluationSuite
 from rayward.configs.sections.training import Dpo, Reward, Sft, Supervised
 
 
@@ -97,6 +98,14 @@ class Evaluate(StageSection):
     """Further models that answer too: a name and the folder of each; they have the run's
     tokenizer.
     """
+    labelled: str | None = None
+    """File of labelled pairs or rankings (as `rayward judge agreement` takes) to hold the judge
+    against; null takes the held-out rankings of prepare.
+    """
+    labelled_pairs: Annotated[int, Field(ge=0)] = 200
+    """Labelled pairs, drawn by the seed, that the judge is measured on before it judges; 0 leaves
+    that out.
+    """
     against: str | None = None
     """Model that the others are compared with, by name; null is sft, or start (model.path) where no
     sft is made.
@@ -107,6 +116,16 @@ class Evaluate(StageSection):
     """Sampling temperature of the answers."""
     bootstrap_samples: Annotated[int, Field(ge=100)] = 10000
     """Resamples behind the 95 % intervals."""
+    suites: tuple[EvaluationSuite, ...] = ()
+    """Suites that the models answer too, each a part of its own."""
+
+    @field_validator("suites")
+    @classmethod
+    def _each_once(cls, suites: tuple[EvaluationSuite, ...]) -> tuple[EvaluationSuite, ...]:
+        names = [suite.name for suite in suites]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two suites have the name {twice[0]!r}")
+        return suites
 
 
 class Publish(StageSection):

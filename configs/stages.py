@@ -35,6 +35,13 @@ def parts(config: Config, stage: str) -> tuple[str, ...]:
     return tuple(f"rl/{name}" for name in config.rl.algorithms) if stage == "rl" else (stage,)
 
 
+def suite_parts(config: Config) -> tuple[str, ...]:
+    """The parts `evaluate/NAME` of the suites that a config has."""
+    if not has(config, "evaluate"):
+        return ()
+    return tuple(suite.part for suite in config.evaluate.suites)
+
+
 def all_parts(config: Config) -> set[str]:
     """The parts of all stages that a config has."""
     return {part for stage in STAGES for part in parts(config, stage)}

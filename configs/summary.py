@@ -6,6 +6,7 @@ from rayward.configs.plan import critic_start, given_second, rl_arithmetic, seco
 from rayward.configs.schema import Config
 from rayward.configs.sections.algorithms import WITH_CRITIC
 from rayward.configs.sections.data import LISTS
+from rayward.configs.sections.suites import EvaluationSuite
 from rayward.configs.stages import START, compared, first_model, has, models
 
 
@@ -56,6 +57,13 @@ def stage_summary(config: Config, stage: str) -> str:
         ),
         "publish": f"Ray Serve, model: {_published(config)}, port {config.publish.port}",
     }[stage]
+
+
+def suite_summary(suite: EvaluationSuite) -> str:
+    """One line on what a suite of evaluate does."""
+    count = f"first {suite.limit} questions" if suite.limit else "all questions"
+    against = f" against {suite.baseline}" if suite.baseline else ""
+    return f"{suite.suite}, {count}: {suite.kind}{against}, judge: {suite.judge}"
 
 
 def reward_text(config: Config) -> str:

@@ -14,8 +14,8 @@ from rayward.configs.load import dump
 from rayward.configs.plan import INPUTS, followers, roles
 from rayward.configs.schema import Config
 from rayward.configs.sections.machines import Role
-from rayward.configs.stages import STAGES, parts
-from rayward.configs.summary import arithmetic_lines, stage_summary
+from rayward.configs.stages import STAGES, parts, suite_parts
+from rayward.configs.summary import arithmetic_lines, stage_summary, suite_summary
 from rayward.configs.threads import with_threads
 from rayward.pipelines.parts import PARTS_OF, to_make
 from rayward.pipelines.preflight import check_models, check_tokens, preflight
@@ -26,7 +26,7 @@ from rayward.pipelines.run.machine import on_machine, planned
 from rayward.pipelines.run.memory import PeakMemory
 from rayward.pipelines.run.models_named import fetch, pinned
 from rayward.pipelines.run.retries import Retries
-from rayward.pipelines.run.stage import BEFORE
+from rayward.pipelines.run.stage import BEFORE, empty, inner_parts
 
 
 def align(
@@ -134,7 +134,7 @@ def stage_of(name: str) -> Callable[..., dict[str, Any] | None]:
         case "rl":
             from rayward.pipelines.rl.loop import train_online as stage
         case "evaluate":
-            from rayward.pipelines.stages.evaluate import evaluate as stage
+            from rayward.pipelines.stages.suites import evaluate_all as stage
         case "publish":
             from rayward.pipelines.stages.publish import publish as stage
         case _:
@@ -147,21 +147,36 @@ def forget(run: Run, redo: Sequence[str]) -> None:
 
     A whole one is moved aside (BEFORE), and stays there until the new one is whole.
     """
-    gone = [name for name in INPUTS if any(name in followers(part) for part in redo)]
+    # Suites of evaluate stay when it is made again, and go where they are named.
+    gone = [part for part in redo if part.startswith("evaluate/")]
+    gone += [name for name in INPUTS if any(name in followers(part) for part in redo)]
     # What follows goes first: killed in between, nothing is left that was made from what is gone.
     for name in reversed(gone):
         folder, aside = run.folder / name, run.folder / BEFORE / name
         if run.done(name):
             print(f"{folder} is made again; until that is whole, it is kept in {aside}")
             shutil.rmtree(aside, ignore_errors=True)
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            folder.rename(aside)
+            _move_aside(folder, aside)
         elif folder.exists():
             print(f"removing {folder}, which is not whole, to make it again")
-            shutil.rmtree(folder)
+            empty(folder)
     # The folder of the algorithms is no part itself; empty it would look like one.
     if (run.folder / "rl").is_dir() and not any((run.folder / "rl").iterdir()):
         (run.folder / "rl").rmdir()
+
+
+def _move_aside(folder: Path, aside: Path) -> None:
+    """Move a part's folder, but for parts of their own inside of it."""
+    kept = inner_parts(folder)
+    if not kept:
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        folder.rename(aside)
+        return
+    aside.mkdir(parents=True, exist_ok=True)
+    others = [path for path in folder.iterdir() if path not in kept]
+    # The manifest first: without it the stage is not done, wherever the rest is.
+    for path in sorted(others, key=lambda path: path.name != "manifest.json"):
+        path.rename(aside / path.name)
 
 
 def summarize(run: Run, peak_bytes: int) -> None:
@@ -177,6 +192,10 @@ def summarize(run: Run, peak_bytes: int) -> None:
         metrics = {part.split("/")[-1]: manifest["metrics"] for part, manifest in manifests.items()}
         summary[stage] = metrics if stage in PARTS_OF else metrics[stage]
         seconds[stage] = round(sum(manifest["seconds"] for manifest in manifests.values()), 3)
+    suites = {part: run.manifest(part) for part in suite_parts(run.config) if run.done(part)}
+    for part, manifest in suites.items():
+        summary.setdefault("suites", {})[part.split("/")[1]] = manifest["metrics"]
+        seconds[part] = manifest["seconds"]
     # From the manifests, so it also holds stages of earlier commands; their peak is only here.
     before = read_json(path).get("peak_memory_bytes", 0) if path.is_file() else 0
     summary["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
@@ -200,6 +219,9 @@ def plan_text(config: Config, folder: Path, stages: Sequence[str], redo: Sequenc
         states = dict.fromkeys(_state(run, part, made) for part in parts(config, stage))
         words = ", ".join(states) or "-"
         lines.append(f"  {stage:<9} {words:<6} {stage_summary(config, stage)}")
+        for suite in config.evaluate.suites if stage == "evaluate" and states else ():
+            words = _state(run, suite.part, made)
+            lines.append(f"  {suite.part:<9} {words:<6} {suite_summary(suite)}")
     lines += ["", "actors (of a stage, all at once)"]
     threads = planned(run)
     for stage in [stage for stage in stages if parts(config, stage)]:

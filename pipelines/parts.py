@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from rayward.configs.decisive import decisive
 from rayward.configs.load import ConfigError
 from rayward.configs.plan import INPUTS, followers, inputs
-from rayward.configs.stages import RL_PARTS, STAGES, all_parts, parts
+from rayward.configs.stages import RL_PARTS, STAGES, all_parts, parts, suite_parts
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import NOT_READ, Run
 
@@ -26,9 +26,15 @@ def parse_stages(text: str | None) -> tuple[str, ...]:
 
 
 def parse_redo(text: str | None) -> tuple[str, ...]:
-    """Parts to make again: stages, or `rl/ppo` and such; `rl` is all. ConfigError if unknown."""
-    names = _names(text or "", (*STAGES, *PARTS_OF["rl"]))
-    return tuple(part for name in names for part in PARTS_OF.get(name, (name,)))
+    """Parts to make again: stages, or `rl/ppo` and such; `rl` is all. ConfigError if unknown.
+
+    Which suites `evaluate/NAME` there are, `check_stages` knows.
+    """
+    said = [name.strip() for name in (text or "").split(",")]
+    suites = tuple(dict.fromkeys(name for name in said if name.startswith("evaluate/")))
+    others = ",".join(name for name in said if name not in suites)
+    names = _names(others, (*STAGES, *PARTS_OF["rl"]))
+    return (*(part for name in names for part in PARTS_OF.get(name, (name,))), *suites)
 
 
 def _names(text: str, known: Sequence[str]) -> tuple[str, ...]:
@@ -44,6 +50,11 @@ def to_make(run: Run, stages: Sequence[str], redo: Sequence[str] = ()) -> set[st
     wanted = [part for stage in stages for part in parts(run.config, stage)]
     gone = {name for part in redo for name in followers(part)}
     made = {part for part in wanted if part in gone or not run.done(part)}
+    for part in suite_parts(run.config) if "evaluate" in wanted else ():
+        # One of other settings is none of them: `check_suites` tells it.
+        followed = run.state(part) == "done" and other_inputs(run, part, made)
+        if part in redo or not run.done(part) or followed:
+            made.add(part)
     # In the order of the road: publish looks at what evaluate has become.
     for part in AGAIN:
         if part in wanted and part not in made and other_inputs(run, part, made):
@@ -61,6 +72,12 @@ def check_stages(run: Run, stages: Sequence[str], redo: Sequence[str]) -> None:
             f"this config leaves out {null[0]} ({null[0]}: null); give it a section, at least {{}}"
         )
     wanted = [part for stage in stages for part in parts(run.config, stage)]
+    known = suite_parts(run.config) if "evaluate" in wanted else ()
+    if unknown := [part for part in redo if part.startswith("evaluate/") and part not in known]:
+        raise ConfigError(
+            f"--redo {unknown[0]}: no suite that this command makes; there are "
+            f"{', '.join(known) or 'none'}"
+        )
     gone = {name for part in redo for name in followers(part) if (run.folder / name).exists()}
     if left := [name for name in INPUTS if name in gone and name not in wanted]:
         raise ConfigError(
@@ -97,7 +114,7 @@ def other_inputs(run: Run, part: str, made: set[str]) -> str:
     # Name to fingerprint, as they were when the part was made.
     before: dict[str, str] = run.manifest(part)["settings"].get("inputs", {})
     current = inputs(run.config, part)
-    if part == "evaluate":  # the models that are there
+    if part.startswith("evaluate"):  # the models that are there
         current = tuple(
             name for name in current if name in before or run.done(name) or name in made
         )

@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from rayward.configs.decisive import decisive
 from rayward.configs.load import ConfigError
 from rayward.configs.named import CRITICS, NamedModel, named_models
 from rayward.configs.needs import lists_read
@@ -18,7 +19,7 @@ from rayward.configs.plan import critic_start, followers
 from rayward.configs.schema import Config
 from rayward.configs.sections.algorithms import WITH_CRITIC
 from rayward.configs.sections.data import LISTS, OWN_EVALUATION
-from rayward.configs.stages import parts
+from rayward.configs.stages import parts, suite_parts
 from rayward.data.model_files.folder import faults
 from rayward.data.model_files.hub_models import FORM, is_hub_name, local
 from rayward.pipelines.parts import check_made, check_stages, to_make
@@ -51,6 +52,8 @@ def preflight(
     if replay:
         check_replay(run, replay, redo)
     check_files(run, made)
+    check_labelled(run.config, made)
+    check_suites(run, stages, made)
     if any(parts(run.config, stage) for stage in stages if stage in ("sample", "rl", "evaluate")):
         check_functions(run.config)
     return made
@@ -87,6 +90,26 @@ def check_files(run: Run, made: set[str]) -> None:
             missing.append(f"data.decontaminate.against: {path}: no such file or folder")
     if missing:
         raise StageError("\n".join([*missing, f"data.root is {Path(data.root).resolve()}"]))
+
+
+def check_labelled(config: Config, made: set[str]) -> None:
+    """StageError where evaluate is still to read labelled pairs from a file that is not there."""
+    path = config.evaluate.labelled
+    reads = any(part.startswith("evaluate") for part in made)
+    if reads and path and not path.startswith("hf:") and not Path(path).exists():
+        raise StageError(f"evaluate.labelled: {path}: no such file or folder")
+
+
+def check_suites(run: Run, stages: Sequence[str], made: set[str]) -> None:
+    """StageError where a suite that is kept is of other settings, or one to make cannot begin."""
+    # Reads the options of commands, which a run without suites does without.
+    from rayward.pipelines.judging.suite_commands import check
+
+    for suite in run.config.evaluate.suites if "evaluate" in stages else ():
+        if suite.part in made:
+            check(run, suite)
+        elif suite.part in suite_parts(run.config) and run.state(suite.part) != "done":
+            raise run.conflict(suite.part, decisive(run.config, suite.part))
 
 
 def check_functions(config: Config) -> None:

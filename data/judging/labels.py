@@ -39,7 +39,8 @@ class LabelledPair:
     """Two answers to a prompt, and what each labeller says: 0 the first, 1 the second, 0.5 neither.
 
     `group`: the same for pairs of one prompt, which depend on each other. `labels` by labeller.
-    `ranks`: those of both answers, where they are of a ranking.
+    `ranks`: those of both answers, where they are of a ranking. `turns`: the conversation before
+    them, where `prompt` is not all of it; `source`: of the ranking.
     """
 
     id: str
@@ -49,6 +50,12 @@ class LabelledPair:
     second: str
     labels: Mapping[str, float]
     ranks: tuple[float, float] | None = None
+    turns: tuple[Turn, ...] = ()
+    source: str = ""
+
+    def asked(self) -> tuple[Turn, ...]:
+        """The turns before the answers."""
+        return self.turns or (Turn("user", self.prompt),)
 
     def label(self) -> float | None:
         """What more than half of the labellers say; None where no answer has so many."""
@@ -159,14 +166,15 @@ def _of_records(path: str, seed: int) -> Iterator[LabelledPair | BadRow]:
             if isinstance(record, Ranking):
                 # Counted from 0, as the rows of rankings that are made again count them.
                 name = f"{_stem(outcome.file)}-{outcome.line - 1}"
-                yield from _of_ranking(record, name, seed)
+                yield from pairs_of_ranking(record, name, seed)
                 continue
             kind = type(record).__name__.lower()
             error = RowError("record", f"a {kind}", "a ranking or a pair", "no answers to compare")
             yield BadRow(outcome.file, outcome.line, error)
 
 
-def _of_ranking(ranking: Ranking, name: str, seed: int) -> Iterator[LabelledPair]:
+def pairs_of_ranking(ranking: Ranking, name: str, seed: int) -> Iterator[LabelledPair]:
+    """All pairs of different rank; the seed says which answer of each is the first."""
     ranks = ranking.ranks or tuple(range(len(ranking.answers)))
     prompt = _prompt(ranking.turns)
     for better, worse in combinations(range(len(ranks)), 2):
@@ -184,6 +192,8 @@ def _of_ranking(ranking: Ranking, name: str, seed: int) -> Iterator[LabelledPair
             ranking.answers[other],
             {"rank": float(turned)},
             (ranks[one], ranks[other]),
+            ranking.turns,
+            ranking.source,
         )
 
 

@@ -82,9 +82,7 @@ def _run(options: argparse.Namespace) -> int:
         "pairs": len(pairs),
         "humans": of_humans(pairs, options.seed),
     }
-    kept = [pair for pair in pairs if pair.label() is not None]
-    for _ in range(len(pairs) - len(kept)):
-        left_out.add("labels", NO_LABEL, "as many for another", "a majority")
+    kept = labelled_only(pairs, left_out)
     kept = drawn(kept, options.pairs, options.seed)
     again = read_rankings(options.rankings, left_out)
     report |= {
@@ -98,6 +96,11 @@ def _run(options: argparse.Namespace) -> int:
     tell_left_out(left_out)
     if options.write:
         write_pairs(options.write, kept)
+        print(
+            f"{options.write}: {len(kept)} pairs. rayward judge pairwise "
+            f"{options.write}/second.jsonl {options.write}/first.jsonl --questions "
+            f"{options.write}/question.jsonl asks a judge about them"
+        )
     write_result(options.json, report)
     return 0
 
@@ -131,6 +134,14 @@ def read_pairs(files: Sequence[str], seed: int, left_out: LeftOut) -> list[Label
     if not found:
         raise no_row(files, "labelled pair", left_out)
     return list(found.values())
+
+
+def labelled_only(pairs: list[LabelledPair], left_out: LeftOut) -> list[LabelledPair]:
+    """The pairs on which most labellers agree; the others are in `left_out`."""
+    kept = [pair for pair in pairs if pair.label() is not None]
+    for _ in range(len(pairs) - len(kept)):
+        left_out.add("labels", NO_LABEL, "as many for another", "a majority")
+    return kept
 
 
 def read_rankings(files: Sequence[str], left_out: LeftOut) -> list[Rejudged]:

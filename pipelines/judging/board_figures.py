@@ -142,6 +142,9 @@ def _add_run(board: Board, folder: Path) -> None:
     evaluation = summary.get("evaluate")
     if not isinstance(evaluation, dict):
         return
+    trust = evaluation.get("judge_agreement") or {}
+    labels = f"{name}: {trust.get('labels')}"
+    board.judges += [{**row, "labels": labels} for row in trust.get("judges") or ()]
     against = evaluation.get("against", "sft")
     suite = f"win rate in % against {against}, judged by {evaluation.get('judge')}"
     for model, rate in (evaluation.get("win_rate") or {}).items():

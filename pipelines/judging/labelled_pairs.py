@@ -15,7 +15,7 @@ FIRST, SECOND = "first", "second"  # the names of the two "models" in files that
 
 
 def write_pairs(folder: Path, pairs: Sequence[LabelledPair]) -> None:
-    """question.jsonl, first.jsonl and second.jsonl in FastChat's shapes, and how to go on."""
+    """question.jsonl, first.jsonl and second.jsonl in FastChat's shapes."""
     from rayward.data.formats.files.outputs import open_output
 
     rows: dict[str, Iterator[dict[str, Any]]] = {
@@ -29,10 +29,6 @@ def write_pairs(folder: Path, pairs: Sequence[LabelledPair]) -> None:
         with open_output(folder / f"{name}.jsonl") as file:
             for row in of_file:
                 file.write(row)
-    print(
-        f"{folder}: {len(pairs)} pairs. rayward judge pairwise {folder}/second.jsonl "
-        f"{folder}/first.jsonl --questions {folder}/question.jsonl asks a judge about them"
-    )
 
 
 def _answer(identity: str, model: str, text: str) -> dict[str, Any]:

@@ -29,11 +29,11 @@ def measure(
     from rayward.pipelines.judging.labelled_pairs import read_verdicts
 
     longer = {index: _longer(pair) for index, pair in enumerate(pairs)}
-    rows = [_figures(LONGER, pairs, longer, {}, seed)]
+    rows = [figures_of(LONGER, pairs, longer, {}, seed)]
     for judge, verdicts in read_verdicts(files, pairs, left_out).items():
         sides = {index: verdict_on(of, pairs[index]) for index, of in verdicts.items()}
         said = {index: side for index, side in sides.items() if side is not None}
-        rows.append(_figures(judge, pairs, said, verdicts, seed))
+        rows.append(figures_of(judge, pairs, said, verdicts, seed))
     if again:
         rows.append(_of_majority(pairs, again, seed))
     return rows
@@ -56,8 +56,32 @@ def _of_majority(
             said[index] = _side(second - len(sides) / 2)
             for one, other in combinations(sides, 2):
                 equal, count = equal + (one == other), count + 1
-    row = _figures(AGAIN, pairs, said, {}, seed)
+    row = figures_of(AGAIN, pairs, said, {}, seed)
     return row | {"self_consistency": {"mean": equal / count if count else None, "n": count}}
+
+
+def by_scores(
+    judge: str,
+    pairs: Sequence[LabelledPair],
+    scores: Sequence[tuple[float, float]],
+    seed: int,
+) -> list[dict[str, Any]]:
+    """The figures of the longer answer, and of a judge that gives each answer a number.
+
+    `scores`: of the first and the second answer of each pair; NaN for none, which is no verdict.
+    """
+    gaps = {index: second - first for index, (first, second) in enumerate(scores)}
+    said = {index: _side(gap) for index, gap in gaps.items() if gap == gap}  # NaN equals nothing
+    longer = {index: _longer(pair) for index, pair in enumerate(pairs)}
+    return [figures_of(LONGER, pairs, longer, {}, seed), figures_of(judge, pairs, said, {}, seed)]
+
+
+def is_no_better_than_length(row: Mapping[str, Any]) -> bool:
+    """Whether the interval of a judge's accuracy less that of taking the longer answer does not lie
+    above 0.
+    """
+    low = row["beyond_length"]["low"]
+    return low is None or low <= 0
 
 
 def _side(difference: float) -> float:
@@ -69,13 +93,16 @@ def _longer(pair: LabelledPair) -> float:
     return _side(len(pair.second) - len(pair.first))
 
 
-def _figures(
+def figures_of(
     judge: str,
     pairs: Sequence[LabelledPair],
     said: Mapping[int, float],
     verdicts: Mapping[int, Verdict],
     seed: int,
 ) -> dict[str, Any]:
+    """What a judge that `said` a side of each pair (0, 1, 0.5 for a tie) has in common with the
+    labels; its `verdicts`, where it has some, tell of order and samples.
+    """
     from rayward.algorithms.judging.agreement import accuracy, better_than, longer_preferred, same
 
     of_both = [pairs[index] for index in said]

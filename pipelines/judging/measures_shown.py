@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rayward.pipelines.judging.measures import is_no_better_than_length
+
 Rows = Sequence[Mapping[str, Any]]
 COMMON = ("same", "kappa", "accuracy")
 
@@ -22,7 +24,7 @@ def tell(report: Mapping[str, Any]) -> None:
 
 def _tell_humans(rows: Rows) -> None:
     lines = [
-        (" and ".join(row["labellers"]), *(_shown(row[name]) for name in COMMON), row["n"])
+        (" and ".join(row["labellers"]), *(shown(row[name]) for name in COMMON), row["n"])
         for row in rows
     ]
     _table("labellers among themselves [95 %]", lines, ("", *COMMON, "n"))
@@ -30,17 +32,17 @@ def _tell_humans(rows: Rows) -> None:
 
 def _tell_judges(rows: Rows) -> None:
     lines = [
-        (row["judge"], *(_shown(row[name]) for name in COMMON), row["n"], row["missing"])
+        (row["judge"], *(shown(row[name]) for name in COMMON), row["n"], row["missing"])
         for row in rows
     ]
     _table("judges against the labels [95 %]", lines, ("judge", *COMMON, "n", "none"))
     longer, *others = rows
-    print(f"the labels prefer the longer answer in {_shown(longer['labels_prefer_longer'])}")
+    print(f"the labels prefer the longer answer in {shown(longer['labels_prefer_longer'])}")
     lines = [
         (
             row["judge"],
-            _shown(row["prefers_longer"]),
-            _shown(row["beyond_length"]),
+            shown(row["prefers_longer"]),
+            shown(row["beyond_length"]),
             _share(row["conflicts"]),
             _share(row["self_consistency"]),
         )
@@ -49,14 +51,13 @@ def _tell_judges(rows: Rows) -> None:
     columns = ("judge", "prefers longer", "beyond length", "order conflicts", "with itself")
     _table("length, order, itself", lines, columns)
     for row in others:
-        low = row["beyond_length"]["low"]
-        if low is None or low <= 0:
+        if is_no_better_than_length(row):
             print(f"{row['judge']} is no better than taking the longer answer, by these pairs")
 
 
 def _tell_rankings(rows: Rows) -> None:
     lines = [
-        (row["judge"], _shown(row["pairs_in_order"]), _shown(row["spearman"]), row["rankings"])
+        (row["judge"], shown(row["pairs_in_order"]), shown(row["spearman"]), row["rankings"])
         for row in rows
     ]
     _table("rankings made again", lines, ("judge", "pairs in order", "Spearman", "rankings"))
@@ -69,7 +70,8 @@ def _table(title: str, lines: list[tuple[Any, ...]], columns: tuple[str, ...]) -
         table(title, lines, columns)
 
 
-def _shown(of: Mapping[str, Any]) -> str:
+def shown(of: Mapping[str, Any]) -> str:
+    """A mean with its interval."""
     if of["mean"] is None:
         return "-"
     if of["low"] is None:

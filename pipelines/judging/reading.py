@@ -26,6 +26,7 @@ def add_questions(parser: argparse.ArgumentParser) -> None:
         help="right answers by question_id, as FastChat's reference_answer; in place of those that "
         "the questions have",
     )
+    parser.add_argument("--first", type=int, metavar="N", help="only the first N questions")
 
 
 def questions_of(options: argparse.Namespace, answers: str, left_out: LeftOut) -> list[Question]:
@@ -44,7 +45,9 @@ def questions_of(options: argparse.Namespace, answers: str, left_out: LeftOut) -
         by_id = {id: answer.turns for id, answer in references.by_id.items()}
         questions = with_references(questions, by_id)
     set_aside(bad, left_out)
-    return questions
+    if options.first is not None and options.first < 1:
+        raise ValueError(f"--first is {options.first}, expected at least 1")
+    return questions[: options.first]
 
 
 def answers_of(path: str, left_out: LeftOut) -> Answers:

@@ -39,7 +39,12 @@ MAX_PRINTED = 5  # rows that were left out, on the terminal
 
 def add(commands: argparse._SubParsersAction) -> None:
     """Declare the command."""
-    parser = commands.add_parser("reward-eval", help="measure a reward model on rankings and pairs")
+    parser = commands.add_parser(
+        "reward-eval",
+        help="measure a reward model on rankings and pairs",
+        description="Files of RewardBench, RewardBench 2 and RM-Bench are known by their columns, "
+        "and get the figures of these benchmarks beside.",
+    )
     parser.add_argument("model", metavar="MODEL", help="folder or hub name of the reward model")
     parser.add_argument(
         "data", nargs="+", metavar="DATA", help="files, folders or hf:NAME of rankings and pairs"
@@ -73,7 +78,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.data.model_files.hub_models import fetched
-    from rayward.pipelines.report.reward_page import write_page
+    from rayward.pipelines.report.reward_page import bench_table, write_page
     from rayward.pipelines.run.files import write_json
     from rayward.pipelines.run.metrics import table
 
@@ -96,9 +101,14 @@ def _run(options: argparse.Namespace) -> int:
     )
     rows = [(name, *_row(measures)) for name, measures in report["sources"].items()]
     table(report["model"], rows, columns)
-    for name in ("sections", "left_out"):
-        if report[name]:
-            table(name.replace("_", " "), report[name])
+    if report["sections"]:
+        table("RewardBench", report["sections"])
+    for name, figures in report["benches"].items():
+        table(*bench_table(name, figures))
+        if figures["missing"]:
+            print(f"{name}: no row of {', '.join(figures['missing'])}")
+    if report["left_out"]:
+        table("left out", report["left_out"])
     for row in report["left_out_rows"][:MAX_PRINTED]:
         print("{where}: {reason}: found {found}, expected {expected}".format(**row))
     if (more := len(report["left_out_rows"]) - MAX_PRINTED) > 0:
@@ -134,6 +144,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from rayward.pipelines.rows.ranked import ranked_rows
     from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
     from rayward.pipelines.run.stage import versions
+    from rayward.pipelines.scoring.benches import by_bench
     from rayward.pipelines.scoring.reward_measures import by_source
 
     left_out = LeftOut()
@@ -171,6 +182,10 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         second_ids = second_rows.ids.take(range(len(second_rows.ids)))
         second = score(options, options.second, second_ids)
     sources = by_source(scores, kept, rows, options.seed, second)
+    each = iter(scores.tolist())
+    scores_of = {
+        ranking.id: {answer.strip(): next(each) for answer in ranking.answers} for ranking in kept
+    }
     return {
         "model": str(options.model),
         "second": options.second,
@@ -178,6 +193,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         "template": options.template,
         "sources": sources,
         "sections": _sections(sources),
+        "benches": by_bench(options.data, scores_of, left_out, options.seed),
         "left_out": dict(left_out),
         "left_out_rows": left_out.rows,
         "versions": versions(),

@@ -4,11 +4,13 @@ needs no network.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rayward.configs.load import dump
+from rayward.pipelines.report.judge_words import in_words
 from rayward.pipelines.report.monitor import monitor_html
 from rayward.pipelines.report.page import Panel, draw, render
 from rayward.pipelines.report.rl import algorithms, rl_html
@@ -49,7 +51,7 @@ def write_report(run: Run) -> Path:
     stages = {
         name: metrics
         for name, metrics in summary.items()
-        if isinstance(metrics, dict) and name not in ("seconds", "evaluate")
+        if isinstance(metrics, dict) and name not in ("seconds", "evaluate", "suites")
     }
     pictures = {name: training_png(run, name) for name in summary}
     page = render(
@@ -59,6 +61,7 @@ def write_report(run: Run) -> Path:
         summary=summary,
         evaluation=evaluation,
         **(_evaluated(run, evaluation) if evaluation else {}),
+        suites=[suite_table(name, of) for name, of in summary.get("suites", {}).items()],
         learned=rl_html(run, learned),
         watched=monitor_html(run, learned),
         stages=stages,
@@ -69,6 +72,29 @@ def write_report(run: Run) -> Path:
     path = run.folder / "report.html"
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def suite_table(name: str, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """A suite's figures by model, as the page shows them, and what its judge is worth."""
+    if metrics["kind"] == "single":
+        columns = ("first", "second", "average")
+        rows = {
+            model: ["-" if of[column] is None else f"{of[column]:.2f}" for column in columns]
+            for model, of in metrics["models"].items()
+        }
+        return {"name": name, "of": metrics, "columns": columns, "rows": rows, "trust": ""}
+    shown = "{win_rate:.1f} [{low:.1f}, {high:.1f}]"
+    rows = {
+        model: [
+            "-" if of["win_rate"] is None else shown.format(**of),
+            str(of["comparisons"]),
+            "-" if of["conflict_rate"] is None else f"{of['conflict_rate']:.1f}",
+        ]
+        for model, of in metrics["models"].items()
+    }
+    columns = (f"win rate against {metrics['baseline']}, %", "comparisons", "order conflicts, %")
+    trust = in_words(metrics["judge_agreement"])
+    return {"name": name, "of": metrics, "columns": columns, "rows": rows, "trust": trust}
 
 
 def _evaluated(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
@@ -82,6 +108,7 @@ def _evaluated(run: Run, evaluation: dict[str, Any]) -> dict[str, Any]:
     return {
         "best": max(rates, key=lambda name: rates[name]["mean"], default=""),
         "against": "SFT" if against == "sft" else against,
+        "trust": in_words(evaluation.get("judge_agreement")),
         "curves": curves,
         "answers": {
             name: list(islice(read_jsonl(folder / f"answers_{name}.jsonl"), EXAMPLES))

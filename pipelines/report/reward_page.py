@@ -1,5 +1,5 @@
-"""The page of `rayward reward-eval`: its figures by source, reliability, accuracy by margin and by
-rank; no network.
+"""The page of `rayward reward-eval`: its figures by source, those of benchmarks, reliability,
+accuracy by margin and by rank; no network.
 """
 
 from __future__ import annotations
@@ -16,9 +16,36 @@ def write_page(path: Path, figures: dict[str, Any]) -> Path:
     """Write the page of what `rayward reward-eval` measured; its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     title = Path(figures["model"]).name
-    page = render("reward_page.html", title=title, plots=_plots, **figures)
+    tables = [bench_table(name, of) for name, of in figures["benches"].items()]
+    page = render("reward_page.html", title=title, plots=_plots, bench_tables=tables, **figures)
     path.write_text(page, encoding="utf-8")
     return path
+
+
+def bench_table(
+    name: str, figures: dict[str, Any]
+) -> tuple[str, list[tuple[Any, ...]], tuple[str, ...]]:
+    """The title, rows and columns of the figures of RewardBench 2 or RM-Bench."""
+
+    def shown(of: dict[str, float]) -> str:
+        return f"{of['mean']:.3f} [{of['low']:.3f}, {of['high']:.3f}]"
+
+    if "domains" in figures:
+        columns = ("hard", "normal", "easy", "mean")
+        by_domain = {**figures["domains"], "all domains alike": figures["all"]}
+        rows: list[tuple[Any, ...]] = [
+            (domain, *(shown(of[column]) for column in columns), of["mean"]["n"])
+            for domain, of in by_domain.items()
+        ]
+        return f"{name}, accuracy [95 %]", rows, ("domain", *columns, "rows")
+    mean = f"mean of {len(figures['subsets'])} subsets"
+    by_subset = {
+        **figures["subsets"],
+        **{f"Ties: {part}": of for part, of in figures["ties"].items()},
+        mean: figures["mean"],
+    }
+    rows = [(subset, shown(of), of["n"]) for subset, of in by_subset.items()]
+    return f"{name}, score [95 %]", rows, ("subset", "score", "prompts")
 
 
 def _plots(measures: dict[str, Any]) -> Markup:

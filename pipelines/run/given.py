@@ -11,14 +11,17 @@ import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rayward.configs.named import named_models
 from rayward.configs.plan import asks_reward
 from rayward.configs.schema import Config
+from rayward.configs.stages import START, compared
 from rayward.data import rules
+from rayward.data.formats.files.containers import data_files
+from rayward.data.judging.suites import SUITES, question_file
 from rayward.data.model_files.hub_models import local
 
 OURS = Path(rules.__file__).parent
@@ -29,6 +32,8 @@ EDGE = 1 << 20
 
 def digests(config: Config, part: str) -> dict[str, str]:
     """A digest of each thing that is given to a part, by its name; none of what is not there."""
+    if part.startswith("evaluate/"):
+        return _of_suite(config, part)
     stage = part.split("/")[0]
     contents = {
         f"{named.setting} {named.model}": model_digest(Path(local(named.model)))
@@ -37,12 +42,43 @@ def digests(config: Config, part: str) -> dict[str, str]:
     }
     if stage in ("sample", "rl") or (stage == "evaluate" and asks_reward(config)):
         contents |= dict(_sources(config))
+    if stage == "evaluate":
+        contents |= _of_files({"evaluate.labelled": config.evaluate.labelled})
     # Such an evaluation reports rewards beside its judge's scores, but the sources are among its
     # settings with the judge "scoring" only.
     if stage == "evaluate" and asks_reward(config) and config.evaluate.judge != "scoring":
         settings = [source.model_dump(mode="json") for source in config.scoring.sources]
         contents["scoring.sources"] = _short(json.dumps(settings, sort_keys=True).encode())
     return contents
+
+
+def _of_suite(config: Config, part: str) -> dict[str, str]:
+    """The digests of what a suite of evaluate takes: files, and the models that are given."""
+    suite = next(suite for suite in config.evaluate.suites if suite.part == part)
+    files = {
+        "suite": suite.suite,
+        "baseline": suite.baseline,
+        "evaluate.labelled": config.evaluate.labelled,
+    }
+    if suite.suite in SUITES and suite.data and Path(suite.data).exists():
+        files["suite"] = str(question_file(suite.suite, Path(suite.data)))
+    models = {"judge": suite.judge} | {
+        f"evaluate.models.{name}": path for name, path in config.evaluate.models.items()
+    }
+    if START in compared(config) and config.model.path:
+        models["model.path"] = config.model.path
+    return _of_files(files) | {
+        name: model_digest(Path(local(model))) for name, model in models.items() if _is_here(model)
+    }
+
+
+def _of_files(paths: Mapping[str, str | None]) -> dict[str, str]:
+    """A digest of each file, or folder of data files, that is there."""
+    return {
+        name: _short(b"\0".join(file.read_bytes() for file in data_files(Path(path))))
+        for name, path in paths.items()
+        if path and Path(path).exists()
+    }
 
 
 def _is_here(model: str) -> bool:

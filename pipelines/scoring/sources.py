@@ -60,6 +60,11 @@ class ModelSource:
         # Each model has the renderer that it reads conversations with.
         return [model.begin(rollouts, prompts) for model in self.models]
 
+    def begin_texts(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[PendingScores]:
+        """Ask for the scores of whole answers that are text, one to each prompt."""
+        whole = [True] * len(answers)
+        return [model.begin_texts(prompts, answers, whole) for model in self.models]
+
     def finish(self, calls: list[PendingScores], count: int) -> list[Score]:
         by_model = [model.finish(scores) for model, scores in zip(self.models, calls, strict=True)]
         combine = np.min if self.settings.ensemble == "worst" else np.mean
@@ -90,20 +95,29 @@ class OtherSource:
     def begin(
         self, rollouts: Rollouts, prompts: Sequence[Prompt], renderer: Renderer
     ) -> list[ray.ObjectRef]:
-        texts = []
-        for row, index in enumerate(rollouts.prompt_index):
-            prompt, text = prompts[index], renderer.answer(rollouts.responses[row])
-            texts.append(
-                ResponseText(
-                    prompt.turns,
-                    text,
-                    prompt.reference,
-                    prompt.source,
-                    prompt.id,
-                    bool(rollouts.finished[row]),
-                    prompt.tools,
-                )
+        asked = [prompts[index] for index in rollouts.prompt_index]
+        answers = [renderer.answer(rollouts.responses[row]) for row in range(len(rollouts))]
+        return self._ask(asked, answers, [bool(ended) for ended in rollouts.finished])
+
+    def begin_texts(self, prompts: Sequence[Prompt], answers: Sequence[str]) -> list[ray.ObjectRef]:
+        """Ask for the scores of whole answers that are text, one to each prompt."""
+        return self._ask(prompts, answers, [True] * len(answers))
+
+    def _ask(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], finished: Sequence[bool]
+    ) -> list[ray.ObjectRef]:
+        texts = [
+            ResponseText(
+                prompt.turns,
+                text,
+                prompt.reference,
+                prompt.source,
+                prompt.id,
+                ended,
+                prompt.tools,
             )
+            for prompt, text, ended in zip(prompts, answers, finished, strict=True)
+        ]
         actors, size = self.groups[0].actors, self.settings.batch
         batches = [texts[start : start + size] for start in range(0, len(texts), size)]
         return [

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayward.algorithms.winrate import bootstrap_interval, outcomes
+from rayward.pipelines.report.judge_words import in_words
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.metrics import table
 
@@ -112,6 +113,7 @@ def show(metrics: dict[str, Any], against: str) -> None:
         rows,
         ("model", "win rate [95 %]", "judge", f"KL to {other}", "tokens", "finished"),
     )
+    print(f"judge: {in_words(metrics['judge_agreement'])}")
 
     def interval(values: dict[str, float] | None) -> str:
         if not values:

@@ -1,12 +1,14 @@
 """Stage evaluate: models answer the same held-out prompts, and a judge compares each with one.
 
 The models are those that the run has made, and those that it is given. One set of rollout engines
-serves all of them, by weight transfer. The judge also scores what RL wrote while it trained, which
-draws the judge's view of a run beside the reward's own.
+serves all of them, by weight transfer. First the judge is held against labelled pairs. It also
+scores what RL wrote while it trained, which draws the judge's view of a run beside the reward's
+own.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,16 +20,15 @@ from rayward.configs.plan import asks_reward, roles
 from rayward.configs.schema import Config
 from rayward.configs.stages import (
     ALGORITHMS,
-    START,
     baseline,
     compared,
     has,
     own_reward,
     trains_judge,
 )
-from rayward.configs.stages import models as configured
 from rayward.pipelines.rows.records import prepared, subset
 from rayward.pipelines.rows.renderer import Renderer
+from rayward.pipelines.run.compared import models_there
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import read_jsonl, write_json, write_jsonl
 from rayward.pipelines.run.folder import Run
@@ -43,6 +44,7 @@ from rayward.pipelines.stages.comparison import (
     win_rate,
 )
 from rayward.pipelines.stages.evaluation_actors import EvaluationActors
+from rayward.pipelines.stages.judge_trust import judge_figures, warn
 
 TRANSCRIPTS_PER_ITERATION = 256
 
@@ -50,9 +52,8 @@ TRANSCRIPTS_PER_ITERATION = 256
 def evaluate(run: Run) -> dict[str, Any] | None:
     """Do the stage; None if it was done before."""
     config = run.config
-    made = {name: part for name, part in configured(config).items() if run.done(part)}
-    given = {START, *config.evaluate.models}
-    names = [name for name in compared(config) if name in made or name in given]
+    there = models_there(run)
+    names, made = list(there), {name: part for name, part in there.items() if part}
     against = baseline(config)
     if against not in names or len(names) < 2:
         raise StageError(
@@ -83,6 +84,9 @@ def evaluate(run: Run) -> dict[str, Any] | None:
         panel = EvaluationActors(run, folders[against], against, renderer, placement)
         try:
             with running(*panel.groups):
+                # First of all: what its win rates are worth.
+                trust = stage.part("judge", partial(judge_figures, run, panel.judged_texts))
+                warn(trust)
                 answers = panel.answer(stage, folders, prompts)
                 curves = {
                     name: _curve(run, name, panel.judge) for name in ALGORITHMS if name in made
@@ -97,6 +101,7 @@ def evaluate(run: Run) -> dict[str, Any] | None:
     answers = judged_by_all(answers)
     write_json(stage.folder / "curves.json", curves)
     metrics = _compare(config, answers, names, against)
+    metrics["judge_agreement"] = trust
     if silent := len(prompts) - len(answers[against]):
         metrics["not_judged"] = silent
         print(

@@ -27,7 +27,7 @@ from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.metrics import Metrics
 from rayward.pipelines.run.stage import Stage
-from rayward.pipelines.scoring.judges import judge_of
+from rayward.pipelines.scoring.judges import RewardJudge, judge_of
 from rayward.pipelines.scoring.scorer import Scorer
 from rayward.pipelines.stages.comparison import Answers, largest_mismatch
 
@@ -65,6 +65,14 @@ class EvaluationActors:
     def _engines(self, path: str) -> RolloutGroup:
         config = self.config
         return RolloutGroup(path, config, config.resources.reference, False, self.engine_seats)
+
+    def judged_texts(self, prompts: list[Prompt], answers: list[str]) -> np.ndarray:
+        """[B] the judge's scores of whole answers, one to each prompt; NaN for none."""
+        if isinstance(self.judge, RewardJudge):
+            assert self.reward is not None  # `asks_reward` says so of this judge
+            return self.reward.score_texts(prompts, answers)
+        rows = [{"answer": answer, "finished": True} for answer in answers]
+        return self.judge.of_texts(prompts, rows)
 
     def answer(self, stage: Stage, models: dict[str, str], prompts: list[Prompt]) -> Answers:
         """One answer of every model to every prompt, with its KL and the engine's log-prob gap.

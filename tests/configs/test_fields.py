@@ -68,7 +68,7 @@ def test_every_setting_has_one_sentence(name: str, sentence: str) -> None:
 def test_the_default_shown_is_the_one_that_holds() -> None:
     """`rayward settings` must tell what a config without the setting gets."""
     lists = ("conversations", "preferences", "prompts", "evaluation_prompts")
-    sources = (*(f"data.{name}." for name in lists), "scoring.sources.")
+    sources = (*(f"data.{name}." for name in lists), "scoring.sources.", "evaluate.suites.")
     bare = Config.model_validate(
         {
             "model": {"scratch": {}},

@@ -21,7 +21,7 @@ from rayward.configs.schema import Config
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 SOURCES = ("conversations", "preferences", "prompts", "evaluation_prompts")
-LISTED = {*(("data", name) for name in SOURCES), ("scoring", "sources")}
+LISTED = {*(("data", name) for name in SOURCES), ("scoring", "sources"), ("evaluate", "suites")}
 # The smallest config with files instead of the toy world.
 OWN_DATA = "model: {path: base}\ndata:\n" + "".join(
     f"  {name}: [{{path: {name}.jsonl}}]\n" for name in SOURCES

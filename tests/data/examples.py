@@ -92,6 +92,13 @@ ROWS = {
         "rejected": "b",
         "subset": "donotanswer",
     },
+    "rm_bench": {
+        "id": 4,
+        "prompt": "q",
+        "chosen": ["a", "b", "c"],
+        "rejected": ["d", "e", "f"],
+        "domain": "chat",
+    },
     "rayward": {"kind": "prompt", "turns": [{"role": "user", "content": "Hi"}], "id": "7"},
     "self_instruct": {
         "id": "t",
@@ -229,6 +236,9 @@ RECORDS = {
     "mt_bench_questions": Prompt((Turn("user", "q"),), "mt_bench/math", "81", ("r",)),
     "mt_bench_answers": Conversation(FOUR, "mt_bench", "81", "m"),
     "rewardbench": Preference((Turn("user", "q"),), "a", "b", None, "rewardbench/donotanswer", "3"),
+    "rm_bench": Ranking(
+        (Turn("user", "q"),), tuple("abcdef"), "rm_bench/chat", "4", (1.0,) * 3 + (4.0,) * 3
+    ),
     "rayward": Prompt((Turn("user", "Hi"),), "", "7"),
 }
 ROWS |= LAYOUT_ROWS

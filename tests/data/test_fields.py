@@ -57,7 +57,11 @@ MORE = {
     "arena_hard": [{"uid": "u", "category": "c", "subcategory": "s", "prompt": "q"}],
     "sharegpt_pairs": [PAIR | {"conversations": HI[:1]}],
     "question_pairs": [{"instruction": "q", "input": "i", "chosen": HI[1:], "rejected": "n"}],
-    "rewardbench": [{"prompt": HI[:1], **PAIR}],
+    "rewardbench": [
+        {"prompt": HI[:1], **PAIR},
+        {"prompt": "q", "chosen": ["a"], "rejected": ["b"], "num_correct": 1, "num_incorrect": 1},
+    ],
+    "rm_bench": [{"prompt": HI[:1], **PAIR, "domain": "d"}],
     "conversation": [{"conversation": HI}],
     "ultrafeedback": [
         {

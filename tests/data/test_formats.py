@@ -478,6 +478,8 @@ def test_mt_bench_answers_and_their_questions(tmp_path):
         ("id items", "sharegpt"),
         ("chosen rejected", "hh_rlhf"),
         ("prompt chosen rejected subset", "rewardbench"),
+        ("prompt chosen rejected domain", "rm_bench"),
+        ("prompt chosen rejected domain subset", "rewardbench"),
         ("prompt chosen rejected", "openai"),
         ("messages id", "openai"),
         ("prompt answers", "nectar"),

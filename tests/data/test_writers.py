@@ -151,7 +151,7 @@ def test_every_record_of_a_readable_format_can_be_written_or_says_why_not() -> N
         "ultrafeedback ultra_eval self_instruct gsm8k gsm8k_solutions sharegpt_pairs pandalm arena "
         "prompt_completion prompts orca conversation question_pairs"
     )
-    benchmarks = "starling_truthful starling_verbose alpaca_eval_annotations"
+    benchmarks = "starling_truthful starling_verbose alpaca_eval_annotations rm_bench"
     only_read_too = {*only_read.split(), *benchmarks.split()}
     assert {*FORMATS} - {*WRITERS} == only_read_too | {*LAYOUT_ROWS}
     assert {*WRITERS} <= {*FORMATS}

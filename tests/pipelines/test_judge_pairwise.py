@@ -128,6 +128,17 @@ def test_what_the_judge_says_is_the_verdict_whatever_was_shown_first(
     assert len(server.seen) == 40
 
 
+def test_the_first_questions_alone_are_asked_about(tmp_path: Path, serve: Any) -> None:
+    server, answers, out = serve(content), two(tmp_path, 10), tmp_path / "out"
+    assert judge(answers, server, out, "--first", "3") == 0
+    assert [row["question_id"] for row in verdicts(out)] == [0, 1, 2] and len(server.seen) == 6
+    assert summary(out)["lacking"] == []
+    # What is asked about more of them goes on from the cache.
+    assert judge(answers, server, out, "--first", "5") == 0
+    assert len(verdicts(out)) == 5 and len(server.seen) == 10
+    assert judge(answers, server, out, "--first", "0") == 1
+
+
 def test_identical_answers_are_draws_without_a_call(tmp_path: Path, serve: Any) -> None:
     server, out = serve(always_first), tmp_path / "out"
     texts = [f"answer {n}" for n in range(7)]

@@ -15,7 +15,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from rayward.actors.models.load import load_scalar, save_model
 from rayward.data.record_json import to_json
-from rayward.data.records import Preference
+from rayward.data.records import Preference, Ranking, Turn
 from rayward.data.toy.toyworld import rankings
 from rayward.pipelines.cli import main
 from rayward.pipelines.rows.renderer import check_vocabulary
@@ -144,6 +144,62 @@ def test_rewardbench_gives_subsets_and_section_averages(reward_folder: str, tmp_
     }
     sections["average of sections"] = sum(sections.values()) / 3
     assert found["sections"] == pytest.approx(sections)
+
+
+def test_rewardbench_2_and_rm_bench_give_the_figures_of_plain_scores(
+    reward_folder: str, tmp_path: Path, capsys: Any
+) -> None:
+    best_of = [
+        {
+            "id": str(n),
+            "prompt": f"Question {n}?",
+            "chosen": [f"Yes, {n}."],
+            "rejected": [f"no {n}", f"I guess not, {n}", f"Maybe {n} or so."],
+            "num_correct": 1,
+            "num_incorrect": 3,
+            "subset": ("Factuality", "Focus")[n % 2],
+        }
+        for n in range(8)
+    ]
+    long = best_of[0] | {"id": "9", "rejected": ["word " * 900, "no", "none"]}
+    styles = [
+        {
+            "prompt": f"How is {n}?",
+            "chosen": [f"Good {n}.", f"It is good, {n}.", f"* **good** {n}"],
+            "rejected": [f"Bad {n}.", f"It is bad, {n}.", f"* **bad** {n}"],
+            "domain": "chat",
+        }
+        for n in range(5)
+    ]
+    data = [
+        write(tmp_path / f"{n}.jsonl", rows) for n, rows in enumerate(([*best_of, long], styles))
+    ]
+    found = evaluated(tmp_path, reward_folder, *data, "--context", "256")["benches"]
+
+    def plain(rows: list[dict[str, Any]]) -> list[list[float]]:
+        asked = [Turn("user", row["prompt"]) for row in rows]
+        answers = [(*row["chosen"], *row["rejected"]) for row in rows]
+        return plain_scores(
+            reward_folder,
+            [Ranking((turn,), each) for turn, each in zip(asked, answers, strict=True)],
+        )
+
+    best = np.array([scores[0] > max(scores[1:]) for scores in plain(best_of)])
+    of = found["RewardBench 2"]
+    shares = {name: figure["mean"] for name, figure in of["subsets"].items()}
+    assert shares == {"Factuality": best[::2].mean(), "Focus": best[1::2].mean()}
+    assert of["mean"]["mean"] == pytest.approx(best.mean()) and of["mean"]["n"] == 8
+    above = np.array([[r > w for r in s[:3] for w in s[3:]] for s in plain(styles)])
+    matrix = above.mean(axis=0).reshape(3, 3)
+    by_level = {name: level["mean"] for name, level in found["RM-Bench"]["all"].items()}
+    assert by_level["hard"] == pytest.approx(matrix[np.triu_indices(3, 1)].mean())
+    assert by_level["normal"] == pytest.approx(np.diag(matrix).mean())
+    assert by_level["easy"] == pytest.approx(matrix[np.tril_indices(3, -1)].mean())
+    told, page = capsys.readouterr().out, (tmp_path / "out" / "report.html").read_text()
+    for text in (told, page):
+        assert "RewardBench 2, score [95 %]" in text and "RM-Bench, accuracy [95 %]" in text
+        assert "no row of Precise IF, Math, Safety, Ties" in text
+    assert "row of a benchmark without the scores of all its answers" in told
 
 
 def test_the_page_opens_without_a_network_and_fits_a_phone(

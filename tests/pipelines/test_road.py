@@ -17,6 +17,7 @@ import pytest
 
 from rayward.configs.stages import STAGES
 from rayward.data.toy import toyworld
+from rayward.pipelines.report.judge_words import NOT_BETTER
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 pytestmark = pytest.mark.timeout(1800)
@@ -38,6 +39,65 @@ def test_every_stage_leaves_its_figures(road: Path) -> None:
     assert all(model["mismatch_max"] < 1e-4 for model in summary["evaluate"]["models"].values())
     assert 0.5 < summary["reward"]["noise_ceiling"] < 1
     assert summary["publish"]["answer"] and summary["publish"]["streamed_chunks"] > 1
+
+
+def test_what_the_judge_is_worth_stands_beside_its_win_rates(road: Path) -> None:
+    told = json.loads((road / "summary.json").read_text())["evaluate"]["judge_agreement"]
+    longer, judge = told["judges"]
+    held_out = len(rows_of(road / "prepare" / "heldout.jsonl"))
+    # Four answers each, of which no two are tied: six pairs.
+    assert told["labels"] == "held-out rankings" and told["pairs"] == min(200, 6 * held_out)
+    assert judge["judge"] == "gold" and judge["missing"] == 0
+    # The gold judge contradicts the noise of the labels and nothing else.
+    assert judge["accuracy"]["mean"] > 0.6 > longer["accuracy"]["mean"]
+    words = f"accuracy {judge['accuracy']['mean']:.3f} ["
+    assert words in (road / "report.html").read_text() and words in (road / "log.txt").read_text()
+
+
+@pytest.mark.slow
+def test_suites_are_parts_of_a_run_that_go_on_from_their_caches(
+    road: Path, tmp_path: Path, rayward: Callable[..., str]
+) -> None:
+    """Two models answer three questions in vLLM; the run's reward model and a function judge."""
+    for stage in ("prepare", "sft", "reward", "sample"):
+        (tmp_path / stage).symlink_to(road / stage)
+    asked = [{"question_id": n, "turns": [f"What comes after {n}?"]} for n in range(3)]
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in asked))
+    suites = [
+        {"name": "short", "suite": str(questions), "judge": "rayward.data.rules:length"},
+        {"name": "ours", "suite": str(questions), "limit": 2, "judge": "reward"},
+    ]
+    for one in suites:
+        one["answer_options"] = ["--model-request", '{"max_tokens": 8, "temperature": 0}']
+    options = [
+        *("--set", "rl=null", "--set", "dpo=null", "--set", "publish=null"),
+        *("--set", f"evaluate.suites={json.dumps(suites)}"),
+    ]
+    rayward("evaluate", tmp_path, *options)
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    for name, count in (("short", 3), ("ours", 2)):
+        found = summary["suites"][name]
+        assert found["baseline"] == "sft" and set(found["models"]) == {"rejection"}
+        rate = found["models"]["rejection"]
+        assert 0 <= rate["low"] <= rate["win_rate"] <= rate["high"] <= 100
+        assert rate["comparisons"] == count and found["judge_agreement"]["pairs"] > 0
+    by_length = summary["suites"]["short"]["judge_agreement"]
+    assert by_length["no_better_than_length"], "the longer answer is no better than itself"
+    page = (tmp_path / "report.html").read_text()
+    assert "<h2>short: " in page and NOT_BETTER in page
+    cache = tmp_path / "evaluate" / "short" / "answers" / "sft" / "cache.jsonl"
+    paid = cache.read_bytes()
+    assert len(rows_of(cache)) == 4  # the form of the file, and an answer to each question
+    told = rayward("evaluate", tmp_path, *options)
+    assert "done before, nothing to do" in told
+    # Made again, evaluate leaves the suites alone; one that is not whole asks for nothing anew.
+    (tmp_path / "evaluate" / "short" / "manifest.json").unlink()
+    rayward("evaluate", tmp_path, "--redo", "evaluate", *options)
+    assert (tmp_path / "evaluate" / "ours" / "manifest.json").is_file()
+    assert cache.read_bytes() == paid
+    again = json.loads((tmp_path / "summary.json").read_text())
+    assert again["suites"] == summary["suites"]
 
 
 def test_every_stage_leaves_its_files(road: Path) -> None:

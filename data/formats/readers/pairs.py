@@ -3,9 +3,9 @@
 OpenAI's files, which hold chats as well, are here too.
 
 Field names are those of the published data sets: OpenAI and TRL preference files, LLaMA-Factory,
-PandaLM, chatbot arenas, AlpacaEval's judgements and RewardBench. A function raises RowError for a
-row that cannot be used and appends to `repairs` the names of repairs made. `distinct` of
-data/formats/readers/ranked.py comes after each of them.
+PandaLM, chatbot arenas, AlpacaEval's judgements, RewardBench and RM-Bench. A function raises
+RowError for a row that cannot be used and appends to `repairs` the names of repairs made.
+`distinct` of data/formats/readers/ranked.py comes after each of them.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from rayward.data.records import (
 
 SIDES = ("chosen", "rejected")
 NO_WINNER = ("tie", "tie (bothbad)", "both_bad", "bothbad", "tie_bothbad")
+RM_BENCH_STYLES = 3
 ANNOTATORS = tuple(f"annotator{number}" for number in range(1, 10))
 
 
@@ -163,11 +164,38 @@ def question_pairs(row: Row, repairs: list[str]) -> list[Record]:
 def rewardbench(row: Row, repairs: list[str]) -> list[Record]:
     """{"prompt", "chosen", "rejected", "subset"?, "id"?}, text or messages.
 
-    RewardBench 2 has lists of answers, of which the chosen ones are alike, and so are the others.
+    RewardBench 2 has lists of answers, of which the chosen ones are alike, and so are the others;
+    {"num_correct", "num_incorrect"} say how many they are.
     """
     turns = prompt_of(row.get("prompt"), "prompt", repairs)
     source = source_of("rewardbench", label_of(row, "subset"))
     check_turns(turns, "user", "prompt")
+    for name, side in (("num_correct", "chosen"), ("num_incorrect", "rejected")):
+        count = row.get(name)
+        answers = _texts(row.get(side))
+        if answers and count is not None and number_of(count, name) != len(answers):
+            expected = f"{len(answers)}, the answers in {side}"
+            raise RowError(name, describe(count), expected, "wrong number of answers")
+    return _answered(row, turns, is_framed(row.get("prompt")), source)
+
+
+def rm_bench(row: Row, repairs: list[str]) -> list[Record]:
+    """{"prompt", "chosen", "rejected": three texts each, "domain", "id"?}: RM-Bench.
+
+    The three are concise, detailed, and detailed in Markdown. Rows of pairs with a domain, which
+    have one answer each, are those of `openai`.
+    """
+    given = {side: _texts(row.get(side)) for side in SIDES}
+    if not any(given.values()):
+        return openai(row, repairs)
+    for side, answers in given.items():
+        if len(answers) != RM_BENCH_STYLES:
+            found = f"{len(answers)} answers" if answers else describe(row.get(side))
+            expected = f"a list of {RM_BENCH_STYLES}: concise, detailed, detailed in Markdown"
+            raise RowError(side, found, expected, "wrong number of answers")
+    turns = prompt_of(row.get("prompt"), "prompt", repairs)
+    check_turns(turns, "user", "prompt")
+    source = source_of("rm_bench", label_of(row, "domain"))
     return _answered(row, turns, is_framed(row.get("prompt")), source)
 
 

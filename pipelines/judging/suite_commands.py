@@ -1,0 +1,139 @@
+"""The commands under `rayward judge` that make a suite of a run, as their own command lines.
+
+A suite is made by the very functions of the commands, so that what a run has can be made by hand,
+and gone on with.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+from rayward.configs.sections.suites import RUN_JUDGES, EvaluationSuite
+from rayward.pipelines.judging import answers, pairwise, single
+from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.folder import Run
+
+MODULES = (answers, pairwise, single)
+
+
+def parsed(suite: EvaluationSuite, words: list[str]) -> argparse.Namespace:
+    """The options of a command. StageError: they cannot be read."""
+    parser = argparse.ArgumentParser(prog="rayward judge")
+    actions = parser.add_subparsers(required=True)
+    for module in MODULES:
+        module.add(actions)
+    said = io.StringIO()
+    try:
+        # What argparse says goes into the error: it would end the process.
+        with contextlib.redirect_stderr(said):
+            return parser.parse_args(words)
+    except SystemExit:
+        last = said.getvalue().strip().splitlines()[-1:]
+        why = last[0] if last else "no option of the command"
+        raise StageError(f"evaluate.suites {suite.name}: {why}") from None
+
+
+def called(suite: EvaluationSuite, words: list[str]) -> None:
+    """Do a command. StageError where not all that it wants is there when it ends."""
+    options = parsed(suite, words)
+    status = options.run_command(options)
+    if status:
+        raise StageError(
+            f"{suite.part}: not all of it is there (see above). What was asked is kept; the same "
+            "command goes on from it"
+        )
+
+
+def judge_of_suite(run: Run, suite: EvaluationSuite) -> str:
+    """The judge as the commands take it: of the run's own reward models the folder."""
+    if suite.judge not in RUN_JUDGES:
+        return suite.judge
+    return str(run.folder / "reward" / ("model" if suite.judge == "reward" else "judge"))
+
+
+def question_path(suite: EvaluationSuite) -> str | Path:
+    """The file of the questions. ValueError: it is not there."""
+    from rayward.data.judging.suites import SUITES, question_file
+
+    if suite.suite not in SUITES:
+        return suite.suite
+    return question_file(suite.suite, Path(suite.data) if suite.data else None)
+
+
+def answers_command(
+    run: Run, suite: EvaluationSuite, name: str, folder: str, out: Path
+) -> list[str]:
+    """`rayward judge answers` for a model of the run, which lies in `folder`."""
+    config = run.config
+    words = ["answers", folder, "--suite", suite.suite, "--name", name]
+    words += ["--data", suite.data] if suite.data else []
+    words += ["--template", config.model.template, "--seed", str(config.seed), "--out", str(out)]
+    words += ["--context-tokens", str(config.model.context_tokens)]
+    words += ["--first", str(suite.limit)] if suite.limit else []
+    return [*words, *suite.answer_options]
+
+
+def judge_command(
+    run: Run,
+    suite: EvaluationSuite,
+    judge: str,
+    files: list[str],
+    questions: str | Path,
+    out: Path,
+    first: int | None = None,
+) -> list[str]:
+    """`rayward judge pairwise` or `single` on files of answers to the `first` questions."""
+    words = [suite.kind, *files, "--questions", str(questions), "--judge", judge]
+    words += ["--rules", suite.rules] if suite.kind == "pairwise" else []
+    # A reward model of the run reads conversations as the run writes them.
+    words += ["--template", run.config.model.template] if judge != suite.judge else []
+    words += ["--seed", str(run.config.seed), "--out", str(out)]
+    words += ["--first", str(first)] if first else []
+    return [*words, *suite.judge_options]
+
+
+def answers_file(folder: Path) -> Path:
+    """The file of answers that `rayward judge answers` left in a folder."""
+    (file,) = (
+        path
+        for path in folder.iterdir()
+        if path.suffix in (".json", ".jsonl") and path.name not in ("cache.jsonl", "summary.json")
+    )
+    return file
+
+
+def check(run: Run, suite: EvaluationSuite) -> None:
+    """StageError for options, questions, a judge or a baseline that are not there."""
+    from rayward.configs.stages import compared
+    from rayward.data.model_files.hub_models import is_hub_name
+    from rayward.pipelines.data_tools.endpoint import AT_URL
+    from rayward.pipelines.judging.scorers import is_function
+
+    out = Path("out")
+    try:
+        path = question_path(suite)
+    except ValueError as error:
+        raise StageError(f"evaluate.suites {suite.name}: {error}") from error
+    if not str(path).startswith("hf:") and not Path(path).exists():
+        raise StageError(f"evaluate.suites {suite.name}: suite: {path}: no such file")
+    judge = judge_of_suite(run, suite)
+    known = judge != suite.judge or is_function(judge) or is_hub_name(judge)
+    if not known and not re.search(AT_URL, judge) and not (Path(judge) / "config.json").is_file():
+        raise StageError(
+            f"evaluate.suites {suite.name}: judge {judge}: neither NAME@http://HOST/v1, nor a "
+            f"model's folder, MODULE:FUNCTION, or {' or '.join(RUN_JUDGES)}"
+        )
+    names = compared(run.config)
+    against: Any = suite.baseline
+    if against and against not in names and not Path(against).exists():
+        raise StageError(
+            f"evaluate.suites {suite.name}: baseline {against}: neither a file of answers nor one "
+            f"of {', '.join(names)}"
+        )
+    parsed(suite, answers_command(run, suite, "model", "model", out))
+    parsed(suite, judge_command(run, suite, judge, ["a", "b"], path, out))
