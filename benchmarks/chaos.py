@@ -180,7 +180,8 @@ class Chaos:
                 )
             if done.returncode == 0:
                 break
-            if done.returncode not in (130, -signal.SIGKILL):
+            # The last: SIGTERM after all was written, as Python ends.
+            if done.returncode not in (130, -signal.SIGKILL, -signal.SIGTERM):
                 stopped = log.read_text()[-2000:]
                 break
             time.sleep(2)  # the processes of a killed driver end when they see it
