@@ -87,6 +87,9 @@ class Group:
         is_start = timeout_s == self.cluster.start_timeout_s
         setting = "start_timeout_s" if is_start else "call_timeout_s"
 
+        def asked(numbers: Iterable[int]) -> pulse.Watch:
+            return self.watch_calls([calls[number] for number in numbers], numbers)
+
         def too_late(ranks: list[int]) -> TimeoutError:
             if is_start:
                 late = ", ".join(map(str, ranks))
@@ -95,13 +98,13 @@ class Group:
                     f"cluster.{setting}"
                 )
             return Unanswered(
-                f"{self.watch(ranks).told()}: no answer within {limit:.0f} s; if only slow, raise "
+                f"{asked(ranks).told()}: no answer within {limit:.0f} s; if only slow, raise "
                 f"cluster.{setting}",
                 ranks,
             )
 
         def moved(ranks: list[int]) -> bool:
-            return not is_start and self.watch(ranks).moved(limit)
+            return not is_start and asked(ranks).moved(limit)
 
         try:
             return wait_for(calls, limit, too_late, moved)
@@ -110,12 +113,16 @@ class Group:
             of_others = isinstance(error, RayTaskError)
             if is_start or of_others or getattr(error, "actor_init_failed", False):
                 raise
-            raise self.watch(range(len(self.actors))).lost(error) from error
+            raise asked(range(len(calls))).lost(error) from error
 
     def watch(self, ranks: Iterable[int]) -> pulse.Watch:
         """The signs of life of these ranks."""
         ids = {f"{self.name} {rank}": self.actors[rank]._actor_id.hex() for rank in ranks}
         return pulse.Watch(ids)
+
+    def watch_calls(self, calls: Sequence[ray.ObjectRef], numbers: Iterable[int]) -> pulse.Watch:
+        """Of those who were asked, by the `numbers` of the calls."""
+        return self.watch(number % len(self.actors) for number in numbers)
 
     def call(self, method: str, *arguments: Any) -> list[Any]:
         """`begin` and `finish`."""

@@ -233,10 +233,11 @@ class Policy(Learner):
         """
         assert self.sender is not None, "connect() comes first"
         with self.span("send_weights"):
-            # Both gather weights under ZeRO-3, so ranks that return None take part too.
-            sent = self.sender.send(version)
+            # Both gather weights under ZeRO-3, so ranks that return None take part too. The probe
+            # first: after a transfer that fails on one rank no other may wait for that one in it.
             context = self.config.model.context_tokens
             probe = self.engine.infer(lambda module: transfer_probe(module, context))
+            sent = self.sender.send(version)
         return sent | {"probe": probe} if sent else None
 
     def send_again(self, engines: list[ActorHandle], version: int) -> None:

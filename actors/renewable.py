@@ -7,7 +7,7 @@ one. Each is a function of what it is given, so nobody sees a difference but the
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +16,9 @@ from ray.actor import ActorHandle
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 from tqdm import tqdm
 
+from rayward.actors import pulse
 from rayward.actors.budget import Budget
-from rayward.actors.calls import kill
+from rayward.actors.calls import kill, wait_for
 from rayward.actors.group import Group
 from rayward.actors.pulse import ProcessLost, Unanswered
 from rayward.cluster.placement import another_seat, has_place, leave
@@ -61,16 +62,25 @@ class RenewableGroup(Group):
 
     def __init__(self, *arguments: Any, later: Sequence[Any] = (), **named: Any) -> None:
         """`later`: where further processes will stand, once there is room (`Placement.later`)."""
+        self.number_of: dict[str, int] = {}
+        """By the id of an actor, its rank; of those that are gone too."""
         super().__init__(*arguments, **named)
         self.budget = Budget(self.cluster.retries)
         self.asked: dict[ray.ObjectRef, _Asked] = {}
         self.heirs: dict[str, ActorHandle | None] = {}
         """By the id of an actor that is gone, who stands in its place; None: nobody."""
+        self.repeated: dict[ray.ObjectRef, ray.ObjectRef] = {}
+        """By a call that a lost process had not answered, the one in its place."""
         self.waiting: list[_Waiting] = []
         self.found_seats: list[Any] = []
         """On hosts that were looked for in place of others."""
         for seat in later:
             self._wait_on(seat)
+
+    def _start_on(self, seat: Any, rank: int) -> ActorHandle:
+        actor = super()._start_on(seat, rank)
+        self.number_of[_id(actor)] = rank
+        return actor
 
     def begin(self, method: str, *arguments: Any) -> list[ray.ObjectRef]:
         """Start `method` on every actor."""
@@ -94,7 +104,7 @@ class RenewableGroup(Group):
                 try:
                     return super().finish(calls, timeout_s)
                 except LOSSES as error:
-                    if not all(call in self.asked for call in calls):
+                    if not all(call in self.asked or _answered(call) for call in calls):
                         raise  # a call that is none of its work: of a start, say
                     self.renew(self._meant(error, calls), error)
         finally:
@@ -102,12 +112,18 @@ class RenewableGroup(Group):
                 self.asked.pop(call, None)
 
     def _again(self, call: ray.ObjectRef) -> ray.ObjectRef | None:
+        while call in self.repeated:
+            call = self.repeated[call]
         asked = self.asked.get(call)
         if asked is None or _id(asked.actor) not in self.heirs or _answered(call):
             return call
         del self.asked[call]
         heir = self.heir(asked.actor)
-        return self.ask(heir, asked.method, asked.arguments) if heir else None
+        if heir is None:
+            return None
+        # Whoever has the old call may come with it once more.
+        self.repeated[call] = self.ask(heir, asked.method, asked.arguments)
+        return self.repeated[call]
 
     def heir(self, actor: ActorHandle) -> ActorHandle | None:
         """Who stands in the place of an actor now."""
@@ -117,13 +133,25 @@ class RenewableGroup(Group):
         return found
 
     def _meant(self, error: Exception, calls: Sequence[ray.ObjectRef]) -> list[ActorHandle]:
-        """The actors that an error is of."""
-        ranks: list[int] = getattr(error, "ranks", [])
-        if isinstance(error, Unanswered):  # of the calls
-            return [self.asked[calls[number]].actor for number in ranks]
-        if len(ranks) == 1:
-            return [self.actors[ranks[0]]]
-        return self.gone() or list(self.actors)
+        """The actors that an error is of, and that live on in nobody yet."""
+        asked = [self.asked[call].actor for call in calls if call in self.asked]
+        if isinstance(error, Unanswered):
+            return [self.asked[calls[number]].actor for number in error.ranks]
+        key = getattr(error.__cause__, "actor_id", None)
+        if key in self.heirs:
+            return []
+        return [actor for actor in asked if _id(actor) == key] or self.gone() or asked
+
+    def watch_calls(self, calls: Sequence[ray.ObjectRef], numbers: Iterable[int]) -> pulse.Watch:
+        """Of those who were asked, who may be gone."""
+        if not all(call in self.asked for call in calls):
+            return super().watch_calls(calls, numbers)
+        return self.watch_actors([self.asked[call].actor for call in calls])
+
+    def watch_actors(self, actors: Iterable[ActorHandle]) -> pulse.Watch:
+        """The signs of life of actors, of which some may be gone."""
+        keys = map(_id, actors)
+        return pulse.Watch({f"{self.name} {self.number_of.get(key, '')}": key for key in keys})
 
     def gone(self) -> list[ActorHandle]:
         """The actors that do not live."""
@@ -142,7 +170,9 @@ class RenewableGroup(Group):
 
         Raises `error` where the budget is used up, and what a start raises.
         """
-        asked = lost = [actor for actor in lost if actor in self.actors]
+        asked = lost = [actor for actor in dict.fromkeys(lost) if actor in self.actors]
+        if not lost:
+            return []
         if not self.budget.take():
             raise error
         ranks = [self.actors.index(actor) for actor in lost]
@@ -157,16 +187,29 @@ class RenewableGroup(Group):
             time.sleep(MOMENT_S)
             for actor in lost:
                 self._replace(actor, error)
+            new = [heir for actor in lost if (heir := self.heir(actor))]
             try:
-                self.ready()
+                # For these alone: others are at work.
+                self._wait_for(new)
             except RayActorError as again:
                 # A host was lost, which Ray may notice only now, with what was to start there.
-                lost = self.gone()
+                lost = [actor for actor in self.gone() if actor in new]
                 broken = getattr(again, "actor_init_failed", False)
                 if broken or not lost or not self.budget.take():
                     raise
             else:
                 return [heir for actor in asked if (heir := self.heir(actor))]
+
+    def _wait_for(self, new: Sequence[ActorHandle]) -> None:
+        limit = self.cluster.start_timeout_s
+
+        def too_late(late: list[int]) -> Exception:
+            return Unanswered(
+                f"{self.name}: {len(late)} of those started anew are not up within {limit:.0f} s; "
+                "if only slow, raise cluster.start_timeout_s"
+            )
+
+        wait_for([actor.__ray_ready__.remote() for actor in new], limit, too_late)
 
     def _replace(self, actor: ActorHandle, error: Exception) -> None:
         """Start another in its place, on another host where that is gone; or go on without where
@@ -174,6 +217,7 @@ class RenewableGroup(Group):
         """
         rank = self.actors.index(actor)
         if not has_place(self.seats[rank], NO_ROOM_S):
+            self._leave(self.seats[rank])
             self.seats[rank] = another_seat(self.role)
             self.found_seats.append(self.seats[rank])
         if has_place(self.seats[rank], NO_ROOM_S):
@@ -200,15 +244,27 @@ class RenewableGroup(Group):
             if not ray.wait([one.up], timeout=0)[0]:
                 continue
             self.waiting.remove(one)
-            if not _answered(one.up):  # it came up, and was lost again
-                self._wait_on(one.seat)
+            try:
+                ray.get(one.up)
+            except RayActorError as error:
+                tqdm.write(f"   {self.name} did not come up where there is room: {error}")
+                broken = getattr(error, "actor_init_failed", False)
+                if not broken and self.budget.take():
+                    self._wait_on(one.seat)
                 continue
             self.actors.append(one.actor)
             self.seats.append(one.seat)
+            self.number_of[_id(one.actor)] = len(self.actors) - 1
             found += 1
         if found:
             tqdm.write(f"   there is room for {found} more: {self.name} has {len(self.actors)} now")
         return found
+
+    def _leave(self, seat: Any) -> None:
+        """Give a place back that was looked for, and lost."""
+        if any(seat is one for one in self.found_seats):
+            self.found_seats = [one for one in self.found_seats if one is not seat]
+            leave(seat)
 
     def stop(self) -> None:
         """End the processes and give their resources back."""

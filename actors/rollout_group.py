@@ -137,6 +137,8 @@ class RolloutGroup(RenewableGroup):
         number of engines. `extra` prompts get one response each in the same batch, which come
         as a part of their own, the last.
         """
+        if self.loads:  # else a transfer is the time for it
+            self.take_back()
         requests = _requests(prompts, samples_per_prompt, seed_parts, prompts_per_part)
         if extra:
             requests = _with_extra(requests, extra)
@@ -201,10 +203,11 @@ class _Asked:
         return [heir or next(others) for heir in heirs]
 
     def numbers(self, engines: list[ActorHandle]) -> list[int]:
-        return [self.group.actors.index(engine) for engine in engines]
+        actors = self.group.actors
+        return [actors.index(engine) for engine in engines if engine in actors]
 
     def watch(self, engines: list[ActorHandle]) -> Watch:
-        return self.group.watch(self.numbers(engines))
+        return self.group.watch_actors(engines)
 
 
 def _requests(

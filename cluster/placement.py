@@ -12,7 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
     PlacementGroupSchedulingStrategy,
@@ -253,7 +258,18 @@ def leave(seat: Any) -> None:
 def has_place(seat: Any, within_s: float) -> bool:
     """Whether a seat is there, or comes within so many seconds: a host may have gone with it."""
     group = getattr(seat, "placement_group", None)
-    return group is None or bool(group.wait(within_s))
+    if group is None:
+        return True
+    # Of this seat alone: where another one of the group is lost, the group is not whole.
+    number, ends = str(seat.placement_group_bundle_index), time.monotonic() + within_s
+    while True:
+        nodes = placement_group_table(group)["bundles_to_node_id"]
+        placed = {str(key): node for key, node in nodes.items()}.get(number)
+        if placed and placed in {host.id for host in hosts()}:
+            return True
+        if time.monotonic() > ends:
+            return False
+        time.sleep(POLL_S)
 
 
 def _give_back(group: PlacementGroup) -> None:

@@ -18,7 +18,7 @@ from rayward.actors.pulse import Unanswered, Watch
 from rayward.data.rollouts import Rollouts, concatenated, gather
 
 
-@dataclass
+@dataclass(eq=False)
 class _Share:
     """What one engine was asked."""
 

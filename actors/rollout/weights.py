@@ -58,11 +58,11 @@ class HasWeights(Protocol):
 class WeightReader(WeightSource):
     """A model's weights as vLLM wants them, with the digest of the last pass.
 
-    `keeps`: with a copy of them on the host too, `kept`.
+    `keeps`: the sender has a copy of them on its host too, `kept`; `copies`: this rank makes it.
     """
 
-    def __init__(self, engine: HasWeights, keeps: bool = False):
-        self.engine, self.keeps = engine, keeps
+    def __init__(self, engine: HasWeights, keeps: bool = False, copies: bool = False):
+        self.engine, self.keeps, self.copies = engine, keeps, copies
         self.digest = WeightDigest()
         self.kept: list[tuple[str, Tensor]] = []
         self.passing: Iterator[tuple[str, Tensor]] = iter(())
@@ -81,7 +81,7 @@ class WeightReader(WeightSource):
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         # vLLM iterates once per transfer, on every rank.
         self.digest, self.kept = WeightDigest(), []
-        self.passing = self.digest.watch(self._remembered() if self.keeps else self._saved())
+        self.passing = self.digest.watch(self._remembered() if self.copies else self._saved())
         return self.passing
 
     def _remembered(self) -> Iterator[tuple[str, Tensor]]:
@@ -279,7 +279,14 @@ class WeightSender:
             source = KeptWeights(self.source, context.device)
             context = RankContext(0, 1, context.device)
         client = EngineClient(engines, self.client.timeout_s, self.client.workers_per_engine)
-        sent = WeightSender(source, client, self.backend, context).send(version)
+        try:
+            sender = WeightSender(source, client, self.backend, context)
+        except Exception:
+            # Of an engine that is lost again: other ranks are at the weights meanwhile.
+            for _ in source:
+                pass
+            raise
+        sent = sender.send(version)
         if sent and sent["digest"] != self.source.digest.text():
             raise RuntimeError(
                 f"weight transfer {version}: a rollout engine that was started anew has other "
@@ -303,5 +310,5 @@ def sender_to(
     use_own_interface()  # of a frozen model, which is in no other group
     deadline_s = SHARE_OF_DEADLINE * config.cluster.call_timeout_s
     client = EngineClient(engines, deadline_s, workers_per_engine(config))
-    source = WeightReader(model, keeps and context.rank == 0)
+    source = WeightReader(model, keeps, keeps and context.rank == 0)
     return WeightSender(source, client, backend, context)

@@ -33,8 +33,8 @@ class EngineRole(Role):
     """vLLM engines and what each of them gets."""
 
     min_workers: Count | None = None
-    """Engines with which RL starts, and goes on after a loss, where there is no room for all of
-    `workers`; null: with all. `workers: {min: 1, max: 3}` sets both.
+    """Engines with which a stage starts, and goes on after a loss, where there is no room for all
+    of `workers`; null: with all. `workers: {min: 1, max: 3}` sets both.
     """
 
     @model_validator(mode="before")

@@ -138,6 +138,8 @@ class EvaluationActors:
         """Let the engines be of the model's kind: one that is given may have another shape."""
         # Between two models nobody holds what a lost engine would need.
         self.rollout.bring_weights = None
+        if self.rollout.take_back():
+            self.connected = False
         if (kind := shape(path)) != self.engine_shape:
             # The new engines are in no group of `self.groups`: who started those stops these.
             self.rollout.stop()

@@ -286,7 +286,7 @@ def test_a_stuck_engine_is_named_within_the_deadline(transfer):
 def test_an_engine_that_was_started_anew_gets_what_the_others_hold(transfer, keeps):
     """While the model learns on only where the sender keeps a copy."""
     policy = transfer.policy
-    policy.sender.source.keeps = keeps
+    policy.sender.source.keeps = policy.sender.source.copies = keeps
     weight = dict(policy.weights())["model.norm.weight"]
     perturb(weight)
     transfer.send()
@@ -302,7 +302,7 @@ def test_an_engine_that_was_started_anew_gets_what_the_others_hold(transfer, kee
     else:
         with pytest.raises(RuntimeError, match="has other weights than the others"):
             policy.send_again([actor], transfer.version)
-    policy.sender.source.keeps = False
+    policy.sender.source.keeps = policy.sender.source.copies = False
     transfer.restore()
 
 
