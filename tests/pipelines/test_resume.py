@@ -68,10 +68,10 @@ class Case:
             self.command(run, *options), capture_output=True, text=True, timeout=800
         )
 
-    def interrupted(self, run: Path, number: int, at_least: int) -> tuple[int, str]:
+    def interrupted(self, run: Path, number: int, at_least: int, *options: str) -> tuple[int, str]:
         """Send a signal when there is a checkpoint of so many steps; the status, what was said."""
         with subprocess.Popen(
-            self.command(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            self.command(run, *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
             deadline = time.monotonic() + 600
             while not any(
@@ -139,3 +139,58 @@ def test_killed_and_stopped_it_goes_on_to_the_same_bits(
     )
     assert ours["fingerprint"] == theirs["fingerprint"]
     assert not (torn / case.folder / "checkpoints").exists()
+
+
+RANKS = {
+    "sft": (
+        ("resources.train.workers=2", "sft.optimizer.zero_stage=2"),
+        ("sft.optimizer.micro_batch_tokens=300",),
+        ("from 2 ranks, ZeRO 2 with 1 rank, ZeRO 0, micro_batch_tokens was",),
+    ),
+    "ppo": (
+        ("resources.policy.workers=2", "resources.rollout.workers=2"),
+        ("resources.critic.workers=2", "rl.optimizer.zero_stage=3"),
+        (
+            "critic from 1 rank, ZeRO 0 with 2 ranks, ZeRO 3",
+            "engines number was 2, now 1",
+            "policy from 2 ranks, ZeRO 1 with 1 rank, ZeRO 3",
+        ),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RANKS)
+def test_it_goes_on_with_other_ranks_within_rounding(name: str, road: Path, tmp_path: Path) -> None:
+    case = Case(name, road)
+    before, after = (
+        [part for setting in settings for part in ("--set", setting)]
+        for settings in RANKS[name][:2]
+    )
+    whole, torn = case.start(tmp_path / "whole"), case.start(tmp_path / "torn")
+    done = case.run(whole)
+    assert done.returncode == 0, done.stdout + done.stderr
+    status, said = case.interrupted(torn, signal.SIGTERM, case.at[0], *before)
+    assert status == 130, said
+    place = sorted((torn / case.made).glob("step-*"))[-1]
+    gone = next(place.rglob("optimizer-1.pt"))
+    gone.rename(tmp_path / "aside")
+    refused = case.run(torn, *after)
+    part = "optimizer" if name == "sft" else "policy/optimizer"
+    assert refused.returncode == 1 and f"--allow-partial {part}, or" in refused.stderr
+    (tmp_path / "aside").rename(gone)
+    done = case.run(torn, *after)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "; missing: none" in done.stdout
+    assert "no longer equal to the bit, only within rounding" in done.stdout
+    assert all(words in done.stdout for words in told), done.stdout
+    ours, theirs = case.rows(torn), case.rows(whole)
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for row, other in zip(ours, theirs, strict=True):
+        for figure in ("loss", "grad_norm", "score", "policy/loss", "critic/grad_norm"):
+            assert row.get(figure) == pytest.approx(other.get(figure), rel=1e-3, abs=1e-5), figure
+    manifest = json.loads((torn / case.folder / "manifest.json").read_text())
+    ((resumed,),) = manifest["resumed"].values()
+    assert resumed["step"] == int(place.name[5:]) and not resumed["missing"]
+    assert all(words in resumed["changed"] for words in told)
+    assert case.run(torn).returncode == 0, "finished, it holds with any ranks"
