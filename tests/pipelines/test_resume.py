@@ -163,10 +163,8 @@ RANKS = {
 @pytest.mark.parametrize("name", RANKS)
 def test_it_goes_on_with_other_ranks_within_rounding(name: str, road: Path, tmp_path: Path) -> None:
     case = Case(name, road)
-    before, after = (
-        [part for setting in settings for part in ("--set", setting)]
-        for settings in RANKS[name][:2]
-    )
+    *settings, told = RANKS[name]
+    before, after = ([part for one in of for part in ("--set", one)] for of in settings)
     whole, torn = case.start(tmp_path / "whole"), case.start(tmp_path / "torn")
     done = case.run(whole)
     assert done.returncode == 0, done.stdout + done.stderr
