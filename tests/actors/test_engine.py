@@ -145,7 +145,9 @@ class Rank:
 
         engine, found = self.engine.engine, {}
         if self.engine.zero_stage in (1, 2):
-            engine.optimizer._lazy_init_hp_params_optimizer_state()  # as its step does
+            # As its step does, when Adam has a state of the first group only.
+            engine.optimizer._hp_optimizer_states_linked = False
+            engine.optimizer._lazy_init_hp_params_optimizer_state()
         for name, p in engine.module.named_parameters():
             if not p.requires_grad:
                 continue

@@ -22,7 +22,7 @@ PARTS = ("weights", "optimizer", "random")
 FILES = ("weights.json", "weights-0.pt", "weights-1.pt", "optimizer-0.pt", "optimizer-1.pt")
 
 
-class Road:
+class Runs:
     """Runs of one stage in one folder, each with settings of its own."""
 
     def __init__(self, folder: Path, tiny_config: Callable[..., Config]) -> None:
@@ -55,30 +55,30 @@ TWO = {"resources": {"train": {"workers": 2}}}
 
 
 @pytest.fixture
-def road(tmp_path: Path, tiny_config: Callable[..., Config]) -> Road:
-    return Road(tmp_path / "run", tiny_config)
+def runs(tmp_path: Path, tiny_config: Callable[..., Config]) -> Runs:
+    return Runs(tmp_path / "run", tiny_config)
 
 
 def test_a_checkpoint_is_taken_up_with_other_ranks_which_is_told(
-    road: Road, capsys: pytest.CaptureFixture[str]
+    runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = road.stage(**TWO)
-    begun = road.take_up(first)
+    first = runs.stage(**TWO)
+    begun = runs.take_up(first)
     assert begun.found is None and not capsys.readouterr().out
-    done = road.write(first, begun, 4)
-    again = road.stage(**TWO)
-    assert road.take_up(again).found == done
+    done = runs.write(first, begun, 4)
+    again = runs.stage(**TWO)
+    assert runs.take_up(again).found == done
     everything = "restored: weights, optimizer, random; missing: none"
     assert capsys.readouterr().out == f"   sft: goes on from step 4 of 9; {everything}\n"
-    other = road.stage(sft={"optimizer": {"micro_batch_tokens": 80}})
-    resumed = road.take_up(other)
+    other = runs.stage(sft={"optimizer": {"micro_batch_tokens": 80}})
+    resumed = runs.take_up(other)
     changed = "from 2 ranks, ZeRO 1 with 1 rank, ZeRO 0, micro_batch_tokens was 256, now 80"
     told = f"goes on {changed}: no longer equal to the bit, only within rounding"
     assert capsys.readouterr().out.splitlines()[1] == f"   sft: {told}"
     # A later try finds the checkpoint of this one, and what it came from.
-    road.write(other, resumed, 6)
-    last = road.stage(sft={"optimizer": {"micro_batch_tokens": 80}})
-    road.take_up(last)
+    runs.write(other, resumed, 6)
+    last = runs.stage(sft={"optimizer": {"micro_batch_tokens": 80}})
+    runs.take_up(last)
     assert "goes on from step 6" in (said := capsys.readouterr().out) and "rounding" not in said
     (last.folder / "model").mkdir()
     assert last.finish({})["resumed"] == {
@@ -87,38 +87,38 @@ def test_a_checkpoint_is_taken_up_with_other_ranks_which_is_told(
             {"step": 6, "changed": "", "missing": []},
         ]
     }
-    assert begin(road.run(**TWO), "sft") is None, "what is finished holds with any ranks"
+    assert begin(runs.run(**TWO), "sft") is None, "what is finished holds with any ranks"
     with pytest.raises(StageError, match=r"other settings: sft.epochs was 1, now 3\. Nothing"):
-        begin(road.run(sft={"epochs": 3}, **TWO), "sft")
+        begin(runs.run(sft={"epochs": 3}, **TWO), "sft")
 
 
 @pytest.mark.parametrize(
     "settings", [{"seed": 4}, {"sft": {"optimizer": {"learning_rate": 1.0}}}, {"rl": {"epochs": 3}}]
 )
-def test_other_settings_are_conflicts_as_ever(road: Road, settings: dict[str, object]) -> None:
-    stage = road.stage()
-    road.write(stage, road.take_up(stage), 4)
+def test_other_settings_are_conflicts_as_ever(runs: Runs, settings: dict[str, object]) -> None:
+    stage = runs.stage()
+    runs.write(stage, runs.take_up(stage), 4)
     if "rl" in settings:  # of another stage
-        road.stage(**settings)
+        runs.stage(**settings)
         return
     with pytest.raises(StageError, match="holds checkpoints that were made with other settings"):
-        road.stage(**settings)
+        runs.stage(**settings)
 
 
 def test_a_missing_part_refuses_unless_it_is_allowed(
-    road: Road, capsys: pytest.CaptureFixture[str]
+    runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage = road.stage()
-    done = road.write(stage, road.take_up(stage), 4)
+    stage = runs.stage()
+    done = runs.write(stage, runs.take_up(stage), 4)
     (done.folder / "optimizer-1.pt").unlink()
     with pytest.raises(StageError) as refused:
-        road.take_up(road.stage("random"))
+        runs.take_up(runs.stage("random"))
     text = str(refused.value)
     assert f"{done.folder} lacks optimizer. Nothing was overwritten. Put the files back" in text
     assert "let it begin anew with --allow-partial optimizer, or" in text and "--redo sft" in text
     assert done.folder.is_dir()
-    stage = road.stage("optimizer", "random")
-    found = road.take_up(stage).found
+    stage = runs.stage("optimizer", "random")
+    found = runs.take_up(stage).found
     assert found and found.missing == {"optimizer"}, "what is there is restored"
     assert capsys.readouterr().out.endswith(
         "from step 4 of 9; restored: weights, random; missing: optimizer (begins anew)\n"
@@ -126,34 +126,34 @@ def test_a_missing_part_refuses_unless_it_is_allowed(
     assert stage.resumed["sft"][-1]["missing"] == ["optimizer"]
     (done.folder / "weights-0.pt").unlink()
     with pytest.raises(StageError, match="lacks weights. .*Without weights nothing can go on: put"):
-        road.take_up(road.stage("optimizer"))
+        runs.take_up(runs.stage("optimizer"))
 
 
 def test_a_whole_one_goes_before_one_that_lacks_a_part(
-    road: Road, capsys: pytest.CaptureFixture[str]
+    runs: Runs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stage = road.stage()
-    begun = road.take_up(stage)
-    road.write(stage, begun, 4)
-    later = road.write(stage, begun, 6)
+    stage = runs.stage()
+    begun = runs.take_up(stage)
+    runs.write(stage, begun, 4)
+    later = runs.write(stage, begun, 6)
     (later.folder / "random-0.pt").write_text("torn")
-    found = road.take_up(road.stage()).found
+    found = runs.take_up(runs.stage()).found
     assert found and found.step == 4
     said = capsys.readouterr().out
     assert "a checkpoint is passed over: " in said and "random-0.pt has 4 bytes, not 13" in said
-    found = road.take_up(road.stage("random")).found
+    found = runs.take_up(runs.stage("random")).found
     assert found and found.step == 6 and found.missing == {"random"}
 
 
-def test_a_checkpoint_of_an_earlier_layout_is_named_and_kept(road: Road) -> None:
-    stage = road.stage()
-    done = road.write(stage, road.take_up(stage), 4)
+def test_a_checkpoint_of_an_earlier_layout_is_named_and_kept(runs: Runs) -> None:
+    stage = runs.stage()
+    done = runs.write(stage, runs.take_up(stage), 4)
     manifest = json.loads((done.folder / MANIFEST).read_text())
     for known in manifest["files"].values():
         del known["part"]
     (done.folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(StageError, match=r"lacks optimizer, random, weights\. .*Without weights"):
-        road.take_up(road.stage())
+        runs.take_up(runs.stage())
     assert done.folder.is_dir()
 
 
