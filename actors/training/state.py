@@ -103,7 +103,7 @@ class Held:
         ):
             torch.save({"pieces": told, "blocks": contents}, folder / f"{part}-{rank}.pt")
 
-    def _adam_of(self, block: int) -> dict[str, Tensor]:
+    def _adam_of(self, block: int) -> Block:
         """Nothing before its first step."""
         state = self.adam.state.get(self.blocks[block], {})
         return {name: _own(value) for name, value in state.items()}
@@ -169,9 +169,7 @@ class Saved:
                 f"{folder} is of other weights: {name}{more} has the shape {written.get(name)} "
                 f"there and {shapes.get(name)} here (None: it does not learn)"
             )
-        self.pieces: dict[str, list[tuple[Piece, dict[str, Tensor]]]] = {
-            name: [] for name in shapes
-        }
+        self.pieces: dict[str, list[tuple[Piece, Block]]] = {name: [] for name in shapes}
         for path in sorted(folder.glob(f"{part}-*.pt")):
             saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
             for piece in (Piece(*values) for values in saved["pieces"]):

@@ -57,7 +57,9 @@ class Run:
         return "done with other settings"
 
     def same(self, stage: str, settings: Mapping[str, Any]) -> bool:
-        """Whether a finished stage was made with these settings, and with what is given today."""
+        """Whether a finished stage was made with these settings, and with what is given today; its
+        ranks and ZeRO stages may be others.
+        """
         kept, settings = (
             without_layout(known) for known in (self.manifest(stage)["settings"], settings)
         )
