@@ -20,7 +20,6 @@ from rayward.actors.group import TrainingGroup
 from rayward.actors.rollout.generation import Arrived
 from rayward.configs.last_bits import of_rl
 from rayward.configs.sections.algorithms import WITH_CRITIC
-from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import read_json, read_jsonl, write_json, write_jsonl
 from rayward.pipelines.run.signals import wishes
 from rayward.pipelines.run.stage import Stage
@@ -48,8 +47,8 @@ class RlCheckpoints:
         self.ahead = config.rl.mode == "one_step_off" and "replay" not in stage.settings
         expected = [f"{name}/{part}" for name in learners for part in LEARNER_PARTS]
         expected += ["driver", "metrics", *(["in_flight"] if self.ahead else [])]
-        where = f"after {{step}} of {self.iterations} iterations"
-        taken_up = take_up(stage, stage.name, self.made, expected, of_rl(config, learners), where)
+        bits, where = of_rl(config, learners), "after {} of {} iterations"
+        taken_up = take_up(stage, stage.name, self.made, expected, bits, where, self.iterations)
         self.found, self.info = taken_up.found, taken_up.info
         self.done = self.found.step if self.found else 0
         self.state: dict[str, Any] = {}
@@ -59,11 +58,6 @@ class RlCheckpoints:
                 self.state = read_json(self.found.folder / DRIVER)
             if "metrics" not in self.found.missing:
                 self.history = list(read_jsonl(self.found.folder / METRICS))
-            if not self.history and self.done == self.iterations:
-                raise StageError(
-                    f"{self.found.folder} has no metrics, and no iteration is left to make any: "
-                    f"start over: rayward align CONFIG --redo {stage.name}"
-                )
             self._cut_back()
         self.wish, self.stop, self.ends = False, False, False
         self.written_at, self.writing, self.last = time.monotonic(), 0, self.done

@@ -31,25 +31,30 @@ def take_up(
     expected: Sequence[str],
     now: LastBits,
     where: str,
+    last: int,
 ) -> TakenUp:
     """The last checkpoint of a training, with all parts that are `expected` of it.
 
-    `now`: with which ranks and so on it goes on; `where`: in words, with {step}. Prints what it
-    finds, and tells the stage's manifest. StageError where a part is missing that the person has
-    not allowed to be.
+    `now`: with which ranks and so on it goes on; `where`: in words, for its step and the `last`
+    one. Prints what it finds, and tells the stage's manifest. StageError where a part is missing
+    that the person has not allowed to be.
     """
     try:
         found, broken = made.latest(expected, stage.run.partial)
     except MissingPartError as error:
-        raise StageError(_refusal(error, stage.name)) from error
+        raise StageError(_refusal(error, stage)) from error
     for line in broken:
         print(f"   {title}: a checkpoint is passed over: {line}", flush=True)
     if found is None:
         return TakenUp(None, {"made_with": now, "resumed": []})
+    if "metrics" in found.missing and found.step >= last:
+        raise StageError(
+            f"{found.folder} lacks metrics, and no step is left to make any: {_again(stage)}"
+        )
     restored = [part for part in expected if part not in found.missing]
     missing = sorted(found.missing)
     print(
-        f"   {title}: goes on {where.format(step=found.step)}; restored: {', '.join(restored)}; "
+        f"   {title}: goes on {where.format(found.step, last)}; restored: {', '.join(restored)}; "
         f"missing: {', '.join(missing) + ' (begins anew)' if missing else 'none'}",
         flush=True,
     )
@@ -67,10 +72,13 @@ def take_up(
     return TakenUp(found, {"made_with": now, "resumed": story})
 
 
-def _refusal(error: MissingPartError, stage: str) -> str:
-    parts = ", ".join(error.parts)
+def _again(stage: Stage) -> str:
+    return f"start over: rayward align CONFIG --redo {stage.name}"
+
+
+def _refusal(error: MissingPartError, stage: Stage) -> str:
+    parts, again = ", ".join(error.parts), _again(stage)
     needed = [part for part in error.parts if part not in MAY_BE_MISSING]
-    again = f"start over: rayward align CONFIG --redo {stage}"
     if needed:
         way = f"Without {', '.join(needed)} nothing can go on: put the files back, or {again}"
     else:

@@ -30,8 +30,8 @@ class GoingOn:
         settings = stage.run.config.checkpoint
         folder = stage.checkpoints_of(folder_name or "model").resolve()
         made = Checkpoints(folder, settings.keep)
-        where = f"from step {{step}} of {steps}"
-        taken_up = take_up(stage, title, made, PARTS, {"": _last_bits(job)}, where)
+        bits, where = {"": _last_bits(job)}, "from step {} of {}"
+        taken_up = take_up(stage, title, made, PARTS, bits, where, steps)
         found = taken_up.found
         if found:
             self.step = found.step

@@ -192,3 +192,34 @@ def test_it_goes_on_with_other_ranks_within_rounding(name: str, road: Path, tmp_
     assert resumed["step"] == int(place.name[5:]) and not resumed["missing"]
     assert all(words in resumed["changed"] for words in told)
     assert case.run(torn).returncode == 0, "finished, it holds with any ranks"
+
+
+GONE = {
+    "sft": {"optimizer": "optimizer-*.pt", "validation": "validation-*", "metrics": "metrics*"},
+    "ppo": {"critic/weights": "critic/weights-0*", "driver": "driver.json", "metrics": "metrics*"},
+    "ahead": {"in_flight": "in_flight.pkl", "policy/optimizer": "policy/optimizer-1.pt"},
+}
+"""Parts that a checkpoint lacks, and files of them."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GONE)
+def test_a_missing_part_that_may_be_begins_anew(name: str, road: Path, tmp_path: Path) -> None:
+    case, parts = Case(name, road), ",".join(GONE[name])
+    run = case.start(tmp_path / "run")
+    status, said = case.interrupted(run, signal.SIGTERM, case.at[0])
+    assert status == 130, said
+    place = sorted((run / case.made).glob("step-*"))[-1]
+    for pattern in GONE[name].values():
+        assert [path.unlink() for path in place.glob(pattern)], pattern
+    done = case.run(run, "--allow-partial", parts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    missing = ", ".join(sorted(GONE[name]))
+    assert f"; missing: {missing} (begins anew)\n" in done.stdout, done.stdout
+    step, first = int(place.name[5:]), "metrics" in GONE[name]
+    steps = [row["step"] for row in case.rows(run)]
+    begins = (step + (name == "sft")) if first else 0
+    assert steps == list(range(begins, begins + len(steps))) and len(steps) > 1
+    manifest = json.loads((run / case.folder / "manifest.json").read_text())
+    ((resumed,),) = manifest["resumed"].values()
+    assert resumed == {"step": step, "changed": "", "missing": sorted(GONE[name])}

@@ -42,7 +42,7 @@ class Runs:
     def take_up(self, stage: Stage) -> TakenUp:
         config = stage.run.config
         now = {"": of_training(config.resources.train, config.sft.optimizer, config.model.dtype)}
-        return take_up(stage, "sft", self.made(stage), PARTS, now, "from step {step} of 9")
+        return take_up(stage, "sft", self.made(stage), PARTS, now, "from step {} of {}", 9)
 
     def write(self, stage: Stage, taken_up: TakenUp, step: int) -> Checkpoint:
         place = self.made(stage).new(step)
