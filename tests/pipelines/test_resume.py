@@ -185,8 +185,10 @@ def test_it_goes_on_with_other_ranks_within_rounding(name: str, road: Path, tmp_
     ours, theirs = case.rows(torn), case.rows(whole)
     assert [row["step"] for row in ours] == [row["step"] for row in theirs]
     for row, other in zip(ours, theirs, strict=True):
-        for figure in ("loss", "grad_norm", "score", "policy/loss", "critic/grad_norm"):
-            assert row.get(figure) == pytest.approx(other.get(figure), rel=1e-3, abs=1e-5), figure
+        figures = {"loss", "grad_norm", "score", "policy/loss", "critic/grad_norm"} & other.keys()
+        assert len(figures) > 1
+        for figure in figures:
+            assert row[figure] == pytest.approx(other[figure], rel=1e-3, abs=1e-5), figure
     manifest = json.loads((torn / case.folder / "manifest.json").read_text())
     ((resumed,),) = manifest["resumed"].values()
     assert resumed["step"] == int(place.name[5:]) and not resumed["missing"]
