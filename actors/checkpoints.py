@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,28 @@ WORTH_S = 60
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole one. `step`: optimizer steps (or iterations) done; `info`: what its writer said."""
+    """One to go on from. `step`: optimizer steps (or iterations) done; `info`: what its writer
+    said; `parts`: what is in it; `missing`: which parts begin anew.
+    """
 
     folder: Path
     step: int
     info: Mapping[str, Any]
+    parts: frozenset[str] = frozenset()
+    missing: frozenset[str] = frozenset()
+
+
+class MissingPartError(ValueError):
+    """No checkpoint has all that is expected, and one lacks only `parts`, which are in no file."""
+
+    def __init__(self, folder: Path, step: int, parts: Collection[str]) -> None:
+        self.folder, self.step, self.parts = folder, step, sorted(parts)
+        super().__init__(f"{folder} lacks {', '.join(self.parts)}")
+
+
+def part_of(file: str) -> str:
+    """The part that a file is of: its path without suffix and number of the rank."""
+    return re.sub(r"(-\d+)?\.\w+$", "", file)
 
 
 class Checkpoints:
@@ -49,8 +67,11 @@ class Checkpoints:
         """Where `new` made it."""
         return self.folder / f"{WRITING}{step:08d}"
 
-    def complete(self, step: int, info: Mapping[str, Any]) -> Checkpoint:
+    def complete(
+        self, step: int, info: Mapping[str, Any], part_of: Callable[[str], str] = part_of
+    ) -> Checkpoint:
         """Make what was written since `new` a checkpoint, and remove those that are too old.
+        `part_of`: the part that a file belongs to, by its path.
 
         One process calls it, when all have written. Raises OSError or ValueError where it does not
         read back as it was written; then the ones before are still there.
@@ -60,7 +81,9 @@ class Checkpoints:
         for path in sorted(place.rglob("*")):
             if path.is_file():
                 _flush(path)
-                files[str(path.relative_to(place))] = {
+                name = str(path.relative_to(place))
+                files[name] = {
+                    "part": part_of(name),
                     "bytes": path.stat().st_size,
                     "sha256": _hash(path),
                 }
@@ -75,21 +98,42 @@ class Checkpoints:
         shutil.rmtree(target, ignore_errors=True)
         place.rename(target)
         _flush(self.folder)
-        done = _read(target)
+        done, lost, _ = _read(target)
+        if lost:
+            raise ValueError(next(iter(lost.values())))
         for old in self._all()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return done
 
-    def latest(self) -> tuple[Checkpoint | None, list[str]]:
-        """The last whole one, and why those after it are none. What was half written is removed."""
+    def latest(
+        self, expected: Collection[str] = (), anew: Collection[str] = ()
+    ) -> tuple[Checkpoint | None, list[str]]:
+        """The last one that has all `expected` parts, and each of its files whole, but for parts
+        that may begin `anew`; and why those after it are passed over.
+
+        What was half written is removed. Raises MissingPartError where there is none, although one
+        has no torn file: what it lacks may be found again, or done without.
+        """
         for half in self.folder.glob(f"{WRITING}*"):
             shutil.rmtree(half, ignore_errors=True)
         broken: list[str] = []
+        partial: MissingPartError | None = None
         for folder in reversed(self._all()):
             try:
-                return _read(folder), broken
-            except (OSError, ValueError) as error:
+                found, lost, torn = _read(folder)
+            except (OSError, ValueError, KeyError) as error:
                 broken.append(f"{folder}: {error}")
+                continue
+            absent = set(expected) - found.parts
+            missing = lost.keys() | absent
+            if missing <= set(anew):
+                return replace(found, missing=frozenset(missing)), broken
+            reasons = [*lost.values(), *(f"it has no {part}" for part in sorted(absent))]
+            broken.append(f"{folder}: {reasons[0]}")
+            if not torn and not partial:
+                partial = MissingPartError(folder, found.step, missing - set(anew))
+        if partial:
+            raise partial
         return None, broken
 
     def drop(self) -> None:
@@ -100,16 +144,30 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"))
 
 
-def _read(folder: Path) -> Checkpoint:
-    """Raises OSError or ValueError where a file is missing, or is not what was written."""
+def _read(folder: Path) -> tuple[Checkpoint, dict[str, str], bool]:
+    """One as it is, why parts of it are lost, and whether a file has other contents than it had.
+
+    Raises OSError, ValueError or KeyError where its manifest cannot be read.
+    """
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    lost: dict[str, str] = {}
+    parts, torn = set(), False
     for name, known in manifest["files"].items():
-        path = folder / name
-        if (size := path.stat().st_size) != known["bytes"]:
-            raise ValueError(f"{name} has {size} bytes, not {known['bytes']}")
-        if _hash(path) != known["sha256"]:
-            raise ValueError(f"{name} has other contents than were written")
-    return Checkpoint(folder, int(manifest["step"]), manifest["info"])
+        # Of an earlier version no part is known, so all are found missing.
+        if part := known.get("part"):
+            parts.add(part)
+        path, reason = folder / name, ""
+        if not path.is_file():
+            reason = f"{name} is missing"
+        elif (size := path.stat().st_size) != known["bytes"]:
+            reason = f"{name} has {size} bytes, not {known['bytes']}"
+        elif _hash(path) != known["sha256"]:
+            reason = f"{name} has other contents than were written"
+        if reason:
+            lost.setdefault(part or name, reason)
+            torn = torn or path.is_file()
+    done = Checkpoint(folder, int(manifest["step"]), manifest["info"], parts=frozenset(parts))
+    return done, lost, torn
 
 
 def _hash(path: Path) -> str:

@@ -3,7 +3,7 @@
     python benchmarks/checkpoint_cost.py --model FOLDER --json FILE [--repeats 3]
 
 One rank trains a model (all of its weights, Adam) for a step on one row, then writes checkpoints as
-a stage does: DeepSpeed's files, hashes, flush, rename, and reading back; the run waits for all of
+a stage does: its files, hashes, flush, rename, and reading back; the run waits for all of
 that. Then they are loaded again.
 """
 

@@ -6,6 +6,7 @@ Compare `rayward.pipelines.run.stage`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -138,6 +139,20 @@ def _of_suite(config: Config, part: str) -> dict[str, Any]:
         "context_tokens": config.model.context_tokens,
         "seed": config.seed,
     }
+
+
+def without_layout(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings without numbers of ranks and ZeRO stages, which change its last bits only.
+
+    They are in `decisive` since it makes fingerprints, which must stay those of earlier runs.
+    """
+    plain = {name: value for name, value in settings.items() if name != "workers"}
+    for name, section in plain.items():
+        if isinstance(section, dict) and isinstance(section.get("optimizer"), dict):
+            optimizer = section["optimizer"].items()
+            others = {key: value for key, value in optimizer if key != "zero_stage"}
+            plain[name] = section | {"optimizer": others}
+    return plain
 
 
 def _data(data: Data) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,15 @@ def align(
     redo: Sequence[str] = (),
     keep: bool = False,
     replay: Path | None = None,
+    allow_partial: Collection[str] = (),
 ) -> None:
     """Run `stages` into `folder`; `redo` makes those parts and all that follow again. `keep` leaves
-    the endpoint up. RL trains on the rollouts in `replay`, where it is given.
+    the endpoint up. RL trains on the rollouts in `replay`, where it is given. Checkpoints may lack
+    the parts in `allow_partial`.
 
     Raises ConfigError or StageError, before anything is removed or started, where that cannot be.
     """
-    run = Run(folder, config)
+    run = Run(folder, config, frozenset(allow_partial))
     # Before anything asks for a model: hub names mean the commits that the run began with.
     pinned(run)
     made = preflight(run, stages, redo, keep, replay)

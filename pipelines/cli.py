@@ -200,6 +200,11 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="make these stages (or rl/ppo and such) and what follows again",
     )
+    parser.add_argument(
+        "--allow-partial",
+        metavar="A,B",
+        help="go on from a checkpoint that lacks these parts, which begin anew",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     parser.add_argument("--keep", action="store_true", help="publish: serve until interrupted")
 
@@ -209,12 +214,13 @@ def _align(options: argparse.Namespace) -> int:
     from rayward.data.model_files.hub_models import trust
     from rayward.pipelines.align import align, plan_text
     from rayward.pipelines.interface import run_folder
-    from rayward.pipelines.parts import parse_redo, parse_stages
+    from rayward.pipelines.parts import parse_partial, parse_redo, parse_stages
 
     config = load(options.config, options.set)
     trust(config.model.trust_remote_code)
     folder = run_folder(config, options.run)
     stages, redo = parse_stages(options.stages), parse_redo(options.redo)
+    partial = parse_partial(options.allow_partial)
     if options.dry_run:
         from rayward.pipelines.preflight import check_models, preflight
         from rayward.pipelines.run.folder import Run
@@ -242,7 +248,8 @@ def _align(options: argparse.Namespace) -> int:
         fetch(Run(folder, config))
         print(f"{rollouts}: {rollout_only(on_machine(Run(folder, config), 'rl'), rollouts)}")
         return 0
-    align(config, folder, stages, redo, options.keep, getattr(options, "replay", None))
+    replay = getattr(options, "replay", None)
+    align(config, folder, stages, redo, options.keep, replay, partial)
     return 0
 
 

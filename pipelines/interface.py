@@ -39,24 +39,27 @@ def run(
     *,
     keep: bool = False,
     replay: str | Path | None = None,
+    allow_partial: str | Sequence[str] = (),
 ) -> RunReader:
     """What `rayward align` does: run the stages that are missing; the run.
 
     `folder`: runs/NAME unless given. `stages`: only these, by name; None: all. `redo`: stages, or
     parts such as "rl/ppo", to make again with what follows. `keep`: serve until interrupted.
-    `replay`: folder of rollouts that RL trains on. Raises ConfigError or StageError where that
+    `replay`: folder of rollouts that RL trains on. `allow_partial`: parts that a checkpoint may
+    lack, such as "optimizer". Raises ConfigError or StageError where that
     cannot be, before anything is removed or started.
     """
     quiet()
     from rayward.data.model_files.hub_models import trust
     from rayward.pipelines.align import align
-    from rayward.pipelines.parts import parse_redo, parse_stages
+    from rayward.pipelines.parts import parse_partial, parse_redo, parse_stages
 
     config = checked(config) if isinstance(config, Config) else load_config(config)
     trust(config.model.trust_remote_code)
     place = run_folder(config, folder)
     made = parse_stages(None if stages is None else _listed(stages))
-    align(config, place, made, parse_redo(_listed(redo)), keep, Path(replay) if replay else None)
+    rollouts, partial = Path(replay) if replay else None, parse_partial(_listed(allow_partial))
+    align(config, place, made, parse_redo(_listed(redo)), keep, rollouts, partial)
     return RunReader(place)
 
 

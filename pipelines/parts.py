@@ -13,6 +13,7 @@ from rayward.configs.plan import INPUTS, followers, inputs
 from rayward.configs.stages import RL_PARTS, STAGES, all_parts, parts, suite_parts
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import NOT_READ, Run
+from rayward.pipelines.run.stage import MAY_BE_MISSING
 
 PARTS_OF = {"rl": RL_PARTS}
 """Stages of several parts."""
@@ -43,6 +44,18 @@ def _names(text: str, known: Sequence[str]) -> tuple[str, ...]:
         if name not in known:
             raise ConfigError(f"unknown stage {name!r}; stages: {', '.join(known)}")
     return tuple(stage for stage in known if stage in names)
+
+
+def parse_partial(text: str | None) -> frozenset[str]:
+    """Parts of a checkpoint that may be missing. ConfigError for one that cannot."""
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    for name in names:
+        if name not in MAY_BE_MISSING:
+            raise ConfigError(
+                f"--allow-partial {name!r}: no part of a checkpoint that can begin anew; these "
+                f"can: {', '.join(MAY_BE_MISSING)}"
+            )
+    return frozenset(names)
 
 
 def to_make(run: Run, stages: Sequence[str], redo: Sequence[str] = ()) -> set[str]:

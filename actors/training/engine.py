@@ -12,9 +12,8 @@ empty one with a loss of 0 where it has no rows; the plans of rayward.data.packi
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,11 +28,18 @@ from rayward.actors.models.lora import adapted_layers, merged, plain_name
 from rayward.actors.models.pretrained import DTYPES
 from rayward.actors.models.saved import saved_buffers
 from rayward.actors.pulse import tick
+from rayward.actors.training.state import (
+    OPTIMIZER,
+    Held,
+    read_layout,
+    read_random,
+    write_layout,
+    write_random,
+)
 from rayward.algorithms.schedule import learning_rate_factor
+from rayward.configs.last_bits import zero_stage_of
 from rayward.configs.sections.training import Updates
 
-STATE, LAYOUT = "state", "layout.json"
-"""Folder of DeepSpeed's files in a checkpoint, and what they depend on."""
 MetricSums = dict[str, float]
 """Name -> sum over tokens (or rankings), or the largest value where the name ends in `_max`."""
 Batch = TypeVar("Batch")
@@ -86,13 +92,9 @@ class TrainEngine:
             eps=optimizer.eps,
             fused=True,
         )
-        # One rank has nothing to share out, and in fp32 no master weights to keep: ZeRO-1 and 2
-        # would only copy.
-        alone = self.world_size == 1 and dtype == "float32" and device.type == "cpu"
-        self.zero_stage = 0 if alone and optimizer.zero_stage < 3 else optimizer.zero_stage
-        # Its rounding would show how rows are cut: ZeRO-2 sums and reduces gradients in fp32.
-        if dtype == "bfloat16":
-            self.zero_stage = max(2, self.zero_stage)
+        self.zero_stage = zero_stage_of(
+            optimizer.zero_stage, self.world_size, dtype, device.type == "cpu"
+        )
         # DeepSpeed clips in every mode but one, in which it also keeps the norm to itself: no ZeRO,
         # no bf16.
         self.clips_itself = self.zero_stage == 0 and dtype == "float32"
@@ -100,6 +102,7 @@ class TrainEngine:
         if self.clips_itself:
             # The hook runs inside DeepSpeed's step, after gradients are averaged over ranks.
             adam.register_step_pre_hook(self._clip)
+        self.own_adam = adam
         self.engine, self.adam, _, _ = deepspeed.initialize(
             model=module.to(device), optimizer=adam, config=self._deepspeed_config(dtype)
         )
@@ -277,44 +280,33 @@ class TrainEngine:
     def save_state(self, folder: Path) -> None:
         """Write what training goes on from: weights, optimizer, count of steps, random numbers.
 
-        Every rank must call it, and writes its own part. As DeepSpeed lays it out, so that a rank
-        holds no more than it has.
+        Every rank must call it, and writes its own part: what it holds, and no more.
         """
-        random = {"cpu": torch.get_rng_state()}
-        if self.device.type == "cuda":
-            random["cuda"] = torch.cuda.get_rng_state(self.device)
-        torch.save(random, folder / f"random-{self.rank}.pt")
+        held = self._held()
+        held.write(folder)
+        write_random(folder, self.device)
         if self.rank == 0:
-            (folder / LAYOUT).write_text(json.dumps(self._layout), encoding="utf-8")
-        self.engine.save_checkpoint(
-            str(folder), tag=STATE, client_state={"steps_done": self.steps_done}, save_latest=False
-        )
+            layout = {"ranks": self.world_size, "zero_stage": self.zero_stage, "dtype": self.dtype}
+            write_layout(folder, layout | {"steps_done": self.steps_done, "weights": held.shapes})
 
-    def load_state(self, folder: Path) -> None:
-        """Go on from what `save_state` wrote with as many ranks and the same ZeRO stage.
+    def load_state(self, folder: Path, anew: Collection[str] = ()) -> None:
+        """Go on from what `save_state` wrote, with any number of ranks and at any ZeRO stage; to
+        the bit with the same. `anew`: parts that begin anew, OPTIMIZER and RANDOM.
 
-        Every rank must call it. ValueError where it does not fit.
+        Every rank must call it. ValueError where it is of other weights, or a file is missing.
         """
-        written = json.loads((folder / LAYOUT).read_text(encoding="utf-8"))
-        if written != self._layout:
+        layout = read_layout(folder)
+        if layout["dtype"] != self.dtype:
             raise ValueError(
-                f"{folder} was written with {_words(written)}, and this training has "
-                f"{_words(self._layout)}: give it the same again (resources, optimizer.zero_stage, "
-                "model.dtype), or start the stage over with --redo"
+                f"{folder} is of {layout['dtype']}, and model.dtype is {self.dtype}: give it the "
+                "same again, or start the stage over with --redo"
             )
-        path, client = self.engine.load_checkpoint(str(folder), tag=STATE)
-        if path is None:
-            raise ValueError(f"{folder} holds no state of a training")
-        self.steps_done = int(client["steps_done"])
-        random = torch.load(folder / f"random-{self.rank}.pt")
-        torch.set_rng_state(random["cpu"])
-        if "cuda" in random and self.device.type == "cuda":
-            torch.cuda.set_rng_state(random["cuda"], self.device)
+        self._held().read(folder, OPTIMIZER not in anew)
+        self.steps_done = int(layout["steps_done"])
+        read_random(folder, self.device, anew)
 
-    @property
-    def _layout(self) -> dict[str, Any]:
-        """What DeepSpeed's files of a state depend on."""
-        return {"ranks": self.world_size, "zero_stage": self.zero_stage, "dtype": self.dtype}
+    def _held(self) -> Held:
+        return Held(self.engine, self.own_adam, self.zero_stage)
 
     def _gathered(self, parameters: list[nn.Parameter]) -> AbstractContextManager[None]:
         import deepspeed
@@ -357,7 +349,3 @@ class TrainEngine:
 
 def _hf_model(module: Trained) -> PreTrainedModel:
     return module.lm if isinstance(module, TokenPolicy) else module.classifier
-
-
-def _words(layout: dict[str, Any]) -> str:
-    return f"{layout['ranks']} ranks, ZeRO stage {layout['zero_stage']}, {layout['dtype']}"

@@ -5,8 +5,9 @@ Light: Ray Train's controller unpickles it too, and torch would cost it seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from rayward.configs.sections.machines import Role
 from rayward.configs.sections.training import Optimizer, Preferences
@@ -31,6 +32,10 @@ class CheckpointPlace:
     every_steps: int | None
     every_minutes: float | None
     keep: int
+    anew: frozenset[str] = frozenset()
+    """Parts of the one found that begin anew."""
+    info: Mapping[str, Any] = field(default_factory=dict)
+    """What each checkpoint says of its training."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """A training that goes on where a checkpoint left it: the workers' side.
 
 What is restored is all that decides the numbers: weights, optimizer, count of steps, random numbers
-(engine.py), which state is kept (validation.py), and what was computed before the first step. The
-rows of a step follow from its number and the seed.
+(state.py), which state is kept (validation.py), and what was computed before the first step. The
+rows of a step follow from its number and the seed. Ranks and ZeRO stage may be others than those of
+the checkpoint: then the numbers are the same but for the rounding of sums over ranks.
 """
 
 from __future__ import annotations
@@ -19,14 +20,16 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from rayward.actors.checkpoints import WORTH_S, Checkpoints
+from rayward.actors.checkpoints import WORTH_S, Checkpoints, part_of
 from rayward.actors.models.forward import RankContext
 from rayward.actors.training.engine import TrainEngine
 from rayward.actors.training.job import STOP, Job
 from rayward.actors.training.validation import Validation
 from rayward.actors.training.worker import Reporter, add_over_ranks
 
-KNOWN, METRICS, BEST = "known.npz", "metrics.jsonl", "best"
+KNOWN, METRICS, BEST, VALIDATION = "baseline.npz", "metrics.jsonl", "best", "validation"
+PARTS = ("weights", "optimizer", "random", "baseline", "validation", "metrics")
+"""What a checkpoint of a training has. `baseline`: what was computed before the first step."""
 Step = TypeVar("Step")
 
 
@@ -40,6 +43,16 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The metrics of a checkpoint."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def _part_of(file: str) -> str:
+    # The best state so far is of no use without its figure, nor that without it.
+    return VALIDATION if file.startswith(f"{BEST}/") else part_of(file)
+
+
+def _count(found: Path) -> int:
+    """Of the ranks that wrote a checkpoint."""
+    return len(list(found.glob(f"{VALIDATION}-*.pkl")))
 
 
 def _wish(path: Path) -> str:
@@ -57,13 +70,15 @@ class Resume:
 
     def __init__(self, job: Job, context: RankContext, engine: TrainEngine) -> None:
         self.job, self.rank, self.engine = job, context.rank, engine
+        self.ranks = context.world_size
         self.reporter = Reporter(job, context)
         place = job.checkpoints
         self.made = Checkpoints(place.folder, place.keep) if place else None
         self.found = Path(place.found) if place and place.found else None
+        self.anew = place.anew if place else frozenset()
         # Computed once in a training, and the same on every rank.
         self._known: dict[str, np.ndarray] = {}
-        if self.found and (self.found / KNOWN).is_file():
+        if self.found and "baseline" not in self.anew:
             with np.load(self.found / KNOWN) as arrays:
                 self._known = dict(arrays)
         self._written_at, self._written_step = time.monotonic(), 0
@@ -79,17 +94,23 @@ class Resume:
     def load(self, validation: Validation) -> None:
         """Go on from the checkpoint, if there is one; what was `known` must be computed before."""
         if self.found:
-            self.engine.load_state(self.found)
-            with (self.found / f"validation-{self.rank}.pkl").open("rb") as file:
-                validation.restore(pickle.load(file))
-            self.reporter.history = read_lines(self.found / METRICS)
-            if self.rank == 0 and (self.found / BEST).is_dir():
-                # A later step of the try before may have left a better one there, which on a GPU
-                # need not come again.
-                shutil.rmtree(self.job.output, ignore_errors=True)
-                shutil.copytree(self.found / BEST, self.job.output)
+            self.engine.load_state(self.found, self.anew)
+            if "metrics" not in self.anew:
+                self.reporter.history = read_lines(self.found / METRICS)
+            if VALIDATION not in self.anew:
+                self._load_validation(self.found, validation)
             torch.distributed.barrier()
         self._written_at, self._written_step = time.monotonic(), self.engine.steps_done
+
+    def _load_validation(self, found: Path, validation: Validation) -> None:
+        paths = [found / f"{VALIDATION}-{rank}.pkl" for rank in range(_count(found))]
+        states = [pickle.loads(path.read_bytes()) for path in paths]
+        validation.restore(states, self.rank, self.ranks)
+        if self.rank == 0 and (found / BEST).is_dir():
+            # A later step of the try before may have left a better one there, which on a GPU
+            # need not come again.
+            shutil.rmtree(self.job.output, ignore_errors=True)
+            shutil.copytree(found / BEST, self.job.output)
 
     def left(self, steps: Iterable[Step]) -> Iterator[Step]:
         """Of all steps of the training those that are still to do."""
@@ -157,7 +178,7 @@ class Resume:
 
     def _write_own(self, place: Path, validation: Validation) -> None:
         self.engine.save_state(place)
-        with (place / f"validation-{self.rank}.pkl").open("wb") as file:
+        with (place / f"{VALIDATION}-{self.rank}.pkl").open("wb") as file:
             pickle.dump(validation.state(), file)
         if self.rank == 0:
             np.savez(place / KNOWN, allow_pickle=False, **self._known)
@@ -167,7 +188,8 @@ class Resume:
 
     def _complete(self, step: int) -> None:
         if self.rank == 0 and self.made:
-            self.made.complete(step, {})
+            assert self.job.checkpoints
+            self.made.complete(step, self.job.checkpoints.info, _part_of)
 
     def _failed(self, part: Callable[[], None]) -> str:
         """Why a part of a checkpoint could not be written by some rank; "" where all have. A

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ class Learner(Timed):
         with self.span("checkpoint"):
             self.engine.save_state(Path(folder))
 
-    def load_state(self, folder: str) -> None:
-        """Go on from what as many ranks wrote there. A collective."""
-        self.engine.load_state(Path(folder))
+    def load_state(self, folder: str, anew: Collection[str] = ()) -> None:
+        """Go on from what any ranks wrote there, but for parts that begin `anew`. A collective."""
+        self.engine.load_state(Path(folder), anew)
 
 
 Loss = Callable[[nn.Module, Rollouts, dict[str, Any], Rollouts], tuple[Tensor, MetricSums]]

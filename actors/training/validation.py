@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from rayward.actors.training.job import Job
+from rayward.data.ragged import Ragged, Shard
 
 STATE = ("value", "measured_at", "kept_value", "kept_step", "written")
 
@@ -61,10 +64,16 @@ class Validation:
         """What `restore` goes on from; this rank's."""
         return {name: getattr(self, name) for name in STATE}
 
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from the `state` of the same step."""
+    def restore(self, states: Sequence[Mapping[str, Any]], rank: int, ranks: int) -> None:
+        """Go on from the `state` of each rank at the same step, of which there may be other
+        `ranks` now.
+        """
         for name in STATE:
-            setattr(self, name, state[name])
+            setattr(self, name, states[0][name])
+        if self.written and isinstance(self.written[0], Shard):
+            # All parts are somebody's, or results of rows would be lost.
+            parts = [state["written"][0] for state in states[rank::ranks]]
+            self.written = [_joined(parts) if parts else _joined([states[0]["written"][0]], 0)]
 
     @property
     def result(self) -> Any:
@@ -78,3 +87,13 @@ class Validation:
             self.kept_value, self.kept_step = self.sign * self.value, step
             self.written = [self.write()]
         return self.value
+
+
+def _joined(parts: Sequence[Shard], rows: int | None = None) -> Shard:
+    """Results of several ranks as those of one; only the first `rows`, where given."""
+    values = np.concatenate([part.values.values for part in parts])
+    lengths = np.concatenate([part.values.lengths for part in parts])[:rows]
+    return Shard(
+        np.concatenate([part.rows for part in parts])[:rows],
+        Ragged(values[: lengths.sum()], lengths),
+    )

@@ -18,11 +18,15 @@ from tqdm import tqdm
 from rayward.actors.checkpoints import WORTH_S, Checkpoints
 from rayward.actors.group import TrainingGroup
 from rayward.actors.rollout.generation import Arrived
+from rayward.configs.last_bits import of_rl
+from rayward.configs.sections.algorithms import WITH_CRITIC
 from rayward.pipelines.run.files import read_json, read_jsonl, write_json, write_jsonl
 from rayward.pipelines.run.signals import wishes
 from rayward.pipelines.run.stage import Stage
+from rayward.pipelines.run.taking_up import take_up
 
 DRIVER, IN_FLIGHT, METRICS = "driver.json", "in_flight.pkl", "metrics.jsonl"
+LEARNER_PARTS = ("weights", "optimizer", "random")
 BY_ITERATION = ("transcripts", "rollouts", "fixed")
 """Folders of a stage with a file each iteration."""
 
@@ -37,19 +41,23 @@ class RlCheckpoints:
         self.stage, self.settings = stage, stage.run.config.checkpoint
         self.iterations = stage.run.config.rl.iterations
         self.made = Checkpoints(stage.checkpoints_of("training").resolve(), self.settings.keep)
-        self.found, broken = self.made.latest()
-        for line in broken:
-            print(f"   {stage.name}: a checkpoint is passed over: {line}", flush=True)
+        config, algorithm = stage.run.config, stage.name.removeprefix("rl/")
+        learners = ("policy", "critic") if algorithm in WITH_CRITIC else ("policy",)
+        # A replay has nothing in flight.
+        self.ahead = config.rl.mode == "one_step_off" and "replay" not in stage.settings
+        expected = [f"{name}/{part}" for name in learners for part in LEARNER_PARTS]
+        expected += ["driver", "metrics", *(["in_flight"] if self.ahead else [])]
+        bits, where = of_rl(config, learners), "after {} of {} iterations"
+        taken_up = take_up(stage, stage.name, self.made, expected, bits, where, self.iterations)
+        self.found, self.info = taken_up.found, taken_up.info
         self.done = self.found.step if self.found else 0
         self.state: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
         if self.found:
-            self.state = read_json(self.found.folder / DRIVER)
-            self.history = list(read_jsonl(self.found.folder / METRICS))
-            print(
-                f"   {stage.name}: goes on after {self.done} of {self.iterations} iterations",
-                flush=True,
-            )
+            if "driver" not in self.found.missing:
+                self.state = read_json(self.found.folder / DRIVER)
+            if "metrics" not in self.found.missing:
+                self.history = list(read_jsonl(self.found.folder / METRICS))
             self._cut_back()
         self.wish, self.stop, self.ends = False, False, False
         self.written_at, self.writing, self.last = time.monotonic(), 0, self.done
@@ -68,18 +76,31 @@ class RlCheckpoints:
 
     # ---- going on
 
+    @property
+    def taken(self) -> int:
+        """Prompts that the responses so far are to, those in flight too."""
+        iterations = self.done + self.ahead
+        count: int = self.state.get(
+            "taken", iterations * self.stage.run.config.rl.prompts_per_iteration
+        )
+        return count
+
     def load(self, learners: Mapping[str, TrainingGroup]) -> None:
         """Policy and critic as the checkpoint has them; as they started where there is none."""
-        if self.found:
-            for name, group in learners.items():
-                group.call("load_state", str(self.found.folder / name))
+        if not self.found:
+            return
+        for name, group in learners.items():
+            anew = [part for part in LEARNER_PARTS if f"{name}/{part}" in self.found.missing]
+            # What belongs to other weights is of no use.
+            if "weights" not in anew:
+                group.call("load_state", str(self.found.folder / name), anew)
 
     def in_flight(self) -> Arrived | None:
         """Responses of the next iteration that were sampled before the checkpoint."""
-        if not self.found or not (self.found.folder / IN_FLIGHT).is_file():
+        if not self.found or "in_flight" not in self.found.parts - self.found.missing:
             return None
         with (self.found.folder / IN_FLIGHT).open("rb") as file:
-            arrived: Arrived = pickle.load(file)
+            arrived: Arrived | None = pickle.load(file)
         return arrived
 
     # ---- writing
@@ -147,10 +168,10 @@ class RlCheckpoints:
         try:
             write_json(place / DRIVER, state)
             write_jsonl(place / METRICS, history)
-            if in_flight:
+            if in_flight or self.ahead:  # None after the last iteration
                 with (place / IN_FLIGHT).open("wb") as binary:
                     pickle.dump(in_flight, binary)
-            self.made.complete(self.writing, {})
+            self.made.complete(self.writing, self.info)
         except (OSError, ValueError) as error:
             self._give_up(error)
         else:

@@ -138,7 +138,8 @@ class OnlineTraining:
 
     def run(self) -> dict[str, Any]:
         """Train and save the model; the metrics of the stage's manifest."""
-        kept = [{"step": step, **line} for step, line in enumerate(self.record.history)]
+        first = self.checkpoints.done - len(self.record.history)
+        kept = [{"step": step, **line} for step, line in enumerate(self.record.history, first)]
         with (
             self.checkpoints.asked(),
             Metrics(self.stage.folder, self.algorithm, self.rl.iterations, "iter", kept) as metrics,
@@ -231,11 +232,12 @@ class OnlineTraining:
 
     def _restore(self, checkpoints: RlCheckpoints) -> None:
         """Remember what the driver of an earlier try did."""
-        self.shaper.load_state_dict(checkpoints.state["shaper"])
-        self.monitor.load_state_dict(checkpoints.state["monitor"])
+        if checkpoints.state:
+            self.shaper.load_state_dict(checkpoints.state["shaper"])
+            self.monitor.load_state_dict(checkpoints.state["monitor"])
         if isinstance(self.sampler, Sampler):
             arrived = checkpoints.in_flight()
-            self.sampler.restore(checkpoints.state["taken"], checkpoints.done, arrived)
+            self.sampler.restore(checkpoints.taken, checkpoints.done, arrived)
 
     def _keep_batch(self, iteration: int) -> None:
         """Write the responses whose numbers ended the stage, for whoever looks for the reason."""

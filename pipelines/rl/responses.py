@@ -64,6 +64,8 @@ class Sampler:
         self.rl = actors.config.rl
         # By iteration, from `begin` to `finish`.
         self.running: dict[int, tuple[list[Prompt], Generation | Arrived]] = {}
+        # The iteration whose responses a checkpoint lacked: they are by the weights of today.
+        self.drawn_anew: int | None = None
         # Parts that wait for `hand_over`.
         self.waiting: list[Rollouts] = []
         # Responses to the extra prompts of the last `finish`.
@@ -100,13 +102,16 @@ class Sampler:
 
     def restore(self, taken: int, iteration: int, arrived: Arrived | None) -> None:
         """Go on with the next prompts after `taken` ones, the last of them those of what has
-        `arrived` for an iteration.
+        `arrived` for an iteration, or with one_step_off was to arrive, and is drawn anew.
         """
         self.stream.taken = taken
+        count = self.rl.prompts_per_iteration
         if arrived:
-            count = self.rl.prompts_per_iteration
             self.stream.taken -= count
             self.running[iteration] = (self.stream.take(count)[0], arrived)
+        elif self.rl.mode == "one_step_off":
+            self.stream.taken -= count
+            self.drawn_anew = iteration
 
     def finish(self, iteration: int, shaper: RewardShaper) -> list[Prompt]:
         """Wait for the responses, which go to the scorers on the way; the iteration's prompts.
@@ -141,7 +146,7 @@ class Sampler:
     ) -> Iterator[Rollouts]:
         """The responses to so many prompts, part by part; those to extra ones go aside."""
         # One update old, but in iteration 0, which has no older ones than w0.
-        one_step_off = self.rl.mode == "one_step_off"
+        one_step_off = self.rl.mode == "one_step_off" and iteration != self.drawn_anew
         expected = max(0, iteration - 1) if one_step_off else iteration
         for _, part in generation.parts():
             if part.weight_version != expected:

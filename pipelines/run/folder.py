@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rayward.configs import stages
-from rayward.configs.decisive import decisive
+from rayward.configs.decisive import decisive, without_layout
 from rayward.configs.schema import Config
 from rayward.data.model_files.hub_models import local
 from rayward.pipelines.run import earlier, given
@@ -26,10 +26,13 @@ NOT_READ = {"sample": {"reward"}}
 
 @dataclass(frozen=True)
 class Run:
-    """A run's folder and config."""
+    """A run's folder and config. `partial`: parts of checkpoints that may be missing, and begin
+    anew.
+    """
 
     folder: Path
     config: Config
+    partial: frozenset[str] = frozenset()
 
     def manifest(self, stage: str) -> dict[str, Any]:
         """The manifest of a finished stage or part (`rl/ppo`). StageError where there is none."""
@@ -54,8 +57,12 @@ class Run:
         return "done with other settings"
 
     def same(self, stage: str, settings: Mapping[str, Any]) -> bool:
-        """Whether a finished stage was made with these settings, and with what is given today."""
-        kept = self.manifest(stage)["settings"]
+        """Whether a finished stage was made with these settings, and with what is given today; its
+        ranks and ZeRO stages may be others.
+        """
+        kept, settings = (
+            without_layout(known) for known in (self.manifest(stage)["settings"], settings)
+        )
         # Only the settings that are asked about: an earlier version's manifest may have more.
         # `begin` looks at those.
         if any(kept.get(name) != value for name, value in settings.items() if name != "inputs"):
@@ -94,10 +101,11 @@ class Run:
 
     def conflict(self, stage: str, settings: Mapping[str, Any]) -> StageError:
         """The error to raise where a stage was made with other settings than `settings`."""
+        kept, settings = (
+            without_layout(known) for known in (self.manifest(stage)["settings"], settings)
+        )
         # Without those that only the manifest has: they are no difference that can be undone.
-        kept = {
-            key: value for key, value in self.manifest(stage)["settings"].items() if key in settings
-        }
+        kept = {key: value for key, value in kept.items() if key in settings}
         changes = [
             *differences(kept, settings),
             *(f"{name} has changed since" for name in self.changed_since(stage)),

@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rayward.configs.decisive import decisive
+from rayward.configs.decisive import decisive, without_layout
 from rayward.configs.load import fingerprint
 from rayward.pipelines.run import earlier, given
 from rayward.pipelines.run.errors import StageError
@@ -33,6 +33,12 @@ PART = "part.json"
 """In a folder inside of a stage's: a part of its own, which stays when the stage is made anew."""
 BEGUN = "begun.json"
 """What decides the result of the checkpoints beside it."""
+
+MAY_BE_MISSING = (
+    *("optimizer", "random", "baseline", "validation", "metrics", "driver", "in_flight"),
+    *("policy/optimizer", "policy/random", "critic/weights", "critic/optimizer", "critic/random"),
+)
+"""Parts of a checkpoint that a training can begin anew (--allow-partial)."""
 
 NO_LONGER = {"max_new_tokens"}
 """Settings in manifests of earlier versions that decide nothing of some part any more."""
@@ -49,6 +55,8 @@ class Stage:
     given: dict[str, str]
     # On the clock of time.perf_counter.
     started_at: float = field(default_factory=time.perf_counter)
+    # By the name of a training, where it went on from checkpoints.
+    resumed: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     @property
     def folder(self) -> Path:
@@ -99,16 +107,16 @@ class Stage:
         wrote beside them would count as done with files of two tries. Stages also make their
         subfolders without asking whether they are there.
 
-        Only checkpoints and parts say both. Where there are some of these settings, the stage goes
-        on from them; of others, StageError: they may be worth days. (Not of one that
-        `follows_inputs`.)
+        Only checkpoints and parts say both. Where there are some of these settings (ranks and ZeRO
+        stages may be others), the stage goes on from them; of others, StageError: they may be worth
+        days. (Not of one that `follows_inputs`.)
         """
         begun = self.checkpoints / BEGUN
         found = [*self.checkpoints.glob("*/step-*"), *self.checkpoints.glob("parts/*.json")]
         if begun.is_file() and found:
             before = read_json(begun)
             installed = before.pop("versions", {})
-            changes = list(differences(before, self._decided_by))
+            changes = list(differences(_deciding(before), _deciding(self._decided_by)))
             if not changes:
                 self._tell_versions(installed)
                 return
@@ -142,6 +150,7 @@ class Stage:
             "given": self.given,
             "rows": earlier.ROWS,
             "metrics": dict(metrics),
+            **({"resumed": self.resumed} if self.resumed else {}),
             "seconds": round(seconds, 3),
             "seed": self.run.config.seed,
             "versions": versions(),
@@ -174,6 +183,10 @@ def empty(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
+
+
+def _deciding(decided_by: Mapping[str, Any]) -> dict[str, Any]:
+    return {**decided_by, "settings": without_layout(decided_by["settings"])}
 
 
 def begin(

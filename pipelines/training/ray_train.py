@@ -53,7 +53,7 @@ def train(
     from rayward.actors.training.torch_backend import InterfaceConfig
 
     hosts = train_hosts(job.role, stage.run.config.cluster)
-    going_on = GoingOn(stage, folder_name, title, steps)
+    going_on = GoingOn(stage, folder_name, title, steps, job)
     job = replace(job, checkpoints=going_on.place)
     # Without a CPU of its own: `train_hosts` has counted those of the workers only.
     queue = Queue(actor_options={"num_cpus": 0})
@@ -119,7 +119,8 @@ def train(
     if "kept" not in reports:  # what it tells after the last step
         raise KeyboardInterrupt
     if job.keep == "best":
-        reports["last"] = step_metrics[reports["kept"][0]["kept_step"]]
+        # There is none where the metrics of a checkpoint were missing.
+        reports["last"] = step_metrics.get(reports["kept"][0]["kept_step"], reports["last"])
     return reports
 
 

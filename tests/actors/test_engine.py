@@ -16,14 +16,17 @@ from rayward.actors.group import TrainingGroup
 from rayward.actors.models.forward import packed_inputs, response_inputs
 from rayward.actors.models.lean import skip_unread
 from rayward.actors.models.load import load_policy, load_scalar
+from rayward.actors.models.lora import add_adapters
 from rayward.actors.process import Rendezvous
 from rayward.actors.training.engine import TrainEngine
 from rayward.actors.training.supervised import require_separate_rows
 from rayward.configs.sections.machines import Role
+from rayward.configs.sections.rl import Lora
 from rayward.configs.sections.training import Optimizer
 from rayward.data.ragged import join
 from rayward.data.templates.tokenizer import load_tokenizer
 
+MOMENTS = ("exp_avg", "exp_avg_sq")
 PEAK = 1e-3
 TOTAL_STEPS = 4
 # Warm-up of 2 steps, then a cosine over the other 2, by hand.
@@ -57,9 +60,11 @@ class Rank:
     def start(self, host, port):
         self.context = self.rendezvous.join(host, port, gpus=0)
 
-    def make(self, folder, optimizer, dtype="float32", packed=False):
+    def make(self, folder, optimizer, dtype="float32", packed=False, lora=None):
         module = load_policy(folder, dtype)
         assert not packed or skip_unread(module)
+        if lora:
+            add_adapters(module.lm, lora, seed=3)
         self.engine = TrainEngine(module, optimizer, PEAK, TOTAL_STEPS, dtype, self.context.device)
 
     def train(self, rollouts, steps, factor=1.0, poisoned_row=None, packed=False):
@@ -128,9 +133,33 @@ class Rank:
         torch.distributed.barrier()
         self.engine.save_state(Path(folder))
 
-    def load_state(self, folder):
-        self.engine.load_state(Path(folder))
+    def load_state(self, folder, anew=()):
+        self.engine.load_state(Path(folder), anew)
         return self.engine.steps_done
+
+    def contents(self):
+        """What DeepSpeed, asked itself, has of each weight that learns: in fp32, Adam's moments,
+        and the weight that the model computes with. And random numbers, which are used up.
+        """
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        engine, found = self.engine.engine, {}
+        if self.engine.zero_stage in (1, 2):
+            # As its step does, when Adam has a state of the first group only.
+            engine.optimizer._hp_optimizer_states_linked = False
+            engine.optimizer._lazy_init_hp_params_optimizer_state()
+        for name, p in engine.module.named_parameters():
+            if not p.requires_grad:
+                continue
+            if self.engine.zero_stage:
+                moments = [safe_get_full_optimizer_state(p, key) for key in MOMENTS]
+                found[name] = [safe_get_full_fp32_param(p), *moments]
+            else:
+                found[name] = [p, *(engine.optimizer.state[p][key] for key in MOMENTS)]
+            with self.engine._gathered([p]):
+                found[name].append(p)
+                found[name] = [tensor.detach().float().clone() for tensor in found[name]]
+        return found, torch.rand(4).tolist()
 
     def compiled_op(self):
         from deepspeed.comm import comm
@@ -186,10 +215,11 @@ def trained(
     factor=1.0,
     poisoned_row=None,
     packed=False,
+    lora=None,
     **settings,
 ):
     group = ranks[world_size]
-    group.call("make", tiny_models.policy, Optimizer(**{**BASE, **settings}), dtype, packed)
+    group.call("make", tiny_models.policy, Optimizer(**{**BASE, **settings}), dtype, packed, lora)
     results = group.call("train", rollouts, steps, factor, poisoned_row, packed)
     assert all(state is None for state, _ in results[1:])
     return results[0][0], [history for _, history in results]
@@ -387,6 +417,73 @@ def test_training_goes_on_to_the_same_bits(
     assert again == history[1:]
     for name, weight in whole.items():
         assert torch.equal(resumed[name], weight), name
+
+
+RESHAPED = [
+    # (ranks, ZeRO stage) that wrote, and that goes on; one rank in fp32 runs 1 and 2 as 0.
+    ("float32", (2, 2), (1, 2)),
+    ("float32", (1, 1), (2, 1)),
+    ("float32", (2, 3), (2, 1)),
+    ("float32", (2, 1), (1, 3)),
+    ("float32", (1, 3), (2, 0)),
+    ("float32", (2, 0), (2, 3)),
+    ("bfloat16", (2, 2), (1, 2)),
+    ("bfloat16", (1, 3), (2, 2)),
+    ("bfloat16", (2, 2), (2, 3)),
+]
+
+
+@pytest.mark.parametrize(("dtype", "wrote", "goes_on"), RESHAPED)
+@pytest.mark.parametrize("lora", [None, Lora(rank=2)], ids=["all", "lora"])
+def test_other_ranks_at_another_stage_go_on_from_the_same_numbers(
+    ranks, tiny_models, rollouts, tmp_path, dtype, wrote, goes_on, lora
+):
+    def engine(layout, steps, **more):
+        settings = {"zero_stage": layout[1], "micro_batch_tokens": 60, **more}
+        return trained(ranks, tiny_models, rollouts, layout[0], steps, dtype, lora=lora, **settings)
+
+    _, whole = engine(wrote, STEPS)
+    engine(wrote, STEPS[:1])
+    old, new = ranks[wrote[0]], ranks[goes_on[0]]
+    old.call("save_state", str(tmp_path / "state"))
+    before = old.call("contents")
+    engine(goes_on, [])
+    assert new.call("load_state", str(tmp_path / "state")) == [1] * goes_on[0]
+    after = new.call("contents")
+    assert all(len(found) > 3 and found.keys() == after[0][0].keys() for found, _ in before)
+    for found, random in after:
+        for name, tensors in found.items():
+            for ours, theirs in zip(tensors, before[0][0][name], strict=True):
+                assert torch.equal(ours, theirs), name
+            # Both moments, or the equality above would be one of zeros.
+            assert tensors[1].abs().max() > 0 < tensors[2].max() or "lora_A" in name
+        assert random in [random for _, random in before] or goes_on[0] > wrote[0]
+    assert len({tuple(random) for _, random in after}) == goes_on[0] or wrote[0] == 2
+    history = [history for _, history in new.call("train", rollouts, STEPS[1:], 1.0, None, False)]
+    # bf16 rounds what the ranks' micro-batches add up.
+    near = {"rel": 1e-5, "abs": 1e-6} if dtype == "float32" else {"rel": 2e-2}
+    for step in range(2):
+        ours, theirs = (
+            sum(rank[step + first]["loss_sum"] for rank in of)
+            for of, first in ((history, 0), (whole, 1))
+        )
+        assert ours == pytest.approx(theirs, **near)
+        norms = history[0][step]["grad_norm"], whole[0][step + 1]["grad_norm"]
+        assert norms[0] == pytest.approx(norms[1], **near)
+        assert history[0][step]["learning_rate"] == whole[0][step + 1]["learning_rate"]
+
+
+def test_a_state_without_its_optimizer_or_of_other_weights(ranks, tiny_models, rollouts, tmp_path):
+    group, place = ranks[2], tmp_path / "state"
+    trained(ranks, tiny_models, rollouts, 2, STEPS[:1], zero_stage=1)
+    group.call("save_state", str(place))
+    (place / "optimizer-1.pt").unlink()
+    with pytest.raises(ValueError, match="of the .* in its optimizer: a file of a rank is missing"):
+        group.call("load_state", str(place))
+    assert group.call("load_state", str(place), ("optimizer", "random")) == [1, 1]
+    weights, _ = trained(ranks, tiny_models, rollouts, 1, [], zero_stage=1, lora=Lora(rank=2))
+    with pytest.raises(ValueError, match="is of other weights: .* and .* more has the shape"):
+        ranks[1].call("load_state", str(place))
 
 
 @pytest.mark.parametrize("zero_stage", [1, 3])

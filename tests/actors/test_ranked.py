@@ -23,6 +23,7 @@ from rayward.actors.training.dpo import dpo_loop
 from rayward.actors.training.job import STOP, CheckpointPlace, Job
 from rayward.actors.training.labels import mismatched
 from rayward.actors.training.rankings import RankedRows
+from rayward.actors.training.resume import PARTS
 from rayward.actors.training.reward_model import reward_loop
 from rayward.configs.sections.machines import Role
 from rayward.configs.sections.training import Dpo, Optimizer, Reward
@@ -137,13 +138,15 @@ def learned(
         role=Role(),
         queue=queue,
         preferences=preferences,
+        validate_every=preferences.validate_every,
+        keep=preferences.keep,
         checkpoints=checkpoints,
     )
     ranks[world].call("learn", name, job)
     told = [message for batch in queue.get_nowait_batch(queue.qsize()) for message in batch]
     queue.shutdown()
     steps = [message for message in told if "step" in message]
-    if not folder.exists():
+    if not any("kept" in message for message in told):
         return None, None, steps
     parts = [message["heldout_scores"] for message in told if "heldout_scores" in message]
     scores = merge(parts, len(heldout.ids))
@@ -242,6 +245,49 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     assert np.array_equal(again, scores)
     found, _ = Checkpoints(place.folder).latest()
     assert found and found.step == 6, "every second step"
+
+
+@pytest.mark.parametrize("name, settings", [CASES[0], ("dpo", {"objective": "kto"})])
+def test_a_training_goes_on_with_other_ranks_within_rounding(
+    ranks, tiny_models, tmp_path, name, settings
+):
+    """Three tries: of two ranks, of one, of two at another stage."""
+    best = {"keep": "best", "validate_every": 1, **settings}
+    weights, scores, steps = learned(
+        ranks, tiny_models, tmp_path / "whole", name, 1, epochs=2, **best
+    )
+    stop = tmp_path / "stop"
+    place = CheckpointPlace(str(tmp_path / "made"), None, str(stop), None, None, 1)
+    done = []
+    for world, zero_stage in ((2, 2), (1, 1), (2, 3)):
+        if len(done) < 2:
+            stop.write_text(STOP)
+        resumed, again, told = learned(
+            ranks,
+            tiny_models,
+            tmp_path / "resumed",
+            name,
+            world,
+            zero_stage=zero_stage,
+            epochs=2,
+            checkpoints=place,
+            **best,
+        )
+        done += told
+        if len(done) < 3:
+            found, broken = Checkpoints(place.folder).latest(PARTS)
+            assert found and found.step == len(done) and not broken
+            assert found.parts == set(PARTS)
+            place = replace(place, found=str(found.folder))
+    assert len(done) == len(steps) == 6
+    chance = {"pair_accuracy", "time"} if name == "dpo" else {"time"}
+    for ours, theirs in zip(done, steps, strict=True):
+        assert ours.keys() == theirs.keys()
+        for figure in ours.keys() - chance:
+            assert ours[figure] == pytest.approx(theirs[figure], rel=1e-4, abs=5e-5), figure
+    for key, value in weights.items():
+        torch.testing.assert_close(resumed[key], value, atol=5e-6, rtol=0)
+    np.testing.assert_allclose(again, scores, atol=5e-5)
 
 
 @pytest.mark.parametrize("shared", [False, True])

@@ -68,10 +68,10 @@ class Case:
             self.command(run, *options), capture_output=True, text=True, timeout=800
         )
 
-    def interrupted(self, run: Path, number: int, at_least: int) -> tuple[int, str]:
+    def interrupted(self, run: Path, number: int, at_least: int, *options: str) -> tuple[int, str]:
         """Send a signal when there is a checkpoint of so many steps; the status, what was said."""
         with subprocess.Popen(
-            self.command(run), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            self.command(run, *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
             deadline = time.monotonic() + 600
             while not any(
@@ -139,3 +139,89 @@ def test_killed_and_stopped_it_goes_on_to_the_same_bits(
     )
     assert ours["fingerprint"] == theirs["fingerprint"]
     assert not (torn / case.folder / "checkpoints").exists()
+
+
+RANKS = {
+    "sft": (
+        ("resources.train.workers=2", "sft.optimizer.zero_stage=2"),
+        ("sft.optimizer.micro_batch_tokens=300",),
+        ("from 2 ranks, ZeRO 2 with 1 rank, ZeRO 0, micro_batch_tokens was",),
+    ),
+    "ppo": (
+        ("resources.policy.workers=2", "resources.rollout.workers=2"),
+        ("resources.critic.workers=2", "rl.optimizer.zero_stage=3"),
+        (
+            "critic from 1 rank, ZeRO 0 with 2 ranks, ZeRO 3",
+            "engines number was 2, now 1",
+            "policy from 2 ranks, ZeRO 1 with 1 rank, ZeRO 3",
+        ),
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RANKS)
+def test_it_goes_on_with_other_ranks_within_rounding(name: str, road: Path, tmp_path: Path) -> None:
+    case = Case(name, road)
+    *settings, told = RANKS[name]
+    before, after = ([part for one in of for part in ("--set", one)] for of in settings)
+    whole, torn = case.start(tmp_path / "whole"), case.start(tmp_path / "torn")
+    done = case.run(whole)
+    assert done.returncode == 0, done.stdout + done.stderr
+    status, said = case.interrupted(torn, signal.SIGTERM, case.at[0], *before)
+    assert status == 130, said
+    place = sorted((torn / case.made).glob("step-*"))[-1]
+    gone = next(place.rglob("optimizer-1.pt"))
+    gone.rename(tmp_path / "aside")
+    refused = case.run(torn, *after)
+    part = "optimizer" if name == "sft" else "policy/optimizer"
+    assert refused.returncode == 1 and f"--allow-partial {part}, or" in refused.stderr
+    (tmp_path / "aside").rename(gone)
+    done = case.run(torn, *after)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "; missing: none" in done.stdout
+    assert "no longer equal to the bit, only within rounding" in done.stdout
+    assert all(words in done.stdout for words in told), done.stdout
+    ours, theirs = case.rows(torn), case.rows(whole)
+    assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+    for row, other in zip(ours, theirs, strict=True):
+        figures = {"loss", "grad_norm", "score", "policy/loss", "critic/grad_norm"} & other.keys()
+        assert len(figures) > 1
+        for figure in figures:
+            assert row[figure] == pytest.approx(other[figure], rel=1e-3, abs=1e-5), figure
+    manifest = json.loads((torn / case.folder / "manifest.json").read_text())
+    ((resumed,),) = manifest["resumed"].values()
+    assert resumed["step"] == int(place.name[5:]) and not resumed["missing"]
+    assert all(words in resumed["changed"] for words in told)
+    assert case.run(torn).returncode == 0, "finished, it holds with any ranks"
+
+
+GONE = {
+    "sft": {"optimizer": "optimizer-*.pt", "validation": "validation-*", "metrics": "metrics*"},
+    "ppo": {"critic/weights": "critic/weights-0*", "driver": "driver.json", "metrics": "metrics*"},
+    "ahead": {"in_flight": "in_flight.pkl", "policy/optimizer": "policy/optimizer-1.pt"},
+}
+"""Parts that a checkpoint lacks, and files of them."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GONE)
+def test_a_missing_part_that_may_be_begins_anew(name: str, road: Path, tmp_path: Path) -> None:
+    case, parts = Case(name, road), ",".join(GONE[name])
+    run = case.start(tmp_path / "run")
+    status, said = case.interrupted(run, signal.SIGTERM, case.at[0])
+    assert status == 130, said
+    place = sorted((run / case.made).glob("step-*"))[-1]
+    for pattern in GONE[name].values():
+        assert [path.unlink() for path in place.glob(pattern)], pattern
+    done = case.run(run, "--allow-partial", parts)
+    assert done.returncode == 0, done.stdout + done.stderr
+    missing = ", ".join(sorted(GONE[name]))
+    assert f"; missing: {missing} (begins anew)\n" in done.stdout, done.stdout
+    step, first = int(place.name[5:]), "metrics" in GONE[name]
+    steps = [row["step"] for row in case.rows(run)]
+    begins = (step + (name == "sft")) if first else 0
+    assert steps == list(range(begins, begins + len(steps))) and len(steps) > 1
+    manifest = json.loads((run / case.folder / "manifest.json").read_text())
+    ((resumed,),) = manifest["resumed"].values()
+    assert resumed == {"step": step, "changed": "", "missing": sorted(GONE[name])}
