@@ -1,0 +1,265 @@
+"""`rayward judge tasks MODEL`: MMLU, ARC, TruthfulQA, HellaSwag, GSM8K and IFEval, by lm-eval.
+
+lm-eval makes the prompts, asks a server of vLLM or an endpoint for log-probabilities and answers,
+and judges them; here it gets its data, its server, and a memory of what it has done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayward.pipelines.data_tools.feedback import add_serving
+from rayward.pipelines.judging.options import AT_ONCE, add_json
+
+if TYPE_CHECKING:
+    from rayward.pipelines.judging.task_plan import Task
+    from rayward.pipelines.judging.task_server import Asked
+
+CONTEXT_TOKENS = 4096  # holds 25 examples of ARC, and 5 of MMLU's longest subjects
+WAYS = {"no": ("plain",), "yes": ("chat",), "both": ("plain", "chat")}
+
+
+def add(actions: argparse._SubParsersAction) -> None:
+    """Declare the command."""
+    parser = actions.add_parser(
+        "tasks",
+        help="MMLU, ARC, TruthfulQA, HellaSwag, GSM8K and IFEval, by lm-eval",
+        description="MMLU 5-shot, ARC 25-shot, TruthfulQA (mc2) 0-shot and HellaSwag 10-shot are "
+        "the columns of the Open LLM Leaderboard of 2023; GSM8K is 5-shot, IFEval 0-shot.",
+    )
+    arg = parser.add_argument
+    arg(
+        "model",
+        metavar="MODEL",
+        help="NAME@http://HOST:PORT/v1, a folder, that of a run's stage, or a hub name, for vLLM",
+    )
+    default = "mmlu,arc,truthfulqa,hellaswag,gsm8k,ifeval"
+    arg("--tasks", default=default, metavar="A,B", help=f"what is measured (default {default})")
+    arg(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="local copies of the tasks' data, a folder each as on the hub; then nothing is asked "
+        "of a network (default: the hub's)",
+    )
+    arg("--out", type=Path, required=True, metavar="DIR", help="folder for what is made")
+    add_json(parser)
+    arg(
+        "--chat-template",
+        choices=list(WAYS),
+        default="no",
+        help="whether prompts are rendered by the model's chat template, examples as turns "
+        "(default no)",
+    )
+    arg(
+        "--template",
+        default="tokenizer",
+        help="with --chat-template: another than the tokenizer's own",
+    )
+    arg("--limit", type=int, metavar="N", help="only the first N items of each task and subject")
+    arg("--subjects", metavar="A,B", help="only these of MMLU's 57 subjects")
+    arg("--name", help="of the model in its figures (default: its own)")
+    arg("--tokenizer", metavar="DIR", help="an endpoint's: a folder or hub name of its model")
+    arg(
+        "--model-key",
+        default="OPENAI_API_KEY",
+        metavar="VAR",
+        help="environment variable of an endpoint's API key (default OPENAI_API_KEY)",
+    )
+    arg(
+        "--concurrency",
+        type=int,
+        default=AT_ONCE,
+        metavar="N",
+        help=f"requests at a time (default {AT_ONCE})",
+    )
+    arg("--retries", type=int, default=6, metavar="N", help="further tries (default 6)")
+    arg("--timeout", type=float, default=300.0, metavar="S", help="seconds for a try (default 300)")
+    add_serving(arg, CONTEXT_TOKENS)
+    parser.set_defaults(run_command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from rayward.pipelines.data_tools.feedback import check_models
+    from rayward.pipelines.judging.task_definitions import check_packages, lm_eval_tasks
+    from rayward.pipelines.judging.task_figures_shown import tell
+    from rayward.pipelines.judging.task_plan import chosen, done, tasks_of
+    from rayward.pipelines.judging.task_server import asked
+
+    check_models(options)
+    if options.limit is not None and options.limit < 1:
+        raise ValueError(f"--limit is {options.limit}, expected 1 or more")
+    lm_eval_tasks()
+    check_packages(chosen(options))
+    tasks = tasks_of(options)
+    model = asked(options, options.chat_template != "no")
+    _prepare(options, tasks)
+    parts = _parts(options, tasks, model)
+    missing = [part for part in parts if done(Path(part["out"]), part["settings"]) is None]
+    print(f"{len(parts)} parts to measure, {len(parts) - len(missing)} of them done", flush=True)
+    if missing:
+        _measure(options, model, missing)
+    made = {
+        (part["way"], part["task"]): json.loads(Path(part["out"]).read_text(encoding="utf-8"))
+        for part in parts
+        if Path(part["out"]).is_file()
+    }
+    return tell(options, options.name or model.name, tasks, made)
+
+
+def _prepare(options: argparse.Namespace, tasks: list[Task]) -> None:
+    """Leave out what cannot be checked here, which decides what is done already."""
+    from rayward.pipelines.judging.task_plan import has_punkt, leave_out_unchecked
+
+    for task in tasks:
+        if task.name == "ifeval" and task.files and not has_punkt(options.data):
+            leave_out_unchecked(task, options.out / "definitions" / "ifeval")
+
+
+def _parts(options: argparse.Namespace, tasks: list[Task], model: Asked) -> list[dict[str, Any]]:
+    """What is measured in one go: a task in one way. All that lm-eval needs for it."""
+    from importlib.metadata import version
+
+    from rayward.data.feedback.prompt_files import digest
+    from rayward.pipelines.judging.task_plan import define, settings_of, title
+
+    parts: list[dict[str, Any]] = []
+    for way in WAYS[options.chat_template]:
+        for task in tasks:
+            definitions = options.out / "definitions" / task.name
+            chat = way == "chat"
+            settings = settings_of(
+                task,
+                model=model.name,
+                files=model.identity,
+                vllm=options.vllm,
+                context_tokens=model.context_tokens or options.context_tokens,
+                chat_template=digest(model.chat_template) if chat and model.chat_template else None,
+                limit=options.limit,
+                lm_eval=version("lm_eval"),
+            )
+            folder = options.out / way
+            parts.append(
+                {
+                    "title": title(task, chat),
+                    "task": task.name,
+                    "way": way,
+                    "chat": chat,
+                    "names": define(task, definitions),
+                    "definitions": str(definitions),
+                    "settings": settings,
+                    "out": str(folder / f"{task.name}.json"),
+                    "items": str(folder / f"{task.name}.jsonl"),
+                    "cache": str(
+                        options.out
+                        / "cache"
+                        / f"{way}-{task.name}-{digest(json.dumps(settings, sort_keys=True))[:12]}"
+                    ),
+                }
+            )
+    return parts
+
+
+def _measure(options: argparse.Namespace, model: Asked, parts: list[dict[str, Any]]) -> None:
+    """Have lm-eval measure the parts, in a process of its own, and tell which are done."""
+    from rayward.data.model_files.hub_models import trusted
+    from rayward.pipelines.judging.task_definitions import TASKS
+    from rayward.pipelines.judging.task_server import server
+
+    likelihoods = any(not TASKS[part["task"]].max_new_tokens for part in parts)
+    for part in parts:
+        for path in (part["out"], part["cache"]):
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+    log = options.out / "lm_eval.log"
+    with server(options, model, likelihoods) as (url, context):
+        _check_room(parts, context)
+        work = {
+            "offline": options.data is not None,
+            "limit": options.limit,
+            "parts": parts,
+            "server": {
+                "url": f"{url}/completions",
+                "model": model.name,
+                "tokenizer": model.tokenizer,
+                "chat_template": model.chat_template,
+                "context_tokens": context,
+                "concurrency": options.concurrency,
+                "tries": options.retries + 1,
+                "timeout_s": options.timeout,
+                "trust_remote_code": trusted(),
+            },
+        }
+        print(f"lm-eval asks {url}; what it says itself: {log}", flush=True)
+        with tempfile.TemporaryDirectory() as scratch, log.open("a", encoding="utf-8") as errors:
+            _lm_eval(work, Path(scratch), _environment(options, scratch), errors)
+    for part in parts:
+        if "error" not in json.loads(Path(part["out"]).read_text(encoding="utf-8")):
+            for path in Path(part["cache"]).parent.glob(Path(part["cache"]).name + "_*"):
+                path.unlink()  # all of it is among the items
+
+
+def _check_room(parts: list[dict[str, Any]], context: int) -> None:
+    """ValueError: a context of so many tokens holds no more than the answers."""
+    from rayward.pipelines.judging.task_definitions import TASKS
+
+    for part in parts:
+        answer = TASKS[part["task"]].max_new_tokens
+        if answer >= context - 1:
+            raise ValueError(
+                f"{part['task']}: its answers take up to {answer} tokens, and a context of "
+                f"{context} leaves none for its prompts; leave it out of --tasks"
+            )
+
+
+def _environment(options: argparse.Namespace, scratch: str) -> dict[str, str]:
+    """Of lm-eval's process: the endpoint's key, and with --data no network."""
+    environment = dict(os.environ)
+    environment["OPENAI_API_KEY"] = os.environ.get(options.model_key) or "none"
+    environment["TOKENIZERS_PARALLELISM"] = "false"
+    here = "127.0.0.1,localhost"
+    environment["NO_PROXY"] = ",".join(filter(None, (os.environ.get("NO_PROXY"), here)))
+    if options.data is not None:
+        environment |= {
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_OFFLINE": "1",
+            "HF_DATASETS_CACHE": scratch,
+        }
+        own = str(options.data.resolve() / "nltk_data")
+        environment["NLTK_DATA"] = os.pathsep.join(filter(None, (own, os.environ.get("NLTK_DATA"))))
+    return environment
+
+
+def _lm_eval(
+    work: Mapping[str, Any], scratch: Path, environment: Mapping[str, str], log: Any
+) -> None:
+    """Run the process, and print what it has done. RuntimeError: it ended before all was done."""
+    path = scratch / "work.json"
+    path.write_text(json.dumps(work), encoding="utf-8")
+    command = [sys.executable, "-m", "rayward.pipelines.judging.task_process", str(path)]
+    told = 0
+    with subprocess.Popen(
+        command, env=dict(environment), stdout=subprocess.PIPE, stderr=log, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if line.startswith('{"done"'):
+                    said = json.loads(line)
+                    told += 1
+                    fault = f"FAILED: {said['error']}" if said["error"] else "done"
+                    print(f"  {said['done']}: {fault}", flush=True)
+        finally:
+            process.terminate()
+    if told < len(work["parts"]):
+        raise RuntimeError(
+            f"lm-eval ended with status {process.returncode} before all was measured; why: "
+            f"{log.name}. What is done is kept; run the same command again to go on"
+        )
