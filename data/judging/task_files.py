@@ -109,12 +109,11 @@ def _of_split(
     return tuple(named)
 
 
-def expected(task: str, subject: str = "") -> str:
+def expected(task: str) -> str:
     """Where the files of a task are looked for, in words."""
     benchmark = BENCHMARKS[task]
-    folders = " or ".join(f"{folder}/" for folder in benchmark.folders(subject or "SUBJECT"))
-    if "{subject}" not in benchmark.inner:
-        folders = " or ".join(f"{folder}/" for folder in benchmark.folders(""))
+    subject = "SUBJECT" if "{subject}" in benchmark.inner else ""
+    folders = " or ".join(f"{folder}/" for folder in benchmark.folders(subject))
     splits = " and ".join(f"{split}*.parquet or {split}*.jsonl" for split in benchmark.splits)
     return f"{folders} with {splits}, in the shape of {benchmark.hub} on the hub"
 

@@ -99,11 +99,12 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
 def test_what_is_no_item_is_named(
     task: str, row: dict[str, Any], told: str, tmp_path: Path
 ) -> None:
-    folder = tmp_path / BENCHMARKS[task].folders("s")[-1]
+    subject = "s" if task == "mmlu" else ""
+    folder = tmp_path / BENCHMARKS[task].folders(subject)[-1]
     folder.mkdir(parents=True)
     for split in BENCHMARKS[task].splits:
         (folder / f"{split}.jsonl").write_text(json.dumps(row) + "\n")
-    files = find(tmp_path, task, "s" if task == "mmlu" else "")
+    files = find(tmp_path, task, subject)
     assert files is not None
     counts, bad = look_at(task, files)
     assert len(bad) == sum(counts.values()) and {row.line for row in bad} == {1}
