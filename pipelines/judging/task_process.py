@@ -6,8 +6,10 @@ WORK.json says which server, model and definitions; what is measured is written 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -19,6 +21,10 @@ from typing import Any
 def main(path: str) -> int:
     """1 where a task could not be measured: its file then says why, under "error"."""
     work = json.loads(Path(path).read_text(encoding="utf-8"))
+    # With the command, even where that is killed: prctl(PR_SET_PDEATHSIG).
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    if os.getppid() != work["parent"]:
+        return 1
     if work["offline"]:
         _import_ifeval_without_network()
     model = _model(work["server"])
@@ -55,6 +61,8 @@ def _model(server: Mapping[str, Any]) -> Any:
     """lm-eval's client of completions, with BOS where the tokenizer of the model puts one."""
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
+    from rayward.data.templates.tokenizer import tokenizer_of
+
     class Completions(LocalCompletionsAPI):
         def tok_encode(
             self, string: Any, left_truncate_len: int | None = None, **_: Any
@@ -84,6 +92,7 @@ def _model(server: Mapping[str, Any]) -> Any:
         max_length=server["context_tokens"],
         trust_remote_code=server["trust_remote_code"],
     )
+    model.tokenizer = tokenizer_of(server["tokenizer"])[0]  # read as everywhere in Rayward
     if server["chat_template"]:
         model.tokenizer.chat_template = server["chat_template"]
     return model

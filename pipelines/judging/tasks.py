@@ -91,8 +91,9 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.pipelines.data_tools.feedback import check_models
     from rayward.pipelines.judging.task_definitions import check_packages, lm_eval_tasks
     from rayward.pipelines.judging.task_figures_shown import tell
-    from rayward.pipelines.judging.task_plan import chosen, done, tasks_of
+    from rayward.pipelines.judging.task_plan import chosen, tasks_of
     from rayward.pipelines.judging.task_server import asked
+    from rayward.pipelines.run.lock import held
 
     check_models(options)
     if options.limit is not None and options.limit < 1:
@@ -101,18 +102,28 @@ def _run(options: argparse.Namespace) -> int:
     check_packages(chosen(options))
     tasks = tasks_of(options)
     model = asked(options, options.chat_template != "no")
+    options.out.mkdir(parents=True, exist_ok=True)
+    with held(options.out):
+        made = _made(options, tasks, model)
+    return tell(options, options.name or model.name, tasks, made)
+
+
+def _made(
+    options: argparse.Namespace, tasks: list[Task], model: Asked
+) -> dict[tuple[str, str], dict[str, Any]]:
+    """What is measured by (way, task), after what is missing of it was."""
+    from rayward.pipelines.judging.task_plan import done
+
     _prepare(options, tasks)
     parts = _parts(options, tasks, model)
     missing = [part for part in parts if done(Path(part["out"]), part["settings"]) is None]
     print(f"{len(parts)} parts to measure, {len(parts) - len(missing)} of them done", flush=True)
     if missing:
         _measure(options, model, missing)
-    made = {
+    return {
         (part["way"], part["task"]): json.loads(Path(part["out"]).read_text(encoding="utf-8"))
         for part in parts
-        if Path(part["out"]).is_file()
     }
-    return tell(options, options.name or model.name, tasks, made)
 
 
 def _prepare(options: argparse.Namespace, tasks: list[Task]) -> None:
@@ -182,6 +193,7 @@ def _measure(options: argparse.Namespace, model: Asked, parts: list[dict[str, An
     with server(options, model, likelihoods) as (url, context):
         _check_room(parts, context)
         work = {
+            "parent": os.getpid(),
             "offline": options.data is not None,
             "limit": options.limit,
             "parts": parts,

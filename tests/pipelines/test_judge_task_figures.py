@@ -5,7 +5,11 @@ what is refused before anything starts.
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -113,3 +117,49 @@ def test_mistakes_are_told_before_anything_starts(
     assert "vicuna_v1.1 needs the token '</s>'" in told
     assert "--limit is 0" in refused(capsys, model, *arc, *out, "--limit", 0)
     assert not list((tmp_path / "out").rglob("*.json"))
+
+
+class WithoutEcho(BaseHTTPRequestHandler):
+    """Completions as many endpoints give them: log-probabilities of what is new alone."""
+
+    def do_GET(self) -> None:
+        self._say({"data": [{"id": "tiny", "max_model_len": 900}]})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        logprobs = {"token_logprobs": [-0.5], "top_logprobs": [{"a": -0.5}], "tokens": ["a"]}
+        self._say({"choices": [{"index": 0, "text": "a", "logprobs": logprobs}]})
+
+    def _say(self, body: dict[str, Any]) -> None:
+        text = json.dumps(body).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def without_echo() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), WithoutEcho)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    server.shutdown()
+    server.server_close()
+
+
+@needs_lm_eval
+def test_an_endpoint_is_looked_at_before_it_is_asked(
+    tmp_path: Path, tiny_models: Any, capsys: Any, without_echo: str
+) -> None:
+    data = write_all(tmp_path / "data", items=2)
+    given = ["--data", data, "--out", tmp_path / "out", "--tokenizer", tiny_models.policy]
+    told = refused(capsys, f"tiny@{without_echo}", "--tasks", "arc", *given)
+    assert "gives no log-probabilities of a prompt (token ids, with echo and logprobs)" in told
+    assert "Status 200: " in told and "token_logprobs" in told
+    told = refused(capsys, f"other@{without_echo}", "--tasks", "arc", *given)
+    assert f"{without_echo} has no model other; it has tiny" in told
+    told = refused(capsys, f"tiny@{without_echo}", "--tasks", "ifeval", *given)
+    assert "ifeval: its answers take up to 1280 tokens, and a context of 900 leaves none" in told

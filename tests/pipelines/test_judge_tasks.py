@@ -9,9 +9,12 @@ import importlib.util
 import json
 import math
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,7 +32,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 ROOT = Path(__file__).parents[2]
-CONTEXT = 4096  # the tiny tokenizer makes a token of nearly every letter
+CONTEXT = 1600  # holds all but 25 examples: the tiny tokenizer has a token for two letters or so
 SMOLLM2 = os.environ.get("RAYWARD_TEST_SMOLLM2")
 MAKE_SMOLLM2 = ROOT.parent / "shared" / "models" / "make_smollm2.py"
 NEAR_TIE = 2e-5  # nats a token, or a letter where the metric is of letters
@@ -39,11 +42,17 @@ NEAR_TIE = 2e-5  # nats a token, or a letter where the metric is of letters
 def folder(
     tiny_models: Any, tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A random Llama with a context for 25 examples, nearly."""
+    """A random Llama whose tokenizer puts BOS before every text, as Llama's do."""
+    from tokenizers.processors import TemplateProcessing
+
     from rayward.actors.models.load import build_from_scratch, save_model
 
     shape, tokenizer = tiny_config().model.scratch, copy.deepcopy(tiny_models.tokenizer)
     tokenizer.model_max_length = CONTEXT
+    bos = (tokenizer.bos_token, tokenizer.bos_token_id)
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=f"{bos[0]} $A", special_tokens=[bos]
+    )
     assert shape is not None
     lm = build_from_scratch(shape, tokenizer, CONTEXT, seed=3)
     path = tmp_path_factory.mktemp("served") / "tiny"
@@ -64,26 +73,35 @@ def rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def by_transformers(folder: Path, item: Mapping[str, Any]) -> list[float]:
-    """The log-likelihood of each choice after the prompt, one forward pass a choice."""
+@pytest.fixture(scope="module")
+def likelihoods(folder: Path) -> Callable[[Mapping[str, Any]], list[float]]:
+    """The log-likelihood of each choice of an item after its prompt, by transformers alone."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    found = []
-    for choice in item["choices"]:
-        begun = len(tokenizer(item["prompt"]).input_ids)
-        ids = tokenizer(item["prompt"] + choice, return_tensors="pt").input_ids
-        with torch.no_grad():
-            logprobs = model(ids).logits[0].log_softmax(-1)
-        said = [float(logprobs[n - 1, ids[0, n]]) for n in range(begun, ids.shape[1])]
-        found.append(math.fsum(said))
-    return found
+
+    def of_item(item: Mapping[str, Any]) -> list[float]:
+        found = []
+        bos = not item["prompt"].startswith(tokenizer.bos_token)  # a chat template writes it out
+        for choice in item["choices"]:
+            begun = len(tokenizer(item["prompt"], add_special_tokens=bos).input_ids)
+            ids = tokenizer(item["prompt"] + choice, add_special_tokens=bos).input_ids
+            assert ids.count(tokenizer.bos_token_id) == 1
+            said = len(ids) - begun
+            ids = torch.tensor([ids[-(CONTEXT - 1) :]])  # cut at its beginning where it is too long
+            with torch.no_grad():
+                logprobs = model(ids).logits[0, :-1].log_softmax(-1)
+            chosen = logprobs.gather(-1, ids[0, 1:, None])[-said:, 0]
+            found.append(float(chosen.sum()))
+        return found
+
+    return of_item
 
 
 def test_a_served_model_is_measured_in_both_ways_and_only_once(
-    folder: Path, tmp_path: Path, capsys: Any
+    folder: Path, likelihoods: Callable[..., list[float]], tmp_path: Path, capsys: Any
 ) -> None:
     data, out, figures = (
         write_all(tmp_path / "data", items=2),
@@ -114,15 +132,11 @@ def test_a_served_model_is_measured_in_both_ways_and_only_once(
     for item in arc:
         assert item["prompt"].count("Question: ") == 26 and item["prompt"].endswith("\nAnswer:")
         assert [choice.strip() for choice in item["choices"]] == item["doc"]["choices"]["text"]
-    # Too long for the context, and cut at its beginning; the others are looked at here.
-    cut = sum(item["cut"] for item in arc)
-    assert (f"too small for {cut} of 2 items" in told) == bool(cut)
-    for task in ("mmlu", "truthfulqa", "hellaswag", "arc"):
-        for item in rows(out / "plain" / f"{task}.jsonl"):
-            if item["cut"]:
-                continue
-            wanted = by_transformers(folder, item)
-            assert item["loglikelihoods"] == pytest.approx(wanted, abs=2e-3), task
+    assert all(item["cut"] for item in arc)
+    assert "arc, without chat template: the context is too small for 2 of 2 items" in told
+    for task in ("plain/mmlu", "plain/truthfulqa", "plain/hellaswag", "plain/arc", "chat/mmlu"):
+        for item in rows(out / f"{task}.jsonl"):
+            assert item["loglikelihoods"] == pytest.approx(likelihoods(item), abs=2e-3), task
     mmlu = rows(out / "plain" / "mmlu.jsonl")
     assert mmlu[0]["prompt"].startswith("The following are multiple choice questions")
     assert mmlu[0]["prompt"].count("\nAnswer:") == 6 and mmlu[0]["choices"] == [
@@ -167,6 +181,54 @@ def test_a_served_model_is_measured_in_both_ways_and_only_once(
     without = "ifeval: 1 prompts are left out" in told
     assert asked == ([1, 2] if without else [1, 2, 3])
     assert without == ("length_constraints:number_sentences (1)" in told)
+
+
+def answered(url: str) -> float:
+    """Requests that vLLM has finished, as it counts them itself."""
+    with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics") as page:
+        text = page.read().decode()
+    counts = re.findall(r"^vllm:request_success_total{.*} (\S+)$", text, re.MULTILINE)
+    return sum(map(float, counts))
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on_from_the_requests_that_have_a_reply(
+    folder: Path, tmp_path: Path
+) -> None:
+    items, at_once = 120, 4
+    data = write_all(tmp_path / "data", items=items)
+    command = [sys.executable, "-m", "rayward.pipelines.cli", "judge", "tasks"]
+    given = ["--data", str(data), "--tasks", "truthfulqa,hellaswag", "--tokenizer", str(folder)]
+    given += ["--concurrency", str(at_once)]
+    with served(str(folder), CONTEXT, timeout_s=400, more="--dtype float32") as url:
+        whole, killed = tmp_path / "whole", tmp_path / "killed"
+        subprocess.run([*command, f"tiny@{url}", *given, "--out", str(whole)], check=True)
+        once = answered(url)
+        process = subprocess.Popen([*command, f"tiny@{url}", *given, "--out", str(killed)])
+        try:
+            while answered(url) < once + 0.7 * once:
+                assert process.poll() is None, "it ended before it could be killed"
+                time.sleep(0.05)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        done = (killed / "plain" / "truthfulqa.json").stat().st_mtime_ns
+        assert not (killed / "plain" / "hellaswag.json").exists()
+        time.sleep(2)  # what was under way
+        before = answered(url)
+        time.sleep(1)
+        assert answered(url) == before, "lm-eval's process outlived the command"
+        subprocess.run([*command, f"tiny@{url}", *given, "--out", str(killed)], check=True)
+        twice = answered(url) - 2 * once - 1  # and a probe for each command
+    assert done == (killed / "plain" / "truthfulqa.json").stat().st_mtime_ns
+    assert 0 <= twice <= at_once + 1, f"{twice} requests were made twice"
+    for task in ("truthfulqa", "hellaswag"):
+        made, wanted = (
+            rows(killed / "plain" / f"{task}.jsonl"),
+            rows(whole / "plain" / f"{task}.jsonl"),
+        )
+        assert [row["metrics"] for row in made] == [row["metrics"] for row in wanted]
+    assert not list((killed / "cache").iterdir())
 
 
 @pytest.fixture(scope="module")
