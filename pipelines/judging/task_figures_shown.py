@@ -90,12 +90,12 @@ def _notes(options: argparse.Namespace, tasks: list[Task], made: Made) -> list[s
                 f"ifeval: {task.prompts_left_out} prompts are left out, since checks of theirs "
                 f"need NLTK's punkt_tab, which is not here: {named}"
             )
-    for (way, task), of in made.items():
+    for (way, name), of in made.items():
         cut, items = sum(of.get("cut", {}).values()), sum(of.get("items", {}).values())
         if cut:
             notes.append(
-                f"{task}, {IN_WORDS[way]}: the context is too small for {cut} of {items} items, "
-                f"whose prompts were cut at their beginning ({TASKS[task].shots} examples)"
+                f"{name}, {IN_WORDS[way]}: the context is too small for {cut} of {items} items, "
+                f"whose prompts were cut at their beginning ({TASKS[name].shots} examples)"
             )
     return notes
 

@@ -119,6 +119,17 @@ def test_mistakes_are_told_before_anything_starts(
     assert not list((tmp_path / "out").rglob("*.json"))
 
 
+def test_without_lm_eval_it_is_said_how_to_get_it(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "lm_eval" else found(name)
+    )
+    told = refused(capsys, "a-model", "--out", tmp_path)
+    assert "judge tasks measures with lm-eval, which is not installed: make install-eval" in told
+
+
 class WithoutEcho(BaseHTTPRequestHandler):
     """Completions as many endpoints give them: log-probabilities of what is new alone."""
 

@@ -176,6 +176,9 @@ def test_a_served_model_is_measured_in_both_ways_and_only_once(
     columns = result["columns"]["plain"]
     assert columns["mean"] == pytest.approx(sum(list(columns.values())[:4]) / 4)
     assert set(columns) == {"mmlu", "arc", "truthfulqa", "hellaswag", "mean"}
+    page = tmp_path / "board.html"
+    assert main(["judge", "board", str(figures), "--out", str(page)]) == 0
+    assert "arc_challenge, acc_norm in %" in page.read_text() and "toy" in page.read_text()
     # A prompt whose check needs data that is not here is named, where it is not here.
     asked = [item["doc"]["key"] for item in rows(out / "plain" / "ifeval.jsonl")]
     without = "ifeval: 1 prompts are left out" in told
