@@ -64,6 +64,15 @@ def asked(options: argparse.Namespace, chat: bool) -> Asked:
     return Asked(name, tokenizer, "", None, template)
 
 
+def shown_name(model: str, name: str) -> str:
+    """A model's name in its figures: of a run's stage RUN: STAGE, as `judge board` has it."""
+    path = Path(model).resolve()
+    run = next((folder for folder in path.parents if (folder / "config.yaml").is_file()), None)
+    if not is_folder(model) or path.name != "model" or run is None:
+        return name
+    return f"{run.name}: {path.parent.name}"
+
+
 def _chat_template(folder: str, name: str) -> str:
     """A template as Jinja: the tokenizer's own, or one of Rayward's."""
     from rayward.data.templates.jinja import jinja

@@ -87,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.pipelines.judging.task_definitions import check_packages, lm_eval_tasks
     from rayward.pipelines.judging.task_figures_shown import tell
     from rayward.pipelines.judging.task_plan import chosen, tasks_of
-    from rayward.pipelines.judging.task_server import asked
+    from rayward.pipelines.judging.task_server import asked, shown_name
     from rayward.pipelines.run.lock import held
 
     check_models(options)
@@ -100,7 +100,7 @@ def _run(options: argparse.Namespace) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     with held(options.out):
         made = _made(options, tasks, model)
-    return tell(options, options.name or model.name, tasks, made)
+    return tell(options, options.name or shown_name(options.model, model.name), tasks, made)
 
 
 def _made(

@@ -17,6 +17,7 @@ import pytest
 
 from rayward.pipelines.cli import main
 from rayward.pipelines.judging.task_figures import Value, figures, leaderboard
+from rayward.pipelines.judging.task_server import shown_name
 from tests.pipelines.task_copies import write_all
 
 needs_lm_eval = pytest.mark.skipif(
@@ -128,6 +129,17 @@ def test_without_lm_eval_it_is_said_how_to_get_it(
     )
     told = refused(capsys, "a-model", "--out", tmp_path)
     assert "judge tasks measures with lm-eval, which is not installed: make install-eval" in told
+
+
+def test_a_stage_s_model_is_named_as_the_board_names_it(tmp_path: Path) -> None:
+    stages = [tmp_path / "runs" / "mine" / inner / "model" for inner in ("sft", "rl/ppo")]
+    for folder in stages:
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+    assert shown_name(str(stages[0]), "model") == "model"
+    (tmp_path / "runs" / "mine" / "config.yaml").touch()
+    assert [shown_name(str(folder), "model") for folder in stages] == ["mine: sft", "mine: ppo"]
+    assert shown_name("gpt@http://127.0.0.1:9/v1", "gpt") == "gpt"
 
 
 class WithoutEcho(BaseHTTPRequestHandler):
