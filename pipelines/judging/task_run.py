@@ -48,10 +48,12 @@ def measure(options: argparse.Namespace, model: Asked, parts: list[dict[str, Any
         print(f"lm-eval asks {url}; what it says itself: {log}", flush=True)
         with tempfile.TemporaryDirectory() as scratch, log.open("a", encoding="utf-8") as errors:
             _lm_eval(work, Path(scratch), _environment(options, scratch), errors)
-    for part in parts:
-        if "error" not in json.loads(Path(part["out"]).read_text(encoding="utf-8")):
-            for path in Path(part["cache"]).parent.glob(Path(part["cache"]).name + "_*"):
-                path.unlink()  # all of it is among the items
+
+
+def drop_cache(part: Mapping[str, Any]) -> None:
+    """Remove the replies of a part that is done: all of them are among its items."""
+    for path in Path(part["cache"]).parent.glob(Path(part["cache"]).name + "_*"):
+        path.unlink()
 
 
 def _check_room(parts: list[dict[str, Any]], context: int) -> None:

@@ -108,7 +108,7 @@ def _made(
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """What is measured by (way, task), after what is missing of it was."""
     from rayward.pipelines.judging.task_plan import done
-    from rayward.pipelines.judging.task_run import measure
+    from rayward.pipelines.judging.task_run import drop_cache, measure
 
     _prepare(options, tasks)
     parts = _parts(options, tasks, model)
@@ -116,10 +116,13 @@ def _made(
     print(f"{len(parts)} parts to measure, {len(parts) - len(missing)} of them done", flush=True)
     if missing:
         measure(options, model, missing)
-    return {
-        (part["way"], part["task"]): json.loads(Path(part["out"]).read_text(encoding="utf-8"))
-        for part in parts
-    }
+    made = {}
+    for part in parts:
+        of_part = json.loads(Path(part["out"]).read_text(encoding="utf-8"))
+        if "error" not in of_part:
+            drop_cache(part)
+        made[part["way"], part["task"]] = of_part
+    return made
 
 
 def _prepare(options: argparse.Namespace, tasks: list[Task]) -> None:

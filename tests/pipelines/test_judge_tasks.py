@@ -9,12 +9,9 @@ import importlib.util
 import json
 import math
 import os
-import re
-import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -184,54 +181,6 @@ def test_a_served_model_is_measured_in_both_ways_and_only_once(
     without = "ifeval: 1 prompts are left out" in told
     assert asked == ([1, 2] if without else [1, 2, 3])
     assert without == ("length_constraints:number_sentences (1)" in told)
-
-
-def answered(url: str) -> float:
-    """Requests that vLLM has finished, as it counts them itself."""
-    with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics") as page:
-        text = page.read().decode()
-    counts = re.findall(r"^vllm:request_success_total{.*} (\S+)$", text, re.MULTILINE)
-    return sum(map(float, counts))
-
-
-@pytest.mark.slow
-def test_a_killed_command_goes_on_from_the_requests_that_have_a_reply(
-    folder: Path, tmp_path: Path
-) -> None:
-    items, at_once = 40, 4
-    data = write_all(tmp_path / "data", items=items)
-    command = [sys.executable, "-m", "rayward.pipelines.cli", "judge", "tasks"]
-    given = ["--data", str(data), "--tasks", "truthfulqa,hellaswag", "--tokenizer", str(folder)]
-    given += ["--concurrency", str(at_once)]
-    with served(str(folder), CONTEXT, timeout_s=400, more="--dtype float32") as url:
-        whole, killed = tmp_path / "whole", tmp_path / "killed"
-        subprocess.run([*command, f"tiny@{url}", *given, "--out", str(whole)], check=True)
-        once = answered(url)
-        process = subprocess.Popen([*command, f"tiny@{url}", *given, "--out", str(killed)])
-        try:
-            while answered(url) < once + 0.7 * once:
-                assert process.poll() is None, "it ended before it could be killed"
-                time.sleep(0.05)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        done = (killed / "plain" / "truthfulqa.json").stat().st_mtime_ns
-        assert not (killed / "plain" / "hellaswag.json").exists()
-        time.sleep(2)  # what was under way
-        before = answered(url)
-        time.sleep(1)
-        assert answered(url) == before, "lm-eval's process outlived the command"
-        subprocess.run([*command, f"tiny@{url}", *given, "--out", str(killed)], check=True)
-        twice = answered(url) - 2 * once - 1  # and a probe for each command
-    assert done == (killed / "plain" / "truthfulqa.json").stat().st_mtime_ns
-    assert 0 <= twice <= at_once + 1, f"{twice} requests were made twice"
-    for task in ("truthfulqa", "hellaswag"):
-        made, wanted = (
-            rows(killed / "plain" / f"{task}.jsonl"),
-            rows(whole / "plain" / f"{task}.jsonl"),
-        )
-        assert [row["metrics"] for row in made] == [row["metrics"] for row in wanted]
-    assert not list((killed / "cache").iterdir())
 
 
 @pytest.fixture(scope="module")
