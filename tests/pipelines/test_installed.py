@@ -63,6 +63,22 @@ def test_pyproject_and_the_locks_pin_the_same_versions() -> None:
             assert locked[pin[1]][1].removesuffix("+cpu") == pin[2], (kind, pin[0])
 
 
+def test_the_lock_of_lm_eval_adds_to_either_set_and_changes_nothing_of_it() -> None:
+    added = entries("eval")
+    assert all(hashes for _, _, hashes in added.values())
+    of_sets = [entries(kind) for kind in ("cpu", "gpu")]
+    for there in of_sets:
+        for name in added.keys() & there.keys():
+            assert added[name][1] == there[name][1], name
+    assert not added.keys() & of_sets[0].keys() & of_sets[1].keys()
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    version = added["lm-eval"][1]
+    assert extras["eval"] == [f"lm-eval[api,ifeval]=={version}"]
+    assert extras["eval"][0] in (ROOT / "requirements" / "eval.in").read_text()
+
+
 def test_what_is_installed_without_an_extra_is_used_without_one() -> None:
     """Actors need Ray, which comes with `stack`; what only they import belongs there."""
     lines = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
