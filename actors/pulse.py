@@ -130,6 +130,11 @@ class Watch:
     keys: dict[str, str]
     """By the name that is told, `policy 1` say."""
 
+    def only(self, ranks: Sequence[int]) -> Watch:
+        """Of some of them."""
+        names = list(self.keys)
+        return Watch({names[rank]: self.keys[names[rank]] for rank in ranks})
+
     def moved(self, within_s: float) -> bool:
         """Whether one has done a piece of work in the last `within_s` seconds, and still tells."""
         if self._moved(within_s):
@@ -164,6 +169,11 @@ class Watch:
 
 
 LESS_MEMORY = {
+    **{
+        stage: f"less memory: {stage}.optimizer.micro_batch_tokens, "
+        f"{stage}.optimizer.gradient_checkpointing"
+        for stage in ("sft", "dpo", "sample")
+    },
     "rollout": "less memory: rollout.max_sequences, rollout.gpu_memory_fraction",
     "policy": "less memory: rl.optimizer.micro_batch_tokens, rl.optimizer.gradient_checkpointing",
     "critic": "less memory: rl.optimizer.micro_batch_tokens, rl.optimizer.gradient_checkpointing",

@@ -115,6 +115,8 @@ def train(
                     reports.setdefault(name, []).append(value)
     queue.shutdown()
     if failure:
+        if lost := workers.lost(failure[0]):
+            raise lost from failure[0]
         raise failure[0]
     if "kept" not in reports:  # what it tells after the last step
         raise KeyboardInterrupt

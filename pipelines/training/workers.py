@@ -5,8 +5,11 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
+from ray.exceptions import RayActorError
+
 from rayward.actors.calls import kill
-from rayward.actors.pulse import Unanswered, Watch
+from rayward.actors.pulse import ProcessLost, Unanswered, Watch
+from rayward.pipelines.run.errors import of_infrastructure
 
 
 class Workers:
@@ -26,6 +29,22 @@ class Workers:
                 f"{self.watch.told()}: no progress for {self.limit_s:.0f} s; if only slow, raise "
                 "cluster.call_timeout_s"
             )
+
+    def lost(self, error: BaseException) -> ProcessLost | None:
+        """What Ray Train's error means where processes of the group are gone; None where it is of
+        the work itself.
+        """
+        failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+        # Ray Train finds them by its health check.
+        causes = {
+            rank: getattr(failure, "health_check_failure", failure)
+            for rank, failure in failures.items()
+        }
+        gone = [rank for rank, cause in causes.items() if isinstance(cause, RayActorError)]
+        if not gone or not all(of_infrastructure(cause) for cause in causes.values()):
+            return None
+        who = self.watch.only(gone)
+        return who.lost(causes[gone[0]])
 
     def end(self) -> None:
         """End their processes, hung ones too. Ray Train then ends the training."""

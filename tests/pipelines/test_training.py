@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rayward.actors.pulse import Unanswered, tell_of, tick
+from rayward.pipelines.run.errors import of_infrastructure
 from rayward.pipelines.training.ray_train import messages
 from rayward.pipelines.training.workers import Workers
 
@@ -69,3 +70,21 @@ def test_workers_that_hang_after_the_first_word_are_named(queue: Any) -> None:
         "dpo worker 0 has given no sign of life; dpo worker 1 has given no sign of life: no "
         "progress for 1 s; if only slow, raise cluster.call_timeout_s"
     )
+
+
+def test_a_worker_that_was_killed_is_a_lost_process_and_an_error_of_work_is_none() -> None:
+    from ray.exceptions import ActorDiedError
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    workers = Workers("sft", 2, limit_s=1.0)
+    gone = WorkerHealthCheckFailedError("A worker health check failed.", ActorDiedError())
+    closed = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
+    lost = workers.lost(WorkerGroupError("of rank 1", {0: closed, 1: gone}))
+    assert lost is not None and of_infrastructure(lost)
+    assert str(lost).startswith("sft worker 1 died without a word: killed, or by the kernel")
+    assert "less memory: sft.optimizer.micro_batch_tokens" in str(lost)
+    # What a rank raised itself would come again.
+    mistake = ValueError("a row without an answer")
+    assert workers.lost(WorkerGroupError("of both", {0: mistake, 1: gone})) is None
+    assert workers.lost(mistake) is None
