@@ -483,6 +483,8 @@ def test_mt_benchs_own_files_are_compared_on_both_turns(tmp_path: Path, serve: A
         "pair-math-v1": 30,
         "pair-math-v1-multi-turn": 30,
     }
-    shown_first = server.seen[0]["messages"]
-    assert shown_first[0]["role"] == "system"
-    assert shown_first[1]["content"].startswith("[User Question]\nCompose an engaging travel blog")
+    # Which of 32 requests at once comes first is chance.
+    shown = [request["messages"] for request in server.seen]
+    start = "[User Question]\nCompose an engaging travel blog"
+    assert sum(messages[1]["content"].startswith(start) for messages in shown) == 2
+    assert all(messages[0]["role"] == "system" for messages in shown)
