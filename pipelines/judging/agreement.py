@@ -64,9 +64,9 @@ def add(actions: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.formats.files.overwriting import refuse_overwriting
-    from rayward.pipelines.judging.labelled_pairs import write_pairs
-    from rayward.pipelines.judging.measures import measure, of_humans, of_rankings
-    from rayward.pipelines.judging.measures_shown import tell
+    from rayward.pipelines.judging.pages.measures_shown import tell
+    from rayward.pipelines.judging.statistics.labelled_pairs import write_pairs
+    from rayward.pipelines.judging.statistics.measures import measure, of_humans, of_rankings
     from rayward.pipelines.rows.left_out import LeftOut
 
     written = [options.json]
@@ -115,7 +115,7 @@ def read_pairs(files: Sequence[str], seed: int, left_out: LeftOut) -> list[Label
 
     from rayward.data.judging.annotations import BadRow
     from rayward.data.judging.labels import labelled_pairs
-    from rayward.pipelines.judging.verdict_groups import add_bad_row, no_row
+    from rayward.pipelines.judging.statistics.verdict_groups import add_bad_row, no_row
 
     found: dict[str, LabelledPair] = {}
     for path in files:
@@ -148,7 +148,7 @@ def read_rankings(files: Sequence[str], left_out: LeftOut) -> list[Rejudged]:
     """The rankings of files that were made again; rows that hold none are in `left_out`."""
     from rayward.data.judging.annotations import BadRow
     from rayward.data.judging.labels import rejudged
-    from rayward.pipelines.judging.verdict_groups import add_bad_row, no_row
+    from rayward.pipelines.judging.statistics.verdict_groups import add_bad_row, no_row
 
     found: list[Rejudged] = []
     for path in files:

@@ -18,7 +18,7 @@ from rayward.pipelines.judging.options import add_asking
 if TYPE_CHECKING:
     from rayward.data.judging.questions import Question
     from rayward.data.judging.suites import Suite
-    from rayward.pipelines.judging.talking import Talk, Talking
+    from rayward.pipelines.judging.asking.talking import Talk, Talking
     from rayward.pipelines.rows.renderer import Renderer
 
 
@@ -53,8 +53,8 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.data.model_files.hub_models import fetched, is_hub_name
     from rayward.pipelines.data_tools.feedback import check_models
-    from rayward.pipelines.judging.asking import Asking, open_cache
-    from rayward.pipelines.judging.talking import Talk, Talking
+    from rayward.pipelines.judging.asking.asking import Asking, open_cache
+    from rayward.pipelines.judging.asking.talking import Talk, Talking
 
     check_models(options)
     if is_hub_name(options.model):
@@ -146,7 +146,7 @@ def _close(
     """Write the answers that are whole, and tell the account; 1 where some are missing."""
     from rayward.data.formats.files.outputs import open_output
     from rayward.data.judging.suites import Written
-    from rayward.pipelines.judging.account import account_of, tell_account
+    from rayward.pipelines.judging.asking.account import account_of, tell_account
     from rayward.pipelines.run.files import write_json
 
     asking, suite, lacking = talking.asking, talking.suite, []

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rayward.pipelines.judging.board_figures import Board, Figure
+    from rayward.pipelines.judging.pages.board_figures import Board, Figure
 
 
 def add(actions: argparse._SubParsersAction) -> None:
@@ -29,7 +29,7 @@ def add(actions: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.formats.files.overwriting import refuse_overwriting
-    from rayward.pipelines.judging.board_figures import read
+    from rayward.pipelines.judging.pages.board_figures import read
     from rayward.pipelines.report.page import render
 
     files = [path for path in options.paths if not path.is_dir()]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rayward.pipelines.judging.options import add_seed, tell_left_out
 
 if TYPE_CHECKING:
-    from rayward.pipelines.judging.verdict_groups import Comparison
+    from rayward.pipelines.judging.statistics.verdict_groups import Comparison
 
 
 def add(actions: argparse._SubParsersAction) -> None:
@@ -34,9 +34,9 @@ def add(actions: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.formats.files.overwriting import refuse_overwriting
-    from rayward.pipelines.judging.page_data import page_data
-    from rayward.pipelines.judging.page_file import write_page
-    from rayward.pipelines.judging.verdict_groups import comparisons
+    from rayward.pipelines.judging.pages.page_data import page_data
+    from rayward.pipelines.judging.pages.page_file import write_page
+    from rayward.pipelines.judging.statistics.verdict_groups import comparisons
     from rayward.pipelines.rows.left_out import LeftOut
 
     refuse_overwriting([options.out], options.files)
@@ -45,7 +45,7 @@ def _run(options: argparse.Namespace) -> int:
     _check(found, options.files)
     data = page_data(found, options.files, dict(left_out), options.seed)
     tell_left_out(left_out)
-    print(write_page(options.out, Path(__file__).with_suffix(".html"), data))
+    print(write_page(options.out, Path(__file__).parent / "pages" / "page.html", data))
     return 0
 
 

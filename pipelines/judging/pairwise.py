@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayward.data.judging.rules import RULES
+from rayward.pipelines.judging.asking.scorers import add_scorers
 from rayward.pipelines.judging.options import add_asking
 from rayward.pipelines.judging.reading import add_questions
-from rayward.pipelines.judging.scorers import add_scorers
 
 if TYPE_CHECKING:
     from rayward.data.judging.pairs import Pair
@@ -62,11 +62,11 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.data.judging.pairs import pairs
     from rayward.data.model_files.hub_models import fetched, is_hub_name
     from rayward.pipelines.data_tools.feedback import check_models
-    from rayward.pipelines.judging.asking import open_cache
+    from rayward.pipelines.judging.asking.asking import open_cache
+    from rayward.pipelines.judging.asking.scorers import is_function, is_reward_model
+    from rayward.pipelines.judging.asking.verdict_files import close
     from rayward.pipelines.judging.options import tell_left_out
     from rayward.pipelines.judging.reading import answers_of, questions_of
-    from rayward.pipelines.judging.scorers import is_function, is_reward_model
-    from rayward.pipelines.judging.verdict_files import close
     from rayward.pipelines.rows.left_out import LeftOut
 
     check_models(options)
@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
         cache = open_cache(stack, options.out / "cache.jsonl")
         names = (baseline.model, model.model)
         if is_function(options.judge) or is_reward_model(options.judge):
-            from rayward.pipelines.judging.by_score import verdicts_by_score
+            from rayward.pipelines.judging.asking.by_score import verdicts_by_score
 
             rows, account = verdicts_by_score(options, made, names, cache)
         else:
@@ -110,9 +110,9 @@ def _verdicts(
     stack: ExitStack,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The verdicts of a language model, and the account of what it was asked."""
-    from rayward.pipelines.judging.account import account_of, allowed_unreadable, ask_all
-    from rayward.pipelines.judging.asking import Asking
-    from rayward.pipelines.judging.comparing import Comparing
+    from rayward.pipelines.judging.asking.account import account_of, allowed_unreadable, ask_all
+    from rayward.pipelines.judging.asking.asking import Asking
+    from rayward.pipelines.judging.asking.comparing import Comparing
 
     comparing = Comparing(options, made, names)
     comparing.tell()

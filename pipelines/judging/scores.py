@@ -48,8 +48,13 @@ def add(actions: argparse._SubParsersAction) -> None:
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.data.judging.judgments import Rating, Scores, Winners
-    from rayward.pipelines.judging.ratings import ratings, tell_ratings
-    from rayward.pipelines.judging.reviews import reviews, tell_reviews, tell_winners, winners
+    from rayward.pipelines.judging.asking.reviews import (
+        reviews,
+        tell_reviews,
+        tell_winners,
+        winners,
+    )
+    from rayward.pipelines.judging.statistics.ratings import ratings, tell_ratings
     from rayward.pipelines.rows.left_out import LeftOut
 
     refuse_overwriting([options.json], [*options.files, *options.answers, options.questions])
@@ -72,7 +77,7 @@ def read(files: Sequence[str], left_out: LeftOut) -> list[Judgment]:
     """The judgments of files; rows that are none are in `left_out`. ValueError: there is none."""
     from rayward.data.judging.annotations import BadRow
     from rayward.data.judging.judgments import judgments
-    from rayward.pipelines.judging.verdict_groups import add_bad_row, no_row
+    from rayward.pipelines.judging.statistics.verdict_groups import add_bad_row, no_row
 
     found: list[Judgment] = []
     for path in files:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from rayward.data.judging.answers import Answers
     from rayward.data.judging.prompts import JudgePrompt
     from rayward.data.judging.questions import Question
-    from rayward.pipelines.judging.asking import Asking
-    from rayward.pipelines.judging.budget import Request
+    from rayward.pipelines.judging.asking.asking import Asking
+    from rayward.pipelines.judging.asking.budget import Request
 
 REQUEST = {"temperature": 0.0, "max_tokens": 2048}
 NO_RATING = -1
@@ -61,8 +61,8 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.data.judging.replies import rating
     from rayward.data.model_files.hub_models import fetched, is_hub_name
     from rayward.pipelines.data_tools.feedback import check_models
-    from rayward.pipelines.judging.account import account_of, allowed_unreadable, ask_all
-    from rayward.pipelines.judging.asking import Asking, open_cache
+    from rayward.pipelines.judging.asking.account import account_of, allowed_unreadable, ask_all
+    from rayward.pipelines.judging.asking.asking import Asking, open_cache
     from rayward.pipelines.judging.options import tell_left_out
     from rayward.pipelines.judging.reading import answers_of, questions_of
     from rayward.pipelines.rows.left_out import LeftOut
@@ -104,7 +104,7 @@ def grades(
         needs_reference,
         single_fields,
     )
-    from rayward.pipelines.judging.budget import Request
+    from rayward.pipelines.judging.asking.budget import Request
 
     prompts = load_prompts(options.prompts)
     graded, lacking, alone = list[Graded](), list[str](), Counter[str]()
@@ -200,7 +200,7 @@ def _close(
 ) -> int:
     """Write the rows and the account, and print the scores; 1 where grades are missing."""
     from rayward.data.formats.files.outputs import open_output
-    from rayward.pipelines.judging.account import tell_account
+    from rayward.pipelines.judging.asking.account import tell_account
     from rayward.pipelines.run.files import write_json
     from rayward.pipelines.run.metrics import table
 

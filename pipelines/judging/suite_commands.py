@@ -112,7 +112,7 @@ def check(run: Run, suite: EvaluationSuite) -> None:
     from rayward.configs.stages import compared
     from rayward.data.model_files.hub_models import is_hub_name
     from rayward.pipelines.data_tools.endpoint import AT_URL
-    from rayward.pipelines.judging.scorers import is_function
+    from rayward.pipelines.judging.asking.scorers import is_function
 
     out = Path("out")
     try:

@@ -15,8 +15,8 @@ from rayward.pipelines.data_tools.feedback import add_serving
 from rayward.pipelines.judging.options import AT_ONCE, add_json
 
 if TYPE_CHECKING:
-    from rayward.pipelines.judging.task_plan import Task
-    from rayward.pipelines.judging.task_server import Asked
+    from rayward.pipelines.judging.harness.plan import Task
+    from rayward.pipelines.judging.harness.server import Asked
 
 CONTEXT_TOKENS = 4096  # holds 25 examples of ARC, and 5 of MMLU's longest subjects
 WAYS = {"no": ("plain",), "yes": ("chat",), "both": ("plain", "chat")}
@@ -84,10 +84,10 @@ def add(actions: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from rayward.pipelines.data_tools.feedback import check_models
-    from rayward.pipelines.judging.task_definitions import check_packages, lm_eval_tasks
-    from rayward.pipelines.judging.task_figures_shown import tell
-    from rayward.pipelines.judging.task_plan import chosen, tasks_of
-    from rayward.pipelines.judging.task_server import asked, shown_name
+    from rayward.pipelines.judging.harness.definitions import check_packages, lm_eval_tasks
+    from rayward.pipelines.judging.harness.figures_shown import tell
+    from rayward.pipelines.judging.harness.plan import chosen, tasks_of
+    from rayward.pipelines.judging.harness.server import asked, shown_name
     from rayward.pipelines.run.lock import held
 
     check_models(options)
@@ -107,8 +107,8 @@ def _made(
     options: argparse.Namespace, tasks: list[Task], model: Asked
 ) -> dict[tuple[str, str], dict[str, Any]]:
     """What is measured by (way, task), after what is missing of it was."""
-    from rayward.pipelines.judging.task_plan import done
-    from rayward.pipelines.judging.task_run import drop_cache, measure
+    from rayward.pipelines.judging.harness.plan import done
+    from rayward.pipelines.judging.harness.run import drop_cache, measure
 
     _prepare(options, tasks)
     parts = _parts(options, tasks, model)
@@ -127,7 +127,7 @@ def _made(
 
 def _prepare(options: argparse.Namespace, tasks: list[Task]) -> None:
     """Leave out what cannot be checked here, which decides what is done already."""
-    from rayward.pipelines.judging.task_plan import has_punkt, leave_out_unchecked
+    from rayward.pipelines.judging.harness.plan import has_punkt, leave_out_unchecked
 
     for task in tasks:
         if task.name == "ifeval" and task.files and not has_punkt(options.data):
@@ -139,7 +139,7 @@ def _parts(options: argparse.Namespace, tasks: list[Task], model: Asked) -> list
     from importlib.metadata import version
 
     from rayward.data.feedback.prompt_files import digest
-    from rayward.pipelines.judging.task_plan import define, settings_of, title
+    from rayward.pipelines.judging.harness.plan import define, settings_of, title
 
     parts: list[dict[str, Any]] = []
     for way in WAYS[options.chat_template]:

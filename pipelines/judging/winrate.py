@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayward.pipelines.judging.options import add_json, add_seed, tell_left_out, write_result
-from rayward.pipelines.judging.verdict_groups import Compared
+from rayward.pipelines.judging.statistics.verdict_groups import Compared
 
 if TYPE_CHECKING:
-    from rayward.pipelines.judging.length_controlled import Published, Refit
-    from rayward.pipelines.judging.verdict_groups import Comparison
+    from rayward.pipelines.judging.statistics.length_controlled import Published, Refit
+    from rayward.pipelines.judging.statistics.verdict_groups import Comparison
 
 CONTROLLED = "length_controlled_winrate"
 
@@ -91,12 +91,12 @@ def add(actions: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.formats.files.overwriting import refuse_overwriting
-    from rayward.pipelines.judging.length_controlled import Published
-    from rayward.pipelines.judging.paired import add_pairs
-    from rayward.pipelines.judging.published import compare
-    from rayward.pipelines.judging.style import add_style
-    from rayward.pipelines.judging.verdict_groups import comparisons
-    from rayward.pipelines.judging.winrate_shown import tell, tell_refit
+    from rayward.pipelines.judging.pages.winrate_shown import tell, tell_refit
+    from rayward.pipelines.judging.statistics.length_controlled import Published
+    from rayward.pipelines.judging.statistics.paired import add_pairs
+    from rayward.pipelines.judging.statistics.published import compare
+    from rayward.pipelines.judging.statistics.style import add_style
+    from rayward.pipelines.judging.statistics.verdict_groups import comparisons
     from rayward.pipelines.rows.left_out import LeftOut
 
     _check(options)
@@ -139,7 +139,7 @@ def _check(options: argparse.Namespace) -> None:
 
 def _control(options: argparse.Namespace, baselines: list[str]) -> Published | Refit | None:
     """What makes the length-controlled rates."""
-    from rayward.pipelines.judging.length_controlled import Published, Refit
+    from rayward.pipelines.judging.statistics.length_controlled import Published, Refit
 
     if options.refit:
         resamples, seed = options.lc_resamples, options.seed
@@ -154,7 +154,7 @@ def _control(options: argparse.Namespace, baselines: list[str]) -> Published | R
 def figures(comparison: Comparison, control: Published | Refit | None, seed: int) -> dict[str, Any]:
     """What AlpacaEval's leaderboard says of a model, with the interval of its win rate."""
     from rayward.algorithms.judging.win_rates import win_rate
-    from rayward.pipelines.judging.length_controlled import Refit
+    from rayward.pipelines.judging.statistics.length_controlled import Refit
 
     of, verdicts = comparison.of, comparison.verdicts
     rate = win_rate(comparison.preferences, seed)

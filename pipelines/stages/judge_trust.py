@@ -16,8 +16,12 @@ from rayward.configs.sections.suites import EvaluationSuite
 from rayward.data.judging.labels import LabelledPair, pairs_of_ranking
 from rayward.data.records import Prompt
 from rayward.pipelines.judging.agreement import drawn, labelled_only, read_pairs
-from rayward.pipelines.judging.labelled_pairs import FIRST, SECOND, write_pairs
-from rayward.pipelines.judging.measures import by_scores, is_no_better_than_length, measure
+from rayward.pipelines.judging.statistics.labelled_pairs import FIRST, SECOND, write_pairs
+from rayward.pipelines.judging.statistics.measures import (
+    by_scores,
+    is_no_better_than_length,
+    measure,
+)
 from rayward.pipelines.judging.suite_commands import called, judge_command
 from rayward.pipelines.report.judge_words import in_words
 from rayward.pipelines.rows.left_out import LeftOut

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rayward.pipelines.cli import main
-from rayward.pipelines.judging.board_figures import read
+from rayward.pipelines.judging.pages.board_figures import read
 
 EVIL = '</script><img src=x onerror="window.bad=1"><b>bold</b>'
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from rayward.pipelines.cli import main
-from rayward.pipelines.judging.task_figures import Value, figures, leaderboard
-from rayward.pipelines.judging.task_server import shown_name
+from rayward.pipelines.judging.harness.figures import Value, figures, leaderboard
+from rayward.pipelines.judging.harness.server import shown_name
 from tests.pipelines.task_copies import write_all
 
 needs_lm_eval = pytest.mark.skipif(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rayward.pipelines.judging.measures import is_no_better_than_length
+from rayward.pipelines.judging.statistics.measures import is_no_better_than_length
 
 Rows = Sequence[Mapping[str, Any]]
 COMMON = ("same", "kappa", "accuracy")

@@ -69,7 +69,7 @@ def read_verdicts(
     One that is on none of the pairs is in `left_out`; of two on the same pair the last counts.
     """
     from rayward.data.judging.annotations import BadRow, verdicts
-    from rayward.pipelines.judging.verdict_groups import REPEATED, add_bad_row
+    from rayward.pipelines.judging.statistics.verdict_groups import REPEATED, add_bad_row
 
     finder = Finder(pairs)
     found: dict[str, dict[int, Verdict]] = {}

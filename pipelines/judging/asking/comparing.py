@@ -17,8 +17,8 @@ from rayward.data.judging.prompts import (
     pair_fields,
 )
 from rayward.data.judging.rules import BOTH, RULES, Order, Review, drawn_order, outcome, read_review
-from rayward.pipelines.judging.asking import Asking
-from rayward.pipelines.judging.budget import Request
+from rayward.pipelines.judging.asking.asking import Asking
+from rayward.pipelines.judging.asking.budget import Request
 
 if TYPE_CHECKING:
     from rayward.data.judging.pairs import Pair

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.judging.verdict_groups import Comparison, number_or_nan
+from rayward.pipelines.judging.statistics.verdict_groups import Comparison, number_or_nan
 
 if TYPE_CHECKING:
     from rayward.data.judging.annotations import Verdict

@@ -14,7 +14,7 @@ from typing import Any
 from rayward.data.feedback.prompt_files import digest
 from rayward.data.judging.annotations import BadRow
 from rayward.data.judging.task_files import BENCHMARKS, Files, expected, find, look_at
-from rayward.pipelines.judging.task_definitions import (
+from rayward.pipelines.judging.harness.definitions import (
     SHOWN_SHOTS,
     TASKS,
     subjects,

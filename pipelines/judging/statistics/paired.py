@@ -6,7 +6,7 @@ from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rayward.pipelines.judging.verdict_groups import Comparison
+    from rayward.pipelines.judging.statistics.verdict_groups import Comparison
 
 
 def add_pairs(

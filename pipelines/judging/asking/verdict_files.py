@@ -12,7 +12,7 @@ def close(
 ) -> int:
     """Write the verdicts and their summary, and print it; the status: 1 where some are missing."""
     from rayward.data.formats.files.outputs import open_output
-    from rayward.pipelines.judging.account import tell_account
+    from rayward.pipelines.judging.asking.account import tell_account
     from rayward.pipelines.run.files import write_json
 
     summary = summarize(rows, options.seed) | account

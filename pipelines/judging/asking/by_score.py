@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.judging.comparing import verdict_row
-from rayward.pipelines.judging.scorers import Scored, scores
+from rayward.pipelines.judging.asking.comparing import verdict_row
+from rayward.pipelines.judging.asking.scorers import Scored, scores
 
 if TYPE_CHECKING:
     from rayward.data.judging.pairs import Pair

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rayward.data.model_files.hub_models import trusted
-from rayward.pipelines.judging.task_definitions import TASKS
-from rayward.pipelines.judging.task_server import Asked, server
+from rayward.pipelines.judging.harness.definitions import TASKS
+from rayward.pipelines.judging.harness.server import Asked, server
 
 
 def measure(options: argparse.Namespace, model: Asked, parts: list[dict[str, Any]]) -> None:
@@ -91,7 +91,7 @@ def _lm_eval(
     """Run the process, and print what it has done. RuntimeError: it ended before all was done."""
     path = scratch / "work.json"
     path.write_text(json.dumps(work), encoding="utf-8")
-    command = [sys.executable, "-m", "rayward.pipelines.judging.task_process", str(path)]
+    command = [sys.executable, "-m", "rayward.pipelines.judging.harness.process", str(path)]
     told = 0
     with subprocess.Popen(
         command, env=dict(environment), stdout=subprocess.PIPE, stderr=log, text=True

@@ -1,4 +1,4 @@
-"""`python -m rayward.pipelines.judging.task_process WORK.json`: lm-eval, in a process of its own.
+"""`python -m rayward.pipelines.judging.harness.process WORK.json`: lm-eval in its own process.
 
 Its switches for working offline are read when libraries are imported, and its log goes to a file.
 WORK.json says which server, model and definitions; what is measured is written a task at a time.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.judging.verdict_groups import Comparison, number_or_nan
+from rayward.pipelines.judging.statistics.verdict_groups import Comparison, number_or_nan
 
 if TYPE_CHECKING:
     from rayward.algorithms.judging.length_control import Weights

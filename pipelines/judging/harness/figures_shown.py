@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from rayward.pipelines.judging.task_definitions import COLUMNS, SHOWN_SHOTS, TASKS
-from rayward.pipelines.judging.task_figures import POOLED, Value, figures, leaderboard
+from rayward.pipelines.judging.harness.definitions import COLUMNS, SHOWN_SHOTS, TASKS
+from rayward.pipelines.judging.harness.figures import POOLED, Value, figures, leaderboard
 
 if TYPE_CHECKING:
-    from rayward.pipelines.judging.task_plan import Task
+    from rayward.pipelines.judging.harness.plan import Task
 
 Made = Mapping[tuple[str, str], Mapping[str, Any]]
 IN_WORDS = {"plain": "without chat template", "chat": "with chat template"}

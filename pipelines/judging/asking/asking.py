@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rayward.data.feedback.prompt_files import digest
 from rayward.data.records import RowError
 from rayward.pipelines.data_tools.ledger import Ledger
-from rayward.pipelines.judging.budget import Budget, BudgetError, Request
+from rayward.pipelines.judging.asking.budget import Budget, BudgetError, Request
 
 if TYPE_CHECKING:
     from rayward.pipelines.data_tools.endpoint import ChatModel

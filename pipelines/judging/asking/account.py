@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rayward.pipelines.judging.asking import Asking
-from rayward.pipelines.judging.budget import Request
+from rayward.pipelines.judging.asking.asking import Asking
+from rayward.pipelines.judging.asking.budget import Request
 
 LEAST_UNREADABLE = 10
 """Replies that may be unreadable, however few there are."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rayward.data.judging.annotations import Verdict
-    from rayward.pipelines.judging.verdict_groups import Comparison
+    from rayward.pipelines.judging.statistics.verdict_groups import Comparison
 
 STRONG = 3  # how often a review counts that says >> or <<, as Arena-Hard has it
 
@@ -57,7 +57,7 @@ def _add_to(
     from rayward.algorithms.judging.style_control import controlled, differences
     from rayward.algorithms.judging.win_rates import shares
     from rayward.data.judging.style import style_of
-    from rayward.pipelines.judging.verdict_groups import number_or_nan
+    from rayward.pipelines.judging.statistics.verdict_groups import number_or_nan
 
     # A model without a verdict has no rate, and takes no number.
     judged = [

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rayward.pipelines.judging.task_definitions import COLUMNS, TASKS
+from rayward.pipelines.judging.harness.definitions import COLUMNS, TASKS
 
 NORMAL_95 = 1.959963984540054  # standard errors on each side of a 95 % interval
 SUBJECTS = "mean of subjects"

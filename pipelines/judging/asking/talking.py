@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from rayward.data.judging.suites import sampling
 from rayward.data.judging.thinking import without_thinking
 from rayward.data.records import RowError, Turn
-from rayward.pipelines.judging.budget import Request
+from rayward.pipelines.judging.asking.budget import Request
 
 if TYPE_CHECKING:
     from rayward.data.judging.questions import Question
     from rayward.data.judging.suites import Suite
-    from rayward.pipelines.judging.asking import Asking
+    from rayward.pipelines.judging.asking.asking import Asking
     from rayward.pipelines.rows.renderer import Renderer
 
 

@@ -26,7 +26,7 @@ def measure(
     rankings that were made again.
     """
     from rayward.data.judging.labels import verdict_on
-    from rayward.pipelines.judging.labelled_pairs import read_verdicts
+    from rayward.pipelines.judging.statistics.labelled_pairs import read_verdicts
 
     longer = {index: _longer(pair) for index, pair in enumerate(pairs)}
     rows = [figures_of(LONGER, pairs, longer, {}, seed)]

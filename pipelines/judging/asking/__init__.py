@@ -1,0 +1,1 @@
+"""Asking judges, and models: with a budget, a pace and a cache an item."""

@@ -1,0 +1,1 @@
+"""Benchmarks that lm-evaluation-harness asks and grades."""

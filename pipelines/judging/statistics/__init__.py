@@ -1,0 +1,1 @@
+"""Numbers of verdicts: win rates, ratings, agreement, with their intervals."""
