@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rayward.algorithms.diversity import distinct_n, mtld
 from rayward.algorithms.winrate import bootstrap_interval, outcomes
 from rayward.pipelines.report.judge_words import in_words
 from rayward.pipelines.run.errors import StageError
@@ -81,6 +82,45 @@ def differences(
     return intervals
 
 
+def by_reward(
+    answers: Answers,
+    judged: dict[str, NDArray[np.float64]],
+    name: str,
+    against: str,
+    resamples: int,
+    seed: int,
+) -> dict[str, Any] | None:
+    """The reward that was learned from as the judge, over the prompts for which it has a number for
+    both: `win_rate`, and `agrees`, on which share of them it prefers the answer that the judge
+    does, with its 95 % interval. Ties of one of the two count half, of both as agreement. None
+    where it has no number.
+    """
+    pairs = list(zip(answers[name], answers[against], strict=True))
+    known = [
+        row
+        for row, (ours, other) in enumerate(pairs)
+        if ours["reward"] is not None and other["reward"] is not None
+    ]
+    if not known:
+        return None
+    ours, other = (np.array([pairs[row][side]["reward"] for row in known]) for side in (0, 1))
+    by_judge = np.sign(judged[name][known] - judged[against][known])
+    agree = 1.0 - np.abs(np.sign(ours - other) - by_judge) / 2
+    low, high = bootstrap_interval(agree, resamples, seed)
+    share = {"mean": float(agree.mean()), "low": low, "high": high, "n": len(known)}
+    return {"win_rate": win_rate(ours, other, resamples, seed), "agrees": share}
+
+
+def diversity(texts: list[str]) -> dict[str, float]:
+    """Lexical diversity of a model's answers: distinct-2 of all together, over words, which grows
+    as there is less text; MTLD of the answers one after the other.
+    """
+    return {
+        "distinct_2": distinct_n([text.split() for text in texts], 2),
+        "mtld": mtld(" ".join(texts)),
+    }
+
+
 def model_figures(rows: list[dict[str, Any]], judged: NDArray[np.float64]) -> dict[str, float]:
     """Means of a model's answers; KL is a sum over the tokens of an answer, in nats."""
     return {
@@ -89,6 +129,7 @@ def model_figures(rows: list[dict[str, Any]], judged: NDArray[np.float64]) -> di
         "tokens": float(np.mean([row["tokens"] for row in rows])),
         "finished": float(np.mean([row["finished"] for row in rows])),
         "mismatch_max": largest_mismatch(rows),
+        **diversity([row["answer"] for row in rows]),
     }
 
 

@@ -37,6 +37,7 @@ from rayward.pipelines.scoring.judges import Judge
 from rayward.pipelines.scoring.reward_folder import check_same_tokens
 from rayward.pipelines.stages.comparison import (
     Answers,
+    by_reward,
     differences,
     judged_by_all,
     model_figures,
@@ -129,6 +130,9 @@ def _compare(config: Config, answers: Answers, names: list[str], against: str) -
         },
         "models": {name: model_figures(answers[name], judged[name]) for name in names},
     }
+    rewards = {name: by_reward(answers, judged, name, against, resamples, seed) for name in others}
+    if any(rewards.values()):
+        metrics["by_reward"] = {name: of for name, of in rewards.items() if of}
     if against != "sft":
         metrics["against"] = against
     return metrics

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rayward.pipelines.stages.comparison import win_rate
+from rayward.pipelines.stages.comparison import by_reward, diversity, win_rate
 
 SCORES = np.random.default_rng(0).normal(size=400)
 
@@ -55,3 +55,29 @@ def test_only_the_order_of_two_scores_counts() -> None:
 def test_answers_of_different_prompts_are_not_compared() -> None:
     with pytest.raises(ValueError, match="3 scores of a but 4 of b"):
         win_rate(SCORES[:3], SCORES[:4], 100, seed=0)
+
+
+def test_the_reward_as_judge_agrees_where_it_prefers_the_same() -> None:
+    rewards = {"new": [2.0, 1.0, None, 0.5, 1.0, 3.0], "sft": [1.0, 2.0, 5.0, 0.5, 1.0, 1.0]}
+    answers = {name: [{"reward": value} for value in of] for name, of in rewards.items()}
+    # By prompt: both prefer the new one; the old one; (no reward); the reward sees a tie and the
+    # judge none; both see one; they contradict each other.
+    judged = {
+        "new": np.array([9.0, 1.0, 7.0, 8.0, 4.0, 2.0]),
+        "sft": np.array([5.0, 4.0, 1.0, 3.0, 4.0, 6.0]),
+    }
+    found = by_reward(answers, judged, "new", "sft", 500, seed=0)
+    assert found is not None
+    assert (found["win_rate"]["mean"], found["win_rate"]["n"]) == ((1 + 0 + 0.5 + 0.5 + 1) / 5, 5)
+    agrees = found["agrees"]
+    assert (agrees["mean"], agrees["n"]) == ((1 + 1 + 0.5 + 1 + 0) / 5, 5)
+    assert 0 <= agrees["low"] <= agrees["mean"] <= agrees["high"] <= 1
+    nothing = {name: [{"reward": None}] * 6 for name in answers}
+    assert by_reward(nothing, judged, "new", "sft", 500, seed=0) is None
+
+
+def test_diversity_is_that_of_all_answers() -> None:
+    # Pairs of words: a b, b a; a b: two of three are different.
+    assert diversity(["a b a", "a b"])["distinct_2"] == pytest.approx(2 / 3)
+    assert diversity([""]) == {"distinct_2": 0.0, "mtld": 0.0}
+    assert diversity(["one two three four"] * 9)["mtld"] < diversity(["a b c d e f g h"])["mtld"]

@@ -148,9 +148,26 @@ def _add_run(board: Board, folder: Path) -> None:
     against = evaluation.get("against", "sft")
     suite = f"win rate in % against {against}, judged by {evaluation.get('judge')}"
     for model, rate in (evaluation.get("win_rate") or {}).items():
-        values = [100 * rate[key] for key in ("mean", "low", "high")]
-        value, low, high = values
-        board.figures.append(Figure(suite, f"{name}: {model}", value, low, high, rate.get("n")))
+        board.figures.append(_share(suite, f"{name}: {model}", rate))
+    titles = {
+        "win_rate": f"win rate in % against {against}, judged by the reward",
+        "agrees": f"the reward prefers what the judge does ({evaluation.get('judge')}), in %",
+    }
+    for model, of in (evaluation.get("by_reward") or {}).items():
+        board.figures += [
+            _share(title, f"{name}: {model}", of[key]) for key, title in titles.items()
+        ]
+    for model, of in (evaluation.get("models") or {}).items():
+        if "mtld" in of:
+            title, scale = "MTLD of the answers", (0.0, 200.0)
+            board.figures.append(
+                Figure(title, f"{name}: {model}", of["mtld"], None, None, None, scale)
+            )
+
+
+def _share(suite: str, model: str, rate: Fields) -> Figure:
+    value, low, high = (100 * rate[key] for key in ("mean", "low", "high"))
+    return Figure(suite, model, value, low, high, rate.get("n"))
 
 
 def _trained(folder: Path, summary: Fields) -> dict[str, str]:
