@@ -18,8 +18,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rayward.actors.pulse import tick
+
 MANIFEST = "manifest.json"
 WRITING = ".writing-"
+CHUNK_BYTES = 64 * 2**20
 WORTH_S = 60
 """Seconds of training since the last one that are worth one at its end."""
 
@@ -38,7 +41,7 @@ class Checkpoint:
 
 
 class MissingPartError(ValueError):
-    """No checkpoint has all that is expected, and one lacks only `parts`, which are in no file."""
+    """No checkpoint has all that is expected, whole; the last that can be read lacks `parts`."""
 
     def __init__(self, folder: Path, step: int, parts: Collection[str]) -> None:
         self.folder, self.step, self.parts = folder, step, sorted(parts)
@@ -57,9 +60,12 @@ class Checkpoints:
         self.folder, self.keep = Path(folder), keep
 
     def new(self, step: int) -> Path:
-        """An empty folder to write into, which is no checkpoint yet. One process calls it."""
+        """An empty folder to write into, which is no checkpoint yet. One process calls it.
+
+        What a try before it left goes: on a disk that was full it takes the room.
+        """
         place = self.writing(step)
-        shutil.rmtree(place, ignore_errors=True)
+        self._sweep()
         place.mkdir(parents=True)
         return place
 
@@ -98,10 +104,13 @@ class Checkpoints:
         shutil.rmtree(target, ignore_errors=True)
         place.rename(target)
         _flush(self.folder)
-        done, lost, _ = _read(target)
+        done, lost = _read(target)
         if lost:
             raise ValueError(next(iter(lost.values())))
-        for old in self._all()[: -self.keep]:
+        # Later ones were passed over, and their steps are done again.
+        later = [one for one in self._all() if one.name > target.name]
+        before = [one for one in self._all() if one.name < target.name]
+        for old in [*later, *before[: max(0, len(before) + 1 - self.keep)]]:
             shutil.rmtree(old, ignore_errors=True)
         return done
 
@@ -112,15 +121,14 @@ class Checkpoints:
         that may begin `anew`; and why those after it are passed over.
 
         What was half written is removed. Raises MissingPartError where there is none, although one
-        has no torn file: what it lacks may be found again, or done without.
+        can be read: what it lacks may be found again, or done without.
         """
-        for half in self.folder.glob(f"{WRITING}*"):
-            shutil.rmtree(half, ignore_errors=True)
+        self._sweep()
         broken: list[str] = []
         partial: MissingPartError | None = None
         for folder in reversed(self._all()):
             try:
-                found, lost, torn = _read(folder)
+                found, lost = _read(folder)
             except (OSError, ValueError, KeyError) as error:
                 broken.append(f"{folder}: {error}")
                 continue
@@ -130,11 +138,15 @@ class Checkpoints:
                 return replace(found, missing=frozenset(missing)), broken
             reasons = [*lost.values(), *(f"it has no {part}" for part in sorted(absent))]
             broken.append(f"{folder}: {reasons[0]}")
-            if not torn and not partial:
+            if not partial:
                 partial = MissingPartError(folder, found.step, missing - set(anew))
         if partial:
             raise partial
         return None, broken
+
+    def _sweep(self) -> None:
+        for half in self.folder.glob(f"{WRITING}*"):
+            shutil.rmtree(half, ignore_errors=True)
 
     def drop(self) -> None:
         """Remove all of them: what they were for is done."""
@@ -144,14 +156,14 @@ class Checkpoints:
         return sorted(self.folder.glob("step-*"))
 
 
-def _read(folder: Path) -> tuple[Checkpoint, dict[str, str], bool]:
-    """One as it is, why parts of it are lost, and whether a file has other contents than it had.
+def _read(folder: Path) -> tuple[Checkpoint, dict[str, str]]:
+    """One as it is, and why parts of it are lost.
 
     Raises OSError, ValueError or KeyError where its manifest cannot be read.
     """
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     lost: dict[str, str] = {}
-    parts, torn = set(), False
+    parts = set()
     for name, known in manifest["files"].items():
         # Of an earlier version no part is known, so all are found missing.
         if part := known.get("part"):
@@ -165,14 +177,17 @@ def _read(folder: Path) -> tuple[Checkpoint, dict[str, str], bool]:
             reason = f"{name} has other contents than were written"
         if reason:
             lost.setdefault(part or name, reason)
-            torn = torn or path.is_file()
     done = Checkpoint(folder, int(manifest["step"]), manifest["info"], parts=frozenset(parts))
-    return done, lost, torn
+    return done, lost
 
 
 def _hash(path: Path) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            tick()
+    return digest.hexdigest()
 
 
 def _flush(path: Path) -> None:

@@ -147,11 +147,17 @@ def without_layout(settings: Mapping[str, Any]) -> dict[str, Any]:
     They are in `decisive` since it makes fingerprints, which must stay those of earlier runs.
     """
     plain = {name: value for name, value in settings.items() if name != "workers"}
-    for name, section in plain.items():
-        if isinstance(section, dict) and isinstance(section.get("optimizer"), dict):
-            optimizer = section["optimizer"].items()
-            others = {key: value for key, value in optimizer if key != "zero_stage"}
-            plain[name] = section | {"optimizer": others}
+    return {name: _without_zero(value) for name, value in plain.items()}
+
+
+def _without_zero(value: Any) -> Any:
+    """Settings whose optimizers, on any floor, have no zero_stage."""
+    if not isinstance(value, dict):
+        return value
+    plain = {name: _without_zero(inner) for name, inner in value.items()}
+    if isinstance(optimizer := plain.get("optimizer"), dict):
+        others = {key: inner for key, inner in optimizer.items() if key != "zero_stage"}
+        plain["optimizer"] = others
     return plain
 
 

@@ -33,6 +33,7 @@ def of_training(role: Role, optimizer: Updates, dtype: str, **more: Any) -> dict
         "zero_stage": zero_stage_of(optimizer.zero_stage, role.workers, dtype, not role.gpus),
         "micro_batch_tokens": optimizer.micro_batch_tokens,
         "gradient_checkpointing": optimizer.gradient_checkpointing,
+        "offload": optimizer.offload,
         "threads": role.compute_threads,
         "gpus": role.gpus,
         **more,
@@ -40,15 +41,22 @@ def of_training(role: Role, optimizer: Updates, dtype: str, **more: Any) -> dict
 
 
 def of_rl(config: Config, learners: tuple[str, ...]) -> dict[str, dict[str, Any]]:
-    """Of an algorithm of online RL with these learners, and of its engines."""
+    """Of an algorithm of online RL with these learners, and of those that sample and score."""
     rl, resources = config.rl, config.resources
     more = {"shared_prompts": rl.shared_prompts, "sequence_parallel": rl.sequence_parallel}
     learning = {
         name: of_training(getattr(resources, name), rl.optimizer, config.model.dtype, **more)
         for name in learners
     }
-    engines = resources.rollout
-    return learning | {"engines": {"number": engines.workers, "threads": engines.compute_threads}}
+    others = {
+        name: {"number": role.workers, "threads": role.compute_threads, "gpus": role.gpus}
+        for name, role in (
+            ("engines", resources.rollout),
+            ("reference", resources.reference),
+            ("reward", resources.reward),
+        )
+    }
+    return learning | others
 
 
 def changes(before: LastBits, now: LastBits) -> str:

@@ -26,7 +26,7 @@ from rayward.pipelines.run.machine import on_machine, planned
 from rayward.pipelines.run.memory import PeakMemory
 from rayward.pipelines.run.models_named import fetch, pinned
 from rayward.pipelines.run.retries import Retries
-from rayward.pipelines.run.stage import BEFORE, empty, inner_parts
+from rayward.pipelines.run.stage import aside_of, empty, inner_parts
 
 
 def align(
@@ -147,14 +147,14 @@ def stage_of(name: str) -> Callable[..., dict[str, Any] | None]:
 def forget(run: Run, redo: Sequence[str]) -> None:
     """Take away the parts in `redo` and all that follows from them.
 
-    A whole one is moved aside (BEFORE), and stays there until the new one is whole.
+    A whole one is moved aside (`aside_of`), and stays there until the new one is whole.
     """
     # Suites of evaluate stay when it is made again, and go where they are named.
     gone = [part for part in redo if part.startswith("evaluate/")]
     gone += [name for name in INPUTS if any(name in followers(part) for part in redo)]
     # What follows goes first: killed in between, nothing is left that was made from what is gone.
     for name in reversed(gone):
-        folder, aside = run.folder / name, run.folder / BEFORE / name
+        folder, aside = run.folder / name, aside_of(run.folder, name)
         if run.done(name):
             print(f"{folder} is made again; until that is whole, it is kept in {aside}")
             shutil.rmtree(aside, ignore_errors=True)

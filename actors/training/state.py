@@ -15,10 +15,12 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
+
+from rayward.actors.pulse import tick
 
 WEIGHTS, OPTIMIZER, RANDOM = "weights", "optimizer", "random"
 """Parts of a state: files `PART-RANK.pt`, and `weights.json`, which says whose they are."""
@@ -101,7 +103,7 @@ class Held:
             (WEIGHTS, [{"weight": _own(self.blocks[block])} for block in blocks]),
             (OPTIMIZER, [self._adam_of(block) for block in blocks]),
         ):
-            torch.save({"pieces": told, "blocks": contents}, folder / f"{part}-{rank}.pt")
+            save({"pieces": told, "blocks": contents}, folder / f"{part}-{rank}.pt")
 
     def _adam_of(self, block: int) -> Block:
         """Nothing before its first step."""
@@ -151,6 +153,29 @@ class Held:
             self.zero.checkpoint_event_epilogue()
         elif self.stage:
             self.zero.update_lp_params()
+
+
+class _Ticking:
+    """A file that is written; each piece of it is a sign of life."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+
+    def write(self, piece: bytes) -> int:
+        tick()
+        return self.file.write(piece)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def save(value: Any, path: Path) -> None:
+    """torch.save. OSError where it cannot be written, as of any other file."""
+    try:
+        with path.open("wb") as file:
+            torch.save(value, cast(IO[bytes], _Ticking(file)))
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise OSError(f"{path}: {error}") from error
 
 
 class Saved:
@@ -220,7 +245,7 @@ def write_random(folder: Path, device: torch.device) -> None:
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
-    torch.save(states, folder / f"{RANDOM}-{torch.distributed.get_rank()}.pt")
+    save(states, folder / f"{RANDOM}-{torch.distributed.get_rank()}.pt")
 
 
 def read_random(folder: Path, device: torch.device, anew: Collection[str] = ()) -> None:

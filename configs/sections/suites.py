@@ -47,7 +47,9 @@ class EvaluationSuite(Section):
     answer_options: tuple[str, ...] = ()
     """Further options of `rayward judge answers`, each word by itself."""
     judge_options: tuple[str, ...] = ()
-    """Further options of the judging command, such as a price and a budget, each word by itself."""
+    """Further options of the judging command, such as a price and a budget, each word by itself. A
+    budget is that of one comparison, and of the labelled pairs (evaluate.labelled_pairs).
+    """
 
     @model_validator(mode="after")
     def _fits(self) -> EvaluationSuite:

@@ -16,6 +16,7 @@ from typing import Any
 from rayward.configs.sections.suites import RUN_JUDGES, EvaluationSuite
 from rayward.pipelines.judging import answers, pairwise, single
 from rayward.pipelines.run.errors import StageError
+from rayward.pipelines.run.files import read_json
 from rayward.pipelines.run.folder import Run
 
 MODULES = (answers, pairwise, single)
@@ -38,15 +39,22 @@ def parsed(suite: EvaluationSuite, words: list[str]) -> argparse.Namespace:
         raise StageError(f"evaluate.suites {suite.name}: {why}") from None
 
 
-def called(suite: EvaluationSuite, words: list[str]) -> None:
-    """Do a command. StageError where not all that it wants is there when it ends."""
+def called(suite: EvaluationSuite, words: list[str]) -> dict[str, Any]:
+    """Do a command; its summary. StageError where it has not asked for all that it wants, and may
+    yet: what can never be answered is left out, and counted there.
+    """
     options = parsed(suite, words)
     status = options.run_command(options)
-    if status:
+    path = options.out / "summary.json"
+    summary: dict[str, Any] = read_json(path) if path.is_file() else {}
+    asked = summary.get("asked") or {}
+    is_open = summary.get("stopped") or asked.get("replies", 0) < asked.get("wanted", 0)
+    if status and (is_open or not summary):
         raise StageError(
             f"{suite.part}: not all of it is there (see above). What was asked is kept; the same "
             "command goes on from it"
         )
+    return summary
 
 
 def judge_of_suite(run: Run, suite: EvaluationSuite) -> str:

@@ -164,6 +164,9 @@ class OnlineTraining:
                 self.monitor.check_patience()
             if self.checkpoints.stop:  # asked for after the last update
                 self._rescue(self.rl.iterations, self._remembered())
+        if self.checkpoints.done == self.rl.iterations:
+            # Taken up for this alone: the engines have the memory, after the first transfer.
+            self.actors.colocation.to_learners()
         tokenizer = self.stage.run.folder / "prepare" / "tokenizer"
         folder = self.stage.folder / "model"
         # On every rank: gathering the weights is a collective.

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -67,9 +68,19 @@ def _of_suite(config: Config, part: str) -> dict[str, str]:
     }
     if START in compared(config) and config.model.path:
         models["model.path"] = config.model.path
-    return _of_files(files) | {
-        name: model_digest(Path(local(model))) for name, model in models.items() if _is_here(model)
-    }
+    code = {}
+    if re.fullmatch(r"[\w.]+:\w+", suite.judge):
+        path = module_file(suite.judge.partition(":")[0], str(Path.cwd()))
+        code = _of_files({f"function {suite.judge}": str(path) if path else None})
+    return (
+        _of_files(files)
+        | code
+        | {
+            name: model_digest(Path(local(model)))
+            for name, model in models.items()
+            if _is_here(model)
+        }
+    )
 
 
 def _of_files(paths: Mapping[str, str | None]) -> dict[str, str]:

@@ -157,8 +157,15 @@ class Stage:
         }
         write_json(self.folder / "manifest.json", manifest)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
-        shutil.rmtree(self.run.folder / BEFORE / self.name, ignore_errors=True)
+        shutil.rmtree(aside_of(self.run.folder, self.name), ignore_errors=True)
         return manifest
+
+
+def aside_of(run: Path, part: str) -> Path:
+    """Where a part that is made again stays until the new one is whole. Of a part inside of another
+    beside that, which has a time of its own.
+    """
+    return run / BEFORE / part.replace("/", "-")
 
 
 def inner_parts(folder: Path) -> list[Path]:

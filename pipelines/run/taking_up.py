@@ -4,8 +4,8 @@ whether the training goes on with other ranks than made it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rayward.actors.checkpoints import Checkpoint, Checkpoints, MissingPartError
@@ -46,7 +46,13 @@ def take_up(
     for line in broken:
         print(f"   {title}: a checkpoint is passed over: {line}", flush=True)
     if found is None:
+        if broken:
+            raise StageError(
+                f"{title}: no checkpoint can be read. Nothing was overwritten: put its files back, "
+                f"or {_again(stage)}"
+            )
         return TakenUp(None, {"made_with": now, "resumed": []})
+    found = replace(found, missing=_with_theirs(found.missing, expected))
     if "metrics" in found.missing and found.step >= last:
         raise StageError(
             f"{found.folder} lacks metrics, and no step is left to make any: {_again(stage)}"
@@ -72,6 +78,13 @@ def take_up(
     return TakenUp(found, {"made_with": now, "resumed": story})
 
 
+def _with_theirs(missing: Collection[str], expected: Sequence[str]) -> frozenset[str]:
+    """With the weights of a model all else of it begins anew: it would be of other weights."""
+    models = {part.rpartition("/")[0] for part in missing if part.endswith("/weights")}
+    theirs = (part for part in expected if part.rpartition("/")[0] in models)
+    return frozenset([*missing, *theirs])
+
+
 def _again(stage: Stage) -> str:
     return f"start over: rayward align CONFIG --redo {stage.name}"
 
@@ -86,4 +99,4 @@ def _refusal(error: MissingPartError, stage: Stage) -> str:
             f"Put the files back, let {'it' if len(error.parts) == 1 else 'them'} begin anew with "
             f"--allow-partial {','.join(error.parts)}, or {again}"
         )
-    return f"the checkpoint {error.folder} lacks {parts}. Nothing was overwritten. {way}"
+    return f"the checkpoint {error.folder} lacks {parts}, whole. Nothing was overwritten. {way}"

@@ -61,6 +61,13 @@ def trust_of_suite(run: Run, suite: EvaluationSuite, judge: str, folder: Path) -
     pairs = _pairs(run, left_out)
     if isinstance(pairs, str):
         return {"not_measured": pairs}
+    # The commands take a question, not the turns before it: as one text it would be another one.
+    longer = [pair for pair in pairs if len(pair.asked()) > 1]
+    pairs = [pair for pair in pairs if len(pair.asked()) == 1]
+    if longer:
+        left_out["several turns"] += len(longer)
+    if not pairs:
+        return {"not_measured": f"all {len(longer)} labelled pairs have several turns"}
     write_pairs(folder, pairs)
     files = [str(folder / f"{name}.jsonl") for name in (SECOND, FIRST)]
     out = folder / "judged"

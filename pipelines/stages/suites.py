@@ -50,7 +50,9 @@ def make_suite(run: Run, suite: EvaluationSuite) -> dict[str, Any] | None:
     if (scorer := judge_of_suite(run, suite)) != suite.judge:
         run.require("reward")
         read.append("reward")
-    settings["inputs"] = {part: run.manifest(part)["fingerprint"] for part in read}
+    # Given models by their names: what they hold, `given.digests` knows.
+    others = {f"models.{name}": "given" for name, part in there.items() if not part}
+    settings["inputs"] = {part: run.manifest(part)["fingerprint"] for part in read} | others
     stage = Stage(
         run, suite.part, fingerprint(settings), settings, given.digests(run.config, suite.part)
     )
@@ -75,7 +77,13 @@ def make_suite(run: Run, suite: EvaluationSuite) -> dict[str, Any] | None:
         trust = trust_of_suite(run, suite, scorer, stage.folder / "labelled")
         warn(trust)
         metrics |= {"rules": suite.rules, "judge_agreement": trust}
-    answers = {name: _answers(run, suite, name, stage.folder / "answers" / name) for name in there}
+    answers = {}
+    for name in there:
+        out = stage.folder / "answers" / name
+        said = called(suite, answers_command(run, suite, name, run.named(name), out))
+        answers[name] = answers_file(out)
+        if said.get("lacking"):
+            metrics.setdefault("not_answered", {})[name] = len(said["lacking"])
     if suite.kind == "pairwise":
         metrics |= _pairwise(run, suite, scorer, answers, stage.folder)
         print(f"judge: {in_words(trust)}", flush=True)
@@ -86,12 +94,6 @@ def make_suite(run: Run, suite: EvaluationSuite) -> dict[str, Any] | None:
         called(suite, judge_command(run, suite, scorer, files, questions, out, suite.limit))
         metrics["models"] = {row["model"]: row for row in read_json(out / "summary.json")["models"]}
     return stage.finish(metrics)
-
-
-def _answers(run: Run, suite: EvaluationSuite, name: str, out: Path) -> Path:
-    """The file of a model's answers, made where they are not in the cache."""
-    called(suite, answers_command(run, suite, name, run.named(name), out))
-    return answers_file(out)
 
 
 def _pairwise(
@@ -106,8 +108,8 @@ def _pairwise(
             continue
         out = folder / "against" / name
         files, questions = [str(path), str(base)], question_path(suite)
-        called(suite, judge_command(run, suite, scorer, files, questions, out, suite.limit))
-        found = read_json(out / "summary.json")
+        command = judge_command(run, suite, scorer, files, questions, out, suite.limit)
+        found = called(suite, command)
         keys = ("win_rate", "low", "high", "comparisons", "ties", "unreadable", "conflict_rate")
-        figures[name] = {key: found[key] for key in keys}
+        figures[name] = {key: found[key] for key in (*keys, "missing")}
     return {"baseline": against, "models": figures}

@@ -7,9 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
-from rayward.actors import checkpoints
+from rayward.actors import checkpoints, pulse
 from rayward.actors.checkpoints import MANIFEST, Checkpoints
+from rayward.actors.training.state import save
 
 
 def write(made: Checkpoints, step: int, text: str = "weights") -> Path:
@@ -58,6 +60,20 @@ def test_a_torn_one_costs_itself_only(tmp_path: Path, harm: str) -> None:
     assert latest and latest.step == 1 and why.startswith(str(hurt))
 
 
+def test_one_that_was_passed_over_does_not_outlive_those_after_it(tmp_path: Path) -> None:
+    """Its steps are done again: what is written meanwhile must not go as the older one."""
+    made = Checkpoints(tmp_path, keep=1)
+    write(made, 6)
+    made.complete(6, {})
+    (tmp_path / "step-00000006" / MANIFEST).unlink()
+    for step in (2, 3):
+        write(made, step)
+        made.complete(step, {})
+        latest, _ = made.latest()
+        assert latest and latest.step == step
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000003"]
+
+
 def test_what_was_half_written_is_none_and_goes(tmp_path: Path) -> None:
     made = Checkpoints(tmp_path)
     write(made, 1)
@@ -84,3 +100,15 @@ def test_a_full_disk_leaves_the_one_before(tmp_path: Path, monkeypatch: pytest.M
     assert latest and latest.step == 1
     write(made, 2)
     assert made.complete(2, {}).step == 2 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_disk_that_is_full_is_an_error_of_the_disk(tmp_path: Path) -> None:
+    """A real one: torch has an error of its own for it."""
+    weights = {"weight": torch.arange(100_000.0)}
+    with pytest.raises(OSError):
+        save(weights, Path("/dev/full"))
+    before = pulse._ticks
+    save(weights, tmp_path / "weights.pt")
+    assert pulse._ticks > before, "writing is a sign of life"
+    saved = torch.load(tmp_path / "weights.pt", mmap=True, weights_only=True)
+    assert torch.equal(saved["weight"], weights["weight"])

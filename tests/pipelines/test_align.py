@@ -20,7 +20,7 @@ from rayward.pipelines.preflight import check_names
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import read_json
 from rayward.pipelines.run.folder import Run
-from rayward.pipelines.run.stage import begin
+from rayward.pipelines.run.stage import aside_of, begin
 
 PARTS = ("prepare", "sft", "reward", "sample", "rl/ppo", "rl/apa", "evaluate", "publish")
 
@@ -75,13 +75,14 @@ def test_redo_removes_that_stage_and_what_follows_from_it(
     assert all(
         (run.folder / name).is_file() for name in ("config.yaml", "summary.json", "notes.txt")
     )
-    aside = run.folder / ".before"
     gone = {name for name in PARTS if name not in left}
-    assert {name for name in PARTS if (aside / name / "manifest.json").is_file()} == gone
+    assert {
+        name for name in PARTS if (aside_of(run.folder, name) / "manifest.json").is_file()
+    } == gone
     forget(run, parse_redo(text))  # what is gone already is no error
     again = sorted(gone)[0]
     finish(run, again)
-    assert run.done(again) and not (aside / again).exists()
+    assert run.done(again) and not aside_of(run.folder, again).exists()
 
 
 def test_redo_of_what_the_command_does_not_make_again_is_refused(run: Run) -> None:

@@ -21,7 +21,7 @@ from rayward.pipelines.preflight import check_suites
 from rayward.pipelines.report.report import suite_table
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import Run
-from rayward.pipelines.run.stage import PART, Stage
+from rayward.pipelines.run.stage import PART, Stage, aside_of
 from tests.pipelines.test_align import finish
 
 QUESTIONS = [{"question_id": n, "turns": [f"What is {n} plus {n}?"]} for n in range(3)]
@@ -91,6 +91,17 @@ def test_evaluate_made_again_leaves_suites_and_their_caches(run: Run) -> None:
     finish(run, "evaluate")
     assert run.done("evaluate") and run.done("evaluate/sums") and cache.is_file()
     assert not aside.exists() and not (run.folder / "evaluate" / "answers_sft.jsonl").exists()
+
+
+def test_a_suite_that_is_set_aside_outlives_a_new_evaluate(run: Run) -> None:
+    """Its reviews are paid for, and the new ones may not come."""
+    finish(run, *PARTS)
+    made(run, "evaluate/sums")
+    forget(run, parse_redo("evaluate,evaluate/sums"))
+    kept = aside_of(run.folder, "evaluate/sums") / "answers" / "cache.jsonl"
+    assert kept.is_file() and not run.done("evaluate/sums")
+    finish(run, "evaluate")
+    assert kept.is_file()
 
 
 def test_redo_of_one_suite_takes_that_one_away_alone(run: Run) -> None:

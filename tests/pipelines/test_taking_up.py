@@ -114,7 +114,8 @@ def test_a_missing_part_refuses_unless_it_is_allowed(
     with pytest.raises(StageError) as refused:
         runs.take_up(runs.stage("random"))
     text = str(refused.value)
-    assert f"{done.folder} lacks optimizer. Nothing was overwritten. Put the files back" in text
+    lacks = f"{done.folder} lacks optimizer, whole. Nothing was overwritten. Put the files back"
+    assert lacks in text
     assert "let it begin anew with --allow-partial optimizer, or" in text and "--redo sft" in text
     assert done.folder.is_dir()
     stage = runs.stage("optimizer", "random")
@@ -125,7 +126,7 @@ def test_a_missing_part_refuses_unless_it_is_allowed(
     )
     assert stage.resumed["sft"][-1]["missing"] == ["optimizer"]
     (done.folder / "weights-0.pt").unlink()
-    with pytest.raises(StageError, match="lacks weights. .*Without weights nothing can go on: put"):
+    with pytest.raises(StageError, match="lacks weights, whole. .*Without weights nothing can go"):
         runs.take_up(runs.stage("optimizer"))
 
 
@@ -152,7 +153,7 @@ def test_a_checkpoint_of_an_earlier_layout_is_named_and_kept(runs: Runs) -> None
     for known in manifest["files"].values():
         del known["part"]
     (done.folder / MANIFEST).write_text(json.dumps(manifest))
-    with pytest.raises(StageError, match=r"lacks optimizer, random, weights\. .*Without weights"):
+    with pytest.raises(StageError, match=r"lacks optimizer, random, weights, whole\. .*Without"):
         runs.take_up(runs.stage())
     assert done.folder.is_dir()
 
@@ -170,5 +171,6 @@ def test_the_last_bits_of_rl(tiny_config: Callable[..., Config]) -> None:
     told = of_rl(config, ("policy", "critic"))
     assert [told[name]["ranks"] for name in ("policy", "critic")] == [1, 2]
     assert [told[name]["zero_stage"] for name in ("policy", "critic")] == [0, 1]
-    assert told["engines"] == {"number": 3, "threads": 1}
+    assert told["engines"] == {"number": 3, "threads": 1, "gpus": 0}
+    assert told["reference"] == told["reward"] == {"number": 1, "threads": 1, "gpus": 0}
     assert told == json.loads(json.dumps(told)), "as a checkpoint's manifest has it"

@@ -5,6 +5,7 @@ thousands of questions.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ PROBE_IDS = [5, 6, 7]
 class Asked:
     """The model that is asked: how it is called, where its tokenizer is, and what identifies it.
 
-    `context_tokens`: of a folder as it will be served; None of an endpoint, which has to say it.
+    `context_tokens`: of a folder as it will be served, of an endpoint as it says.
     """
 
     name: str
@@ -37,8 +38,10 @@ class Asked:
 
 def asked(options: argparse.Namespace, chat: bool) -> Asked:
     """The model of the command line. ValueError: it is none, or lacks what is needed of it."""
+    from rayward.data.feedback.prompt_files import digest
     from rayward.data.model_files.folder import positions
     from rayward.data.model_files.hub_models import config_of, fetched, is_hub_name
+    from rayward.data.templates.tokenizer import load_tokenizer
     from rayward.pipelines.run.given import model_digest
 
     stage = Path(options.model) / "model"
@@ -61,7 +64,17 @@ def asked(options: argparse.Namespace, chat: bool) -> Asked:
         )
     tokenizer = fetched(options.tokenizer, weights=False)
     template = _chat_template(tokenizer, options.template) if chat else None
-    return Asked(name, tokenizer, "", None, template)
+    # Figures of an endpoint are of its address and of the tokens that it was asked with.
+    address, ids = re.split(AT_URL, options.model)[1].rstrip("/"), load_tokenizer(tokenizer)
+    vocabulary = json.dumps(sorted(ids.get_vocab().items()))
+    identity = f"{address}, tokenizer {digest(vocabulary)[:16]}"
+    with httpx.Client(headers=_headers(options), timeout=options.timeout) as client:
+        context = _context(client, address, name, options.context_tokens)
+    return Asked(name, tokenizer, identity, context, template)
+
+
+def _headers(options: argparse.Namespace) -> dict[str, str]:
+    return {"Authorization": f"Bearer {os.environ.get(options.model_key) or 'none'}"}
 
 
 def shown_name(model: str, name: str) -> str:
@@ -105,14 +118,11 @@ def server(options: argparse.Namespace, model: Asked, likelihoods: bool) -> Iter
             yield url, model.context_tokens
         return
     url = re.split(AT_URL, options.model)[1].rstrip("/")
-    key = os.environ.get(options.model_key) or "none"
-    with httpx.Client(
-        headers={"Authorization": f"Bearer {key}"}, timeout=options.timeout
-    ) as client:
-        context = _context(client, url, model.name, options.context_tokens)
-        if likelihoods:
+    assert model.context_tokens is not None
+    if likelihoods:
+        with httpx.Client(headers=_headers(options), timeout=options.timeout) as client:
             _probe(client, url, model.name)
-    yield url, context
+    yield url, model.context_tokens
 
 
 def _context(client: httpx.Client, url: str, name: str, most: int) -> int:

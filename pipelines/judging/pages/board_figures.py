@@ -116,7 +116,11 @@ def _tasks(value: Fields) -> Iterator[Figure]:
     model = value.get("model_name") or config.get("model_args") or config.get("model")
     counts = value.get("n-samples") or {}
     for task, of in value["results"].items():
-        metrics = {name.partition(",")[0]: name for name in of if isinstance(of[name], int | float)}
+        metrics: dict[str, str] = {}
+        for name in of:
+            if isinstance(of[name], int | float):
+                # Of a metric with several filters the first, which is the strict one.
+                metrics.setdefault(name.partition(",")[0], name)
         chosen = next((each for each in ("acc_norm", "acc", *metrics) if each in metrics), None)
         if chosen is None or "stderr" in chosen:
             continue
@@ -139,6 +143,8 @@ def _add_run(board: Board, folder: Path) -> None:
         return
     name = folder.resolve().name
     board.trained[name] = _trained(folder, summary)
+    for suite, made in (summary.get("suites") or {}).items():
+        _add_suite(board, name, suite, made)
     evaluation = summary.get("evaluate")
     if not isinstance(evaluation, dict):
         return
@@ -165,6 +171,25 @@ def _add_run(board: Board, folder: Path) -> None:
             )
 
 
+def _add_suite(board: Board, run: str, suite: str, made: Fields) -> None:
+    """A suite of a run: win rates or ratings of its models, and what its judge is worth."""
+    if made["kind"] == "single":
+        for name, row in made["models"].items():
+            if row.get("average") is not None:
+                title, model = f"{suite}: rating, judged by {made['judge']}", f"{run}: {name}"
+                figure = Figure(title, model, row["average"], None, None, None, (1.0, 10.0))
+                board.figures.append(figure)
+        return
+    title = f"{suite}: win rate in % against {made['baseline']}, judged by {made['judge']}"
+    for model, of in made["models"].items():
+        if of["win_rate"] is not None:
+            values = (of["win_rate"], of["low"], of["high"], of["comparisons"])
+            board.figures.append(Figure(title, f"{run}: {model}", *values))
+    trust = made.get("judge_agreement") or {}
+    labels = f"{run}, {suite}: {trust.get('labels')}"
+    board.judges += [{**row, "labels": labels} for row in trust.get("judges") or ()]
+
+
 def _share(suite: str, model: str, rate: Fields) -> Figure:
     value, low, high = (100 * rate[key] for key in ("mean", "low", "high"))
     return Figure(suite, model, value, low, high, rate.get("n"))
@@ -172,7 +197,8 @@ def _share(suite: str, model: str, rate: Fields) -> Figure:
 
 def _trained(folder: Path, summary: Fields) -> dict[str, str]:
     """In words: the base model, the stages that are done, the algorithms, the data."""
-    stages = [each for each in summary if isinstance(summary[each], dict) and each != "seconds"]
+    others = ("seconds", "suites")
+    stages = [name for name, of in summary.items() if isinstance(of, dict) and name not in others]
     told = {"stages": ", ".join(stages)}
     config = folder / "config.yaml"
     if config.is_file():
