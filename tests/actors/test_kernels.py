@@ -16,11 +16,9 @@ LEVELS = {"AVX2": "avx2", "AVX512_CORE": "avx512bw", "AVX512_CORE_BF16": "avx512
 """Of ONEDNN_MAX_CPU_ISA, from the least, with the flag in /proc/cpuinfo that a processor of that
 level has.
 """
-FILES = (
-    "tests/actors/test_engine.py",
-    "tests/actors/test_proof.py",
-    "tests/algorithms/test_logprobs.py",
-)
+FILES = ("tests/actors/test_proof.py", "tests/algorithms/test_logprobs.py")
+STEPS = "tests/actors/test_engine.py"
+"""Optimizer steps, which take longest: at this processor's own level in every run."""
 
 
 def flags() -> set[str]:
@@ -32,11 +30,14 @@ def flags() -> set[str]:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    "level",
-    # With that of this processor the least is enough in every run of the tests.
-    ["AVX2", *(pytest.param(level, marks=pytest.mark.slow) for level in list(LEVELS)[1:])],
+    ("level", "files"),
+    [
+        # With that of this processor the least is enough in every run of the tests.
+        ("AVX2", FILES),
+        *(pytest.param(level, (*FILES, STEPS), marks=pytest.mark.slow) for level in LEVELS),
+    ],
 )
-def test_bf16_at_a_level_of_instructions(level: str) -> None:
+def test_bf16_at_a_level_of_instructions(level: str, files: tuple[str, ...]) -> None:
     has = [name for name, flag in LEVELS.items() if flag in flags()]
     if level not in has[:-1]:
         pytest.skip(
@@ -44,7 +45,7 @@ def test_bf16_at_a_level_of_instructions(level: str) -> None:
             if level in has
             else "this processor does not have it"
         )
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "bf16", *FILES]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "bf16", *files]
     done = subprocess.run(
         command,
         cwd=ROOT,

@@ -203,6 +203,7 @@ def test_sampling_with_a_reward_model_of_another_family(
 RL = {name: SMALL["rl"][name] for name in SMALL["rl"]}
 
 
+@pytest.mark.slow
 def test_ppo_and_apa_with_given_reward_models(
     part: Callable[..., Any], tiny_models: TinyModels, stranger: str
 ) -> None:

@@ -103,9 +103,8 @@ class Case:
         }
 
 
-@pytest.mark.parametrize(
-    "name", ["sft", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ppo", "ahead"))]
-)
+@pytest.mark.slow  # in every run: six faults and a killed driver in RL (test_chaos.py)
+@pytest.mark.parametrize("name", CASES)
 def test_killed_and_stopped_it_goes_on_to_the_same_bits(
     name: str, road: Path, tmp_path: Path
 ) -> None:
