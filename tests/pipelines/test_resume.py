@@ -83,6 +83,10 @@ class Case:
             said, _ = process.communicate(timeout=600)
         return process.returncode, said
 
+    def last(self, run: Path) -> int:
+        """The step of the last checkpoint; 0 where there is none."""
+        return max((int(p.name[5:]) for p in (run / self.made).glob("step-*")), default=0)
+
     def rows(self, run: Path) -> list[dict[str, Any]]:
         lines = (run / self.folder / "metrics.jsonl").read_text().splitlines()
         return [
