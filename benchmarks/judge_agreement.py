@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rayward.pipelines.report.judge_words import shown
+
 TRAIN = {"nectar": "nectar/train.jsonl.gz", "hh_rlhf": "hh_rlhf/train.jsonl.gz"}
 SETS = {
     "pandalm": ("preference/pandalm_testset.json.gz", None, ()),
@@ -133,15 +135,6 @@ def table(name: str, report: dict[str, Any]) -> str:
         cells = [both, str(row["n"]), shown(row["accuracy"]), shown(row["kappa"]), "-", "-", "-"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def shown(of: dict[str, Any]) -> str:
-    """A mean with its interval."""
-    if of["mean"] is None:
-        return "-"
-    if of["low"] is None:
-        return f"{of['mean']:.3f}"
-    return f"{of['mean']:.3f} [{of['low']:.3f}, {of['high']:.3f}]"
 
 
 if __name__ == "__main__":

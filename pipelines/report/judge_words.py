@@ -20,10 +20,10 @@ def in_words(trust: Mapping[str, Any] | None) -> str:
         return f"not measured: {why}"
     longer, judge = trust["judges"]
     words = (
-        f"accuracy {_shown(judge['accuracy'])} and kappa {_shown(judge['kappa'])} on "
+        f"accuracy {shown(judge['accuracy'])} and kappa {shown(judge['kappa'])} on "
         f"{trust['pairs']} labelled pairs ({trust['labels']}), the longer answer's accuracy being "
-        f"{_shown(longer['accuracy'])}; prefers the longer one in "
-        f"{_shown(judge['prefers_longer'])}, the labels in {_shown(longer['labels_prefer_longer'])}"
+        f"{shown(longer['accuracy'])}; prefers the longer one in "
+        f"{shown(judge['prefers_longer'])}, the labels in {shown(longer['labels_prefer_longer'])}"
     )
     if judge["conflicts"]["n"]:
         words += f"; the order decides in {judge['conflicts']['mean']:.1%}"
@@ -36,7 +36,8 @@ def in_words(trust: Mapping[str, Any] | None) -> str:
     return words
 
 
-def _shown(of: Mapping[str, Any]) -> str:
+def shown(of: Mapping[str, Any]) -> str:
+    """A mean with its interval."""
     if of["mean"] is None:
         return "-"
     if of["low"] is None:

@@ -6,7 +6,7 @@ import argparse
 import difflib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,7 @@ def chosen(options: argparse.Namespace) -> list[str]:
     names = [name.strip() for name in options.tasks.split(",") if name.strip()]
     for name in names:
         if name not in TASKS:
-            near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0.4)
-            hint = f", did you mean {near[0]}" if near else ""
+            hint = _hint(name, TASKS)
             raise ValueError(f"--tasks: unknown task {name!r}{hint}; known: {', '.join(TASKS)}")
     if not names:
         raise ValueError(f"--tasks names none of {', '.join(TASKS)}")
@@ -79,6 +78,12 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
     return tasks
 
 
+def _hint(name: str, known: Iterable[str]) -> str:
+    """The known name that is meant, where one is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f", did you mean {near[0]}" if near else ""
+
+
 def _subjects(options: argparse.Namespace) -> list[str]:
     known = subjects()
     if not options.subjects:
@@ -86,8 +91,7 @@ def _subjects(options: argparse.Namespace) -> list[str]:
     given = [name.strip() for name in options.subjects.split(",") if name.strip()]
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f", did you mean {near[0]}" if near else ""
+            hint = _hint(name, known)
             raise ValueError(f"--subjects: MMLU has no {name!r}{hint}; it has {', '.join(known)}")
     return sorted(set(given))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayward.pipelines.judging.statistics.measures import is_no_better_than_length
+from rayward.pipelines.report.judge_words import shown
 
 Rows = Sequence[Mapping[str, Any]]
 COMMON = ("same", "kappa", "accuracy")
@@ -68,15 +69,6 @@ def _table(title: str, lines: list[tuple[Any, ...]], columns: tuple[str, ...]) -
 
     if lines:
         table(title, lines, columns)
-
-
-def shown(of: Mapping[str, Any]) -> str:
-    """A mean with its interval."""
-    if of["mean"] is None:
-        return "-"
-    if of["low"] is None:
-        return f"{of['mean']:.3f}"
-    return f"{of['mean']:.3f} [{of['low']:.3f}, {of['high']:.3f}]"
 
 
 def _share(of: Mapping[str, Any]) -> str:
