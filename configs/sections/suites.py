@@ -47,8 +47,8 @@ class EvaluationSuite(Section):
     answer_options: tuple[str, ...] = ()
     """Further options of `rayward judge answers`, each word by itself."""
     judge_options: tuple[str, ...] = ()
-    """Further options of the judging command, such as a price and a budget, each word by itself. A
-    budget is that of one comparison, and of the labelled pairs (evaluate.labelled_pairs).
+    """Further options of the judging command, such as a price and a budget (of one comparison, and
+    of the labelled pairs), each word by itself.
     """
 
     @model_validator(mode="after")
