@@ -120,7 +120,7 @@ def test_a_stopped_job_leaves_nothing_and_the_next_goes_on(
     run, client = tmp_path / "runs" / "short", head.client(RAY_ADDRESS=head.url)
     # Long enough to be stopped in.
     began = time.monotonic()
-    process = started(submit(run, [*SHORT, "sft.epochs=50"]), clean, client)
+    process = started(submit(run, [*SHORT, "sft.epochs=25"]), clean, client)
     output = read_to(process, "sft: 1/")
     print(f"submit to the first SFT step: {time.monotonic() - began:.1f} s")
     assert "%|" not in output and "\r" not in output, output
@@ -151,7 +151,7 @@ def test_a_stopped_job_leaves_nothing_and_the_next_goes_on(
     assert (run / "prepare" / "manifest.json").is_file()
     # Submitted again as Ray's own command does it, from a folder with the config only.
     shutil.copy(TINY, clean / "tiny.yaml")
-    entry = ["rayward", "align", "tiny.yaml", "--run", str(run), *sets([*SHORT, "sft.epochs=50"])]
+    entry = ["rayward", "align", "tiny.yaml", "--run", str(run), *sets([*SHORT, "sft.epochs=25"])]
     status, output = ran(
         ["ray", "job", "submit", "--working-dir", ".", "--", *entry], clean, client
     )
@@ -332,7 +332,7 @@ def test_a_driver_that_is_killed_leaves_nothing(
     align = ["rayward", "align", "tiny.yaml", "--run", str(clean / "run")]
     shutil.copytree(road[0], clean / "run", symlinks=True)
     for stage, word, settings in (
-        ("sft", "sft: 1/", ["sft.epochs=50"]),
+        ("sft", "sft: 1/", ["sft.epochs=25"]),
         ("rl", "ppo: 1/", ["rl.iterations=500"]),
     ):
         process = started([*align, "--redo", stage, *sets(settings)], clean, client)

@@ -98,23 +98,37 @@ def check_prompts(road: Path, folder: Path, mode: str, rows: list[dict]) -> None
             assert not equal.any(), "with budget left nothing stays"
 
 
+@pytest.fixture(scope="module")
+def made(
+    road: Path, tmp_path_factory: pytest.TempPathFactory, rayward: Callable[..., str]
+) -> tuple[Path, list[dict]]:
+    """A run that draws further prompts, and its figures."""
+    folder = tmp_path_factory.mktemp("extra") / "made"
+    return folder, trained(road, folder, rayward, "sync")
+
+
 @pytest.mark.timeout(900)
-def test_a_run_replaces_them_and_its_replay_trains_the_same(
-    road: Path, tmp_path: Path, rayward: Callable[..., str]
-) -> None:
-    made, again = tmp_path / "made", tmp_path / "again"
-    rows = trained(road, made, rayward, "sync")
+def test_a_run_replaces_them(road: Path, made: tuple[Path, list[dict]]) -> None:
+    folder, rows = made
     assert all(0 <= row["extra_prompts"] <= BUDGET for row in rows)
     assert any(row["equal_groups"] < row["equal_groups_before"] for row in rows)
-    check_prompts(road, made, "sync", rows)
-    rollouts = str(made / "rl" / "grpo" / "rollouts")
+    check_prompts(road, folder, "sync", rows)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_its_replay_trains_the_same(
+    road: Path, made: tuple[Path, list[dict]], tmp_path: Path, rayward: Callable[..., str]
+) -> None:
+    (folder, rows), again = made, tmp_path / "again"
+    rollouts = str(folder / "rl" / "grpo" / "rollouts")
     replayed = trained(road, again, rayward, "sync", "--replay", rollouts)
     drawn = ("extra_prompts", "equal_groups_before", "staleness")
     for row, anew in zip(rows, replayed, strict=True):
         same = {name: row[name] for name in row if name not in drawn and name[:6] != "fixed_"}
         assert same == {name: anew[name] for name in same}
     model = Path("rl") / "grpo" / "model" / "model.safetensors"
-    assert (made / model).read_bytes() == (again / model).read_bytes()
+    assert (folder / model).read_bytes() == (again / model).read_bytes()
 
 
 @pytest.mark.slow

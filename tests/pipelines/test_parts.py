@@ -158,6 +158,7 @@ def test_dpo_alone_from_a_model_by_its_hub_name(
     assert read_json(run / "models.json") == {f"org/tiny@{commit}": commit}
 
 
+@pytest.mark.slow
 def test_rloo_with_a_function_as_its_whole_reward(started: Callable[..., Any]) -> None:
     run, summary = started("rl", "rl.iterations=2")
     rows = list(read_jsonl(run / "rl" / "rloo" / "transcripts" / "00000.jsonl"))
