@@ -100,7 +100,7 @@ class Evaluate(StageSection):
     """
     labelled: str | None = None
     """File of labelled pairs or rankings (as `rayward judge agreement` takes) to hold the judge
-    against; null takes the held-out rankings of prepare.
+    against, relative to data.root; null takes the held-out rankings of prepare.
     """
     labelled_pairs: Annotated[int, Field(ge=0)] = 200
     """Labelled pairs, drawn by the seed, that the judge is measured on before it judges; 0 leaves

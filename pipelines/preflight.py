@@ -81,12 +81,12 @@ def check_files(run: Run, made: set[str]) -> None:
     missing = []
     for name in lists_read(run.config):
         for number, source in enumerate(getattr(data, name)):
-            path = Path(data.root) / source.path
-            if not source.path.startswith("hf:") and not path.exists():
+            path = data.at(source.path)
+            if not path.startswith("hf:") and not Path(path).exists():
                 missing.append(f"data.{name}.{number}.path: {path}: no such file or folder")
     for name in data.decontaminate.against if data.decontaminate else ():
-        path = Path(data.root) / name
-        if name != OWN_EVALUATION and not name.startswith("hf:") and not path.exists():
+        path = data.at(name)
+        if name != OWN_EVALUATION and not path.startswith("hf:") and not Path(path).exists():
             missing.append(f"data.decontaminate.against: {path}: no such file or folder")
     if missing:
         raise StageError("\n".join([*missing, f"data.root is {Path(data.root).resolve()}"]))
@@ -94,9 +94,11 @@ def check_files(run: Run, made: set[str]) -> None:
 
 def check_labelled(config: Config, made: set[str]) -> None:
     """StageError where evaluate is still to read labelled pairs from a file that is not there."""
-    path = config.evaluate.labelled
+    if config.evaluate.labelled is None:
+        return
+    path = config.data.at(config.evaluate.labelled)
     reads = any(part.startswith("evaluate") for part in made)
-    if reads and path and not path.startswith("hf:") and not Path(path).exists():
+    if reads and not path.startswith("hf:") and not Path(path).exists():
         raise StageError(f"evaluate.labelled: {path}: no such file or folder")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, model_validator
@@ -109,6 +110,10 @@ class Data(Section):
     """
     processes: Count | None = None
     """Processes that tokenise large data in prepare; null takes one a core of the machine."""
+
+    def at(self, path: str) -> str:
+        """A path as it is opened: a relative one from root, a hub data set by its name."""
+        return path if path.startswith("hf:") else str(Path(self.root) / path)
 
     @model_validator(mode="after")
     def _one_world(self) -> Data:

@@ -27,9 +27,11 @@ class EvaluationSuite(Section):
     the baseline, single rates each answer.
     """
     suite: Annotated[str, Field(min_length=1)]
-    """Questions: alpaca, vicuna, mt_bench, arena_hard, ifeval, or a file."""
+    """Questions: alpaca, vicuna, mt_bench, arena_hard, ifeval, or a file, relative to data.root."""
     data: str | None = None
-    """Folder that the questions of a named suite are in."""
+    """Folder that the questions of a named suite are in, relative to data.root, which null
+    stands for.
+    """
     limit: Count | None = None
     """The first so many questions; null is all."""
     judge: Annotated[str, Field(min_length=1)]
@@ -37,8 +39,8 @@ class EvaluationSuite(Section):
     reward or reward_model.
     """
     baseline: str | None = None
-    """What pairwise compares with: a model by its name, or a file of answers; null is the baseline
-    of evaluate.
+    """What pairwise compares with: a model by its name, or a file of answers, relative to
+    data.root; null is the baseline of evaluate.
     """
     rules: Literal[
         "vicuna", "faireval", "ultralm", "alpaca_eval", "alpaca_eval_2", "mt_bench", "arena_hard"

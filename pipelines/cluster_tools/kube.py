@@ -64,12 +64,13 @@ def outside(config: Config) -> Iterator[str]:
     """The paths of a config that are on this machine and not on the volume of the pods."""
     from rayward.configs.sections.data import LISTS
     from rayward.data.model_files.hub_models import is_hub_name
+    from rayward.pipelines.run.given import files_judged
 
     mount = config.kube.mount
     models = [("model.path", config.model.path), ("reward.path", config.reward.path)]
     models += [("scoring.sources", path) for s in config.scoring.sources for path in s.paths]
     named = [(name, path) for name, path in models if path and not is_hub_name(path)]
-    if any(getattr(config.data, name) for name in LISTS):
+    if any(getattr(config.data, name) for name in LISTS) or files_judged(config):
         named.append(("data.root", config.data.root))
     if any(source.kind == "function" for source in config.scoring.sources):
         # Modules that are installed are found wherever that folder is.

@@ -218,15 +218,17 @@ def not_there(config: Config) -> None:
     from rayward.configs.named import named_models
     from rayward.configs.needs import lists_read
     from rayward.data.model_files.hub_models import is_hub_name
+    from rayward.pipelines.run.given import files_judged
 
     wrong: dict[str, None] = {}
     data = config.data
     for name in lists_read(config):
         paths = [source.path for source in getattr(data, name)]
         wrong |= {f"data.root is {data.root}": None for path in paths if _relative(path, data.root)}
-    for path in data.decontaminate.against if data.decontaminate else ():
-        if path != "evaluation_prompts" and _relative(path, data.root):
-            wrong[f"data.root is {data.root}"] = None
+    against = data.decontaminate.against if data.decontaminate else ()
+    others = [path for path in against if path != "evaluation_prompts"]
+    if any(_relative(path, data.root) for path in [*others, *files_judged(config)]):
+        wrong[f"data.root is {data.root}"] = None
     for named in named_models(config):
         if not is_hub_name(named.model) and not Path(named.model).is_absolute():
             wrong[f"{named.setting} is {named.model}"] = None

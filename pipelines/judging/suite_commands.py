@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rayward.configs.sections.suites import RUN_JUDGES, EvaluationSuite
+from rayward.configs.stages import compared
 from rayward.pipelines.judging import answers, pairwise, single
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import read_json
@@ -64,22 +65,34 @@ def judge_of_suite(run: Run, suite: EvaluationSuite) -> str:
     return str(run.folder / "reward" / ("model" if suite.judge == "reward" else "judge"))
 
 
-def question_path(suite: EvaluationSuite) -> str | Path:
+def question_path(run: Run, suite: EvaluationSuite) -> str | Path:
     """The file of the questions. ValueError: it is not there."""
     from rayward.data.judging.suites import SUITES, question_file
 
+    data = run.config.data
     if suite.suite not in SUITES:
-        return suite.suite
-    return question_file(suite.suite, Path(suite.data) if suite.data else None)
+        return data.at(suite.suite)
+    return question_file(suite.suite, Path(data.at(suite.data or "")))
+
+
+def baseline_file(run: Run, suite: EvaluationSuite) -> Path | None:
+    """The file of answers that a suite compares with; None where it is a model of the run."""
+    if suite.baseline is None or suite.baseline in compared(run.config):
+        return None
+    return Path(run.config.data.at(suite.baseline))
 
 
 def answers_command(
     run: Run, suite: EvaluationSuite, name: str, folder: str, out: Path
 ) -> list[str]:
     """`rayward judge answers` for a model of the run, which lies in `folder`."""
+    from rayward.data.judging.suites import SUITES
+
     config = run.config
-    words = ["answers", folder, "--suite", suite.suite, "--name", name]
-    words += ["--data", suite.data] if suite.data else []
+    data = config.data
+    questions = suite.suite if suite.suite in SUITES else data.at(suite.suite)
+    words = ["answers", folder, "--suite", questions, "--name", name]
+    words += ["--data", data.at(suite.data or "")] if suite.suite in SUITES else []
     words += ["--template", config.model.template, "--seed", str(config.seed), "--out", str(out)]
     words += ["--context-tokens", str(config.model.context_tokens)]
     words += ["--first", str(suite.limit)] if suite.limit else []
@@ -117,14 +130,13 @@ def answers_file(folder: Path) -> Path:
 
 def check(run: Run, suite: EvaluationSuite) -> None:
     """StageError for options, questions, a judge or a baseline that are not there."""
-    from rayward.configs.stages import compared
     from rayward.data.model_files.hub_models import is_hub_name
     from rayward.pipelines.data_tools.endpoint import AT_URL
     from rayward.pipelines.judging.asking.scorers import is_function
 
     out = Path("out")
     try:
-        path = question_path(suite)
+        path = question_path(run, suite)
     except ValueError as error:
         raise StageError(f"evaluate.suites {suite.name}: {error}") from error
     if not str(path).startswith("hf:") and not Path(path).exists():
@@ -136,12 +148,11 @@ def check(run: Run, suite: EvaluationSuite) -> None:
             f"evaluate.suites {suite.name}: judge {judge}: neither NAME@http://HOST/v1, nor a "
             f"model's folder, MODULE:FUNCTION, or {' or '.join(RUN_JUDGES)}"
         )
-    names = compared(run.config)
-    against: Any = suite.baseline
-    if against and against not in names and not Path(against).exists():
+    against = baseline_file(run, suite)
+    if against and not against.exists():
         raise StageError(
             f"evaluate.suites {suite.name}: baseline {against}: neither a file of answers nor one "
-            f"of {', '.join(names)}"
+            f"of {', '.join(compared(run.config))}"
         )
     parsed(suite, answers_command(run, suite, "model", "model", out))
     parsed(suite, judge_command(run, suite, judge, ["a", "b"], path, out))

@@ -7,6 +7,7 @@ changed since.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.util
 import json
@@ -19,7 +20,7 @@ from typing import Any
 from rayward.configs.named import named_models
 from rayward.configs.plan import asks_reward
 from rayward.configs.schema import Config
-from rayward.configs.stages import START, compared
+from rayward.configs.stages import START, compared, has
 from rayward.data import rules
 from rayward.data.formats.files.containers import data_files
 from rayward.data.judging.suites import SUITES, question_file
@@ -44,7 +45,7 @@ def digests(config: Config, part: str) -> dict[str, str]:
     if stage in ("sample", "rl") or (stage == "evaluate" and asks_reward(config)):
         contents |= dict(_sources(config))
     if stage == "evaluate":
-        contents |= _of_files({"evaluate.labelled": config.evaluate.labelled})
+        contents |= _of_files(config, {"evaluate.labelled": config.evaluate.labelled})
     # Such an evaluation reports rewards beside its judge's scores, but the sources are among its
     # settings with the judge "scoring" only.
     if stage == "evaluate" and asks_reward(config) and config.evaluate.judge != "scoring":
@@ -57,12 +58,15 @@ def _of_suite(config: Config, part: str) -> dict[str, str]:
     """The digests of what a suite of evaluate takes: files, and the models that are given."""
     suite = next(suite for suite in config.evaluate.suites if suite.part == part)
     files = {
-        "suite": suite.suite,
-        "baseline": suite.baseline,
+        "suite": None if suite.suite in SUITES else suite.suite,
+        "baseline": None if suite.baseline in compared(config) else suite.baseline,
         "evaluate.labelled": config.evaluate.labelled,
     }
-    if suite.suite in SUITES and suite.data and Path(suite.data).exists():
-        files["suite"] = str(question_file(suite.suite, Path(suite.data)))
+    if suite.suite in SUITES:
+        folder = Path(config.data.at(suite.data or ""))
+        # One without them is told before anything starts.
+        with contextlib.suppress(ValueError):
+            files["suite"] = str(question_file(suite.suite, folder).absolute())
     models = {"judge": suite.judge} | {
         f"evaluate.models.{name}": path for name, path in config.evaluate.models.items()
     }
@@ -71,9 +75,9 @@ def _of_suite(config: Config, part: str) -> dict[str, str]:
     code = {}
     if re.fullmatch(r"[\w.]+:\w+", suite.judge):
         path = module_file(suite.judge.partition(":")[0], str(Path.cwd()))
-        code = _of_files({f"function {suite.judge}": str(path) if path else None})
+        code = _of_files(config, {f"function {suite.judge}": str(path) if path else None})
     return (
-        _of_files(files)
+        _of_files(config, files)
         | code
         | {
             name: model_digest(Path(local(model)))
@@ -83,12 +87,26 @@ def _of_suite(config: Config, part: str) -> dict[str, str]:
     )
 
 
-def _of_files(paths: Mapping[str, str | None]) -> dict[str, str]:
+def files_judged(config: Config) -> list[str]:
+    """Paths of questions, answers and labelled pairs that evaluate reads; those without a root lie
+    in data.root.
+    """
+    if not has(config, "evaluate"):
+        return []
+    named = [config.evaluate.labelled]
+    for suite in config.evaluate.suites:
+        named.append(suite.data or "" if suite.suite in SUITES else suite.suite)
+        named.append(None if suite.baseline in compared(config) else suite.baseline)
+    return [path for path in named if path is not None]
+
+
+def _of_files(config: Config, paths: Mapping[str, str | None]) -> dict[str, str]:
     """A digest of each file, or folder of data files, that is there."""
+    there = {name: Path(config.data.at(path)) for name, path in paths.items() if path}
     return {
-        name: _short(b"\0".join(file.read_bytes() for file in data_files(Path(path))))
-        for name, path in paths.items()
-        if path and Path(path).exists()
+        name: _short(b"\0".join(file.read_bytes() for file in data_files(path)))
+        for name, path in there.items()
+        if path.exists()
     }
 
 

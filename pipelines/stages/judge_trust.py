@@ -103,8 +103,8 @@ def _pairs(run: Run, left_out: LeftOut) -> list[LabelledPair] | str:
 
 
 def _labelled(run: Run, left_out: LeftOut) -> list[LabelledPair]:
-    path, seed = run.config.evaluate.labelled, run.config.seed
-    if path is None:
+    seed = run.config.seed
+    if run.config.evaluate.labelled is None:
         if not (run.folder / "prepare" / "heldout.jsonl").is_file():
             return []
         return [
@@ -112,6 +112,7 @@ def _labelled(run: Run, left_out: LeftOut) -> list[LabelledPair]:
             for number, ranking in enumerate(prepared(run, "heldout"))
             for pair in pairs_of_ranking(ranking, f"heldout-{number}", seed)
         ]
+    path = run.config.data.at(run.config.evaluate.labelled)
     try:
         pairs = labelled_only(read_pairs([path], seed, left_out), left_out)
     except (ValueError, OSError) as error:

@@ -17,6 +17,7 @@ from rayward.configs.stages import baseline
 from rayward.pipelines.judging.suite_commands import (
     answers_command,
     answers_file,
+    baseline_file,
     called,
     judge_command,
     judge_of_suite,
@@ -90,7 +91,7 @@ def make_suite(run: Run, suite: EvaluationSuite) -> dict[str, Any] | None:
     else:
         out = stage.folder / "ratings"
         files = [str(path) for path in answers.values()]
-        questions = question_path(suite)
+        questions = question_path(run, suite)
         called(suite, judge_command(run, suite, scorer, files, questions, out, suite.limit))
         metrics["models"] = {row["model"]: row for row in read_json(out / "summary.json")["models"]}
     return stage.finish(metrics)
@@ -101,13 +102,13 @@ def _pairwise(
 ) -> dict[str, Any]:
     """Each model against the baseline: the baseline, and figures by model."""
     against = suite.baseline or baseline(run.config)
-    base = answers.get(against, Path(against))
+    base = baseline_file(run, suite) or answers[against]
     figures = {}
     for name, path in answers.items():
         if name == against:
             continue
         out = folder / "against" / name
-        files, questions = [str(path), str(base)], question_path(suite)
+        files, questions = [str(path), str(base)], question_path(run, suite)
         command = judge_command(run, suite, scorer, files, questions, out, suite.limit)
         found = called(suite, command)
         keys = ("win_rate", "low", "high", "comparisons", "ties", "unreadable", "conflict_rate")

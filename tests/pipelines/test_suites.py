@@ -15,10 +15,19 @@ from rayward.configs.load import ConfigError
 from rayward.configs.schema import Config
 from rayward.configs.stages import STAGES, suite_parts
 from rayward.pipelines.align import forget, plan_text, summarize
-from rayward.pipelines.judging.suite_commands import answers_command, judge_command, parsed
+from rayward.pipelines.cluster_tools.kube import outside
+from rayward.pipelines.cluster_tools.submit import not_there
+from rayward.pipelines.judging.suite_commands import (
+    answers_command,
+    baseline_file,
+    judge_command,
+    parsed,
+    question_path,
+)
 from rayward.pipelines.parts import check_stages, parse_redo, to_make
-from rayward.pipelines.preflight import check_suites
+from rayward.pipelines.preflight import check_labelled, check_suites
 from rayward.pipelines.report.report import suite_table
+from rayward.pipelines.run import given
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.stage import PART, Stage, aside_of
@@ -163,11 +172,42 @@ def test_the_commands_of_a_suite_are_those_of_rayward_judge(run: Run) -> None:
     assert (judged.answers, judged.questions, judged.first) == (["a", "b"], "q.jsonl", 2)
 
 
+def test_relative_files_lie_in_the_root_of_the_data(
+    run: Run, tmp_path: Path, tiny_config: Callable[..., Config]
+) -> None:
+    root = tmp_path / "root"
+    (root / "alpaca_eval").mkdir(parents=True)
+    (root / "alpaca_eval" / "instructions.jsonl").write_text('{"instruction": "Hi."}\n')
+    for name in ("days.jsonl", "theirs.json", "labelled.jsonl"):
+        (root / name).write_text('{"question_id": 1, "turns": ["Hi."]}\n')
+    named = {"name": "alpaca", "suite": "alpaca", "judge": "m@http://127.0.0.1:9/v1"}
+    own = named | {"name": "days", "suite": "days.jsonl", "baseline": "theirs.json"}
+    evaluate = {"suites": [named, own], "labelled": "labelled.jsonl"}
+    config = tiny_config(data={"root": str(root)}, evaluate=evaluate)
+    rooted = Run(tmp_path, config)
+    check_suites(rooted, STAGES, {"evaluate/alpaca", "evaluate/days"})
+    check_labelled(config, {"evaluate"})
+    alpaca, days = config.evaluate.suites
+    assert question_path(rooted, alpaca) == root / "alpaca_eval" / "instructions.jsonl"
+    assert question_path(rooted, days) == str(root / "days.jsonl")
+    assert baseline_file(rooted, days) == root / "theirs.json"
+    words = answers_command(rooted, days, "apa", "folder", Path("out"))
+    assert str(root / "days.jsonl") in words and "--data" not in words
+    assert {*given.digests(config, "evaluate/days")} == {"suite", "baseline", "evaluate.labelled"}
+    assert {*given.digests(config, "evaluate/alpaca")} == {"suite", "evaluate.labelled"}
+    # A cluster gets only the config.
+    relative = tiny_config(data={"root": "here"}, evaluate=evaluate)
+    with pytest.raises(ConfigError, match=r"^data\.root is here: a path of this machine"):
+        not_there(relative)
+    not_there(config)
+    assert [line for line in outside(config) if line.startswith("data.root is")]
+
+
 @pytest.mark.parametrize(
     ("more", "told"),
     [
         ({"suite": "gone.jsonl"}, "suite: gone.jsonl: no such file"),
-        ({"suite": "mt_bench"}, "needs --data DIR"),
+        ({"suite": "mt_bench"}, "no questions of mt_bench; looked for mt_bench/question.jsonl"),
         ({"judge": "./nowhere"}, "judge ./nowhere: neither NAME@http"),
         ({"baseline": "gpt4"}, "baseline gpt4: neither a file of answers nor one of sft"),
         ({"judge_options": ["--bugdet", "3"]}, "unrecognized arguments: --bugdet 3"),
