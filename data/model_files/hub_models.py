@@ -47,6 +47,15 @@ def local(model: str) -> str:
     return str(Path(model).resolve())
 
 
+def called(folder: str | Path) -> str:
+    """What a model's folder is called: its name, or ORG/NAME of a snapshot in the hub's cache."""
+    path = Path(folder).resolve()
+    cached = path.parent.parent.name
+    if path.parent.name == "snapshots" and cached.startswith("models--"):
+        return cached.removeprefix("models--").replace("--", "/", 1)
+    return path.name
+
+
 def fetched(model: str, weights: bool = True) -> str:
     """As `local`, after what is missing of a hub name was fetched, with its weights or without."""
     return str(snapshot(model, fetch=True, weights=weights)) if is_hub_name(model) else local(model)

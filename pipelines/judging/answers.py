@@ -65,7 +65,7 @@ def _run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         cache = open_cache(stack, options.out / "cache.jsonl")
         asking = Asking(cache, options, "model", stack)
-        name = options.name or asking.name
+        name = options.name or asking.shown
         out = options.out / suite.out.format(model=name.replace("/", "_"))
         refuse_overwriting([out, options.out / "summary.json"], [path])
         talking = Talking(options, asking, suite, renderer)

@@ -120,5 +120,5 @@ def _verdicts(
     allowed = allowed_unreadable(options, len(comparing.requests))
     asking = Asking(cache, options, "judge", stack, comparing.is_readable, allowed)
     ask_all(asking, comparing.requests, allowed)
-    rows = comparing.rows(asking, asking.name)
+    rows = comparing.rows(asking, asking.shown)
     return rows, account_of(asking, comparing.requests) | comparing.settings

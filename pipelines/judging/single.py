@@ -85,7 +85,7 @@ def _run(options: argparse.Namespace) -> int:
         requests = [one.request for one in graded]
         allowed = allowed_unreadable(options, len(requests))
         asking = Asking(cache, options, "judge", stack, is_readable, allowed)
-        out = options.out / f"{_file_name(asking.name)}_single.jsonl"
+        out = options.out / f"{_file_name(asking.shown)}_single.jsonl"
         refuse_overwriting([out], [*options.answers, options.questions, options.references])
         ask_all(asking, requests, allowed)
         rows = [row for one in graded if (row := _row(one, asking))]
@@ -152,7 +152,7 @@ def _row(one: Graded, asking: Asking) -> dict[str, Any] | None:
     return {
         "question_id": one.question.id,
         "model": one.model,
-        "judge": [asking.name, one.prompt.name],
+        "judge": [asking.shown, one.prompt.name],
         "user_prompt": one.request.prompt[-1]["content"],
         "judgment": reply["text"],
         "score": NO_RATING if score is None else score,

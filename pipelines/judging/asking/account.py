@@ -28,7 +28,7 @@ def ask_all(asking: Asking, requests: Sequence[Request], allowed: int) -> None:
     """Ask for what is missing, and tell how much that is."""
     there = sum(asking.key(request) in asking.cache.places for request in requests)
     print(
-        f"{len(requests)} replies of {asking.name}, {there} of them in the cache; up to "
+        f"{len(requests)} replies of {asking.shown}, {there} of them in the cache; up to "
         f"{allowed} may be unreadable",
         flush=True,
     )

@@ -51,12 +51,14 @@ class Asking:
 
         `stack`: a folder is served until its end.
         """
+        from rayward.data.model_files.hub_models import called
         from rayward.pipelines.data_tools.endpoint import is_folder, model_name
         from rayward.pipelines.run.given import model_digest
 
         values = vars(options)
         self.cache, self.options, self.role, self.stack = cache, options, role, stack
         self.name, self.shared_fields = model_name(values[role]), values[f"{role}_request"]
+        self.shown = called(values[role]) if is_folder(values[role]) else self.name
         # A folder of the same name may hold another model the next time.
         self.identity = model_digest(Path(values[role])) if is_folder(values[role]) else ""
         self.readable, self.allowed = readable, allowed
@@ -189,7 +191,7 @@ class Asking:
         self.unreadable += 1
         if self.allowed is not None and self.unreadable > self.allowed:
             raise TooManyUnreadableError(
-                f"{self.unreadable} replies of {self.name} cannot be read, and --unreadable "
+                f"{self.unreadable} replies of {self.shown} cannot be read, and --unreadable "
                 f"allows {self.allowed}. The last one: {reply['text'][:300]!r}. Is it the right "
                 "model, and the right prompt? What it said is in the cache; allow more to go on"
             )

@@ -78,9 +78,10 @@ def scores(
     if is_function(judge):
         name, identity = judge, _file_digest(judge, options.functions)
     else:
+        from rayward.data.model_files.hub_models import called
         from rayward.pipelines.run.given import model_digest
 
-        name = Path(judge).resolve().name
+        name = called(judge)
         identity = f"{model_digest(Path(judge))} {options.template} {options.dtype}"
 
     def key(answer: Scored) -> str:

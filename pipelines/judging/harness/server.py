@@ -78,11 +78,17 @@ def _headers(options: argparse.Namespace) -> dict[str, str]:
 
 
 def shown_name(model: str, name: str) -> str:
-    """A model's name in its figures: of a run's stage RUN: STAGE, as `judge board` has it."""
+    """A model's name in its figures: of a run's stage RUN: STAGE, as `judge board` has it; of one
+    from the hub ORG/NAME.
+    """
+    from rayward.data.model_files.hub_models import called
+
+    if not is_folder(model):
+        return name
     path = Path(model).resolve()
     run = next((folder for folder in path.parents if (folder / "config.yaml").is_file()), None)
-    if not is_folder(model) or path.name != "model" or run is None:
-        return name
+    if path.name != "model" or run is None:
+        return called(path)
     return f"{run.name}: {path.parent.name}"
 
 
