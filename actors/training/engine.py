@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,20 +24,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from rayward.actors.beside import beside, done, memory_allows
 from rayward.actors.models.heads import TokenPolicy, TokenScalar
 from rayward.actors.models.load import probe, save_model
 from rayward.actors.models.lora import adapted_layers, merged, plain_name
 from rayward.actors.models.pretrained import DTYPES
 from rayward.actors.models.saved import saved_buffers
 from rayward.actors.pulse import tick
-from rayward.actors.training.state import (
-    OPTIMIZER,
-    Held,
-    read_layout,
-    read_random,
-    write_layout,
-    write_random,
-)
+from rayward.actors.training.random_state import random_file, read_random
+from rayward.actors.training.state import Held
+from rayward.actors.training.state_files import LAYOUT, OPTIMIZER, read_layout, write
 from rayward.algorithms.schedule import learning_rate_factor
 from rayward.configs.last_bits import zero_stage_of
 from rayward.configs.sections.training import Updates
@@ -277,17 +275,23 @@ class TrainEngine:
                     yield plain, parameter.detach()
         yield from saved_buffers(model)
 
-    def save_state(self, folder: Path) -> None:
+    def save_state(self, folder: Path, aside: bool = False) -> Future[None]:
         """Write what training goes on from: weights, optimizer, count of steps, random numbers.
 
-        Every rank must call it, and writes its own part: what it holds, and no more.
+        Every rank must call it, and writes its own part: what it holds, and no more. With `aside`
+        a thread writes a copy of it, where memory allows, and the result is there when it has:
+        OSError where it could not. Else what it could not is raised here.
         """
         held = self._held()
-        held.write(folder)
-        write_random(folder, self.device)
+        aside = aside and memory_allows(held.bytes, self.world_size)
+        files = held.files(copied=aside) | random_file(self.device)
         if self.rank == 0:
             layout = {"ranks": self.world_size, "zero_stage": self.zero_stage, "dtype": self.dtype}
-            write_layout(folder, layout | {"steps_done": self.steps_done, "weights": held.shapes})
+            files[LAYOUT] = layout | {"steps_done": self.steps_done, "weights": held.shapes}
+        if aside:
+            return beside(partial(write, files, folder))
+        write(files, folder)
+        return done()
 
     def load_state(self, folder: Path, anew: Collection[str] = ()) -> None:
         """Go on from what `save_state` wrote, with any number of ranks and at any ZeRO stage; to

@@ -13,6 +13,10 @@ import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent import futures
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +24,7 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from rayward.actors.beside import beside, done
 from rayward.actors.checkpoints import WORTH_S, Checkpoints, part_of
 from rayward.actors.models.forward import RankContext
 from rayward.actors.training.engine import TrainEngine
@@ -65,6 +70,18 @@ def _wish(path: Path) -> str:
     return wish
 
 
+@dataclass
+class Writing:
+    """A checkpoint in the making. `part`: what a thread of this rank does for it."""
+
+    step: int
+    began_at: float
+    part: Future[None] = field(default_factory=done)
+    completes: bool = False
+    """Whether all ranks have written their files, and rank 0 makes a checkpoint of them."""
+    waited_s: float = 0.0
+
+
 class Resume:
     """The checkpoints of a training. Every rank must call the same methods at the same steps."""
 
@@ -82,6 +99,7 @@ class Resume:
             with np.load(self.found / KNOWN) as arrays:
                 self._known = dict(arrays)
         self._written_at, self._written_step = time.monotonic(), 0
+        self._writing: Writing | None = None
 
     def known(self, name: str, compute: Callable[[], Any]) -> np.ndarray:
         """What `compute` gives of the model before its first step; it is not called again where a
@@ -135,8 +153,11 @@ class Resume:
             write = bool(wish or by_steps or by_time)
             asked = torch.tensor([write, wish == STOP], dtype=torch.float64)
         write, stop_here = (bool(value) for value in add_over_ranks(asked).tolist())
+        self._go_on()
         if write:
             self.write(validation)
+        if stop_here:
+            self._go_on(wait=True)
         return stop_here
 
     def end(self, validation: Validation) -> None:
@@ -149,35 +170,71 @@ class Resume:
             worth += time.monotonic() - self._written_at > WORTH_S
         if self.made and bool(add_over_ranks(worth)):
             self.write(validation)
+        self._go_on(wait=True)
 
     def write(self, validation: Validation) -> None:
-        """Write a checkpoint of this step, or tell why there is none. A collective."""
+        """Begin to write a checkpoint of this step, or tell why there is none. A collective."""
         if self.made is None or self._written_step == self.engine.steps_done:
             return
+        self._go_on(wait=True)
         # Whoever reads the checkpoint has the metrics of all steps up to it.
         self.reporter.flush()
         started_at, step = time.monotonic(), self.engine.steps_done
-        place = self.made.writing(step)
-        # Ranks agree after each of them: none may wait in the next for one that has failed.
+        writing = Writing(step, started_at)
+        # Ranks agree after each part: none may wait in the next for one that has failed.
         for part in (
             lambda: self._open(step),
-            lambda: self._write_own(place, validation),
-            lambda: self._complete(step),
+            lambda: self._begin_own(writing, validation),
         ):
             if reason := self._failed(part):
-                told = {"step": step, "failed": reason}
+                self.reporter.tell({"checkpoint": {"step": step, "failed": reason}})
                 break
         else:
-            told = {"step": step, "seconds": time.monotonic() - started_at}
-        self.reporter.tell({"checkpoint": told})
+            writing.waited_s = time.monotonic() - started_at
+            self._writing = writing
         self._written_at, self._written_step = time.monotonic(), step
+
+    def _go_on(self, wait: bool = False) -> None:
+        """With the checkpoint that is written beside the training: complete it when all ranks have
+        written their parts, tell when it is whole; with `wait`, stay until then. A collective.
+        """
+        writing, began_at = self._writing, time.monotonic()
+        if writing is None:
+            return
+        if wait:
+            futures.wait([writing.part])
+        if bool(add_over_ranks(torch.tensor([float(not writing.part.done())]))):
+            return
+        reason = self._failed(writing.part.result)
+        if not reason and not writing.completes:
+            writing.completes = True
+            # What is whole was flushed and read back, which takes as long again.
+            writing.part = beside(partial(self._complete, writing.step))
+            writing.waited_s += time.monotonic() - began_at
+            if wait:
+                self._go_on(wait)
+            return
+        now = time.monotonic()
+        told: dict[str, Any] = (
+            {"failed": reason}
+            if reason
+            else {
+                "seconds": now - writing.began_at,
+                "waited": writing.waited_s + now - began_at,
+            }
+        )
+        self.reporter.tell({"checkpoint": {"step": writing.step, **told}})
+        self._writing = None
 
     def _open(self, step: int) -> None:
         if self.rank == 0 and self.made:
             self.made.new(step)
 
-    def _write_own(self, place: Path, validation: Validation) -> None:
-        self.engine.save_state(place)
+    def _begin_own(self, writing: Writing, validation: Validation) -> None:
+        assert self.made
+        place = self.made.writing(writing.step)
+        writing.part = self.engine.save_state(place, aside=True)
+        # All of this is small, or on the disk, where later steps may change it.
         with (place / f"{VALIDATION}-{self.rank}.pkl").open("wb") as file:
             pickle.dump(validation.state(), file)
         if self.rank == 0:

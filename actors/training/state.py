@@ -10,40 +10,16 @@ DeepSpeed's own files fit the layout alone that wrote them (its universal ones k
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Iterable
+from dataclasses import astuple
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from rayward.actors.pulse import tick
-
-WEIGHTS, OPTIMIZER, RANDOM = "weights", "optimizer", "random"
-"""Parts of a state: files `PART-RANK.pt`, and `weights.json`, which says whose they are."""
-MOMENTS = ("exp_avg", "exp_avg_sq")
-Block = dict[str, Tensor]
-"""Of a file: the elements by their name, a weight's "weight" or Adam's."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """`count` elements of a weight from `start` on (of it as one row), which stand in a block from
-    `offset` on.
-    """
-
-    name: str
-    start: int
-    count: int
-    block: int
-    offset: int
-
-    def of(self, block: Tensor) -> Tensor:
-        """[count] the elements themselves, not a copy."""
-        return block.detach().view(-1).narrow(0, self.offset, self.count)
+from rayward.actors.training.state_files import MOMENTS, OPTIMIZER, WEIGHTS, Block, Piece, Saved
 
 
 class Held:
@@ -90,8 +66,10 @@ class Held:
         if (count := min(size, weight.ds_numel - start)) > 0:
             yield Piece(name, start, count, block, offset)
 
-    def write(self, folder: Path) -> None:
-        """This rank's files of weights and optimizer."""
+    def files(self, copied: bool) -> dict[str, Any]:
+        """What this rank's files of weights and optimizer hold, by their names. `copied`: into the
+        CPU's memory, so that later steps change nothing of it.
+        """
         rank, pieces = torch.distributed.get_rank(), self.pieces
         if self.stage == 0:  # where every rank has all
             pieces = pieces[rank :: torch.distributed.get_world_size()]
@@ -99,16 +77,24 @@ class Held:
         number = {block: index for index, block in enumerate(blocks)}
         # Of plain values, which can be read without running code.
         told = [astuple(piece)[:3] + (number[piece.block], piece.offset) for piece in pieces]
-        for part, contents in (
-            (WEIGHTS, [{"weight": _own(self.blocks[block])} for block in blocks]),
-            (OPTIMIZER, [self._adam_of(block) for block in blocks]),
-        ):
-            save({"pieces": told, "blocks": contents}, folder / f"{part}-{rank}.pt")
+        contents = {
+            WEIGHTS: [{"weight": _own(self.blocks[block], copied)} for block in blocks],
+            OPTIMIZER: [self._adam_of(block, copied) for block in blocks],
+        }
+        return {
+            f"{part}-{rank}.pt": {"pieces": told, "blocks": values}
+            for part, values in contents.items()
+        }
 
-    def _adam_of(self, block: int) -> Block:
+    @property
+    def bytes(self) -> int:
+        """Of all that this rank writes, or of a little more."""
+        return sum(4 * block.numel() for block in self.blocks) * (1 + len(MOMENTS))
+
+    def _adam_of(self, block: int, copied: bool) -> Block:
         """Nothing before its first step."""
         state = self.adam.state.get(self.blocks[block], {})
-        return {name: _own(value) for name, value in state.items()}
+        return {name: _own(value, copied) for name, value in state.items()}
 
     @torch.no_grad()
     def read(self, folder: Path, optimizer: bool = True) -> None:
@@ -155,116 +141,11 @@ class Held:
             self.zero.update_lp_params()
 
 
-class _Ticking:
-    """A file that is written; each piece of it is a sign of life."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-
-    def write(self, piece: bytes) -> int:
-        tick()
-        return self.file.write(piece)
-
-    def flush(self) -> None:
-        self.file.flush()
-
-
-def save(value: Any, path: Path) -> None:
-    """torch.save. OSError where it cannot be written, as of any other file."""
-    try:
-        with path.open("wb") as file:
-            torch.save(value, cast(IO[bytes], _Ticking(file)))
-    except RuntimeError as error:  # what torch makes of a full disk
-        raise OSError(f"{path}: {error}") from error
-
-
-class Saved:
-    """The pieces that all ranks wrote of a part, by the name of their weight."""
-
-    def __init__(self, folder: Path, part: str, shapes: Mapping[str, list[int]]) -> None:
-        """ValueError where they do not make up the weights of these `shapes`, no more and no
-        less.
-        """
-        written = read_layout(folder)["weights"]
-        if others := sorted(
-            name for name in shapes.keys() | written.keys() if shapes.get(name) != written.get(name)
-        ):
-            name, more = others[0], f" and {len(others) - 1} more" * (len(others) > 1)
-            raise ValueError(
-                f"{folder} is of other weights: {name}{more} has the shape {written.get(name)} "
-                f"there and {shapes.get(name)} here (None: it does not learn)"
-            )
-        self.pieces: dict[str, list[tuple[Piece, Block]]] = {name: [] for name in shapes}
-        for path in sorted(folder.glob(f"{part}-*.pt")):
-            saved = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-            for piece in (Piece(*values) for values in saved["pieces"]):
-                self.pieces[piece.name].append((piece, saved["blocks"][piece.block]))
-        for name, found in self.pieces.items():
-            size = torch.Size(shapes[name]).numel()
-            if (count := sum(piece.count for piece, _ in found)) != size:
-                raise ValueError(
-                    f"{folder} has {count} of the {size} elements of {name} in its {part}: a file "
-                    "of a rank is missing"
-                )
-
-    def copy(self, kind: str, wanted: Piece, into: Tensor) -> None:
-        """Fill `into` with the elements of a piece; those that nobody has stay."""
-        for piece, block in self.pieces[wanted.name]:
-            first = max(piece.start, wanted.start)
-            count = min(piece.start + piece.count, wanted.start + wanted.count) - first
-            if count > 0 and kind in block:
-                found = piece.of(block[kind]).narrow(0, first - piece.start, count)
-                into.narrow(0, first - wanted.start, count).copy_(found)
-
-    def steps(self, wanted: Piece) -> float:
-        """That Adam had done on a weight."""
-        found = self.pieces[wanted.name]
-        return max((float(block["step"]) for _, block in found if block), default=0.0)
-
-
-def _own(tensor: Tensor) -> Tensor:
+def _own(tensor: Tensor, copied: bool) -> Tensor:
     """Itself, or where more stands in the same memory, which would be written too, a copy."""
     tensor = tensor.detach()
+    if copied:
+        tick()
+        return tensor.to("cpu", copy=True)
     alone = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
     return tensor if alone else tensor.clone()
-
-
-def write_layout(folder: Path, layout: Mapping[str, Any]) -> None:
-    """Say whose files these are; one rank calls it."""
-    (folder / f"{WEIGHTS}.json").write_text(json.dumps(dict(layout)), encoding="utf-8")
-
-
-def read_layout(folder: Path) -> dict[str, Any]:
-    """What `write_layout` said."""
-    layout: dict[str, Any] = json.loads((folder / f"{WEIGHTS}.json").read_text(encoding="utf-8"))
-    return layout
-
-
-def write_random(folder: Path, device: torch.device) -> None:
-    """The state of this rank's random numbers."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    save(states, folder / f"{RANDOM}-{torch.distributed.get_rank()}.pt")
-
-
-def read_random(folder: Path, device: torch.device, anew: Collection[str] = ()) -> None:
-    """Go on with this rank's random numbers. A rank that nobody was before gets its own, which
-    follow from those of rank 0 (and so from the seed) and its number.
-    """
-    rank = torch.distributed.get_rank()
-    own, first = (folder / f"{RANDOM}-{number}.pt" for number in (rank, 0))
-    if RANDOM in anew:
-        _seed(torch.initial_seed(), rank)
-    elif own.is_file():
-        states = torch.load(own)
-        torch.set_rng_state(states["cpu"])
-        if "cuda" in states and device.type == "cuda":
-            torch.cuda.set_rng_state(states["cuda"], device)
-    else:
-        _seed(torch.load(first)["cpu"].numpy().tobytes(), rank)
-
-
-def _seed(of: int | bytes, rank: int) -> None:
-    digest = hashlib.sha256(f"{rank} {of!r}".encode()).digest()
-    torch.manual_seed(int.from_bytes(digest[:7], "little"))

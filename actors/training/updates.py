@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Learner(Timed):
 
     rendezvous: Rendezvous
     engine: TrainEngine
+    saving: Future[None]
 
     def open(self) -> tuple[str, int]:
         """Rank 0: (host, port) that every rank's `start` takes."""
@@ -40,9 +42,13 @@ class Learner(Timed):
             self.engine.reload()
 
     def save_state(self, folder: str) -> None:
-        """Write this rank's part of what the training goes on from. A collective."""
+        """Begin to write this rank's part of what the training goes on from. A collective."""
         with self.span("checkpoint"):
-            self.engine.save_state(Path(folder))
+            self.saving = self.engine.save_state(Path(folder), aside=True)
+
+    def state_saved(self) -> None:
+        """Wait until it is written. OSError: why it is not."""
+        self.saving.result()
 
     def load_state(self, folder: str, anew: Collection[str] = ()) -> None:
         """Go on from what any ranks wrote there, but for parts that begin `anew`. A collective."""

@@ -1,8 +1,9 @@
 """Checkpoints of an algorithm of online RL: what a killed run goes on from, to the same bits.
 
-One stands at the end of an iteration. Policy and critic write theirs right after their update, each
-rank its own part, while they have their memory; then the driver adds what it remembers, and the
-checkpoint counts. All else of an iteration follows from the config, its number, and these.
+One stands at the end of an iteration. Policy and critic copy theirs right after their update, each
+rank its own part, while they have their memory, and write it beside what comes next; then the
+driver adds what it remembers, and makes it a checkpoint beside the next iteration. All else of an
+iteration follows from the config, its number, and these.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
 
-from rayward.actors.checkpoints import WORTH_S, Checkpoints
+from rayward.actors.beside import beside
+from rayward.actors.checkpoints import WORTH_S, Checkpoint, Checkpoints
 from rayward.actors.group import TrainingGroup
 from rayward.actors.rollout.generation import Arrived
 from rayward.configs.last_bits import of_rl
@@ -60,7 +64,10 @@ class RlCheckpoints:
                 self.history = list(read_jsonl(self.found.folder / METRICS))
             self._cut_back()
         self.wish, self.stop, self.ends = False, False, False
-        self.written_at, self.writing, self.last = time.monotonic(), 0, self.done
+        self.written_at, self.writing, self._last = time.monotonic(), 0, self.done
+        # The learners that write, and the checkpoint that is made of what all have written.
+        self._learners: Mapping[str, TrainingGroup] = {}
+        self._making: tuple[int, Future[Checkpoint]] | None = None
         self.written, self.waited_s = 0, 0.0
 
     def _cut_back(self) -> None:
@@ -112,8 +119,11 @@ class RlCheckpoints:
         def ask(stop: bool) -> None:
             self.wish, self.stop = True, self.stop or stop
 
-        with wishes(ask, "iteration"):
-            yield
+        try:
+            with wishes(ask, "iteration"):
+                yield
+        finally:
+            self.settle()
 
     def begin(self, done: int, learners: Mapping[str, TrainingGroup]) -> None:
         """After the update of an iteration, the `done`-th: let the learners write, where it is time
@@ -123,7 +133,8 @@ class RlCheckpoints:
             self._begin(done, learners)
 
     def _begin(self, done: int, learners: Mapping[str, TrainingGroup]) -> None:
-        started_at, self.writing = time.monotonic(), done
+        self.settle()
+        started_at, self.writing, self._learners = time.monotonic(), done, learners
         # What is asked for from here on is for the next one.
         self.ends, self.wish = self.stop, False
         calls = {}
@@ -137,15 +148,15 @@ class RlCheckpoints:
         except OSError as error:
             if isinstance(error, TimeoutError):  # a rank that hangs, and not its disk
                 raise
-            self._give_up(error)
+            self._give_up(done, error)
         self.waited_s += time.monotonic() - started_at
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, done: int, error: Exception) -> None:
         """It costs this checkpoint, and no more."""
         # Ray keeps the worker's own error, whose text is no traceback, in `cause`.
         reason = str(getattr(error, "cause", None) or error).split("\n")[0]
         tqdm.write(
-            f"   {self.stage.name}: no checkpoint after {self.writing} iterations, the one before "
+            f"   {self.stage.name}: no checkpoint after {done} iterations, the one before "
             f"stays: {reason}"
         )
         self.written_at, self.writing = time.monotonic(), 0
@@ -164,20 +175,46 @@ class RlCheckpoints:
         self, state: Mapping[str, Any], history: list[dict[str, Any]], in_flight: Arrived | None
     ) -> None:
         """At the end of the iteration: add the driver's part."""
-        started_at, place = time.monotonic(), self.made.writing(self.writing)
+        started_at, done = time.monotonic(), self.writing
+        place = self.made.writing(done)
         try:
+            for group in self._learners.values():
+                group.call("state_saved")
             write_json(place / DRIVER, state)
             write_jsonl(place / METRICS, history)
             if in_flight or self.ahead:  # None after the last iteration
                 with (place / IN_FLIGHT).open("wb") as binary:
                     pickle.dump(in_flight, binary)
-            self.made.complete(self.writing, self.info)
         except (OSError, ValueError) as error:
-            self._give_up(error)
+            if isinstance(error, TimeoutError):
+                raise
+            self._give_up(done, error)
         else:
-            self.written, self.last = self.written + 1, self.writing
+            self._making = done, beside(partial(self.made.complete, done, self.info))
             self.written_at, self.writing = time.monotonic(), 0
         self.waited_s += time.monotonic() - started_at
+        if self.ends:
+            self.settle()
+
+    def settle(self) -> None:
+        """Wait for the checkpoint that is being made; it counts, or is given up."""
+        if self._making is None:
+            return
+        (done, making), started_at = self._making, time.monotonic()
+        self._making = None
+        try:
+            making.result()
+        except (OSError, ValueError) as error:
+            self._give_up(done, error)
+        else:
+            self.written, self._last = self.written + 1, done
+        self.waited_s += time.monotonic() - started_at
+
+    @property
+    def last(self) -> int:
+        """The iterations that the last one has."""
+        self.settle()
+        return self._last
 
     def rescue(
         self,
@@ -189,12 +226,14 @@ class RlCheckpoints:
         """A checkpoint out of turn, of learners that may be lost too: then there is none."""
         try:
             self._begin(done, learners)
+            if self.writing:
+                self.complete(state, history, None)
+                self.settle()
         except Exception as error:
-            self._give_up(error)
-        if self.writing:
-            self.complete(state, history, None)
+            self._give_up(done, error)
 
     def tell(self) -> None:
         """Say what they cost."""
+        self.settle()
         if self.written:
             print(f"   {self.written} checkpoints, {self.waited_s:.1f} s waited", flush=True)

@@ -130,7 +130,8 @@ def checkpoint_text(told: Mapping[str, Any]) -> str:
     """What the workers tell of a checkpoint, in words."""
     if "failed" in told:
         return f"no checkpoint of {told['step']}, the one before stays: {told['failed']}"
-    return f"checkpoint of {told['step']}: {told['seconds']:.1f} s"
+    waited = f"training waited {told['waited']:.1f} s"
+    return f"checkpoint of {told['step']}: {told['seconds']:.1f} s, {waited}"
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import torch
 
 from rayward.actors import checkpoints, pulse
 from rayward.actors.checkpoints import MANIFEST, Checkpoints
-from rayward.actors.training.state import save
+from rayward.actors.training.state_files import save
 
 
 def write(made: Checkpoints, step: int, text: str = "weights") -> Path:

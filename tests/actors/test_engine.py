@@ -5,6 +5,7 @@ ZeRO stage.
 from __future__ import annotations
 
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from rayward.actors.beside import beside
 from rayward.actors.group import TrainingGroup
 from rayward.actors.models.forward import packed_inputs, response_inputs
 from rayward.actors.models.lean import skip_unread
@@ -127,11 +129,21 @@ class Rank:
         )
         engine.save(folder, load_tokenizer(start), lambda path: load_scalar(path, "float32"))
 
-    def save_state(self, folder):
+    def save_state(self, folder, held=False):
+        """`held`: nothing is written before `state_saved`."""
         if self.context.rank == 0:
             Path(folder).mkdir(parents=True)
         torch.distributed.barrier()
-        self.engine.save_state(Path(folder))
+        if not held:
+            return self.engine.save_state(Path(folder)).done()
+        self.may_write = threading.Event()
+        beside(self.may_write.wait)
+        self.saving = self.engine.save_state(Path(folder), aside=True)
+        return self.saving.done()
+
+    def state_saved(self):
+        self.may_write.set()
+        self.saving.result()
 
     def load_state(self, folder, anew=()):
         self.engine.load_state(Path(folder), anew)
@@ -408,7 +420,10 @@ def test_training_goes_on_to_the_same_bits(
     )
     group = ranks[world_size]
     trained(ranks, tiny_models, rollouts, world_size, STEPS[:1], dtype, **settings)
-    group.call("save_state", str(tmp_path / "state"))
+    # What is written beside later steps is of the step that it began at.
+    assert group.call("save_state", str(tmp_path / "state"), True) == [False] * world_size
+    group.call("train", rollouts, STEPS[2:], 1.0, None, False)
+    group.call("state_saved")
     # Another engine, which has learned something else meanwhile.
     trained(ranks, tiny_models, rollouts, world_size, STEPS[2:], dtype, **settings)
     assert group.call("load_state", str(tmp_path / "state")) == [1] * world_size
