@@ -12,25 +12,17 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from rayward.configs.load import ConfigError
 from rayward.configs.sections.machines import Cluster
+from rayward.pipelines.model_tools.between_nodes import between_nodes
+from rayward.pipelines.model_tools.found import Found
 
 LEAST_DISK_GIB, SKEW_S = 10, 5.0
 CLOCK_WITHIN_S = 60
-
-
-class Found(NamedTuple):
-    """What was looked at and found. `problem`: why no run can start; `note`: what may hinder."""
-
-    what: str
-    found: str
-    problem: str = ""
-    note: str = ""
 
 
 def examine_machine(run: Path) -> Iterator[Found]:
@@ -203,6 +195,7 @@ def _ray() -> Iterator[Found]:
     has = ", ".join(f"{total.get(kind, 0):g} {kind}s" for kind in ("CPU", "GPU"))
     yield Found("Ray", f"{address}: {len(nodes)} nodes, {has}")
     yield _clocks(nodes)
+    yield from between_nodes(nodes)
 
 
 def _clocks(nodes: list[dict]) -> Found:

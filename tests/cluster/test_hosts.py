@@ -415,6 +415,12 @@ def test_everybody_stands_where_the_plan_says(hosts: Hosts, run: Path) -> None:
     assert f"  sft       train      0 on {one}; 1 on {two}\n" in plan
 
 
+def test_doctor_finds_the_way_between_hosts(hosts: Hosts) -> None:
+    said = hosts.script("run", "rayward", "doctor")
+    assert re.search(r"Gloo between nodes +3 nodes, 32 MiB summed at \d+\.\d\d GB/s", said), said
+    assert "NCCL" not in said and "a run can start here" in said
+
+
 def test_three_hosts_give_the_bits_of_one(hosts: Hosts, run: Path) -> None:
     assert unlike(on_one(hosts, "one", *RL), run) == []
     assert (run / "rl" / "rloo" / "model" / "model.safetensors").is_file()
