@@ -17,6 +17,9 @@ from rayward.configs.schema import Config
 from rayward.pipelines.run.folder import Run
 from tests.pipelines.brought import SOURCES, write
 
+# Fixtures.
+from tests.pipelines.served_models import random_llama, serve  # noqa: F401
+
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -4,7 +4,6 @@ gone on with.
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import shutil
@@ -20,7 +19,6 @@ from typing import Any
 import pytest
 
 from rayward.cluster.serve.vllm_server import served
-from rayward.configs.schema import Config
 from rayward.data.feedback.ranking import shown_order
 from rayward.data.formats.registry import read
 from rayward.data.record_json import to_json
@@ -35,28 +33,9 @@ CONTEXT = 8192  # the tiny tokenizer makes a token of nearly every letter
 
 
 @pytest.fixture(scope="module")
-def folder(
-    tiny_models: Any, tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def folder(random_llama: Callable[..., Path]) -> Path:
     """A random Llama whose context holds a judge's prompt."""
-    from rayward.actors.models.load import build_from_scratch, save_model
-
-    shape, tokenizer = tiny_config().model.scratch, copy.deepcopy(tiny_models.tokenizer)
-    tokenizer.model_max_length = CONTEXT
-    assert shape is not None
-    lm = build_from_scratch(shape, tokenizer, CONTEXT, seed=3)
-    path = tmp_path_factory.mktemp("served") / "tiny"
-    save_model(lm, lm.state_dict(), tokenizer, path)
-    return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        yield
+    return random_llama(CONTEXT)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ cache; and what it makes is read by the commands that judge it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +12,10 @@ import pytest
 
 from rayward.data.judging.thinking import without_thinking
 from rayward.pipelines.cli import main
-from tests.pipelines.judge_server import JudgeServer, Rule, user_text
+from tests.pipelines.judge_server import JudgeServer, user_text
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 real_files = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here")
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Rule], JudgeServer]]:
-    started: list[JudgeServer] = []
-
-    def start(rule: Rule) -> JudgeServer:
-        started.append(JudgeServer(rule))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.close()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def echo(request: dict[str, Any]) -> str:

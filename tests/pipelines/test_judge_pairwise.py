@@ -12,37 +12,19 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rayward.pipelines.cli import main
-from tests.pipelines.judge_server import JudgeServer, Rule, user_text
+from tests.pipelines.judge_server import JudgeServer, user_text
 
 ROOT = Path(__file__).parents[2]
 SHOWN = re.compile(
     r"\[Answer of assistant [1A]\]\n(.*?)\n\[End.*\[Answer of assistant [2B]\]\n(.*?)\n\[End", re.S
 )
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[..., JudgeServer]]:
-    started: list[JudgeServer] = []
-
-    def start(rule: Rule, wait_s: float = 0.0, together: int = 0) -> JudgeServer:
-        started.append(JudgeServer(rule, wait_s, together))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.close()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def outputs(path: Path, name: str, texts: list[str]) -> Path:

@@ -5,35 +5,16 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rayward.pipelines.cli import main
-from tests.pipelines.judge_server import JudgeServer, Rule, user_text
+from tests.pipelines.judge_server import user_text
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "mt_bench"
 real_files = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data sets are not here")
-
-
-@pytest.fixture
-def serve() -> Iterator[Callable[[Rule], JudgeServer]]:
-    started: list[JudgeServer] = []
-
-    def start(rule: Rule) -> JudgeServer:
-        started.append(JudgeServer(rule))
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.close()
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
 
 
 def lines(path: Path, rows: list[Any]) -> str:

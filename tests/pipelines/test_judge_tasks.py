@@ -4,7 +4,6 @@ those of lm-eval's own back end on SmolLM2.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import json
 import math
@@ -12,14 +11,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from rayward.cluster.serve.vllm_server import served
-from rayward.configs.schema import Config
 from rayward.pipelines.cli import main
 from tests.pipelines.task_copies import SUBJECTS, write_all
 
@@ -36,34 +34,9 @@ NEAR_TIE = 2e-5  # nats a token, or a letter where the metric is of letters
 
 
 @pytest.fixture(scope="module")
-def folder(
-    tiny_models: Any, tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def folder(random_llama: Callable[..., Path]) -> Path:
     """A random Llama whose tokenizer puts BOS before every text, as Llama's do."""
-    from tokenizers.processors import TemplateProcessing
-
-    from rayward.actors.models.load import build_from_scratch, save_model
-
-    shape, tokenizer = tiny_config().model.scratch, copy.deepcopy(tiny_models.tokenizer)
-    tokenizer.model_max_length = CONTEXT
-    bos = (tokenizer.bos_token, tokenizer.bos_token_id)
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{bos[0]} $A", special_tokens=[bos]
-    )
-    assert shape is not None
-    lm = build_from_scratch(shape, tokenizer, CONTEXT, seed=3)
-    path = tmp_path_factory.mktemp("served") / "tiny"
-    save_model(lm, lm.state_dict(), tokenizer, path)
-    return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        yield
+    return random_llama(CONTEXT, bos=True)
 
 
 def rows(path: Path) -> list[dict[str, Any]]:

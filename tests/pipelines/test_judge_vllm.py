@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rayward.configs.schema import Config
 from rayward.pipelines.cli import main
 
 pytestmark = pytest.mark.slow
@@ -22,28 +20,9 @@ CONTEXT = 4096  # the tiny tokenizer makes a token of nearly every letter
 
 
 @pytest.fixture(scope="module")
-def folder(
-    tiny_models: Any, tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def folder(random_llama: Callable[..., Path]) -> Path:
     """A random Llama whose context holds a judge's prompt."""
-    from rayward.actors.models.load import build_from_scratch, save_model
-
-    shape, tokenizer = tiny_config().model.scratch, copy.deepcopy(tiny_models.tokenizer)
-    tokenizer.model_max_length = CONTEXT
-    assert shape is not None
-    lm = build_from_scratch(shape, tokenizer, CONTEXT, seed=3)
-    path = tmp_path_factory.mktemp("served") / "tiny"
-    save_model(lm, lm.state_dict(), tokenizer, path)
-    return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        yield
+    return random_llama(CONTEXT)
 
 
 def greedy(folder: Path, turns: list[str], answers: list[str], count: int) -> str:

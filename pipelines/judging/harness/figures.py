@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from rayward.pipelines.judging.harness.definitions import COLUMNS, TASKS
+from rayward.pipelines.judging.statistics.normal import NORMAL_95
 
-NORMAL_95 = 1.959963984540054  # standard errors on each side of a 95 % interval
 SUBJECTS = "mean of subjects"
 POOLED = "all questions"
 

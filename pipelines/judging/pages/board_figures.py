@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rayward.pipelines.judging.statistics.normal import NORMAL_95
+
 Fields = Mapping[str, Any]
-NORMAL_95 = 1.959963984540054  # standard errors on each side of a 95 % interval
 CONTROLLED = "length_controlled_winrate"
 
 
