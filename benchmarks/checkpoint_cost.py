@@ -57,7 +57,7 @@ def main() -> None:
             writing.append(written_at - started_at)
             completing.append(time.perf_counter() - written_at)
             started_at = time.perf_counter()
-            saving = engine.save_state(made.new(2 * step + 1), aside=True)
+            saving = engine.save_state(made.new(2 * step + 1), copies=1)
             copying.append(time.perf_counter() - started_at)
             saving.result()
             done = made.complete(2 * step + 1, {})

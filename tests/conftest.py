@@ -120,6 +120,7 @@ RAY_FILES = {
     "test_training.py",
     "test_transfer_models.py",
     "test_weights.py",
+    "test_writing.py",
 }
 
 

@@ -13,6 +13,7 @@ empty one with a loss of 0 where it has no rows; the plans of rayward.data.packi
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
@@ -69,7 +70,7 @@ class TrainEngine:
         self.settings, self.learning_rate, self.total_steps = optimizer, learning_rate, total_steps
         self.device, self.dtype, self.steps_done = device, dtype, 0
         self.world_size = torch.distributed.get_world_size()
-        self.rank = torch.distributed.get_rank()
+        self.rank, self.ranks_here = torch.distributed.get_rank(), _ranks_here()
         hf_model = _hf_model(module)
         if optimizer.gradient_checkpointing:
             hf_model.gradient_checkpointing_enable(
@@ -275,15 +276,16 @@ class TrainEngine:
                     yield plain, parameter.detach()
         yield from saved_buffers(model)
 
-    def save_state(self, folder: Path, aside: bool = False) -> Future[None]:
+    def save_state(self, folder: Path, copies: int = 0) -> Future[None]:
         """Write what training goes on from: weights, optimizer, count of steps, random numbers.
 
-        Every rank must call it, and writes its own part: what it holds, and no more. With `aside`
-        a thread writes a copy of it, where memory allows, and the result is there when it has:
-        OSError where it could not. Else what it could not is raised here.
+        Every rank must call it, and writes its own part: what it holds, and no more. With `copies`,
+        a thread writes a copy of it where this machine has memory for so many of each of its ranks
+        (other groups copy too), and the result is there when it has: OSError where it could not.
+        Else what it could not is raised here.
         """
         held = self._held()
-        aside = aside and memory_allows(held.bytes, self.world_size)
+        aside = copies > 0 and memory_allows(held.bytes, copies * self.ranks_here)
         files = held.files(copied=aside) | random_file(self.device)
         if self.rank == 0:
             layout = {"ranks": self.world_size, "zero_stage": self.zero_stage, "dtype": self.dtype}
@@ -353,3 +355,10 @@ class TrainEngine:
 
 def _hf_model(module: Trained) -> PreTrainedModel:
     return module.lm if isinstance(module, TokenPolicy) else module.classifier
+
+
+def _ranks_here() -> int:
+    """Of the group, on the host of this rank. A collective."""
+    hosts: list[str] = [""] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(hosts, own := socket.gethostname())
+    return hosts.count(own)

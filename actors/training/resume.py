@@ -13,9 +13,6 @@ import pickle
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent import futures
-from concurrent.futures import Future
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -24,13 +21,13 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
-from rayward.actors.beside import beside, done
 from rayward.actors.checkpoints import WORTH_S, Checkpoints, part_of
 from rayward.actors.models.forward import RankContext
 from rayward.actors.training.engine import TrainEngine
 from rayward.actors.training.job import STOP, Job
 from rayward.actors.training.validation import Validation
 from rayward.actors.training.worker import Reporter, add_over_ranks
+from rayward.actors.training.writing import Writing
 
 KNOWN, METRICS, BEST, VALIDATION = "baseline.npz", "metrics.jsonl", "best", "validation"
 PARTS = ("weights", "optimizer", "random", "baseline", "validation", "metrics")
@@ -68,18 +65,6 @@ def _wish(path: Path) -> str:
     except FileNotFoundError:
         return ""
     return wish
-
-
-@dataclass
-class Writing:
-    """A checkpoint in the making. `part`: what a thread of this rank does for it."""
-
-    step: int
-    began_at: float
-    part: Future[None] = field(default_factory=done)
-    completes: bool = False
-    """Whether all ranks have written their files, and rank 0 makes a checkpoint of them."""
-    waited_s: float = 0.0
 
 
 class Resume:
@@ -179,51 +164,35 @@ class Resume:
         self._go_on(wait=True)
         # Whoever reads the checkpoint has the metrics of all steps up to it.
         self.reporter.flush()
-        started_at, step = time.monotonic(), self.engine.steps_done
-        writing = Writing(step, started_at)
+        step = self.engine.steps_done
+        writing = Writing(step, self.rank, self.ranks, self.made.writing(step))
         # Ranks agree after each part: none may wait in the next for one that has failed.
         for part in (
             lambda: self._open(step),
             lambda: self._begin_own(writing, validation),
         ):
             if reason := self._failed(part):
+                self._failed(writing.close)
                 self.reporter.tell({"checkpoint": {"step": step, "failed": reason}})
                 break
         else:
-            writing.waited_s = time.monotonic() - started_at
             self._writing = writing
         self._written_at, self._written_step = time.monotonic(), step
 
     def _go_on(self, wait: bool = False) -> None:
-        """With the checkpoint that is written beside the training: complete it when all ranks have
-        written their parts, tell when it is whole; with `wait`, stay until then. A collective.
+        """Tell of the checkpoint that is written beside the training when it is whole, or cannot
+        be; with `wait`, stay until then. A collective.
         """
-        writing, began_at = self._writing, time.monotonic()
-        if writing is None:
+        writing = self._writing
+        if writing is None or not writing.ended(wait):
             return
-        if wait:
-            futures.wait([writing.part])
-        if bool(add_over_ranks(torch.tensor([float(not writing.part.done())]))):
-            return
-        reason = self._failed(writing.part.result)
-        if not reason and not writing.completes:
-            writing.completes = True
-            # What is whole was flushed and read back, which takes as long again.
-            writing.part = beside(partial(self._complete, writing.step))
-            writing.waited_s += time.monotonic() - began_at
-            if wait:
-                self._go_on(wait)
-            return
-        now = time.monotonic()
-        told: dict[str, Any] = (
-            {"failed": reason}
-            if reason
-            else {
-                "seconds": now - writing.began_at,
-                "waited": writing.waited_s + now - began_at,
-            }
-        )
-        self.reporter.tell({"checkpoint": {"step": writing.step, **told}})
+        told: dict[str, Any] = {"step": writing.step}
+        if reason := self._failed(writing.close):
+            told["failed"] = reason
+        else:
+            told["seconds"] = writing.ended_at - writing.began_at
+            told["waited"] = writing.waited_s
+        self.reporter.tell({"checkpoint": told})
         self._writing = None
 
     def _open(self, step: int) -> None:
@@ -231,22 +200,20 @@ class Resume:
             self.made.new(step)
 
     def _begin_own(self, writing: Writing, validation: Validation) -> None:
-        assert self.made
-        place = self.made.writing(writing.step)
-        writing.part = self.engine.save_state(place, aside=True)
-        # All of this is small, or on the disk, where later steps may change it.
-        with (place / f"{VALIDATION}-{self.rank}.pkl").open("wb") as file:
+        # All but this is small, or on the disk, where later steps may change it.
+        writing.part = self.engine.save_state(writing.folder, copies=1)
+        with (writing.folder / f"{VALIDATION}-{self.rank}.pkl").open("wb") as file:
             pickle.dump(validation.state(), file)
         if self.rank == 0:
-            np.savez(place / KNOWN, allow_pickle=False, **self._known)
-            write_lines(place / METRICS, self.reporter.history)
+            np.savez(writing.folder / KNOWN, allow_pickle=False, **self._known)
+            write_lines(writing.folder / METRICS, self.reporter.history)
             if self.job.keep == "best" and validation.written is not None:
-                shutil.copytree(self.job.output, place / BEST)
+                shutil.copytree(self.job.output, writing.folder / BEST)
+        writing.begin(partial(self._complete, writing.step))
 
     def _complete(self, step: int) -> None:
-        if self.rank == 0 and self.made:
-            assert self.job.checkpoints
-            self.made.complete(step, self.job.checkpoints.info, _part_of)
+        assert self.made and self.job.checkpoints
+        self.made.complete(step, self.job.checkpoints.info, _part_of)
 
     def _failed(self, part: Callable[[], None]) -> str:
         """Why a part of a checkpoint could not be written by some rank; "" where all have. A

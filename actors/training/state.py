@@ -66,13 +66,24 @@ class Held:
         if (count := min(size, weight.ds_numel - start)) > 0:
             yield Piece(name, start, count, block, offset)
 
+    def _written(self) -> list[Piece]:
+        """What this rank writes."""
+        if self.stage:
+            return self.pieces
+        # Where every rank has all.
+        return self.pieces[torch.distributed.get_rank() :: torch.distributed.get_world_size()]
+
+    @property
+    def bytes(self) -> int:
+        """Of all that this rank writes."""
+        blocks = {piece.block for piece in self._written()}
+        return sum(4 * self.blocks[block].numel() for block in blocks) * (1 + len(MOMENTS))
+
     def files(self, copied: bool) -> dict[str, Any]:
         """What this rank's files of weights and optimizer hold, by their names. `copied`: into the
         CPU's memory, so that later steps change nothing of it.
         """
-        rank, pieces = torch.distributed.get_rank(), self.pieces
-        if self.stage == 0:  # where every rank has all
-            pieces = pieces[rank :: torch.distributed.get_world_size()]
+        rank, pieces = torch.distributed.get_rank(), self._written()
         blocks = sorted({piece.block for piece in pieces})
         number = {block: index for index, block in enumerate(blocks)}
         # Of plain values, which can be read without running code.
@@ -85,11 +96,6 @@ class Held:
             f"{part}-{rank}.pt": {"pieces": told, "blocks": values}
             for part, values in contents.items()
         }
-
-    @property
-    def bytes(self) -> int:
-        """Of all that this rank writes, or of a little more."""
-        return sum(4 * block.numel() for block in self.blocks) * (1 + len(MOMENTS))
 
     def _adam_of(self, block: int, copied: bool) -> Block:
         """Nothing before its first step."""

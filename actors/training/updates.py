@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rayward.actors.beside import done
 from rayward.actors.models.layout import Layout
 from rayward.actors.process import Rendezvous
 from rayward.actors.spans import Timed
@@ -25,7 +26,7 @@ class Learner(Timed):
 
     rendezvous: Rendezvous
     engine: TrainEngine
-    saving: Future[None]
+    saving: Future[None] = done()
 
     def open(self) -> tuple[str, int]:
         """Rank 0: (host, port) that every rank's `start` takes."""
@@ -41,14 +42,18 @@ class Learner(Timed):
         with self.span("reload"):
             self.engine.reload()
 
-    def save_state(self, folder: str) -> None:
-        """Begin to write this rank's part of what the training goes on from. A collective."""
+    def save_state(self, folder: str, copies: int) -> None:
+        """Begin to write this rank's part of what the training goes on from. `copies`: see
+        TrainEngine. A collective.
+        """
         with self.span("checkpoint"):
-            self.saving = self.engine.save_state(Path(folder), aside=True)
+            self.saving = self.engine.save_state(Path(folder), copies)
 
     def state_saved(self) -> None:
         """Wait until it is written. OSError: why it is not."""
-        self.saving.result()
+        # One that failed would hold its copy.
+        saving, self.saving = self.saving, done()
+        saving.result()
 
     def load_state(self, folder: str, anew: Collection[str] = ()) -> None:
         """Go on from what any ranks wrote there, but for parts that begin `anew`. A collective."""

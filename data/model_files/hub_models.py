@@ -47,7 +47,7 @@ def local(model: str) -> str:
     return str(Path(model).resolve())
 
 
-def called(folder: str | Path) -> str:
+def model_title(folder: str | Path) -> str:
     """What a model's folder is called: its name, or ORG/NAME of a snapshot in the hub's cache."""
     path = Path(folder).resolve()
     cached = path.parent.parent.name

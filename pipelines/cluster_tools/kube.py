@@ -70,7 +70,13 @@ def outside(config: Config) -> Iterator[str]:
     models = [("model.path", config.model.path), ("reward.path", config.reward.path)]
     models += [("scoring.sources", path) for s in config.scoring.sources for path in s.paths]
     named = [(name, path) for name, path in models if path and not is_hub_name(path)]
-    if any(getattr(config.data, name) for name in LISTS) or files_judged(config):
+    reads_root = any(getattr(config.data, name) for name in LISTS)
+    for setting, path in files_judged(config):
+        if Path(path).is_absolute():
+            named.append((setting, path))
+        else:
+            reads_root |= not path.startswith("hf:")
+    if reads_root:
         named.append(("data.root", config.data.root))
     if any(source.kind == "function" for source in config.scoring.sources):
         # Modules that are installed are found wherever that folder is.

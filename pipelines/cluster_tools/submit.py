@@ -227,7 +227,8 @@ def not_there(config: Config) -> None:
         wrong |= {f"data.root is {data.root}": None for path in paths if _relative(path, data.root)}
     against = data.decontaminate.against if data.decontaminate else ()
     others = [path for path in against if path != "evaluation_prompts"]
-    if any(_relative(path, data.root) for path in [*others, *files_judged(config)]):
+    judged = [path for _, path in files_judged(config)]
+    if any(_relative(path, data.root) for path in [*others, *judged]):
         wrong[f"data.root is {data.root}"] = None
     for named in named_models(config):
         if not is_hub_name(named.model) and not Path(named.model).is_absolute():

@@ -8,8 +8,8 @@ from typing import Any
 
 from rayward.pipelines.model_tools.found import Found
 
-WITHIN_S = 90
-"""For all of it: processes import torch first."""
+START_S, WITHIN_S = 300, 90
+"""Until all processes are there, which import torch; and until they have found each other."""
 BYTES = 32 * 2**20
 REPEATS = 3
 
@@ -64,21 +64,23 @@ def _over(name: str, nodes: Sequence[dict[str, Any]], gpus: int) -> Found:
         for rank, node in enumerate(nodes)
     ]
     try:
+        try:
+            ray.get([actor.__ray_ready__.remote() for actor in actors], timeout=START_S)
+        except GetTimeoutError:
+            busy = f"no process on each of {', '.join(addresses)} within {START_S} s"
+            return Found(what, "not measured", note=f"{busy}: others use them, or they are slow")
         host, port = ray.get(actors[0].open.remote(), timeout=WITHIN_S)
         asked = [actor.measure.remote(host, port, gpus) for actor in actors]
         seconds = max(ray.get(asked, timeout=WITHIN_S))
     except GetTimeoutError:
-        busy = ", or their GPUs are busy" if gpus else ""
-        return Found(
-            what,
-            "no answer",
-            f"{', '.join(addresses)} do not reach each other within {WITHIN_S} s{busy}: are the "
-            "ports between them open, and is that the right interface? {0}_SOCKET_IFNAME names "
-            "another".format(name.upper()),
-        )
+        apart = f"{', '.join(addresses)} do not reach each other within {WITHIN_S} s"
+        ask = "are the ports between them open, and is that the right interface?"
+        other = f"{name.upper()}_SOCKET_IFNAME names another"
+        return Found(what, "no answer", f"{apart}: {ask} {other}")
     except RayError as error:
-        said = str(getattr(error, "cause", None) or error).strip().splitlines()[-1]
-        return Found(what, "failed", f"{', '.join(addresses)}: {said}")
+        said = str(getattr(error, "cause", None) or error).strip().splitlines()
+        reason = (said or [type(error).__name__])[-1]
+        return Found(what, "failed", f"{', '.join(addresses)}: {reason}")
     finally:
         for actor in actors:
             ray.kill(actor)

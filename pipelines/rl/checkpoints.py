@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -65,8 +65,10 @@ class RlCheckpoints:
             self._cut_back()
         self.wish, self.stop, self.ends = False, False, False
         self.written_at, self.writing, self._last = time.monotonic(), 0, self.done
-        # The learners that write, and the checkpoint that is made of what all have written.
+        # The learners that write, the checkpoint to which the driver has added its part, and the
+        # one that is made of what all have written.
         self._learners: Mapping[str, TrainingGroup] = {}
+        self._added = 0
         self._making: tuple[int, Future[Checkpoint]] | None = None
         self.written, self.waited_s = 0, 0.0
 
@@ -122,8 +124,11 @@ class RlCheckpoints:
         try:
             with wishes(ask, "iteration"):
                 yield
-        finally:
-            self.settle()
+        except Exception:
+            # One that is being made is gone on from. A learner that is lost is told already.
+            with suppress(Exception):
+                self.settle()
+            raise
 
     def begin(self, done: int, learners: Mapping[str, TrainingGroup]) -> None:
         """After the update of an iteration, the `done`-th: let the learners write, where it is time
@@ -138,16 +143,21 @@ class RlCheckpoints:
         # What is asked for from here on is for the next one.
         self.ends, self.wish = self.stop, False
         calls = {}
+        # Engines that take turns with the learners have moved them into that memory.
+        copies = 0 if self.stage.run.config.rl.mode == "colocate" else len(learners)
         try:
             place = self.made.new(done)
             for name, group in learners.items():
                 (place / name).mkdir()
-                calls[name] = group.begin("save_state", str(place / name))
+                calls[name] = group.begin("save_state", str(place / name), copies)
             for name, pending in calls.items():
                 learners[name].finish(pending)
         except OSError as error:
             if isinstance(error, TimeoutError):  # a rank that hangs, and not its disk
                 raise
+            # No thread may be at it any more when the next one begins.
+            with suppress(OSError):
+                self._all_written([learners[name] for name in calls])
             self._give_up(done, error)
         self.waited_s += time.monotonic() - started_at
 
@@ -178,26 +188,53 @@ class RlCheckpoints:
         started_at, done = time.monotonic(), self.writing
         place = self.made.writing(done)
         try:
-            for group in self._learners.values():
-                group.call("state_saved")
             write_json(place / DRIVER, state)
             write_jsonl(place / METRICS, history)
             if in_flight or self.ahead:  # None after the last iteration
                 with (place / IN_FLIGHT).open("wb") as binary:
                     pickle.dump(in_flight, binary)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            self._give_up(done, error)
+        else:
+            self._added, self.writing, self.written_at = done, 0, time.monotonic()
+        self.waited_s += time.monotonic() - started_at
+        if self.ends:
+            self.settle()
+
+    def go_on(self) -> None:
+        """After the learners have waited for new responses, so that their threads had the time: a
+        checkpoint is made of what they have written, beside what comes next.
+        """
+        if not self._added:
+            return
+        started_at, done = time.monotonic(), self._added
+        self._added = 0
+        try:
+            self._all_written(self._learners.values())
+        except OSError as error:
             if isinstance(error, TimeoutError):
                 raise
             self._give_up(done, error)
         else:
             self._making = done, beside(partial(self.made.complete, done, self.info))
-            self.written_at, self.writing = time.monotonic(), 0
         self.waited_s += time.monotonic() - started_at
-        if self.ends:
-            self.settle()
+
+    def _all_written(self, learners: Iterable[TrainingGroup]) -> None:
+        """Wait until no learner writes any more. Raises the first OSError."""
+        first: OSError | None = None
+        for group in learners:
+            try:
+                group.call("state_saved")
+            except OSError as error:
+                if isinstance(error, TimeoutError):
+                    raise
+                first = first or error
+        if first:
+            raise first
 
     def settle(self) -> None:
         """Wait for the checkpoint that is being made; it counts, or is given up."""
+        self.go_on()
         if self._making is None:
             return
         (done, making), started_at = self._making, time.monotonic()
@@ -212,8 +249,9 @@ class RlCheckpoints:
 
     @property
     def last(self) -> int:
-        """The iterations that the last one has."""
-        self.settle()
+        """The iterations that the last one has; for whoever has lost a process already."""
+        with suppress(Exception):  # of a learner: that one is lost too
+            self.settle()
         return self._last
 
     def rescue(

@@ -164,6 +164,8 @@ class OnlineTraining:
                 self.monitor.check_patience()
             if self.checkpoints.stop:  # asked for after the last update
                 self._rescue(self.rl.iterations, self._remembered())
+            # The model is saved next, which is gone on with from it where that fails.
+            self.checkpoints.settle()
         if self.checkpoints.done == self.rl.iterations:
             # Taken up for this alone: the engines have the memory, after the first transfer.
             self.actors.colocation.to_learners()
@@ -183,6 +185,7 @@ class OnlineTraining:
         record, self.updating = self.record, False
         record.start(iteration)
         prompts, fixed = self._sample(iteration)
+        self.checkpoints.go_on()
         self.batch = None
         rollouts, measures = self._score(prompts)
         staleness = self._staleness(rollouts, iteration)

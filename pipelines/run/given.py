@@ -87,17 +87,19 @@ def _of_suite(config: Config, part: str) -> dict[str, str]:
     )
 
 
-def files_judged(config: Config) -> list[str]:
-    """Paths of questions, answers and labelled pairs that evaluate reads; those without a root lie
-    in data.root.
+def files_judged(config: Config) -> Iterator[tuple[str, str]]:
+    """Settings and paths of questions, answers and labelled pairs that evaluate reads; those
+    without a root lie in data.root.
     """
     if not has(config, "evaluate"):
-        return []
-    named = [config.evaluate.labelled]
+        return
+    if config.evaluate.labelled is not None:
+        yield "evaluate.labelled", config.evaluate.labelled
     for suite in config.evaluate.suites:
-        named.append(suite.data or "" if suite.suite in SUITES else suite.suite)
-        named.append(None if suite.baseline in compared(config) else suite.baseline)
-    return [path for path in named if path is not None]
+        setting = f"evaluate.suites {suite.name}"
+        yield setting, suite.data or "" if suite.suite in SUITES else suite.suite
+        if suite.baseline is not None and suite.baseline not in compared(config):
+            yield setting, suite.baseline
 
 
 def _of_files(config: Config, paths: Mapping[str, str | None]) -> dict[str, str]:

@@ -138,7 +138,7 @@ class Rank:
             return self.engine.save_state(Path(folder)).done()
         self.may_write = threading.Event()
         beside(self.may_write.wait)
-        self.saving = self.engine.save_state(Path(folder), aside=True)
+        self.saving = self.engine.save_state(Path(folder), copies=1)
         return self.saving.done()
 
     def state_saved(self):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rayward.data.model_files import hub_models
-from rayward.data.model_files.hub_models import called, fetched, is_hub_name, local
+from rayward.data.model_files.hub_models import fetched, is_hub_name, local, model_title
 
 COMMITS = ("a" * 40, "b" * 40)
 
@@ -40,7 +40,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_name_is_the_folder_of_its_snapshot(name: str, commit: int, cache: Path) -> None:
     assert is_hub_name(name)
     assert local(name) == fetched(name) == str(cache / "snapshots" / COMMITS[commit])
-    assert called(local(name)) == "org/tiny"
+    assert model_title(local(name)) == "org/tiny"
 
 
 def test_a_folder_goes_before_a_name(
@@ -48,7 +48,7 @@ def test_a_folder_goes_before_a_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "org" / "tiny").mkdir(parents=True)
-    assert called("org/tiny") == "tiny"
+    assert model_title("org/tiny") == "tiny"
     assert not is_hub_name("org/tiny") and local("org/tiny") == str(tmp_path / "org" / "tiny")
     shutil.rmtree(tmp_path / "org")
     assert is_hub_name("org/tiny")

@@ -18,7 +18,7 @@ from rayward.pipelines.run.folder import Run
 from tests.pipelines.brought import SOURCES, write
 
 # Fixtures.
-from tests.pipelines.served_models import random_llama, serve  # noqa: F401
+from tests.pipelines.served_models import random_llama, serve, vllm_environment  # noqa: F401
 
 TINY = Path(__file__).parents[1] / "tiny.yaml"
 

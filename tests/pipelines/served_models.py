@@ -31,9 +31,22 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., JudgeServer
 
 
 @pytest.fixture(scope="module")
+def vllm_environment() -> Iterator[None]:
+    """For servers that commands start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
+        patch.setenv("NO_PROXY", "127.0.0.1")
+        patch.setenv("PYTHONPATH", str(ROOT))
+        yield
+
+
+@pytest.fixture(scope="module")
 def random_llama(
-    tiny_models: Any, tiny_config: Callable[..., Config], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Path]]:
+    vllm_environment: None,
+    tiny_models: Any,
+    tiny_config: Callable[..., Config],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., Path]:
     """`random_llama(tokens)`: the folder `tiny` of one that takes so many; with `bos` its tokenizer
     puts BOS before every text, as Llama's do. vLLM serves it in little memory.
     """
@@ -55,8 +68,4 @@ def random_llama(
         save_model(lm, lm.state_dict(), tokenizer, path)
         return path
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
-        patch.setenv("NO_PROXY", "127.0.0.1")
-        patch.setenv("PYTHONPATH", str(ROOT))
-        yield make
+    return make

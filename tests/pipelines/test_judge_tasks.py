@@ -157,7 +157,7 @@ def test_a_served_model_is_measured_in_both_ways_and_only_once(
 
 
 @pytest.fixture(scope="module")
-def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smollm2(vllm_environment: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that RAYWARD_TEST_SMOLLM2 names, or one that the script beside the repository
     makes.
     """

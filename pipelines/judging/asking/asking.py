@@ -51,14 +51,14 @@ class Asking:
 
         `stack`: a folder is served until its end.
         """
-        from rayward.data.model_files.hub_models import called
+        from rayward.data.model_files.hub_models import model_title
         from rayward.pipelines.data_tools.endpoint import is_folder, model_name
         from rayward.pipelines.run.given import model_digest
 
         values = vars(options)
         self.cache, self.options, self.role, self.stack = cache, options, role, stack
         self.name, self.shared_fields = model_name(values[role]), values[f"{role}_request"]
-        self.shown = called(values[role]) if is_folder(values[role]) else self.name
+        self.shown = model_title(values[role]) if is_folder(values[role]) else self.name
         # A folder of the same name may hold another model the next time.
         self.identity = model_digest(Path(values[role])) if is_folder(values[role]) else ""
         self.readable, self.allowed = readable, allowed

@@ -78,10 +78,10 @@ def scores(
     if is_function(judge):
         name, identity = judge, _file_digest(judge, options.functions)
     else:
-        from rayward.data.model_files.hub_models import called
+        from rayward.data.model_files.hub_models import model_title
         from rayward.pipelines.run.given import model_digest
 
-        name = called(judge)
+        name = model_title(judge)
         identity = f"{model_digest(Path(judge))} {options.template} {options.dtype}"
 
     def key(answer: Scored) -> str:

@@ -81,14 +81,14 @@ def shown_name(model: str, name: str) -> str:
     """A model's name in its figures: of a run's stage RUN: STAGE, as `judge board` has it; of one
     from the hub ORG/NAME.
     """
-    from rayward.data.model_files.hub_models import called
+    from rayward.data.model_files.hub_models import model_title
 
     if not is_folder(model):
         return name
     path = Path(model).resolve()
     run = next((folder for folder in path.parents if (folder / "config.yaml").is_file()), None)
     if path.name != "model" or run is None:
-        return called(path)
+        return model_title(path)
     return f"{run.name}: {path.parent.name}"
 
 
