@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rayward.configs.decisive import decisive
@@ -27,6 +28,16 @@ from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import Run
 
 
+@contextmanager
+def _told_before() -> Iterator[None]:
+    """Whatever is wrong before anything began is the user's to mend, and no fault of a stage."""
+    try:
+        yield
+    except StageError as error:
+        raise ConfigError(str(error)) from error
+
+
+@_told_before()
 def preflight(
     run: Run,
     stages: Sequence[str],
@@ -37,8 +48,7 @@ def preflight(
     """The parts that the command makes. Models are looked at by `check_models`.
 
     ConfigError where the command line does not fit the config, or names something that does not
-    exist; StageError where the folder holds what was made otherwise, or rows and functions are not
-    there.
+    exist; where the folder holds what was made otherwise; where rows and functions are not there.
     """
     # Cheap checks first, and names before all: the others would fail on them with worse words.
     check_names(run.config)
@@ -155,8 +165,9 @@ def check_names(config: Config) -> None:
         raise ConfigError("\n".join([*wrong, *unmapped]))
 
 
+@_told_before()
 def check_models(run: Run, made: set[str], fetched: bool = True) -> None:
-    """StageError with all that is wrong with the models that are named for the parts in `made`.
+    """ConfigError with all that is wrong with the models that are named for the parts in `made`.
 
     Where they are not `fetched`, hub names that the cache lacks are not looked at.
     """

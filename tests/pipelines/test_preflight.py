@@ -14,7 +14,7 @@ import pytest
 import yaml
 from ray.exceptions import ActorDiedError, NodeDiedError, RayActorError
 
-from rayward.configs.load import load
+from rayward.configs.load import ConfigError, load
 from rayward.configs.schema import STAGE_SECTIONS, Config
 from rayward.pipelines.align import align, plan_text
 from rayward.pipelines.parts import to_make
@@ -58,7 +58,7 @@ def finish(run: Run, *parts: str) -> None:
 
 
 def faults(run: Run, *stages: str, redo: tuple[str, ...] = ()) -> str:
-    with pytest.raises((StageError, ValueError)) as raised:
+    with pytest.raises(ConfigError) as raised:
         check_models(run, preflight(run, stages, redo))
     return str(raised.value)
 
@@ -76,7 +76,7 @@ def test_nothing_is_removed_where_a_model_is_missing(
     values = yaml.safe_load((tmp_path / "config.yaml").read_text()) | {"evaluate": evaluated}
     values["data"]["evaluation_prompts"] = [{"path": "chat2.jsonl"}]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
-    with pytest.raises(StageError, match=r"evaluate\.models\.own .*own: .* holds no model"):
+    with pytest.raises(ConfigError, match=r"evaluate\.models\.own .*own: .* holds no model"):
         align(
             load(str(tmp_path / "config.yaml")),
             run.folder,
@@ -319,7 +319,7 @@ def test_a_dry_run_fails_where_the_run_would(config: Any, tmp_path: Path) -> Non
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1 and "sft       to do  from /nope/model" in done.stdout
+    assert done.returncode == 2 and "sft       to do  from /nope/model" in done.stdout
     assert done.stderr.startswith(
         "rayward: model.path /nope/model: /nope/model holds no model (no config.json); "
     )
