@@ -312,7 +312,7 @@ def test_the_whole_road_as_a_job(head: RayHead, road: tuple[Path, str]) -> None:
 
 
 @pytest.mark.slow
-def test_a_fault_that_only_the_cluster_knows_of_ends_with_1(
+def test_a_mistake_that_only_the_cluster_knows_of_is_told(
     head: RayHead, clean: Path, tmp_path: Path
 ) -> None:
     settings = [*SHORT, "data.toyworld=null", "data.root=/not/there"]
@@ -321,7 +321,7 @@ def test_a_fault_that_only_the_cluster_knows_of_ends_with_1(
     status, output = ran(submit(tmp_path / "run", settings, "--no-follow"), clean, client)
     assert status == 0 and "ray job stop" in output, output
     status, output = ran(["rayward", "submit", "--attach", job_of(output)], clean, client)
-    assert status == 1 and "/not/there/rows.jsonl: no such file" in output, output
+    assert status == 2 and "/not/there/rows.jsonl: no such file" in output, output
 
 
 @pytest.mark.slow
