@@ -17,6 +17,7 @@ from rayward.configs.stages import STAGES
 from rayward.pipelines.align import align, forget, plan_text, summarize
 from rayward.pipelines.parts import parse_redo, parse_stages
 from rayward.pipelines.preflight import check_names
+from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import read_json
 from rayward.pipelines.run.folder import Run
 from rayward.pipelines.run.stage import aside_of, begin
