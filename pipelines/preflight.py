@@ -33,7 +33,7 @@ def _told_before() -> Iterator[None]:
     """Whatever is wrong before anything began is the user's to mend, and no fault of a stage."""
     try:
         yield
-    except StageError as error:
+    except (StageError, OSError) as error:
         raise ConfigError(str(error)) from error
 
 
@@ -180,7 +180,10 @@ def check_models(run: Run, made: set[str], fetched: bool = True) -> None:
     # Keys of a dict: each message once, in order.
     wrong: dict[str, None] = {}
     for named in models.values():
-        wrong |= dict.fromkeys(_faults(named, run.config.model.context_tokens, fetched))
+        try:
+            wrong |= dict.fromkeys(_faults(named, run.config.model.context_tokens, fetched))
+        except OSError as error:  # a name that is too long, a folder that nobody may read
+            wrong[f"{named.setting} {named.model}: {error.strerror}"] = None
     # Only of a base model that can be read: its tokenizer is loaded.
     if not wrong and run.config.model.path and "prepare" in made:
         wrong = dict.fromkeys(
