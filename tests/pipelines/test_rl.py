@@ -233,7 +233,7 @@ def test_a_replay_is_refused_before_anything_is_lost(road: Path, tmp_path: Path)
     with pytest.raises(ConfigError, match="lies in rl/ppo, which this command makes anew"):
         align(config, folder, ["rl"], replay=own)
     assert len(list(own.iterdir())) == 2
-    with pytest.raises(StageError, match="holds the rollouts of 0 iterations, rl.iterations is 2"):
+    with pytest.raises(ConfigError, match="holds the rollouts of 0 iterations, rl.iterations is 2"):
         align(config, folder, ["rl"], replay=tmp_path)
     other = load(str(road / "config.yaml"), ["rl.prompts_per_iteration=4", "rl.samples_per_step=8"])
     actors = SimpleNamespace(config=other, run=Run(road, other))
