@@ -46,8 +46,11 @@ def between_nodes(nodes: Sequence[dict[str, Any]]) -> Iterator[Found]:
     """One process a node over Gloo, and one a node with a GPU over NCCL; nothing of one node."""
     if len(nodes) > 1:
         yield _over("Gloo", nodes, 0)
+    import torch
+
     with_gpus = [node for node in nodes if node["Resources"].get("GPU", 0) >= 1]
-    if len(with_gpus) > 1:
+    # A cluster may count what it calls GPUs where torch knows none.
+    if len(with_gpus) > 1 and torch.version.cuda:
         yield _over("NCCL", with_gpus, 1)
 
 

@@ -241,7 +241,7 @@ def test_a_changed_setting_is_refused_and_nothing_is_lost(road: Path) -> None:
         "sft.epochs=3",
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "sft.epochs was 1, now 3" in done.stderr and "--redo" in done.stderr
     assert (road / "sft" / "model" / "model.safetensors").is_file()
 
