@@ -177,6 +177,7 @@ print(json.dumps(list(found.items())))
 """
 
 
+@pytest.mark.slow
 def test_without_namespaces_loopback_addresses_stand_for_hosts(tmp_path: Path) -> None:
     name = f"rw{os.getpid() % 10000}l"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY")} | {
