@@ -89,6 +89,9 @@ def verdicts(path: str | Path, keep_rows: bool = False) -> Iterator[Verdict | Ba
                     yield BadRow(source.name, line, error)
 
 
+PLACE = ("question_id", "turn")
+
+
 def _verdict(row: Mapping[str, Any], keep_row: bool) -> Verdict:
     """The verdict of a row a comparison."""
     outputs = [_output(row, name) for name in ("output_1", "output_2")]
@@ -97,7 +100,10 @@ def _verdict(row: Mapping[str, Any], keep_row: bool) -> Verdict:
         *_names(row),
         None,
         instruction,
-        _digest(instruction, *outputs),
+        # Of several questions with one text, or turns, each has a verdict of its own.
+        _digest(
+            instruction, *outputs, *(str(row[key]) for key in PLACE if row.get(key) is not None)
+        ),
         _preference(_given(row, "preference"), "preference"),
         None if "note" in row else len(outputs[0]),  # an answer that is not in the file
         len(outputs[1]),

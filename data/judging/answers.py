@@ -8,6 +8,7 @@ OpenChat (`question_id`, `answer`), Arena-Hard's (`uid`, `messages`) and IFEval'
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,17 +49,39 @@ class Answers:
         self.path, self.model = str(path), names[0]
         # The last one of a question: a file that was added to has the newer ones at its end.
         self.by_id = {answer.id: answer for answer in answers if answer.id is not None}
-        self.by_text = {answer.text: answer for answer in answers if answer.text is not None}
+        self.by_text: dict[str, list[Answer]] = {}
+        for answer in answers:
+            if answer.text is not None:
+                self.by_text.setdefault(answer.text, []).append(answer)
 
-    def to(self, question: Question) -> tuple[str, ...]:
-        """The answers to a question's turns; () where there is none."""
-        answer = self.by_id.get(question.id)
-        if answer is None:
-            answer = self.by_text.get(question.turns[0])
-        return answer.turns if answer else ()
+    def to(self, questions: Sequence[Question]) -> list[tuple[str, ...]]:
+        """The answers to the turns of each question; () where there is none.
+
+        Where several questions have one text, and answers no ids, they stand in one order.
+        ValueError: these answers are fewer than the questions.
+        """
+        texts = [None if question.id in self.by_id else question.turns[0] for question in questions]
+        asked, before = Counter(texts), Counter[str]()
+        found = []
+        for question, text in zip(questions, texts, strict=True):
+            if text is None:
+                found.append(self.by_id[question.id].turns)
+                continue
+            answers = self.by_text.get(text, [])
+            if 0 < len(answers) < asked[text]:
+                raise ValueError(
+                    f"{self.path}: {asked[text]} questions have the text {text[:60]!r}, and "
+                    f"{len(answers)} of the answers: which is to which cannot be told without ids"
+                )
+            if asked[text] > 1 and answers:
+                found.append(answers[before[text]].turns)
+            else:
+                found.append(answers[-1].turns if answers else ())
+            before[text] += 1
+        return found
 
     def __len__(self) -> int:
-        return max(len(self.by_id), len(self.by_text))
+        return max(len(self.by_id), sum(len(answers) for answers in self.by_text.values()))
 
 
 def read_answers(path: str | Path, left_out: list[BadRow]) -> Answers:

@@ -36,8 +36,8 @@ def pairs(
     ValueError: there is none that both have.
     """
     made, lacking = list[Pair](), list[str]()
-    for question in questions:
-        of_baseline, of_model = baseline.to(question), model.to(question)
+    found = zip(questions, baseline.to(questions), model.to(questions), strict=True)
+    for question, of_baseline, of_model in found:
         for turn in range(len(question.turns)):
             lacks = [
                 answers.model

@@ -35,7 +35,14 @@ T = TypeVar("T", Completion, ChatCompletion)
 
 
 class NoReplyError(Exception):
-    """No reply after all tries, by a fault of the endpoint: worth asking again another time."""
+    """No reply after all tries, by a fault of the endpoint: worth asking again another time.
+
+    `details`: what it said, or how it failed.
+    """
+
+    def __init__(self, reason: str, details: str = "") -> None:
+        super().__init__(reason)
+        self.details = details[:300]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +107,20 @@ class ChatModel:
                 model=self.name, messages=messages, extra_body=body
             )
 
-        answer = await self._asked(create, ChatCompletion, {"seed": seed, **self.fields, **fields})
-        choice = answer.choices[0]
-        top = choice.logprobs.content if choice.logprobs else None
-        logprobs = {token.token: token.logprob for token in top[0].top_logprobs} if top else {}
-        message = choice.message
-        # The names that vLLM and others give it.
-        thought = getattr(message, "reasoning_content", None) or getattr(message, "reasoning", None)
-        return self._reply(answer, message.content or "", thought or "", logprobs)
+        def read(answer: ChatCompletion) -> Reply:
+            choice = answer.choices[0]
+            top = choice.logprobs.content if choice.logprobs else None
+            # Some tell the log-prob of each token, and no others.
+            others = top[0].top_logprobs or () if top else ()
+            logprobs = {token.token: float(token.logprob) for token in others}
+            said = choice.message
+            # The names that vLLM and others give it.
+            thought = getattr(said, "reasoning_content", None) or getattr(said, "reasoning", None)
+            return _reply(answer, said.content, thought, logprobs)
+
+        return await self._asked(
+            create, ChatCompletion, {"seed": seed, **self.fields, **fields}, read
+        )
 
     async def go_on(self, ids: Sequence[int], seed: int, **fields: Any) -> Reply:
         """What follows the token ids of a prompt. Raises as `ask` does."""
@@ -117,13 +130,21 @@ class ChatModel:
                 model=self.name, prompt=list(ids), extra_body=body
             )
 
-        answer = await self._asked(create, Completion, {"seed": seed, **self.fields, **fields})
-        return self._reply(answer, answer.choices[0].text)
+        def read(answer: Completion) -> Reply:
+            return _reply(answer, answer.choices[0].text)
+
+        return await self._asked(create, Completion, {"seed": seed, **self.fields, **fields}, read)
 
     async def _asked(
-        self, create: Callable[[dict[str, Any]], Awaitable[T]], kind: type[T], body: dict[str, Any]
-    ) -> T:
-        """The endpoint's answer, of a `kind`, to a request with these fields."""
+        self,
+        create: Callable[[dict[str, Any]], Awaitable[T]],
+        kind: type[T],
+        body: dict[str, Any],
+        read: Callable[[T], Reply],
+    ) -> Reply:
+        """The reply that `read` finds in the endpoint's answer, of a `kind`, to a request with
+        these fields; counted.
+        """
         # Later ones win: the run's fields over the seed, those of this request over both; null
         # takes a field out for endpoints that do not know it.
         body = {name: value for name, value in body.items() if value is not None}
@@ -137,7 +158,9 @@ class ChatModel:
             openai.InternalServerError,
             TimeoutError,
         ) as error:
-            raise self._failed(NoReplyError(type(error).__name__), str(error)) from error
+            raise self._failed(
+                NoReplyError(type(error).__name__, str(error)), str(error)
+            ) from error
         except openai.APIStatusError as error:
             if error.status_code in (401, 403, 404):  # not this request's fault: the next fails too
                 raise ValueError(
@@ -147,31 +170,27 @@ class ChatModel:
                 "request", error.message, "one that is taken", "refused by the endpoint"
             )
             raise self._failed(refused, error.message) from error
+        # Bytes that are no text, or no JSON.
+        except (ValueError, openai.APIResponseValidationError) as error:
+            raise self._failed(self._odd(error, ""), str(error)) from error
         if not isinstance(answer, kind) or not answer.choices:
+            said = str(answer)[:200]
             raise self._failed(
-                NoReplyError("no completion"), f"{str(answer)[:200]!r}; is {self.url} right?"
+                NoReplyError("no completion", said), f"{said!r}; is {self.url} right?"
             )
+        try:
+            reply = read(answer)
+        # The library takes whatever stands in the fields of an answer.
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise self._failed(self._odd(error, str(answer)), str(answer)) from error
         self.failures = 0
-        return answer
+        self.prompt_tokens += reply.prompt_tokens or 0
+        self.reply_tokens += reply.reply_tokens or 0
+        return reply
 
-    def _reply(
-        self,
-        answer: Completion | ChatCompletion,
-        text: str,
-        reasoning: str = "",
-        logprobs: Mapping[str, float] | None = None,
-    ) -> Reply:
-        """The reply in an answer, counted."""
-        prompt_tokens = reply_tokens = None
-        if answer.usage:
-            prompt_tokens = answer.usage.prompt_tokens
-            reply_tokens = answer.usage.completion_tokens
-            self.prompt_tokens += prompt_tokens
-            self.reply_tokens += reply_tokens
-        cut = answer.choices[0].finish_reason == "length"
-        return Reply(
-            _writable(text), cut, prompt_tokens, reply_tokens, _writable(reasoning), logprobs or {}
-        )
+    def _odd(self, error: Exception, answer: str) -> NoReplyError:
+        details = f"{self.url}: {error}; {answer}"
+        return NoReplyError("an answer of another shape than OpenAI's", details)
 
     def _failed(self, failure: Exception, message: str) -> Exception:
         """`failure`, or the end of the run where the endpoint does nothing but fail."""
@@ -195,9 +214,34 @@ class ChatModel:
         }
 
 
-def _writable(text: str) -> str:
+def _reply(
+    answer: Completion | ChatCompletion,
+    text: str | None,
+    reasoning: str | None = None,
+    logprobs: Mapping[str, float] | None = None,
+) -> Reply:
+    """The reply in an answer. TypeError: some field is of another kind."""
+    prompt_tokens, reply_tokens = None, None
+    # Of an endpoint that counts only one of the two nothing is known.
+    if answer.usage and None not in (answer.usage.prompt_tokens, answer.usage.completion_tokens):
+        prompt_tokens = _count(answer.usage.prompt_tokens)
+        reply_tokens = _count(answer.usage.completion_tokens)
+    cut = answer.choices[0].finish_reason == "length"
+    said = (_writable(text), cut, prompt_tokens, reply_tokens, _writable(reasoning))
+    return Reply(*said, logprobs or {})
+
+
+def _count(tokens: Any) -> int:
+    if not isinstance(tokens, int):
+        raise TypeError(f"usage counts {tokens!r} tokens")
+    return tokens
+
+
+def _writable(text: str | None) -> str:
     """JSON may hold halves of surrogates, which no file could be written with."""
-    return text.encode(errors="replace").decode()
+    if not isinstance(text, str | None):
+        raise TypeError(f"found {type(text).__name__} where a text is expected")
+    return (text or "").encode(errors="replace").decode()
 
 
 def is_folder(model: str) -> bool:

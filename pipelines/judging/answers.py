@@ -67,6 +67,11 @@ def _run(options: argparse.Namespace) -> int:
         asking = Asking(cache, options, "model", stack)
         name = options.name or asking.shown
         out = options.out / suite.out.format(model=name.replace("/", "_"))
+        if out.name in ("cache.jsonl", "summary.json") or out.stem in ("", out.suffix, ".jsonl"):
+            raise ValueError(
+                f"--name {name!r}: the answers would be {out}, which is another file of this "
+                "command, or has no name; give another"
+            )
         refuse_overwriting([out, options.out / "summary.json"], [path])
         talking = Talking(options, asking, suite, renderer)
         # What the cache has comes first: what it cost counts before anything is asked.
@@ -91,6 +96,8 @@ def _questions(options: argparse.Namespace) -> tuple[Suite, str | Path, list[Que
     from rayward.pipelines.judging.reading import set_aside
     from rayward.pipelines.rows.left_out import LeftOut
 
+    if options.first is not None and options.first < 1:
+        raise ValueError(f"--first is {options.first}, expected at least 1")
     bad: list[BadRow] = []
     left_out = LeftOut()
     known = options.suite in SUITES

@@ -72,6 +72,13 @@ def _run(options: argparse.Namespace) -> int:
         options.judge = fetched(options.judge)
     left_out = LeftOut()
     of_models = [answers_of(path, left_out) for path in options.answers]
+    names = Counter(answers.model for answers in of_models)
+    if twice := [name for name, count in names.items() if count > 1]:
+        files = [answers.path for answers in of_models if answers.model == twice[0]]
+        raise ValueError(
+            f"{' and '.join(files)}: both are answers of {twice[0]}, whose ratings could not be "
+            "told apart; give the models names of their own"
+        )
     questions = questions_of(options, options.answers[0], left_out)
     tell_left_out(left_out)
     graded, lacking = grades(options, questions, of_models)
@@ -109,8 +116,7 @@ def grades(
     prompts = load_prompts(options.prompts)
     graded, lacking, alone = list[Graded](), list[str](), Counter[str]()
     for answers in of_models:
-        for question in questions:
-            said = answers.to(question)
+        for question, said in zip(questions, answers.to(questions), strict=True):
             for turn in range(len(question.turns)):
                 if len(said) <= turn:
                     lacking.append(

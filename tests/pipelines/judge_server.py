@@ -13,7 +13,8 @@ Rule = Callable[[dict[str, Any]], str | dict[str, Any]]
 
 
 class JudgeServer(ThreadingHTTPServer):
-    """Replies with what `rule(request)` says: a text, or fields over those of the answer.
+    """Replies with what `rule(request)` says: a text, or fields over those of the answer, or under
+    `raw` the bytes of a whole one.
 
     `seen`: the requests; `most_at_once`: how many were under way together.
     """
@@ -71,7 +72,8 @@ class Handler(BaseHTTPRequestHandler):
         body |= {"object": "chat.completion", "choices": [choice], "usage": usage}
         if status != 200:
             body = {"error": {"message": "told to fail"}}
-        text = json.dumps(body).encode()
+        raw = fields.get("raw")
+        text = raw if isinstance(raw, bytes) else json.dumps(body).encode()
         try:
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

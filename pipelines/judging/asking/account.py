@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def ask_all(asking: Asking, requests: Sequence[Request], allowed: int) -> None:
 def account_of(asking: Asking, requests: Sequence[Request]) -> dict[str, Any]:
     """What was asked and what it cost; "stopped" says why not all is there."""
     account = {"asked": asking.account(requests), "stopped": asking.stopped}
-    return account | {"refusals": asking.refused[:20]}
+    why = Counter(asking.unanswered).most_common(20)
+    return account | {"refusals": asking.refused[:20], "no_reply": dict(why)}
 
 
 def tell_account(account: dict[str, Any], out: Path) -> int:
@@ -64,6 +66,8 @@ def tell_account(account: dict[str, Any], out: Path) -> int:
             f"{wanted - there} replies are missing; run the same command again to ask for them "
             "again"
         )
+    for why, count in list(account.get("no_reply", {}).items())[:MAX_TOLD]:
+        print(f"  no reply to {count}: {why}")
     for refusal in account.get("refusals", [])[:MAX_TOLD]:
         print(f"  refused: {refusal}")
     return int(there < wanted)

@@ -140,7 +140,7 @@ class Asking:
             cost = self._cost(reply, amount)
         except NoReplyError as error:
             # Not in the cache, so that the next run asks for it again.
-            self.unanswered.append(str(error))
+            self.unanswered.append(f"{error}: {error.details}" if error.details else str(error))
             return None
         except RowError as error:
             self.refused.append(f"{error.found[:300]}")
@@ -211,7 +211,14 @@ class Asking:
             "unanswered": len(self.unanswered),
             "prompt_tokens": prompt_tokens,
             "reply_tokens": reply_tokens,
-            "price": round(self.budget.price(prompt_tokens, reply_tokens), 6),
+            "price": round(
+                sum(
+                    self._cost(self.cache.get(key), self._most(request))
+                    for key, request in wanted.items()
+                    if key in self.cache.places
+                ),
+                6,
+            ),
             "this_run": self.model.counts() if self.model else {"requests": 0},
         }
 

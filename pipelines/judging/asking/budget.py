@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,10 @@ class Budget:
     """
 
     def __init__(self, limit: float | None, prices: Sequence[float], role: str) -> None:
+        if not all(math.isfinite(price) and price >= 0 for price in prices):
+            raise ValueError(f"--{role}-price is {' '.join(map(str, prices))}: 0 and more")
+        if limit is not None and not (math.isfinite(limit) and limit > 0):
+            raise ValueError(f"--budget is {limit}: more than 0")
         if limit is not None and not any(prices):
             raise ValueError(f"--budget needs the prices of tokens (--{role}-price IN OUT)")
         self.limit, self.prices, self.spent, self.reserved = limit, prices, 0.0, 0.0
@@ -56,6 +61,10 @@ class Budget:
         longest = fields.get("max_completion_tokens") or fields.get("max_tokens")
         if longest is None:
             raise ValueError("--budget needs max_tokens among the fields of the request")
+        if not isinstance(longest, int) or longest < 1:
+            raise ValueError(f"max_tokens is {longest!r}: a budget needs a number, 1 or more")
+        choices = fields.get("n", 1)
+        longest *= choices if isinstance(choices, int) and choices > 1 else 1
         if request.of_ids:
             return self.price(len(request.prompt), longest)
         # No tokenizer makes more tokens of a text than it has bytes.

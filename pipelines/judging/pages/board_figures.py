@@ -8,7 +8,9 @@ a run.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,10 @@ class Figure:
     n: int | None
     scale: tuple[float, float] = (0.0, 100.0)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.value, int | float) or not math.isfinite(self.value):
+            raise TypeError(f"{self.suite} of {self.model} is {self.value!r}")
+
 
 @dataclass
 class Board:
@@ -48,8 +54,10 @@ def read(paths: list[Path]) -> Board:
     """The figures of files and run folders. ValueError: one holds none, with what it has."""
     board = Board()
     for path in paths:
+        before = len(board.figures) + len(board.judges)
         if path.is_dir():
-            _add_run(board, path)
+            with _named(path):
+                _add_run(board, path)
             continue
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
@@ -58,8 +66,8 @@ def read(paths: list[Path]) -> Board:
                 f"{path}: {error}; expected a JSON file of figures (judge winrate, scores or "
                 "agreement --json, summary.json of judge pairwise) or a run folder"
             ) from None
-        before = len(board.figures) + len(board.judges)
-        _add(board, value)
+        with _named(path):
+            _add(board, value)
         if len(board.figures) + len(board.judges) == before:
             found = ", ".join(list(value)[:8]) if isinstance(value, dict) else "a list"
             raise ValueError(
@@ -67,6 +75,16 @@ def read(paths: list[Path]) -> Board:
                 "scores or agreement, or of lm-eval"
             )
     return board
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """ValueError with the file where it is of another shape than its fields say."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{path}: its figures cannot be read: {why}") from error
 
 
 def _add(board: Board, value: Any) -> None:
@@ -138,7 +156,12 @@ def _add_run(board: Board, folder: Path) -> None:
     path = folder / "summary.json"
     if not path.is_file():
         raise ValueError(f"{folder}: no summary.json in it; expected a run folder, or files")
-    summary = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    if "asked" in summary and "annotator" not in summary and not summary.get("models"):
+        raise ValueError(f"{folder}: of judge answers, which holds no figures")
     if "annotator" in summary:  # of `judge pairwise`, whose folder was given
         _add(board, summary)
         return
@@ -205,7 +228,10 @@ def _trained(folder: Path, summary: Fields) -> dict[str, str]:
     if config.is_file():
         import yaml
 
-        given = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        try:
+            given = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
+        except yaml.YAMLError as error:
+            raise ValueError(f"{config}: {error}") from None
         model = given.get("model") or {}
         told["base"] = str(model.get("path") or "from scratch")
         algorithms = (given.get("rl") or {}).get("algorithms") or ()

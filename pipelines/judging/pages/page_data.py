@@ -189,8 +189,8 @@ def _reviews(row: Mapping[str, Any]) -> Any:
 
 def _head(review: Mapping[str, Any], said: str) -> str:
     parts = [str(review.get("order") or "review")]
-    if review.get("sample"):
-        parts.append(f"sample {review['sample'] + 1}")
+    if isinstance(sample := review.get("sample"), int) and sample:
+        parts.append(f"sample {sample + 1}")
     if scores := _scores(review):
         parts.append(f"baseline {scores[0]:g} : model {scores[1]:g}")
     if isinstance(review.get("verdict"), str):
