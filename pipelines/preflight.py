@@ -108,14 +108,23 @@ def check_labelled(config: Config, made: set[str]) -> None:
         return
     path = config.data.at(config.evaluate.labelled)
     reads = any(part.startswith("evaluate") for part in made)
-    if reads and not path.startswith("hf:") and not Path(path).exists():
+    if not reads or path.startswith("hf:"):
+        return
+    if not Path(path).exists():
         raise StageError(f"evaluate.labelled: {path}: no such file or folder")
+    from rayward.pipelines.judging.agreement import read_pairs
+    from rayward.pipelines.rows.left_out import LeftOut
+
+    try:
+        read_pairs([path], 0, LeftOut())
+    except ValueError as error:
+        raise StageError(f"evaluate.labelled: {error}") from error
 
 
 def check_suites(run: Run, stages: Sequence[str], made: set[str]) -> None:
     """StageError where a suite that is kept is of other settings, or one to make cannot begin."""
     # Reads the options of commands, which a run without suites does without.
-    from rayward.pipelines.judging.suite_commands import check
+    from rayward.pipelines.judging.suite_check import check
 
     for suite in run.config.evaluate.suites if "evaluate" in stages else ():
         if suite.part in made:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import re
 from pathlib import Path
 from typing import Any
 
@@ -126,33 +125,3 @@ def answers_file(folder: Path) -> Path:
         if path.suffix in (".json", ".jsonl") and path.name not in ("cache.jsonl", "summary.json")
     )
     return file
-
-
-def check(run: Run, suite: EvaluationSuite) -> None:
-    """StageError for options, questions, a judge or a baseline that are not there."""
-    from rayward.data.model_files.hub_models import is_hub_name
-    from rayward.pipelines.data_tools.endpoint import AT_URL
-    from rayward.pipelines.judging.asking.scorers import is_function
-
-    out = Path("out")
-    try:
-        path = question_path(run, suite)
-    except ValueError as error:
-        raise StageError(f"evaluate.suites {suite.name}: {error}") from error
-    if not str(path).startswith("hf:") and not Path(path).exists():
-        raise StageError(f"evaluate.suites {suite.name}: suite: {path}: no such file")
-    judge = judge_of_suite(run, suite)
-    known = judge != suite.judge or is_function(judge) or is_hub_name(judge)
-    if not known and not re.search(AT_URL, judge) and not (Path(judge) / "config.json").is_file():
-        raise StageError(
-            f"evaluate.suites {suite.name}: judge {judge}: neither NAME@http://HOST/v1, nor a "
-            f"model's folder, MODULE:FUNCTION, or {' or '.join(RUN_JUDGES)}"
-        )
-    against = baseline_file(run, suite)
-    if against and not against.exists():
-        raise StageError(
-            f"evaluate.suites {suite.name}: baseline {against}: neither a file of answers nor one "
-            f"of {', '.join(compared(run.config))}"
-        )
-    parsed(suite, answers_command(run, suite, "model", "model", out))
-    parsed(suite, judge_command(run, suite, judge, ["a", "b"], path, out))

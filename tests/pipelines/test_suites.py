@@ -178,8 +178,11 @@ def test_relative_files_lie_in_the_root_of_the_data(
     root = tmp_path / "root"
     (root / "alpaca_eval").mkdir(parents=True)
     (root / "alpaca_eval" / "instructions.jsonl").write_text('{"instruction": "Hi."}\n')
-    for name in ("days.jsonl", "theirs.json", "labelled.jsonl"):
-        (root / name).write_text('{"question_id": 1, "turns": ["Hi."]}\n')
+    (root / "days.jsonl").write_text('{"question_id": 1, "turns": ["Hi."]}\n')
+    (root / "theirs.json").write_text('[{"instruction": "Hi.", "output": "Hello."}]')
+    (root / "labelled.jsonl").write_text(
+        '{"prompt": "Hi.", "chosen": "Hello.", "rejected": "No."}\n'
+    )
     named = {"name": "alpaca", "suite": "alpaca", "judge": "m@http://127.0.0.1:9/v1"}
     own = named | {"name": "days", "suite": "days.jsonl", "baseline": "theirs.json"}
     evaluate = {"suites": [named, own], "labelled": "labelled.jsonl"}
@@ -207,6 +210,18 @@ def test_relative_files_lie_in_the_root_of_the_data(
     ("more", "told"),
     [
         ({"suite": "gone.jsonl"}, "suite: gone.jsonl: no such file"),
+        ({"suite": "empty.jsonl"}, "fit no known format"),
+        ({"judge": "nomod:fn"}, "judge nomod:fn: "),
+        ({"judge": "rayward.data.rules:nosuch"}, "judge rayward.data.rules:nosuch: "),
+        ({"judge": "@http://x/v1"}, "judge @http://x/v1: neither NAME@http"),
+        ({"judge": "rayward.data.rules:length", "kind": "single"}, "gives no ratings"),
+        ({"baseline": "empty.jsonl"}, "baseline: "),
+        ({"judge_options": ["--budget", "5"]}, "--budget needs the prices of tokens"),
+        ({"judge_options": ["--concurrency", "0"]}, "--concurrency must be at least 1"),
+        ({"judge_options": ["--out", "there"]}, "judge_options has --out, which the suite's own"),
+        ({"judge_options": ["--judge", "x@http://y/v1"]}, "judge_options has --judge"),
+        ({"answer_options": ["--out", "there"]}, "answer_options has --out"),
+        ({"judge_options": ["--references", "none.jsonl"]}, "--references none.jsonl: no such"),
         ({"suite": "mt_bench"}, "no questions of mt_bench; looked for mt_bench/question.jsonl"),
         ({"judge": "./nowhere"}, "judge ./nowhere: neither NAME@http"),
         ({"baseline": "gpt4"}, "baseline gpt4: neither a file of answers nor one of sft"),
@@ -215,8 +230,14 @@ def test_relative_files_lie_in_the_root_of_the_data(
     ],
 )
 def test_what_a_suite_cannot_begin_with_is_told_before_anything_starts(
-    more: dict[str, Any], told: str, tmp_path: Path, tiny_config: Callable[..., Config]
+    more: dict[str, Any],
+    told: str,
+    tmp_path: Path,
+    tiny_config: Callable[..., Config],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.jsonl").write_text('{"a": 1}\n')
     run = Run(tmp_path, tiny_config(evaluate={"suites": [suite(tmp_path) | more]}))
     with pytest.raises(StageError, match="evaluate.suites sums: ") as error:
         check_suites(run, STAGES, {"evaluate/sums"})
