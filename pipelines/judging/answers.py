@@ -93,11 +93,9 @@ def _questions(options: argparse.Namespace) -> tuple[Suite, str | Path, list[Que
         question_file,
     )
     from rayward.pipelines.judging.options import tell_left_out
-    from rayward.pipelines.judging.reading import set_aside
+    from rayward.pipelines.judging.reading import set_aside, the_first
     from rayward.pipelines.rows.left_out import LeftOut
 
-    if options.first is not None and options.first < 1:
-        raise ValueError(f"--first is {options.first}, expected at least 1")
     bad: list[BadRow] = []
     left_out = LeftOut()
     known = options.suite in SUITES
@@ -106,11 +104,9 @@ def _questions(options: argparse.Namespace) -> tuple[Suite, str | Path, list[Que
             f"--suite is {options.suite!r}: neither a file nor one of {', '.join(SUITES)}"
         )
     path = question_file(options.suite, options.data) if known else options.suite
-    questions = read_questions(path, bad)[: options.first]
+    questions = the_first(read_questions(path, bad), options.first)
     set_aside(bad, left_out)
     tell_left_out(left_out)
-    if not questions:
-        raise ValueError(f"--first is {options.first}: no question is left")
     if known:
         suite = SUITES[options.suite]
     else:

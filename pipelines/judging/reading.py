@@ -45,9 +45,14 @@ def questions_of(options: argparse.Namespace, answers: str, left_out: LeftOut) -
         by_id = {id: answer.turns for id, answer in references.by_id.items()}
         questions = with_references(questions, by_id)
     set_aside(bad, left_out)
-    if options.first is not None and options.first < 1:
-        raise ValueError(f"--first is {options.first}, expected at least 1")
-    return questions[: options.first]
+    return the_first(questions, options.first)
+
+
+def the_first(questions: list[Question], count: int | None) -> list[Question]:
+    """What --first leaves of them. ValueError: it is below 1."""
+    if count is not None and count < 1:
+        raise ValueError(f"--first is {count}, expected at least 1")
+    return questions[:count]
 
 
 def answers_of(path: str, left_out: LeftOut) -> Answers:

@@ -98,8 +98,8 @@ def _options(run: Run, suite: EvaluationSuite) -> None:
         return parsed(of, judge_command(run, of, judge, ["a", "b"], path, out))
 
     plain = suite.model_copy(update={"answer_options": (), "judge_options": ()})
-    _look_at(answers, suite, plain, "answer_options", "model", judge)
-    _look_at(judging, suite, plain, "judge_options", "judge", judge)
+    _look_at(answers, suite, plain, "answer_options", "model")
+    _look_at(judging, suite, plain, "judge_options", "judge")
 
 
 SETTLED = (
@@ -123,7 +123,6 @@ def _look_at(
     plain: EvaluationSuite,
     setting: str,
     role: str,
-    judge: str,
 ) -> None:
     from rayward.pipelines.data_tools.feedback import check_models
     from rayward.pipelines.judging.asking.budget import Budget
@@ -135,7 +134,5 @@ def _look_at(
     for name in ("prompts", "references"):
         if options.get(name) and not Path(options[name]).exists():
             raise ValueError(f"{setting}: --{name} {options[name]}: no such file")
-    if options["first"] is not None and options["first"] < 1:
-        raise ValueError(f"{setting}: --first is {options['first']}, expected at least 1")
     check_models(argparse.Namespace(**options))
     Budget(options["budget"], options[f"{role}_price"], role)

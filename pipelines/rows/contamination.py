@@ -94,8 +94,7 @@ def evaluation_texts(
             }
             continue
         try:
-            path = name if name.startswith("hf:") else Path(data.root) / name
-            sets[name] = add_file(texts, path)
+            sets[name] = add_file(texts, data.at(name))
         except (FileNotFoundError, ValueError) as error:
             raise StageError(f"data.decontaminate.against: {error}") from error
     try:

@@ -133,14 +133,11 @@ def _files(folder: Path) -> list[Path]:
 def _open(
     data: Data, name: str, source: DataSource, rows: Report
 ) -> Iterator[tuple[Record, Outcome]]:
-    path: str | Path = source.path
-    if not source.path.startswith("hf:"):
-        path = Path(data.root) / source.path
     try:
         asked = ReadOptions(
             frozenset(source.ignore), source.imitate_good, source.fields, source.roles
         )
-        return located(path, source.format, rows, options=asked)
+        return located(data.at(source.path), source.format, rows, options=asked)
     except (FileNotFoundError, ValueError) as error:
         raise StageError(
             f"data.{name}: {error}; data.root is {Path(data.root).resolve()}"
