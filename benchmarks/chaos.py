@@ -1,12 +1,14 @@
 """Faults drawn by seed into tiny runs: is anything lost, doubled, or of other bits at the end?
 
     python benchmarks/chaos.py --faults 500 --seed 1 --work DIR --json FILE [--cases ppo,sft]
+    python benchmarks/chaos.py --sum DIR/ledger-1.jsonl OTHER/ledger-2.jsonl [--json FILE]
 
 Each run of a case gets some faults: a process killed (SIGKILL), stopped (SIGSTOP), slow, out of
-disk in the midst of a phase, or the driver ended by SIGTERM or SIGKILL. The same command is given
-until the run is whole, and what it leaves is compared with an undisturbed run: metrics.jsonl but
-for the times, and every other file by its bytes. DIR keeps a ledger, so the faults may take several
-sittings: the same command goes on.
+disk in the midst of a phase, the driver ended by SIGTERM or SIGKILL, or Ray's head killed. The same
+command is given until the run is whole, and what it leaves is compared with an undisturbed run:
+metrics.jsonl but for the times, and every other file by its bytes. DIR keeps a ledger, so the
+faults may take several sittings: the same command goes on. --sum: the figures of several ledgers,
+as of sittings side by side.
 """
 
 from __future__ import annotations
@@ -110,21 +112,30 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--per-run", type=int, default=20)
-    parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--json", type=Path)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--work", type=Path)
+    what.add_argument("--sum", type=Path, nargs="+", metavar="LEDGER")
     parser.add_argument("--cases", default=",".join(name for name in CASES if name != "plain"))
     parser.add_argument("--until", type=float, default=float("inf"), help="minutes")
     options = parser.parse_args()
+    if options.sum:
+        tell(figures([row for ledger in options.sum for row in read(ledger)]), options.json)
+        return
     chaos = Chaos(options.work.resolve(), options.seed, options.per_run)
     ends = time.monotonic() + 60 * options.until
     for case in round_robin(options.cases.split(",")):
         if chaos.injected >= options.faults or time.monotonic() > ends:
             break
         chaos.one(case)
-        figures = json.dumps(chaos.figures(), indent=1)
-        print(figures, flush=True)
-        if options.json:
-            options.json.write_text(figures + "\n", encoding="utf-8")
+        tell(figures(chaos.rows), options.json)
+
+
+def tell(numbers: dict[str, Any], file: Path | None) -> None:
+    text = json.dumps(numbers, indent=1)
+    print(text, flush=True)
+    if file:
+        file.write_text(text + "\n", encoding="utf-8")
 
 
 def round_robin(names: list[str]) -> Any:
@@ -139,8 +150,7 @@ class Chaos:
         self.work, self.seed, self.per_run = work, seed, per_run
         self.work.mkdir(parents=True, exist_ok=True)
         self.ledger = work / f"ledger-{seed}.jsonl"
-        lines = self.ledger.read_text().splitlines() if self.ledger.is_file() else []
-        self.rows: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        self.rows = read(self.ledger)
 
     @property
     def injected(self) -> int:
@@ -165,7 +175,7 @@ class Chaos:
             "RAYWARD_CHAOS": str(claims),
             "PYTHONPATH": os.pathsep.join([str(HOOKS), os.environ.get("PYTHONPATH", "")]),
         }
-        started_at, tries, stopped = time.monotonic(), 0, ""
+        started_at, tries, heads, stopped = time.monotonic(), 0, 0, ""
         log = self.work / f"log-{number:04d}-{name}.txt"
         while tries < 3 * self.per_run + 3:
             tries += 1
@@ -180,8 +190,17 @@ class Chaos:
                 )
             if done.returncode == 0:
                 break
+            before, heads = (
+                heads,
+                sum(
+                    one["kind"] == "head" and (claims / f"happened-{one['id']}").exists()
+                    for one in faults
+                ),
+            )
+            headless = heads > before and "Ray's head at" in log.read_text()
             # The last: SIGTERM after all was written, as Python ends.
-            if done.returncode not in (130, -signal.SIGKILL, -signal.SIGTERM):
+            ended = done.returncode in (130, -signal.SIGKILL, -signal.SIGTERM)
+            if not ended and not (headless and done.returncode == 1):
                 stopped = log.read_text()[-2000:]
                 break
             time.sleep(2)  # the processes of a killed driver end when they see it
@@ -204,7 +223,7 @@ class Chaos:
         role, phase = random_.choice(case.phases)
         kinds = KINDS
         if role == "driver":
-            kinds = ("kill", "term")
+            kinds = ("kill", "kill", "term", "term", "head")
         elif phase in ("manifest", "checkpoint") and case.ranks == 1:
             kinds = (*KINDS, "disk")
         return {
@@ -272,30 +291,34 @@ class Chaos:
         subprocess.run(self._command(case, run), check=True, timeout=1500)
         return differences(case, whole, run)
 
-    # ---- all of them
 
-    def figures(self) -> dict[str, Any]:
-        """Sums over the ledger."""
-        whole = [row for row in self.rows if row["status"] == 0]
-        kinds: dict[str, Counter[str]] = {}
-        for row in self.rows:
-            for fault in row["faults"]:
-                name = f"{fault['kind']} {fault['role']} {fault['phase']}"
-                kinds.setdefault(name, Counter())["injected"] += 1
-                kinds[name]["survived"] += row["status"] == 0
-        return {
-            "injected": self.injected,
-            "survived": sum(len(row["faults"]) for row in whole),
-            "stopped_with_reason": sum(row["status"] in (1, 2) for row in self.rows),
-            "lost": sum(row["lost"] for row in whole),
-            "doubled": sum(row["doubled"] for row in whole),
-            "different_bits": sum(len(row["different"]) for row in whole),
-            "runs": len(self.rows),
-            "seconds_a_fault": round(
-                sum(row["seconds"] for row in self.rows) / max(1, self.injected), 1
-            ),
-            "by_kind": {name: dict(kinds[name]) for name in sorted(kinds)},
-        }
+def read(ledger: Path) -> list[dict[str, Any]]:
+    """The runs of a ledger, each with its faults."""
+    lines = ledger.read_text().splitlines() if ledger.is_file() else []
+    return [json.loads(line) for line in lines]
+
+
+def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sums over the runs of ledgers."""
+    whole = [row for row in rows if row["status"] == 0]
+    injected = sum(len(row["faults"]) for row in rows)
+    kinds: dict[str, Counter[str]] = {}
+    for row in rows:
+        for fault in row["faults"]:
+            name = f"{fault['kind']} {fault['role']} {fault['phase']}"
+            kinds.setdefault(name, Counter())["injected"] += 1
+            kinds[name]["survived"] += row["status"] == 0
+    return {
+        "injected": injected,
+        "survived": sum(len(row["faults"]) for row in whole),
+        "stopped_with_reason": sum(row["status"] in (1, 2) for row in rows),
+        "lost": sum(row["lost"] for row in whole),
+        "doubled": sum(row["doubled"] for row in whole),
+        "different_bits": sum(len(row["different"]) for row in whole),
+        "runs": len(rows),
+        "seconds_a_fault": round(sum(row["seconds"] for row in rows) / max(1, injected), 1),
+        "by_kind": {name: dict(kinds[name]) for name in sorted(kinds)},
+    }
 
 
 RAYWARD = (sys.executable, "-m", "rayward.pipelines.cli")

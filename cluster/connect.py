@@ -10,6 +10,7 @@ import threading
 
 import ray
 
+from rayward.cluster.head import watch_head
 from rayward.cluster.hosts import hosts
 from rayward.cluster.interfaces import DEFAULTS, of_groups
 from rayward.cluster.sockets import shorten_tmpdir
@@ -70,6 +71,7 @@ def connect(cluster: Cluster) -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_term)
     hosts()  # looked at now, so that one that goes is missed
+    watch_head()
 
 
 def joined_address(cluster: Cluster) -> str | None:

@@ -77,7 +77,7 @@ def _main(arguments: list[str] | None) -> int:
     options = parser.parse_args(arguments)
     # `ray job stop` and Kubernetes end a run like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from rayward.configs.load import ConfigError
+    from rayward.configs.errors import ConfigError
     from rayward.pipelines.interface import quiet
 
     quiet()
@@ -91,18 +91,21 @@ def _main(arguments: list[str] | None) -> int:
         return 130  # 128 + SIGINT, as a shell has it
     except BrokenPipeError:
         raise
+    except FileNotFoundError as error:
+        # Of a stage it may be a disk that is gone; elsewhere it is what the command line named.
+        return _failed(error, status=1 if "config" in options else 2)
     except Exception as error:
         return _failed(error)
 
 
-def _failed(error: Exception) -> int:
+def _failed(error: Exception, status: int = 1) -> int:
     """Tell what ended a command; the exit status."""
     if os.environ.get("RAYWARD_TRACEBACK"):
         raise error
     from rayward.pipelines.run.errors import explain
 
     print(f"rayward: {explain(error)}", file=sys.stderr)
-    return 1
+    return status
 
 
 def _nobody_reads() -> bool:

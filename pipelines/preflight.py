@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rayward.configs.decisive import decisive
-from rayward.configs.load import ConfigError
+from rayward.configs.errors import ConfigError
 from rayward.configs.named import CRITICS, NamedModel, named_models
 from rayward.configs.needs import lists_read
 from rayward.configs.plan import critic_start, followers
@@ -26,6 +26,7 @@ from rayward.data.model_files.hub_models import FORM, is_hub_name, local
 from rayward.pipelines.parts import check_made, check_stages, to_make
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.given import labelled_file
 
 
 @contextmanager
@@ -104,11 +105,9 @@ def check_files(run: Run, made: set[str]) -> None:
 
 def check_labelled(config: Config, made: set[str]) -> None:
     """StageError where evaluate is still to read labelled pairs from a file that is not there."""
-    if config.evaluate.labelled is None:
-        return
-    path = config.data.at(config.evaluate.labelled)
+    path = labelled_file(config)
     reads = any(part.startswith("evaluate") for part in made)
-    if not reads or path.startswith("hf:"):
+    if path is None or not reads or path.startswith("hf:"):
         return
     if not Path(path).exists():
         raise StageError(f"evaluate.labelled: {path}: no such file or folder")

@@ -87,6 +87,7 @@ RAY_FILES = {
     "test_evaluate.py",
     "test_extra_prompts.py",
     "test_feedback_vllm.py",
+    "test_head.py",
     "test_hosts.py",
     "test_house.py",
     "test_interface.py",

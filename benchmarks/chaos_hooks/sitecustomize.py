@@ -62,16 +62,24 @@ def harm(fault: dict) -> None:
         happened.touch()
         time.sleep(3)
         return
-    number = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}[kind]
+    number = {"stop": signal.SIGSTOP, "term": signal.SIGTERM}.get(kind, signal.SIGKILL)
 
     def strike() -> None:
         # Where another fault came before, this one is none.
         happened.touch()
-        os.kill(os.getpid(), number)
+        os.kill(head() if kind == "head" else os.getpid(), number)
 
     timer = threading.Timer(fault["after_s"], strike)
     timer.daemon = True
     timer.start()
+
+
+def head() -> int:
+    """The process of Ray's head, which this one has started."""
+    from ray._private import worker
+
+    (server,) = worker._global_node.all_processes["gcs_server"]
+    return server.process.pid
 
 
 def spans(module: object) -> None:

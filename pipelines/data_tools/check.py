@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from rayward.configs.errors import ConfigError
 from rayward.pipelines.data_tools.options import (
     add_format,
     add_questions,
@@ -223,13 +224,13 @@ def _evaluation_texts(
 
     if not options.against:
         if options.ngram is not None:
-            raise ValueError("--ngram is of use with --against FILE only")
+            raise ConfigError("--ngram is of use with --against FILE only")
         return None, {}
     texts = EvaluationTexts(NGRAM if options.ngram is None else options.ngram)
     try:
         accounts = {path: add_file(texts, path) for path in options.against}
     except NoFormatError as error:  # else it would be taken for one of the input
-        raise ValueError(f"--against: {error}") from error
+        raise ConfigError(f"--against: {error}") from error
     require_texts(texts)
     return texts, accounts
 
@@ -244,7 +245,7 @@ def _compared(outcome: Outcome, texts: EvaluationTexts | None) -> Outcome:
         return outcome
     for record in outcome.records:
         if isinstance(record, TokenRow):
-            raise ValueError(
+            raise ConfigError(
                 f"{outcome.file}: token ids have no words to compare; --against is of no use"
             )
         if shared := texts.shared_with(record):

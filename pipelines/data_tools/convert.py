@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayward.configs.errors import ConfigError
 from rayward.pipelines.data_tools.options import (
     add_format,
     add_questions,
@@ -117,7 +118,7 @@ def _encoder(template: str | None, tokenizer: str | None, context: int | None) -
     if not template and not tokenizer and context is None:
         return None
     if not template or not tokenizer or (context is not None and context < 2):
-        raise ValueError(
+        raise ConfigError(
             "token rows need --template and --tokenizer, and a --context of at least 2 if any"
         )
     from rayward.data.formats.files.token_rows import encoder

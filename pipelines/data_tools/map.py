@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayward.configs.errors import ConfigError
 from rayward.pipelines.data_tools.options import (
     add_format,
     add_questions,
@@ -53,16 +54,16 @@ class MapSettings:
         for name in ("limit", "embedded_characters", "clusters"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"--{name.replace('_', '-')} is {value}: at least 1")
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}: at least 1")
         if self.embeddings and not ENDPOINT.fullmatch(self.embeddings):
-            raise ValueError(
+            raise ConfigError(
                 f"--embeddings is {self.embeddings}: expected MODEL@URL, as in "
                 "bge-m3@http://host/v1"
             )
         if self.key and not self.embeddings:
-            raise ValueError("--key is of use with --embeddings only")
+            raise ConfigError("--key is of use with --embeddings only")
         if self.key and not os.environ.get(self.key):
-            raise ValueError(
+            raise ConfigError(
                 f"--key {self.key}: there is no such environment variable, or it is empty"
             )
 

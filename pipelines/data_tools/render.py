@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from rayward.configs.errors import ConfigError
 from rayward.pipelines.data_tools.options import (
     add_format,
     add_questions,
@@ -62,11 +63,11 @@ def _render(options: argparse.Namespace) -> int:
 
     template = find(options.template)
     if not options.tokenizer and (options.ids or template.is_tokenizers):
-        raise ValueError(
+        raise ConfigError(
             f"{'--ids' if options.ids else '--template tokenizer'} needs --tokenizer DIR"
         )
     if options.limit < 1:
-        raise ValueError(f"--limit is {options.limit}: at least 1")
+        raise ConfigError(f"--limit is {options.limit}: at least 1")
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     if tokenizer:
         assert_known_ids(template, tokenizer)

@@ -11,14 +11,13 @@ from rayward.configs.sections.suites import RUN_JUDGES, EvaluationSuite
 from rayward.configs.stages import compared
 from rayward.pipelines.judging.suite_commands import (
     answers_command,
-    baseline_file,
     judge_command,
     judge_of_suite,
     parsed,
-    question_path,
 )
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.given import baseline_file, question_path
 
 
 def check(run: Run, suite: EvaluationSuite) -> None:
@@ -33,7 +32,7 @@ def check(run: Run, suite: EvaluationSuite) -> None:
 def _questions(run: Run, suite: EvaluationSuite) -> None:
     from rayward.data.judging.questions import read_questions
 
-    path = question_path(run, suite)
+    path = question_path(run.config, suite)
     if str(path).startswith("hf:"):
         return
     if not Path(path).exists():
@@ -75,7 +74,7 @@ def _judge(run: Run, suite: EvaluationSuite) -> None:
 def _baseline(run: Run, suite: EvaluationSuite) -> None:
     from rayward.data.judging.answers import read_answers
 
-    path = baseline_file(run, suite)
+    path = baseline_file(run.config, suite)
     if path is None:
         return
     if not path.is_file():
@@ -89,7 +88,7 @@ def _baseline(run: Run, suite: EvaluationSuite) -> None:
 
 def _options(run: Run, suite: EvaluationSuite) -> None:
     """Options that are none, that cannot be, or that the suite's own settings say."""
-    path, judge, out = question_path(run, suite), judge_of_suite(run, suite), Path("out")
+    path, judge, out = question_path(run.config, suite), judge_of_suite(run, suite), Path("out")
 
     def answers(of: EvaluationSuite) -> argparse.Namespace:
         return parsed(of, answers_command(run, of, "model", "model", out))

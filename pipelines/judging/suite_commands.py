@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from rayward.configs.sections.suites import RUN_JUDGES, EvaluationSuite
-from rayward.configs.stages import compared
 from rayward.pipelines.judging import answers, pairwise, single
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import read_json
@@ -62,23 +61,6 @@ def judge_of_suite(run: Run, suite: EvaluationSuite) -> str:
     if suite.judge not in RUN_JUDGES:
         return suite.judge
     return str(run.folder / "reward" / ("model" if suite.judge == "reward" else "judge"))
-
-
-def question_path(run: Run, suite: EvaluationSuite) -> str | Path:
-    """The file of the questions. ValueError: it is not there."""
-    from rayward.data.judging.suites import SUITES, question_file
-
-    data = run.config.data
-    if suite.suite not in SUITES:
-        return data.at(suite.suite)
-    return question_file(suite.suite, Path(data.at(suite.data or "")))
-
-
-def baseline_file(run: Run, suite: EvaluationSuite) -> Path | None:
-    """The file of answers that a suite compares with; None where it is a model of the run."""
-    if suite.baseline is None or suite.baseline in compared(run.config):
-        return None
-    return Path(run.config.data.at(suite.baseline))
 
 
 def answers_command(

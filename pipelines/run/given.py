@@ -20,6 +20,7 @@ from typing import Any
 from rayward.configs.named import named_models
 from rayward.configs.plan import asks_reward
 from rayward.configs.schema import Config
+from rayward.configs.sections.suites import EvaluationSuite
 from rayward.configs.stages import START, compared, has
 from rayward.data import rules
 from rayward.data.formats.files.containers import data_files
@@ -45,7 +46,7 @@ def digests(config: Config, part: str) -> dict[str, str]:
     if stage in ("sample", "rl") or (stage == "evaluate" and asks_reward(config)):
         contents |= dict(_sources(config))
     if stage == "evaluate":
-        contents |= _of_files(config, {"evaluate.labelled": config.evaluate.labelled})
+        contents |= _of_files({"evaluate.labelled": labelled_file(config)})
     # Such an evaluation reports rewards beside its judge's scores, but the sources are among its
     # settings with the judge "scoring" only.
     if stage == "evaluate" and asks_reward(config) and config.evaluate.judge != "scoring":
@@ -57,16 +58,13 @@ def digests(config: Config, part: str) -> dict[str, str]:
 def _of_suite(config: Config, part: str) -> dict[str, str]:
     """The digests of what a suite of evaluate takes: files, and the models that are given."""
     suite = next(suite for suite in config.evaluate.suites if suite.part == part)
-    files = {
-        "suite": None if suite.suite in SUITES else suite.suite,
-        "baseline": None if suite.baseline in compared(config) else suite.baseline,
-        "evaluate.labelled": config.evaluate.labelled,
+    files: dict[str, str | Path | None] = {
+        "baseline": baseline_file(config, suite),
+        "evaluate.labelled": labelled_file(config),
     }
-    if suite.suite in SUITES:
-        folder = Path(config.data.at(suite.data or ""))
-        # One without them is told before anything starts.
-        with contextlib.suppress(ValueError):
-            files["suite"] = str(question_file(suite.suite, folder).absolute())
+    # One without its questions is told before anything starts.
+    with contextlib.suppress(ValueError):
+        files["suite"] = question_path(config, suite)
     models = {"judge": suite.judge} | {
         f"evaluate.models.{name}": path for name, path in config.evaluate.models.items()
     }
@@ -75,9 +73,9 @@ def _of_suite(config: Config, part: str) -> dict[str, str]:
     code = {}
     if re.fullmatch(r"[\w.]+:\w+", suite.judge):
         path = module_file(suite.judge.partition(":")[0], str(Path.cwd()))
-        code = _of_files(config, {f"function {suite.judge}": str(path) if path else None})
+        code = _of_files({f"function {suite.judge}": path})
     return (
-        _of_files(config, files)
+        _of_files(files)
         | code
         | {
             name: model_digest(Path(local(model)))
@@ -102,13 +100,31 @@ def files_judged(config: Config) -> Iterator[tuple[str, str]]:
             yield setting, suite.baseline
 
 
-def _of_files(config: Config, paths: Mapping[str, str | None]) -> dict[str, str]:
+def question_path(config: Config, suite: EvaluationSuite) -> str | Path:
+    """The file of a suite's questions, or "hf:NAME". ValueError: its folder has none."""
+    if suite.suite not in SUITES:
+        return config.data.at(suite.suite)
+    return question_file(suite.suite, Path(config.data.at(suite.data or "")))
+
+
+def baseline_file(config: Config, suite: EvaluationSuite) -> Path | None:
+    """The file of answers that a suite compares with; None where it is a model of the run."""
+    if suite.baseline is None or suite.baseline in compared(config):
+        return None
+    return Path(config.data.at(suite.baseline))
+
+
+def labelled_file(config: Config) -> str | None:
+    """The file of pairs that the judges are measured on, or "hf:NAME", if any."""
+    return config.data.at(config.evaluate.labelled) if config.evaluate.labelled else None
+
+
+def _of_files(paths: Mapping[str, str | Path | None]) -> dict[str, str]:
     """A digest of each file, or folder of data files, that is there."""
-    there = {name: Path(config.data.at(path)) for name, path in paths.items() if path}
+    there = {name: Path(path) for name, path in paths.items() if path and Path(path).exists()}
     return {
         name: _short(b"\0".join(file.read_bytes() for file in data_files(path)))
         for name, path in there.items()
-        if path.exists()
     }
 
 

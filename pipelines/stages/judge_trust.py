@@ -28,6 +28,7 @@ from rayward.pipelines.rows.left_out import LeftOut
 from rayward.pipelines.rows.records import prepared
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.given import labelled_file
 
 HELD_OUT = "held-out rankings"
 Scores = Callable[[list[Prompt], list[str]], np.ndarray]
@@ -104,7 +105,8 @@ def _pairs(run: Run, left_out: LeftOut) -> list[LabelledPair] | str:
 
 def _labelled(run: Run, left_out: LeftOut) -> list[LabelledPair]:
     seed = run.config.seed
-    if run.config.evaluate.labelled is None:
+    path = labelled_file(run.config)
+    if path is None:
         if not (run.folder / "prepare" / "heldout.jsonl").is_file():
             return []
         return [
@@ -112,7 +114,6 @@ def _labelled(run: Run, left_out: LeftOut) -> list[LabelledPair]:
             for number, ranking in enumerate(prepared(run, "heldout"))
             for pair in pairs_of_ranking(ranking, f"heldout-{number}", seed)
         ]
-    path = run.config.data.at(run.config.evaluate.labelled)
     try:
         pairs = labelled_only(read_pairs([path], seed, left_out), left_out)
     except (ValueError, OSError) as error:

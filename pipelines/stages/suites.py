@@ -17,17 +17,16 @@ from rayward.configs.stages import baseline
 from rayward.pipelines.judging.suite_commands import (
     answers_command,
     answers_file,
-    baseline_file,
     called,
     judge_command,
     judge_of_suite,
-    question_path,
 )
 from rayward.pipelines.report.judge_words import in_words
 from rayward.pipelines.run import given
 from rayward.pipelines.run.compared import models_there
 from rayward.pipelines.run.files import read_json, write_json
 from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.given import baseline_file, question_path
 from rayward.pipelines.run.stage import PART, Stage
 from rayward.pipelines.stages.evaluate import evaluate
 from rayward.pipelines.stages.judge_trust import trust_of_suite, warn
@@ -91,7 +90,7 @@ def make_suite(run: Run, suite: EvaluationSuite) -> dict[str, Any] | None:
     else:
         out = stage.folder / "ratings"
         files = [str(path) for path in answers.values()]
-        questions = question_path(run, suite)
+        questions = question_path(run.config, suite)
         called(suite, judge_command(run, suite, scorer, files, questions, out, suite.limit))
         metrics["models"] = {row["model"]: row for row in read_json(out / "summary.json")["models"]}
     return stage.finish(metrics)
@@ -102,13 +101,13 @@ def _pairwise(
 ) -> dict[str, Any]:
     """Each model against the baseline: the baseline, and figures by model."""
     against = suite.baseline or baseline(run.config)
-    base = baseline_file(run, suite) or answers[against]
+    base = baseline_file(run.config, suite) or answers[against]
     figures = {}
     for name, path in answers.items():
         if name == against:
             continue
         out = folder / "against" / name
-        files, questions = [str(path), str(base)], question_path(run, suite)
+        files, questions = [str(path), str(base)], question_path(run.config, suite)
         command = judge_command(run, suite, scorer, files, questions, out, suite.limit)
         found = called(suite, command)
         keys = ("win_rate", "low", "high", "comparisons", "ties", "unreadable", "conflict_rate")

@@ -22,7 +22,8 @@ from rayward.cluster.kube.overlays import merge_patch
 from rayward.cluster.kube.ray_objects import entrypoint, objects
 from rayward.cluster.kube.render import render
 from rayward.cluster.kube.sizes import sized
-from rayward.configs.load import ConfigError, load
+from rayward.configs.errors import ConfigError
+from rayward.configs.load import load
 from rayward.configs.schema import Config
 from rayward.configs.sections.kube import TAKEN, Kube
 from rayward.pipelines.cli import main

@@ -54,7 +54,7 @@ def test_four_faults_and_a_killed_driver_change_nothing(
     happened = [(one["role"], one["kind"]) for one in row["faults"]]
     assert ("driver", "kill") in happened and len(happened) >= 3, happened
     assert row["tries"] >= 2 and len(chaos.rows_of(tmp_path / "run", chaos.CASES["plain"])) == 2
-    figures = made.figures()
+    figures = chaos.figures(made.rows)
     assert figures["injected"] == figures["survived"] == len(row["faults"])
 
 

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from rayward.configs.decisive import decisive
-from rayward.configs.load import ConfigError
+from rayward.configs.errors import ConfigError
 from rayward.configs.schema import Config
 from rayward.configs.stages import STAGES, suite_parts
 from rayward.pipelines.align import forget, plan_text, summarize
@@ -19,10 +19,8 @@ from rayward.pipelines.cluster_tools.kube import outside
 from rayward.pipelines.cluster_tools.submit import not_there
 from rayward.pipelines.judging.suite_commands import (
     answers_command,
-    baseline_file,
     judge_command,
     parsed,
-    question_path,
 )
 from rayward.pipelines.parts import check_stages, parse_redo, to_make
 from rayward.pipelines.preflight import check_labelled, check_suites
@@ -30,6 +28,7 @@ from rayward.pipelines.report.report import suite_table
 from rayward.pipelines.run import given
 from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.folder import Run
+from rayward.pipelines.run.given import baseline_file, question_path
 from rayward.pipelines.run.stage import PART, Stage, aside_of
 from tests.pipelines.test_align import finish
 
@@ -191,9 +190,9 @@ def test_relative_files_lie_in_the_root_of_the_data(
     check_suites(rooted, STAGES, {"evaluate/alpaca", "evaluate/days"})
     check_labelled(config, {"evaluate"})
     alpaca, days = config.evaluate.suites
-    assert question_path(rooted, alpaca) == root / "alpaca_eval" / "instructions.jsonl"
-    assert question_path(rooted, days) == str(root / "days.jsonl")
-    assert baseline_file(rooted, days) == root / "theirs.json"
+    assert question_path(config, alpaca) == root / "alpaca_eval" / "instructions.jsonl"
+    assert question_path(config, days) == str(root / "days.jsonl")
+    assert baseline_file(config, days) == root / "theirs.json"
     words = answers_command(rooted, days, "apa", "folder", Path("out"))
     assert str(root / "days.jsonl") in words and "--data" not in words
     assert {*given.digests(config, "evaluate/days")} == {"suite", "baseline", "evaluate.labelled"}

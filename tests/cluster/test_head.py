@@ -1,0 +1,54 @@
+"""A process ends with Ray's head, and says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+BEGIN = """
+import os, signal, time
+import ray
+from ray._private import worker
+from rayward.cluster import head
+from rayward.cluster.connect import connect
+from rayward.configs.sections.machines import Cluster
+
+head.EVERY_S, head.GIVES_UP_S = 0.2, 2.0
+connect(Cluster())
+"""
+KILLED = """
+@ray.remote(num_cpus=0)
+def long():
+    time.sleep(60)
+
+call = long.remote()
+(server,) = worker._global_node.all_processes["gcs_server"]
+os.kill(server.process.pid, signal.SIGKILL)
+ray.get(call)
+"""
+LEFT = """
+ray.shutdown()
+time.sleep(4)
+print("left")
+connect(Cluster())
+time.sleep(4)
+print("another lives")
+"""
+
+
+def driver(code: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", BEGIN + code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def test_without_its_head_a_process_ends_in_a_sentence() -> None:
+    done = driver(KILLED)
+    assert done.returncode == 1, done.stderr[-2000:]
+    told = done.stderr.strip().splitlines()[-1]
+    assert told.startswith("rayward: Ray's head at ") and "run the same command again" in told
+
+
+def test_a_head_that_was_left_is_not_missed() -> None:
+    done = driver(LEFT)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["left", "another lives"]
