@@ -20,7 +20,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from rayward.cluster.reach import dashboard_of
 from rayward.cluster.run_name import run_name
-from rayward.configs.errors import ConfigError
+from rayward.configs.load import ConfigError
 
 REQUEST_S = 60
 """Longest wait for the answer to a request."""

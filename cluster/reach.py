@@ -30,7 +30,7 @@ from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.exceptions import AuthenticationError
 
 from rayward.cluster.interfaces import interface_of, is_loopback
-from rayward.configs.errors import ConfigError
+from rayward.configs.load import ConfigError
 
 ANSWER_WITHIN_S = 10
 SUBMIT = "hand the run over with rayward submit"

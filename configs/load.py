@@ -14,10 +14,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rayward.configs.checks import checked
-from rayward.configs.errors import ConfigError
 from rayward.configs.schema import STAGE_SECTIONS, Config
 
 PRESETS = Path(__file__).parent
+
+
+class ConfigError(ValueError):
+    """A mistake in a config; the message names the file, the line, the field and the fix."""
 
 
 def find(name: str) -> Path:

@@ -15,8 +15,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from rayward.configs.errors import ConfigError
-from rayward.configs.load import section_of
+from rayward.configs.load import ConfigError, section_of
 from rayward.configs.schema import Config
 from rayward.configs.sections.base import StageSection
 

@@ -18,6 +18,12 @@ BLANK = "".join(chr(code) for code in range(0x3001) if chr(code).isspace()) + (
 )
 
 
+class UnusableError(ValueError):
+    """Rows that were given cannot be used, all or, where one is to stop, the first: what they are
+    in is a file as it should be.
+    """
+
+
 class RowError(ValueError):
     """A row, or a part of one, that is not what it should be. `reason` quotes nothing of it."""
 

@@ -77,7 +77,7 @@ def _main(arguments: list[str] | None) -> int:
     options = parser.parse_args(arguments)
     # `ray job stop` and Kubernetes end a run like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    from rayward.configs.errors import ConfigError
+    from rayward.configs.load import ConfigError
     from rayward.pipelines.interface import quiet
 
     quiet()
@@ -91,11 +91,10 @@ def _main(arguments: list[str] | None) -> int:
         return 130  # 128 + SIGINT, as a shell has it
     except BrokenPipeError:
         raise
-    except FileNotFoundError as error:
-        # Of a stage it may be a disk that is gone; elsewhere it is what the command line named.
-        return _failed(error, status=1 if "config" in options else 2)
     except Exception as error:
-        return _failed(error)
+        # Of a run they may be of a worker or a disk; elsewhere, of what the command line named.
+        of_given = type(error).__name__ in ("ValueError", "FileNotFoundError")
+        return _failed(error, status=2 if of_given and options.run_command is not _align else 1)
 
 
 def _failed(error: Exception, status: int = 1) -> int:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rayward.configs.checks import checked
-from rayward.configs.errors import ConfigError
-from rayward.configs.load import load
+from rayward.configs.load import ConfigError, load
 from rayward.configs.schema import Config
 from rayward.configs.stages import MODELS, STAGES
 from rayward.pipelines.run.errors import StageError

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rayward.configs.decisive import decisive
-from rayward.configs.errors import ConfigError
+from rayward.configs.load import ConfigError
 from rayward.configs.plan import INPUTS, followers, inputs
 from rayward.configs.stages import RL_PARTS, STAGES, all_parts, parts, suite_parts
 from rayward.pipelines.run.errors import StageError

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rayward.configs.decisive import decisive
-from rayward.configs.errors import ConfigError
+from rayward.configs.load import ConfigError
 from rayward.configs.named import CRITICS, NamedModel, named_models
 from rayward.configs.needs import lists_read
 from rayward.configs.plan import critic_start, followers

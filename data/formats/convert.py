@@ -147,7 +147,7 @@ def _convert_row(
         num_rows = write(outcome.records, repairs)
     except RowError as error:
         if strict:
-            raise ValueError(f"{outcome.file}:{outcome.line}: {error}") from None
+            raise UnusableError(f"{outcome.file}:{outcome.line}: {error}") from None
         account.rejected[error.reason] += 1
         if len(account.first) < MAX_SHOWN:
             account.first.append(f"{outcome.file}:{outcome.line}: {error}")

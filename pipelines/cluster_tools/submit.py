@@ -70,8 +70,7 @@ def add(commands: argparse._SubParsersAction) -> None:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    from rayward.configs.errors import ConfigError
-    from rayward.configs.load import load
+    from rayward.configs.load import ConfigError, load
     from rayward.pipelines.parts import parse_redo, parse_stages
 
     if (options.config is None) == (options.attach is None):
@@ -112,7 +111,7 @@ def _follow(jobs: Jobs, job_id: str) -> int:
 def _jobs(given: str | None, cluster: Cluster | None) -> Jobs:
     """The jobs of the cluster that is named first. ConfigError where none is."""
     from rayward.cluster.jobs import Jobs
-    from rayward.configs.errors import ConfigError
+    from rayward.configs.load import ConfigError
 
     named = [("--address", given)]
     named += [(name, os.environ.get(name)) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")]
@@ -128,7 +127,7 @@ def _jobs(given: str | None, cluster: Cluster | None) -> Jobs:
 
 def run_folder(given: str | None, config: Config) -> str:
     """The run's folder on the cluster, as the job is told it. ConfigError unless absolute."""
-    from rayward.configs.errors import ConfigError
+    from rayward.configs.load import ConfigError
 
     if not given or not given.startswith("/"):
         raise ConfigError(
@@ -154,7 +153,7 @@ def entrypoint(options: argparse.Namespace, folder: str) -> str:
 def environment(given: list[str]) -> dict[str, str]:
     """The variables that the job gets: few and by name, never all that are set here."""
     from rayward.cluster.connect import FORWARDED_VARIABLES
-    from rayward.configs.errors import ConfigError
+    from rayward.configs.load import ConfigError
 
     names = [name for name in FORWARDED_VARIABLES if name not in OF_THIS_MACHINE]
     variables = {name: os.environ[name] for name in (*names, *OURS) if name in os.environ}
@@ -189,7 +188,7 @@ def collect(config: Config, folder: Path) -> list[str]:
 
 def _files_named(config: Config) -> Iterator[Path]:
     """Modules of reward functions and prompts of judges that are named by a relative path."""
-    from rayward.configs.errors import ConfigError
+    from rayward.configs.load import ConfigError
 
     functions = Path(config.scoring.functions)
     for source in config.scoring.sources:
@@ -215,7 +214,7 @@ def _module(folder: Path, names: list[str]) -> Iterator[Path]:
 
 def not_there(config: Config) -> None:
     """ConfigError with all that the config names by a path which the cluster does not have."""
-    from rayward.configs.errors import ConfigError
+    from rayward.configs.load import ConfigError
     from rayward.configs.named import named_models
     from rayward.configs.needs import lists_read
     from rayward.data.model_files.hub_models import is_hub_name

@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.data_tools.options import (
     add_format,
     add_questions,
@@ -60,6 +59,7 @@ def add(actions: argparse._SubParsersAction) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     from rayward.data.formats.registry import NoFormatError
+    from rayward.data.values import UnusableError
 
     try:
         account = examine(options)
@@ -70,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     else:
         _print(account)
     if not account.get("read", 1):
-        raise ValueError(f"{options.input}: there is no row in it")
+        raise UnusableError(f"{options.input}: there is no row in it")
     return 1 if account["refused"] else 0
 
 
@@ -224,13 +224,13 @@ def _evaluation_texts(
 
     if not options.against:
         if options.ngram is not None:
-            raise ConfigError("--ngram is of use with --against FILE only")
+            raise ValueError("--ngram is of use with --against FILE only")
         return None, {}
     texts = EvaluationTexts(NGRAM if options.ngram is None else options.ngram)
     try:
         accounts = {path: add_file(texts, path) for path in options.against}
     except NoFormatError as error:  # else it would be taken for one of the input
-        raise ConfigError(f"--against: {error}") from error
+        raise ValueError(f"--against: {error}") from error
     require_texts(texts)
     return texts, accounts
 
@@ -245,7 +245,7 @@ def _compared(outcome: Outcome, texts: EvaluationTexts | None) -> Outcome:
         return outcome
     for record in outcome.records:
         if isinstance(record, TokenRow):
-            raise ConfigError(
+            raise ValueError(
                 f"{outcome.file}: token ids have no words to compare; --against is of no use"
             )
         if shared := texts.shared_with(record):

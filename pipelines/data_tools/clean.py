@@ -22,8 +22,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
-
 if TYPE_CHECKING:
     import pyarrow
 
@@ -198,7 +196,7 @@ def _checked_cpus(cpus: int | None) -> int:
 
     have = int(ray.cluster_resources().get("CPU", 0))
     if cpus is not None and not 1 <= cpus <= have:
-        raise ConfigError(f"{cpus} CPUs asked for, Ray has {have}; give 1 to {have}")
+        raise ValueError(f"{cpus} CPUs asked for, Ray has {have}; give 1 to {have}")
     return cpus or have
 
 

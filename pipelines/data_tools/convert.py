@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.data_tools.options import (
     add_format,
     add_questions,
@@ -76,6 +75,7 @@ def _add_input(parser: argparse.ArgumentParser) -> None:
 def _convert(options: argparse.Namespace) -> int:
     from rayward.data.formats.convert import convert, outputs
     from rayward.data.formats.files.overwriting import refuse_overwriting
+    from rayward.data.values import UnusableError
     from rayward.pipelines.run.files import write_json
     from rayward.pipelines.run.metrics import table
 
@@ -99,7 +99,7 @@ def _convert(options: argparse.Namespace) -> int:
     if options.report:
         write_json(options.report, account)
     if not converted.written:
-        raise ValueError(f"{options.input}: {converted.nothing()}")
+        raise UnusableError(f"{options.input}: {converted.nothing()}")
     print(f"{options.input} -> {options.out}")
     table("", account_rows(account))
     if account["rejected"]:
@@ -118,7 +118,7 @@ def _encoder(template: str | None, tokenizer: str | None, context: int | None) -
     if not template and not tokenizer and context is None:
         return None
     if not template or not tokenizer or (context is not None and context < 2):
-        raise ConfigError(
+        raise ValueError(
             "token rows need --template and --tokenizer, and a --context of at least 2 if any"
         )
     from rayward.data.formats.files.token_rows import encoder
@@ -148,6 +148,7 @@ def account_rows(account: dict[str, Any]) -> list[tuple[str, int]]:
 def _stats(options: argparse.Namespace) -> int:
     from rayward.data.formats.files.overwriting import refuse_overwriting
     from rayward.data.templates.tokenizer import load_tokenizer
+    from rayward.data.values import UnusableError
     from rayward.pipelines.data_tools.stats import PERCENTILES, stats
     from rayward.pipelines.run.files import write_json
     from rayward.pipelines.run.metrics import table
@@ -160,7 +161,7 @@ def _stats(options: argparse.Namespace) -> int:
     if options.report:
         write_json(options.report, numbers)
     if not numbers["records"]:
-        raise ValueError(no_usable_row(options.input, numbers["read"], numbers["rejected"]))
+        raise UnusableError(no_usable_row(options.input, numbers["read"], numbers["rejected"]))
     rows = account_rows(numbers)
     rows += [(f"records: {kind}", count) for kind, count in numbers["records"].items()]
     rows += [

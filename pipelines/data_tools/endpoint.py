@@ -24,7 +24,6 @@ from openai.types import Completion
 from openai.types.chat import ChatCompletion
 
 from rayward.cluster.serve.vllm_server import served
-from rayward.configs.errors import ConfigError
 from rayward.data.records import RowError
 
 LONGEST_PAUSE_S = 120.0  # the longest Retry-After that the client heeds
@@ -256,7 +255,7 @@ def model_name(model: str) -> str:
         return Path(model).resolve().name  # as cluster/serve/vllm_server.py serves it
     parts = re.split(AT_URL, model)
     if len(parts) != 2:
-        raise ConfigError(
+        raise ValueError(
             f"{model}: neither NAME@http://HOST:PORT/v1 nor a folder with a config.json"
         )
     return parts[0]

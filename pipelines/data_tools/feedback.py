@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.data.formats.files.containers import SUFFIXES
 from rayward.data.records import RowError
 from rayward.pipelines.data_tools.ledger import Ledger
@@ -126,7 +125,7 @@ def add_serving(add: Callable[..., Any], context_tokens: int = 8192) -> None:
 def check_models(options: argparse.Namespace) -> None:
     """ValueError where an option of `add_models` is out of range."""
     if options.concurrency < 1 or options.retries < 0 or options.timeout <= 0:
-        raise ConfigError(
+        raise ValueError(
             "--concurrency must be at least 1, --retries at least 0 and --timeout more than 0"
         )
 
@@ -167,11 +166,11 @@ class Feedback:
         settings |= {role: model_name(values[role]) for role in roles} | {"seed": options.seed}
         settings |= {f"{role}-request": values[f"{role}_request"] for role in roles}
         if not options.out.name.endswith(SUFFIXES):
-            raise ConfigError(f"{options.out}: the name must end in one of {', '.join(SUFFIXES)}")
+            raise ValueError(f"{options.out}: the name must end in one of {', '.join(SUFFIXES)}")
         partial = _partial_path(options.out)
         # Both are there after a run that got no reply to some requests: it goes on.
         if options.out.exists() and not partial.exists():
-            raise ConfigError(f"{options.out} is there already; delete it, or give another --out")
+            raise ValueError(f"{options.out} is there already; delete it, or give another --out")
         self.options, self.started_at = options, time.perf_counter()
         self.ledger = Ledger(partial, settings)
         self.done_before = len(self.ledger.places)

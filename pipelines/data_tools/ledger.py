@@ -8,8 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from rayward.configs.errors import ConfigError
-
 
 class Ledger:
     """What is done, by key: one JSON line each, synced; the first line holds the settings.
@@ -26,7 +24,7 @@ class Ledger:
             # Held until the file is closed, and let go by the system where the process is killed.
             fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{path}: another run is writing it") from None
+            raise ValueError(f"{path}: another run is writing it") from None
         self.file.seek(0)
         end = 0
         for number, line in enumerate(self.file, 1):
@@ -35,10 +33,10 @@ class Ledger:
             try:
                 row = json.loads(line)
             except ValueError:
-                raise ConfigError(f"{path}:{number}: damaged; delete this line to go on") from None
+                raise ValueError(f"{path}:{number}: damaged; delete this line to go on") from None
             # What other settings made must not be mixed into this run's output.
             if number == 1 and row != settings:
-                raise ConfigError(
+                raise ValueError(
                     f"{path} was begun with other settings: {_differences(row, settings)}. Give "
                     "those again to go on, or another --out, or delete it to start over"
                 )

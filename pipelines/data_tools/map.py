@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.data_tools.options import (
     add_format,
     add_questions,
@@ -54,16 +53,16 @@ class MapSettings:
         for name in ("limit", "embedded_characters", "clusters"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value}: at least 1")
+                raise ValueError(f"--{name.replace('_', '-')} is {value}: at least 1")
         if self.embeddings and not ENDPOINT.fullmatch(self.embeddings):
-            raise ConfigError(
+            raise ValueError(
                 f"--embeddings is {self.embeddings}: expected MODEL@URL, as in "
                 "bge-m3@http://host/v1"
             )
         if self.key and not self.embeddings:
-            raise ConfigError("--key is of use with --embeddings only")
+            raise ValueError("--key is of use with --embeddings only")
         if self.key and not os.environ.get(self.key):
-            raise ConfigError(
+            raise ValueError(
                 f"--key {self.key}: there is no such environment variable, or it is empty"
             )
 
@@ -225,6 +224,7 @@ def sample(
     limit / (n + 1), so that one pass is enough and no more than the sample is held.
     """
     from rayward.data.formats.registry import ACCOUNTS, AS_IT_IS, Report, outcomes
+    from rayward.data.values import UnusableError
 
     rng, report = random.Random(settings.seed), Report()
     kept: list[Point] = []
@@ -240,7 +240,7 @@ def sample(
                 number += 1
     if not kept:
         reasons = [f"{reason} ({count})" for reason, count in report.rejected.items()]
-        raise ValueError(
+        raise UnusableError(
             f"{' '.join(map(str, files))}: no row to draw of {report.read} read: "
             f"{', '.join(reasons) or 'there are none'}"
         )

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.data_tools.feedback import Feedback, FeedbackItem, add_options, outputs
 from rayward.pipelines.data_tools.options import add_format, add_reading, read_options
 
@@ -61,7 +60,7 @@ def _run(options: argparse.Namespace) -> int:
     from rayward.pipelines.data_tools.endpoint import models
 
     if not 0 <= options.repeat <= 1:
-        raise ConfigError(f"--repeat is {options.repeat}: a share, from 0 to 1")
+        raise ValueError(f"--repeat is {options.repeat}: a share, from 0 to 1")
     # Of its folder only the texts are read, so data may lie beside them.
     texts = options.prompts.glob("*.txt") if options.prompts else ()
     refuse_overwriting(outputs(options), [options.input, *texts])

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.data_tools.options import (
     add_format,
     add_questions,
@@ -57,17 +56,18 @@ def _render(options: argparse.Namespace) -> int:
     from rayward.data.templates.pieces import pieces
     from rayward.data.templates.template import encode, find
     from rayward.data.templates.tokenizer import load_tokenizer
+    from rayward.data.values import UnusableError
     from rayward.pipelines.data_tools.convert import no_usable_row
     from rayward.pipelines.rows.show import coloured, plain, runs, runs_of_pieces, visible
     from rayward.pipelines.run.terminal import Terminal
 
     template = find(options.template)
     if not options.tokenizer and (options.ids or template.is_tokenizers):
-        raise ConfigError(
+        raise ValueError(
             f"{'--ids' if options.ids else '--template tokenizer'} needs --tokenizer DIR"
         )
     if options.limit < 1:
-        raise ConfigError(f"--limit is {options.limit}: at least 1")
+        raise ValueError(f"--limit is {options.limit}: at least 1")
     tokenizer = load_tokenizer(options.tokenizer) if options.tokenizer else None
     if tokenizer:
         assert_known_ids(template, tokenizer)
@@ -100,9 +100,9 @@ def _render(options: argparse.Namespace) -> int:
     for reason, count in report.rejected.items():
         console.print(f"--- {count} rows left out: {reason}", markup=False)
     if not report.kept:
-        raise ValueError(no_usable_row(options.file, report.read, report.rejected))
+        raise UnusableError(no_usable_row(options.file, report.read, report.rejected))
     if not shown:
-        raise ValueError(f"{options.file}: every row that was looked at was left out")
+        raise UnusableError(f"{options.file}: every row that was looked at was left out")
     return 0
 
 

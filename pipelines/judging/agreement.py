@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.judging.options import add_json, tell_left_out, write_result
 
 if TYPE_CHECKING:
@@ -168,6 +167,6 @@ def drawn(pairs: list[LabelledPair], count: int | None, seed: int) -> list[Label
     if count is None:
         return pairs
     if not 1 <= count <= len(pairs):
-        raise ConfigError(f"--pairs is {count}, but there are {len(pairs)} labelled pairs")
+        raise ValueError(f"--pairs is {count}, but there are {len(pairs)} labelled pairs")
     chosen = random.Random(seed).sample(range(len(pairs)), count)
     return [pairs[index] for index in sorted(chosen)]

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.judging.options import add_asking
 
 if TYPE_CHECKING:
@@ -69,7 +68,7 @@ def _run(options: argparse.Namespace) -> int:
         name = options.name or asking.shown
         out = options.out / suite.out.format(model=name.replace("/", "_"))
         if out.name in ("cache.jsonl", "summary.json") or out.stem in ("", out.suffix, ".jsonl"):
-            raise ConfigError(
+            raise ValueError(
                 f"--name {name!r}: the answers would be {out}, which is another file of this "
                 "command, or has no name; give another"
             )
@@ -101,7 +100,7 @@ def _questions(options: argparse.Namespace) -> tuple[Suite, str | Path, list[Que
     left_out = LeftOut()
     known = options.suite in SUITES
     if not known and not Path(options.suite).exists() and not options.suite.startswith("hf:"):
-        raise ConfigError(
+        raise ValueError(
             f"--suite is {options.suite!r}: neither a file nor one of {', '.join(SUITES)}"
         )
     path = question_file(options.suite, options.data) if known else options.suite
@@ -128,7 +127,7 @@ def _renderer(options: argparse.Namespace) -> Renderer | None:
     if not is_folder(options.model):
         model_name(options.model)  # for its ValueError
         if options.template != "tokenizer":
-            raise ConfigError(
+            raise ValueError(
                 f"--template {options.template}: an endpoint has a chat template of its own; give "
                 "the model's folder to use another"
             )

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.judging.options import add_seed, tell_left_out
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ def _run(options: argparse.Namespace) -> int:
 def _check(found: Sequence[Comparison], files: Sequence[str]) -> None:
     """ValueError for rows a model, which have no texts to show."""
     if any(verdict.place is not None for each in found for verdict in each.verdicts[:1]):
-        raise ConfigError(
+        raise ValueError(
             f"{', '.join(map(str, files))}: lists of preferences have no answers to show; give the "
             "annotations.json or verdicts.jsonl that they are of"
         )

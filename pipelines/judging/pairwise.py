@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.data.judging.rules import RULES
 from rayward.pipelines.judging.asking.scorers import add_scorers
 from rayward.pipelines.judging.options import add_asking
@@ -72,7 +71,7 @@ def _run(options: argparse.Namespace) -> int:
 
     check_models(options)
     if options.samples is not None and options.samples < 1:
-        raise ConfigError(f"--samples is {options.samples}, expected at least 1")
+        raise ValueError(f"--samples is {options.samples}, expected at least 1")
     _refuse_overwriting(options)
     if is_hub_name(options.judge):
         options.judge = fetched(options.judge)

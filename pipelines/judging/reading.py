@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from rayward.configs.errors import ConfigError
-
 if TYPE_CHECKING:
     from rayward.data.judging.annotations import BadRow
     from rayward.data.judging.answers import Answers
@@ -53,7 +51,7 @@ def questions_of(options: argparse.Namespace, answers: str, left_out: LeftOut) -
 def the_first(questions: list[Question], count: int | None) -> list[Question]:
     """What --first leaves of them. ValueError: it is below 1."""
     if count is not None and count < 1:
-        raise ConfigError(f"--first is {count}, expected at least 1")
+        raise ValueError(f"--first is {count}, expected at least 1")
     return questions[:count]
 
 

@@ -6,7 +6,6 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.judging.options import add_json, add_seed, tell_left_out, write_result
 
 if TYPE_CHECKING:
@@ -105,5 +104,5 @@ def fields_of(files: Sequence[str | None], key: str, field: str) -> dict[Any, st
                     if isinstance(value, str):
                         named[row[key]] = value
         if not named:
-            raise ConfigError(f"{path}: no row with {key} and {field}")
+            raise ValueError(f"{path}: no row with {key} and {field}")
     return named

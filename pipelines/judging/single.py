@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.judging.options import add_asking
 from rayward.pipelines.judging.reading import add_questions
 
@@ -76,7 +75,7 @@ def _run(options: argparse.Namespace) -> int:
     names = Counter(answers.model for answers in of_models)
     if twice := [name for name, count in names.items() if count > 1]:
         files = [answers.path for answers in of_models if answers.model == twice[0]]
-        raise ConfigError(
+        raise ValueError(
             f"{' and '.join(files)}: both are answers of {twice[0]}, whose ratings could not be "
             "told apart; give the models names of their own"
         )
@@ -139,7 +138,7 @@ def grades(
         print(f"{count} answers: {what}")
     if not graded:
         first = lacking[0] if lacking else "there is no prompt for them"
-        raise ConfigError(f"{', '.join(options.answers)}: no answer can be graded; {first}")
+        raise ValueError(f"{', '.join(options.answers)}: no answer can be graded; {first}")
     return graded, lacking
 
 

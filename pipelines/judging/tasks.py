@@ -11,7 +11,6 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.data_tools.feedback import add_serving
 from rayward.pipelines.judging.options import AT_ONCE, add_json
 
@@ -93,7 +92,7 @@ def _run(options: argparse.Namespace) -> int:
 
     check_models(options)
     if options.limit is not None and options.limit < 1:
-        raise ConfigError(f"--limit is {options.limit}, expected 1 or more")
+        raise ValueError(f"--limit is {options.limit}, expected 1 or more")
     lm_eval_tasks()
     check_packages(chosen(options))
     tasks = tasks_of(options)

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.judging.options import add_json, add_seed, tell_left_out, write_result
 from rayward.pipelines.judging.statistics.verdict_groups import Compared
 
@@ -125,17 +124,17 @@ def _run(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> None:
     """ValueError for options that do not go together."""
     if not options.files and not options.weights:
-        raise ConfigError("no FILE: give verdicts, or --weights and --difficulty")
+        raise ValueError("no FILE: give verdicts, or --weights and --difficulty")
     if options.weights and options.refit:
-        raise ConfigError("--weights are published ones and --refit makes others: give one of them")
+        raise ValueError("--weights are published ones and --refit makes others: give one of them")
     if options.weights and not options.difficulty:
-        raise ConfigError("--weights needs --difficulty, the file that its weights belong to")
+        raise ValueError("--weights needs --difficulty, the file that its weights belong to")
     if options.difficulty and not (options.weights or options.refit):
-        raise ConfigError("--difficulty is of use with --weights or --refit only")
+        raise ValueError("--difficulty is of use with --weights or --refit only")
     if options.lc_resamples < 0 or (options.lc_resamples and not options.refit):
-        raise ConfigError("--lc-resamples is of use with --refit only, and at least 0")
+        raise ValueError("--lc-resamples is of use with --refit only, and at least 0")
     if options.instructions and not (options.refit and options.difficulty):
-        raise ConfigError("--instructions is of use with --refit and --difficulty only")
+        raise ValueError("--instructions is of use with --refit and --difficulty only")
 
 
 def _control(options: argparse.Namespace, baselines: list[str]) -> Published | Refit | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from rayward.configs.errors import ConfigError
+from rayward.configs.load import ConfigError
 from rayward.configs.sections.machines import Cluster
 from rayward.pipelines.model_tools.between_nodes import between_nodes
 from rayward.pipelines.model_tools.found import Found

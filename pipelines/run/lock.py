@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO
 
-from rayward.configs.errors import ConfigError
+from rayward.configs.load import ConfigError
 
 NAME = ".lock"
 

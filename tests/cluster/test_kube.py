@@ -22,8 +22,7 @@ from rayward.cluster.kube.overlays import merge_patch
 from rayward.cluster.kube.ray_objects import entrypoint, objects
 from rayward.cluster.kube.render import render
 from rayward.cluster.kube.sizes import sized
-from rayward.configs.errors import ConfigError
-from rayward.configs.load import load
+from rayward.configs.load import ConfigError, load
 from rayward.configs.schema import Config
 from rayward.configs.sections.kube import TAKEN, Kube
 from rayward.pipelines.cli import main
@@ -419,13 +418,13 @@ def test_the_command_says_what_it_wrote_and_what_pods_will_not_find(
     assert "scoring.functions" not in said, "rayward.data.rules is installed"
     assert main([*command, "--set", "data.root=/shared/data"]) == 0
     assert "note" not in capsys.readouterr().out
-    assert main(["kube", "render", "quickstart", "--out", out, "--size", "1x4"]) == 1
+    assert main(["kube", "render", "quickstart", "--out", out, "--size", "1x4"]) == 2
     assert "4 GPUs are too few" in capsys.readouterr().err
     assert (tmp_path / "kube" / "train" / "rayjob.yaml").is_file(), "nothing was removed"
     assert main(["kube", "render", "quickstart", "--out", out, "--set", "kube.image=a:b"]) == 2
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "kube"):
-        assert main(["kube", "render", "quickstart", "--out", str(place)]) == 1
+        assert main(["kube", "render", "quickstart", "--out", str(place)]) == 2
         assert f"{tmp_path / 'file'} is no folder" in capsys.readouterr().err
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from rayward.cluster.ports import free_port
 from rayward.cluster.reach import Head, _check_reached, check_joins
-from rayward.configs.errors import ConfigError
+from rayward.configs.load import ConfigError
 from rayward.pipelines.cli import main
 
 TINY = str(Path(__file__).parents[1] / "tiny.yaml")

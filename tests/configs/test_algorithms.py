@@ -8,8 +8,7 @@ from typing import get_args
 
 import pytest
 
-from rayward.configs.errors import ConfigError
-from rayward.configs.load import load
+from rayward.configs.load import ConfigError, load
 from rayward.configs.plan import wants_reference
 from rayward.configs.sections.algorithms import (
     IN_GROUPS,

@@ -15,8 +15,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from rayward.configs.errors import ConfigError
-from rayward.configs.load import PRESETS, dump, find, fingerprint, load
+from rayward.configs.load import PRESETS, ConfigError, dump, find, fingerprint, load
 from rayward.configs.reference import groups
 from rayward.configs.schema import Config
 

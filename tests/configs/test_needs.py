@@ -12,9 +12,8 @@ import pytest
 import yaml
 
 from rayward.configs.decisive import decisive
-from rayward.configs.errors import ConfigError
 from rayward.configs.labels import no_preferences
-from rayward.configs.load import dump, load
+from rayward.configs.load import ConfigError, dump, load
 from rayward.configs.named import named_models
 from rayward.configs.needs import few_rows, least_rows
 from rayward.configs.plan import critic_start, inputs, roles

@@ -6,8 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from rayward.configs.errors import ConfigError
-from rayward.configs.load import load
+from rayward.configs.load import ConfigError, load
 from rayward.configs.reference import explain_settings, groups
 from rayward.configs.schema import Config
 from rayward.configs.sections.algorithms import RECIPES

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from rayward.configs.errors import ConfigError
-from rayward.configs.load import load
+from rayward.configs.load import ConfigError, load
 from rayward.data.formats.mapped import FieldMap, field_map
 from rayward.data.formats.registry import Report, located, outcomes
 from rayward.data.formats.rows.field_paths import look_up

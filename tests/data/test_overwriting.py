@@ -75,10 +75,10 @@ def test_the_commands_refuse(folder: Path, capsys: pytest.CaptureFixture[str]) -
         ["clean", pages, *out, "--report", pages / "p.html"],
         ["clean", pages, *out, "--report", out[1]],
     ):
-        assert main(["data", *map(str, arguments)]) == 1, arguments
+        assert main(["data", *map(str, arguments)]) == 2, arguments
         told[str(arguments)] = capsys.readouterr().err
     asked = ["reward-eval", str(folder.parent / "model"), str(folder), "--out", str(folder)]
-    assert main(asked) == 1
+    assert main(asked) == 2
     told["reward-eval"] = capsys.readouterr().err
     for arguments, error in told.items():
         refusals = ("is among the files to read", ", which is read", "would be written twice")

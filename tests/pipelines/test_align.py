@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from rayward.configs.decisive import decisive
-from rayward.configs.errors import ConfigError
-from rayward.configs.load import dump, load
+from rayward.configs.load import ConfigError, dump, load
 from rayward.configs.plan import inputs
 from rayward.configs.schema import Config
 from rayward.configs.stages import STAGES

@@ -89,7 +89,7 @@ def test_check(alpaca: Path, tmp_path: Path) -> None:
     done = rayward("check", "good.jsonl", cwd=tmp_path)
     assert done.returncode == 0 and "usable   3" in done.stdout
     done = rayward("check", "absent", cwd=tmp_path)
-    assert done.returncode == 1 and done.stderr.strip() == "rayward: absent: no such file or folder"
+    assert done.returncode == 2 and done.stderr.strip() == "rayward: absent: no such file or folder"
 
 
 def test_check_tells_answers_in_html(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -271,9 +271,9 @@ def test_text_becomes_token_rows_cut_to_the_context(alpaca: Path, tmp_path: Path
     )
 
     done = rayward("convert", alpaca, "--out", "x.jsonl", *named[2:], cwd=tmp_path)
-    assert done.returncode == 1 and "choose --to openchat_v1" in done.stderr
+    assert done.returncode == 2 and "choose --to openchat_v1" in done.stderr
     done = rayward("convert", alpaca, "--out", "x.json", *named[:4], cwd=tmp_path)
-    assert done.returncode == 1 and "need --template and --tokenizer" in done.stderr
+    assert done.returncode == 2 and "need --template and --tokenizer" in done.stderr
 
 
 def test_nothing_that_is_read_is_overwritten(alpaca: Path, tmp_path: Path) -> None:
@@ -285,7 +285,7 @@ def test_nothing_that_is_read_is_overwritten(alpaca: Path, tmp_path: Path) -> No
         ["stats", alpaca, "--report", alpaca],
     ):
         done = rayward(*arguments, cwd=tmp_path)
-        assert done.returncode == 1 and "is among the files to read" in done.stderr
+        assert done.returncode == 2 and "is among the files to read" in done.stderr
     (tmp_path / "t.text.json").write_text("[]")
     done = rayward(
         "convert",
@@ -298,9 +298,9 @@ def test_nothing_that_is_read_is_overwritten(alpaca: Path, tmp_path: Path) -> No
         "t.json",
         cwd=tmp_path,
     )
-    assert done.returncode == 1 and "is among the files to read" in done.stderr
+    assert done.returncode == 2 and "is among the files to read" in done.stderr
     done = rayward("convert", alpaca, "--to", "openchat_v1", "--out", "t.json", cwd=tmp_path)
-    assert done.returncode == 1 and "t.text.json is there" in done.stderr
+    assert done.returncode == 2 and "t.text.json is there" in done.stderr
     assert alpaca.read_bytes() == before and (tmp_path / "t.text.json").read_text() == "[]"
     done = rayward(
         "convert", alpaca, "--out", "o.jsonl", "--report", "new/folder/r.json", cwd=tmp_path

@@ -184,5 +184,5 @@ def test_rows_that_a_template_cannot_render_are_left_out_with_the_turn(
 def test_mistakes(
     options: list[str], told: str, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["data", "render", *options, str(file)]) == 1
+    assert main(["data", "render", *options, str(file)]) == 2
     assert told in capsys.readouterr().err

@@ -198,7 +198,7 @@ def test_where_nothing_can_be_compared_it_fails(
         (other, "fit no known format"),
         (short, "all 2 texts of the evaluation sets are shorter than 8 words"),
     ):
-        assert main(["data", "check", chats, "--against", path]) == 1
+        assert main(["data", "check", chats, "--against", path]) == 2
         assert told in capsys.readouterr().err
         run = Run(tmp_path / f"run-{Path(path).stem}", config({"against": [path]}))
         with pytest.raises(StageError, match=f"data.decontaminate.against: .*{told}"):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rayward.configs.errors import ConfigError
+from rayward.configs.load import ConfigError
 from rayward.configs.schema import STAGE_SECTIONS, Config
 from rayward.configs.stages import STAGES
 from rayward.data.record_json import to_json

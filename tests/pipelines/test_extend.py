@@ -148,7 +148,7 @@ def test_other_ways_to_stretch(tiny_models, tmp_path, rope):
 
 def test_what_cannot_be_done_is_refused(tiny_models, tmp_path, capsys):
     def refused(*arguments, model=tiny_models.policy, out=tmp_path / "out"):
-        assert main(["extend", model, "--out", str(out), *arguments]) == 1
+        assert main(["extend", model, "--out", str(out), *arguments]) == 2
         assert not (tmp_path / "out").exists()
         return capsys.readouterr().err
 

@@ -315,7 +315,7 @@ def test_what_gets_no_answer_is_asked_again_by_the_same_command(
     sick["r"], asked = False, len(server.seen)
     assert main(command) == 0 and len(server.seen) == asked + 1
     assert [record.id for record in read(out)] == ["r0", "r1", "r2", "r3"]
-    assert main(command) == 1 and "is there already" in capsys.readouterr().err
+    assert main(command) == 2 and "is there already" in capsys.readouterr().err
 
 
 def test_an_endpoint_that_only_fails_ends_the_run_which_keeps_its_work(
@@ -389,7 +389,7 @@ def test_an_endpoint_that_takes_no_request_ends_the_run_at_once(
 ) -> None:
     server, source = serve(lambda request: (status, {})), write(tmp_path / "in.jsonl", rankings(9))
     flags = ["--judge", server.model, "--concurrency", "1"]
-    assert main(["data", "rank", str(source), "--out", str(tmp_path / "out.jsonl"), *flags]) == 1
+    assert main(["data", "rank", str(source), "--out", str(tmp_path / "out.jsonl"), *flags]) == 2
     assert "refuses the judge rules" in capsys.readouterr().err and len(server.seen) == 1
 
 
@@ -578,11 +578,11 @@ def test_other_settings_are_refused_and_a_torn_line_is_not(
         return (401, {}) if calls["n"] > 9 else healthy(request)
 
     user.answer = until
-    assert simulate(tmp_path, SEEDS, user, assistant, "--concurrency", "1") == 1
+    assert simulate(tmp_path, SEEDS, user, assistant, "--concurrency", "1") == 2
     done = partial.read_bytes()
     assert 1 < len(done.splitlines()) < 5
     capsys.readouterr()
-    assert simulate(tmp_path, SEEDS, user, assistant, "--seed", "9") == 1
+    assert simulate(tmp_path, SEEDS, user, assistant, "--seed", "9") == 2
     assert "seed was 0, now 9" in capsys.readouterr().err and partial.read_bytes() == done
     user.answer = healthy
     partial.write_bytes(done + b'{"key": "rain:0123", "turns": ["half a l')
@@ -635,5 +635,5 @@ def test_mistakes_are_told_before_anything_is_asked(
         "m@http://127.0.0.1:9/v1",
         *flags,
     ]
-    assert main(command) == 1 and told in capsys.readouterr().err
+    assert main(command) == 2 and told in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]

@@ -45,7 +45,7 @@ def test_what_it_prints_is_what_can_be_run(tiny_models: Any, tmp_path: Path) -> 
         in told.stdout
     )
     again = command("init", "mine", "--from", "rl", "--model", tiny_models.policy, cwd=tmp_path)
-    assert again.returncode == 1 and "mine is there already; choose another name" in again.stderr
+    assert again.returncode == 2 and "mine is there already; choose another name" in again.stderr
 
 
 @pytest.mark.parametrize("gpus", [0, 1, 2, 3, 4, 8])

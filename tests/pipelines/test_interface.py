@@ -14,8 +14,7 @@ import pytest
 
 import rayward
 from rayward.algorithms import policy
-from rayward.configs.errors import ConfigError
-from rayward.configs.load import dump
+from rayward.configs.load import ConfigError, dump
 from rayward.configs.schema import Config
 from rayward.pipelines.align import summarize
 from rayward.pipelines.run.errors import StageError

@@ -220,7 +220,7 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         ("--json", labels): "is among the files to read",
     }
     for arguments, message in asked.items():
-        assert main(["judge", "agreement", str(labels), *map(str, arguments)]) == 1
+        assert main(["judge", "agreement", str(labels), *map(str, arguments)]) == 2
         assert message in capsys.readouterr().err
     assert main(["judge", "agreement", str(labels)]) == 0
     told = capsys.readouterr().out

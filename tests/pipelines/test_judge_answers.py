@@ -130,11 +130,11 @@ def test_mistakes_are_told(tmp_path: Path, serve: Any, capsys: Any) -> None:
         ("alpaca", ("--data", str(tmp_path)), "no questions of alpaca; looked for"),
         ("none", (), "neither a file nor one of alpaca, vicuna"),
     ):
-        assert answers(server, suite, tmp_path / "out", *more) == 1
+        assert answers(server, suite, tmp_path / "out", *more) == 2
         assert told in capsys.readouterr().err
     write(tmp_path / "q.jsonl", [{"prompt": "Q"}])
     more = ("--template", "vicuna")
-    assert answers(server, str(tmp_path / "q.jsonl"), tmp_path / "out", *more) == 1
+    assert answers(server, str(tmp_path / "q.jsonl"), tmp_path / "out", *more) == 2
     assert "an endpoint has a chat template of its own" in capsys.readouterr().err
 
 

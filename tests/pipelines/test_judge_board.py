@@ -138,6 +138,6 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         tmp_path: "no summary.json in it; expected a run folder",
     }
     for path, message in asked.items():
-        assert main(["judge", "board", str(path), "--out", str(tmp_path / "board.html")]) == 1
+        assert main(["judge", "board", str(path), "--out", str(tmp_path / "board.html")]) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "board.html").exists()

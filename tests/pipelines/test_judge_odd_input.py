@@ -108,7 +108,7 @@ def test_questions_of_one_text_are_told_apart_by_their_order(tmp_path: Path, cap
     assert row["n_total"] == 3 and row["win_rate"] == pytest.approx(made["win_rate"])
     capsys.readouterr()
     few = said("theirs", ["no", "king"])
-    assert main([*command[:3], few, *command[4:], "--questions", questions]) == 1
+    assert main([*command[:3], few, *command[4:], "--questions", questions]) == 2
     assert "3 questions have the text 'Who are you?', and 2 of the answers" in (
         capsys.readouterr().err
     )
@@ -162,7 +162,7 @@ def test_what_cannot_be_is_refused(
     if told is None:  # no name is as none given
         assert main(command) == 0 and (tmp_path / "out" / "rules.jsonl").is_file()
         return
-    assert main(command) == 1 and told in capsys.readouterr().err
+    assert main(command) == 2 and told in capsys.readouterr().err
     assert not server.seen
 
 
@@ -174,7 +174,7 @@ def test_two_files_of_one_model_are_not_rated_together(
     questions = lines(tmp_path / "q.jsonl", [{"question_id": 1, "turns": ["Is it?"]}])
     server = serve(lambda request: "Rating: [[7]]")
     command = ["judge", "single", *files, "--questions", questions, "--judge", server.model]
-    assert main([*command, "--out", str(tmp_path / "out")]) == 1
+    assert main([*command, "--out", str(tmp_path / "out")]) == 2
     assert "a.jsonl and" in (told := capsys.readouterr().err) and "both are answers of ours" in told
 
 
@@ -191,7 +191,7 @@ def test_two_files_of_one_model_are_not_rated_together(
 def test_a_board_names_the_file_that_is_odd(odd: Any, tmp_path: Path, capsys: Any) -> None:
     path = tmp_path / "odd.json"
     path.write_text(json.dumps(odd), encoding="utf-8")
-    assert main(["judge", "board", str(path), "--out", str(tmp_path / "board.html")]) == 1
+    assert main(["judge", "board", str(path), "--out", str(tmp_path / "board.html")]) == 2
     told = capsys.readouterr().err
     assert "odd.json: its figures cannot be read" in told and "RAYWARD" not in told
 
@@ -202,5 +202,5 @@ def test_a_board_names_the_damaged_file_of_a_run(file: str, tmp_path: Path, caps
     run.mkdir()
     (run / "summary.json").write_text("{}")
     (run / file).write_text("{ a: [")
-    assert main(["judge", "board", str(run), "--out", str(tmp_path / "board.html")]) == 1
+    assert main(["judge", "board", str(run), "--out", str(tmp_path / "board.html")]) == 2
     assert f"run/{file}: " in capsys.readouterr().err

@@ -241,9 +241,9 @@ def test_mistakes_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     lists = tmp_path / "lists.jsonl"
     lists.write_text(json.dumps({"generator_1": "a", "generator_2": "b", "preference": [1, 2]}))
     out = tmp_path / "page.html"
-    assert main(["judge", "page", str(lists), "--out", str(out)]) == 1
+    assert main(["judge", "page", str(lists), "--out", str(out)]) == 2
     assert "lists of preferences have no answers to show" in capsys.readouterr().err
-    assert main(["judge", "page", str(lists), "--out", str(lists)]) == 1
+    assert main(["judge", "page", str(lists), "--out", str(lists)]) == 2
     assert "is among the files to read" in capsys.readouterr().err
     assert not out.exists()
     rows = [row(0), row(1, preference=5)]

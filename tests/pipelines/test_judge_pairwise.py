@@ -118,7 +118,7 @@ def test_the_first_questions_alone_are_asked_about(tmp_path: Path, serve: Any) -
     # What is asked about more of them goes on from the cache.
     assert judge(answers, server, out, "--first", "5") == 0
     assert len(verdicts(out)) == 5 and len(server.seen) == 10
-    assert judge(answers, server, out, "--first", "0") == 1
+    assert judge(answers, server, out, "--first", "0") == 2
 
 
 def test_identical_answers_are_draws_without_a_call(tmp_path: Path, serve: Any) -> None:
@@ -246,7 +246,7 @@ def test_what_cannot_be_is_told_before_anything_is_asked(
         ((str(other), answers[1]), "answer none of the 3 questions both"),
         ((answers[0], str(tmp_path / "none.json")), "no such file"),
     ):
-        assert judge(list(arguments[:2]), server, out, *arguments[2:]) == 1
+        assert judge(list(arguments[:2]), server, out, *arguments[2:]) == 2, told
         assert told in capsys.readouterr().err
     assert not server.seen
 
@@ -258,7 +258,7 @@ def test_two_commands_on_one_cache_are_refused(tmp_path: Path, serve: Any, capsy
     )
     try:
         wait_until(lambda: len(server.seen) > 2)
-        assert judge(answers, server, out) == 1
+        assert judge(answers, server, out) == 2
         assert "another run is writing it" in capsys.readouterr().err
     finally:
         process.kill()
@@ -347,7 +347,7 @@ def test_a_torn_last_line_is_asked_for_again_and_a_damaged_one_is_told(
     lines = whole.split(b"\n")
     lines[3] = lines[3][:40]
     cache.write_bytes(b"\n".join(lines))
-    assert judge(answers, server, out) == 1
+    assert judge(answers, server, out) == 2
     assert "cache.jsonl:4: damaged" in capsys.readouterr().err
 
 

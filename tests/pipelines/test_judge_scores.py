@@ -183,9 +183,9 @@ def test_bad_rows_are_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ):
         assert where in told
     nothing = write(tmp_path / "nothing.jsonl", rows[4:5])
-    assert main(["judge", "scores", str(nothing)]) == 1
+    assert main(["judge", "scores", str(nothing)]) == 2
     assert "no judgment in it: " in capsys.readouterr().err
-    assert main(["judge", "scores", str(path), "--questions", str(nothing)]) == 1
+    assert main(["judge", "scores", str(path), "--questions", str(nothing)]) == 2
     assert "no row with question_id and category" in capsys.readouterr().err
 
 

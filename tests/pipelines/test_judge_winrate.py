@@ -49,7 +49,7 @@ def figures(*arguments: Any, out: Path) -> list[dict[str, Any]]:
 
 
 def fails(capsys: pytest.CaptureFixture[str], *arguments: Any) -> str:
-    assert main(["judge", "winrate", *map(str, arguments)]) == 1
+    assert main(["judge", "winrate", *map(str, arguments)]) == 2
     return capsys.readouterr().err
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rayward.configs.errors import ConfigError
+from rayward.configs.load import ConfigError
 from rayward.pipelines.run.lock import NAME, held
 from tests.pipelines import commands
 

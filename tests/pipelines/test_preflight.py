@@ -14,8 +14,7 @@ import pytest
 import yaml
 from ray.exceptions import ActorDiedError, NodeDiedError, RayActorError
 
-from rayward.configs.errors import ConfigError
-from rayward.configs.load import load
+from rayward.configs.load import ConfigError, load
 from rayward.configs.schema import STAGE_SECTIONS, Config
 from rayward.pipelines.align import align, plan_text
 from rayward.pipelines.parts import to_make

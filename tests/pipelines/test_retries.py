@@ -13,7 +13,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryErr
 
 from rayward.actors.budget import WINDOW_S
 from rayward.actors.pulse import Unanswered
-from rayward.configs.errors import ConfigError
+from rayward.configs.load import ConfigError
 from rayward.pipelines.run.errors import StageError, of_infrastructure
 from rayward.pipelines.run.retries import Retries
 from rayward.pipelines.run.signals import wishes

@@ -220,8 +220,7 @@ def test_rollouts_without_training_can_be_trained_on(
 
 
 def test_a_replay_is_refused_before_anything_is_lost(road: Path, tmp_path: Path) -> None:
-    from rayward.configs.errors import ConfigError
-    from rayward.configs.load import load
+    from rayward.configs.load import ConfigError, load
     from rayward.pipelines.align import align
     from rayward.pipelines.rl.advantages import RewardShaper
     from rayward.pipelines.rl.responses import Replay

@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from rayward.configs.decisive import decisive
-from rayward.configs.errors import ConfigError
+from rayward.configs.load import ConfigError
 from rayward.configs.schema import Config
 from rayward.configs.stages import STAGES, suite_parts
 from rayward.pipelines.align import forget, plan_text, summarize

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rayward.actors.checkpoints import MANIFEST, Checkpoint, Checkpoints
-from rayward.configs.errors import ConfigError
 from rayward.configs.last_bits import of_rl, of_training
+from rayward.configs.load import ConfigError
 from rayward.configs.schema import Config
 from rayward.pipelines.parts import parse_partial
 from rayward.pipelines.run.errors import StageError

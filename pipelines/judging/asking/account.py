@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.judging.asking.asking import Asking
 from rayward.pipelines.judging.asking.budget import Request
 
@@ -22,7 +21,7 @@ def allowed_unreadable(options: argparse.Namespace, count: int) -> int:
     if options.unreadable is None:
         return max(LEAST_UNREADABLE, count // 10)
     if options.unreadable < 0:
-        raise ConfigError(f"--unreadable is {options.unreadable}, expected 0 or more")
+        raise ValueError(f"--unreadable is {options.unreadable}, expected 0 or more")
     return int(options.unreadable)
 
 

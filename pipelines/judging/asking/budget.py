@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rayward.configs.errors import ConfigError
-
 FRAME_TOKENS = 64
 """More than a chat template writes around a message."""
 
@@ -46,11 +44,11 @@ class Budget:
 
     def __init__(self, limit: float | None, prices: Sequence[float], role: str) -> None:
         if not all(math.isfinite(price) and price >= 0 for price in prices):
-            raise ConfigError(f"--{role}-price is {' '.join(map(str, prices))}: 0 and more")
+            raise ValueError(f"--{role}-price is {' '.join(map(str, prices))}: 0 and more")
         if limit is not None and not (math.isfinite(limit) and limit > 0):
-            raise ConfigError(f"--budget is {limit}: more than 0")
+            raise ValueError(f"--budget is {limit}: more than 0")
         if limit is not None and not any(prices):
-            raise ConfigError(f"--budget needs the prices of tokens (--{role}-price IN OUT)")
+            raise ValueError(f"--budget needs the prices of tokens (--{role}-price IN OUT)")
         self.limit, self.prices, self.spent, self.reserved = limit, prices, 0.0, 0.0
         self.given_back = asyncio.Condition()
 
@@ -62,9 +60,9 @@ class Budget:
         """The most that a request can cost. ValueError where its reply has no limit."""
         longest = fields.get("max_completion_tokens") or fields.get("max_tokens")
         if longest is None:
-            raise ConfigError("--budget needs max_tokens among the fields of the request")
+            raise ValueError("--budget needs max_tokens among the fields of the request")
         if not isinstance(longest, int) or longest < 1:
-            raise ConfigError(f"max_tokens is {longest!r}: a budget needs a number, 1 or more")
+            raise ValueError(f"max_tokens is {longest!r}: a budget needs a number, 1 or more")
         choices = fields.get("n", 1)
         longest *= choices if isinstance(choices, int) and choices > 1 else 1
         if request.of_ids:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.data.judging.prompts import (
     JudgePrompt,
     choose,
@@ -62,7 +61,7 @@ class Comparing:
         for pair in pairs:
             self._add(pair, options.seed)
         if not self.compared:
-            raise ConfigError(
+            raise ValueError(
                 f"{options.prompts or 'ours'}: no pairwise prompt for --rules {options.rules}, "
                 f"which needs one with the output_format {' or '.join(rules.formats)}"
             )

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayward.configs.errors import ConfigError
 from rayward.data.feedback.prompt_files import digest
 from rayward.data.judging.annotations import BadRow
 from rayward.data.judging.task_files import BENCHMARKS, Files, expected, find, look_at
@@ -47,9 +46,9 @@ def chosen(options: argparse.Namespace) -> list[str]:
     for name in names:
         if name not in TASKS:
             hint = _hint(name, TASKS)
-            raise ConfigError(f"--tasks: unknown task {name!r}{hint}; known: {', '.join(TASKS)}")
+            raise ValueError(f"--tasks: unknown task {name!r}{hint}; known: {', '.join(TASKS)}")
     if not names:
-        raise ConfigError(f"--tasks names none of {', '.join(TASKS)}")
+        raise ValueError(f"--tasks names none of {', '.join(TASKS)}")
     return list(dict.fromkeys(names))
 
 
@@ -59,7 +58,7 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
     if options.data is None:
         return tasks
     if not options.data.is_dir():
-        raise ConfigError(f"--data {options.data}: no such folder")
+        raise ValueError(f"--data {options.data}: no such folder")
     missing: list[str] = []
     for task in tasks:
         without = []
@@ -73,7 +72,7 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
             missing.append(_missing(task, without))
     if missing:
         told = "\n".join(missing)
-        raise ConfigError(f"--data {options.data} lacks what is to be measured:\n{told}")
+        raise ValueError(f"--data {options.data} lacks what is to be measured:\n{told}")
     for task in tasks:
         _check(task)
     return tasks
@@ -93,7 +92,7 @@ def _subjects(options: argparse.Namespace) -> list[str]:
     for name in given:
         if name not in known:
             hint = _hint(name, known)
-            raise ConfigError(f"--subjects: MMLU has no {name!r}{hint}; it has {', '.join(known)}")
+            raise ValueError(f"--subjects: MMLU has no {name!r}{hint}; it has {', '.join(known)}")
     return sorted(set(given))
 
 
@@ -114,14 +113,14 @@ def _check(task: Task) -> None:
         shown, shots = BENCHMARKS[task.name].splits[0], TASKS[task.name].shots
         where = files.of_split[shown][0]
         if counts[shown] < shots:
-            raise ConfigError(
+            raise ValueError(
                 f"{where}: {counts[shown]} rows, and {task.name} shows {shots} examples of it"
             )
         if not all(counts.values()):
-            raise ConfigError(f"{where.parent}: no row of {task.name} in one of its files")
+            raise ValueError(f"{where.parent}: no row of {task.name} in one of its files")
     if bad:
         first = "\n".join(f"  {row.file}:{row.line}: {row.error}" for row in bad[:MAX_PRINTED])
-        raise ConfigError(
+        raise ValueError(
             f"{task.name}: {len(bad)} rows are no items of it; without them it would be another "
             f"benchmark:\n{first}"
         )
@@ -150,7 +149,7 @@ def leave_out_unchecked(task: Task, folder: Path) -> None:
             if not needing:
                 kept.append(row)
     if not kept:
-        raise ConfigError(
+        raise ValueError(
             "ifeval: each of its prompts has an instruction whose check needs NLTK's punkt_tab, "
             "which is not here: put it into --data DIR as nltk_data/tokenizers/punkt_tab"
         )
@@ -187,7 +186,7 @@ def done(path: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
             for name in {**before, **settings}
             if before.get(name) != settings.get(name)
         ]
-        raise ConfigError(
+        raise ValueError(
             f"{path} was made with other settings ({'; '.join(differ)}): give another --out, or "
             "delete it"
         )

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rayward.configs.errors import ConfigError
 from rayward.data.model_files.hub_models import trusted
 from rayward.pipelines.judging.harness.definitions import TASKS
 from rayward.pipelines.judging.harness.server import Asked, server
@@ -62,7 +61,7 @@ def _check_room(parts: list[dict[str, Any]], context: int) -> None:
     for part in parts:
         answer = TASKS[part["task"]].max_new_tokens
         if answer >= context - 1:
-            raise ConfigError(
+            raise ValueError(
                 f"{part['task']}: its answers take up to {answer} tokens, and a context of "
                 f"{context} leaves none for its prompts; leave it out of --tasks"
             )

@@ -16,7 +16,6 @@ from typing import Any
 
 import httpx
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.data_tools.endpoint import AT_URL, is_folder, model_name
 
 PROBE_IDS = [5, 6, 7]
@@ -53,13 +52,13 @@ def asked(options: argparse.Namespace, chat: bool) -> Asked:
     name = model_name(options.model)
     if is_folder(options.model):
         if options.tokenizer:
-            raise ConfigError("--tokenizer is for an endpoint; a folder has its own")
+            raise ValueError("--tokenizer is for an endpoint; a folder has its own")
         context = positions(config_of(options.model)) or options.context_tokens
         context = min(context, options.context_tokens)
         template = _chat_template(options.model, options.template) if chat else None
         return Asked(name, options.model, model_digest(Path(options.model)), context, template)
     if not options.tokenizer:
-        raise ConfigError(
+        raise ValueError(
             f"{options.model}: requests to an endpoint are token ids: --tokenizer says whose, a "
             "folder or hub name"
         )
@@ -105,7 +104,7 @@ def _chat_template(folder: str, name: str) -> str:
         assert_known_ids(template, tokenizer)
         return jinja(template, tokenizer)
     if not tokenizer.chat_template:
-        raise ConfigError(f"{folder}: its tokenizer has no chat template; --template names one")
+        raise ValueError(f"{folder}: its tokenizer has no chat template; --template names one")
     return str(tokenizer.get_chat_template())
 
 
@@ -144,7 +143,7 @@ def _context(client: httpx.Client, url: str, name: str, most: int) -> int:
     of_model = [each for each in listed if isinstance(each, dict) and each.get("id") == name]
     if listed and not of_model:
         known = ", ".join(str(each.get("id")) for each in listed if isinstance(each, dict))
-        raise ConfigError(f"{url} has no model {name}; it has {known}")
+        raise ValueError(f"{url} has no model {name}; it has {known}")
     said = of_model[0].get("max_model_len") if of_model else None
     return min(most, said) if isinstance(said, int) else most
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.judging.statistics.normal import NORMAL_95
 
 Fields = Mapping[str, Any]
@@ -63,7 +62,7 @@ def read(paths: list[Path]) -> Board:
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, UnicodeDecodeError) as error:
-            raise ConfigError(
+            raise ValueError(
                 f"{path}: {error}; expected a JSON file of figures (judge winrate, scores or "
                 "agreement --json, summary.json of judge pairwise) or a run folder"
             ) from None
@@ -71,7 +70,7 @@ def read(paths: list[Path]) -> Board:
             _add(board, value)
         if len(board.figures) + len(board.judges) == before:
             found = ", ".join(list(value)[:8]) if isinstance(value, dict) else "a list"
-            raise ConfigError(
+            raise ValueError(
                 f"{path}: found {found or 'nothing'}, expected figures of judge winrate, pairwise, "
                 "scores or agreement, or of lm-eval"
             )
@@ -85,7 +84,7 @@ def _named(path: Path) -> Iterator[None]:
         yield
     except (AttributeError, KeyError, TypeError) as error:
         why = f"no {error}" if isinstance(error, KeyError) else error
-        raise ConfigError(f"{path}: its figures cannot be read: {why}") from error
+        raise ValueError(f"{path}: its figures cannot be read: {why}") from error
 
 
 def _add(board: Board, value: Any) -> None:
@@ -156,13 +155,13 @@ def _add_run(board: Board, folder: Path) -> None:
     """Win rates of a run's evaluation, and how its models were trained."""
     path = folder / "summary.json"
     if not path.is_file():
-        raise ConfigError(f"{folder}: no summary.json in it; expected a run folder, or files")
+        raise ValueError(f"{folder}: no summary.json in it; expected a run folder, or files")
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}") from None
+        raise ValueError(f"{path}: {error}") from None
     if "asked" in summary and "annotator" not in summary and not summary.get("models"):
-        raise ConfigError(f"{folder}: of judge answers, which holds no figures")
+        raise ValueError(f"{folder}: of judge answers, which holds no figures")
     if "annotator" in summary:  # of `judge pairwise`, whose folder was given
         _add(board, summary)
         return
@@ -232,7 +231,7 @@ def _trained(folder: Path, summary: Fields) -> dict[str, str]:
         try:
             given = yaml.safe_load(config.read_text(encoding="utf-8")) or {}
         except yaml.YAMLError as error:
-            raise ConfigError(f"{config}: {error}") from None
+            raise ValueError(f"{config}: {error}") from None
         model = given.get("model") or {}
         told["base"] = str(model.get("path") or "from scratch")
         algorithms = (given.get("rl") or {}).get("algorithms") or ()

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
 from rayward.pipelines.judging.statistics.verdict_groups import Comparison, number_or_nan
 
 if TYPE_CHECKING:
@@ -30,11 +29,11 @@ class Published:
 
         self.difficulty = difficulties(difficulty).by_place
         if not self.difficulty:
-            raise ConfigError(f"{difficulty}: no difficulty in it")
+            raise ValueError(f"{difficulty}: no difficulty in it")
         self.weights: dict[str, Weights] = {}
         for name, numbers in by_name(weights, WEIGHTS).items():
             if missing := [field for field in WEIGHTS if field not in numbers]:
-                raise ConfigError(f"{weights}: {name} lacks {missing[0]}")
+                raise ValueError(f"{weights}: {name} lacks {missing[0]}")
             self.weights[name] = Weights(*(numbers[field] for field in WEIGHTS))
         # The baseline stands in the file itself, with weights that make every comparison a tie.
         zero = [name for name, of in self.weights.items() if of == Weights(0, 0, 0)]
@@ -48,7 +47,7 @@ class Published:
     def check(self, baselines: Sequence[str], path: Path) -> None:
         """ValueError where it is not clear which of several baselines the weights are for."""
         if self.baseline is None and len(set(baselines)) > 1:
-            raise ConfigError(
+            raise ValueError(
                 f"{path}: the weights of no model, or of several, are all 0, so which of "
                 f"{', '.join(sorted(set(baselines)))} is their baseline is not said; give the "
                 "verdicts against one baseline"
@@ -75,7 +74,7 @@ class Refit:
         if instructions and self.difficulties:
             texts, by_place = tables.instructions(instructions), self.difficulties.by_place
             if len(texts) != len(by_place):
-                raise ConfigError(
+                raise ValueError(
                     f"{instructions} has {len(texts)} instructions, {difficulty} "
                     f"{len(by_place)} difficulties: they belong together in order"
                 )
@@ -107,11 +106,11 @@ class Refit:
                 interval = refit_interval(*columns, weights.strength, self.resamples, self.seed)
                 figures |= {"lc_low": interval[0], "lc_high": interval[1]}
         except ModuleNotFoundError as error:
-            raise ConfigError(
+            raise ValueError(
                 f"--refit needs scikit-learn ({error}): pip install 'rayward[data]'"
             ) from None
         except ValueError as error:
-            raise ConfigError(f"{comparison.of.model}: {error}") from None
+            raise ValueError(f"{comparison.of.model}: {error}") from None
         return {**figures, "weights": vars(weights)}
 
     def _of(self, comparison: Comparison) -> list[float] | None:
@@ -123,7 +122,7 @@ class Refit:
         if verdicts[0].place is None and by_text:
             unknown = [each.instruction for each in verdicts if each.instruction not in by_text]
             if unknown:
-                raise ConfigError(
+                raise ValueError(
                     f"{comparison.of.model}: {len(unknown)} instructions have no difficulty in "
                     f"{self.path}, as {unknown[0][:60]!r}"
                 )
@@ -137,7 +136,7 @@ class Refit:
             places = list(range(len(verdicts)))
             fits = len(places) == len(by_place)
         if not fits:
-            raise ConfigError(
+            raise ValueError(
                 f"{comparison.of.model} has verdicts on {max(places) + 1} instructions, and "
                 f"{self.path} {len(by_place)} difficulties; --instructions FILE says which belongs "
                 "to which"

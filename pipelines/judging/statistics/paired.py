@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
-
 if TYPE_CHECKING:
     from rayward.pipelines.judging.statistics.verdict_groups import Comparison
 
@@ -29,7 +27,7 @@ def add_pairs(
         for name in (a, b):
             if not any(each.of.model == name for each in found):
                 models = ", ".join(sorted({each.of.model for each in found}))
-                raise ConfigError(f"--paired {a} {b}: no verdicts on {name}; there are {models}")
+                raise ValueError(f"--paired {a} {b}: no verdicts on {name}; there are {models}")
         alike = [
             (row, one, other)
             for row, one in zip(rows, found, strict=True)
@@ -37,7 +35,7 @@ def add_pairs(
             if one.of.model == a and other.of == one.of._replace(model=b)
         ]
         if not alike:
-            raise ConfigError(
+            raise ValueError(
                 f"--paired {a} {b}: no judge compared both with the same baseline, so their "
                 "verdicts say nothing of each other"
             )
@@ -64,7 +62,7 @@ def _measured(one: Comparison, other: Comparison, seed: int) -> dict[str, Any]:
             seed,
         )
     except ValueError as error:
-        raise ConfigError(f"{one.of.model} and {other.of.model}: {error}") from None
+        raise ValueError(f"{one.of.model} and {other.of.model}: {error}") from None
 
 
 def _by_instruction(comparison: Comparison) -> dict[Hashable, int]:

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rayward.configs.errors import ConfigError
-
 COMPARED = (
     "win_rate",
     "standard_error",
@@ -37,7 +35,7 @@ def compare(rows: Sequence[dict[str, Any]], leaderboard: Path) -> None:
             if row[name] is not None and (name != "n_total" or row[name]):
                 deviations[name].append((abs(row[name] - value), row["model"]))
     if not any("published" in row for row in rows):
-        raise ConfigError(f"{leaderboard} has a row of none of the {len(rows)} models")
+        raise ValueError(f"{leaderboard} has a row of none of the {len(rows)} models")
     lines = []
     for name, of_models in deviations.items():
         if of_models:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rayward.configs.errors import ConfigError
-
 if TYPE_CHECKING:
     from rayward.data.judging.annotations import Verdict
     from rayward.pipelines.judging.statistics.verdict_groups import Comparison
@@ -26,7 +24,7 @@ def add_style(rows: Sequence[dict[str, Any]], found: Sequence[Comparison], seed:
     by_judge: dict[tuple[str, str], list[int]] = {}
     for index, comparison in enumerate(found):
         if comparison.verdicts[0].place is not None:
-            raise ConfigError(f"--style: lists of {comparison.of.model} have no answers to look at")
+            raise ValueError(f"--style: lists of {comparison.of.model} have no answers to look at")
         key = (comparison.of.baseline, comparison.of.annotator)
         by_judge.setdefault(key, []).append(index)
     for (baseline, judge), places in by_judge.items():

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from rayward.configs.errors import ConfigError
-
 if TYPE_CHECKING:
     from rayward.data.judging.annotations import BadRow, Verdict
     from rayward.pipelines.rows.left_out import LeftOut
@@ -65,7 +63,7 @@ def comparisons(
                 left_out.add(who, REPEATED, "a verdict again", "one")
             known[key] = verdict
             if isinstance(key, int) != isinstance(next(iter(known)), int):
-                raise ConfigError(
+                raise ValueError(
                     f"{path}: verdicts on {of.model} are in these files as rows and as lists; give "
                     "one of the two"
                 )
