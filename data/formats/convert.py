@@ -25,6 +25,7 @@ from rayward.data.formats.registry import ACCOUNTS, AS_IT_IS, Outcome, Rejected,
 from rayward.data.formats.rows.fields import ReadOptions
 from rayward.data.formats.writers.table import WRITERS
 from rayward.data.records import RowError
+from rayward.data.values import UnusableError
 
 MAX_SHOWN = 5  # rows that an error shows
 
