@@ -19,6 +19,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -208,7 +209,7 @@ class Chaos:
         row = {
             "case": name,
             "run": number,
-            "faults": happened,
+            "faults": [one | next_step(claims, one) for one in happened],
             "tries": tries,
             "status": done.returncode,
             "stopped": stopped,
@@ -292,6 +293,18 @@ class Chaos:
         return differences(case, whole, run)
 
 
+def next_step(claims: Path, fault: dict[str, Any]) -> dict[str, float]:
+    """Seconds from a fault to the next step that is told, if no other fault comes between."""
+    times = {path: path.stat().st_mtime for path in claims.glob("happened-*")}
+    at = times.pop(claims / f"happened-{fault['id']}")
+    steps = claims / "steps"
+    later = [float(line) for line in steps.read_text().split()] if steps.is_file() else []
+    following = min((step for step in later if step > at), default=None)
+    if following is None or any(at <= other <= following for other in times.values()):
+        return {}
+    return {"next_step_s": round(following - at, 1)}
+
+
 def read(ledger: Path) -> list[dict[str, Any]]:
     """The runs of a ledger, each with its faults."""
     lines = ledger.read_text().splitlines() if ledger.is_file() else []
@@ -303,11 +316,16 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     whole = [row for row in rows if row["status"] == 0]
     injected = sum(len(row["faults"]) for row in rows)
     kinds: dict[str, Counter[str]] = {}
+    waits: dict[str, list[float]] = {}
     for row in rows:
         for fault in row["faults"]:
             name = f"{fault['kind']} {fault['role']} {fault['phase']}"
             kinds.setdefault(name, Counter())["injected"] += 1
             kinds[name]["survived"] += row["status"] == 0
+            if "next_step_s" in fault and fault["kind"] != "slow":
+                waits.setdefault(f"{fault['kind']} {fault['role']}", []).append(
+                    fault["next_step_s"]
+                )
     return {
         "injected": injected,
         "survived": sum(len(row["faults"]) for row in whole),
@@ -317,6 +335,10 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "different_bits": sum(len(row["different"]) for row in whole),
         "runs": len(rows),
         "seconds_a_fault": round(sum(row["seconds"] for row in rows) / max(1, injected), 1),
+        "to_next_step_s": {
+            name: {"median": statistics.median(waits[name]), "of": len(waits[name])}
+            for name in sorted(waits)
+        },
         "by_kind": {name: dict(kinds[name]) for name in sorted(kinds)},
     }
 
