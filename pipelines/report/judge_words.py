@@ -19,9 +19,11 @@ def in_words(trust: Mapping[str, Any] | None) -> str:
     if why := trust.get("not_measured"):
         return f"not measured: {why}"
     longer, judge = trust["judges"]
+    without = [f"{count} {reason}" for reason, count in trust["left_out"].items()]
+    labels = trust["labels"] + f"; left out: {', '.join(without)}" * bool(without)
     words = (
         f"accuracy {shown(judge['accuracy'])} and kappa {shown(judge['kappa'])} on "
-        f"{trust['pairs']} labelled pairs ({trust['labels']}), the longer answer's accuracy being "
+        f"{trust['pairs']} labelled pairs ({labels}), the longer answer's accuracy being "
         f"{shown(longer['accuracy'])}; prefers the longer one in "
         f"{shown(judge['prefers_longer'])}, the labels in {shown(longer['labels_prefer_longer'])}"
     )

@@ -137,6 +137,7 @@ def test_bad_rows_are_counted_and_a_file_without_pairs_is_told(
     mixed = Run(on_file.folder, tiny_config(evaluate={"labelled": str(path)}))
     found = judge_figures(mixed, length)
     assert found["pairs"] == 4 and sum(found["left_out"].values()) == 1
+    assert f"on 4 labelled pairs ({path}; left out: 1 " in in_words(found)
     assert "mixed.jsonl:5: rejected" in capsys.readouterr().out
     write(path, [{"prompt": "Why?", "chosen": "so", "rejected": " "}])
     with pytest.raises(StageError, match=r"evaluate\.labelled: .*mixed\.jsonl.*no labelled pair"):
