@@ -121,6 +121,9 @@ def main() -> None:
     parser.add_argument("--until", type=float, default=float("inf"), help="minutes")
     options = parser.parse_args()
     if options.sum:
+        once = {ledger.resolve() for ledger in options.sum if ledger.is_file()}
+        if len(once) < len(options.sum):
+            parser.error("--sum: a ledger is not there, or stands twice")
         tell(figures([row for ledger in options.sum for row in read(ledger)]), options.json)
         return
     chaos = Chaos(options.work.resolve(), options.seed, options.per_run)
@@ -180,6 +183,7 @@ class Chaos:
         log = self.work / f"log-{number:04d}-{name}.txt"
         while tries < 3 * self.per_run + 3:
             tries += 1
+            told = log.stat().st_size if log.exists() else 0
             with log.open("a") as file:
                 done = subprocess.run(
                     self._command(case, run),
@@ -198,7 +202,7 @@ class Chaos:
                     for one in faults
                 ),
             )
-            headless = heads > before and "Ray's head at" in log.read_text()
+            headless = heads > before and "Ray's head at" in log.read_bytes()[told:].decode()
             # The last: SIGTERM after all was written, as Python ends.
             ended = done.returncode in (130, -signal.SIGKILL, -signal.SIGTERM)
             if not ended and not (headless and done.returncode == 1):
@@ -294,12 +298,18 @@ class Chaos:
 
 
 def next_step(claims: Path, fault: dict[str, Any]) -> dict[str, float]:
-    """Seconds from a fault to the next step that is told, if no other fault comes between."""
-    times = {path: path.stat().st_mtime for path in claims.glob("happened-*")}
-    at = times.pop(claims / f"happened-{fault['id']}")
+    """Seconds from a fault to the next step that is told, if no other fault comes between.
+
+    Of a driver's, to that of the next driver: this one may do some more before it ends.
+    """
+    times = {path: float(path.read_text().split()[0]) for path in claims.glob("happened-*")}
+    happened = claims / f"happened-{fault['id']}"
+    at, pid = times.pop(happened), happened.read_text().split()[1]
     steps = claims / "steps"
-    later = [float(line) for line in steps.read_text().split()] if steps.is_file() else []
-    following = min((step for step in later if step > at), default=None)
+    told = [line.split() for line in steps.read_text().splitlines()] if steps.is_file() else []
+    following = min(
+        (float(time) for time, of in told if float(time) > at and of != pid), default=None
+    )
     if following is None or any(at <= other <= following for other in times.values()):
         return {}
     return {"next_step_s": round(following - at, 1)}
@@ -362,7 +372,7 @@ def files_of(run: Path, case: Case) -> dict[str, bytes]:
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
-        and path.relative_to(folder).parts[0] not in ("ray", "tensorboard")
+        and not {"ray", "tensorboard"}.intersection(path.relative_to(folder).parts)
         and path.name not in BY_CLOCK
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
@@ -9,13 +10,19 @@ import threading
 import time
 
 from ray._private import worker
+from ray._private.node import Node
 
 EVERY_S = 5.0
 """Between two looks at the head."""
-GIVES_UP_S = 45.0
-"""Until the head is taken for gone. Ray waits 60 s for one to be started anew, and then ends the
-process from C++, where no handler of ours runs.
+# Ray's names of such settings are not all of capitals.
+WAITS_S = float(os.environ.get("RAY_gcs_rpc_server_reconnect_timeout_s") or 60)  # noqa: SIM112
+"""For so long Ray waits for a head to be started anew (KubeRay sets 600 where that may take long),
+and then ends the process from C++, where no handler of ours runs.
 """
+SOONER_S = 15.0
+"""Before that the process ends by itself."""
+UNKNOWN = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
+"""What is wrong with this host, and says nothing of the head."""
 
 
 def watch_head() -> None:
@@ -23,16 +30,19 @@ def watch_head() -> None:
     threading.Thread(target=_watch, args=(worker._global_node,), name="head", daemon=True).start()
 
 
-def _watch(joined: worker.Node) -> None:
-    answered = time.monotonic()
+def _watch(joined: Node) -> None:
+    answered, looks = time.monotonic(), 0
+    limit_s = max(WAITS_S - SOONER_S, EVERY_S)
     # Until ray.shutdown(). (To ask ray.is_initialized() would not tell this Ray from a next one.)
     while worker._global_node is joined:
+        looks += 1
         if _answers(joined.gcs_address):
-            answered = time.monotonic()
-        elif (silent_s := time.monotonic() - answered) > GIVES_UP_S:
+            answered, looks = time.monotonic(), 0
+        # Several looks too: this process may have slept.
+        elif (silent_s := time.monotonic() - answered) > limit_s and looks > 2:
             _end(
-                f"Ray's head at {joined.gcs_address} has not answered for {silent_s:.0f} s, and no "
-                "run outlives it: once there is one, run the same command again to go on"
+                f"Ray's head at {joined.gcs_address} has not answered for {silent_s:.0f} s, and "
+                "nothing outlives it: once there is one, run the same command again to go on"
             )
         time.sleep(EVERY_S)
 
@@ -41,12 +51,16 @@ def _answers(address: str) -> bool:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=EVERY_S).close()
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno in UNKNOWN
     return True
 
 
 def _end(message: str) -> None:
-    print(f"\nrayward: {message}", file=sys.stderr, flush=True)
-    # Not by an exception: the main thread waits in Ray, and what it would tidy up asks the head.
-    os._exit(1)
+    try:
+        sys.stdout.flush()
+        print(f"\nrayward: {message}", file=sys.stderr, flush=True)
+    finally:
+        # Not by an exception: the main thread waits in Ray, and what it would tidy up asks the
+        # head.
+        os._exit(1)

@@ -94,7 +94,9 @@ def _make(
                 print(f"   done before, nothing to do ({folder / stage})")
             else:
                 print(f"   {time.perf_counter() - started_at:.1f} s", flush=True)
-                # After each stage: a run that fails later has config and figures of what is done.
+            # After each stage: a run that fails later has config and figures of what is done. Also
+            # of one that was done before, if the command that made it was killed before this.
+            if manifest is not None or not summarized(run):
                 (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
                 summarize(run, memory.peak_bytes)
     if run.done("evaluate"):
@@ -181,9 +183,22 @@ def _move_aside(folder: Path, aside: Path) -> None:
         path.rename(aside / path.name)
 
 
+def summarized(run: Run) -> bool:
+    """Whether summary.json has the figures of all that is done."""
+    path = run.folder / "summary.json"
+    return path.is_file() and figures_of(run).items() <= read_json(path).items()
+
+
 def summarize(run: Run, peak_bytes: int) -> None:
     """Write summary.json: the figures of each stage, its seconds, and the peak memory."""
     path = run.folder / "summary.json"
+    # From the manifests, so it also holds stages of earlier commands; their peak is only here.
+    before = read_json(path).get("peak_memory_bytes", 0) if path.is_file() else 0
+    write_json(path, figures_of(run) | {"peak_memory_bytes": max(before, peak_bytes)})
+
+
+def figures_of(run: Run) -> dict[str, Any]:
+    """The figures of each stage that is done, and its seconds, by the manifests."""
     summary: dict[str, Any] = {"name": run.config.name, "seed": run.config.seed}
     seconds: dict[str, float] = {}
     for stage in STAGES:
@@ -198,11 +213,8 @@ def summarize(run: Run, peak_bytes: int) -> None:
     for part, manifest in suites.items():
         summary.setdefault("suites", {})[part.split("/")[1]] = manifest["metrics"]
         seconds[part] = manifest["seconds"]
-    # From the manifests, so it also holds stages of earlier commands; their peak is only here.
-    before = read_json(path).get("peak_memory_bytes", 0) if path.is_file() else 0
     summary["seconds"] = seconds | {"total": round(sum(seconds.values()), 3)}
-    summary["peak_memory_bytes"] = max(before, peak_bytes)
-    write_json(path, summary)
+    return summary
 
 
 def plan_text(config: Config, folder: Path, stages: Sequence[str], redo: Sequence[str] = ()) -> str:

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 from rayward.configs.stages import STAGES
@@ -53,7 +54,9 @@ JUDGE_COMMANDS = (answers, pairwise, single, tasks, winrate, scores, agreement, 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in config or command line."""
+    """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in config, command line, or in a
+    file that it names.
+    """
     for stream in (sys.stdout, sys.stderr):
         # A terminal that lacks a character shows "?" in its place: no reason to end a run.
         if isinstance(stream, io.TextIOWrapper):
@@ -92,9 +95,18 @@ def _main(arguments: list[str] | None) -> int:
     except BrokenPipeError:
         raise
     except Exception as error:
-        # Of a run they may be of a worker or a disk; elsewhere, of what the command line named.
-        of_given = type(error).__name__ in ("ValueError", "FileNotFoundError")
-        return _failed(error, status=2 if of_given and options.run_command is not _align else 1)
+        # Of a run they may be of a worker or a disk.
+        is_run = options.run_command is _align
+        return _failed(error, status=2 if not is_run and _of_given(error) else 1)
+
+
+def _of_given(error: Exception) -> bool:
+    """Whether a command without a run stops at what its command line named: a file that is not
+    there, or what our own checks refuse. (A ValueError of a library is a fault.)
+    """
+    frames = list(traceback.walk_tb(error.__traceback__))
+    ours = str(frames[-1][0].f_globals.get("__name__")).startswith("rayward.")
+    return type(error) is FileNotFoundError or (type(error) is ValueError and ours)
 
 
 def _failed(error: Exception, status: int = 1) -> int:

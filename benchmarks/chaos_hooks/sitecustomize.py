@@ -38,7 +38,7 @@ def begins(role: str, rank: int, phase: str) -> None:
     """A phase begins in this process: is there a fault for it?"""
     if (role, phase) == ("driver", "log"):
         with Path(FOLDER, "steps").open("a") as file:
-            file.write(f"{time.time()}\n")
+            file.write(f"{time.time()} {os.getpid()}\n")
     _seen[role, phase] += 1
     for fault in _faults:
         if (fault["role"], fault["phase"]) != (role, phase) or fault["nth"] > _seen[role, phase]:
@@ -57,32 +57,39 @@ def begins(role: str, rank: int, phase: str) -> None:
 
 def harm(fault: dict) -> None:
     kind = fault["kind"]
-    happened = Path(FOLDER, f"happened-{fault['id']}")
+
+    def happens() -> None:
+        Path(FOLDER, f"happened-{fault['id']}").write_text(f"{time.time()} {os.getpid()}")
+
     if kind == "disk":
-        happened.touch()
+        happens()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     if kind == "slow":
-        happened.touch()
+        happens()
         time.sleep(3)
         return
     number = {"stop": signal.SIGSTOP, "term": signal.SIGTERM}.get(kind, signal.SIGKILL)
 
     def strike() -> None:
+        pid = head() if kind == "head" else os.getpid()
         # Where another fault came before, this one is none.
-        happened.touch()
-        os.kill(head() if kind == "head" else os.getpid(), number)
+        if pid is not None:
+            happens()
+            os.kill(pid, number)
 
     timer = threading.Timer(fault["after_s"], strike)
     timer.daemon = True
     timer.start()
 
 
-def head() -> int:
-    """The process of Ray's head, which this one has started."""
+def head() -> int | None:
+    """The process of Ray's head, which this one has started; None: it is gone, or not there yet."""
     from ray._private import worker
 
-    (server,) = worker._global_node.all_processes["gcs_server"]
-    return server.process.pid
+    node = worker._global_node
+    servers = node.all_processes.get("gcs_server", []) if node else []
+    alive = [server.process.pid for server in servers if server.process.poll() is None]
+    return alive[0] if alive else None
 
 
 def spans(module: object) -> None:

@@ -13,7 +13,7 @@ from rayward.cluster import head
 from rayward.cluster.connect import connect
 from rayward.configs.sections.machines import Cluster
 
-head.EVERY_S, head.GIVES_UP_S = 0.2, 2.0
+head.EVERY_S, head.WAITS_S = 0.2, head.SOONER_S + 2.0
 connect(Cluster())
 """
 KILLED = """
@@ -27,11 +27,12 @@ os.kill(server.process.pid, signal.SIGKILL)
 ray.get(call)
 """
 LEFT = """
+head.EVERY_S = 1.0  # so that it looks once more when there is another Ray
+time.sleep(1.5)
 ray.shutdown()
-time.sleep(4)
-print("left")
 connect(Cluster())
-time.sleep(4)
+print("left")
+time.sleep(6)
 print("another lives")
 """
 

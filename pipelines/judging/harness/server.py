@@ -137,7 +137,7 @@ def _context(client: httpx.Client, url: str, name: str, most: int) -> int:
         answer = client.get(f"{url}/models")
         listed = answer.json()["data"] if answer.status_code == 200 else []
     except httpx.HTTPError as error:
-        raise ValueError(f"{url} cannot be reached: {error or type(error).__name__}") from None
+        raise ConnectionError(f"{url} cannot be reached: {error or type(error).__name__}") from None
     except (ValueError, KeyError, TypeError):
         return most
     of_model = [each for each in listed if isinstance(each, dict) and each.get("id") == name]
