@@ -54,9 +54,7 @@ JUDGE_COMMANDS = (answers, pairwise, single, tasks, winrate, scores, agreement, 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in config, command line, or in a
-    file that it names.
-    """
+    """Run a command; the exit status: 0 done, 1 failed, 2 a mistake in what it was given."""
     for stream in (sys.stdout, sys.stderr):
         # A terminal that lacks a character shows "?" in its place: no reason to end a run.
         if isinstance(stream, io.TextIOWrapper):
