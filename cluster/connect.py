@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+from functools import partial
 
 import ray
 
@@ -24,6 +25,9 @@ FORWARDED_VARIABLES = (
     "TRANSFORMERS_OFFLINE",
     "RAYWARD_TRUST_REMOTE_CODE",
 )
+STARTS = 3
+"""Tries to start a local Ray, which (2.60) waits 30 s for its own processes, and no longer."""
+LATE = "timed out during startup"
 
 
 def connect(cluster: Cluster) -> None:
@@ -58,7 +62,8 @@ def connect(cluster: Cluster) -> None:
         local["object_store_memory"] = int(cluster.object_store_gib * 2**30)
         local["include_dashboard"] = False
     on_term = signal.getsignal(signal.SIGTERM)
-    ray.init(
+    start = partial(
+        ray.init,
         # Without "local" Ray would join whatever cluster was last started on this machine.
         address=address or "local",
         runtime_env={"env_vars": environment},
@@ -66,6 +71,14 @@ def connect(cluster: Cluster) -> None:
         log_to_driver=bool(os.environ.get("RAYWARD_WORKER_LOGS")),
         **local,
     )
+    for again in reversed(range(STARTS)):
+        try:
+            start()
+            break
+        except Exception as error:
+            if address or LATE not in str(error) or not again:
+                raise
+            print("   Ray did not come up within 30 s on a busy machine: once more", flush=True)
     # Ray put a handler of its own there, which aborts the process. Python lets only the main thread
     # set one.
     if threading.current_thread() is threading.main_thread():

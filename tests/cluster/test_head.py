@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 BEGIN = """
 import os, signal, time
 import ray
@@ -14,8 +16,8 @@ from rayward.cluster.connect import connect
 from rayward.configs.sections.machines import Cluster
 
 head.EVERY_S, head.WAITS_S = 0.2, head.SOONER_S + 2.0
-connect(Cluster())
 """
+JOIN = "connect(Cluster())"
 KILLED = """
 @ray.remote(num_cpus=0)
 def long():
@@ -35,21 +37,43 @@ print("left")
 time.sleep(6)
 print("another lives")
 """
+LATE = """
+import threading, psutil
+
+def stop_the_first():
+    while True:
+        for child in psutil.Process().children():
+            if "raylet" in child.name():
+                child.suspend()
+                return
+        time.sleep(0.05)
+
+threading.Thread(target=stop_the_first, daemon=True).start()
+connect(Cluster())
+print(ray.get(ray.put("up")))
+"""
 
 
 def driver(code: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", BEGIN + code]
+    command = [sys.executable, "-c", code]
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
 def test_without_its_head_a_process_ends_in_a_sentence() -> None:
-    done = driver(KILLED)
+    done = driver(BEGIN + JOIN + KILLED)
     assert done.returncode == 1, done.stderr[-2000:]
     told = done.stderr.strip().splitlines()[-1]
     assert told.startswith("rayward: Ray's head at ") and "run the same command again" in told
 
 
 def test_a_head_that_was_left_is_not_missed() -> None:
-    done = driver(LEFT)
+    done = driver(BEGIN + JOIN + LEFT)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines() == ["left", "another lives"]
+
+
+@pytest.mark.slow
+def test_a_ray_that_does_not_come_up_is_started_again() -> None:
+    done = driver(BEGIN + LATE)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "once more" in done.stdout and done.stdout.splitlines()[-1] == "up"
