@@ -140,6 +140,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
     from rayward.configs.sections.machines import Cluster
     from rayward.data.templates.template import find
     from rayward.data.templates.tokenizer import load_tokenizer
+    from rayward.data.values import UnusableError
     from rayward.pipelines.rows.left_out import LeftOut
     from rayward.pipelines.rows.ranked import ranked_rows
     from rayward.pipelines.rows.renderer import Renderer, check_vocabulary
@@ -160,7 +161,9 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
 
     kept, rows = ids_for(options.model, rankings, options.context, options.seed)
     if not kept:
-        raise ValueError(f"no ranking can be scored: {json.dumps(left_out)}; {left_out.rows[:1]}")
+        raise UnusableError(
+            f"no ranking can be scored: {json.dumps(left_out)}; {left_out.rows[:1]}"
+        )
     # The second model reads the same answers in the same order in its own tokens: without a limit,
     # since it must drop none of them, and without a seed, since ties are in an order already.
     second_rows = None
@@ -171,7 +174,7 @@ def evaluate(options: argparse.Namespace) -> dict[str, Any]:
         rows = rows.take([index for index, ranking in enumerate(kept) if ranking.id in names])
         kept = both
         if not kept:
-            raise ValueError(
+            raise UnusableError(
                 f"{options.second} can score no ranking: {json.dumps(left_out)}; "
                 f"{left_out.rows[:1]}"
             )

@@ -205,7 +205,7 @@ def test_mistakes_are_told_and_leave_the_old_output_alone(
         ([folder, "--near-duplicates", "80"], "give a similarity between 0 and 1"),
         ([folder, "--language", "english"], "'english' is not known"),
     ):
-        assert main(["data", "clean", *map(str, arguments), "--out", str(out)]) == 1
+        assert main(["data", "clean", *map(str, arguments), "--out", str(out)]) == 2
         assert message in capsys.readouterr().err
     assert out.read_text() == "old\n"
     assert {path.name for path in tmp_path.iterdir()} == {"clean.jsonl", "pages", "empty"}
