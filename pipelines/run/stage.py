@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from rayward.configs.decisive import decisive, without_layout
-from rayward.configs.load import fingerprint
+from rayward.configs.load import ConfigError, fingerprint
 from rayward.pipelines.run import earlier, given
-from rayward.pipelines.run.errors import StageError
 from rayward.pipelines.run.files import read_json, write_json
 from rayward.pipelines.run.folder import Run, differences
 
@@ -108,8 +107,8 @@ class Stage:
         subfolders without asking whether they are there.
 
         Only checkpoints and parts say both. Where there are some of these settings (ranks and ZeRO
-        stages may be others), the stage goes on from them; of others, StageError: they may be worth
-        days. (Not of one that `follows_inputs`.)
+        stages may be others), the stage goes on from them; of others, ConfigError: they may be
+        worth days. (Not of one that `follows_inputs`.)
         """
         begun = self.checkpoints / BEGUN
         found = [*self.checkpoints.glob("*/step-*"), *self.checkpoints.glob("parts/*.json")]
@@ -121,7 +120,7 @@ class Stage:
                 self._tell_versions(installed)
                 return
             if not follows_inputs:
-                raise StageError(
+                raise ConfigError(
                     f"{self.folder} holds checkpoints that were made with other settings: "
                     f"{'; '.join(changes)}. Nothing was overwritten. Undo the change, choose "
                     f"another folder with --run, or start over: rayward align CONFIG --redo "

@@ -72,7 +72,7 @@ def test_a_folder_answers_in_its_template_and_judges_its_answers(
         assert whole(turns[0]) == whole(greedy(folder, question["turns"][:1], [], 12))
         assert whole(turns[1]) == whole(greedy(folder, question["turns"], turns[:1], 12))
     missing = ["--template", "vicuna_v1.1", "--out", str(tmp_path / "none")]
-    assert main([*command, *missing]) == 1
+    assert main([*command, *missing]) == 2
     assert "vicuna_v1.1 needs the token '</s>'" in capsys.readouterr().err
     shorter = ["--model-request", '{"max_tokens": 5, "temperature": 0}', "--name", "other"]
     assert main([*command, *shorter, "--out", str(tmp_path / "other")]) == 0

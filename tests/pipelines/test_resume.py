@@ -125,7 +125,7 @@ def test_killed_and_stopped_it_goes_on_to_the_same_bits(
     assert "with a checkpoint" in said and "run the same command again" in said
     if name == "sft":
         refused = case.run(torn, "--set", "sft.optimizer.learning_rate=0.002")
-        assert refused.returncode == 1
+        assert refused.returncode == 2
         assert "holds checkpoints that were made with other" in refused.stderr
         assert "learning_rate was 0.003, now 0.002" in refused.stderr
         # Of a try that was killed before it granted it.

@@ -101,7 +101,7 @@ def test_other_settings_are_conflicts_as_ever(runs: Runs, settings: dict[str, ob
     if "rl" in settings:  # of another stage
         runs.stage(**settings)
         return
-    with pytest.raises(StageError, match="holds checkpoints that were made with other settings"):
+    with pytest.raises(ConfigError, match="holds checkpoints that were made with other settings"):
         runs.stage(**settings)
 
 
