@@ -144,7 +144,7 @@ def test_parts_are_kept_for_a_later_try(
     begun.write_text(begun.read_text().replace(f'"ray": "{ray.__version__}"', '"ray": "1.0"'))
     begin(Run(tmp_path, tiny_config()), "prepare")
     assert f"ray was 1.0, now {ray.__version__}" in capsys.readouterr().out
-    with pytest.raises(StageError, match="checkpoints that were made with other settings: .*seed"):
+    with pytest.raises(ConfigError, match="checkpoints that were made with other settings: .*seed"):
         begin(Run(tmp_path, tiny_config(seed=99)), "prepare")
     again.finish({})
     assert not (tmp_path / "prepare" / "checkpoints").exists()
