@@ -69,7 +69,11 @@ class Case:
         )
 
     def interrupted(self, run: Path, number: int, at_least: int, *options: str) -> tuple[int, str]:
-        """Send a signal when there is a checkpoint of so many steps; the status, what was said."""
+        """Send a signal when there is a new checkpoint, of so many steps; the status, what was
+        said.
+        """
+        # The ranks of a killed driver may write one more before they see that it is gone.
+        at_least = max(at_least, self.last(run) + 1)
         with subprocess.Popen(
             self.command(run, *options), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         ) as process:
