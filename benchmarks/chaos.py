@@ -179,10 +179,16 @@ class Chaos:
             "RAYWARD_CHAOS": str(claims),
             "PYTHONPATH": os.pathsep.join([str(HOOKS), os.environ.get("PYTHONPATH", "")]),
         }
-        started_at, tries, heads, stopped = time.monotonic(), 0, 0, ""
+        started_at, tries, stopped = time.monotonic(), 0, ""
+
+        def happened(kind: str = "") -> list[dict[str, Any]]:
+            those = (one for one in faults if kind in ("", one["kind"]))
+            return [one for one in those if (claims / f"happened-{one['id']}").exists()]
+
         log = self.work / f"log-{number:04d}-{name}.txt"
         while tries < 3 * self.per_run + 3:
             tries += 1
+            heads = len(happened("head"))
             told = log.stat().st_size if log.exists() else 0
             with log.open("a") as file:
                 done = subprocess.run(
@@ -195,25 +201,17 @@ class Chaos:
                 )
             if done.returncode == 0:
                 break
-            before, heads = (
-                heads,
-                sum(
-                    one["kind"] == "head" and (claims / f"happened-{one['id']}").exists()
-                    for one in faults
-                ),
-            )
-            headless = heads > before and "Ray's head at" in log.read_bytes()[told:].decode()
+            headless = b"Ray's head at" in log.read_bytes()[told:] and len(happened("head")) > heads
             # The last: SIGTERM after all was written, as Python ends.
             ended = done.returncode in (130, -signal.SIGKILL, -signal.SIGTERM)
             if not ended and not (headless and done.returncode == 1):
                 stopped = log.read_text()[-2000:]
                 break
             time.sleep(2)  # the processes of a killed driver end when they see it
-        happened = [fault for fault in faults if (claims / f"happened-{fault['id']}").exists()]
         row = {
             "case": name,
             "run": number,
-            "faults": [one | next_step(claims, one) for one in happened],
+            "faults": [one | next_step(claims, one) for one in happened()],
             "tries": tries,
             "status": done.returncode,
             "stopped": stopped,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import sys
 import threading
 import time
 
 from ray._private import worker
 from ray._private.node import Node
+
+from rayward.cluster.ports import knock
 
 EVERY_S = 5.0
 """Between two looks at the head."""
@@ -48,9 +49,8 @@ def _watch(joined: Node) -> None:
 
 
 def _answers(address: str) -> bool:
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=EVERY_S).close()
+        knock(address, EVERY_S)
     except OSError as error:
         return error.errno in UNKNOWN
     return True

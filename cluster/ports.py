@@ -1,4 +1,4 @@
-"""A port that nobody listens on."""
+"""Ports: one that nobody listens on, and whether somebody listens on one."""
 
 from __future__ import annotations
 
@@ -10,3 +10,9 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def knock(address: str, timeout_s: float) -> None:
+    """OSError where nobody listens at HOST:PORT, or [HOST]:PORT."""
+    host, _, port = address.rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=timeout_s).close()

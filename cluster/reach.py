@@ -6,7 +6,6 @@ wrong here is a ConfigError: an address or a token that is set otherwise mends i
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -30,6 +29,7 @@ from ray.core.generated.gcs_pb2 import GcsNodeInfo
 from ray.exceptions import AuthenticationError
 
 from rayward.cluster.interfaces import interface_of, is_loopback
+from rayward.cluster.ports import knock
 from rayward.configs.load import ConfigError
 
 ANSWER_WITHIN_S = 10
@@ -241,12 +241,8 @@ def _place(address: str, named_by: str) -> str:
 
 
 def _connect(place: str, who: str) -> None:
-    host, _, port = place.rpartition(":")
     try:
-        with contextlib.closing(
-            socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_WITHIN_S)
-        ):
-            pass
+        knock(place, ANSWER_WITHIN_S)
     except OSError as error:
         raise ConfigError(
             f"nobody answers at {who}: {_why(error)}; start Ray there (ray start --head), or give "

@@ -145,7 +145,8 @@ def test_images_have_the_version_and_ray_is_that_of_the_locks(
     assert project["version"] == versions.RAYWARD
     for kind in ("cpu", "gpu"):
         lock = (ROOT / "requirements" / f"{kind}.lock").read_text()
-        assert re.search(r"^ray==(\S+)", lock, re.MULTILINE)[1] == versions.RAY  # type: ignore[index]
+        found = re.search(r"^ray==(\S+)", lock, re.MULTILINE)
+        assert found and found[1] == versions.RAY
     for item in ray_objects(folder):
         cluster = item["spec"].get("rayClusterSpec") or item["spec"].get("rayClusterConfig")
         assert (cluster or item["spec"])["rayVersion"] == versions.RAY

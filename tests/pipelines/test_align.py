@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -259,12 +258,12 @@ def test_a_refused_command_leaves_the_run_as_it_was(
     align(config, tmp_path, ("prepare",))
     assert "done before, nothing to do" in capsys.readouterr().out
     # As a command leaves it that is killed right after the stage.
-    whole = (tmp_path / "summary.json").read_text()
+    whole = read_json(tmp_path / "summary.json")
     (tmp_path / "config.yaml").unlink()
     (tmp_path / "summary.json").unlink()
     align(config, tmp_path, ("prepare",))
     assert (tmp_path / "config.yaml").read_text() == dump(config)
-    assert json.loads(whole).keys() == read_json(tmp_path / "summary.json").keys()
+    assert whole.keys() == read_json(tmp_path / "summary.json").keys()
     # One where nothing is missing writes nothing.
     other = config.model_copy(update={"rl": config.rl.model_copy(update={"iterations": 77})})
     align(other, tmp_path, ("prepare",))
