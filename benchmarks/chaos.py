@@ -4,9 +4,9 @@
     python benchmarks/chaos.py --sum DIR/ledger-1.jsonl OTHER/ledger-2.jsonl [--json FILE]
 
 Each run of a case gets some faults: a process killed (SIGKILL), stopped (SIGSTOP), slow, out of
-disk in the midst of a phase, the driver ended by SIGTERM or SIGKILL, or Ray's head killed. The same
-command is given until the run is whole, and what it leaves is compared with an undisturbed run:
-metrics.jsonl but for the times, and every other file by its bytes. DIR keeps a ledger, so the
+disk in the midst of a phase, the driver ended by SIGTERM or SIGKILL, Ray's head killed or stopped.
+The same command is given until the run is whole, and what it leaves is compared with an undisturbed
+run: metrics.jsonl but for the times, and every other file by its bytes. DIR keeps a ledger, so the
 faults may take several sittings: the same command goes on. --sum: the figures of several ledgers,
 as of sittings side by side.
 """
@@ -97,6 +97,8 @@ CASES = {
 # As tests/tiny.yaml has it, so that a finished run of that is the undisturbed one.
 CASES["plain"] = replace(CASES["ppo"], settings=("rl.algorithms=[ppo]",))
 KINDS = ("kill", "kill", "stop", "slow")
+HEAD = ("head", "head_stop")
+"""Ray's head killed, or stopped."""
 EARLIER = {
     "sft": (),
     "reward": ("sft",),
@@ -181,14 +183,16 @@ class Chaos:
         }
         started_at, tries, stopped = time.monotonic(), 0, ""
 
-        def happened(kind: str = "") -> list[dict[str, Any]]:
-            those = (one for one in faults if kind in ("", one["kind"]))
-            return [one for one in those if (claims / f"happened-{one['id']}").exists()]
+        def happened() -> list[dict[str, Any]]:
+            return [one for one in faults if (claims / f"happened-{one['id']}").exists()]
+
+        def heads() -> int:
+            return sum(one["kind"] in HEAD for one in happened())
 
         log = self.work / f"log-{number:04d}-{name}.txt"
         while tries < 3 * self.per_run + 3:
             tries += 1
-            heads = len(happened("head"))
+            heads_before = heads()
             told = log.stat().st_size if log.exists() else 0
             with log.open("a") as file:
                 done = subprocess.run(
@@ -201,7 +205,7 @@ class Chaos:
                 )
             if done.returncode == 0:
                 break
-            headless = b"Ray's head at" in log.read_bytes()[told:] and len(happened("head")) > heads
+            headless = b"Ray's head at" in log.read_bytes()[told:] and heads() > heads_before
             # The last: SIGTERM after all was written, as Python ends.
             ended = done.returncode in (130, -signal.SIGKILL, -signal.SIGTERM)
             if not ended and not (headless and done.returncode == 1):
@@ -226,7 +230,7 @@ class Chaos:
         role, phase = random_.choice(case.phases)
         kinds = KINDS
         if role == "driver":
-            kinds = ("kill", "kill", "term", "term", "head")
+            kinds = ("kill", "kill", "term", "term", *HEAD)
         elif phase in ("manifest", "checkpoint") and case.ranks == 1:
             kinds = (*KINDS, "disk")
         return {

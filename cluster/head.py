@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
@@ -10,8 +9,7 @@ import time
 
 from ray._private import worker
 from ray._private.node import Node
-
-from rayward.cluster.ports import knock
+from ray.exceptions import RpcError
 
 EVERY_S = 5.0
 """Between two looks at the head."""
@@ -22,8 +20,6 @@ and then ends the process from C++, where no handler of ours runs.
 """
 SOONER_S = 15.0
 """Before that the process ends by itself."""
-UNKNOWN = {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM}
-"""What is wrong with this host, and says nothing of the head."""
 
 
 def watch_head() -> None:
@@ -36,8 +32,8 @@ def _watch(joined: Node) -> None:
     limit_s = max(WAITS_S - SOONER_S, EVERY_S)
     # Until ray.shutdown(). (To ask ray.is_initialized() would not tell this Ray from a next one.)
     while worker._global_node is joined:
-        looks += 1
-        if _answers(joined.gcs_address):
+        began, looks = time.monotonic(), looks + 1
+        if _answers(joined):
             answered, looks = time.monotonic(), 0
         # Several looks too: this process may have slept.
         elif (silent_s := time.monotonic() - answered) > limit_s and looks > 2:
@@ -45,14 +41,15 @@ def _watch(joined: Node) -> None:
                 f"Ray's head at {joined.gcs_address} has not answered for {silent_s:.0f} s, and "
                 "nothing outlives it: once there is one, run the same command again to go on"
             )
-        time.sleep(EVERY_S)
+        time.sleep(max(0.0, began + EVERY_S - time.monotonic()))
 
 
-def _answers(address: str) -> bool:
+def _answers(joined: Node) -> bool:
+    """Whether it answers a question: one that is stopped would still accept connections."""
     try:
-        knock(address, EVERY_S)
-    except OSError as error:
-        return error.errno in UNKNOWN
+        joined.get_gcs_client().internal_kv_get(b"head", b"rayward", timeout=EVERY_S)
+    except RpcError:
+        return False
     return True
 
 

@@ -68,10 +68,11 @@ def harm(fault: dict) -> None:
         happens()
         time.sleep(3)
         return
-    number = {"stop": signal.SIGSTOP, "term": signal.SIGTERM}.get(kind, signal.SIGKILL)
+    numbers = {"stop": signal.SIGSTOP, "head_stop": signal.SIGSTOP, "term": signal.SIGTERM}
+    number = numbers.get(kind, signal.SIGKILL)
 
     def strike() -> None:
-        pid = head() if kind == "head" else os.getpid()
+        pid = head() if kind in ("head", "head_stop") else os.getpid()
         # Where another fault came before, this one is none.
         if pid is not None:
             happens()
@@ -83,13 +84,17 @@ def harm(fault: dict) -> None:
 
 
 def head() -> int | None:
-    """The process of Ray's head, which this one has started; None: it is gone, or not there yet."""
+    """The process of Ray's head, which this one has started; None: it is gone, stopped, or not
+    there yet.
+    """
+    import psutil
     from ray._private import worker
 
     node = worker._global_node
     servers = node.all_processes.get("gcs_server", []) if node else []
     alive = [server.process.pid for server in servers if server.process.poll() is None]
-    return alive[0] if alive else None
+    well = [pid for pid in alive if psutil.Process(pid).status() != psutil.STATUS_STOPPED]
+    return well[0] if well else None
 
 
 def spans(module: object) -> None:

@@ -15,17 +15,17 @@ from rayward.cluster import head
 from rayward.cluster.connect import connect
 from rayward.configs.sections.machines import Cluster
 
-head.EVERY_S, head.WAITS_S = 0.2, head.SOONER_S + 2.0
+head.EVERY_S, head.WAITS_S = 0.5, head.SOONER_S + 5.0
 """
 JOIN = "connect(Cluster())"
-KILLED = """
+HARMED = """
 @ray.remote(num_cpus=0)
 def long():
     time.sleep(60)
 
 call = long.remote()
 (server,) = worker._global_node.all_processes["gcs_server"]
-os.kill(server.process.pid, signal.SIGKILL)
+os.kill(server.process.pid, signal.{number})
 ray.get(call)
 """
 LEFT = """
@@ -59,8 +59,9 @@ def driver(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=200)
 
 
-def test_without_its_head_a_process_ends_in_a_sentence() -> None:
-    done = driver(BEGIN + JOIN + KILLED)
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP"])
+def test_without_its_head_a_process_ends_in_a_sentence(number: str) -> None:
+    done = driver(BEGIN + JOIN + HARMED.format(number=number))
     assert done.returncode == 1, done.stderr[-2000:]
     told = done.stderr.strip().splitlines()[-1]
     assert told.startswith("rayward: Ray's head at ") and "run the same command again" in told
